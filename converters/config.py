@@ -1,0 +1,207 @@
+"""EncoderConfig: what `config.json` says about an encoder, checked, and nothing else."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from converters.errors import InputError
+
+# hidden_act -> the function it names. "gelu" is the exact erf form; the tanh form has three names.
+ACTIVATIONS = MappingProxyType(
+    {
+        "gelu": "gelu_erf",
+        "gelu_new": "gelu_tanh",
+        "gelu_pytorch_tanh": "gelu_tanh",
+        "gelu_fast": "gelu_tanh",
+        "relu": "relu",
+    }
+)
+
+MODEL_TYPES = ("bert", "albert", "electra", "megatron-bert")
+
+_NOT_ENCODERS = {
+    "roberta": "RoBERTa-wwm-ext and its relatives are BERT models: their config says model_type 'bert'. "
+    "A real RoBERTa (positions offset by padding, BPE vocabulary) is not supported",
+    "xlm-roberta": "XLM-R (offset positions, SentencePiece) is not supported",
+    "nezha": "NEZHA uses relative positions, which are not supported",
+    "ernie": "ERNIE adds task-type embeddings, which are not supported",
+}
+
+_POSITIVE_INTEGERS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+)
+
+# What transformers' configuration classes assume where a published file is silent.
+_DEFAULTS = {
+    "hidden_act": {"albert": "gelu_new"},
+    "embedding_size": {"albert": 128, "electra": 128},
+}
+
+_UNSUPPORTED = {
+    "is_decoder": "a decoder is not an encoder",
+    "add_cross_attention": "cross-attention is not supported",
+    "is_encoder_decoder": "an encoder-decoder is not supported",
+    "pruned_heads": "pruned attention heads are not supported",
+    "quantization_config": "an already quantized checkpoint is not supported",
+}
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Hyper-parameters of a BERT-family encoder, under their Hugging Face names.
+
+    `raw` is the whole file as read, kept so that artifacts can carry it on.
+    """
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int
+    type_vocab_size: int
+    hidden_act: str
+    layer_norm_eps: float
+    embedding_size: int
+    num_hidden_groups: int
+    inner_group_num: int
+    pad_token_id: int
+    tie_word_embeddings: bool
+    architecture: str | None
+    raw: MappingProxyType
+
+    @property
+    def activation(self) -> str:
+        """`gelu_erf`, `gelu_tanh` or `relu`: one name per function."""
+        return ACTIVATIONS[self.hidden_act]
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @classmethod
+    def read(cls, path: Path) -> "EncoderConfig":
+        """Read and check a `config.json`. Raises InputError listing every fault."""
+        return cls.from_dict(read_json_object(path), path)
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any], source: object = "config") -> "EncoderConfig":
+        """Check a parsed `config.json`. Raises InputError listing every fault."""
+        model_type = raw.get("model_type")
+        if model_type not in MODEL_TYPES:
+            raise InputError(source, _explain_model_type(raw, model_type))
+
+        faults = _find_unsupported(raw)
+        values: dict[str, Any] = {}
+        for key in _POSITIVE_INTEGERS:
+            values[key] = _positive_integer(raw, key, None, faults)
+        default_width = _DEFAULTS["embedding_size"].get(model_type, values["hidden_size"])
+        # BERT files may carry a stray embedding_size; only these two families factorise.
+        factorised = model_type in ("albert", "electra")
+        values["embedding_size"] = (
+            _positive_integer(raw, "embedding_size", default_width, faults) if factorised else values["hidden_size"]
+        )
+        for key in ("num_hidden_groups", "inner_group_num"):
+            values[key] = _positive_integer(raw, key, 1, faults) if model_type == "albert" else 1
+
+        hidden_act = raw.get("hidden_act", _DEFAULTS["hidden_act"].get(model_type, "gelu"))
+        if not isinstance(hidden_act, str) or hidden_act not in ACTIVATIONS:
+            faults.append(f"hidden_act: expected one of {', '.join(ACTIVATIONS)}; found {hidden_act!r}")
+        # Google's released code fixes 1e-12, and so do transformers' configuration classes.
+        eps = raw.get("layer_norm_eps", 1e-12)
+        if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 < eps < 1:
+            faults.append(f"layer_norm_eps: expected a number between 0 and 1; found {eps!r}")
+        pad = raw.get("pad_token_id", 0)
+        pad = 0 if pad is None else pad
+        if isinstance(pad, bool) or not isinstance(pad, int) or not 0 <= pad < (values["vocab_size"] or 1):
+            faults.append(f"pad_token_id: expected an id below vocab_size; found {pad!r}")
+        tie = raw.get("tie_word_embeddings", True)
+        if not isinstance(tie, bool):
+            faults.append(f"tie_word_embeddings: expected true or false; found {tie!r}")
+        architectures = raw.get("architectures")
+        if architectures is not None and not (
+            isinstance(architectures, list) and all(isinstance(name, str) for name in architectures)
+        ):
+            faults.append(f"architectures: expected a list of class names; found {architectures!r}")
+            architectures = None
+        faults += _find_contradictions(values)
+        if faults:
+            raise InputError(source, faults)
+        return cls(
+            model_type=model_type,
+            hidden_act=hidden_act,
+            layer_norm_eps=float(eps),
+            pad_token_id=pad,
+            tie_word_embeddings=tie,
+            architecture=architectures[0] if architectures else None,
+            raw=MappingProxyType(dict(raw)),
+            **values,
+        )
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that must hold an object. Raises InputError."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(path, "the file is missing") from None
+    except OSError as error:
+        raise InputError(path, f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(path, f"is not UTF-8 (byte {error.start})") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(path, f"is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError(path, f"expected a JSON object; found {type(value).__name__}")
+    return value
+
+
+def _positive_integer(raw: dict[str, Any], key: str, default: int | None, faults: list[str]) -> int | None:
+    value = raw.get(key, default)
+    if value is None:
+        faults.append(f"{key}: missing")
+    elif isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
+        faults.append(f"{key}: expected a positive integer; found {value!r}")
+    else:
+        return value
+    return None
+
+
+def _find_unsupported(raw: dict[str, Any]) -> list[str]:
+    faults = [f"{key}: {why}; found {raw[key]!r}" for key, why in _UNSUPPORTED.items() if raw.get(key)]
+    position_type = raw.get("position_embedding_type", "absolute")
+    if position_type not in ("absolute", None):
+        faults.append(f"position_embedding_type: expected 'absolute'; found {position_type!r}")
+    return faults
+
+
+def _find_contradictions(values: dict[str, int | None]) -> list[str]:
+    faults = []
+    hidden, heads = values["hidden_size"], values["num_attention_heads"]
+    if hidden and heads and hidden % heads:
+        faults.append(f"hidden_size: expected a multiple of num_attention_heads ({heads}); found {hidden}")
+    layers, groups = values["num_hidden_layers"], values["num_hidden_groups"]
+    if layers and groups and groups > layers:
+        faults.append(f"num_hidden_groups: expected at most num_hidden_layers ({layers}); found {groups}")
+    return faults
+
+
+def _explain_model_type(raw: dict[str, Any], model_type: object) -> str:
+    if isinstance(model_type, str) and model_type in _NOT_ENCODERS:
+        return f"model_type: found {model_type!r}. {_NOT_ENCODERS[model_type]}"
+    expected = f"expected one of {', '.join(MODEL_TYPES)}"
+    if model_type is None and {"layers_num", "heads_num"} & raw.keys():
+        return f"model_type: missing; {expected}. This is a UER-py config: use `yizhi import`"
+    if model_type is None and {"num_hidden_layers", "hidden_size"} <= raw.keys():
+        return f"model_type: missing; {expected}. A Google bert_config.json is read by `yizhi import`"
+    return f"model_type: {expected}; found {model_type!r}"

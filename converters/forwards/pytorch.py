@@ -1,0 +1,153 @@
+"""PyTorch: the encoder as an `nn.Module`.
+
+Parameters keep their canonical names, so `state_dict()` and the checkpoint agree key by key.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from converters.spec import EncoderSpec, Layer, Linear, LinearHead, MaskedLMHead, Norm
+
+Parameters = Mapping[str, Tensor]
+Tap = Callable[[str, Tensor], Tensor]
+
+
+def gelu_erf(x: Tensor) -> Tensor:
+    """x Φ(x), with the exact normal distribution function (Hendrycks & Gimpel 2016, arXiv:1606.08415)."""
+    return F.gelu(x, approximate="none")
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """The tanh approximation of `gelu_erf`, from the same paper."""
+    return F.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": F.relu}
+
+
+class Encoder(nn.Module):
+    """An encoder with its head, holding each parameter under its canonical name."""
+
+    def __init__(self, spec: EncoderSpec, tensors: Parameters):
+        super().__init__()
+        self.spec = spec
+        for parameter in spec.parameters():
+            _register(self, parameter.name, tensors[parameter.name])
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, outputs: Collection[str]
+    ) -> dict[str, Tensor]:
+        """The named outputs, from integer tensors [B, T]."""
+        found: dict[str, Tensor] = {}
+
+        def tap(name: str, x: Tensor) -> Tensor:
+            if name in outputs:
+                found[name] = x
+            return x
+
+        spec, p = self.spec, dict(self.named_parameters())
+        x = embeddings(p, spec, input_ids, token_type_ids)  # [B, T, H]
+        mask = (1 - attention_mask)[:, None, None, :].to(x.dtype) * torch.finfo(x.dtype).min  # [B, 1, 1, T]
+        x = encoder(p, spec, x, mask, tap)
+        tap("last_hidden_state", x)
+        pooled = tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler else None
+        if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
+            tap("logits", mlm_head(p, spec, spec.head, x))
+        elif "logits" in outputs and spec.head is not None:
+            tap("logits", linear_head(p, spec.head, x, pooled))
+        return found
+
+
+def embeddings(p: Parameters, spec: EncoderSpec, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
+    """Word + position + token type, then LayerNorm and a projection to H where the family has them."""
+    positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+    x = F.embedding(input_ids, p[spec.word_embeddings.weight])  # [B, T, E]
+    x = x + F.embedding(token_type_ids, p[spec.token_type_embeddings.weight])
+    x = x + F.embedding(positions, p[spec.position_embeddings.weight])
+    if spec.embeddings_norm:
+        x = layer_norm(p, spec, spec.embeddings_norm, x)
+    return linear(p, spec.embeddings_projection, x) if spec.embeddings_projection else x  # [B, T, H]
+
+
+def encoder(p: Parameters, spec: EncoderSpec, x: Tensor, mask: Tensor, tap: Tap) -> Tensor:
+    """Every block in turn; `hidden_states.N` is the input of block N, the last is the result."""
+    number = 0
+    for index, block in enumerate(spec.blocks):
+        x = tap(f"hidden_states.{index}", x)
+        for layer in block:
+            x = encoder_layer(p, spec, layer, x, mask, lambda name, y, n=number: tap(f"layers.{n}.{name}", y))
+            number += 1
+    if spec.final_norm:
+        x = layer_norm(p, spec, spec.final_norm, x)
+    return tap(f"hidden_states.{len(spec.blocks)}", x)
+
+
+def encoder_layer(p: Parameters, spec: EncoderSpec, layer: Layer, x: Tensor, mask: Tensor, tap: Tap) -> Tensor:
+    """Attention and feed-forward, each with a residual; LayerNorm after each sum, or before each part."""
+    if layer.norm_first:
+        x = x + attention(p, spec, layer, layer_norm(p, spec, layer.attention_norm, x), mask, tap)
+        tap("after_attention", x)
+        return x + feed_forward(p, spec, layer, layer_norm(p, spec, layer.output_norm, x), tap)
+    x = layer_norm(p, spec, layer.attention_norm, x + attention(p, spec, layer, x, mask, tap))
+    tap("after_attention", x)
+    return layer_norm(p, spec, layer.output_norm, x + feed_forward(p, spec, layer, x, tap))
+
+
+def attention(p: Parameters, spec: EncoderSpec, layer: Layer, x: Tensor, mask: Tensor, tap: Tap) -> Tensor:
+    """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), then a projection."""
+    heads = (spec.config.num_attention_heads, spec.config.head_size)
+    query = tap("query", linear(p, layer.query, x)).unflatten(-1, heads).transpose(1, 2)  # [B, A, T, d]
+    key = tap("key", linear(p, layer.key, x)).unflatten(-1, heads).transpose(1, 2)
+    value = tap("value", linear(p, layer.value, x)).unflatten(-1, heads).transpose(1, 2)
+    context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=heads[1] ** -0.5)
+    context = tap("context", context.transpose(1, 2).flatten(2))  # [B, T, H]
+    return tap("attention_output", linear(p, layer.attention_output, context))
+
+
+def feed_forward(p: Parameters, spec: EncoderSpec, layer: Layer, x: Tensor, tap: Tap) -> Tensor:
+    """Two linear layers with the activation between them."""
+    x = tap("intermediate", ACTIVATIONS[spec.config.activation](linear(p, layer.intermediate, x)))  # [B, T, I]
+    return tap("output", linear(p, layer.output, x))  # [B, T, H]
+
+
+def pooler(p: Parameters, dense: Linear, x: Tensor) -> Tensor:
+    """tanh of a linear layer over the first token: [B, H]."""
+    return torch.tanh(linear(p, dense, x[:, 0]))
+
+
+def mlm_head(p: Parameters, spec: EncoderSpec, head: MaskedLMHead, x: Tensor) -> Tensor:
+    """Vocabulary logits [B, T, V]."""
+    x = ACTIVATIONS[head.activation](linear(p, head.dense, x))  # [B, T, E]
+    return F.linear(layer_norm(p, spec, head.norm, x), p[head.decoder], p[head.decoder_bias])
+
+
+def linear_head(p: Parameters, head: LinearHead, x: Tensor, pooled: Tensor | None) -> Tensor:
+    """Label logits over every token, the first token, or the pooler's output."""
+    x = {"tokens": x, "first_token": x[:, 0], "pooler": pooled}[head.over]
+    if head.dense:
+        x = ACTIVATIONS[head.activation](linear(p, head.dense, x))
+    x = linear(p, head.projection, x)
+    return x.squeeze(-1) if head.squeeze else x
+
+
+def linear(p: Parameters, layer: Linear, x: Tensor) -> Tensor:
+    """x Wᵀ + b."""
+    return F.linear(x, p[layer.weight], p[layer.bias])
+
+
+def layer_norm(p: Parameters, spec: EncoderSpec, norm: Norm, x: Tensor) -> Tensor:
+    """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
+    return F.layer_norm(x, (norm.size,), p[norm.weight], p[norm.bias], spec.config.layer_norm_eps)
+
+
+def _register(module: nn.Module, name: str, tensor: Tensor) -> None:
+    """Register a parameter under a dotted name, making the modules on the way."""
+    *path, leaf = name.split(".")
+    for part in path:
+        if part not in module._modules:
+            module.add_module(part, nn.Module())
+        module = module._modules[part]  # type: ignore[assignment]
+    module.register_parameter(leaf, nn.Parameter(tensor, requires_grad=False))

@@ -1,0 +1,196 @@
+"""EncoderSpec: every parameter of a checkpoint by role (`layer.query`, `head.decoder`).
+
+Every forward pass reads roles, never names, so one forward per framework serves every family; and
+the parameters that a checkpoint must hold, with their shapes, follow from the same objects.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+
+from converters.config import EncoderConfig
+
+# What hides a padded position: added to its attention scores. The lowest finite float32, so that a
+# row of nothing but padding stays finite (every score equal) where -inf would give NaN.
+MASK_VALUE = -3.4028234663852886e38
+
+EMBEDDING, KERNEL, VECTOR_BIAS, NORM_SCALE, NORM_OFFSET = "embedding", "kernel", "bias", "norm_scale", "norm_offset"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One tensor: its canonical name, its kind (see `layout.py`) and its shape in the checkpoint."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A lookup table `name.weight` [rows, size]."""
+
+    name: str
+    rows: int
+    size: int
+
+    @property
+    def weight(self) -> str:
+        """Canonical name of the table."""
+        return f"{self.name}.weight"
+
+    def parameters(self) -> Iterator[Parameter]:
+        """The table itself."""
+        yield Parameter(self.weight, EMBEDDING, (self.rows, self.size))
+
+
+@dataclass(frozen=True)
+class Linear:
+    """`y = x Wᵀ + b`, with `name.weight` [outputs, inputs] and `name.bias` [outputs]."""
+
+    name: str
+    inputs: int
+    outputs: int
+
+    @property
+    def weight(self) -> str:
+        """Canonical name of W."""
+        return f"{self.name}.weight"
+
+    @property
+    def bias(self) -> str:
+        """Canonical name of b."""
+        return f"{self.name}.bias"
+
+    def parameters(self) -> Iterator[Parameter]:
+        """W, then b."""
+        yield Parameter(self.weight, KERNEL, (self.outputs, self.inputs))
+        yield Parameter(self.bias, VECTOR_BIAS, (self.outputs,))
+
+
+@dataclass(frozen=True)
+class Norm:
+    """LayerNorm over the last axis: `name.weight` [size] scales, `name.bias` [size] shifts."""
+
+    name: str
+    size: int
+
+    @property
+    def weight(self) -> str:
+        """Canonical name of the scale."""
+        return f"{self.name}.weight"
+
+    @property
+    def bias(self) -> str:
+        """Canonical name of the offset."""
+        return f"{self.name}.bias"
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Scale, then offset."""
+        yield Parameter(self.weight, NORM_SCALE, (self.size,))
+        yield Parameter(self.bias, NORM_OFFSET, (self.size,))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One Transformer layer. `norm_first` puts each LayerNorm before its sub-layer (MegatronBERT)."""
+
+    query: Linear
+    key: Linear
+    value: Linear
+    attention_output: Linear
+    attention_norm: Norm
+    intermediate: Linear
+    output: Linear
+    output_norm: Norm
+    norm_first: bool = False
+
+
+@dataclass(frozen=True)
+class MaskedLMHead:
+    """Transform, LayerNorm, and a decoder to vocabulary logits [B, T, V].
+
+    `decoder` is the canonical name of the [V, E] matrix: the word embeddings when tied.
+    """
+
+    dense: Linear
+    activation: str
+    norm: Norm
+    decoder: str
+    decoder_bias: str
+    vocab_size: int
+
+    def parameters(self) -> Iterator[Parameter]:
+        """The transform, its norm, the decoder (or the embeddings it is tied to) and its bias."""
+        yield from self.dense.parameters()
+        yield from self.norm.parameters()
+        yield Parameter(self.decoder, EMBEDDING, (self.vocab_size, self.norm.size))
+        yield Parameter(self.decoder_bias, VECTOR_BIAS, (self.vocab_size,))
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """An optional dense layer with activation, then a projection to labels.
+
+    over: `tokens` gives logits [B, T, labels]; `first_token` and `pooler` give [B, labels].
+    squeeze: drop a single label's axis, so `tokens` gives [B, T] (replaced-token detection).
+    """
+
+    over: str
+    dense: Linear | None
+    activation: str | None
+    projection: Linear
+    squeeze: bool = False
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """Every parameter of a checkpoint by role.
+
+    `blocks[i]` maps `hidden_states.i` to `hidden_states.i+1`; it is one layer except in an ALBERT
+    with `inner_group_num` > 1. A shared layer simply appears in several blocks.
+    `task` says what `head` computes; it is `features` when there is none.
+    """
+
+    config: EncoderConfig
+    task: str
+    word_embeddings: Embedding
+    position_embeddings: Embedding
+    token_type_embeddings: Embedding
+    embeddings_norm: Norm | None
+    embeddings_projection: Linear | None
+    blocks: tuple[tuple[Layer, ...], ...]
+    final_norm: Norm | None
+    pooler: Linear | None
+    head: MaskedLMHead | LinearHead | None
+
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Every parameter once, in the order in which the forward pass first reads it."""
+        return tuple({parameter.name: parameter for parameter in _walk(self)}.values())
+
+    @property
+    def tied(self) -> bool:
+        """Whether the MLM decoder is the word-embedding table."""
+        return isinstance(self.head, MaskedLMHead) and self.head.decoder == self.word_embeddings.weight
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Every layer in the order it runs; a shared layer appears each time."""
+        return tuple(layer for block in self.blocks for layer in block)
+
+    def signatures(self) -> dict[str, tuple[str, ...]]:
+        """Named groups of outputs. An artifact computes each group with nothing wasted."""
+        features = ("last_hidden_state", *(("pooler_output",) if self.pooler else ()))
+        layers = tuple(f"hidden_states.{index}" for index in range(len(self.blocks) + 1))
+        default = ("logits", *features) if self.head else features
+        return {"serving_default": default, "features": features, "hidden_states": (*features, *layers)}
+
+
+def _walk(node: object) -> Iterator[Parameter]:
+    if hasattr(node, "parameters") and not isinstance(node, EncoderSpec):
+        yield from node.parameters()
+    elif isinstance(node, tuple):
+        for item in node:
+            yield from _walk(item)
+    elif is_dataclass(node) and not isinstance(node, EncoderConfig):
+        for field in fields(node):
+            yield from _walk(getattr(node, field.name))

@@ -1,0 +1,123 @@
+"""TARGETS: the only list of what Yizhi can export to.
+
+A target's converter module has `convert(checkpoint, writer, options)`, which writes the artifact's
+files. Its runtime class opens the finished folder. Both are named, not imported, so that a missing
+framework breaks its own target and nothing else.
+"""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+
+from converters.errors import InputError
+
+
+class MissingFramework(InputError):
+    """A target's framework is not installed. Breaks that target alone."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One kind of artifact.
+
+    precision: what its tolerances are keyed by.
+    converts_with, runs_with: the distributions it needs for each, beyond numpy and tokenizers.
+    extra: the pip extra that installs them.
+    """
+
+    name: str
+    precision: str
+    converter: str
+    runtime: str
+    converts_with: tuple[str, ...]
+    runs_with: tuple[str, ...]
+    extra: str
+
+    def load_converter(self) -> ModuleType:
+        """Import the converter module. Raises MissingFramework, naming the extra to install."""
+        self._require(self.converts_with)
+        return importlib.import_module(self.converter)
+
+    def load_runtime(self) -> type:
+        """Import the runtime class. Raises MissingFramework, naming the extra to install."""
+        self._require(self.runs_with)
+        module, name = self.runtime.split(":")
+        return getattr(importlib.import_module(module), name)
+
+    def versions(self) -> Mapping[str, str]:
+        """Versions of the distributions whose code shapes the artifact's bytes."""
+        return {name: version(name) for name in (*self.converts_with, "tokenizers")}
+
+    def _require(self, distributions: tuple[str, ...]) -> None:
+        missing = []
+        for name in distributions:
+            try:
+                version(name)
+            except PackageNotFoundError:
+                missing.append(name)
+        if missing:
+            raise MissingFramework(
+                f"target {self.name}", f"needs {', '.join(missing)}: pip install 'yizhi[{self.extra}]'"
+            )
+
+
+TARGETS: Mapping[str, Target] = {
+    target.name: target
+    for target in (
+        Target(
+            name="pytorch",
+            precision="fp32",
+            converter="converters.to_pytorch",
+            runtime="runtimes.pytorch_runtime:PyTorchRuntime",
+            converts_with=(),
+            runs_with=("torch", "safetensors"),
+            extra="pytorch",
+        ),
+        Target(
+            name="tensorflow",
+            precision="fp32",
+            converter="converters.to_tensorflow",
+            runtime="runtimes.tensorflow_runtime:TensorFlowRuntime",
+            converts_with=("tensorflow",),
+            runs_with=("tensorflow",),
+            extra="tensorflow",
+        ),
+        Target(
+            name="flax",
+            precision="fp32",
+            converter="converters.to_flax",
+            runtime="runtimes.flax_runtime:FlaxRuntime",
+            converts_with=("msgpack",),
+            runs_with=("jax", "flax"),
+            extra="flax",
+        ),
+        Target(
+            name="onnx",
+            precision="fp32",
+            converter="converters.to_onnx",
+            runtime="runtimes.onnx_runtime:OnnxRuntime",
+            converts_with=("onnx",),
+            runs_with=("onnxruntime",),
+            extra="onnx",
+        ),
+        Target(
+            name="onnx-int8",
+            precision="int8",
+            converter="converters.to_onnx_int8",
+            runtime="runtimes.onnx_runtime:OnnxRuntime",
+            converts_with=("onnx",),
+            runs_with=("onnxruntime",),
+            extra="onnx",
+        ),
+    )
+}
+
+
+def find_targets(names: list[str] | None) -> list[Target]:
+    """The named targets, or all of them. Raises InputError for unknown names."""
+    unknown = [name for name in names or () if name not in TARGETS]
+    if unknown:
+        raise InputError("--target", f"unknown: {', '.join(unknown)}; known: {', '.join(TARGETS)}")
+    return [TARGETS[name] for name in names] if names else list(TARGETS.values())

@@ -1,0 +1,160 @@
+"""One interface to every artifact: `open_runtime(folder).run(inputs, outputs)`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from converters.artifact import Artifact
+from converters.config import EncoderConfig
+from converters.errors import InputError
+from converters.targets import TARGETS
+
+Outputs = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A batch of token ids: three int64 arrays [B, T].
+
+    attention_mask: 1 for a token, 0 for padding; ones when left out.
+    token_type_ids: 0 for the first segment, 1 for the second; zeros when left out.
+    """
+
+    input_ids: NDArray[np.int64]
+    attention_mask: NDArray[np.int64]
+    token_type_ids: NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls,
+        input_ids: ArrayLike,
+        attention_mask: ArrayLike | None = None,
+        token_type_ids: ArrayLike | None = None,
+    ) -> Self:
+        """Fill in what was left out. Raises InputError unless all are integers of one shape [B, T]."""
+        ids = np.asarray(input_ids)
+        given = {
+            "input_ids": ids,
+            "attention_mask": np.ones_like(ids) if attention_mask is None else np.asarray(attention_mask),
+            "token_type_ids": np.zeros_like(ids) if token_type_ids is None else np.asarray(token_type_ids),
+        }
+        faults = []
+        for name, array in given.items():
+            if array.dtype.kind not in "iub":
+                faults.append(f"{name}: expected integers; found {array.dtype}")
+            if array.ndim != 2 or 0 in array.shape:
+                faults.append(f"{name}: expected a non-empty [batch, length]; found {list(array.shape)}")
+            elif array.shape != ids.shape:
+                faults.append(f"{name}: expected the shape of input_ids, {list(ids.shape)}; found {list(array.shape)}")
+        if faults:
+            raise InputError("inputs", faults)
+        return cls(**{name: np.ascontiguousarray(array, np.int64) for name, array in given.items()})
+
+    def check(self, config: EncoderConfig) -> None:
+        """Raise InputError for what this encoder has no parameters for: JAX would clamp it silently."""
+        limits = {"input_ids": config.vocab_size, "attention_mask": 2, "token_type_ids": config.type_vocab_size}
+        faults = []
+        for name, limit in limits.items():
+            array = getattr(self, name)
+            bad = np.argwhere((array < 0) | (array >= limit))
+            if len(bad):
+                row, column = bad[0]
+                faults.append(
+                    f"{name}: expected 0 … {limit - 1}; found {array[row, column]} at row {row}, position {column}"
+                    + (f", and {len(bad) - 1} more" if len(bad) > 1 else "")
+                )
+        length = self.input_ids.shape[1]
+        if length > config.max_position_embeddings:
+            faults.append(f"input_ids: expected at most {config.max_position_embeddings} tokens a row; found {length}")
+        if faults:
+            raise InputError("inputs", faults)
+
+    def as_dict(self, dtype: type[np.integer] = np.int64) -> dict[str, NDArray]:
+        """The three arrays by name, in the integer type that a framework wants."""
+        return {name: getattr(self, name).astype(dtype, copy=False) for name in self.__dataclass_fields__}
+
+
+class Runtime:
+    """An opened artifact. Subclasses implement `_open`, `_run` and, where there is something to free, `close`.
+
+    Thread safety: `run` may be called from several threads at once.
+    """
+
+    def __init__(self, artifact: Artifact, *, device: str = "cpu", threads: int | None = None):
+        """Open the artifact on `cpu` or `cuda` with so many CPU threads (the framework's choice if None)."""
+        self.artifact = artifact
+        self.config = EncoderConfig.read(artifact.folder / "config.json")
+        self.device = device
+        self.threads = threads
+        self._open()
+
+    @property
+    def signatures(self) -> Mapping[str, Sequence[str]]:
+        """Named groups of outputs; `hidden_states` holds every layer."""
+        return self.artifact.signatures
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Every output this artifact computes."""
+        return tuple(dict.fromkeys(name for names in self.signatures.values() for name in names))
+
+    def run(self, inputs: Inputs | Mapping[str, ArrayLike], outputs: Sequence[str] | None = None) -> Outputs:
+        """Compute the named outputs as float32 arrays; those of `serving_default` if none are named.
+
+        `logits` [B, T, V], `last_hidden_state` and `hidden_states.N` [B, T, H], `pooler_output` [B, H].
+        Raises InputError for ids out of range, rows too long, or an output the artifact does not have.
+        """
+        if not isinstance(inputs, Inputs):
+            unknown = set(inputs) - set(Inputs.__dataclass_fields__)
+            if unknown or "input_ids" not in inputs:
+                raise InputError("inputs", f"expected {', '.join(Inputs.__dataclass_fields__)}; found {sorted(inputs)}")
+            inputs = Inputs.of(**inputs)
+        inputs.check(self.config)
+        wanted = tuple(outputs or self.signatures["serving_default"])
+        unknown = [name for name in wanted if name not in self.outputs]
+        if unknown:
+            raise InputError("outputs", f"{', '.join(unknown)}: not computed here; known: {', '.join(self.outputs)}")
+        computed = self._run(inputs, wanted)
+        return {name: computed[name] for name in wanted}
+
+    def signature_for(self, outputs: Sequence[str]) -> str:
+        """The signature with the fewest outputs that has all of these. Raises InputError if none has."""
+        fitting = [name for name, has in self.signatures.items() if set(outputs) <= set(has)]
+        if not fitting:
+            raise InputError("outputs", f"no signature computes {', '.join(outputs)} together")
+        return min(fitting, key=lambda name: len(self.signatures[name]))
+
+    def _open(self) -> None:
+        raise NotImplementedError
+
+    def _run(self, inputs: Inputs, outputs: tuple[str, ...]) -> Mapping[str, NDArray]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Free what the framework holds."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_runtime(artifact: str | Path, *, device: str = "cpu", threads: int | None = None) -> Runtime:
+    """Open an artifact folder with the framework it was made for.
+
+    Raises InputError where the folder is not an artifact or its framework is not installed.
+    """
+    opened = Artifact.read(artifact)
+    if opened.target not in TARGETS:
+        raise InputError(opened.folder, f"target: expected one of {', '.join(TARGETS)}; found {opened.target!r}")
+    if device not in ("cpu", "cuda"):
+        raise InputError("--device", f"expected cpu or cuda; found {device!r}")
+    return TARGETS[opened.target].load_runtime()(opened, device=device, threads=threads)

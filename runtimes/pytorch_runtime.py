@@ -1,0 +1,36 @@
+"""PyTorch artifacts, run by the native `nn.Module`."""
+
+from collections.abc import Mapping
+
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+
+from converters.architectures import build_spec
+from converters.checkpoint import POOLER, WEIGHTS
+from converters.errors import InputError
+from converters.forwards.pytorch import Encoder
+from runtimes.base import Inputs, Runtime
+
+
+class PyTorchRuntime(Runtime):
+    """Runs the whole forward pass under `torch.inference_mode`, in strict float32."""
+
+    def _open(self) -> None:
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise InputError("--device cuda", "this PyTorch sees no CUDA device")
+        # TF32 rounds inputs to 10 bits of mantissa: never in strict mode.
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        tensors = load_file(self.artifact.folder / WEIGHTS)
+        if (self.artifact.folder / POOLER).exists():
+            tensors |= load_file(self.artifact.folder / POOLER)
+        self._module = Encoder(build_spec(self.config, tensors.keys()), tensors).to(self.device).eval()
+
+    def _run(self, inputs: Inputs, outputs: tuple[str, ...]) -> Mapping[str, NDArray]:
+        tensors = {name: torch.from_numpy(array).to(self.device) for name, array in inputs.as_dict().items()}
+        with torch.inference_mode():
+            found = self._module(**tensors, outputs=outputs)
+        return {name: tensor.cpu().numpy() for name, tensor in found.items()}
