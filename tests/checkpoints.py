@@ -1,0 +1,207 @@
+"""Small random checkpoints of every family, written from `EncoderSpec.parameters()`.
+
+Every tensor is random and asymmetric, biases and LayerNorm too: zeros, ones and symmetric matrices
+hide swapped, dropped and untransposed parameters. A tensor's values depend on its canonical name
+and the seed alone, so variants of one checkpoint (sharded, without pooler, …) hold equal tensors.
+"""
+
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.architectures import CLASS_SUFFIXES, FAMILIES, build_spec
+from converters.checkpoint import INDEX, WEIGHTS
+from converters.config import EncoderConfig
+from converters.safetensors_file import SAFETENSORS_TYPES, write_safetensors
+from converters.spec import EMBEDDING, KERNEL, NORM_SCALE, EncoderSpec, Parameter
+
+Tensors = dict[str, NDArray]
+
+_CHARACTERS = "的一是不在有人这个上中大国北京首都天地好快酒店服务很房间干净早餐学习机器语言模型山水花月春风雨我你他她们来去说"
+_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
+VOCAB = [
+    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
+    *_CHARACTERS,
+    *_LETTERS,
+    *("hello", "world", "##ing", "##ed", "##s", "##a", "##b", "##1", "##的", "##2"),
+    *("。", "，", "！", "？", ".", ",", "!", "-", "(", ")"),
+]
+
+_COMMON: dict[str, Any] = {
+    "vocab_size": len(VOCAB),
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 56,
+    "max_position_embeddings": 64,
+    "type_vocab_size": 2,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "pad_token_id": 0,
+}
+_FACTORISED: dict[str, Any] = {"embedding_size": 16}
+_BY_FAMILY: dict[str, dict[str, Any]] = {
+    "bert": {},
+    "megatron-bert": {},
+    "albert": {**_FACTORISED, "hidden_act": "gelu_new", "num_hidden_groups": 1, "inner_group_num": 1},
+    "electra": _FACTORISED,
+}
+
+# What each variant changes: arguments of `write_checkpoint`, with `model_type` and `config` for `small_config`.
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "bert": {},
+    "bert-no-pooler": {"pooler": False},
+    "bert-no-head": {"task": "features"},
+    "bert-no-prefix": {"prefix": False},
+    "bert-gamma-beta": {"gamma_beta": True},
+    "bert-position-ids": {"position_ids": True},
+    "bert-fp16": {"dtype": "F16"},
+    "bert-bf16": {"dtype": "BF16"},
+    "bert-sharded": {"shards": 3},
+    "bert-untied": {"config": {"tie_word_embeddings": False}},
+    "bert-decoder-copies": {"decoder_copies": True},
+    "bert-relu": {"config": {"hidden_act": "relu"}},
+    "albert": {"model_type": "albert"},
+    "albert-groups": {
+        "model_type": "albert",
+        "config": {"num_hidden_layers": 4, "num_hidden_groups": 2, "inner_group_num": 2},
+    },
+    "electra-generator": {"model_type": "electra"},
+    "electra-generator-same-width": {"model_type": "electra", "config": {"embedding_size": 32}},
+    "electra-discriminator": {"model_type": "electra", "task": "replaced-token-detection"},
+    "megatron-bert": {"model_type": "megatron-bert"},
+}
+
+
+def small_config(model_type: str = "bert", **changes: Any) -> dict[str, Any]:
+    """A `config.json` of 3 layers, 32 wide, over `VOCAB`."""
+    return {"model_type": model_type, **_COMMON, **_BY_FAMILY[model_type], **changes}
+
+
+def write_variant(folder: Path, name: str, **changes: Any) -> Path:
+    """Write one of VARIANTS. `changes` override its arguments of `write_checkpoint`."""
+    arguments = {**VARIANTS[name], **changes}
+    config = small_config(arguments.pop("model_type", "bert"), **arguments.pop("config", {}))
+    return write_checkpoint(folder, config, **arguments)
+
+
+def write_checkpoint(
+    folder: Path,
+    config: Mapping[str, Any],
+    *,
+    task: str = "fill-mask",
+    pooler: bool = True,
+    prefix: bool = True,
+    gamma_beta: bool = False,
+    position_ids: bool = False,
+    decoder_copies: bool = False,
+    dtype: str = "F32",
+    shards: int = 1,
+    seed: int = 0,
+    vocab: list[str] | None = None,
+    tokenizer_config: Mapping[str, Any] | None = None,
+    alter: Callable[[Tensors], object] | None = None,
+) -> Path:
+    """Write `config.json`, `vocab.txt` and random weights, and return the folder.
+
+    task: the head, as in EncoderSpec.task. pooler: has no effect where the family has none.
+    prefix: False drops `bert.` from the encoder's names. gamma_beta: LayerNorm's old names.
+    decoder_copies: also store the tied decoder and the decoder bias's second name.
+    dtype: F32, F16 or BF16, for every floating tensor. shards: files, with an index if more than one.
+    alter: changes the tensors, by stored name, just before they are written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    parsed = EncoderConfig.from_dict(dict(config))
+    family = FAMILIES[parsed.model_type]
+    spec = make_spec(parsed, task, pooler)
+    tensors = {parameter.name: random_tensor(parameter, seed) for parameter in spec.parameters()}
+    if decoder_copies:
+        tensors[family.untied_decoder] = tensors[spec.word_embeddings.weight]
+        tensors[family.decoder_bias_alias] = tensors[spec.head.decoder_bias]
+    if gamma_beta:
+        norms = {p.name: p.kind for p in spec.parameters() if p.kind.startswith("norm_")}
+        tensors = {_old_norm_name(name) if name in norms else name: array for name, array in tensors.items()}
+    if position_ids:
+        tensors[f"{family.prefix}.embeddings.position_ids"] = np.arange(parsed.max_position_embeddings)[None]
+    if not prefix:
+        tensors = {name.removeprefix(f"{family.prefix}."): array for name, array in tensors.items()}
+    if alter:
+        alter(tensors)
+    write_weights(folder, tensors, dtype, shards)
+    class_name = family.class_name + CLASS_SUFFIXES[task]
+    write_json(folder / "config.json", {"architectures": [class_name], **config})
+    (folder / "vocab.txt").write_bytes(("\n".join(VOCAB if vocab is None else vocab) + "\n").encode())
+    if tokenizer_config is not None:
+        write_json(folder / "tokenizer_config.json", tokenizer_config)
+    return folder
+
+
+def make_spec(config: EncoderConfig, task: str = "fill-mask", pooler: bool = True) -> EncoderSpec:
+    """The spec of a checkpoint with this head."""
+    family = FAMILIES[config.model_type]
+    names = {f"{family.pooler}.weight"} if pooler and family.pooler else set()
+    if task == "fill-mask":
+        names.add(family.masked_lm(config, family.untied_decoder).dense.weight)
+    elif task == "replaced-token-detection":
+        names.add(family.replaced_token(config).projection.weight)
+    spec = build_spec(config, names)
+    if spec.task != task:
+        raise ValueError(f"{config.model_type} has no {task} head")
+    return spec
+
+
+def random_tensor(parameter: Parameter, seed: int = 0) -> NDArray[np.float32]:
+    """Random float32 values, the same for the same name and seed whatever else a checkpoint holds."""
+    rng = np.random.default_rng([seed, zlib.crc32(parameter.name.encode())])
+    spread = {KERNEL: parameter.shape[-1] ** -0.5, EMBEDDING: 0.5}.get(parameter.kind, 0.2)
+    middle = {KERNEL: 0.01, EMBEDDING: 0.05, NORM_SCALE: 1.1}.get(parameter.kind, 0.1)
+    return rng.normal(middle, spread, parameter.shape).astype(np.float32)
+
+
+def write_weights(folder: Path, tensors: Tensors, dtype: str = "F32", shards: int = 1) -> None:
+    """Write tensors to `model.safetensors`, or to so many shards and their index."""
+    if shards == 1:
+        write_tensors(folder / WEIGHTS, tensors, dtype)
+        return
+    weight_map = {}
+    for index in range(shards):
+        file_name = f"model-{index + 1:05d}-of-{shards:05d}.safetensors"
+        part = dict(list(tensors.items())[index::shards])
+        write_tensors(folder / file_name, part, dtype)
+        weight_map |= dict.fromkeys(part, file_name)
+    write_json(folder / INDEX, {"metadata": {}, "weight_map": weight_map})
+
+
+def write_tensors(path: Path, tensors: Tensors, dtype: str = "F32") -> None:
+    """Write one safetensors file; float32 arrays are stored as `dtype`, others as they are."""
+    stored = {name: encode(array, dtype) for name, array in tensors.items()}
+    with open(path, "wb") as file:
+        write_safetensors(
+            file,
+            {name: (kind, array.shape) for name, (kind, array) in stored.items()},
+            (array.tobytes() for _, array in stored.values()),
+        )
+
+
+def encode(array: NDArray, dtype: str) -> tuple[str, NDArray]:
+    """The safetensors dtype and the array to store. BF16 keeps a float32's upper 16 bits, rounded down."""
+    if array.dtype != np.float32 or dtype == "F32":
+        return SAFETENSORS_TYPES[array.dtype], array
+    if dtype == "BF16":
+        return "BF16", (np.ascontiguousarray(array).view(np.uint32) >> 16).astype(np.uint16)
+    return dtype, array.astype(np.float16)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON as UTF-8."""
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def _old_norm_name(name: str) -> str:
+    module, leaf = name.rsplit(".", 1)
+    return f"{module}.{ {'weight': 'gamma', 'bias': 'beta'}[leaf]}"

@@ -1,0 +1,30 @@
+"""Fixtures for every test: small random checkpoints, and the shared test data where it is present."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoints import write_variant
+
+DEFAULT_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
+    """`make_checkpoint("bert-untied", **changes)` writes a variant of `tests.checkpoints` and returns its folder."""
+
+    def make(variant: str = "bert", *, name: str | None = None, **changes: object) -> Path:
+        return write_variant(tmp_path / (name or f"checkpoint-{variant}"), variant, **changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of shared test data (env YIZHI_DATA); skips where it is absent."""
+    folder = Path(os.environ.get("YIZHI_DATA", DEFAULT_DATA))
+    if not folder.is_dir():
+        pytest.skip(f"no shared test data at {folder}; set YIZHI_DATA to its folder")
+    return folder
