@@ -2,10 +2,17 @@
 
 PyTorch, TensorFlow and ONNX keep the checkpoint's names and its [outputs, inputs] kernels: their
 matrix products take a transposed operand at no cost, so the bytes are copied as they are. Flax has
-its own leaf names and stores kernels as [inputs, outputs].
+its own leaf names and stores kernels as [inputs, outputs]. An untied decoder is such a kernel; a tied
+one is the embedding table, which Flax keeps as [rows, size] and has no second name for.
 """
 
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
 from converters.spec import EMBEDDING, KERNEL, NORM_OFFSET, NORM_SCALE, VECTOR_BIAS, Parameter
+
+# The weight file's name in every Flax folder.
+FLAX_WEIGHTS = "flax_model.msgpack"
 
 FLAX_LEAVES = {
     EMBEDDING: "embedding",
@@ -28,3 +35,29 @@ def flax_path(parameter: Parameter) -> tuple[str, ...]:
 def flax_transposes(parameter: Parameter) -> bool:
     """Whether Flax stores this parameter transposed."""
     return parameter.kind == KERNEL
+
+
+def flax_shape(parameter: Parameter) -> tuple[int, ...]:
+    """Shape of this parameter in the tree."""
+    return parameter.shape[::-1] if flax_transposes(parameter) else parameter.shape
+
+
+def flax_tree(parameters: Iterable[Parameter]) -> dict[str, Any]:
+    """Nested dictionaries with a Parameter at each leaf, in the order given."""
+    tree: dict[str, Any] = {}
+    for parameter in parameters:
+        *path, leaf = flax_path(parameter)
+        branch = tree
+        for part in path:
+            branch = branch.setdefault(part, {})
+        branch[leaf] = parameter
+    return tree
+
+
+def canonical_names(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The canonical name of each leaf of a Flax tree."""
+    for name, branch in tree.items():
+        if isinstance(branch, Mapping):
+            yield from canonical_names(branch, f"{prefix}{name}.")
+        else:
+            yield prefix + ("bias" if name == "bias" else "weight")

@@ -120,10 +120,13 @@ class MaskedLMHead:
     vocab_size: int
 
     def parameters(self) -> Iterator[Parameter]:
-        """The transform, its norm, the decoder (or the embeddings it is tied to) and its bias."""
+        """The transform, its norm, the decoder and its bias.
+
+        A tied decoder has appeared before, as the embedding table, and stays one in `EncoderSpec.parameters`.
+        """
         yield from self.dense.parameters()
         yield from self.norm.parameters()
-        yield Parameter(self.decoder, EMBEDDING, (self.vocab_size, self.norm.size))
+        yield Parameter(self.decoder, KERNEL, (self.vocab_size, self.norm.size))
         yield Parameter(self.decoder_bias, VECTOR_BIAS, (self.vocab_size,))
 
 
@@ -165,7 +168,10 @@ class EncoderSpec:
 
     def parameters(self) -> tuple[Parameter, ...]:
         """Every parameter once, in the order in which the forward pass first reads it."""
-        return tuple({parameter.name: parameter for parameter in _walk(self)}.values())
+        found: dict[str, Parameter] = {}
+        for parameter in _walk(self):
+            found.setdefault(parameter.name, parameter)
+        return tuple(found.values())
 
     @property
     def tied(self) -> bool:
@@ -183,6 +189,17 @@ class EncoderSpec:
         layers = tuple(f"hidden_states.{index}" for index in range(len(self.blocks) + 1))
         default = ("logits", *features) if self.head else features
         return {"serving_default": default, "features": features, "hidden_states": (*features, *layers)}
+
+    def output_axes(self, output: str) -> tuple[str | int, ...]:
+        """The shape of an output, with `batch` and `length` for the axes that inputs decide."""
+        if output == "pooler_output":
+            return ("batch", self.config.hidden_size)
+        if output != "logits" or self.head is None:
+            return ("batch", "length", self.config.hidden_size)
+        if isinstance(self.head, MaskedLMHead):
+            return ("batch", "length", self.head.vocab_size)
+        rows = ("batch", "length") if self.head.over == "tokens" else ("batch",)
+        return rows if self.head.squeeze else (*rows, self.head.projection.outputs)
 
 
 def _walk(node: object) -> Iterator[Parameter]:

@@ -1,0 +1,199 @@
+"""Flax: the encoder as a `linen.Module` whose parameter tree is that of `flax_model.msgpack`.
+
+Kernels are [inputs, outputs]. Every product asks for full float32: on GPUs and TPUs, JAX's default
+rounds its operands to 10 or 8 bits of mantissa.
+"""
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array, lax
+
+from converters.layout import flax_shape, flax_tree
+from converters.spec import (
+    EMBEDDING,
+    KERNEL,
+    NORM_OFFSET,
+    NORM_SCALE,
+    VECTOR_BIAS,
+    EncoderSpec,
+    Layer,
+    Linear,
+    LinearHead,
+    MaskedLMHead,
+    Norm,
+    Parameter,
+)
+
+Parameters = Mapping[str, Array]
+Tap = Callable[[str, Array], Array]
+
+_PRECISION = lax.Precision.HIGHEST
+_INITIALIZERS = {
+    EMBEDDING: nn.initializers.normal(0.02),
+    KERNEL: nn.initializers.normal(0.02),
+    VECTOR_BIAS: nn.initializers.zeros_init(),
+    NORM_SCALE: nn.initializers.ones_init(),
+    NORM_OFFSET: nn.initializers.zeros_init(),
+}
+
+
+def gelu_erf(x: Array) -> Array:
+    """x Φ(x), with the exact normal distribution function (Hendrycks & Gimpel 2016, arXiv:1606.08415)."""
+    return 0.5 * x * (1 + lax.erf(x * math.sqrt(0.5)))
+
+
+def gelu_tanh(x: Array) -> Array:
+    """The tanh approximation of `gelu_erf`, from the same paper."""
+    return 0.5 * x * (1 + jnp.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": jax.nn.relu}
+
+
+class FlaxEncoder(nn.Module):
+    """An encoder with its head: `FlaxEncoder(spec).apply({"params": tree}, ids, mask, types, outputs)`."""
+
+    spec: EncoderSpec
+
+    @nn.compact
+    def __call__(
+        self, input_ids: Array, attention_mask: Array, token_type_ids: Array, outputs: Collection[str]
+    ) -> dict[str, Array]:
+        """The named outputs, from integer arrays [B, T]. Under `jit`, `outputs` is a static tuple."""
+        found: dict[str, Array] = {}
+
+        def tap(name: str, x: Array) -> Array:
+            if name in outputs:
+                found[name] = x
+            return x
+
+        spec, p = self.spec, _declare(self, flax_tree(self.spec.parameters()))
+        x = embeddings(p, spec, input_ids, token_type_ids)  # [B, T, H]
+        mask = (1 - attention_mask)[:, None, None, :].astype(x.dtype) * jnp.finfo(x.dtype).min  # [B, 1, 1, T]
+        x = encoder(p, spec, x, mask, tap)
+        tap("last_hidden_state", x)
+        pooled = tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler else None
+        if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
+            tap("logits", mlm_head(p, spec, spec.head, x))
+        elif "logits" in outputs and spec.head is not None:
+            tap("logits", linear_head(p, spec.head, x, pooled))
+        return found
+
+
+def embeddings(p: Parameters, spec: EncoderSpec, input_ids: Array, token_type_ids: Array) -> Array:
+    """Word + position + token type, then LayerNorm and a projection to H where the family has them."""
+    positions = jnp.arange(input_ids.shape[1])
+    x = lookup(p[spec.word_embeddings.weight], input_ids)  # [B, T, E]
+    x = x + lookup(p[spec.token_type_embeddings.weight], token_type_ids)
+    x = x + lookup(p[spec.position_embeddings.weight], positions)
+    if spec.embeddings_norm:
+        x = layer_norm(p, spec, spec.embeddings_norm, x)
+    return linear(p, spec.embeddings_projection, x) if spec.embeddings_projection else x  # [B, T, H]
+
+
+def encoder(p: Parameters, spec: EncoderSpec, x: Array, mask: Array, tap: Tap) -> Array:
+    """Every block in turn; `hidden_states.N` is the input of block N, the last is the result."""
+    number = 0
+    for index, block in enumerate(spec.blocks):
+        x = tap(f"hidden_states.{index}", x)
+        for layer in block:
+            x = encoder_layer(p, spec, layer, x, mask, lambda name, y, n=number: tap(f"layers.{n}.{name}", y))
+            number += 1
+    if spec.final_norm:
+        x = layer_norm(p, spec, spec.final_norm, x)
+    return tap(f"hidden_states.{len(spec.blocks)}", x)
+
+
+def encoder_layer(p: Parameters, spec: EncoderSpec, layer: Layer, x: Array, mask: Array, tap: Tap) -> Array:
+    """Attention and feed-forward, each with a residual; LayerNorm after each sum, or before each part."""
+    if layer.norm_first:
+        x = x + attention(p, spec, layer, layer_norm(p, spec, layer.attention_norm, x), mask, tap)
+        tap("after_attention", x)
+        return x + feed_forward(p, spec, layer, layer_norm(p, spec, layer.output_norm, x), tap)
+    x = layer_norm(p, spec, layer.attention_norm, x + attention(p, spec, layer, x, mask, tap))
+    tap("after_attention", x)
+    return layer_norm(p, spec, layer.output_norm, x + feed_forward(p, spec, layer, x, tap))
+
+
+def attention(p: Parameters, spec: EncoderSpec, layer: Layer, x: Array, mask: Array, tap: Tap) -> Array:
+    """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), then a projection."""
+    heads = (*x.shape[:2], spec.config.num_attention_heads, spec.config.head_size)
+    query = tap("query", linear(p, layer.query, x)).reshape(heads)  # [B, T, A, d]
+    key = tap("key", linear(p, layer.key, x)).reshape(heads)
+    value = tap("value", linear(p, layer.value, x)).reshape(heads)
+    scores = jnp.einsum("bqad,bkad->baqk", query, key, precision=_PRECISION)  # [B, A, T, T]
+    weights = jax.nn.softmax(scores * spec.config.head_size**-0.5 + mask, axis=-1)
+    context = jnp.einsum("baqk,bkad->bqad", weights, value, precision=_PRECISION)
+    context = tap("context", context.reshape(x.shape))  # [B, T, H]
+    return tap("attention_output", linear(p, layer.attention_output, context))
+
+
+def feed_forward(p: Parameters, spec: EncoderSpec, layer: Layer, x: Array, tap: Tap) -> Array:
+    """Two linear layers with the activation between them."""
+    x = tap("intermediate", ACTIVATIONS[spec.config.activation](linear(p, layer.intermediate, x)))  # [B, T, I]
+    return tap("output", linear(p, layer.output, x))  # [B, T, H]
+
+
+def pooler(p: Parameters, dense: Linear, x: Array) -> Array:
+    """tanh of a linear layer over the first token: [B, H]."""
+    return jnp.tanh(linear(p, dense, x[:, 0]))
+
+
+def mlm_head(p: Parameters, spec: EncoderSpec, head: MaskedLMHead, x: Array) -> Array:
+    """Vocabulary logits [B, T, V]."""
+    x = ACTIVATIONS[head.activation](linear(p, head.dense, x))  # [B, T, E]
+    x = layer_norm(p, spec, head.norm, x)
+    product = "bte,ve->btv" if spec.tied else "bte,ev->btv"  # a tied decoder is the embedding table [V, E]
+    return jnp.einsum(product, x, p[head.decoder], precision=_PRECISION) + p[head.decoder_bias]
+
+
+def linear_head(p: Parameters, head: LinearHead, x: Array, pooled: Array | None) -> Array:
+    """Label logits over every token, the first token, or the pooler's output."""
+    x = {"tokens": x, "first_token": x[:, 0], "pooler": pooled}[head.over]
+    if head.dense:
+        x = ACTIVATIONS[head.activation](linear(p, head.dense, x))
+    x = linear(p, head.projection, x)
+    return x.squeeze(-1) if head.squeeze else x
+
+
+def lookup(table: Array, ids: Array) -> Array:
+    """Rows of a table; NaN for an id beyond it, where plain indexing would take the last row."""
+    return jnp.take(table, ids, axis=0, mode="fill", fill_value=jnp.nan)
+
+
+def linear(p: Parameters, layer: Linear, x: Array) -> Array:
+    """x K + b, with the kernel K [inputs, outputs]."""
+    return jnp.matmul(x, p[layer.weight], precision=_PRECISION) + p[layer.bias]
+
+
+def layer_norm(p: Parameters, spec: EncoderSpec, norm: Norm, x: Array) -> Array:
+    """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
+    centred = x - x.mean(-1, keepdims=True)
+    variance = jnp.square(centred).mean(-1, keepdims=True)
+    return centred * lax.rsqrt(variance + spec.config.layer_norm_eps) * p[norm.weight] + p[norm.bias]
+
+
+class _Branch(nn.Module):
+    """One inner node of the parameter tree."""
+
+    tree: Mapping[str, Any]
+
+    @nn.compact
+    def __call__(self) -> Parameters:
+        return _declare(self, self.tree)
+
+
+def _declare(module: nn.Module, tree: Mapping[str, Any]) -> Parameters:
+    """Declare a tree's parameters on a module; return them under their canonical names."""
+    found: dict[str, Array] = {}
+    for name, branch in tree.items():
+        if isinstance(branch, Parameter):
+            found[branch.name] = module.param(name, _INITIALIZERS[branch.kind], flax_shape(branch))
+        else:
+            found |= _Branch(branch, name=name)()
+    return found

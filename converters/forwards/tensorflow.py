@@ -1,0 +1,169 @@
+"""TensorFlow: the encoder as a `tf.Module`, without Keras.
+
+Variables keep the checkpoint's [outputs, inputs] kernels, and hang on modules named after the parts
+of their canonical names: `model.bert.encoder.layer` and so on in a loaded SavedModel.
+"""
+
+import math
+from collections.abc import Callable, Collection, Mapping
+
+import numpy as np
+import tensorflow as tf
+from tensorflow import Tensor
+
+from converters.spec import EncoderSpec, Layer, Linear, LinearHead, MaskedLMHead, Norm
+
+Parameters = Mapping[str, tf.Variable]
+Tap = Callable[[str, Tensor], Tensor]
+
+
+def gelu_erf(x: Tensor) -> Tensor:
+    """x Φ(x), with the exact normal distribution function (Hendrycks & Gimpel 2016, arXiv:1606.08415)."""
+    return 0.5 * x * (1 + tf.math.erf(x * math.sqrt(0.5)))
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """The tanh approximation of `gelu_erf`, from the same paper."""
+    return 0.5 * x * (1 + tf.math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * tf.math.pow(x, 3))))
+
+
+ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": tf.nn.relu}
+
+
+class Encoder(tf.Module):
+    """An encoder with its head. `arrays` gives each parameter's values by canonical name."""
+
+    def __init__(self, spec: EncoderSpec, arrays: Callable[[str], np.ndarray]):
+        super().__init__(name="encoder")
+        self._spec = spec
+        self._by_name = {}
+        for parameter in spec.parameters():
+            self._by_name[parameter.name] = _register(self, parameter.name, arrays(parameter.name))
+
+    def __call__(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, outputs: Collection[str]
+    ) -> dict[str, Tensor]:
+        """The named outputs, from integer tensors [B, T]."""
+        found: dict[str, Tensor] = {}
+
+        def tap(name: str, x: Tensor) -> Tensor:
+            if name in outputs:
+                found[name] = x
+            return x
+
+        spec, p = self._spec, self._by_name
+        x = embeddings(p, spec, input_ids, token_type_ids)  # [B, T, H]
+        mask = tf.cast(1 - attention_mask, x.dtype)[:, tf.newaxis, tf.newaxis, :] * x.dtype.min  # [B, 1, 1, T]
+        x = encoder(p, spec, x, mask, tap)
+        tap("last_hidden_state", x)
+        pooled = tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler else None
+        if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
+            tap("logits", mlm_head(p, spec, spec.head, x))
+        elif "logits" in outputs and spec.head is not None:
+            tap("logits", linear_head(p, spec.head, x, pooled))
+        return found
+
+
+def embeddings(p: Parameters, spec: EncoderSpec, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
+    """Word + position + token type, then LayerNorm and a projection to H where the family has them."""
+    positions = tf.range(tf.shape(input_ids)[1])
+    x = tf.gather(p[spec.word_embeddings.weight], input_ids)  # [B, T, E]
+    x = x + tf.gather(p[spec.token_type_embeddings.weight], token_type_ids)
+    x = x + tf.gather(p[spec.position_embeddings.weight], positions)
+    if spec.embeddings_norm:
+        x = layer_norm(p, spec, spec.embeddings_norm, x)
+    return linear(p, spec.embeddings_projection, x) if spec.embeddings_projection else x  # [B, T, H]
+
+
+def encoder(p: Parameters, spec: EncoderSpec, x: Tensor, mask: Tensor, tap: Tap) -> Tensor:
+    """Every block in turn; `hidden_states.N` is the input of block N, the last is the result."""
+    number = 0
+    for index, block in enumerate(spec.blocks):
+        x = tap(f"hidden_states.{index}", x)
+        for layer in block:
+            x = encoder_layer(p, spec, layer, x, mask, lambda name, y, n=number: tap(f"layers.{n}.{name}", y))
+            number += 1
+    if spec.final_norm:
+        x = layer_norm(p, spec, spec.final_norm, x)
+    return tap(f"hidden_states.{len(spec.blocks)}", x)
+
+
+def encoder_layer(p: Parameters, spec: EncoderSpec, layer: Layer, x: Tensor, mask: Tensor, tap: Tap) -> Tensor:
+    """Attention and feed-forward, each with a residual; LayerNorm after each sum, or before each part."""
+    if layer.norm_first:
+        x = x + attention(p, spec, layer, layer_norm(p, spec, layer.attention_norm, x), mask, tap)
+        tap("after_attention", x)
+        return x + feed_forward(p, spec, layer, layer_norm(p, spec, layer.output_norm, x), tap)
+    x = layer_norm(p, spec, layer.attention_norm, x + attention(p, spec, layer, x, mask, tap))
+    tap("after_attention", x)
+    return layer_norm(p, spec, layer.output_norm, x + feed_forward(p, spec, layer, x, tap))
+
+
+def attention(p: Parameters, spec: EncoderSpec, layer: Layer, x: Tensor, mask: Tensor, tap: Tap) -> Tensor:
+    """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), then a projection."""
+    batch, length = tf.unstack(tf.shape(x)[:2])
+    heads = (batch, length, spec.config.num_attention_heads, spec.config.head_size)
+    query = tf.transpose(tf.reshape(tap("query", linear(p, layer.query, x)), heads), (0, 2, 1, 3))  # [B, A, T, d]
+    key = tf.transpose(tf.reshape(tap("key", linear(p, layer.key, x)), heads), (0, 2, 1, 3))
+    value = tf.transpose(tf.reshape(tap("value", linear(p, layer.value, x)), heads), (0, 2, 1, 3))
+    scores = tf.matmul(query, key, transpose_b=True) * spec.config.head_size**-0.5  # [B, A, T, T]
+    context = tf.transpose(tf.matmul(tf.nn.softmax(scores + mask), value), (0, 2, 1, 3))  # [B, T, A, d]
+    context = tap("context", tf.reshape(context, (batch, length, spec.config.hidden_size)))
+    return tap("attention_output", linear(p, layer.attention_output, context))
+
+
+def feed_forward(p: Parameters, spec: EncoderSpec, layer: Layer, x: Tensor, tap: Tap) -> Tensor:
+    """Two linear layers with the activation between them."""
+    x = tap("intermediate", ACTIVATIONS[spec.config.activation](linear(p, layer.intermediate, x)))  # [B, T, I]
+    return tap("output", linear(p, layer.output, x))  # [B, T, H]
+
+
+def pooler(p: Parameters, dense: Linear, x: Tensor) -> Tensor:
+    """tanh of a linear layer over the first token: [B, H]."""
+    return tf.math.tanh(linear(p, dense, x[:, 0]))
+
+
+def mlm_head(p: Parameters, spec: EncoderSpec, head: MaskedLMHead, x: Tensor) -> Tensor:
+    """Vocabulary logits [B, T, V]."""
+    x = ACTIVATIONS[head.activation](linear(p, head.dense, x))  # [B, T, E]
+    return affine(layer_norm(p, spec, head.norm, x), p[head.decoder], p[head.decoder_bias])
+
+
+def linear_head(p: Parameters, head: LinearHead, x: Tensor, pooled: Tensor | None) -> Tensor:
+    """Label logits over every token, the first token, or the pooler's output."""
+    x = {"tokens": x, "first_token": x[:, 0], "pooler": pooled}[head.over]
+    if head.dense:
+        x = ACTIVATIONS[head.activation](linear(p, head.dense, x))
+    x = linear(p, head.projection, x)
+    return tf.squeeze(x, -1) if head.squeeze else x
+
+
+def linear(p: Parameters, layer: Linear, x: Tensor) -> Tensor:
+    """x Wᵀ + b."""
+    return affine(x, p[layer.weight], p[layer.bias])
+
+
+def affine(x: Tensor, weight: tf.Variable, bias: tf.Variable) -> Tensor:
+    """x Wᵀ + b over the last axis, as one plain matrix product: a broadcast one is far slower."""
+    rows = tf.reshape(x, (-1, weight.shape[1]))
+    product = tf.nn.bias_add(tf.matmul(rows, weight, transpose_b=True), bias)
+    return tf.reshape(product, tf.concat((tf.shape(x)[:-1], (weight.shape[0],)), 0))
+
+
+def layer_norm(p: Parameters, spec: EncoderSpec, norm: Norm, x: Tensor) -> Tensor:
+    """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
+    centred = x - tf.reduce_mean(x, -1, keepdims=True)
+    variance = tf.reduce_mean(tf.square(centred), -1, keepdims=True)
+    return centred * tf.math.rsqrt(variance + spec.config.layer_norm_eps) * p[norm.weight] + p[norm.bias]
+
+
+def _register(module: tf.Module, name: str, array: np.ndarray) -> tf.Variable:
+    """Hang a variable on the module that its dotted name leads to, making the modules on the way."""
+    *path, leaf = name.split(".")
+    for part in path:
+        if not hasattr(module, part):
+            setattr(module, part, tf.Module(name=f"part_{part}"))
+        module = getattr(module, part)
+    variable = tf.Variable(array, trainable=False, name=name)
+    setattr(module, leaf, variable)
+    return variable

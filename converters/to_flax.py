@@ -1,0 +1,78 @@
+"""Write the `flax_model.msgpack` that `flax.serialization` and transformers' Flax classes load.
+
+Needs neither jax nor flax: the tree is streamed out, so memory holds one tensor at a time.
+"""
+
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from converters.artifact import ArtifactWriter
+from converters.checkpoint import Checkpoint
+from converters.layout import FLAX_WEIGHTS, flax_shape, flax_transposes, flax_tree
+from converters.spec import Parameter
+
+# From flax/serialization.py: the msgpack extension type of an array, and the size in bytes above
+# which an array becomes a map of flat pieces, each well under msgpack's limit for one object.
+ARRAY_TYPE = 1
+MAX_CHUNK_BYTES = 2**30
+CHUNKED = "__msgpack_chunked_array__"
+
+Pieces = Iterator[bytes | memoryview]
+
+
+def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
+    """Write every parameter as float32 into the tree of `layout.flax_path`, kernels as [inputs, outputs].
+
+    A tied decoder is left out, as `FlaxBertForMaskedLM` does: it is the embedding table.
+    """
+    with writer.open(FLAX_WEIGHTS) as file:
+        for piece in _pack_tree(checkpoint, flax_tree(checkpoint.parameters())):
+            file.write(piece)
+
+
+def _pack_tree(checkpoint: Checkpoint, tree: Mapping[str, Any]) -> Pieces:
+    yield msgpack.Packer().pack_map_header(len(tree))
+    for name, branch in tree.items():
+        yield msgpack.packb(name)
+        if isinstance(branch, Mapping):
+            yield from _pack_tree(checkpoint, branch)
+        elif 4 * math.prod(branch.shape) > MAX_CHUNK_BYTES:
+            yield from _pack_chunked_array(checkpoint, branch)
+        else:
+            yield _array_header(flax_shape(branch))
+            yield from checkpoint.chunks(branch, transpose=flax_transposes(branch))
+
+
+def _pack_chunked_array(checkpoint: Checkpoint, parameter: Parameter) -> Pieces:
+    array = checkpoint.array(parameter.name)
+    flat = np.ascontiguousarray(array.T if flax_transposes(parameter) else array).reshape(-1)
+    step = MAX_CHUNK_BYTES // 4
+    starts = range(0, flat.size, step)
+    yield msgpack.Packer().pack_map_header(3)
+    yield msgpack.packb(CHUNKED) + msgpack.packb(True)
+    yield msgpack.packb("shape") + msgpack.packb({str(axis): n for axis, n in enumerate(flax_shape(parameter))})
+    yield msgpack.packb("chunks") + msgpack.Packer().pack_map_header(len(starts))
+    for number, start in enumerate(starts):
+        chunk = flat[start : start + step]
+        yield msgpack.packb(str(number)) + _array_header(chunk.shape)
+        yield chunk.view(np.uint8).data
+    checkpoint.release(parameter.name)
+
+
+def _array_header(shape: tuple[int, ...]) -> bytes:
+    """What precedes a float32 array's bytes: the extension's header, then (shape, dtype name, bytes)."""
+    size = 4 * math.prod(shape)
+    inner = msgpack.Packer().pack_array_header(3) + msgpack.packb(shape) + msgpack.packb("float32")
+    inner += _length(size, {1: b"\xc4", 2: b"\xc5", 4: b"\xc6"})
+    return _length(len(inner) + size, {1: b"\xc7", 2: b"\xc8", 4: b"\xc9"}) + bytes([ARRAY_TYPE]) + inner
+
+
+def _length(size: int, markers: dict[int, bytes]) -> bytes:
+    """A length in the fewest of 1, 2 or 4 bytes, after its marker (msgpack's spec.md, `bin` and `ext`)."""
+    width = 1 if size < 2**8 else 2 if size < 2**16 else 4
+    return markers[width] + struct.pack({1: ">B", 2: ">H", 4: ">I"}[width], size)

@@ -1,0 +1,36 @@
+"""TensorFlow artifacts, run through the SavedModel's own signatures."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from converters.errors import InputError
+from runtimes.base import Inputs, Runtime
+
+
+class TensorFlowRuntime(Runtime):
+    """Calls the smallest signature that computes what is asked for, in strict float32."""
+
+    def _open(self) -> None:
+        if self.device == "cuda" and not tf.config.list_physical_devices("GPU"):
+            raise InputError("--device cuda", "this TensorFlow sees no CUDA device")
+        # TF32 rounds inputs to 10 bits of mantissa: never in strict mode.
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+        if self.threads:
+            tf.config.threading.set_intra_op_parallelism_threads(self.threads)
+        self._place = tf.device("/GPU:0" if self.device == "cuda" else "/CPU:0")
+        with self._place:
+            self._model = tf.saved_model.load(str(self.artifact.folder))
+
+    def _run(self, inputs: Inputs, outputs: tuple[str, ...]) -> Mapping[str, NDArray]:
+        compute = self._model.signatures[self.signature_for(outputs)]
+        with self._place:
+            tensors = {name: tf.constant(array) for name, array in inputs.as_dict(np.int32).items()}
+            found = compute(**tensors)
+        return {name: found[name].numpy() for name in outputs}
+
+    def close(self) -> None:
+        """Free the model."""
+        del self._model
