@@ -1,0 +1,196 @@
+"""ONNX: the encoder as a graph of standard operators, built node by node.
+
+The functions are those of the PyTorch forward, in the same order. A token is a row: x is [N, H] with
+N = B·T, so that a linear layer is one Gemm over the checkpoint's own [outputs, inputs] bytes.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+
+from onnx import TensorProto
+
+from converters.onnx_graph import Graph
+from converters.spec import MASK_VALUE, EncoderSpec, Layer, Linear, LinearHead, MaskedLMHead, Norm
+
+FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+
+# Names a value and gives its axes after [batch] or [batch, length]; returns the value.
+Tap = Callable[..., str]
+
+
+def gelu_erf(g: Graph, scope: str, x: str) -> str:
+    """x Φ(x), with the exact normal distribution function (Hendrycks & Gimpel 2016, arXiv:1606.08415)."""
+    return g.node(scope, "Gelu", [x], approximate="none")
+
+
+def gelu_tanh(g: Graph, scope: str, x: str) -> str:
+    """The tanh approximation of `gelu_erf`, from the same paper."""
+    return g.node(scope, "Gelu", [x], approximate="tanh")
+
+
+def relu(g: Graph, scope: str, x: str) -> str:
+    """max(x, 0)."""
+    return g.node(scope, "Relu", [x])
+
+
+ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": relu}
+
+
+def build_encoder(g: Graph, spec: EncoderSpec, outputs: Collection[str]) -> None:
+    """Add the encoder with its head to `g`, and make the named outputs the graph's outputs.
+
+    Inputs are int64 [batch, length]. Outputs are float32 [batch, length, width], or [batch, width]
+    where they stand for a whole row.
+    """
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    input_ids, attention_mask, token_type_ids = (g.input(name, INT64, ("batch", "length")) for name in names)
+    g.node("tokens_shape", "Shape", [input_ids], result="tokens_shape")  # B, T
+
+    def tap(name: str, x: str, axes: Sequence[int], per_token: bool = True) -> str:
+        if name in outputs and per_token:
+            g.output(to_tokens(g, name, x, axes, result=name), FLOAT, ("batch", "length", *axes))
+        elif name in outputs:
+            g.output(g.node(name, "Identity", [x], result=name), FLOAT, ("batch", *axes))
+        return x
+
+    x = embeddings(g, spec, input_ids, token_type_ids)  # [N, H]
+    x = encoder(g, spec, x, mask_scores(g, attention_mask), tap)
+    hidden = [spec.config.hidden_size]
+    tap("last_hidden_state", x, hidden)
+    pooled = tap("pooler_output", pooler(g, spec, spec.pooler, x), hidden, per_token=False) if spec.pooler else ""
+    if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
+        tap("logits", mlm_head(g, spec, spec.head, x), [spec.head.vocab_size])
+    elif "logits" in outputs and spec.head is not None:
+        axes = [] if spec.head.squeeze else [spec.head.projection.outputs]
+        tap("logits", linear_head(g, spec, spec.head, x, pooled), axes, per_token=spec.head.over == "tokens")
+
+
+def embeddings(g: Graph, spec: EncoderSpec, input_ids: str, token_type_ids: str) -> str:
+    """Word + position + token type, then LayerNorm and a projection to H where the family has them."""
+    scope = spec.word_embeddings.name.rpartition(".")[0]
+    length = g.node(scope, "Shape", [input_ids], start=1)
+    first = g.constant("first", INT64, [0])
+    x = g.lookup(spec.word_embeddings, input_ids)  # [B, T, E]
+    x = g.node(scope, "Add", [x, g.lookup(spec.token_type_embeddings, token_type_ids)])
+    positions = g.node(spec.position_embeddings.name, "Slice", [g.weight(spec.position_embeddings.weight), first, length])
+    x = g.node(scope, "Add", [x, positions])
+    x = to_rows(g, scope, x, spec.word_embeddings.size)  # [N, E]
+    if spec.embeddings_norm:
+        x = layer_norm(g, spec, spec.embeddings_norm, x)
+    return linear(g, spec.embeddings_projection, x) if spec.embeddings_projection else x  # [N, H]
+
+
+def mask_scores(g: Graph, attention_mask: str) -> str:
+    """What is added to attention scores: 0 for a token, MASK_VALUE for padding: [B, 1, 1, T]."""
+    scope = "attention_mask"
+    ones = g.constant("one", FLOAT, 1.0)
+    hidden = g.node(scope, "Sub", [ones, g.node(scope, "Cast", [attention_mask], to=FLOAT)])
+    scores = g.node(scope, "Mul", [hidden, g.constant("mask_value", FLOAT, MASK_VALUE)])
+    return g.node(scope, "Unsqueeze", [scores, g.constant("heads_and_queries", INT64, [1, 2])])
+
+
+def encoder(g: Graph, spec: EncoderSpec, x: str, mask: str, tap: Tap) -> str:
+    """Every block in turn; `hidden_states.N` is the input of block N, the last is the result."""
+    number, hidden = 0, [spec.config.hidden_size]
+    for index, block in enumerate(spec.blocks):
+        x = tap(f"hidden_states.{index}", x, hidden)
+        for layer in block:
+            x = encoder_layer(g, spec, layer, x, mask, lambda name, *y, n=number: tap(f"layers.{n}.{name}", *y))
+            number += 1
+    if spec.final_norm:
+        x = layer_norm(g, spec, spec.final_norm, x)
+    return tap(f"hidden_states.{len(spec.blocks)}", x, hidden)
+
+
+def encoder_layer(g: Graph, spec: EncoderSpec, layer: Layer, x: str, mask: str, tap: Tap) -> str:
+    """Attention and feed-forward, each with a residual; LayerNorm after each sum, or before each part."""
+    hidden = [spec.config.hidden_size]
+    if layer.norm_first:
+        attended = attention(g, spec, layer, layer_norm(g, spec, layer.attention_norm, x), mask, tap)
+        x = tap("after_attention", g.node(layer.attention_output.name, "Add", [x, attended]), hidden)
+        transformed = feed_forward(g, spec, layer, layer_norm(g, spec, layer.output_norm, x), tap)
+        return g.node(layer.output.name, "Add", [x, transformed])
+    x = g.node(layer.attention_output.name, "Add", [x, attention(g, spec, layer, x, mask, tap)])
+    x = tap("after_attention", layer_norm(g, spec, layer.attention_norm, x), hidden)
+    x = g.node(layer.output.name, "Add", [x, feed_forward(g, spec, layer, x, tap)])
+    return layer_norm(g, spec, layer.output_norm, x)
+
+
+def attention(g: Graph, spec: EncoderSpec, layer: Layer, x: str, mask: str, tap: Tap) -> str:
+    """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), then a projection."""
+    scope, hidden = layer.query.name.rpartition(".")[0], spec.config.hidden_size
+    heads = [spec.config.num_attention_heads, spec.config.head_size]
+
+    def split(part: Linear, role: str, order: Sequence[int]) -> str:
+        y = tap(role, linear(g, part, x), [hidden])
+        return g.node(part.name, "Transpose", [to_tokens(g, part.name, y, heads)], perm=order)
+
+    query = split(layer.query, "query", (0, 2, 1, 3))  # [B, A, T, d]
+    key = split(layer.key, "key", (0, 2, 3, 1))  # [B, A, d, T]
+    value = split(layer.value, "value", (0, 2, 1, 3))  # [B, A, T, d]
+    scale = g.constant("attention_scale", FLOAT, spec.config.head_size**-0.5)
+    scores = g.node(scope, "Mul", [g.node(f"{scope}/scores", "MatMul", [query, key]), scale])  # [B, A, T, T]
+    weights = g.node(scope, "Softmax", [g.node(scope, "Add", [scores, mask])], axis=-1)
+    context = g.node(scope, "Transpose", [g.node(f"{scope}/context", "MatMul", [weights, value])], perm=(0, 2, 1, 3))
+    context = tap("context", to_rows(g, scope, context, hidden), [hidden])  # [N, H]
+    return tap("attention_output", linear(g, layer.attention_output, context), [hidden])
+
+
+def feed_forward(g: Graph, spec: EncoderSpec, layer: Layer, x: str, tap: Tap) -> str:
+    """Two linear layers with the activation between them."""
+    activation = ACTIVATIONS[spec.config.activation]
+    x = activation(g, layer.intermediate.name, linear(g, layer.intermediate, x))  # [N, I]
+    x = linear(g, layer.output, tap("intermediate", x, [layer.intermediate.outputs]))
+    return tap("output", x, [layer.output.outputs])  # [N, H]
+
+
+def pooler(g: Graph, spec: EncoderSpec, dense: Linear, x: str) -> str:
+    """tanh of a linear layer over the first token: [B, H]."""
+    return g.node(dense.name, "Tanh", [linear(g, dense, first_tokens(g, spec, dense.name, x))])
+
+
+def mlm_head(g: Graph, spec: EncoderSpec, head: MaskedLMHead, x: str) -> str:
+    """Vocabulary logits [N, V]."""
+    x = ACTIVATIONS[head.activation](g, head.dense.name, linear(g, head.dense, x))  # [N, E]
+    x = layer_norm(g, spec, head.norm, x)
+    return g.linear(head.decoder_bias.rpartition(".")[0], head.decoder, head.decoder_bias, x)
+
+
+def linear_head(g: Graph, spec: EncoderSpec, head: LinearHead, x: str, pooled: str) -> str:
+    """Label logits over every token [N, labels], the first token or the pooler's output [B, labels]."""
+    if head.over == "first_token":
+        x = first_tokens(g, spec, head.projection.name, x)
+    elif head.over == "pooler":
+        x = pooled
+    if head.dense:
+        x = ACTIVATIONS[head.activation](g, head.dense.name, linear(g, head.dense, x))
+    return linear(g, head.projection, x)
+
+
+def linear(g: Graph, layer: Linear, x: str) -> str:
+    """x Wᵀ + b."""
+    return g.linear(layer.name, layer.weight, layer.bias, x)
+
+
+def layer_norm(g: Graph, spec: EncoderSpec, norm: Norm, x: str) -> str:
+    """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
+    inputs = [x, g.weight(norm.weight), g.weight(norm.bias)]
+    return g.node(norm.name, "LayerNormalization", inputs, axis=-1, epsilon=spec.config.layer_norm_eps)
+
+
+def to_tokens(g: Graph, scope: str, rows: str, axes: Sequence[int], result: str = "") -> str:
+    """[N, …] -> [B, T, *axes]."""
+    shape = "tokens_shape"
+    if axes:
+        name = "x".join(map(str, axes))
+        shape = g.node(scope, "Concat", [shape, g.constant(f"axes.{name}", INT64, axes)], axis=0)
+    return g.node(scope, "Reshape", [rows, shape], result=result)
+
+
+def to_rows(g: Graph, scope: str, x: str, width: int) -> str:
+    """[B, T, …] -> [N, width]."""
+    return g.node(scope, "Reshape", [x, g.constant(f"rows.{width}", INT64, [-1, width])])
+
+
+def first_tokens(g: Graph, spec: EncoderSpec, scope: str, x: str) -> str:
+    """[N, H] -> [B, H]."""
+    return g.node(scope, "Gather", [to_tokens(g, scope, x, [spec.config.hidden_size]), g.constant("zero", INT64, 0)], axis=1)

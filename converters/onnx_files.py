@@ -1,0 +1,43 @@
+"""The files of an ONNX artifact: a graph per signature over one file of weights. Needs no onnx."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from converters.artifact import ArtifactWriter
+
+WEIGHT_FILE = "model.onnx.data"
+
+# ONNX Runtime maps tensors into memory, and a mapping begins at a page.
+_PAGE = 4096
+
+
+def graph_file(signature: str) -> str:
+    """The file that computes this group of outputs. `model.onnx` is what optimum looks for."""
+    return "model.onnx" if signature == "serving_default" else f"{signature}.onnx"
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor's data type (a number of `onnx.TensorProto`), shape, and place in the weight file."""
+
+    dtype: int
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+class WeightFile:
+    """Streams tensors into the weight file; `stored` says where each one went."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self.stored: dict[str, StoredTensor] = {}
+
+    def add(self, name: str, dtype: int, shape: tuple[int, ...], chunks: Iterable[bytes | memoryview]) -> None:
+        """Append a tensor, beginning at a page."""
+        offset = -(-self._file.tell() // _PAGE) * _PAGE
+        self._file.write(bytes(offset - self._file.tell()))
+        for chunk in chunks:
+            self._file.write(chunk)
+        self.stored[name] = StoredTensor(dtype, shape, offset, self._file.tell() - offset)

@@ -1,0 +1,95 @@
+"""Graph: an ONNX graph, built node by node, over one file of weights.
+
+Node names say which parameter a node uses (`bert.encoder.layer.0.attention.self.query/Gemm`), and a
+node's result is named after the node. Equal calls give equal bytes.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from onnx import GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto, helper
+
+from converters.onnx_files import WEIGHT_FILE, StoredTensor
+from converters.spec import Embedding
+
+# Fixed, so that an artifact's bytes do not depend on which onnx release wrote them. Opset 20 is the
+# first with Gelu; IR version 9 came with it (onnx 1.15, ONNX Runtime 1.17).
+OPSET = 20
+IR_VERSION = 9
+CONTRIB_DOMAIN = "com.microsoft"
+
+Shape = Sequence[int | str]
+
+
+class Graph:
+    """One graph under construction. Subclasses say how `lookup` and `linear` compute."""
+
+    def __init__(self, weights: Mapping[str, StoredTensor]):
+        """`weights` are the initializers that the graph may use."""
+        self._weights = weights
+        self._proto = GraphProto(name="encoder")
+        self._initializers: dict[str, TensorProto] = {}
+        self._uses: dict[str, int] = {}
+
+    def input(self, name: str, dtype: int, shape: Shape) -> str:
+        """Declare a graph input; named axes are dynamic."""
+        self._proto.input.append(helper.make_tensor_value_info(name, dtype, shape))
+        return name
+
+    def output(self, name: str, dtype: int, shape: Shape) -> str:
+        """Declare the value `name` as a graph output."""
+        self._proto.output.append(helper.make_tensor_value_info(name, dtype, shape))
+        return name
+
+    def weight(self, name: str) -> str:
+        """An initializer of the weight file."""
+        if name not in self._initializers:
+            stored = self._weights[name]
+            place = {"location": WEIGHT_FILE, "offset": stored.offset, "length": stored.nbytes}
+            self._initializers[name] = TensorProto(
+                name=name,
+                data_type=stored.dtype,
+                dims=stored.shape,
+                data_location=TensorProto.EXTERNAL,
+                external_data=[StringStringEntryProto(key=key, value=str(value)) for key, value in place.items()],
+            )
+        return name
+
+    def constant(self, name: str, dtype: int, value: float | Sequence[float]) -> str:
+        """A number or a vector kept in the graph itself. One name, one value."""
+        values, shape = (value, [len(value)]) if isinstance(value, Sequence) else ([value], [])
+        tensor = helper.make_tensor(name, dtype, shape, values)
+        if self._initializers.setdefault(name, tensor) != tensor:
+            raise ValueError(f"{name}: already a constant of another value")
+        return name
+
+    def node(
+        self, scope: str, operator: str, inputs: Sequence[str], *, result: str = "", domain: str = "", **attributes: object
+    ) -> str:
+        """Add the node `scope/operator` and return the name of its result, which is its own unless given.
+
+        A name that is taken gets a number: a layer that ALBERT runs for the third time is `…/Gemm_2`.
+        """
+        name = f"{scope}/{operator}"
+        uses = self._uses[name] = self._uses.get(name, 0) + 1
+        name = f"{name}_{uses - 1}" if uses > 1 else name
+        result = result or name
+        self._proto.node.append(helper.make_node(operator, inputs, [result], name=name, domain=domain, **attributes))
+        return result
+
+    def lookup(self, table: Embedding, ids: str) -> str:
+        """Rows of an embedding table: [B, T] -> [B, T, E]."""
+        raise NotImplementedError
+
+    def linear(self, scope: str, weight: str, bias: str, x: str) -> str:
+        """x Wᵀ + b: [N, inputs] -> [N, outputs]."""
+        raise NotImplementedError
+
+    def model(self) -> ModelProto:
+        """The finished model: the graph and its versions, and nothing that could differ between builds."""
+        graph = GraphProto()
+        graph.CopyFrom(self._proto)
+        graph.initializer.extend(self._initializers.values())
+        domains = {"": OPSET, CONTRIB_DOMAIN: 1}
+        used = {node.domain for node in graph.node}
+        opsets = [helper.make_opsetid(domain, version) for domain, version in domains.items() if domain in used]
+        return helper.make_model(graph, ir_version=IR_VERSION, opset_imports=opsets, producer_name="yizhi")

@@ -1,0 +1,47 @@
+"""Write ONNX graphs, one per signature, over one file of float32 weights.
+
+ONNX Runtime computes every output of a graph, whichever are asked for; so each named group of
+outputs has a small graph of its own, and they share the weights.
+"""
+
+from collections.abc import Mapping
+
+from onnx import TensorProto
+
+from converters.artifact import ArtifactWriter
+from converters.checkpoint import Checkpoint
+from converters.forwards.onnx import build_encoder
+from converters.onnx_files import WEIGHT_FILE, StoredTensor, WeightFile, graph_file
+from converters.onnx_graph import Graph
+from converters.spec import Embedding, EncoderSpec
+
+
+class Float32Graph(Graph):
+    """Each linear layer is a Gemm over the checkpoint's own [outputs, inputs] kernel."""
+
+    def lookup(self, table: Embedding, ids: str) -> str:
+        """Rows of an embedding table: [B, T] -> [B, T, E]."""
+        return self.node(table.name, "Gather", [self.weight(table.weight), ids], axis=0)
+
+    def linear(self, scope: str, weight: str, bias: str, x: str) -> str:
+        """x Wᵀ + b: [N, inputs] -> [N, outputs]."""
+        return self.node(scope, "Gemm", [x, self.weight(weight), self.weight(bias)], transB=1)
+
+
+def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
+    """Write `model.onnx.data`, every parameter once as float32, and `model.onnx` and its sisters."""
+    with writer.open(WEIGHT_FILE) as file:
+        weights = WeightFile(file)
+        for parameter in checkpoint.parameters():
+            weights.add(parameter.name, TensorProto.FLOAT, parameter.shape, checkpoint.chunks(parameter))
+    write_graphs(Float32Graph, checkpoint.spec, weights.stored, writer)
+
+
+def write_graphs(
+    kind: type[Graph], spec: EncoderSpec, weights: Mapping[str, StoredTensor], writer: ArtifactWriter
+) -> None:
+    """Write a graph of this kind per signature."""
+    for signature, outputs in spec.signatures().items():
+        graph = kind(weights)
+        build_encoder(graph, spec, outputs)
+        writer.write(graph_file(signature), graph.model().SerializeToString(deterministic=True))

@@ -1,0 +1,45 @@
+"""ONNX artifacts, fp32 and int8, run by ONNX Runtime. Needs no onnx."""
+
+import threading
+from collections.abc import Mapping
+
+import onnxruntime
+from numpy.typing import NDArray
+
+from converters.errors import InputError
+from converters.onnx_files import graph_file
+from runtimes.base import Inputs, Runtime
+
+_PROVIDERS = {
+    "cpu": ["CPUExecutionProvider"],
+    # TF32 rounds inputs to 10 bits of mantissa: never in strict mode.
+    "cuda": [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"],
+}
+
+
+class OnnxRuntime(Runtime):
+    """One session per signature, opened when first asked for: ORT computes every output of a graph."""
+
+    def _open(self) -> None:
+        if self.device == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            raise InputError("--device cuda", "this ONNX Runtime has no CUDA provider")
+        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
+        self._lock = threading.Lock()
+
+    def _run(self, inputs: Inputs, outputs: tuple[str, ...]) -> Mapping[str, NDArray]:
+        session = self._session(self.signature_for(outputs))
+        return dict(zip(outputs, session.run(outputs, inputs.as_dict()), strict=True))
+
+    def _session(self, signature: str) -> onnxruntime.InferenceSession:
+        with self._lock:
+            if signature not in self._sessions:
+                options = onnxruntime.SessionOptions()
+                options.intra_op_num_threads = self.threads or 0  # 0: one per core
+                self._sessions[signature] = onnxruntime.InferenceSession(
+                    self.artifact.folder / graph_file(signature), options, providers=_PROVIDERS[self.device]
+                )
+            return self._sessions[signature]
+
+    def close(self) -> None:
+        """Close every session."""
+        self._sessions.clear()
