@@ -1,23 +1,27 @@
 """An artifact folder: written whole or not at all, and described by its own `artifact.json`."""
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from converters.checkpoint import Checkpoint, sha256_of_file
 from converters.config import read_json_object
-from converters.errors import InputError
+from converters.errors import InputError, show
 from converters.tokenizer_files import tokenizer_files
 
 DESCRIPTION = "artifact.json"
 SCHEMA_VERSION = 1
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,11 @@ class Artifact:
         description = read_json_object(folder / DESCRIPTION)
         faults = []
         if description.get("schema_version") != SCHEMA_VERSION:
-            faults.append(f"schema_version: expected {SCHEMA_VERSION}; found {description.get('schema_version')!r}")
+            faults.append(f"schema_version: expected {SCHEMA_VERSION}; found {show(description.get('schema_version'))}")
         for key, kind in {"target": str, "precision": str, "task": str, "signatures": dict, "files": dict}.items():
             if not isinstance(description.get(key), kind):
-                faults.append(f"{key}: expected {kind.__name__}; found {description.get(key)!r}")
+                faults.append(f"{key}: expected {kind.__name__}; found {show(description.get(key))}")
+        faults += _find_bad_entries(description)
         if faults:
             raise InputError(folder / DESCRIPTION, faults)
         return cls(folder, description)
@@ -59,24 +64,22 @@ class Artifact:
     def find_altered_files(self) -> list[str]:
         """One line per file that is missing, extra, linked or not what was written."""
         expected = self.description["files"]
-        found = {path.relative_to(self.folder).as_posix(): path for path in self.folder.rglob("*") if not path.is_dir()}
-        found.pop(DESCRIPTION, None)
-        faults = [f"{name}: missing" for name in sorted(expected.keys() - found.keys())]
+        paths = [path for path in self.folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+        found = {path.relative_to(self.folder).as_posix(): path for path in paths}
+        description = found.pop(DESCRIPTION, None)
+        faults = [f"{DESCRIPTION}: is a symbolic link"] if description and description.is_symlink() else []
+        faults += [f"{name}: missing" for name in sorted(expected.keys() - found.keys())]
         faults += [f"{name}: not part of the artifact" for name in sorted(found.keys() - expected.keys())]
         common = sorted(expected.keys() & found.keys())
-        faults += [f"{name}: is a symbolic link" for name in common if found[name].is_symlink()]
         with ThreadPoolExecutor() as pool:
-            digests = dict(zip(common, pool.map(lambda name: sha256_of_file(found[name]), common), strict=True))
-        for name in common:
-            if digests[name] != expected[name]["sha256"]:
-                faults.append(f"{name}: expected sha256 {expected[name]['sha256']}; found {digests[name]}")
+            faults += filter(None, pool.map(lambda name: _find_alteration(found[name], name, expected[name]), common))
         return faults
 
 
 class ArtifactWriter:
     """Collects an artifact's files in a temporary folder, hashing them as they are written."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._digests: dict[str, str] = {}
 
@@ -109,7 +112,9 @@ class ArtifactWriter:
         """Write `artifact.json`, the last file. Files that a framework wrote itself are hashed now."""
         files = {}
         for path in sorted(self.folder.rglob("*")):
-            if path.is_file():
+            if path.is_dir():
+                _fsync(path)
+            else:
                 name = path.relative_to(self.folder).as_posix()
                 if name not in self._digests:
                     _fsync(path)
@@ -121,33 +126,102 @@ class ArtifactWriter:
 
 
 @contextmanager
-def new_folder(final: Path) -> Iterator[Path]:
+def new_folder(final: Path, replaces: Sequence[str] = (DESCRIPTION,)) -> Iterator[Path]:
     """A temporary folder that becomes `final` when the block ends, and vanishes if it fails.
 
-    An older `final` is moved aside first and removed last, so a kill leaves the old folder, the new
-    one, or neither: never a mixture.
+    replaces: an existing `final` must be empty or hold one of these files, so that a wrong `--out`
+    never costs somebody their folder. It is moved aside first and removed last: a kill leaves the
+    old folder, the new one, or neither, never a mixture; after an error the old one is back.
+    Raises InputError where `final` may not be replaced, or the disk is full or cannot be written.
     """
-    final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.parent / f".{final.name}.{os.getpid()}.partial"
-    remove_leftovers(final)
-    temporary.mkdir()
     try:
-        yield temporary
-        outgoing = final.parent / f".{final.name}.{os.getpid()}.old.partial"
-        if final.exists():
-            final.rename(outgoing)
-        temporary.rename(final)
-        _fsync(final.parent)
-        shutil.rmtree(outgoing, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        _check_replaceable(final, replaces)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(final)
+        temporary.mkdir()
+    except OSError as error:
+        raise InputError(final, f"cannot be written: {error.strerror}") from error
+    with _locked(temporary):
+        try:
+            yield temporary
+            _swap(temporary, final)
+        except BaseException as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if isinstance(error, OSError) and error.errno in _NO_SPACE:
+                raise InputError(final, f"cannot be written: {error.strerror}") from error
+            raise
 
 
 def remove_leftovers(final: Path) -> None:
-    """Remove what killed exports to `final` left behind."""
-    for leftover in final.parent.glob(f".{final.name}.*.partial"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    """Remove what killed exports to `final` left behind. A running export's folder is locked, and stays."""
+    pattern = re.compile(re.escape(f".{final.name}.") + r"\d+(\.old)?\.partial")
+    for leftover in final.parent.iterdir() if final.parent.is_dir() else ():
+        if pattern.fullmatch(leftover.name):
+            with suppress(OSError), _locked(leftover):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _check_replaceable(final: Path, replaces: Sequence[str]) -> None:
+    if final.is_symlink() or (final.exists() and not final.is_dir()):
+        raise InputError(final, "is in the way: expected a folder, or nothing yet")
+    if final.is_dir() and any(final.iterdir()) and not any((final / name).is_file() for name in replaces):
+        raise InputError(final, f"exists and is not ours to replace: it holds no {' or '.join(replaces)}")
+
+
+def _swap(temporary: Path, final: Path) -> None:
+    """Put `temporary` in the place of `final`; on failure, put the old `final` back."""
+    outgoing = final.parent / f".{final.name}.{os.getpid()}.old.partial"
+    replacing = final.exists()
+    if replacing:
+        final.rename(outgoing)
+    try:
+        temporary.rename(final)
+    except BaseException:
+        if replacing:
+            outgoing.rename(final)
+        raise
+    _fsync(final.parent)
+    shutil.rmtree(outgoing, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock that marks a temporary folder as in use. Raises BlockingIOError where another has it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _find_bad_entries(description: dict[str, Any]) -> list[str]:
+    """What is wrong inside `signatures` and `files`, where these are objects."""
+    faults = []
+    signatures, files = description.get("signatures"), description.get("files")
+    for name, outputs in signatures.items() if isinstance(signatures, dict) else ():
+        if not isinstance(outputs, list) or not all(isinstance(output, str) for output in outputs):
+            faults.append(f"signatures: {name}: expected a list of output names; found {show(outputs)}")
+    for name, entry in files.items() if isinstance(files, dict) else ():
+        kinds = {key: type(value) for key, value in entry.items()} if isinstance(entry, dict) else {}
+        if kinds.get("sha256") is not str or kinds.get("size") is not int:
+            faults.append(f"files: {name}: expected its sha256 and size; found {show(entry)}")
+    return faults
+
+
+def _find_alteration(path: Path, name: str, expected: dict[str, Any]) -> str | None:
+    if path.is_symlink():
+        return f"{name}: is a symbolic link"
+    if not path.is_file():  # reading a pipe would wait for ever
+        return f"{name}: is not a file"
+    if path.stat().st_size != expected["size"]:
+        return f"{name}: expected {expected['size']} bytes; found {path.stat().st_size}"
+    try:
+        digest = sha256_of_file(path)
+    except OSError as error:
+        return f"{name}: cannot be read: {error.strerror}"
+    return None if digest == expected["sha256"] else f"{name}: expected sha256 {expected['sha256']}; found {digest}"
 
 
 def to_json(value: object) -> str:
@@ -156,7 +230,7 @@ def to_json(value: object) -> str:
 
 
 class _HashingFile:
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._sha256 = hashlib.sha256()
 

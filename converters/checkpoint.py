@@ -3,26 +3,24 @@
 import fnmatch
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
 from converters.architectures import CLASS_SUFFIXES, FAMILIES, Family, build_spec
-from converters.config import EncoderConfig, read_json_object
-from converters.errors import InputError
+from converters.config import EncoderConfig
+from converters.errors import InputError, collect_faults
 from converters.safetensors_file import SafetensorsFile
 from converters.spec import EncoderSpec, Parameter
+from converters.weight_files import INDEX, POOLER, WEIGHTS, open_weights
 
-T = TypeVar("T")
+__all__ = ["INDEX", "POOLER", "WEIGHTS", "Checkpoint", "canonical_name", "read_vocab", "sha256_of_file"]
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-# transformers' masked-LM classes have no pooler, so the PyTorch artifact keeps it in a file of its own.
-POOLER = "pooler.safetensors"
 FLOAT_TYPES = ("F32", "F16", "BF16")
+# Keys of config.json that artifacts do not carry on: the stored dtype, a path of somebody's machine, code to run.
+_NOT_PUBLISHED = ("torch_dtype", "_name_or_path", "auto_map")
 _NORM_ALIASES = (
     (re.compile(r"(\bLayerNorm|layer_norm|\bln)\.gamma$"), r"\1.weight"),
     (re.compile(r"(\bLayerNorm|layer_norm|\bln)\.beta$"), r"\1.bias"),
@@ -36,7 +34,7 @@ class Checkpoint:
     `ignored` maps each tensor that no output uses to the reason.
     """
 
-    def __init__(self, folder: Path, files: list[SafetensorsFile], config: EncoderConfig, vocab: list[str]):
+    def __init__(self, folder: Path, files: list[SafetensorsFile], config: EncoderConfig, vocab: list[str]) -> None:
         self.folder = folder
         self.config = config
         self.vocab = vocab
@@ -64,15 +62,19 @@ class Checkpoint:
         if not folder.is_dir():
             raise InputError(path, "no such checkpoint folder")
         faults: list[str] = []
-        config = _collect(faults, lambda: EncoderConfig.read(folder / "config.json"))
-        vocab = _collect(faults, lambda: read_vocab(folder / "vocab.txt"))
-        weight_files = [path] if path.suffix == ".safetensors" else _collect(faults, lambda: _find_weights(folder))
-        files = [_collect(faults, lambda file=file: SafetensorsFile(file)) for file in weight_files or []]
+        config = collect_faults(faults, lambda: EncoderConfig.read(folder / "config.json"))
+        vocab = collect_faults(faults, lambda: read_vocab(folder / "vocab.txt"))
         if config and vocab and len(vocab) != config.vocab_size:
             faults.append(f"vocab.txt: expected {config.vocab_size} lines (config.json vocab_size); found {len(vocab)}")
-        if faults:
-            raise InputError(path, faults)
-        return cls(folder, files, config, vocab)
+        files = open_weights(path, faults)
+        try:
+            if faults:
+                raise InputError(path, faults)
+            return cls(folder, files, config, vocab)
+        except BaseException:
+            for file in files:
+                file.close()
+            raise
 
     def array(self, name: str) -> np.ndarray:
         """The parameter as float32; a view of the file where it is stored so."""
@@ -127,7 +129,7 @@ class Checkpoint:
     def published_config(self) -> dict[str, object]:
         """`config.json` for artifacts: as read, but for what the conversion changed."""
         return {
-            **{key: value for key, value in self.config.raw.items() if key != "torch_dtype"},
+            **{key: value for key, value in self.config.raw.items() if key not in _NOT_PUBLISHED},
             "architectures": [FAMILIES[self.config.model_type].class_name + CLASS_SUFFIXES[self.spec.task]],
             "dtype": "float32",
         }
@@ -149,7 +151,7 @@ class Checkpoint:
         for file in self._files:
             for stored_name in file.entries:
                 name = canonical_name(stored_name, family)
-                reason = next((why for glob, why in family.ignored.items() if fnmatch.fnmatch(name, glob)), None)
+                reason = next((why for glob, why in family.ignored.items() if fnmatch.fnmatchcase(name, glob)), None)
                 if reason:
                     self.ignored[stored_name] = reason
                 elif name in self._sources:
@@ -168,7 +170,7 @@ class Checkpoint:
         source = self._sources.pop(alias)
         if name not in self._sources:
             self._sources[name] = source
-        elif not np.array_equal(source[0].array(source[1]), self.array(name)):
+        elif not _hold_equal_values(source, self._sources[name]):
             return [f"{alias}: differs from {name}, which must be the same tensor"]
         return []
 
@@ -179,7 +181,7 @@ class Checkpoint:
             return []  # an untied decoder, or a missing one, is the spec's business
         if not present or embeddings not in self._sources:
             return []
-        if not np.array_equal(self.array(decoder), self.array(embeddings)):
+        if not _hold_equal_values(self._sources[decoder], self._sources[embeddings]):
             return [
                 f"{decoder}: differs from {embeddings}, but config.json ties them (tie_word_embeddings is not false), "
                 "and transformers would discard it. Set tie_word_embeddings to false to keep it, or remove the tensor"
@@ -239,7 +241,9 @@ def read_vocab(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise InputError(path, f"is not UTF-8 (byte {error.start})") from None
     vocab = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
-    faults = [f"missing entry {token}" for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if token not in vocab]
+    faults = [
+        f"missing entry {token}" for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if token not in vocab
+    ]
     if len(set(vocab)) != len(vocab):
         seen: set[str] = set()
         twice = [token for token in vocab if token in seen or seen.add(token)]
@@ -255,52 +259,16 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _find_weights(folder: Path) -> list[Path]:
-    index_path = folder / INDEX
-    if (folder / WEIGHTS).exists():
-        paths = [folder / WEIGHTS]
-    elif index_path.exists():
-        paths = _read_index(folder, index_path)
-    elif (folder / "pytorch_model.bin").exists():
-        raise InputError(folder, f"has pytorch_model.bin but no {WEIGHTS}; convert it with `yizhi import`")
-    else:
-        raise InputError(folder, f"has neither {WEIGHTS} nor {INDEX}")
-    if (folder / POOLER).exists():
-        paths.append(folder / POOLER)
-    return paths
-
-
-def _read_index(folder: Path, index_path: Path) -> list[Path]:
-    weight_map = read_json_object(index_path).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise InputError(index_path, "weight_map: expected an object of tensor name to file name")
-    faults = []
-    for name in {str(value): None for value in weight_map.values()}:
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            faults.append(f"weight_map: {name!r} is not a .safetensors file name")
-        elif not (folder / name).is_file():
-            faults.append(f"{name}: the shard is missing")
-    if faults:
-        raise InputError(index_path, faults)
-    shards = {name: SafetensorsFile(folder / name) for name in sorted(set(weight_map.values()))}
-    found = {tensor: name for name, shard in shards.items() for tensor in shard.entries}
-    for shard in shards.values():
-        shard.close()
-    for tensor in sorted(weight_map.keys() | found.keys()):
-        if weight_map.get(tensor) != found.get(tensor):
-            faults.append(f"{tensor}: the index says {weight_map.get(tensor)}; found in {found.get(tensor)}")
-    if faults:
-        raise InputError(index_path, faults)
-    return [folder / name for name in shards]
-
-
-def _collect(faults: list[str], read: Callable[[], T]) -> T | None:
-    """Run one reader; on InputError, note its faults under the file's name and go on."""
-    try:
-        return read()
-    except InputError as error:
-        faults += [f"{Path(error.subject).name}: {fault}" for fault in error.faults]
-        return None
+def _hold_equal_values(one: tuple[SafetensorsFile, str], other: tuple[SafetensorsFile, str]) -> bool:
+    """Whether two stored tensors are the same numbers, NaN included: NaN is `check_values`'s to report."""
+    entries = [file.entries[name] for file, name in (one, other)]
+    if entries[0].shape != entries[1].shape or any(entry.dtype not in FLOAT_TYPES for entry in entries):
+        return False
+    arrays = [file.array(name) for file, name in (one, other)]
+    equal = np.array_equal(*arrays) or np.array_equal(*arrays, equal_nan=True)
+    for file, name in (one, other):
+        file.release(name)
+    return equal
 
 
 def _decoder_bias_name(config: EncoderConfig, family: Family) -> str:

@@ -1,12 +1,13 @@
 """EncoderConfig: what `config.json` says about an encoder, checked, and nothing else."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from converters.errors import InputError
+from converters.errors import InputError, show
 
 # hidden_act -> the function it names. "gelu" is the exact erf form; the tanh form has three names.
 ACTIVATIONS = MappingProxyType(
@@ -29,15 +30,17 @@ _NOT_ENCODERS = {
     "ernie": "ERNIE adds task-type embeddings, which are not supported",
 }
 
-_POSITIVE_INTEGERS = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "max_position_embeddings",
-    "type_vocab_size",
-)
+# Each size that a config must give, with the most that is believed: far above any encoder published, and
+# low enough that a lying file cannot make the list of expected tensors fill the memory.
+_SIZES = {
+    "vocab_size": 1 << 22,
+    "hidden_size": 1 << 16,
+    "num_hidden_layers": 1 << 9,
+    "num_attention_heads": 1 << 16,
+    "intermediate_size": 1 << 18,
+    "max_position_embeddings": 1 << 20,
+    "type_vocab_size": 1 << 16,
+}
 
 # What transformers' configuration classes assume where a published file is silent.
 _DEFAULTS = {
@@ -102,37 +105,26 @@ class EncoderConfig:
             raise InputError(source, _explain_model_type(raw, model_type))
 
         faults = _find_unsupported(raw)
-        values: dict[str, Any] = {}
-        for key in _POSITIVE_INTEGERS:
-            values[key] = _positive_integer(raw, key, None, faults)
-        default_width = _DEFAULTS["embedding_size"].get(model_type, values["hidden_size"])
-        # BERT files may carry a stray embedding_size; only these two families factorise.
-        factorised = model_type in ("albert", "electra")
-        values["embedding_size"] = (
-            _positive_integer(raw, "embedding_size", default_width, faults) if factorised else values["hidden_size"]
-        )
-        for key in ("num_hidden_groups", "inner_group_num"):
-            values[key] = _positive_integer(raw, key, 1, faults) if model_type == "albert" else 1
-
+        values = _read_sizes(raw, model_type, faults)
         hidden_act = raw.get("hidden_act", _DEFAULTS["hidden_act"].get(model_type, "gelu"))
         if not isinstance(hidden_act, str) or hidden_act not in ACTIVATIONS:
-            faults.append(f"hidden_act: expected one of {', '.join(ACTIVATIONS)}; found {hidden_act!r}")
+            faults.append(f"hidden_act: expected one of {', '.join(ACTIVATIONS)}; found {show(hidden_act)}")
         # Google's released code fixes 1e-12, and so do transformers' configuration classes.
         eps = raw.get("layer_norm_eps", 1e-12)
         if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 < eps < 1:
-            faults.append(f"layer_norm_eps: expected a number between 0 and 1; found {eps!r}")
+            faults.append(f"layer_norm_eps: expected a number between 0 and 1; found {show(eps)}")
         pad = raw.get("pad_token_id", 0)
         pad = 0 if pad is None else pad
-        if isinstance(pad, bool) or not isinstance(pad, int) or not 0 <= pad < (values["vocab_size"] or 1):
-            faults.append(f"pad_token_id: expected an id below vocab_size; found {pad!r}")
+        if isinstance(pad, bool) or not isinstance(pad, int) or not 0 <= pad < (values["vocab_size"] or math.inf):
+            faults.append(f"pad_token_id: expected an id below vocab_size; found {show(pad)}")
         tie = raw.get("tie_word_embeddings", True)
         if not isinstance(tie, bool):
-            faults.append(f"tie_word_embeddings: expected true or false; found {tie!r}")
+            faults.append(f"tie_word_embeddings: expected true or false; found {show(tie)}")
         architectures = raw.get("architectures")
         if architectures is not None and not (
             isinstance(architectures, list) and all(isinstance(name, str) for name in architectures)
         ):
-            faults.append(f"architectures: expected a list of class names; found {architectures!r}")
+            faults.append(f"architectures: expected a list of class names; found {show(architectures)}")
             architectures = None
         faults += _find_contradictions(values)
         if faults:
@@ -150,38 +142,55 @@ class EncoderConfig:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """Read a JSON file that must hold an object. Raises InputError."""
+    """Read a JSON file that must hold an object, and can be written again. Raises InputError."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
+        # Python's parser also takes NaN, 1e999 and lone surrogates, which no artifact could carry on.
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except FileNotFoundError:
         raise InputError(path, "the file is missing") from None
     except OSError as error:
         raise InputError(path, f"cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InputError(path, f"is not UTF-8 (byte {error.start})") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    except UnicodeEncodeError:
+        raise InputError(path, "is not JSON: a string holds half of a surrogate pair") from None
+    except (ValueError, RecursionError) as error:
         raise InputError(path, f"is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise InputError(path, f"expected a JSON object; found {type(value).__name__}")
     return value
 
 
-def _positive_integer(raw: dict[str, Any], key: str, default: int | None, faults: list[str]) -> int | None:
+def _read_sizes(raw: dict[str, Any], model_type: str, faults: list[str]) -> dict[str, int | None]:
+    """Every size by its field's name; None where a fault was noted."""
+    values = {key: _positive_integer(raw, key, None, most, faults) for key, most in _SIZES.items()}
+    values["embedding_size"] = values["hidden_size"]
+    if model_type in ("albert", "electra"):  # BERT files may carry a stray embedding_size; only these factorise
+        default = _DEFAULTS["embedding_size"][model_type]
+        values["embedding_size"] = _positive_integer(raw, "embedding_size", default, _SIZES["hidden_size"], faults)
+    for key in ("num_hidden_groups", "inner_group_num"):
+        most = _SIZES["num_hidden_layers"]
+        values[key] = _positive_integer(raw, key, 1, most, faults) if model_type == "albert" else 1
+    return values
+
+
+def _positive_integer(raw: dict[str, Any], key: str, default: int | None, most: int, faults: list[str]) -> int | None:
     value = raw.get(key, default)
     if value is None:
         faults.append(f"{key}: missing")
-    elif isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
-        faults.append(f"{key}: expected a positive integer; found {value!r}")
+    elif isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
+        faults.append(f"{key}: expected an integer from 1 to {most}; found {show(value)}")
     else:
         return value
     return None
 
 
 def _find_unsupported(raw: dict[str, Any]) -> list[str]:
-    faults = [f"{key}: {why}; found {raw[key]!r}" for key, why in _UNSUPPORTED.items() if raw.get(key)]
+    faults = [f"{key}: {why}; found {show(raw[key])}" for key, why in _UNSUPPORTED.items() if raw.get(key)]
     position_type = raw.get("position_embedding_type", "absolute")
     if position_type not in ("absolute", None):
-        faults.append(f"position_embedding_type: expected 'absolute'; found {position_type!r}")
+        faults.append(f"position_embedding_type: expected 'absolute'; found {show(position_type)}")
     return faults
 
 
@@ -193,6 +202,10 @@ def _find_contradictions(values: dict[str, int | None]) -> list[str]:
     layers, groups = values["num_hidden_layers"], values["num_hidden_groups"]
     if layers and groups and groups > layers:
         faults.append(f"num_hidden_groups: expected at most num_hidden_layers ({layers}); found {groups}")
+    inner = values["inner_group_num"]
+    if layers and inner and layers * inner > _SIZES["num_hidden_layers"]:
+        most = _SIZES["num_hidden_layers"] // layers
+        faults.append(f"inner_group_num: expected at most {most} for {layers} layers; found {inner}")
     return faults
 
 
@@ -204,4 +217,4 @@ def _explain_model_type(raw: dict[str, Any], model_type: object) -> str:
         return f"model_type: missing; {expected}. This is a UER-py config: use `yizhi import`"
     if model_type is None and {"num_hidden_layers", "hidden_size"} <= raw.keys():
         return f"model_type: missing; {expected}. A Google bert_config.json is read by `yizhi import`"
-    return f"model_type: {expected}; found {model_type!r}"
+    return f"model_type: {expected}; found {show(model_type)}"

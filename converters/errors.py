@@ -1,16 +1,45 @@
 """The two ways Yizhi says no. The command line turns them into exit codes 2 and 1."""
 
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class InputError(ValueError):
     """Something the user gave cannot be used. Lists every fault found, not just the first."""
 
-    def __init__(self, subject: object, faults: Sequence[str] | str):
-        self.subject = str(subject)
-        self.faults = [faults] if isinstance(faults, str) else list(faults)
+    def __init__(self, subject: object, faults: Sequence[str] | str) -> None:
+        self.subject = _printable(str(subject))
+        self.faults = [_printable(fault) for fault in ([faults] if isinstance(faults, str) else faults)]
         super().__init__("\n".join([f"{self.subject}:", *(f"  - {fault}" for fault in self.faults)]))
 
 
 class CheckFailed(Exception):
     """A check ran and its answer is no: outputs differ, or a file was altered."""
+
+
+def show(value: object) -> str:
+    """`repr` of something a user gave, shortened: a fault must fit on a line whatever the file held."""
+    return _SHORT.repr(value)
+
+
+def collect_faults(faults: list[str], read: Callable[[], T]) -> T | None:
+    """Run one reader of a file; on InputError, note its faults under the file's name and go on."""
+    try:
+        return read()
+    except InputError as error:
+        faults += [f"{Path(error.subject).name}: {fault}" for fault in error.faults]
+        return None
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxlong = 30
+
+
+def _printable(text: str) -> str:
+    """Names come from files: a terminal must not obey them, nor an encoder stumble over a lone surrogate."""
+    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)

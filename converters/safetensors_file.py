@@ -7,17 +7,20 @@ Format: 8 bytes of little-endian header length, a JSON header, then the data
 import json
 import math
 import mmap
+import os
 import struct
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from converters.errors import InputError
+from converters.errors import InputError, show
 
 MAX_HEADER_BYTES = 100_000_000  # the limit that the safetensors library sets
+MAX_RANK = 32  # what every NumPy can hold; it also bounds the product of a lying shape
 ITEM_SIZES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
     **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
@@ -59,7 +62,7 @@ class SafetensorsFile:
     Raises InputError, listing every fault, when header and file do not agree.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.path = path
         try:
             self._file = open(path, "rb")  # noqa: SIM115 - kept open for chunks(), closed in close()
@@ -86,13 +89,13 @@ class SafetensorsFile:
     def chunks(self, name: str) -> Iterator[bytes]:
         """The tensor's bytes, read piece by piece so that they never count as this process's memory."""
         entry = self.entries[name]
-        self._file.seek(entry.offset)
-        left = entry.nbytes
-        while left:
-            piece = self._file.read(min(left, _CHUNK))
+        position, end = entry.offset, entry.offset + entry.nbytes
+        while position < end:
+            # pread keeps no position of its own, so threads may read one file side by side.
+            piece = os.pread(self._file.fileno(), min(end - position, _CHUNK), position)
             if not piece:
                 raise InputError(self.path, f"{name}: the file was shortened while it was read")
-            left -= len(piece)
+            position += len(piece)
             yield piece
 
     def release(self, name: str) -> None:
@@ -106,6 +109,8 @@ class SafetensorsFile:
     def close(self) -> None:
         """Close the file. The mapping lives on while an array still views it."""
         self._file.close()
+        with suppress(BufferError):
+            self._map.close()
 
 
 def _read_header(path: Path, file: BinaryIO) -> tuple[dict[str, Entry], dict[str, str]]:
@@ -118,7 +123,7 @@ def _read_header(path: Path, file: BinaryIO) -> tuple[dict[str, Entry], dict[str
         raise InputError(path, f"truncated or not safetensors: header says {length} bytes; {size - 8} follow")
     try:
         header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_no_duplicates)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, _DuplicateName) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(path, f"the header is not valid JSON: {error}") from None
     if not isinstance(header, dict):
         raise InputError(path, f"the header is not a JSON object: found {type(header).__name__}")
@@ -140,14 +145,12 @@ def _read_header(path: Path, file: BinaryIO) -> tuple[dict[str, Entry], dict[str
     return entries, metadata
 
 
-class _DuplicateName(ValueError):
-    pass
-
-
 def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise _DuplicateName("a name appears twice")
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        raise ValueError(f"{show(twice)} appears twice")
     return result
 
 
@@ -161,18 +164,18 @@ def _parse_entry(name: str, description: object, start: int, size: int, faults: 
         return None
     dtype, shape, offsets = (description.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
-        faults.append(f"{name}: dtype: found {dtype!r}")
+        faults.append(f"{name}: dtype: found {show(dtype)}; known: {', '.join(ITEM_SIZES)}")
         return None
-    if not isinstance(shape, list) or not all(_is_size(item) for item in shape):
-        faults.append(f"{name}: shape: found {shape!r}")
+    if not isinstance(shape, list) or len(shape) > MAX_RANK or not all(_is_size(item) for item in shape):
+        faults.append(f"{name}: shape: expected at most {MAX_RANK} sizes; found {show(shape)}")
         return None
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_size(item) for item in offsets):
-        faults.append(f"{name}: data_offsets: found {offsets!r}")
+        faults.append(f"{name}: data_offsets: expected [begin, end]; found {show(offsets)}")
         return None
     begin, end = offsets
     expected = math.prod(shape) * ITEM_SIZES[dtype]
     if end - begin != expected:
-        faults.append(f"{name}: {dtype} {shape} takes {expected} bytes; data_offsets give {end - begin}")
+        faults.append(f"{name}: {dtype} {show(shape)} takes {show(expected)} bytes; data_offsets give {end - begin}")
         return None
     if start + end > size:
         faults.append(f"{name}: truncated: ends at byte {start + end}; the file has {size}")

@@ -22,7 +22,9 @@ from converters.spec import EMBEDDING, KERNEL, NORM_SCALE, EncoderSpec, Paramete
 
 Tensors = dict[str, NDArray]
 
-_CHARACTERS = "的一是不在有人这个上中大国北京首都天地好快酒店服务很房间干净早餐学习机器语言模型山水花月春风雨我你他她们来去说"
+_CHARACTERS = (
+    "的一是不在有人这个上中大国北京首都天地好快酒店服务很房间干净早餐学习机器语言模型山水花月春风雨我你他她们来去说"
+)
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 VOCAB = [
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
@@ -204,4 +206,4 @@ def write_json(path: Path, value: object) -> None:
 
 def _old_norm_name(name: str) -> str:
     module, leaf = name.rsplit(".", 1)
-    return f"{module}.{ {'weight': 'gamma', 'bias': 'beta'}[leaf]}"
+    return f"{module}.{ {'weight': 'gamma', 'bias': 'beta'}[leaf] }"
