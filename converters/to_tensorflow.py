@@ -3,7 +3,11 @@
 Byte-identical exports need a fresh process each: TensorFlow numbers its functions as it makes them.
 """
 
+import hashlib
+from pathlib import Path
+
 import tensorflow as tf
+from tensorflow.core.protobuf.fingerprint_pb2 import FingerprintDef
 
 from converters.artifact import ArtifactWriter
 from converters.checkpoint import Checkpoint
@@ -17,18 +21,40 @@ def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
 
     Inputs are int32 [batch, length], both dynamic: what clients of transformers' SavedModels send.
     """
-    model = Encoder(checkpoint.spec, checkpoint.array)
-    inputs = {name: tf.TensorSpec((None, None), tf.int32, name=name) for name in INPUTS}
-    signatures = {
-        name: _signature(model, name, outputs).get_concrete_function(**inputs)
-        for name, outputs in checkpoint.spec.signatures().items()
-    }
-    tf.saved_model.save(model, str(writer.folder), signatures=signatures)
 
+    def read(name: str) -> tf.Tensor:
+        tensor = tf.constant(checkpoint.array(name))
+        checkpoint.release(name)  # else the file's pages count beside the copy
+        return tensor
 
-def _signature(model: Encoder, name: str, outputs: tuple[str, ...]) -> tf.types.experimental.PolymorphicFunction:
-    def compute(input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Tensor) -> dict[str, tf.Tensor]:
+    model = Encoder(checkpoint.spec, read)
+    groups = checkpoint.spec.signatures()
+    outputs = tuple(dict.fromkeys(name for group in groups.values() for name in group))
+
+    # Traced once, with every output. A signature takes what it names, and TensorFlow drops the rest
+    # before it runs: tracing each signature by itself gives a larger and slower-loading SavedModel.
+    @tf.function(autograph=False)
+    def encode(input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Tensor) -> dict[str, tf.Tensor]:
         return model(input_ids, attention_mask, token_type_ids, outputs)
 
-    compute.__name__ = name
-    return tf.function(compute, autograph=False)
+    def signature(name: str) -> tf.types.experimental.ConcreteFunction:
+        def select(input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Tensor) -> dict[str, tf.Tensor]:
+            computed = encode(input_ids, attention_mask, token_type_ids)
+            return {output: computed[output] for output in groups[name]}
+
+        select.__name__ = name
+        specs = {name: tf.TensorSpec((None, None), tf.int32, name=name) for name in INPUTS}
+        return tf.function(select, autograph=False).get_concrete_function(**specs)
+
+    tf.saved_model.save(model, str(writer.folder), signatures={name: signature(name) for name in groups})
+    _fix_fingerprint(writer.folder / "fingerprint.pb")
+    (writer.folder / "assets").rmdir()  # left empty by TensorFlow, and archives would lose it
+
+
+def _fix_fingerprint(path: Path) -> None:
+    """Replace the random number in `fingerprint.pb` by one that follows from the hashes beside it."""
+    fingerprint = FingerprintDef.FromString(path.read_bytes())
+    fingerprint.ClearField("uuid")
+    digest = hashlib.sha256(fingerprint.SerializeToString(deterministic=True)).digest()
+    fingerprint.uuid = str(int.from_bytes(digest[:16], "big"))
+    path.write_bytes(fingerprint.SerializeToString(deterministic=True))

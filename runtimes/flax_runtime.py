@@ -1,5 +1,6 @@
 """Flax artifacts, run by the native `linen.Module` under `jit`."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ class FlaxRuntime(Runtime):
     """
 
     def _open(self) -> None:
+        if self.threads:
+            _set_threads(self.threads)
         try:
             self._device = jax.devices(self.device)[0]
         except RuntimeError as error:
@@ -51,6 +54,17 @@ class FlaxRuntime(Runtime):
     def close(self) -> None:
         """Free the weights."""
         del self._variables, self._apply
+
+
+_threads: list[int] = []  # what this process asked of JAX, at most once
+
+
+def _set_threads(count: int) -> None:
+    """Raises InputError after another number was asked for: JAX reads it once, when it starts."""
+    if _threads and _threads != [count]:
+        raise InputError("--threads", f"expected {_threads[0]}, with which JAX runs in this process; found {count}")
+    _threads[:] = [count]
+    os.environ["PJRT_NPROC"] = str(count)
 
 
 def bucket(size: int) -> int:

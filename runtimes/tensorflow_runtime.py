@@ -19,14 +19,14 @@ class TensorFlowRuntime(Runtime):
         # TF32 rounds inputs to 10 bits of mantissa: never in strict mode.
         tf.config.experimental.enable_tensor_float_32_execution(False)
         if self.threads:
-            tf.config.threading.set_intra_op_parallelism_threads(self.threads)
-        self._place = tf.device("/GPU:0" if self.device == "cuda" else "/CPU:0")
-        with self._place:
+            _set_threads(self.threads)
+        self._place = "/GPU:0" if self.device == "cuda" else "/CPU:0"
+        with tf.device(self._place):
             self._model = tf.saved_model.load(str(self.artifact.folder))
 
     def _run(self, inputs: Inputs, outputs: tuple[str, ...]) -> Mapping[str, NDArray]:
         compute = self._model.signatures[self.signature_for(outputs)]
-        with self._place:
+        with tf.device(self._place):
             tensors = {name: tf.constant(array) for name, array in inputs.as_dict(np.int32).items()}
             found = compute(**tensors)
         return {name: found[name].numpy() for name in outputs}
@@ -34,3 +34,15 @@ class TensorFlowRuntime(Runtime):
     def close(self) -> None:
         """Free the model."""
         del self._model
+
+
+def _set_threads(count: int) -> None:
+    """Raises InputError where TensorFlow already runs with another number: it cannot be changed then."""
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(count)
+        tf.config.threading.set_inter_op_parallelism_threads(count)
+    except RuntimeError:
+        found = tf.config.threading.get_intra_op_parallelism_threads() or "its own choice"
+        raise InputError(
+            "--threads", f"expected a number before TensorFlow starts in this process; it runs with {found}"
+        ) from None

@@ -121,7 +121,7 @@ def encoder_layer(p: Parameters, spec: EncoderSpec, layer: Layer, x: Array, mask
 
 
 def attention(p: Parameters, spec: EncoderSpec, layer: Layer, x: Array, mask: Array, tap: Tap) -> Array:
-    """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), then a projection."""
+    """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), then projected."""
     heads = (*x.shape[:2], spec.config.num_attention_heads, spec.config.head_size)
     query = tap("query", linear(p, layer.query, x)).reshape(heads)  # [B, T, A, d]
     key = tap("key", linear(p, layer.key, x)).reshape(heads)

@@ -7,7 +7,6 @@ of their canonical names: `model.bert.encoder.layer` and so on in a loaded Saved
 import math
 from collections.abc import Callable, Collection, Mapping
 
-import numpy as np
 import tensorflow as tf
 from tensorflow import Tensor
 
@@ -31,14 +30,14 @@ ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": tf.nn.relu}
 
 
 class Encoder(tf.Module):
-    """An encoder with its head. `arrays` gives each parameter's values by canonical name."""
+    """An encoder with its head. `read` gives each parameter's values by canonical name."""
 
-    def __init__(self, spec: EncoderSpec, arrays: Callable[[str], np.ndarray]):
+    def __init__(self, spec: EncoderSpec, read: Callable[[str], Tensor]) -> None:
         super().__init__(name="encoder")
         self._spec = spec
         self._by_name = {}
         for parameter in spec.parameters():
-            self._by_name[parameter.name] = _register(self, parameter.name, arrays(parameter.name))
+            self._by_name[parameter.name] = _register(self, parameter.name, read(parameter.name))
 
     def __call__(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, outputs: Collection[str]
@@ -100,7 +99,7 @@ def encoder_layer(p: Parameters, spec: EncoderSpec, layer: Layer, x: Tensor, mas
 
 
 def attention(p: Parameters, spec: EncoderSpec, layer: Layer, x: Tensor, mask: Tensor, tap: Tap) -> Tensor:
-    """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), then a projection."""
+    """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), then projected."""
     batch, length = tf.unstack(tf.shape(x)[:2])
     heads = (batch, length, spec.config.num_attention_heads, spec.config.head_size)
     query = tf.transpose(tf.reshape(tap("query", linear(p, layer.query, x)), heads), (0, 2, 1, 3))  # [B, A, T, d]
@@ -157,13 +156,13 @@ def layer_norm(p: Parameters, spec: EncoderSpec, norm: Norm, x: Tensor) -> Tenso
     return centred * tf.math.rsqrt(variance + spec.config.layer_norm_eps) * p[norm.weight] + p[norm.bias]
 
 
-def _register(module: tf.Module, name: str, array: np.ndarray) -> tf.Variable:
+def _register(module: tf.Module, name: str, values: Tensor) -> tf.Variable:
     """Hang a variable on the module that its dotted name leads to, making the modules on the way."""
     *path, leaf = name.split(".")
     for part in path:
         if not hasattr(module, part):
             setattr(module, part, tf.Module(name=f"part_{part}"))
         module = getattr(module, part)
-    variable = tf.Variable(array, trainable=False, name=name)
+    variable = tf.Variable(values, trainable=False, name=name)
     setattr(module, leaf, variable)
     return variable
