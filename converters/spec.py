@@ -184,11 +184,11 @@ class EncoderSpec:
         return tuple(layer for block in self.blocks for layer in block)
 
     def signatures(self) -> dict[str, tuple[str, ...]]:
-        """Named groups of outputs. An artifact computes each group with nothing wasted."""
+        """Named groups of outputs: what most want, no head, and everything. Nothing else is computed for a group."""
         features = ("last_hidden_state", *(("pooler_output",) if self.pooler else ()))
         layers = tuple(f"hidden_states.{index}" for index in range(len(self.blocks) + 1))
         default = ("logits", *features) if self.head else features
-        return {"serving_default": default, "features": features, "hidden_states": (*features, *layers)}
+        return {"serving_default": default, "features": features, "hidden_states": (*default, *layers)}
 
     def output_axes(self, output: str) -> tuple[str | int, ...]:
         """The shape of an output, with `batch` and `length` for the axes that inputs decide."""

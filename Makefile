@@ -1,0 +1,44 @@
+# Yizhi. `make help` lists what there is; each target sets up .venv by itself.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+JOBS   ?= $(shell nproc)
+
+# The embedded default: a random checkpoint of bert-base-chinese's shape, made on the spot.
+SYNTHETIC  := build/synthetic-bert-base
+CHECKPOINT ?= $(SYNTHETIC)
+REVISION   ?=
+OUT        ?= dist/$(notdir $(patsubst %/,%,$(CHECKPOINT)))
+DEVICE     ?= cpu
+
+.DEFAULT_GOAL := help
+.PHONY: help export-all test verify lint clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo; echo "  CHECKPOINT=DIR|HUB-ID  what to export (default: $(SYNTHETIC))"
+	@echo "  OUT=DIR                the release folder (default: dist/NAME)"
+
+export-all: $(VENV)/installed  ## export all targets, verify each, print a table
+	@if [ "$(CHECKPOINT)" = "$(SYNTHETIC)" ]; then $(BIN)/yizhi synthesize --out $(SYNTHETIC) --if-missing; fi
+	@$(BIN)/yizhi export $(CHECKPOINT) --out $(OUT) --jobs $(JOBS) $(if $(REVISION),--revision $(REVISION))
+
+test: $(VENV)/installed  ## everything that CI runs
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python -m pytest
+
+verify: $(VENV)/installed  ## check a finished release again
+	@$(BIN)/yizhi verify $(OUT) --device $(DEVICE) --jobs $(JOBS)
+
+lint: $(VENV)/installed  ## style
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+clean:  ## remove what was made: releases, the synthetic checkpoint, .venv
+	rm -rf dist build $(VENV)
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Yizhi needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	@echo "Setting up $(VENV) (once; a few minutes)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,dev]'
+	@touch $@

@@ -1,0 +1,84 @@
+"""golden/: the cases' inputs with the oracle's outputs, shipped inside the release.
+
+Outputs are rounded from float64 to float32, which moves them by at most 6e-8 of their value: a
+hundredth of the strictest tolerance. Vocabulary logits are kept at each case's `logit_positions`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from converters.artifact import to_json
+from converters.checkpoint import Checkpoint
+from converters.config import read_json_object
+from converters.errors import InputError
+from converters.spec import EncoderSpec, MaskedLMHead
+from parity_tests.cases import Case, make_cases
+from runtimes.base import Inputs
+
+CASES = "cases.json"
+ARRAYS = "golden.safetensors"
+# What a reference holds one vector for: each chosen position, each token, or each row of the batch.
+POSITION, TOKEN, ROW = "position", "token", "row"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The cases, the reference outputs of each (`reference[case name][output]`), and what each output is per."""
+
+    cases: list[Case]
+    reference: dict[str, dict[str, NDArray[np.float32]]]
+    per: dict[str, str]
+
+    @classmethod
+    def make(cls, checkpoint: Checkpoint) -> "Golden":
+        """Run the oracle on every case."""
+        from parity_tests import oracle  # needs scipy, which a machine that only verifies does not have
+
+        cases = make_cases(checkpoint)
+        reference = {}
+        for case in cases:
+            outputs = oracle.run(checkpoint, case.inputs, logit_positions=case.logit_positions)
+            reference[case.name] = {name: array.astype(np.float32) for name, array in outputs.items()}
+        return cls(cases, reference, {name: _per(checkpoint.spec, name) for name in reference[cases[0].name]})
+
+    @classmethod
+    def read(cls, folder: Path) -> "Golden":
+        """Read a release's `golden/`. Raises InputError."""
+        description = read_json_object(folder / CASES)
+        try:
+            arrays = load_file(folder / ARRAYS)
+        except FileNotFoundError:
+            raise InputError(folder / ARRAYS, "the file is missing") from None
+        except SafetensorError as error:
+            raise InputError(folder / ARRAYS, str(error)) from None
+        cases, reference = [], {}
+        for entry in description["cases"]:
+            name = entry["name"]
+            inputs = Inputs.of(**{key: arrays[f"{name}/{key}"] for key in Inputs.__dataclass_fields__})
+            cases.append(Case(name, entry["catches"], inputs, tuple(entry["alone"]), tuple(entry["signatures"])))
+            reference[name] = {key: arrays[f"{name}/{key}"] for key in description["per"]}
+        return cls(cases, reference, description["per"])
+
+    def write(self, folder: Path) -> None:
+        """Write `cases.json` and `golden.safetensors` into an existing folder."""
+        arrays: dict[str, NDArray] = {}
+        entries = []
+        for case in self.cases:
+            reference = self.reference[case.name]
+            arrays |= {f"{case.name}/{key}": array for key, array in case.inputs.as_dict(np.int32).items()}
+            arrays |= {f"{case.name}/{key}": np.ascontiguousarray(array) for key, array in reference.items()}
+            entry = {"name": case.name, "catches": case.catches, "alone": case.alone, "signatures": case.signatures}
+            entries.append(entry)
+        (folder / ARRAYS).write_bytes(save(arrays))
+        (folder / CASES).write_text(to_json({"schema_version": 1, "per": self.per, "cases": entries}), encoding="utf-8")
+
+
+def _per(spec: EncoderSpec, output: str) -> str:
+    if output == "logits" and isinstance(spec.head, MaskedLMHead):
+        return POSITION
+    return TOKEN if "length" in spec.output_axes(output) else ROW

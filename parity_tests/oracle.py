@@ -1,0 +1,173 @@
+"""The oracle: the forward pass in float64 numpy, straight from the checkpoint.
+
+Written to be read, not to be fast: every formula is spelled out, and nothing here is shared with a
+runtime. It is checked against transformers' PyTorch classes in float64 in `test_oracle.py`.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import erf, softmax
+
+from converters.checkpoint import Checkpoint
+from converters.spec import MASK_VALUE, EncoderSpec, Layer, Linear, LinearHead, MaskedLMHead, Norm
+from runtimes.base import Inputs
+
+Array = NDArray[np.float64]
+Tap = Callable[[str, Array], Array]
+
+
+def gelu_erf(x: Array) -> Array:
+    """x Φ(x) = x/2 · (1 + erf(x/√2)) (Hendrycks & Gimpel 2016, arXiv:1606.08415)."""
+    return 0.5 * x * (1.0 + erf(x / np.sqrt(2.0)))
+
+
+def gelu_tanh(x: Array) -> Array:
+    """x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))), from the same paper."""
+    return 0.5 * x * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x * x * x)))
+
+
+def relu(x: Array) -> Array:
+    """max(x, 0)."""
+    return np.maximum(x, 0.0)
+
+
+ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": relu}
+
+
+class Parameters:
+    """Float64 parameters by canonical name; only the one in use takes memory."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+
+    def __getitem__(self, name: str) -> Array:
+        array = self._checkpoint.array(name).astype(np.float64)
+        self._checkpoint.release(name)
+        return array
+
+    def rows(self, name: str, ids: NDArray[np.int64]) -> Array:
+        """`self[name][ids]` without converting the whole table."""
+        return self._checkpoint.array(name)[ids].astype(np.float64)
+
+
+def run(
+    checkpoint: Checkpoint,
+    inputs: Inputs,
+    outputs: set[str] | None = None,
+    logit_positions: NDArray[np.int64] | None = None,
+) -> dict[str, Array]:
+    """Every output of the checkpoint, or the named ones, in float64.
+
+    logit_positions: [N, 2] pairs of (row, position); then token `logits` come as [N, V], computed
+    there only.
+    """
+    spec, p = checkpoint.spec, Parameters(checkpoint)
+    wanted = outputs or {name for names in spec.signatures().values() for name in names}
+    found: dict[str, Array] = {}
+
+    def tap(name: str, x: Array) -> Array:
+        if name in wanted:
+            found[name] = x
+        return x
+
+    x = embeddings(p, spec, inputs.input_ids, inputs.token_type_ids)  # [B, T, H]
+    mask = (1 - inputs.attention_mask)[:, None, None, :] * MASK_VALUE  # [B, 1, 1, T]
+    x = encoder(p, spec, x, mask, tap)
+    tap("last_hidden_state", x)
+    pooled = tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler else None
+    if "logits" in wanted and isinstance(spec.head, MaskedLMHead):
+        at = x if logit_positions is None else x[logit_positions[:, 0], logit_positions[:, 1]]
+        tap("logits", mlm_head(p, spec, spec.head, at))
+    elif "logits" in wanted and spec.head is not None:
+        tap("logits", linear_head(p, spec.head, x, pooled))
+    return found
+
+
+def embeddings(p: Parameters, spec: EncoderSpec, input_ids: NDArray, token_type_ids: NDArray) -> Array:
+    """Word + position + token type, then LayerNorm and a projection to H where the family has them."""
+    positions = np.arange(input_ids.shape[1])
+    x = p.rows(spec.word_embeddings.weight, input_ids)  # [B, T, E]
+    x = x + p.rows(spec.token_type_embeddings.weight, token_type_ids)
+    x = x + p.rows(spec.position_embeddings.weight, positions)
+    if spec.embeddings_norm:
+        x = layer_norm(p, spec, spec.embeddings_norm, x)
+    return linear(p, spec.embeddings_projection, x) if spec.embeddings_projection else x  # [B, T, H]
+
+
+def encoder(p: Parameters, spec: EncoderSpec, x: Array, mask: Array, tap: Tap) -> Array:
+    """Every block in turn; `hidden_states.N` is the input of block N, the last is the result."""
+    number = 0
+    for index, block in enumerate(spec.blocks):
+        x = tap(f"hidden_states.{index}", x)
+        for layer in block:
+            x = encoder_layer(p, spec, layer, x, mask, lambda name, y, n=number: tap(f"layers.{n}.{name}", y))
+            number += 1
+    if spec.final_norm:
+        x = layer_norm(p, spec, spec.final_norm, x)
+    return tap(f"hidden_states.{len(spec.blocks)}", x)
+
+
+def encoder_layer(p: Parameters, spec: EncoderSpec, layer: Layer, x: Array, mask: Array, tap: Tap) -> Array:
+    """Attention and feed-forward, each with a residual; LayerNorm after each sum, or before each part."""
+    if layer.norm_first:
+        x = x + attention(p, spec, layer, layer_norm(p, spec, layer.attention_norm, x), mask, tap)
+        tap("after_attention", x)
+        return x + feed_forward(p, spec, layer, layer_norm(p, spec, layer.output_norm, x), tap)
+    x = layer_norm(p, spec, layer.attention_norm, x + attention(p, spec, layer, x, mask, tap))
+    tap("after_attention", x)
+    return layer_norm(p, spec, layer.output_norm, x + feed_forward(p, spec, layer, x, tap))
+
+
+def attention(p: Parameters, spec: EncoderSpec, layer: Layer, x: Array, mask: Array, tap: Tap) -> Array:
+    """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), projected."""
+    heads, width = spec.config.num_attention_heads, spec.config.head_size
+
+    def split(y: Array) -> Array:
+        return y.reshape(*y.shape[:2], heads, width).transpose(0, 2, 1, 3)  # [B, A, T, d]
+
+    query = split(tap("query", linear(p, layer.query, x)))
+    key = split(tap("key", linear(p, layer.key, x)))
+    value = split(tap("value", linear(p, layer.value, x)))
+    scores = query @ key.transpose(0, 1, 3, 2) / np.sqrt(width) + mask  # [B, A, T, T]
+    context = (softmax(scores, axis=-1) @ value).transpose(0, 2, 1, 3).reshape(x.shape)  # [B, T, H]
+    return tap("attention_output", linear(p, layer.attention_output, tap("context", context)))
+
+
+def feed_forward(p: Parameters, spec: EncoderSpec, layer: Layer, x: Array, tap: Tap) -> Array:
+    """Two linear layers with the activation between them."""
+    x = tap("intermediate", ACTIVATIONS[spec.config.activation](linear(p, layer.intermediate, x)))  # [B, T, I]
+    return tap("output", linear(p, layer.output, x))  # [B, T, H]
+
+
+def pooler(p: Parameters, dense: Linear, x: Array) -> Array:
+    """tanh of a linear layer over the first token: [B, H]."""
+    return np.tanh(linear(p, dense, x[:, 0]))
+
+
+def mlm_head(p: Parameters, spec: EncoderSpec, head: MaskedLMHead, x: Array) -> Array:
+    """Vocabulary logits [..., V]."""
+    x = ACTIVATIONS[head.activation](linear(p, head.dense, x))  # [..., E]
+    return layer_norm(p, spec, head.norm, x) @ p[head.decoder].T + p[head.decoder_bias]
+
+
+def linear_head(p: Parameters, head: LinearHead, x: Array, pooled: Array | None) -> Array:
+    """Label logits over every token, the first token, or the pooler's output."""
+    y = pooled if head.over == "pooler" else x[:, 0] if head.over == "first_token" else x
+    if head.dense and head.activation:
+        y = ACTIVATIONS[head.activation](linear(p, head.dense, y))
+    y = linear(p, head.projection, y)
+    return y[..., 0] if head.squeeze else y
+
+
+def linear(p: Parameters, layer: Linear, x: Array) -> Array:
+    """x Wᵀ + b."""
+    return x @ p[layer.weight].T + p[layer.bias]
+
+
+def layer_norm(p: Parameters, spec: EncoderSpec, norm: Norm, x: Array) -> Array:
+    """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = (centred * centred).mean(axis=-1, keepdims=True)
+    return centred / np.sqrt(variance + spec.config.layer_norm_eps) * p[norm.weight] + p[norm.bias]

@@ -1,0 +1,48 @@
+"""The oracle against an implementation that is not ours: transformers' PyTorch classes in float64."""
+
+import numpy as np
+import pytest
+
+from converters.checkpoint import Checkpoint
+from parity_tests import oracle
+from parity_tests.cases import make_cases
+from tests.checkpoints import VARIANTS, write_variant
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_agrees_with_transformers_in_float64(variant, tmp_path):
+    folder = write_variant(tmp_path, variant)
+    checkpoint = Checkpoint.open(folder)
+    class_name = checkpoint.published_config()["architectures"][0]
+    # transformers writes no old names, so it reads the checkpoint through our PyTorch names.
+    model = getattr(transformers, class_name)(
+        transformers.AutoConfig.from_pretrained(folder, attn_implementation="eager", torch_dtype="float64")
+    )
+    state = {parameter.name: checkpoint.array(parameter.name) for parameter in checkpoint.parameters()}
+    if checkpoint.spec.task == "features":
+        state = {name.partition(".")[2]: array for name, array in state.items()}
+    pooler = {name: state.pop(name) for name in list(state) if ".pooler." in name} if checkpoint.spec.head else {}
+    report = model.load_state_dict({name: torch.tensor(array) for name, array in state.items()}, strict=False)
+    assert not report.unexpected_keys
+    model.tie_weights()
+    model = model.double().eval()
+
+    for case in make_cases(checkpoint):
+        ours = oracle.run(checkpoint, case.inputs)
+        with torch.no_grad():
+            theirs = model(
+                **{name: torch.from_numpy(array) for name, array in case.inputs.as_dict().items()},
+                output_hidden_states=True,
+            )
+        real = case.inputs.attention_mask == 1
+        for index, expected in enumerate(theirs.hidden_states):
+            found = ours[f"hidden_states.{index}"]
+            np.testing.assert_allclose(found[real], expected.numpy()[real], rtol=1e-9, atol=1e-11)
+        if "logits" in ours:
+            np.testing.assert_allclose(ours["logits"][real], theirs.logits.numpy()[real], rtol=1e-9, atol=1e-11)
+        if "pooler_output" in ours and not pooler:
+            rows = real[:, 0]
+            np.testing.assert_allclose(ours["pooler_output"][rows], theirs.pooler_output.numpy()[rows], rtol=1e-9)

@@ -1,0 +1,55 @@
+"""How far a runtime may be from the oracle: by precision and device, never by model or target."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class FloatTolerance:
+    """|error| ≤ absolute + relative · scale, element by element, on real tokens.
+
+    scale: |reference| of the element itself; for logits, the largest |reference| of their vector.
+    """
+
+    absolute: float
+    relative: float
+    reason: str
+
+    def allowed(self, output: str, reference: NDArray) -> NDArray[np.float64]:
+        """The largest error allowed at each element of this output."""
+        size = np.abs(reference.astype(np.float64))
+        return self.absolute + self.relative * (size.max(axis=-1, keepdims=True) if output == "logits" else size)
+
+
+@dataclass(frozen=True)
+class QuantizedGates:
+    """What int8 must keep. Over the positions where vocabulary logits are compared, except cosine.
+
+    top1, top5: share of positions with the oracle's first answer first, and of its five answers kept.
+    kl_mean, kl_p99: KL(oracle ‖ artifact) of the vocabulary distributions, in nats.
+    cosine: lowest cosine between any real token's hidden state and the oracle's, in any layer.
+    A sentence's outputs must also be bit-identical alone, batched and padded.
+    """
+
+    top1: float
+    top5: float
+    kl_mean: float
+    kl_p99: float
+    cosine: float
+    reason: str
+
+
+TOLERANCES: Mapping[tuple[str, str], FloatTolerance | QuantizedGates] = {
+    ("fp32", "cpu"): FloatTolerance(
+        1e-5,
+        1e-5,
+        "Hidden states: at most 1.9e-5 measured at BERT-base size on values up to 20, where float32 rounding alone "
+        "gives 1e-6 a step. A logit is a sum whose terms add up, in magnitude, to many times its own value (44 for "
+        "logits near 0, on a trained model): one float32 product with exact inputs already errs by 6e-6, and the "
+        "head's LayerNorm makes hidden-state rounding 8 times larger. So logits are measured against their vector.",
+    ),
+    ("int8", "cpu"): QuantizedGates(0.9, 0.9, 5e-3, 2e-2, 0.999, "TO BE MEASURED"),
+}

@@ -1,0 +1,188 @@
+"""Run every case through one opened artifact and judge the outputs."""
+
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.errors import InputError
+from parity_tests.cases import Case
+from parity_tests.compare import Difference, Quality, compare, lowest_cosine, measure_quality
+from parity_tests.golden import POSITION, TOKEN, Golden
+from parity_tests.tolerances import TOLERANCES, FloatTolerance, QuantizedGates
+from runtimes.base import Inputs, Outputs, Runtime
+
+# Quantized outputs are compared like any other, so that shapes, NaN and errors are known; it is the
+# gates that judge them.
+_NOT_JUDGED = FloatTolerance(float("inf"), 0.0, "")
+
+
+@dataclass
+class Verdict:
+    """What was found about one artifact.
+
+    differences: one per case, signature and output.
+    change_alone: largest change in a row's default outputs when it is run alone, unpadded.
+    quality, cosine: for a quantized artifact, what its gates judge; cosine is the lowest, per output.
+    """
+
+    precision: str
+    device: str
+    differences: list[Difference] = field(default_factory=list)
+    change_alone: float = 0.0
+    quality: Quality | None = None
+    cosine: dict[str, float] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything was compared and nothing failed."""
+        return bool(self.differences) and not self.faults
+
+    def worst(self) -> dict[str, Difference]:
+        """Per output, the difference that used most of its tolerance (or, not judged, the largest)."""
+        result: dict[str, Difference] = {}
+        for difference in self.differences:
+            kept = result.get(difference.output)
+            if kept is None or difference.rank > kept.rank:
+                result[difference.output] = difference
+        return result
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values for JSON: the verdict, its reasons, and the worst value per output."""
+        return {
+            "passed": self.passed,
+            "precision": self.precision,
+            "device": self.device,
+            "faults": self.faults,
+            "worst": {name: difference.as_dict() for name, difference in self.worst().items()},
+            "change_alone": self.change_alone,
+            "quality": asdict(self.quality) if self.quality else None,
+            "cosine": self.cosine,
+            "tolerance": asdict(TOLERANCES[self.precision, self.device]),
+        }
+
+
+def verify(runtime: Runtime, golden: Golden, precision: str) -> Verdict:
+    """Run all cases through every signature of the artifact and judge them by `precision`.
+
+    Raises InputError where the golden outputs are not this artifact's, or no tolerance is defined.
+    """
+    if (precision, runtime.device) not in TOLERANCES:
+        raise InputError("tolerances", f"none is defined for {precision} on {runtime.device}")
+    if set(golden.per) != set(runtime.outputs):
+        raise InputError(
+            runtime.artifact.folder,
+            f"outputs: expected {', '.join(golden.per)} (golden); found {', '.join(runtime.outputs)}",
+        )
+    verdict = Verdict(precision, runtime.device)
+    judge = _Judge(golden, verdict)
+    for case in golden.cases:
+        for signature in case.signatures:
+            names = runtime.signatures[signature]
+            found = runtime.run(case.inputs, names)
+            judge.compare(case, signature, names, found)
+            if signature == "serving_default":
+                judge.compare_alone(case, runtime, found)
+    judge.conclude()
+    return verdict
+
+
+class _Judge:
+    def __init__(self, golden: Golden, verdict: Verdict) -> None:
+        self._golden = golden
+        self._verdict = verdict
+        self._gates = TOLERANCES[verdict.precision, verdict.device]
+        self._tolerance = self._gates if isinstance(self._gates, FloatTolerance) else _NOT_JUDGED
+        self._logits: list[tuple[NDArray, NDArray]] = []
+
+    def compare(self, case: Case, signature: str, names: tuple[str, ...] | list[str], found: Outputs) -> None:
+        """Compare one run's outputs with the golden ones, on real tokens."""
+        for name in names:
+            expected = self._golden.reference[case.name][name]
+            difference, pair = self._compare_one(case, signature, name, found.get(name), expected)
+            self._verdict.differences.append(difference)
+            if pair is None or isinstance(self._gates, FloatTolerance):
+                continue
+            if self._golden.per[name] == POSITION:
+                self._logits.append(pair)
+            else:
+                self._verdict.cosine[name] = min(self._verdict.cosine.get(name, 1.0), lowest_cosine(*pair))
+
+    def compare_alone(self, case: Case, runtime: Runtime, together: Outputs) -> None:
+        """Padded = unpadded and batched = single: each row run alone must meet the same golden row."""
+        names = tuple(together)
+        for row in case.alone:
+            length = int(case.inputs.attention_mask[row].sum())
+            ids, types = (
+                array[row : row + 1, :length] for array in (case.inputs.input_ids, case.inputs.token_type_ids)
+            )
+            single = Case(f"{case.name}, row {row} alone", case.catches, Inputs.of(ids, None, types))
+            found = runtime.run(single.inputs, names)
+            for name in names:
+                both = (together[name][row], found[name][0])
+                if both[0].shape != both[1].shape:
+                    both = (both[0][:length], both[1])
+                self._verdict.change_alone = max(self._verdict.change_alone, float(np.abs(both[0] - both[1]).max()))
+                expected = self._golden.reference[case.name][name]
+                if self._golden.per[name] == POSITION:
+                    rows = case.logit_positions
+                    found[name] = found[name][0, rows[rows[:, 0] == row, 1]]
+                    expected = expected[rows[:, 0] == row]
+                elif self._golden.per[name] == TOKEN:
+                    expected = expected[row : row + 1, :length]
+                else:
+                    expected = expected[row : row + 1]
+                self._verdict.differences.append(
+                    compare(single.name, "serving_default", name, found[name], expected, self._tolerance)
+                )
+
+    def conclude(self) -> None:
+        """Turn what was measured into faults."""
+        verdict = self._verdict
+        for difference in sorted(verdict.worst().values(), key=lambda difference: difference.rank, reverse=True):
+            if not difference.passed:
+                verdict.faults.append(f"{difference.output} ({difference.case}): {difference.explain()}")
+        if isinstance(self._gates, QuantizedGates):
+            if self._logits:
+                verdict.quality = measure_quality(
+                    *(np.concatenate(arrays) for arrays in zip(*self._logits, strict=True))
+                )
+            verdict.faults += _judge_quality(verdict, self._gates)
+
+    def _compare_one(
+        self, case: Case, signature: str, name: str, found: NDArray | None, expected: NDArray
+    ) -> tuple[Difference, tuple[NDArray, NDArray] | None]:
+        """The difference, and the two arrays where both are meaningful, one vector each."""
+        real = case.inputs.attention_mask == 1
+        per = self._golden.per[name]
+        got = found
+        if found is not None and np.isfinite(found).all():
+            # A row of nothing but padding means nothing, and neither does a padded token, but NaN there
+            # is still a fault: it is left for `compare` to see.
+            keep = real if per == TOKEN else real.any(axis=1)
+            if per == POSITION and found.shape == (*real.shape, expected.shape[-1]):
+                got = found[tuple(case.logit_positions.T)]
+            elif found.shape == expected.shape:
+                got, expected = found[keep], expected[keep]
+        difference = compare(case.name, signature, name, got, expected, self._tolerance)
+        return difference, None if difference.fault or got is None else (got, expected)
+
+
+def _judge_quality(verdict: Verdict, gates: QuantizedGates) -> list[str]:
+    faults = []
+    if verdict.change_alone:
+        faults.append(f"a row changes by {verdict.change_alone:.2e} when it is run alone; must be bit-identical")
+    if verdict.quality:
+        for name in ("top1", "top5"):
+            found, allowed = getattr(verdict.quality, name), getattr(gates, name)
+            if not found >= allowed:
+                faults.append(f"{name} agreement: expected at least {allowed}; found {found:.3f}")
+        for name in ("kl_mean", "kl_p99"):
+            found, allowed = getattr(verdict.quality, name), getattr(gates, name)
+            if not found <= allowed:
+                faults.append(f"{name}: expected at most {allowed:.0e}; found {found:.2e}")
+    for name, cosine in verdict.cosine.items():
+        if not cosine >= gates.cosine:
+            faults.append(f"{name}: cosine: expected at least {gates.cosine}; found {cosine:.5f}")
+    return faults

@@ -1,0 +1,7 @@
+"""`python -m yizhi`."""
+
+import sys
+
+from yizhi.cli import main
+
+sys.exit(main())

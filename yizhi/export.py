@@ -1,0 +1,224 @@
+"""`yizhi export`: plan what is out of date, run it, verify it, write the manifest."""
+
+import fcntl
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from converters.artifact import DESCRIPTION, Artifact, remove_leftovers
+from converters.checkpoint import Checkpoint, sha256_of_file
+from converters.errors import InputError
+from converters.manifest import (
+    GOLDEN,
+    MANIFEST,
+    code_digest,
+    describe_folder,
+    describe_release,
+    read_manifest,
+    write_manifest,
+)
+from converters.targets import TARGETS, Target
+from yizhi import __version__
+from yizhi.jobs import Job, Result, run_jobs
+from yizhi.progress import Progress
+from yizhi.results import Row, write_report
+
+
+@dataclass(frozen=True)
+class _State:
+    """What is already in the release folder and still true.
+
+    current: targets whose artifact is what this checkpoint and this code would write again.
+    verdicts: verdicts in the manifest that still hold, by target.
+    golden: whether `golden/` is this checkpoint's.
+    """
+
+    current: set[str]
+    verdicts: dict[str, dict[str, Any]]
+    golden: bool
+
+
+def export(
+    checkpoint_path: Path,
+    release: Path,
+    targets: list[Target],
+    jobs: int,
+    progress: Progress,
+    origin: dict[str, str] | None = None,
+) -> list[Row]:
+    """Export and verify `targets`; what is up to date is left alone. Returns a row per target.
+
+    origin: hub id and revision, for the manifest.
+    Raises InputError, before anything is written, for a checkpoint that cannot be used.
+    """
+    progress.note(f"checking {checkpoint_path}")
+    with Checkpoint.open(checkpoint_path) as checkpoint:
+        checkpoint.check_values()
+        source = describe_source(checkpoint, origin)
+        descriptions = {target.name: describe_artifact(target, checkpoint, source["files"]) for target in targets}
+        floats = 4 * sum(math.prod(parameter.shape) for parameter in checkpoint.parameters())
+    with _locked(release):
+        progress.note(f"hashing {release}")
+        state = _assess(release, source, descriptions)
+        plan = _plan(checkpoint_path, release, targets, descriptions, state)
+        _check_space(release, sum(_estimate_bytes(job, floats) for job in plan))
+        if plan:
+            (release / MANIFEST).unlink(missing_ok=True)  # what it says is about to stop being true
+        progress.begin([job.name for job in plan])
+        results = run_jobs(plan, jobs, progress.started, progress.finished)
+        rows = [_row(release, target, results, state) for target in targets]
+        if plan and all(row.passed for row in rows):
+            verdicts = {**state.verdicts, **{row.target: row.verdict for row in rows if row.verdict}}
+            artifacts = [Artifact.read(release / name) for name in TARGETS if name in verdicts]
+            write_manifest(release, describe_release(release, source, artifacts, _round(verdicts)))
+        if plan:
+            write_report(release / "report", rows)
+    return rows
+
+
+def describe_source(checkpoint: Checkpoint, origin: dict[str, str] | None) -> dict[str, Any]:
+    """What the release was made from and judged with."""
+    return {
+        "files": checkpoint.digest(),
+        "model_type": checkpoint.config.model_type,
+        "task": checkpoint.spec.task,
+        "judged_with": code_digest("parity_tests", "runtimes"),
+        **({"origin": origin} if origin else {}),
+    }
+
+
+def describe_artifact(target: Target, checkpoint: Checkpoint, digest: dict[str, str]) -> dict[str, Any]:
+    """What `artifact.json` will say, but for the files: equal descriptions make equal bytes.
+
+    digest: sha256 of each of the checkpoint's files.
+    """
+    spec = checkpoint.spec
+    signatures = {name: list(outputs) for name, outputs in spec.signatures().items()}
+    return {
+        "target": target.name,
+        "precision": target.precision,
+        "task": spec.task,
+        "inputs": {name: ["batch", "length"] for name in ("input_ids", "attention_mask", "token_type_ids")},
+        "outputs": {name: list(spec.output_axes(name)) for names in signatures.values() for name in names},
+        "signatures": signatures,
+        "source": digest,
+        "made_with": {
+            "yizhi": __version__,
+            "converters": code_digest("converters"),
+            **(target.versions() if target.is_convertible() else {}),
+        },
+    }
+
+
+def _assess(release: Path, source: dict[str, Any], descriptions: dict[str, dict[str, Any]]) -> _State:
+    try:
+        manifest = read_manifest(release)
+    except InputError:
+        manifest = {"source": None, "golden": {}, "artifacts": {}}
+    judged = manifest["artifacts"] if manifest["source"] == source else {}
+    golden = bool(judged) and describe_folder(release / GOLDEN) == manifest["golden"]
+    current = {name for name in {*descriptions, *judged} if _is_current(release / name, descriptions.get(name, {}))}
+    verdicts = {
+        name: entry["parity"]
+        for name, entry in judged.items()
+        if golden and name in current and sha256_of_file(release / name / DESCRIPTION) == entry[DESCRIPTION]
+    }
+    return _State(current, verdicts, golden)
+
+
+def _is_current(folder: Path, description: dict[str, Any]) -> bool:
+    try:
+        artifact = Artifact.read(folder)
+    except InputError:
+        return False
+    as_described = all(artifact.description.get(key) == value for key, value in description.items())
+    return as_described and not artifact.find_altered_files()
+
+
+def _plan(
+    checkpoint: Path, release: Path, targets: list[Target], descriptions: dict[str, dict[str, Any]], state: _State
+) -> list[Job]:
+    """The jobs still to do. The slowest start first, so that no core idles at the end."""
+    stale = [target for target in targets if target.name not in state.current]
+    unverified = [target for target in targets if target.name not in state.verdicts]
+    plan = [
+        Job(
+            f"export {target.name}",
+            "convert",
+            {
+                "checkpoint": str(checkpoint),
+                "target": target.name,
+                "folder": str(release / target.name),
+                "description": descriptions[target.name],
+            },
+        )
+        for target in sorted(stale, key=lambda target: target.name != "tensorflow")
+    ]
+    if unverified and not state.golden:
+        golden = Job("oracle", "make_golden", {"checkpoint": str(checkpoint), "folder": str(release / GOLDEN)})
+        plan.insert(1, golden)
+    planned = {job.name for job in plan}
+    for target in unverified:
+        arguments = {"folder": str(release / target.name), "golden": str(release / GOLDEN), "device": "cpu"}
+        after = tuple(name for name in (f"export {target.name}", "oracle") if name in planned)
+        plan.append(Job(f"verify {target.name}", "verify", arguments, after))
+    return plan
+
+
+def _row(release: Path, target: Target, results: dict[str, Result], state: _State) -> Row:
+    exported, verified = (results.get(f"{step} {target.name}") for step in ("export", "verify"))
+    verdict = state.verdicts.get(target.name) or (verified.value if verified else None)
+    size = None if exported and exported.faults else Artifact.read(release / target.name).size()
+    return Row(target.name, exported, verified, verdict, size)
+
+
+def _round(value: Any) -> Any:
+    """Floats to three significant digits: what a manifest promises, free of last-bit noise."""
+    if isinstance(value, float):
+        return float(f"{value:.2e}")
+    if isinstance(value, dict):
+        return {key: _round(item) for key, item in value.items()}
+    return [_round(item) for item in value] if isinstance(value, list) else value
+
+
+def _estimate_bytes(job: Job, floats: int) -> int:
+    """What a job will write, from the size of the parameters as float32."""
+    if job.task == "convert":
+        return int(floats * (0.3 if TARGETS[job.arguments["target"]].precision == "int8" else 1.01))
+    return floats // 4 if job.task == "make_golden" else 0
+
+
+def _check_space(release: Path, needed: int) -> None:
+    free = shutil.disk_usage(release).free
+    if free < needed:
+        raise InputError(release, f"no space: needs about {needed / 1e9:.2f} GB; {free / 1e9:.2f} GB are free")
+
+
+@contextmanager
+def _locked(release: Path) -> Iterator[None]:
+    """Hold the release folder against other exports. The lock goes with the process, however it ends."""
+    existed = release.exists()
+    try:
+        release.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(release, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(release, f"cannot be written: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(release, "another export into this folder is running") from None
+        if not os.access(release, os.W_OK):
+            raise InputError(release, "cannot be written: Permission denied")
+        for name in (*TARGETS, GOLDEN):
+            remove_leftovers(release / name)
+        yield
+    finally:
+        os.close(descriptor)
+        if not existed and not any(release.iterdir()):
+            release.rmdir()

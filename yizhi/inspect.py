@@ -1,0 +1,58 @@
+"""`yizhi inspect`: what a checkpoint, an artifact or a release is."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from converters.artifact import DESCRIPTION, Artifact
+from converters.checkpoint import Checkpoint
+from converters.hub import resolve_checkpoint
+from converters.manifest import MANIFEST, read_manifest
+
+
+def describe(path: str, revision: str | None = None) -> dict[str, Any]:
+    """Plain values for JSON. Raises InputError where it is none of the three."""
+    folder = Path(path)
+    if (folder / MANIFEST).exists():
+        return {"kind": "release", **read_manifest(folder)}
+    if (folder / DESCRIPTION).exists():
+        return {"kind": "artifact", **Artifact.read(folder).description}
+    with Checkpoint.open(resolve_checkpoint(path, revision).path) as checkpoint:
+        config, parameters = checkpoint.config, checkpoint.parameters()
+        return {
+            "kind": "checkpoint",
+            "model_type": config.model_type,
+            "task": checkpoint.spec.task,
+            "parameters": sum(math.prod(parameter.shape) for parameter in parameters),
+            "tensors": len(parameters),
+            "stored_as": checkpoint.dtypes,
+            "layers": config.num_hidden_layers,
+            "hidden_size": config.hidden_size,
+            "attention_heads": config.num_attention_heads,
+            "vocab_size": config.vocab_size,
+            "positions": config.max_position_embeddings,
+            "hidden_act": config.hidden_act,
+            "pooler": checkpoint.spec.pooler is not None,
+            "decoder": "tied" if checkpoint.spec.tied else "untied" if checkpoint.spec.task == "fill-mask" else None,
+            "ignored": checkpoint.ignored,
+            "sha256": checkpoint.digest(),
+        }
+
+
+def print_description(description: dict[str, Any]) -> None:
+    """The description as a short table; nested values one level deep."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for key, value in description.items():
+        if isinstance(value, dict):
+            value = "\n".join(f"{name}: {_short(item)}" for name, item in value.items()) or "none"
+        table.add_row(key.replace("_", " "), f"{value:,}" if isinstance(value, int) and value > 9999 else str(value))
+    Console(soft_wrap=True).print(table, markup=False)
+
+
+def _short(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(str(key) for key in value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

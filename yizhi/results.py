@@ -1,0 +1,66 @@
+"""Row: what a command found out about one target, ready to be printed or written as JSON."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from converters.artifact import to_json
+from yizhi.jobs import Result
+
+
+@dataclass
+class Row:
+    """One target: how its export and verification went. What was not done is None.
+
+    altered: faults of its files. verdict: the parity verdict, new or kept from the manifest.
+    """
+
+    target: str
+    export: Result | None = None
+    verification: Result | None = None
+    verdict: dict[str, Any] | None = None
+    size: int | None = None
+    altered: list[str] = field(default_factory=list)
+
+    @property
+    def faults(self) -> list[str]:
+        """Why it did not pass; empty when it did. Not verified is not passed."""
+        for result in (self.export, self.verification):
+            if result and result.faults:
+                return result.faults
+        if self.altered:
+            return self.altered
+        return self.verdict["faults"] if self.verdict else ["not verified"]
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything that was asked for was done and found good."""
+        return not self.faults
+
+    @property
+    def bad_input(self) -> bool:
+        """Whether it failed for something the user gave, rather than for a check."""
+        return any(result is not None and result.bad_input for result in (self.export, self.verification))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "passed": self.passed,
+            "faults": self.faults,
+            "size": self.size,
+            "export": self.export and {"seconds": self.export.seconds, "peak_bytes": self.export.peak_bytes},
+            "verification": self.verification
+            and {"seconds": self.verification.seconds, "peak_bytes": self.verification.peak_bytes},
+            "parity": self.verdict,
+        }
+
+
+def rows_as_dict(rows: list[Row]) -> dict[str, Any]:
+    """Plain values for JSON, by target."""
+    return {row.target: row.as_dict() for row in rows}
+
+
+def write_report(folder: Path, rows: list[Row]) -> None:
+    """Write `parity.json`: everything that was found and measured."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "parity.json").write_text(to_json(rows_as_dict(rows)), encoding="utf-8")

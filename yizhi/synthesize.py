@@ -1,0 +1,97 @@
+"""The embedded default: a random checkpoint of a given shape, the same bytes on every machine.
+
+Every tensor is random and asymmetric, so that no swapped, dropped or transposed parameter goes
+unseen. A few channels are far larger than the rest, as in trained encoders (Dettmers et al. 2022,
+arXiv:2208.07339), so that int8 is tried on what makes it hard.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.architectures import build_spec, default_names
+from converters.artifact import new_folder, to_json
+from converters.config import EncoderConfig
+from converters.errors import InputError
+from converters.safetensors_file import write_safetensors
+from converters.spec import EMBEDDING, KERNEL, NORM_OFFSET, NORM_SCALE, VECTOR_BIAS, Parameter
+from converters.tokenizer_files import SPECIAL_TOKENS
+
+# The shape of bert-base-chinese.
+DEFAULT_CONFIG = {
+    "architectures": ["BertForMaskedLM"],
+    "model_type": "bert",
+    "vocab_size": 21128,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "pad_token_id": 0,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "initializer_range": 0.02,
+}
+SPREAD = {EMBEDDING: 0.04, KERNEL: 0.04, VECTOR_BIAS: 0.1, NORM_SCALE: 0.1, NORM_OFFSET: 0.1}
+CENTRE = {NORM_SCALE: 0.85}
+OUTLIER_CHANNELS = 3
+OUTLIER_SIZE = {NORM_SCALE: 2.0, NORM_OFFSET: 4.0}
+
+
+def synthesize(folder: Path, config: dict[str, object], seed: int = 0) -> None:
+    """Write a random checkpoint of this configuration, with pooler and the family's usual head.
+
+    Raises InputError for an unsupported configuration, or a vocabulary too small for the special tokens.
+    """
+    checked = EncoderConfig.from_dict(config)
+    if checked.vocab_size < len(SPECIAL_TOKENS):
+        raise InputError("config", f"vocab_size: expected at least {len(SPECIAL_TOKENS)}; found {checked.vocab_size}")
+    parameters = build_spec(checked, default_names(checked)).parameters()
+    with new_folder(folder) as temporary:
+        (temporary / "config.json").write_text(to_json(config), encoding="utf-8")
+        (temporary / "vocab.txt").write_text("\n".join(make_vocab(checked.vocab_size)) + "\n", encoding="utf-8")
+        with open(temporary / "model.safetensors", "wb") as file:
+            header = {parameter.name: ("F32", parameter.shape) for parameter in parameters}
+            write_safetensors(file, header, (_values(parameter, seed).data.cast("B") for parameter in parameters))
+
+
+def make_vocab(size: int) -> list[str]:
+    """Distinct entries: special tokens where BERT has them, ASCII, `##` pieces, punctuation, then Han characters."""
+    ascii_characters = [chr(code) for code in range(33, 127)]
+    pieces = [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz0123456789"]
+    punctuation = list("，。！？、；：“”‘’（）《》【】…—·￥")
+    unused = [f"[unused{number}]" for number in range(1, 100)]
+    head = ["[PAD]", *unused, *SPECIAL_TOKENS[1:]] if size > 400 else list(SPECIAL_TOKENS)
+    vocab = [*head, *ascii_characters, *pieces, *punctuation]
+    # CJK Unified Ideographs, then Extension A: more than 27,000 characters.
+    han = [*range(0x4E00, 0xA000), *range(0x3400, 0x4DC0), *range(0x20000, 0x2A6E0)]
+    vocab += [chr(code) for code in han[: max(0, size - len(vocab))]]
+    if len(vocab) < size:
+        raise InputError("config", f"vocab_size: expected at most {len(vocab)}; found {size}")
+    return vocab[:size]
+
+
+def _values(parameter: Parameter, seed: int) -> NDArray[np.float32]:
+    """Near-normal float32 values in the parameter's shape, from integer arithmetic and exact scaling.
+
+    Four random bytes are summed per value (Irwin–Hall), which no maths library can round differently.
+    """
+    key = int.from_bytes(hashlib.sha256(f"{seed}/{parameter.name}".encode()).digest()[:16], "little")
+    count = int(np.prod(parameter.shape))
+    raw = np.random.Philox(key=key).random_raw(-(-count // 2)).view("<u4")[:count]
+    pairs = (raw & 0x00FF00FF) + (raw >> 8 & 0x00FF00FF)
+    sums = (pairs & 0xFFFF) + (pairs >> 16)
+    deviation = np.float32(SPREAD[parameter.kind] / np.sqrt(4 * (256**2 - 1) / 12))
+    values = (sums.astype(np.float32) - np.float32(510)) * deviation
+    values += np.float32(CENTRE.get(parameter.kind, 0.0))
+    if parameter.kind in OUTLIER_SIZE:
+        # The same channels in every layer, as trained encoders have them.
+        channels = [count * (2 * number + 1) // (2 * OUTLIER_CHANNELS) for number in range(OUTLIER_CHANNELS)]
+        values[channels] *= np.float32(OUTLIER_SIZE[parameter.kind])
+        values[channels] += np.float32(OUTLIER_SIZE[parameter.kind])
+    return values.reshape(parameter.shape)

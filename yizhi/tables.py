@@ -1,0 +1,59 @@
+"""The tables that commands print."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from yizhi.results import Row
+
+
+def print_release(console: Console, release: object, rows: Sequence[Row]) -> None:
+    """One line per target: size, seconds, peak memory, worst error per output, verdict; then the reasons."""
+    table = Table(title=str(release), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column("target")
+    for heading in ("size", "export", "verify", "peak memory", "worst error", "verdict"):
+        table.add_column(heading, justify="right" if heading != "verdict" else "left")
+    for row in rows:
+        peaks = [result.peak_bytes for result in (row.export, row.verification) if result and result.peak_bytes]
+        table.add_row(
+            row.target,
+            format_bytes(row.size),
+            _seconds(row.export, "up to date" if row.verdict and not row.verification else ""),
+            _seconds(row.verification, "kept" if row.verdict else ""),
+            format_bytes(max(peaks, default=None)),
+            describe_errors(row.verdict),
+            Text("pass", "bold green") if row.passed else Text("FAIL", "bold red"),
+        )
+    console.print(table)
+    for row in rows:
+        for fault in row.faults:
+            console.print(Text(f"{row.target}: {fault}", "red"))
+
+
+def describe_errors(verdict: dict | None) -> str:
+    """Worst error per kind of output, or an int8 artifact's agreement, in a few words."""
+    if not verdict or not verdict["worst"]:
+        return "-"
+    if verdict["quality"]:
+        quality = verdict["quality"]
+        return f"top-1 {quality['top1']:.1%}, KL {quality['kl_mean']:.1e}, cos {min(verdict['cosine'].values()):.4f}"
+    worst: dict[str, float] = {}
+    for output, difference in verdict["worst"].items():
+        kind = {"logits": "logits", "pooler_output": "pooler"}.get(output, "hidden")
+        error = difference["error"]
+        worst[kind] = max(worst.get(kind, 0.0), float("inf") if error is None else error)
+    return ", ".join(f"{kind} {worst[kind]:.1e}" for kind in ("logits", "hidden", "pooler") if kind in worst)
+
+
+def format_bytes(count: int | None) -> str:
+    """Decimal megabytes or gigabytes."""
+    if count is None:
+        return "-"
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def _seconds(result: object, otherwise: str) -> str:
+    seconds = getattr(result, "seconds", 0.0)
+    return f"{seconds:.1f} s" if seconds else otherwise or "-"

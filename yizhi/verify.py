@@ -1,0 +1,47 @@
+"""`yizhi verify`: files first, then outputs, of a release or of one artifact."""
+
+from pathlib import Path
+
+from converters.artifact import DESCRIPTION, Artifact
+from converters.errors import InputError
+from converters.manifest import GOLDEN, find_altered_release, read_manifest
+from converters.targets import TARGETS, Target
+from yizhi.jobs import Job, run_jobs
+from yizhi.progress import Progress
+from yizhi.results import Row
+
+
+def verify_path(path: Path, targets: list[Target] | None, device: str, jobs: int, progress: Progress) -> list[Row]:
+    """Check the files and outputs of a release, or of one artifact inside or outside a release.
+
+    Raises InputError where the path is neither, or a target that was asked for is not in it.
+    """
+    progress.note(f"hashing {path}")
+    if (path / DESCRIPTION).exists():
+        release, names = path.parent, [path.name]
+        altered = {path.name: Artifact.read(path).find_altered_files()}
+        if not (release / GOLDEN).is_dir():
+            raise InputError(path, f"cannot be run against anything: there is no {GOLDEN}/ beside it")
+    else:
+        release, manifest = path, read_manifest(path)
+        names = [name for name in TARGETS if name in manifest["artifacts"]]
+        altered = find_altered_release(release, manifest)
+        if targets:
+            missing = [target.name for target in targets if target.name not in names]
+            if missing:
+                raise InputError(path, f"has no {', '.join(missing)}; it has {', '.join(names)}")
+            names = [target.name for target in targets]
+    elsewhere = [f"{part}/{fault}" for part in (GOLDEN, ".") for fault in altered.get(part, [])]
+    rows = {name: Row(name, altered=[*altered.get(name, []), *elsewhere]) for name in names}
+    plan = [
+        Job(name, "verify", {"folder": str(release / name), "golden": str(release / GOLDEN), "device": device})
+        for name, row in rows.items()
+        if not row.altered
+    ]
+    progress.begin([job.name for job in plan])
+    for name, result in run_jobs(plan, jobs, progress.started, progress.finished).items():
+        rows[name].verification, rows[name].verdict = result, result.value
+    for name, row in rows.items():
+        if not row.altered:
+            row.size = Artifact.read(release / name).size()
+    return list(rows.values())
