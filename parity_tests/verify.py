@@ -48,6 +48,17 @@ class Verdict:
                 result[difference.output] = difference
         return result
 
+    def first_bad_layer(self) -> str | None:
+        """The first hidden state that failed: where to look for the mistake."""
+        layers = sorted(
+            (name for name in self.worst() if name.startswith("hidden_states.")),
+            key=lambda name: int(name.rpartition(".")[2]),
+        )
+        gates = TOLERANCES[self.precision, self.device]
+        lowest = gates.cosine if isinstance(gates, QuantizedGates) else -1.0
+        bad = (name for name in layers if not self.worst()[name].passed or self.cosine.get(name, 1.0) < lowest)
+        return next(bad, None)
+
     def as_dict(self) -> dict[str, object]:
         """Plain values for JSON: the verdict, its reasons, and the worst value per output."""
         return {
@@ -55,6 +66,7 @@ class Verdict:
             "precision": self.precision,
             "device": self.device,
             "faults": self.faults,
+            "first_bad_layer": self.first_bad_layer(),
             "worst": {name: difference.as_dict() for name, difference in self.worst().items()},
             "change_alone": self.change_alone,
             "quality": asdict(self.quality) if self.quality else None,
@@ -149,6 +161,11 @@ class _Judge:
                     *(np.concatenate(arrays) for arrays in zip(*self._logits, strict=True))
                 )
             verdict.faults += _judge_quality(verdict, self._gates)
+        bad = verdict.first_bad_layer()
+        if bad:
+            number = int(bad.rpartition(".")[2])
+            made_by = f"the output of layer {number - 1}" if number else "the embeddings"
+            verdict.faults.insert(0, f"first layer that differs: {bad}, {made_by}")
 
     def _compare_one(
         self, case: Case, signature: str, name: str, found: NDArray | None, expected: NDArray
