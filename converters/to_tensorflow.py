@@ -29,22 +29,22 @@ def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
 
     model = Encoder(checkpoint.spec, read)
     groups = checkpoint.spec.signatures()
-    outputs = tuple(dict.fromkeys(name for group in groups.values() for name in group))
 
-    # Traced once, with every output. A signature takes what it names, and TensorFlow drops the rest
-    # before it runs: tracing each signature by itself gives a larger and slower-loading SavedModel.
+    # The layers are traced once for all signatures: one trace for each costs a second and a larger file.
+    # The heads are traced where they are asked for, so that no signature can ever run them in vain.
     @tf.function(autograph=False)
     def encode(input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Tensor) -> dict[str, tf.Tensor]:
-        return model(input_ids, attention_mask, token_type_ids, outputs)
+        return model.encode(input_ids, attention_mask, token_type_ids, groups["hidden_states"])
 
     def signature(name: str) -> tf.types.experimental.ConcreteFunction:
-        def select(input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Tensor) -> dict[str, tf.Tensor]:
-            computed = encode(input_ids, attention_mask, token_type_ids)
-            return {output: computed[output] for output in groups[name]}
+        def compute(input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Tensor) -> dict[str, tf.Tensor]:
+            found = encode(input_ids, attention_mask, token_type_ids)
+            found |= model.heads(found["last_hidden_state"], groups[name])
+            return {output: found[output] for output in groups[name]}
 
-        select.__name__ = name
-        specs = {name: tf.TensorSpec((None, None), tf.int32, name=name) for name in INPUTS}
-        return tf.function(select, autograph=False).get_concrete_function(**specs)
+        compute.__name__ = name
+        specs = {key: tf.TensorSpec((None, None), tf.int32, name=key) for key in INPUTS}
+        return tf.function(compute, autograph=False).get_concrete_function(**specs)
 
     tf.saved_model.save(model, str(writer.folder), signatures={name: signature(name) for name in groups})
     _fix_fingerprint(writer.folder / "fingerprint.pb")

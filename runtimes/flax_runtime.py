@@ -53,7 +53,7 @@ class FlaxRuntime(Runtime):
 
     def close(self) -> None:
         """Free the weights."""
-        del self._variables, self._apply
+        self._variables.clear()
 
 
 _threads: list[int] = []  # what this process asked of JAX, at most once
@@ -92,6 +92,9 @@ def read_tree(path: Path, device: jax.Device) -> dict[str, Any]:
 
     with open(path, "rb") as file:
         try:
-            return msgpack.Unpacker(file, ext_hook=read_array, object_hook=join_chunks, max_buffer_size=0).unpack()
-        except (msgpack.exceptions.UnpackException, ValueError) as error:
-            raise InputError(path, f"is not a Flax parameter tree: {error}") from None
+            tree = msgpack.Unpacker(file, ext_hook=read_array, object_hook=join_chunks, max_buffer_size=0).unpack()
+        except (msgpack.exceptions.UnpackException, TypeError, ValueError) as error:
+            raise InputError(path, f"is not a Flax parameter tree: {type(error).__name__} {error}") from None
+    if not isinstance(tree, dict):
+        raise InputError(path, f"is not a Flax parameter tree: found {type(tree).__name__}")
+    return tree

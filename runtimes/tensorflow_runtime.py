@@ -33,7 +33,7 @@ class TensorFlowRuntime(Runtime):
 
     def close(self) -> None:
         """Free the model."""
-        del self._model
+        self._model = None
 
 
 def _set_threads(count: int) -> None:

@@ -6,6 +6,7 @@ of their canonical names: `model.bert.encoder.layer` and so on in a loaded Saved
 
 import math
 from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 
 import tensorflow as tf
 from tensorflow import Tensor
@@ -35,14 +36,15 @@ class Encoder(tf.Module):
     def __init__(self, spec: EncoderSpec, read: Callable[[str], Tensor]) -> None:
         super().__init__(name="encoder")
         self._spec = spec
-        self._by_name = {}
-        for parameter in spec.parameters():
-            self._by_name[parameter.name] = _register(self, parameter.name, read(parameter.name))
+        # A proxy, because TensorFlow would save a dictionary's items under a second set of names.
+        self._by_name = MappingProxyType(
+            {parameter.name: _register(self, parameter.name, read(parameter.name)) for parameter in spec.parameters()}
+        )
 
-    def __call__(
+    def encode(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, outputs: Collection[str]
     ) -> dict[str, Tensor]:
-        """The named outputs, from integer tensors [B, T]."""
+        """Those of the named outputs that are hidden states [B, T, H], from integer tensors [B, T]."""
         found: dict[str, Tensor] = {}
 
         def tap(name: str, x: Tensor) -> Tensor:
@@ -53,13 +55,20 @@ class Encoder(tf.Module):
         spec, p = self._spec, self._by_name
         x = embeddings(p, spec, input_ids, token_type_ids)  # [B, T, H]
         mask = tf.cast(1 - attention_mask, x.dtype)[:, tf.newaxis, tf.newaxis, :] * x.dtype.min  # [B, 1, 1, T]
-        x = encoder(p, spec, x, mask, tap)
-        tap("last_hidden_state", x)
-        pooled = tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler else None
+        tap("last_hidden_state", encoder(p, spec, x, mask, tap))
+        return found
+
+    def heads(self, x: Tensor, outputs: Collection[str]) -> dict[str, Tensor]:
+        """`pooler_output` and `logits`, where named, from `last_hidden_state` [B, T, H]."""
+        spec, p = self._spec, self._by_name
+        found: dict[str, Tensor] = {}
+        pooled = pooler(p, spec.pooler, x) if spec.pooler else None
+        if "pooler_output" in outputs:
+            found["pooler_output"] = pooled
         if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
-            tap("logits", mlm_head(p, spec, spec.head, x))
+            found["logits"] = mlm_head(p, spec, spec.head, x)
         elif "logits" in outputs and spec.head is not None:
-            tap("logits", linear_head(p, spec.head, x, pooled))
+            found["logits"] = linear_head(p, spec.head, x, pooled)
         return found
 
 
