@@ -4,8 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from converters.artifact import ArtifactWriter
-
 WEIGHT_FILE = "model.onnx.data"
 
 # ONNX Runtime maps tensors into memory, and a mapping begins at a page.
@@ -30,7 +28,7 @@ class StoredTensor:
 class WeightFile:
     """Streams tensors into the weight file; `stored` says where each one went."""
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.stored: dict[str, StoredTensor] = {}
 

@@ -6,7 +6,7 @@ node's result is named after the node. Equal calls give equal bytes.
 
 from collections.abc import Mapping, Sequence
 
-from onnx import GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, StringStringEntryProto, TensorProto, helper
 
 from converters.onnx_files import WEIGHT_FILE, StoredTensor
 from converters.spec import Embedding
@@ -15,7 +15,6 @@ from converters.spec import Embedding
 # first with Gelu; IR version 9 came with it (onnx 1.15, ONNX Runtime 1.17).
 OPSET = 20
 IR_VERSION = 9
-CONTRIB_DOMAIN = "com.microsoft"
 
 Shape = Sequence[int | str]
 
@@ -23,7 +22,7 @@ Shape = Sequence[int | str]
 class Graph:
     """One graph under construction. Subclasses say how `lookup` and `linear` compute."""
 
-    def __init__(self, weights: Mapping[str, StoredTensor]):
+    def __init__(self, weights: Mapping[str, StoredTensor]) -> None:
         """`weights` are the initializers that the graph may use."""
         self._weights = weights
         self._proto = GraphProto(name="encoder")
@@ -35,10 +34,9 @@ class Graph:
         self._proto.input.append(helper.make_tensor_value_info(name, dtype, shape))
         return name
 
-    def output(self, name: str, dtype: int, shape: Shape) -> str:
+    def output(self, name: str, dtype: int, shape: Shape) -> None:
         """Declare the value `name` as a graph output."""
         self._proto.output.append(helper.make_tensor_value_info(name, dtype, shape))
-        return name
 
     def weight(self, name: str) -> str:
         """An initializer of the weight file."""
@@ -62,9 +60,7 @@ class Graph:
             raise ValueError(f"{name}: already a constant of another value")
         return name
 
-    def node(
-        self, scope: str, operator: str, inputs: Sequence[str], *, result: str = "", domain: str = "", **attributes: object
-    ) -> str:
+    def node(self, scope: str, operator: str, inputs: Sequence[str], *, result: str = "", **attributes: object) -> str:
         """Add the node `scope/operator` and return the name of its result, which is its own unless given.
 
         A name that is taken gets a number: a layer that ALBERT runs for the third time is `…/Gemm_2`.
@@ -73,7 +69,7 @@ class Graph:
         uses = self._uses[name] = self._uses.get(name, 0) + 1
         name = f"{name}_{uses - 1}" if uses > 1 else name
         result = result or name
-        self._proto.node.append(helper.make_node(operator, inputs, [result], name=name, domain=domain, **attributes))
+        self._proto.node.append(helper.make_node(operator, inputs, [result], name=name, **attributes))
         return result
 
     def lookup(self, table: Embedding, ids: str) -> str:
@@ -85,11 +81,9 @@ class Graph:
         raise NotImplementedError
 
     def model(self) -> ModelProto:
-        """The finished model: the graph and its versions, and nothing that could differ between builds."""
+        """The finished model: the graph, IR version and opset, and nothing that could differ between builds."""
         graph = GraphProto()
         graph.CopyFrom(self._proto)
         graph.initializer.extend(self._initializers.values())
-        domains = {"": OPSET, CONTRIB_DOMAIN: 1}
-        used = {node.domain for node in graph.node}
-        opsets = [helper.make_opsetid(domain, version) for domain, version in domains.items() if domain in used]
-        return helper.make_model(graph, ir_version=IR_VERSION, opset_imports=opsets, producer_name="yizhi")
+        opset = helper.make_opsetid("", OPSET)
+        return helper.make_model(graph, ir_version=IR_VERSION, opset_imports=[opset], producer_name="yizhi")

@@ -4,7 +4,7 @@ The functions are those of the PyTorch forward, in the same order. A token is a 
 N = B·T, so that a linear layer is one Gemm over the checkpoint's own [outputs, inputs] bytes.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from onnx import TensorProto
 
@@ -13,8 +13,7 @@ from converters.spec import MASK_VALUE, EncoderSpec, Layer, Linear, LinearHead, 
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
-# Names a value and gives its axes after [batch] or [batch, length]; returns the value.
-Tap = Callable[..., str]
+Tap = Callable[[str, str], str]
 
 
 def gelu_erf(g: Graph, scope: str, x: str) -> str:
@@ -35,44 +34,46 @@ def relu(g: Graph, scope: str, x: str) -> str:
 ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": relu}
 
 
-def build_encoder(g: Graph, spec: EncoderSpec, outputs: Collection[str]) -> None:
-    """Add the encoder with its head to `g`, and make the named outputs the graph's outputs.
+def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
+    """Add the encoder with its head to `g`; the named outputs become the graph's, in that order.
 
-    Inputs are int64 [batch, length]. Outputs are float32 [batch, length, width], or [batch, width]
-    where they stand for a whole row.
+    Inputs are int64 [batch, length]; outputs are float32 with the axes of `spec.output_axes`.
     """
     names = ("input_ids", "attention_mask", "token_type_ids")
     input_ids, attention_mask, token_type_ids = (g.input(name, INT64, ("batch", "length")) for name in names)
     g.node("tokens_shape", "Shape", [input_ids], result="tokens_shape")  # B, T
+    found: dict[str, tuple[int | str, ...]] = {}
 
-    def tap(name: str, x: str, axes: Sequence[int], per_token: bool = True) -> str:
-        if name in outputs and per_token:
-            g.output(to_tokens(g, name, x, axes, result=name), FLOAT, ("batch", "length", *axes))
-        elif name in outputs:
-            g.output(g.node(name, "Identity", [x], result=name), FLOAT, ("batch", *axes))
+    def tap(name: str, x: str) -> str:
+        if name in outputs:
+            inside = name.startswith("layers.")
+            axes = found[name] = ("batch", "length", "width") if inside else spec.output_axes(name)
+            if axes[:2] == ("batch", "length"):
+                to_tokens(g, name, x, [-1] * len(axes[2:]), result=name)
+            else:
+                g.node(name, "Identity", [x], result=name)
         return x
 
     x = embeddings(g, spec, input_ids, token_type_ids)  # [N, H]
     x = encoder(g, spec, x, mask_scores(g, attention_mask), tap)
-    hidden = [spec.config.hidden_size]
-    tap("last_hidden_state", x, hidden)
-    pooled = tap("pooler_output", pooler(g, spec, spec.pooler, x), hidden, per_token=False) if spec.pooler else ""
+    tap("last_hidden_state", x)
+    pooled = tap("pooler_output", pooler(g, spec, spec.pooler, x)) if spec.pooler else ""  # [B, H]
     if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
-        tap("logits", mlm_head(g, spec, spec.head, x), [spec.head.vocab_size])
+        tap("logits", mlm_head(g, spec, spec.head, x))
     elif "logits" in outputs and spec.head is not None:
-        axes = [] if spec.head.squeeze else [spec.head.projection.outputs]
-        tap("logits", linear_head(g, spec, spec.head, x, pooled), axes, per_token=spec.head.over == "tokens")
+        tap("logits", linear_head(g, spec, spec.head, x, pooled))
+    for name in outputs:
+        g.output(name, FLOAT, found[name])
 
 
 def embeddings(g: Graph, spec: EncoderSpec, input_ids: str, token_type_ids: str) -> str:
-    """Word + position + token type, then LayerNorm and a projection to H where the family has them."""
+    """Word + token type + position, then LayerNorm and a projection to H where the family has them."""
     scope = spec.word_embeddings.name.rpartition(".")[0]
-    length = g.node(scope, "Shape", [input_ids], start=1)
-    first = g.constant("first", INT64, [0])
     x = g.lookup(spec.word_embeddings, input_ids)  # [B, T, E]
     x = g.node(scope, "Add", [x, g.lookup(spec.token_type_embeddings, token_type_ids)])
-    positions = g.node(spec.position_embeddings.name, "Slice", [g.weight(spec.position_embeddings.weight), first, length])
-    x = g.node(scope, "Add", [x, positions])
+    table, length = g.weight(spec.position_embeddings.weight), g.node(scope, "Shape", [input_ids], start=1)
+    positions = g.node(spec.position_embeddings.name, "Slice", [table, g.constant("first", INT64, [0]), length])
+    x = g.node(scope, "Add", [x, positions])  # + [T, E]
     x = to_rows(g, scope, x, spec.word_embeddings.size)  # [N, E]
     if spec.embeddings_norm:
         x = layer_norm(g, spec, spec.embeddings_norm, x)
@@ -82,46 +83,45 @@ def embeddings(g: Graph, spec: EncoderSpec, input_ids: str, token_type_ids: str)
 def mask_scores(g: Graph, attention_mask: str) -> str:
     """What is added to attention scores: 0 for a token, MASK_VALUE for padding: [B, 1, 1, T]."""
     scope = "attention_mask"
-    ones = g.constant("one", FLOAT, 1.0)
-    hidden = g.node(scope, "Sub", [ones, g.node(scope, "Cast", [attention_mask], to=FLOAT)])
+    kept = g.node(scope, "Cast", [attention_mask], to=FLOAT)  # [B, T]
+    hidden = g.node(scope, "Sub", [g.constant("one", FLOAT, 1.0), kept])
     scores = g.node(scope, "Mul", [hidden, g.constant("mask_value", FLOAT, MASK_VALUE)])
     return g.node(scope, "Unsqueeze", [scores, g.constant("heads_and_queries", INT64, [1, 2])])
 
 
 def encoder(g: Graph, spec: EncoderSpec, x: str, mask: str, tap: Tap) -> str:
     """Every block in turn; `hidden_states.N` is the input of block N, the last is the result."""
-    number, hidden = 0, [spec.config.hidden_size]
+    number = 0
     for index, block in enumerate(spec.blocks):
-        x = tap(f"hidden_states.{index}", x, hidden)
+        x = tap(f"hidden_states.{index}", x)
         for layer in block:
-            x = encoder_layer(g, spec, layer, x, mask, lambda name, *y, n=number: tap(f"layers.{n}.{name}", *y))
+            x = encoder_layer(g, spec, layer, x, mask, lambda name, y, n=number: tap(f"layers.{n}.{name}", y))
             number += 1
     if spec.final_norm:
         x = layer_norm(g, spec, spec.final_norm, x)
-    return tap(f"hidden_states.{len(spec.blocks)}", x, hidden)
+    return tap(f"hidden_states.{len(spec.blocks)}", x)
 
 
 def encoder_layer(g: Graph, spec: EncoderSpec, layer: Layer, x: str, mask: str, tap: Tap) -> str:
     """Attention and feed-forward, each with a residual; LayerNorm after each sum, or before each part."""
-    hidden = [spec.config.hidden_size]
     if layer.norm_first:
         attended = attention(g, spec, layer, layer_norm(g, spec, layer.attention_norm, x), mask, tap)
-        x = tap("after_attention", g.node(layer.attention_output.name, "Add", [x, attended]), hidden)
+        x = tap("after_attention", g.node(layer.attention_output.name, "Add", [x, attended]))
         transformed = feed_forward(g, spec, layer, layer_norm(g, spec, layer.output_norm, x), tap)
         return g.node(layer.output.name, "Add", [x, transformed])
     x = g.node(layer.attention_output.name, "Add", [x, attention(g, spec, layer, x, mask, tap)])
-    x = tap("after_attention", layer_norm(g, spec, layer.attention_norm, x), hidden)
+    x = tap("after_attention", layer_norm(g, spec, layer.attention_norm, x))
     x = g.node(layer.output.name, "Add", [x, feed_forward(g, spec, layer, x, tap)])
     return layer_norm(g, spec, layer.output_norm, x)
 
 
 def attention(g: Graph, spec: EncoderSpec, layer: Layer, x: str, mask: str, tap: Tap) -> str:
-    """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), then a projection."""
-    scope, hidden = layer.query.name.rpartition(".")[0], spec.config.hidden_size
+    """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), projected."""
+    scope = layer.query.name.rpartition(".")[0]
     heads = [spec.config.num_attention_heads, spec.config.head_size]
 
     def split(part: Linear, role: str, order: Sequence[int]) -> str:
-        y = tap(role, linear(g, part, x), [hidden])
+        y = tap(role, linear(g, part, x))
         return g.node(part.name, "Transpose", [to_tokens(g, part.name, y, heads)], perm=order)
 
     query = split(layer.query, "query", (0, 2, 1, 3))  # [B, A, T, d]
@@ -131,16 +131,15 @@ def attention(g: Graph, spec: EncoderSpec, layer: Layer, x: str, mask: str, tap:
     scores = g.node(scope, "Mul", [g.node(f"{scope}/scores", "MatMul", [query, key]), scale])  # [B, A, T, T]
     weights = g.node(scope, "Softmax", [g.node(scope, "Add", [scores, mask])], axis=-1)
     context = g.node(scope, "Transpose", [g.node(f"{scope}/context", "MatMul", [weights, value])], perm=(0, 2, 1, 3))
-    context = tap("context", to_rows(g, scope, context, hidden), [hidden])  # [N, H]
-    return tap("attention_output", linear(g, layer.attention_output, context), [hidden])
+    context = tap("context", to_rows(g, scope, context, spec.config.hidden_size))  # [N, H]
+    return tap("attention_output", linear(g, layer.attention_output, context))
 
 
 def feed_forward(g: Graph, spec: EncoderSpec, layer: Layer, x: str, tap: Tap) -> str:
     """Two linear layers with the activation between them."""
     activation = ACTIVATIONS[spec.config.activation]
     x = activation(g, layer.intermediate.name, linear(g, layer.intermediate, x))  # [N, I]
-    x = linear(g, layer.output, tap("intermediate", x, [layer.intermediate.outputs]))
-    return tap("output", x, [layer.output.outputs])  # [N, H]
+    return tap("output", linear(g, layer.output, tap("intermediate", x)))  # [N, H]
 
 
 def pooler(g: Graph, spec: EncoderSpec, dense: Linear, x: str) -> str:
@@ -193,4 +192,5 @@ def to_rows(g: Graph, scope: str, x: str, width: int) -> str:
 
 def first_tokens(g: Graph, spec: EncoderSpec, scope: str, x: str) -> str:
     """[N, H] -> [B, H]."""
-    return g.node(scope, "Gather", [to_tokens(g, scope, x, [spec.config.hidden_size]), g.constant("zero", INT64, 0)], axis=1)
+    tokens = to_tokens(g, scope, x, [spec.config.hidden_size])
+    return g.node(scope, "Gather", [tokens, g.constant("first_token", INT64, 0)], axis=1)

@@ -1,0 +1,138 @@
+"""Write ONNX graphs over int8 weights, with activations quantized per token. docs/int8.md is the contract."""
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from converters.artifact import ArtifactWriter
+from converters.checkpoint import Checkpoint
+from converters.onnx_files import WEIGHT_FILE, StoredTensor, WeightFile
+from converters.spec import KERNEL, Embedding, EncoderSpec, MaskedLMHead
+from converters.to_onnx import Float32Graph, write_graphs
+
+FLOAT, INT8, UINT8, INT64 = TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT64
+
+ZERO_POINT = 128  # the uint8 that stands for 0
+LARGEST = 127.0  # what a row's largest magnitude becomes
+# Rows smaller than this count as zeros, so that no scale is 0 and none is denormal.
+TINY = 1e-30
+
+_CHUNK_VALUES = 1 << 20
+
+
+class Int8Graph(Float32Graph):
+    """Each linear layer multiplies uint8 activations by int8 weights and adds them up exactly, in int32.
+
+    Standard operators only. A row (token) is quantized by its own largest magnitude, and integer
+    sums do not depend on their order, so no row depends on another.
+    """
+
+    def __init__(self, weights: Mapping[str, StoredTensor]) -> None:
+        """`weights` holds `NAME` as int8 [outputs, inputs] and `NAME.scale` [outputs] where they are quantized."""
+        super().__init__(weights)
+        self._quantized: dict[str, tuple[str, str]] = {}
+        self._transposed: dict[str, str] = {}
+
+    def lookup(self, table: Embedding, ids: str) -> str:
+        """Rows of an embedding table, each times its scale if the table is int8: [B, T] -> [B, T, E]."""
+        rows = super().lookup(table, ids)
+        if scale_of(table.weight) not in self._weights:
+            return rows
+        scales = self.node(scale_of(table.weight), "Gather", [self.weight(scale_of(table.weight)), ids], axis=0)
+        scales = self.node(scale_of(table.weight), "Unsqueeze", [scales, self._last_axis()])  # [B, T, 1]
+        return self.node(table.name, "Mul", [self.node(table.name, "Cast", [rows], to=FLOAT), scales])
+
+    def linear(self, scope: str, weight: str, bias: str, x: str) -> str:
+        """x Wᵀ + b: [N, inputs] -> [N, outputs]."""
+        values, row_scales = self.quantize(x)
+        y = self.node(scope, "MatMulInteger", [values, self._transpose(weight), self._zero_point()])
+        # Two products, not one by their outer product: ONNX Runtime 1.31 would fuse that with the
+        # addition of the bias into a MatMulIntegerToFloat, which multiplies the bias too.
+        y = self.node(scope, "Mul", [self.node(scope, "Cast", [y], to=FLOAT), self.weight(scale_of(weight))])
+        y = self.node(scope, "Mul", [y, row_scales])
+        return self.node(scope, "Add", [y, self.weight(bias)])
+
+    def quantize(self, x: str) -> tuple[str, str]:
+        """uint8 values [N, inputs] and their scales [N, 1]; asked again (query, key, value), the same ones."""
+        if x not in self._quantized:
+            highest = self.node(x, "ReduceMax", [x, self._last_axis()])  # [N, 1]
+            lowest = self.node(x, "ReduceMin", [x, self._last_axis()])
+            tiny = self.constant("tiny", FLOAT, TINY)
+            largest = self.node(x, "Max", [highest, self.node(x, "Neg", [lowest]), tiny])
+            scales = self.node(x, "Div", [largest, self.constant("largest_int8", FLOAT, LARGEST)])
+            flat = self.node(x, "Squeeze", [scales, self._last_axis()])  # [N]
+            zero_points = self.node(x, "Expand", [self._zero_point(), self.node(x, "Shape", [flat])])
+            self._quantized[x] = self.node(x, "QuantizeLinear", [x, flat, zero_points], axis=0), scales
+        return self._quantized[x]
+
+    def _transpose(self, weight: str) -> str:
+        # MatMulInteger has no transposed form. ONNX Runtime folds this away as it loads; the file
+        # keeps the checkpoint's orientation, and one copy for the embeddings and a decoder tied to them.
+        if weight not in self._transposed:
+            self._transposed[weight] = self.node(weight, "Transpose", [self.weight(weight)], perm=(1, 0))
+        return self._transposed[weight]
+
+    def _zero_point(self) -> str:
+        return self.constant("zero_point", UINT8, ZERO_POINT)
+
+    def _last_axis(self) -> str:
+        return self.constant("last_axis", INT64, [-1])
+
+
+def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
+    """Write `model.onnx.data`, with kernels and word embeddings as int8, and `model.onnx` and its sisters."""
+    names = quantized_names(checkpoint.spec)
+    with writer.open(WEIGHT_FILE) as file, ThreadPoolExecutor() as pool:
+        weights = WeightFile(file)
+        for parameter in checkpoint.parameters():
+            if parameter.name not in names:
+                weights.add(parameter.name, FLOAT, parameter.shape, checkpoint.chunks(parameter))
+                continue
+            scales: list[NDArray[np.float32]] = []
+            rows = quantize_in_chunks(checkpoint.array(parameter.name), scales, pool)
+            weights.add(parameter.name, INT8, parameter.shape, (chunk.data for chunk in rows))
+            weights.add(scale_of(parameter.name), FLOAT, parameter.shape[:1], (chunk.data for chunk in scales))
+            checkpoint.release(parameter.name)
+    write_graphs(Int8Graph, checkpoint.spec, weights.stored, writer)
+
+
+def quantized_names(spec: EncoderSpec) -> set[str]:
+    """The parameters stored as int8: kernels, word embeddings and the MLM decoder.
+
+    Position and token-type embeddings stay float32: they are small, and every token adds them.
+    """
+    names = {parameter.name for parameter in spec.parameters() if parameter.kind == KERNEL}
+    names.add(spec.word_embeddings.weight)
+    if isinstance(spec.head, MaskedLMHead):
+        names.add(spec.head.decoder)
+    return names
+
+
+def quantize_in_chunks(
+    weight: NDArray[np.float32], scales: list[NDArray[np.float32]], pool: ThreadPoolExecutor
+) -> Iterator[NDArray[np.int8]]:
+    """Quantize a [rows, inputs] matrix some rows at a time, appending their scales to `scales`."""
+    step = max(1, _CHUNK_VALUES // weight.shape[1])
+    chunks = (weight[start : start + step] for start in range(0, len(weight), step))
+    for values, scale in pool.map(quantize_rows, chunks):
+        scales.append(scale)
+        yield values
+
+
+def quantize_rows(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """int8 values [rows, inputs] and float32 scales [rows]: round(w / scale), scale = absmax / 127 of the row.
+
+    Halves round to even, as in QuantizeLinear.
+    """
+    largest = np.maximum(weight.max(axis=1), -weight.min(axis=1))
+    scale = np.maximum(largest, np.float32(TINY)) / np.float32(LARGEST)
+    scaled = weight / scale[:, None]
+    return np.rint(scaled, out=scaled).astype(np.int8), scale
+
+
+def scale_of(name: str) -> str:
+    """Name of the scales [outputs] of an int8 weight."""
+    return f"{name}.scale"
