@@ -76,9 +76,13 @@ def compare(
 
 @dataclass(frozen=True)
 class Quality:
-    """int8 against the oracle over every compared position; see `QuantizedGates` for the measures."""
+    """int8 against the oracle over every compared position; see `QuantizedGates` for the measures.
 
-    top1: float
+    top1 is None where no position is decided.
+    """
+
+    decided: int
+    top1: float | None
     top5: float
     kl_mean: float
     kl_p99: float
@@ -86,15 +90,18 @@ class Quality:
     positions: int
 
 
-def measure_quality(found: NDArray, reference: NDArray) -> Quality:
+def measure_quality(found: NDArray, reference: NDArray, lead: float) -> Quality:
     """Agreement and KL(reference ‖ found), in nats, of vocabulary logits [N, V]."""
     log_p = log_softmax(reference)
     kl = (np.exp(log_p) * (log_p - log_softmax(found))).sum(axis=-1)
-    best = np.argpartition(-reference, 5, axis=-1)[:, :5]
-    kept = np.argpartition(-found, 5, axis=-1)[:, :5]
+    second, first = np.partition(log_p, -2, axis=-1)[:, -2:].T
+    decided = first - second >= lead
+    answer = reference.argmax(axis=-1)
+    five = np.argpartition(found, -5, axis=-1)[:, -5:]
     return Quality(
-        top1=float((found.argmax(axis=-1) == reference.argmax(axis=-1)).mean()),
-        top5=float(np.mean([len(set(a) & set(b)) / 5 for a, b in zip(best, kept, strict=True)])),
+        decided=int(decided.sum()),
+        top1=float((found.argmax(axis=-1) == answer)[decided].mean()) if decided.any() else None,
+        top5=float((five == answer[:, None]).any(axis=-1).mean()),
         kl_mean=float(kl.mean()),
         kl_p99=float(np.quantile(kl, 0.99)),
         kl_max=float(kl.max()),

@@ -158,7 +158,7 @@ class _Judge:
         if isinstance(self._gates, QuantizedGates):
             if self._logits:
                 verdict.quality = measure_quality(
-                    *(np.concatenate(arrays) for arrays in zip(*self._logits, strict=True))
+                    *(np.concatenate(arrays) for arrays in zip(*self._logits, strict=True)), self._gates.lead
                 )
             verdict.faults += _judge_quality(verdict, self._gates)
         bad = verdict.first_bad_layer()
@@ -193,7 +193,7 @@ def _judge_quality(verdict: Verdict, gates: QuantizedGates) -> list[str]:
     if verdict.quality:
         for name in ("top1", "top5"):
             found, allowed = getattr(verdict.quality, name), getattr(gates, name)
-            if not found >= allowed:
+            if found is not None and not found >= allowed:
                 faults.append(f"{name} agreement: expected at least {allowed}; found {found:.3f}")
         for name in ("kl_mean", "kl_p99"):
             found, allowed = getattr(verdict.quality, name), getattr(gates, name)

@@ -223,12 +223,12 @@ def _synthesize(options: argparse.Namespace) -> int:
 
 def _fill_mask(options: argparse.Namespace) -> int:
     from runtimes.fill_mask import FillMask
-    from runtimes.tokenization import Tokenization
+    from runtimes.tokenization import Tokenizer
 
     from runtimes import open_runtime
 
     with open_runtime(options.artifact, device=options.device) as runtime:
-        answers = FillMask(runtime, Tokenization.open(options.artifact))(options.text, top_k=options.top_k)
+        answers = FillMask(runtime, Tokenizer.open(options.artifact))(options.text, top_k=options.top_k)
     if options.json:
         print(json.dumps([[vars(p) for p in mask] for mask in answers], ensure_ascii=False, indent=2))
         return 0

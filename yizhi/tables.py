@@ -38,7 +38,8 @@ def describe_errors(verdict: dict | None) -> str:
         return "-"
     if verdict["quality"]:
         quality = verdict["quality"]
-        return f"top-1 {quality['top1']:.1%}, KL {quality['kl_mean']:.1e}, cos {min(verdict['cosine'].values()):.4f}"
+        top1 = "" if quality["top1"] is None else f"top-1 {quality['top1']:.1%}, "
+        return f"{top1}KL {quality['kl_mean']:.1e}, cosine {min(verdict['cosine'].values()):.4f}"
     worst: dict[str, float] = {}
     for output, difference in verdict["worst"].items():
         kind = {"logits": "logits", "pooler_output": "pooler"}.get(output, "hidden")
