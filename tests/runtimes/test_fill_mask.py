@@ -1,0 +1,116 @@
+"""Fill-mask answers every [MASK] of a text, and says why where it cannot."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, BertTokenizer
+
+from converters.checkpoint import Checkpoint
+from converters.errors import InputError
+from runtimes import open_runtime
+from runtimes.fill_mask import FillMask, softmax
+from runtimes.tokenization import Tokenizer
+from tests.artifacts import export_artifact
+from tests.checkpoints import VOCAB
+
+
+@pytest.fixture
+def make_fill_mask(tmp_path, request):
+    """Export a checkpoint folder to PyTorch and open it."""
+
+    def make(folder) -> FillMask:
+        with Checkpoint.open(folder) as checkpoint:
+            artifact = export_artifact(checkpoint, "pytorch", tmp_path / "artifact")
+        runtime = open_runtime(artifact)
+        request.addfinalizer(runtime.close)
+        return FillMask(runtime, Tokenizer.open(artifact))
+
+    return make
+
+
+def test_scores_are_those_of_transformers(make_checkpoint, make_fill_mask):
+    folder = make_checkpoint(pooler=False)
+    text = "北京是[MASK]国的首[MASK]。"
+    answers = make_fill_mask(folder)(text, top_k=len(VOCAB))
+
+    inputs = BertTokenizer(str(folder / "vocab.txt"))(text, return_tensors="pt")
+    model = AutoModelForMaskedLM.from_pretrained(folder).double().eval()
+    with torch.inference_mode():
+        logits = model(**inputs).logits[0][inputs["input_ids"][0] == 4]
+    assert len(answers) == len(logits) == 2
+    for answer, expected in zip(answers, torch.softmax(logits, -1).numpy(), strict=True):
+        found = {prediction.token_id: prediction.score for prediction in answer}
+        assert sorted(found) == list(range(len(VOCAB)))
+        np.testing.assert_allclose([found[index] for index in sorted(found)], expected, rtol=2e-5)
+        assert [prediction.token_id for prediction in answer] == np.argsort(-expected, kind="stable").tolist()
+        assert all(VOCAB[prediction.token_id] == prediction.token for prediction in answer)
+        assert math.fsum(found.values()) == pytest.approx(1, abs=1e-12)
+
+
+def test_each_mask_has_its_own_answers_and_sentences(make_checkpoint, make_fill_mask):
+    fill = make_fill_mask(make_checkpoint())
+    answers = fill("Play[MASK]  的[MASK]！", top_k=len(VOCAB))
+    first = {prediction.token: prediction.sentence for prediction in answers[0]}
+    second = {prediction.token: prediction.sentence for prediction in answers[1]}
+    assert first["天"] == "Play天  的[MASK]！"
+    assert first["##ing"] == "Playing  的[MASK]！"  # the text keeps its case and its spaces
+    assert second["天"] == "Play[MASK]  的天！"
+    assert [p.score for p in answers[0]] != [p.score for p in answers[1]]
+
+
+def test_top_k(make_checkpoint, make_fill_mask):
+    fill = make_fill_mask(make_checkpoint())
+    everything = fill("[MASK]", top_k=len(VOCAB))[0]
+    assert [prediction.score for prediction in everything] == sorted((p.score for p in everything), reverse=True)
+    assert len(fill("[MASK]")[0]) == 5
+    assert fill("[MASK]", top_k=3)[0] == everything[:3]
+    for top_k in (0, -1, len(VOCAB) + 1, True, 2.0):
+        with pytest.raises(InputError, match="top_k:\n  - expected 1 … 116; found"):
+            fill("[MASK]", top_k=top_k)
+
+
+@pytest.mark.parametrize("text", ["", "的", "[mask]", "[ MASK ]"])
+def test_a_text_without_a_mask(make_checkpoint, make_fill_mask, text):
+    with pytest.raises(InputError, match=r"has no \[MASK\] to fill"):
+        make_fill_mask(make_checkpoint())(text)
+
+
+def test_a_text_that_is_too_long(make_checkpoint, make_fill_mask):
+    with pytest.raises(InputError, match=r"expected at most 64 tokens .* found 102"):
+        make_fill_mask(make_checkpoint())("[MASK]" * 100)
+
+
+@pytest.mark.parametrize(
+    ("variant", "reason"),
+    [("bert-no-head", "has no masked-language-model head"), ("electra-discriminator", "a discriminator")],
+)
+def test_artifacts_without_the_head_say_so(make_checkpoint, make_fill_mask, variant, reason):
+    with pytest.raises(InputError, match=f"cannot fill masks: the checkpoint (is )?{reason}"):
+        make_fill_mask(make_checkpoint(variant))
+
+
+@pytest.mark.parametrize("variant", ["albert-groups", "electra-generator", "bert-untied", "megatron-bert"])
+def test_other_families_fill_masks_too(make_checkpoint, make_fill_mask, variant):
+    (answer,) = make_fill_mask(make_checkpoint(variant))("这个酒店的服务很[MASK]。")
+    assert len({prediction.token for prediction in answer}) == 5
+    assert 0 < sum(prediction.score for prediction in answer) < 1
+
+
+def test_softmax_keeps_its_footing():
+    logits = np.array([[1000, 999], [-1e30, 0], [3, 3]], np.float32)
+    expected = [[1 / (1 + math.exp(-1)), 1 / (1 + math.e)], [0, 1], [0.5, 0.5]]
+    found = softmax(logits)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, expected, rtol=1e-15)
+
+
+def test_a_trained_model_knows_the_word(shared_data, make_fill_mask):
+    folder = shared_data / "checkpoints" / "zh-mini"
+    (answer,) = make_fill_mask(folder)("这个酒店的服务很[MASK]。")
+    assert [(prediction.token, round(prediction.score, 3)) for prediction in answer[:2]] == [
+        ("好", 0.58),
+        ("快", 0.162),
+    ]
+    assert answer[0].sentence == "这个酒店的服务很好。"
