@@ -6,7 +6,7 @@ its own leaf names and stores kernels as [inputs, outputs]. An untied decoder is
 one is the embedding table, which Flax keeps as [rows, size] and has no second name for.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from converters.spec import EMBEDDING, KERNEL, NORM_OFFSET, NORM_SCALE, VECTOR_BIAS, Parameter
@@ -54,10 +54,12 @@ def flax_tree(parameters: Iterable[Parameter]) -> dict[str, Any]:
     return tree
 
 
-def canonical_names(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The canonical name of each leaf of a Flax tree."""
+def canonical_parameters(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of a Flax tree under their canonical names."""
+    found: dict[str, Any] = {}
     for name, branch in tree.items():
         if isinstance(branch, Mapping):
-            yield from canonical_names(branch, f"{prefix}{name}.")
+            found |= canonical_parameters(branch, f"{prefix}{name}.")
         else:
-            yield prefix + ("bias" if name == "bias" else "weight")
+            found[prefix + ("bias" if name == "bias" else "weight")] = branch
+    return found

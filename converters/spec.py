@@ -169,7 +169,7 @@ class EncoderSpec:
     def parameters(self) -> tuple[Parameter, ...]:
         """Every parameter once, in the order in which the forward pass first reads it."""
         found: dict[str, Parameter] = {}
-        for parameter in _walk(self):
+        for parameter in parameters_of(self):
             found.setdefault(parameter.name, parameter)
         return tuple(found.values())
 
@@ -202,12 +202,13 @@ class EncoderSpec:
         return rows if self.head.squeeze else (*rows, self.head.projection.outputs)
 
 
-def _walk(node: object) -> Iterator[Parameter]:
+def parameters_of(node: object) -> Iterator[Parameter]:
+    """The parameters of a role, a layer or a whole spec, in the order of their fields."""
     if hasattr(node, "parameters") and not isinstance(node, EncoderSpec):
         yield from node.parameters()
     elif isinstance(node, tuple):
         for item in node:
-            yield from _walk(item)
+            yield from parameters_of(item)
     elif is_dataclass(node) and not isinstance(node, EncoderConfig):
         for field in fields(node):
-            yield from _walk(getattr(node, field.name))
+            yield from parameters_of(getattr(node, field.name))

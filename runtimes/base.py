@@ -85,7 +85,7 @@ class Runtime:
     Thread safety: `run` may be called from several threads at once.
     """
 
-    def __init__(self, artifact: Artifact, *, device: str = "cpu", threads: int | None = None):
+    def __init__(self, artifact: Artifact, *, device: str = "cpu", threads: int | None = None) -> None:
         """Open the artifact on `cpu` or `cuda` with so many CPU threads (the framework's choice if None)."""
         self.artifact = artifact
         self.config = EncoderConfig.read(artifact.folder / "config.json")

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,22 @@ from numpy.typing import NDArray
 
 from converters.architectures import build_spec
 from converters.errors import InputError
-from converters.forwards.flax import FlaxEncoder
-from converters.layout import FLAX_WEIGHTS, canonical_names
+from converters.forwards.flax import Parameters, Tap, embeddings, encoder, encoder_layer, heads, mask_scores
+from converters.layout import FLAX_WEIGHTS, canonical_parameters
+from converters.spec import EncoderSpec, Layer, parameters_of
 from converters.to_flax import ARRAY_TYPE, CHUNKED
 from runtimes.base import Inputs, Runtime
 
+# Below this length there is less to save than a compilation costs.
+SHORTEST = 16
+
 
 class FlaxRuntime(Runtime):
-    """Compiles once per set of outputs and per bucket of batch and length, then runs in strict float32.
+    """Compiles one layer per bucket of batch and length and runs every layer with it, in strict float32.
 
-    XLA compiles for exact shapes, which takes seconds each time. So inputs are padded, with the
-    padding masked, to the next of 1, 2, 3, 4, 6, 8, 12, 16, 24, … in both axes, and results are cut
-    back. At most a third of the work is padding, and a token's result does not depend on it.
+    XLA compiles for exact shapes, and a whole encoder takes seconds each time; its layers differ in
+    nothing but their parameters. Inputs are padded, with the padding masked, to the next bucket of
+    both axes, and results are cut back: a token's result does not depend on padding.
     """
 
     def _open(self) -> None:
@@ -35,17 +40,40 @@ class FlaxRuntime(Runtime):
         except RuntimeError as error:
             raise InputError(f"--device {self.device}", f"this JAX sees no such device: {error}") from None
         tree = read_tree(self.artifact.folder / FLAX_WEIGHTS, self._device)
-        self._spec = build_spec(self.config, set(canonical_names(tree)))
-        self._variables = {"params": tree}
-        self._apply = jax.jit(FlaxEncoder(self._spec).apply, static_argnames="outputs")
+        self._parameters = canonical_parameters(tree)
+        self._spec = spec = build_spec(self.config, self._parameters.keys())
+        self._embed = jax.jit(lambda p, ids, types: embeddings(p, spec, ids, types))
+        self._step = jax.jit(partial(_run_layer, spec))
+        self._heads = jax.jit(lambda p, x, outputs: heads(p, spec, x, outputs), static_argnames="outputs")
 
     def _run(self, inputs: Inputs, outputs: tuple[str, ...]) -> Mapping[str, NDArray]:
         batch, length = inputs.input_ids.shape
-        padding = ((0, bucket(batch) - batch), (0, min(bucket(length), self.config.max_position_embeddings) - length))
-        arrays = {name: np.pad(array, padding) for name, array in inputs.as_dict(np.int32).items()}
+        longest = self.config.max_position_embeddings
+        padding = ((0, bucket(batch) - batch), (0, min(bucket(max(length, SHORTEST)), longest) - length))
+        ids, mask, types = (np.pad(array, padding) for array in inputs.as_dict(np.int32).values())
         with jax.default_device(self._device):
-            found = self._apply(self._variables, **arrays, outputs=outputs)
-        return {name: self._cut(name, np.asarray(array), batch, length) for name, array in found.items()}
+            found = self._compute(ids, mask, types, outputs)
+        return {name: self._cut(name, np.asarray(found[name]), batch, length) for name in outputs}
+
+    def _compute(self, ids: NDArray, mask: NDArray, types: NDArray, outputs: tuple[str, ...]) -> dict[str, jax.Array]:
+        found: dict[str, jax.Array] = {}
+
+        def tap(name: str, x: jax.Array) -> jax.Array:
+            if name in outputs:
+                found[name] = x
+            return x
+
+        p, spec = self._parameters, self._spec
+        x = self._embed(p, ids, types)
+        x = tap("last_hidden_state", encoder(p, spec, x, mask_scores(mask, x), tap, self._run_compiled))
+        return found | self._heads(p, x, tuple(name for name in outputs if name in ("logits", "pooler_output")))
+
+    def _run_compiled(
+        self, p: Parameters, spec: EncoderSpec, layer: Layer, x: jax.Array, mask: jax.Array, tap: Tap
+    ) -> jax.Array:
+        """`encoder_layer`, compiled once: each layer's parameters go in under the first layer's names."""
+        names = zip(parameters_of(spec.layers[0]), parameters_of(layer), strict=True)
+        return self._step({first.name: p[this.name] for first, this in names}, x, mask)
 
     def _cut(self, output: str, array: NDArray, batch: int, length: int) -> NDArray:
         sizes = {"batch": batch, "length": length}
@@ -53,7 +81,11 @@ class FlaxRuntime(Runtime):
 
     def close(self) -> None:
         """Free the weights."""
-        self._variables.clear()
+        self._parameters.clear()
+
+
+def _run_layer(spec: EncoderSpec, p: Parameters, x: jax.Array, mask: jax.Array) -> jax.Array:
+    return encoder_layer(p, spec, spec.layers[0], x, mask, lambda _, y: y)
 
 
 _threads: list[int] = []  # what this process asked of JAX, at most once

@@ -31,6 +31,7 @@ from converters.spec import (
 
 Parameters = Mapping[str, Array]
 Tap = Callable[[str, Array], Array]
+LayerFunction = Callable[[Parameters, EncoderSpec, Layer, Array, Array, Tap], Array]
 
 _PRECISION = lax.Precision.HIGHEST
 _INITIALIZERS = {
@@ -65,24 +66,48 @@ class FlaxEncoder(nn.Module):
         self, input_ids: Array, attention_mask: Array, token_type_ids: Array, outputs: Collection[str]
     ) -> dict[str, Array]:
         """The named outputs, from integer arrays [B, T]. Under `jit`, `outputs` is a static tuple."""
-        found: dict[str, Array] = {}
+        p = _declare(self, flax_tree(self.spec.parameters()))
+        x, found = encode(p, self.spec, input_ids, attention_mask, token_type_ids, outputs)
+        return found | heads(p, self.spec, x, outputs)
 
-        def tap(name: str, x: Array) -> Array:
-            if name in outputs:
-                found[name] = x
-            return x
 
-        spec, p = self.spec, _declare(self, flax_tree(self.spec.parameters()))
-        x = embeddings(p, spec, input_ids, token_type_ids)  # [B, T, H]
-        mask = (1 - attention_mask)[:, None, None, :].astype(x.dtype) * jnp.finfo(x.dtype).min  # [B, 1, 1, T]
-        x = encoder(p, spec, x, mask, tap)
-        tap("last_hidden_state", x)
-        pooled = tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler else None
-        if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
-            tap("logits", mlm_head(p, spec, spec.head, x))
-        elif "logits" in outputs and spec.head is not None:
-            tap("logits", linear_head(p, spec.head, x, pooled))
-        return found
+def encode(
+    p: Parameters,
+    spec: EncoderSpec,
+    input_ids: Array,
+    attention_mask: Array,
+    token_type_ids: Array,
+    outputs: Collection[str],
+) -> tuple[Array, dict[str, Array]]:
+    """The last hidden state [B, T, H], and those of the named outputs that lie on the way to it."""
+    found: dict[str, Array] = {}
+
+    def tap(name: str, x: Array) -> Array:
+        if name in outputs:
+            found[name] = x
+        return x
+
+    x = embeddings(p, spec, input_ids, token_type_ids)  # [B, T, H]
+    x = encoder(p, spec, x, mask_scores(attention_mask, x), tap)
+    return tap("last_hidden_state", x), found
+
+
+def heads(p: Parameters, spec: EncoderSpec, x: Array, outputs: Collection[str]) -> dict[str, Array]:
+    """`pooler_output` and `logits`, where named, from the last hidden state [B, T, H]."""
+    found: dict[str, Array] = {}
+    pooled = pooler(p, spec.pooler, x) if spec.pooler else None
+    if "pooler_output" in outputs and pooled is not None:
+        found["pooler_output"] = pooled
+    if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
+        found["logits"] = mlm_head(p, spec, spec.head, x)
+    elif "logits" in outputs and spec.head is not None:
+        found["logits"] = linear_head(p, spec.head, x, pooled)
+    return found
+
+
+def mask_scores(attention_mask: Array, x: Array) -> Array:
+    """What to add to attention scores: 0 for a token, the lowest finite value for padding, [B, 1, 1, T]."""
+    return (1 - attention_mask)[:, None, None, :].astype(x.dtype) * jnp.finfo(x.dtype).min
 
 
 def embeddings(p: Parameters, spec: EncoderSpec, input_ids: Array, token_type_ids: Array) -> Array:
@@ -96,13 +121,19 @@ def embeddings(p: Parameters, spec: EncoderSpec, input_ids: Array, token_type_id
     return linear(p, spec.embeddings_projection, x) if spec.embeddings_projection else x  # [B, T, H]
 
 
-def encoder(p: Parameters, spec: EncoderSpec, x: Array, mask: Array, tap: Tap) -> Array:
-    """Every block in turn; `hidden_states.N` is the input of block N, the last is the result."""
+def encoder(
+    p: Parameters, spec: EncoderSpec, x: Array, mask: Array, tap: Tap, run_layer: LayerFunction | None = None
+) -> Array:
+    """Every block in turn; `hidden_states.N` is the input of block N, the last is the result.
+
+    run_layer: a compiled stand-in for `encoder_layer`.
+    """
+    run_layer = run_layer or encoder_layer
     number = 0
     for index, block in enumerate(spec.blocks):
         x = tap(f"hidden_states.{index}", x)
         for layer in block:
-            x = encoder_layer(p, spec, layer, x, mask, lambda name, y, n=number: tap(f"layers.{n}.{name}", y))
+            x = run_layer(p, spec, layer, x, mask, lambda name, y, n=number: tap(f"layers.{n}.{name}", y))
             number += 1
     if spec.final_norm:
         x = layer_norm(p, spec, spec.final_norm, x)

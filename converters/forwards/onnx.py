@@ -69,11 +69,11 @@ def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
 def embeddings(g: Graph, spec: EncoderSpec, input_ids: str, token_type_ids: str) -> str:
     """Word + token type + position, then LayerNorm and a projection to H where the family has them."""
     scope = spec.word_embeddings.name.rpartition(".")[0]
+    length = g.node(scope, "Squeeze", [g.node(scope, "Shape", [input_ids], start=1)])
+    positions = g.node(scope, "Range", [g.constant("zero", INT64, 0), length, g.constant("step", INT64, 1)])  # [T]
     x = g.lookup(spec.word_embeddings, input_ids)  # [B, T, E]
     x = g.node(scope, "Add", [x, g.lookup(spec.token_type_embeddings, token_type_ids)])
-    table, length = g.weight(spec.position_embeddings.weight), g.node(scope, "Shape", [input_ids], start=1)
-    positions = g.node(spec.position_embeddings.name, "Slice", [table, g.constant("first", INT64, [0]), length])
-    x = g.node(scope, "Add", [x, positions])  # + [T, E]
+    x = g.node(scope, "Add", [x, g.lookup(spec.position_embeddings, positions)])  # + [T, E]
     x = to_rows(g, scope, x, spec.word_embeddings.size)  # [N, E]
     if spec.embeddings_norm:
         x = layer_norm(g, spec, spec.embeddings_norm, x)
@@ -193,4 +193,4 @@ def to_rows(g: Graph, scope: str, x: str, width: int) -> str:
 def first_tokens(g: Graph, spec: EncoderSpec, scope: str, x: str) -> str:
     """[N, H] -> [B, H]."""
     tokens = to_tokens(g, scope, x, [spec.config.hidden_size])
-    return g.node(scope, "Gather", [tokens, g.constant("first_token", INT64, 0)], axis=1)
+    return g.node(scope, "Gather", [tokens, g.constant("zero", INT64, 0)], axis=1)

@@ -31,7 +31,7 @@ ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": F.relu}
 class Encoder(nn.Module):
     """An encoder with its head, holding each parameter under its canonical name."""
 
-    def __init__(self, spec: EncoderSpec, tensors: Parameters):
+    def __init__(self, spec: EncoderSpec, tensors: Parameters) -> None:
         super().__init__()
         self.spec = spec
         for parameter in spec.parameters():
@@ -97,7 +97,7 @@ def encoder_layer(p: Parameters, spec: EncoderSpec, layer: Layer, x: Tensor, mas
 
 
 def attention(p: Parameters, spec: EncoderSpec, layer: Layer, x: Tensor, mask: Tensor, tap: Tap) -> Tensor:
-    """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), then a projection."""
+    """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), projected."""
     heads = (spec.config.num_attention_heads, spec.config.head_size)
     query = tap("query", linear(p, layer.query, x)).unflatten(-1, heads).transpose(1, 2)  # [B, A, T, d]
     key = tap("key", linear(p, layer.key, x)).unflatten(-1, heads).transpose(1, 2)

@@ -161,7 +161,7 @@ def test_compiles_once_per_bucket(runtime):
             batch,
             length,
         )
-    assert runtime._apply._cache_size() == 1
+    assert runtime._step._cache_size() == 1
 
 
 def test_longest_input_is_not_padded_past_the_positions(make_checkpoint, tmp_path):

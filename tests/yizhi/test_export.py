@@ -44,12 +44,6 @@ def test_release_holds_what_its_manifest_says(finished_release):
     assert all(entry["parity"]["passed"] for entry in manifest["artifacts"].values())
     files = {path.name for path in finished_release.iterdir()}
     assert files == {"manifest.json", "golden", "report", "pytorch", "onnx"}
-        "manifest.json",
-        "golden",
-        "report",
-        "pytorch",
-        "onnx",
-    }
 
 
 def test_second_run_exports_nothing(checkpoint, release, capsys):
