@@ -73,7 +73,7 @@ class Graph:
         return result
 
     def lookup(self, table: Embedding, ids: str) -> str:
-        """Rows of an embedding table: [B, T] -> [B, T, E]."""
+        """Rows of an embedding table: […] -> […, E]."""
         raise NotImplementedError
 
     def linear(self, scope: str, weight: str, bias: str, x: str) -> str:

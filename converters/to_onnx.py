@@ -20,7 +20,7 @@ class Float32Graph(Graph):
     """Each linear layer is a Gemm over the checkpoint's own [outputs, inputs] kernel."""
 
     def lookup(self, table: Embedding, ids: str) -> str:
-        """Rows of an embedding table: [B, T] -> [B, T, E]."""
+        """Rows of an embedding table: […] -> […, E]."""
         return self.node(table.name, "Gather", [self.weight(table.weight), ids], axis=0)
 
     def linear(self, scope: str, weight: str, bias: str, x: str) -> str:

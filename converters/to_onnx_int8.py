@@ -37,12 +37,12 @@ class Int8Graph(Float32Graph):
         self._transposed: dict[str, str] = {}
 
     def lookup(self, table: Embedding, ids: str) -> str:
-        """Rows of an embedding table, each times its scale if the table is int8: [B, T] -> [B, T, E]."""
-        rows = super().lookup(table, ids)
-        if scale_of(table.weight) not in self._weights:
+        """Rows of an embedding table, each times its scale where the table is int8: […] -> […, E]."""
+        rows, scale = super().lookup(table, ids), scale_of(table.weight)
+        if scale not in self._weights:
             return rows
-        scales = self.node(scale_of(table.weight), "Gather", [self.weight(scale_of(table.weight)), ids], axis=0)
-        scales = self.node(scale_of(table.weight), "Unsqueeze", [scales, self._last_axis()])  # [B, T, 1]
+        scales = self.node(scale, "Gather", [self.weight(scale), ids], axis=0)
+        scales = self.node(scale, "Unsqueeze", [scales, self._last_axis()])  # […, 1]
         return self.node(table.name, "Mul", [self.node(table.name, "Cast", [rows], to=FLOAT), scales])
 
     def linear(self, scope: str, weight: str, bias: str, x: str) -> str:
