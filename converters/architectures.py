@@ -258,3 +258,18 @@ def build_spec(config: EncoderConfig, names: Collection[str]) -> EncoderSpec:
             f"the bare model's class",
         )
     return spec
+
+
+def default_names(config: EncoderConfig) -> set[str]:
+    """The names in a full checkpoint of this family: pooler, and an MLM head unless it says it is a discriminator."""
+    family = FAMILIES[config.model_type]
+    spec = family.encoder(config, family.pooler is not None)
+    names = {parameter.name for parameter in spec.parameters()}
+    if config.architecture and config.architecture.endswith("Model"):
+        return names
+    if family.replaced_token and config.architecture and config.architecture.endswith("ForPreTraining"):
+        head: MaskedLMHead | LinearHead = family.replaced_token(config)
+    else:
+        decoder = spec.word_embeddings.weight if config.tie_word_embeddings else family.untied_decoder
+        head = family.masked_lm(config, decoder)
+    return names | {parameter.name for parameter in replace(spec, head=head).parameters()}

@@ -50,17 +50,26 @@ class Target:
         """Versions of the distributions whose code shapes the artifact's bytes."""
         return {name: version(name) for name in (*self.converts_with, "tokenizers")}
 
+    def is_convertible(self) -> bool:
+        """Whether everything that converting needs is installed."""
+        return not _missing(self.converts_with)
+
     def _require(self, distributions: tuple[str, ...]) -> None:
-        missing = []
-        for name in distributions:
-            try:
-                version(name)
-            except PackageNotFoundError:
-                missing.append(name)
+        missing = _missing(distributions)
         if missing:
             raise MissingFramework(
                 f"target {self.name}", f"needs {', '.join(missing)}: pip install 'yizhi[{self.extra}]'"
             )
+
+
+def _missing(distributions: tuple[str, ...]) -> list[str]:
+    missing = []
+    for name in distributions:
+        try:
+            version(name)
+        except PackageNotFoundError:
+            missing.append(name)
+    return missing
 
 
 TARGETS: Mapping[str, Target] = {
