@@ -42,14 +42,14 @@ def describe(path: str, revision: str | None = None) -> dict[str, Any]:
         }
 
 
-def print_description(description: dict[str, Any]) -> None:
+def print_description(console: Console, description: dict[str, Any]) -> None:
     """The description as a short table; nested values one level deep."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for key, value in description.items():
         if isinstance(value, dict):
             value = "\n".join(f"{name}: {_short(item)}" for name, item in value.items()) or "none"
         table.add_row(key.replace("_", " "), f"{value:,}" if isinstance(value, int) and value > 9999 else str(value))
-    Console(soft_wrap=True).print(table, markup=False)
+    console.print(table, markup=False)
 
 
 def _short(value: object) -> str:

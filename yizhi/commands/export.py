@@ -1,0 +1,43 @@
+"""`yizhi export`."""
+
+import argparse
+import os
+from pathlib import Path
+
+from converters.targets import TARGETS, find_targets
+from yizhi.commands.options import CHECKPOINT_HELP, JSON_HELP, Commands, add_command, finish, positive
+
+
+def add(commands: Commands) -> None:
+    """Declare the command and its arguments."""
+    parser = add_command(
+        commands,
+        "export",
+        run,
+        "export a checkpoint to every target and verify each",
+        "Export a checkpoint to every target, run each artifact against the float64 oracle, and write\n"
+        "manifest.json if all agree. What is up to date is left alone.\n\n"
+        "  yizhi export ./bert-base-chinese --out dist/bert-base-chinese\n"
+        "  yizhi export hfl/rbt3 --revision 2cb7b8f --out dist/rbt3 --target onnx --target onnx-int8",
+    )
+    parser.add_argument("checkpoint", help=CHECKPOINT_HELP)
+    parser.add_argument("--out", type=Path, required=True, metavar="RELEASE", help="the release folder to write")
+    parser.add_argument("--target", action="append", metavar="T", help=f"only this target: {', '.join(TARGETS)}")
+    parser.add_argument("--revision", help="branch, tag or commit, for a hub id")
+    parser.add_argument(
+        "--jobs", type=positive, default=os.cpu_count(), help="processes at once (default: a core each)"
+    )
+    parser.add_argument("--json", action="store_true", help=JSON_HELP)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it, and return the exit code."""
+    from converters.hub import resolve_checkpoint
+    from yizhi.export import export
+    from yizhi.progress import Progress
+
+    targets = find_targets(options.target)
+    source = resolve_checkpoint(options.checkpoint, options.revision)
+    with Progress() as progress:
+        rows = export(source.path, options.out, targets, options.jobs, progress, source.origin)
+    return finish(rows, options.out, options.json)

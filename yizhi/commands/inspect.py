@@ -1,0 +1,34 @@
+"""`yizhi inspect`."""
+
+import argparse
+import json
+
+from yizhi.commands.options import CHECKPOINT_HELP, JSON_HELP, Commands, add_command, make_console
+
+
+def add(commands: Commands) -> None:
+    """Declare the command and its arguments."""
+    parser = add_command(
+        commands,
+        "inspect",
+        run,
+        "say what a checkpoint or an artifact is",
+        "Open a checkpoint and account for every tensor, or read what an artifact or release says of itself.\n\n"
+        "  yizhi inspect ./bert-base-chinese\n"
+        "  yizhi inspect dist/bert-base-chinese/onnx",
+    )
+    parser.add_argument("path", metavar="CHECKPOINT|ARTIFACT|RELEASE", help=CHECKPOINT_HELP)
+    parser.add_argument("--revision", help="branch, tag or commit, for a hub id")
+    parser.add_argument("--json", action="store_true", help=JSON_HELP)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it, and return the exit code."""
+    from yizhi.inspect import describe, print_description
+
+    description = describe(options.path, options.revision)
+    if options.json:
+        print(json.dumps(description, ensure_ascii=False, indent=2))
+    else:
+        print_description(make_console(), description)
+    return 0

@@ -1,0 +1,60 @@
+"""What several commands share: arguments, and the way a result is printed."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from yizhi.results import Row
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+CHECKPOINT_HELP = "a folder, a .safetensors file beside its config.json, or a hub id such as hfl/rbt3"
+DEVICE_HELP = "where to run (default: cpu)"
+JSON_HELP = "print the result for a machine to read"
+
+
+def add_command(
+    commands: Commands,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    help_text: str,
+    teaches: str,
+) -> argparse.ArgumentParser:
+    """Declare one command: `help_text` in the list, `teaches` with examples in its own help."""
+    parser = commands.add_parser(
+        name, help=help_text, description=teaches, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def make_console() -> Console:
+    """Standard output: as wide as the terminal; in a log, as wide as its lines."""
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+def finish(rows: "list[Row]", title: Path, as_json: bool) -> int:
+    """Print the rows and return the exit code."""
+    from yizhi.results import rows_as_dict
+    from yizhi.tables import print_release
+
+    if as_json:
+        print(json.dumps(rows_as_dict(rows), ensure_ascii=False, indent=2))
+    else:
+        print_release(make_console(), title, rows)
+    if all(row.passed for row in rows):
+        return 0
+    return 2 if all(row.passed or row.bad_input for row in rows) else 1
+
+
+def positive(text: str) -> int:
+    """An argument that is a positive integer."""
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a positive integer; found {text!r}")
+    return int(text)

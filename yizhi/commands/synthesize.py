@@ -1,0 +1,39 @@
+"""`yizhi synthesize`."""
+
+import argparse
+from pathlib import Path
+
+from yizhi.commands.options import Commands, add_command
+
+
+def add(commands: Commands) -> None:
+    """Declare the command and its arguments."""
+    parser = add_command(
+        commands,
+        "synthesize",
+        run,
+        "make a random checkpoint of a given shape",
+        "Make a random checkpoint: by default of bert-base-chinese's shape (411 MB), the same bytes\n"
+        "everywhere for the same seed. It knows nothing; it is for testing.\n\n"
+        "  yizhi synthesize --out build/synthetic\n"
+        "  yizhi synthesize --out build/tiny --config tiny/config.json --seed 7",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="CHECKPOINT", help="the folder to write")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="a config.json (default: bert-base-chinese's shape)"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--if-missing", action="store_true", help="do nothing if the folder is already there")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it, and return the exit code."""
+    from converters.config import read_json_object
+    from yizhi.synthesize import DEFAULT_CONFIG, synthesize
+
+    if options.if_missing and (options.out / "model.safetensors").exists():
+        return 0
+    config = read_json_object(options.config) if options.config else DEFAULT_CONFIG
+    synthesize(options.out, config, options.seed)
+    print(f"{options.out}: random weights from seed {options.seed}")
+    return 0
