@@ -3,7 +3,7 @@
 import fnmatch
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,9 +12,8 @@ import numpy as np
 from converters.architectures import CLASS_SUFFIXES, FAMILIES, Family, build_spec
 from converters.config import EncoderConfig
 from converters.errors import InputError, collect_faults
-from converters.safetensors_file import SafetensorsFile
 from converters.spec import EncoderSpec, Parameter
-from converters.weight_files import INDEX, POOLER, WEIGHTS, open_weights
+from converters.weight_files import INDEX, POOLER, WEIGHTS, TensorFile, open_weights
 
 __all__ = ["INDEX", "POOLER", "WEIGHTS", "Checkpoint", "canonical_name", "read_vocab", "sha256_of_file"]
 
@@ -34,13 +33,13 @@ class Checkpoint:
     `ignored` maps each tensor that no output uses to the reason.
     """
 
-    def __init__(self, folder: Path, files: list[SafetensorsFile], config: EncoderConfig, vocab: list[str]) -> None:
+    def __init__(self, folder: Path, files: Sequence[TensorFile], config: EncoderConfig, vocab: list[str]) -> None:
         self.folder = folder
         self.config = config
         self.vocab = vocab
         self._files = files
         self.ignored: dict[str, str] = {}
-        self._sources: dict[str, tuple[SafetensorsFile, str]] = {}
+        self._sources: dict[str, tuple[TensorFile, str]] = {}
         faults = self._index_tensors(FAMILIES[config.model_type])
         try:
             self.spec: EncoderSpec = build_spec(config, self._sources.keys())
@@ -90,6 +89,10 @@ class Checkpoint:
         array = self.array(parameter.name)
         yield np.ascontiguousarray(array.T if transpose else array).reshape(-1).view(np.uint8).data
         file.release(stored_name)
+
+    def source(self, name: str) -> tuple[TensorFile, str]:
+        """The file that holds a parameter, and its name there."""
+        return self._sources[name]
 
     def release(self, name: str) -> None:
         """Let go of the memory behind `array(name)`; it is read again from the file when needed."""
@@ -259,7 +262,7 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _hold_equal_values(one: tuple[SafetensorsFile, str], other: tuple[SafetensorsFile, str]) -> bool:
+def _hold_equal_values(one: tuple[TensorFile, str], other: tuple[TensorFile, str]) -> bool:
     """Whether two stored tensors are the same numbers, NaN included: NaN is `check_values`'s to report."""
     entries = [file.entries[name] for file, name in (one, other)]
     if entries[0].shape != entries[1].shape or any(entry.dtype not in FLOAT_TYPES for entry in entries):

@@ -12,8 +12,8 @@ class InputError(ValueError):
     """Something the user gave cannot be used. Lists every fault found, not just the first."""
 
     def __init__(self, subject: object, faults: Sequence[str] | str) -> None:
-        self.subject = _printable(str(subject))
-        self.faults = [_printable(fault) for fault in ([faults] if isinstance(faults, str) else faults)]
+        self.subject = printable(str(subject))
+        self.faults = [printable(fault) for fault in ([faults] if isinstance(faults, str) else faults)]
         super().__init__("\n".join([f"{self.subject}:", *(f"  - {fault}" for fault in self.faults)]))
 
 
@@ -40,6 +40,6 @@ _SHORT.maxstring = _SHORT.maxother = 80
 _SHORT.maxlong = 30
 
 
-def _printable(text: str) -> str:
-    """Names come from files: a terminal must not obey them, nor an encoder stumble over a lone surrogate."""
+def printable(text: str) -> str:
+    """Text that is safe to print. Names come from files: a terminal must not obey them, nor an encoder stumble over a lone surrogate."""
     return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)

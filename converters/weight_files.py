@@ -1,15 +1,41 @@
 """Which files of a checkpoint folder hold its weights: one file, or shards and the index that names them."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
+
+from numpy.typing import NDArray
 
 from converters.config import read_json_object
 from converters.errors import InputError, collect_faults, show
-from converters.safetensors_file import SafetensorsFile
+from converters.safetensors_file import Entry, SafetensorsFile
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 # transformers' masked-LM classes have no pooler, so the PyTorch artifact keeps it in a file of its own.
 POOLER = "pooler.safetensors"
+
+
+class TensorFile(Protocol):
+    """What a checkpoint reads its tensors from: a SafetensorsFile, or what an importer made of another format."""
+
+    path: Path
+
+    @property
+    def entries(self) -> Mapping[str, Entry]:
+        """Every tensor by its stored name."""
+
+    def array(self, name: str) -> NDArray:
+        """The tensor in its stored dtype; BF16 as float32."""
+
+    def chunks(self, name: str) -> Iterator[bytes | memoryview]:
+        """The tensor's stored bytes."""
+
+    def release(self, name: str) -> None:
+        """Let go of the memory behind `array(name)`."""
+
+    def close(self) -> object:
+        """Close the file."""
 
 
 def open_weights(path: Path, faults: list[str]) -> list[SafetensorsFile]:

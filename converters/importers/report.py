@@ -1,0 +1,49 @@
+"""ImportReport: what an import read, what it did to each tensor, and what it left behind."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ImportedTensor:
+    """One tensor of the result: its canonical name, its name and dtype in the source, and what was done to it."""
+
+    name: str
+    source_name: str
+    source_dtype: str
+    changes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """source: as the user gave it. unread: other files of weights that lay there. sha256: of each file written.
+
+    ignored: the source's tensors that are not in the result, each with the reason.
+    """
+
+    source: str
+    out: str
+    format: str
+    model_type: str
+    task: str
+    tensors: tuple[ImportedTensor, ...]
+    ignored: Mapping[str, str]
+    unread: Mapping[str, str]
+    notes: tuple[str, ...]
+    sha256: Mapping[str, str]
+
+    def counts(self) -> dict[str, int]:
+        """How many tensors were read, and how many of them had each thing done."""
+        counts = {
+            "read": len(self.tensors) + len(self.ignored),
+            "written": len(self.tensors),
+            "ignored": len(self.ignored),
+        }
+        for word in ("renamed", "transposed", "scaled", "first rows dropped", "widened to float32"):
+            counts[word] = sum(word in tensor.changes for tensor in self.tensors)
+        return counts
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"counts": self.counts(), **asdict(self)}

@@ -1,0 +1,43 @@
+"""`yizhi import`."""
+
+import argparse
+import json
+from pathlib import Path
+
+from yizhi.commands.options import JSON_HELP, Commands, add_command, make_console
+
+
+def add(commands: Commands) -> None:
+    """Declare the command and its arguments."""
+    parser = add_command(
+        commands,
+        "import",
+        run,
+        "make a checkpoint of what another project published",
+        "Read a PyTorch .bin release (a zip or a folder), a Google TF1 checkpoint, a UER-py .bin, a Keras .h5, a\n"
+        "Flax .msgpack, safetensors of any kind, or one of Yizhi's own artifacts, and write the canonical folder\n"
+        "that the other commands take. Nothing in the source is run; nothing is written if anything is amiss.\n\n"
+        "  yizhi import chinese_wwm_ext_pytorch.zip --out ./bert-wwm-ext\n"
+        "  yizhi import chinese_L-12_H-768_A-12 --out ./bert-base-chinese\n"
+        "  yizhi import model.bin --config models/bert/base_config.json --vocab google_zh_vocab.txt --out ./uer",
+    )
+    parser.add_argument(
+        "source", metavar="SOURCE", help="a folder, a zip, a file of weights, or a TF1 checkpoint's prefix"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="CHECKPOINT", help="the new folder to write")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the configuration, if not beside the weights")
+    parser.add_argument("--vocab", type=Path, metavar="FILE", help="the vocabulary, if not beside the weights")
+    parser.add_argument("--json", action="store_true", help=JSON_HELP)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it, and return the exit code."""
+    from converters.importers import import_checkpoint
+    from yizhi.importing import print_report
+
+    report = import_checkpoint(options.source, options.out, options.config, options.vocab)
+    if options.json:
+        print(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
+    else:
+        print_report(make_console(), report)
+    return 0
