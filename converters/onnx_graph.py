@@ -15,6 +15,9 @@ from converters.spec import Embedding
 # first with Gelu; IR version 9 came with it (onnx 1.15, ONNX Runtime 1.17).
 OPSET = 20
 IR_VERSION = 9
+# ONNX Runtime's own operators.
+CONTRIB_DOMAIN = "com.microsoft"
+CONTRIB_OPSET = 1
 
 Shape = Sequence[int | str]
 
@@ -85,5 +88,7 @@ class Graph:
         graph = GraphProto()
         graph.CopyFrom(self._proto)
         graph.initializer.extend(self._initializers.values())
-        opset = helper.make_opsetid("", OPSET)
-        return helper.make_model(graph, ir_version=IR_VERSION, opset_imports=[opset], producer_name="yizhi")
+        opsets = [helper.make_opsetid("", OPSET)]
+        if any(node.domain == CONTRIB_DOMAIN for node in graph.node):
+            opsets.append(helper.make_opsetid(CONTRIB_DOMAIN, CONTRIB_OPSET))
+        return helper.make_model(graph, ir_version=IR_VERSION, opset_imports=opsets, producer_name="yizhi")

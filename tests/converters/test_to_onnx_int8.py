@@ -167,12 +167,12 @@ def test_files_take_little_more_than_a_quarter(make_checkpoint, tmp_path):
 
 @pytest.mark.parametrize("variant", ARCHITECTURES)
 @pytest.mark.parametrize("signature", SIGNATURES)
-def test_is_valid_standard_onnx(export, variant, signature):
+def test_is_valid_and_standard_but_for_its_matrix_products(export, variant, signature):
     _, folder = export(variant)
     onnx.checker.check_model(folder / graph_file(signature), full_check=True)
     model = read_graph(folder, signature)
-    assert {node.domain for node in model.graph.node} == {""}
-    assert [opset.domain for opset in model.opset_import] == [""]
+    assert {node.op_type for node in model.graph.node if node.domain} == {"QGemm"}
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 20), ("com.microsoft", 1)]
     names = [node.name for node in model.graph.node]
     assert len(set(names)) == len(names)
 
@@ -184,18 +184,17 @@ def test_query_key_and_value_share_one_quantized_input(export):
     # Per layer: its input, the context, the feed-forward's input and its inside. Then the projection's,
     # the pooler's and the head's two inputs, of which the head's first is also the pooler's source.
     assert count == 4 * len(checkpoint.spec.layers) + 4
-    products = {node.output[0]: node for node in model.graph.node if node.op_type == "MatMulInteger"}
+    products = {node.output[0]: node for node in model.graph.node if node.op_type == "QGemm"}
     first = checkpoint.spec.layers[0]
-    inputs = {products[f"{part.name}/MatMulInteger"].input[0] for part in (first.query, first.key, first.value)}
+    inputs = {products[f"{part.name}/QGemm"].input[0] for part in (first.query, first.key, first.value)}
     assert len(inputs) == 1
 
 
-def test_shared_layers_are_transposed_once(export):
-    checkpoint, folder = export("albert-groups")
-    model = read_graph(folder, "serving_default")
-    kernels = [node.input[0] for node in model.graph.node if node.op_type == "Transpose" and ".weight" in node.input[0]]
-    assert len(kernels) == len(set(kernels))
-    assert set(kernels) <= quantized_names(checkpoint.spec)
+def test_embeddings_and_tied_decoder_read_one_tensor(export):
+    checkpoint, folder = export("bert")
+    table = checkpoint.spec.word_embeddings.weight
+    readers = [node for node in read_graph(folder, "serving_default").graph.node if table in node.input]
+    assert [node.name for node in readers] == ["bert.embeddings.word_embeddings/Gather", "cls.predictions/QGemm"]
 
 
 @pytest.mark.parametrize("level", ["ORT_DISABLE_ALL", "ORT_ENABLE_ALL"])
