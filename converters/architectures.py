@@ -1,183 +1,161 @@
 """The families of encoders: how each one names its tensors. One entry of FAMILIES per `model_type`.
 
-To add a family, write its encoder and head functions and its entry; docs/adding-an-architecture.md
-walks through it.
+A family is a table of names; shapes and roles are the same for all and follow from the
+configuration. docs/adding-an-architecture.md walks through adding one.
 """
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 from converters.config import EncoderConfig
 from converters.errors import InputError
-from converters.spec import Embedding, EncoderSpec, Layer, Linear, LinearHead, MaskedLMHead, Norm
+from converters.spec import Embedding, EncoderSpec, Layer, Linear, LinearHead, MaskedLMHead, Norm, parameters_of
+
+
+@dataclass(frozen=True)
+class LayerNames:
+    """Names of a layer's parts, inside the layer."""
+
+    query: str
+    key: str
+    value: str
+    attention_output: str
+    attention_norm: str
+    intermediate: str
+    output: str
+    output_norm: str
+
+
+@dataclass(frozen=True)
+class MaskedLMNames:
+    """Names of a masked-LM head.
+
+    decoder_bias_alias: a second name that some files use for the bias.
+    activation: fixed by the family, whatever `hidden_act` says; None follows `hidden_act`.
+    """
+
+    dense: str
+    norm: str
+    untied_decoder: str
+    decoder_bias: str
+    decoder_bias_alias: str | None = None
+    activation: str | None = None
+
+
+@dataclass(frozen=True)
+class DiscriminatorNames:
+    """Names of a replaced-token head."""
+
+    dense: str
+    projection: str
 
 
 @dataclass(frozen=True)
 class Family:
-    """How one `model_type` names its tensors.
+    """How one `model_type` names its tensors, without `.weight` and `.bias` where a module has both.
 
     class_name: what transformers' classes of this family begin with.
     prefix: what the encoder's names start with; files saved from the bare encoder leave it out.
-    encoder: builds the headless spec, told whether the file has a pooler.
-    masked_lm: builds the MLM head, told the decoder's name; None where the family has none.
-    replaced_token: builds a discriminator's head.
-    untied_decoder, decoder_bias_alias: names that only some files use for the decoder.
-    pooler: the pooler's name, or None.
+    layer: a layer's name, with {block}, {group} and {inner} for its numbers.
+    embeddings_projection: from embedding_size to hidden_size; `projects_always`, or where they differ.
+    norm_first: LayerNorm before each sub-layer, and a final one.
     ignored: name patterns (fnmatch) that may be present and are not used, each with the reason.
     """
 
     class_name: str
     prefix: str
-    encoder: Callable[[EncoderConfig, bool], EncoderSpec]
-    masked_lm: Callable[[EncoderConfig, str], MaskedLMHead]
-    untied_decoder: str
-    decoder_bias_alias: str | None
-    pooler: str | None
-    ignored: dict[str, str]
-    replaced_token: Callable[[EncoderConfig], LinearHead] | None = None
+    word_embeddings: str
+    position_embeddings: str
+    token_type_embeddings: str
+    layer: str
+    layer_names: LayerNames
+    masked_lm_names: MaskedLMNames
+    embeddings_norm: str | None = None
+    embeddings_projection: str | None = None
+    projects_always: bool = False
+    norm_first: bool = False
+    final_norm: str | None = None
+    pooler: str | None = None
+    discriminator: DiscriminatorNames | None = None
+    ignored: Mapping[str, str] = field(default_factory=dict)
 
-
-def _embeddings(config: EncoderConfig, prefix: str) -> dict[str, Embedding]:
-    width = config.embedding_size
-    rows = {
-        "word_embeddings": config.vocab_size,
-        "position_embeddings": config.max_position_embeddings,
-        "token_type_embeddings": config.type_vocab_size,
-    }
-    return {role: Embedding(f"{prefix}.embeddings.{role}", count, width) for role, count in rows.items()}
-
-
-def _bert_layer(config: EncoderConfig, name: str, norm_first: bool = False) -> Layer:
-    hidden, inner = config.hidden_size, config.intermediate_size
-    norms = ("attention.ln", "ln") if norm_first else ("attention.output.LayerNorm", "output.LayerNorm")
-    return Layer(
-        query=Linear(f"{name}.attention.self.query", hidden, hidden),
-        key=Linear(f"{name}.attention.self.key", hidden, hidden),
-        value=Linear(f"{name}.attention.self.value", hidden, hidden),
-        attention_output=Linear(f"{name}.attention.output.dense", hidden, hidden),
-        attention_norm=Norm(f"{name}.{norms[0]}", hidden),
-        intermediate=Linear(f"{name}.intermediate.dense", hidden, inner),
-        output=Linear(f"{name}.output.dense", inner, hidden),
-        output_norm=Norm(f"{name}.{norms[1]}", hidden),
-        norm_first=norm_first,
-    )
-
-
-def _bert_encoder(config: EncoderConfig, has_pooler: bool, norm_first: bool = False) -> EncoderSpec:
-    hidden = config.hidden_size
-    return EncoderSpec(
-        config=config,
-        task="features",
-        **_embeddings(config, "bert"),
-        embeddings_norm=None if norm_first else Norm("bert.embeddings.LayerNorm", hidden),
-        embeddings_projection=None,
-        blocks=tuple(
-            (_bert_layer(config, f"bert.encoder.layer.{index}", norm_first),)
-            for index in range(config.num_hidden_layers)
-        ),
-        final_norm=Norm("bert.encoder.ln", hidden) if norm_first else None,
-        pooler=Linear("bert.pooler.dense", hidden, hidden) if has_pooler else None,
-        head=None,
-    )
-
-
-def _megatron_bert_encoder(config: EncoderConfig, has_pooler: bool) -> EncoderSpec:
-    return _bert_encoder(config, has_pooler, norm_first=True)
-
-
-def _bert_masked_lm(config: EncoderConfig, decoder: str) -> MaskedLMHead:
-    hidden = config.hidden_size
-    return MaskedLMHead(
-        dense=Linear("cls.predictions.transform.dense", hidden, hidden),
-        activation=config.activation,
-        norm=Norm("cls.predictions.transform.LayerNorm", hidden),
-        decoder=decoder,
-        decoder_bias="cls.predictions.bias",
-        vocab_size=config.vocab_size,
-    )
-
-
-def _albert_encoder(config: EncoderConfig, has_pooler: bool) -> EncoderSpec:
-    hidden, inner = config.hidden_size, config.intermediate_size
-
-    def layer(group: int, index: int) -> Layer:
-        name = f"albert.encoder.albert_layer_groups.{group}.albert_layers.{index}"
-        return Layer(
-            query=Linear(f"{name}.attention.query", hidden, hidden),
-            key=Linear(f"{name}.attention.key", hidden, hidden),
-            value=Linear(f"{name}.attention.value", hidden, hidden),
-            attention_output=Linear(f"{name}.attention.dense", hidden, hidden),
-            attention_norm=Norm(f"{name}.attention.LayerNorm", hidden),
-            intermediate=Linear(f"{name}.ffn", hidden, inner),
-            output=Linear(f"{name}.ffn_output", inner, hidden),
-            output_norm=Norm(f"{name}.full_layer_layer_norm", hidden),
+    def encoder(self, config: EncoderConfig, has_pooler: bool) -> EncoderSpec:
+        """The spec without a head."""
+        hidden, width = config.hidden_size, config.embedding_size
+        projects = self.embeddings_projection and (self.projects_always or width != hidden)
+        return EncoderSpec(
+            config=config,
+            task="features",
+            word_embeddings=Embedding(self.word_embeddings, config.vocab_size, width),
+            position_embeddings=Embedding(self.position_embeddings, config.max_position_embeddings, width),
+            token_type_embeddings=Embedding(self.token_type_embeddings, config.type_vocab_size, width),
+            embeddings_norm=Norm(self.embeddings_norm, width) if self.embeddings_norm else None,
+            embeddings_projection=Linear(self.embeddings_projection, width, hidden) if projects else None,
+            blocks=tuple(self._block(config, number) for number in range(config.num_hidden_layers)),
+            final_norm=Norm(self.final_norm, hidden) if self.final_norm else None,
+            pooler=Linear(self.pooler, hidden, hidden) if self.pooler and has_pooler else None,
+            head=None,
         )
 
-    groups = [tuple(layer(g, i) for i in range(config.inner_group_num)) for g in range(config.num_hidden_groups)]
-    return EncoderSpec(
-        config=config,
-        task="features",
-        **_embeddings(config, "albert"),
-        embeddings_norm=Norm("albert.embeddings.LayerNorm", config.embedding_size),
-        embeddings_projection=Linear("albert.encoder.embedding_hidden_mapping_in", config.embedding_size, hidden),
-        # Layer l belongs to group floor(l · groups / layers), as in transformers' AlbertTransformer.
-        blocks=tuple(
-            groups[int(index / (config.num_hidden_layers / config.num_hidden_groups))]
-            for index in range(config.num_hidden_layers)
-        ),
-        final_norm=None,
-        pooler=Linear("albert.pooler", hidden, hidden) if has_pooler else None,
-        head=None,
-    )
+    def masked_lm(self, config: EncoderConfig) -> MaskedLMHead:
+        """The masked-LM head, its decoder tied to the word embeddings as the configuration says."""
+        names = self.masked_lm_names
+        return MaskedLMHead(
+            dense=Linear(names.dense, config.hidden_size, config.embedding_size),
+            activation=names.activation or config.activation,
+            norm=Norm(names.norm, config.embedding_size),
+            decoder=f"{self.word_embeddings if config.tie_word_embeddings else names.untied_decoder}.weight",
+            decoder_bias=names.decoder_bias,
+            vocab_size=config.vocab_size,
+        )
 
+    def replaced_token(self, config: EncoderConfig) -> LinearHead | None:
+        """The discriminator's head, where the family has one."""
+        if self.discriminator is None:
+            return None
+        return LinearHead(
+            over="tokens",
+            dense=Linear(self.discriminator.dense, config.hidden_size, config.hidden_size),
+            activation=config.activation,
+            projection=Linear(self.discriminator.projection, config.hidden_size, 1),
+            squeeze=True,
+        )
 
-def _albert_masked_lm(config: EncoderConfig, decoder: str) -> MaskedLMHead:
-    return MaskedLMHead(
-        dense=Linear("predictions.dense", config.hidden_size, config.embedding_size),
-        activation=config.activation,
-        norm=Norm("predictions.LayerNorm", config.embedding_size),
-        decoder=decoder,
-        decoder_bias="predictions.bias",
-        vocab_size=config.vocab_size,
-    )
+    @property
+    def norm_parts(self) -> set[str]:
+        """What the names of LayerNorms end with: theirs alone may be spelled gamma and beta."""
+        norms = (self.layer_names.attention_norm, self.layer_names.output_norm, self.masked_lm_names.norm)
+        return {name.rpartition(".")[2] for name in (*norms, self.embeddings_norm, self.final_norm) if name}
 
+    @property
+    def bare_parts(self) -> set[str]:
+        """What the encoder's names start with in files that leave the prefix out."""
+        embeddings = (self.word_embeddings, self.position_embeddings, self.token_type_embeddings)
+        others = (self.embeddings_norm, self.embeddings_projection, self.final_norm, self.pooler, self.layer)
+        names = [name.removeprefix(f"{self.prefix}.") for name in (*embeddings, *others) if name]
+        return {name.partition(".")[0] for name in names}
 
-def _electra_encoder(config: EncoderConfig, has_pooler: bool) -> EncoderSpec:
-    width, hidden = config.embedding_size, config.hidden_size
-    return EncoderSpec(
-        config=config,
-        task="features",
-        **_embeddings(config, "electra"),
-        embeddings_norm=Norm("electra.embeddings.LayerNorm", width),
-        embeddings_projection=Linear("electra.embeddings_project", width, hidden) if width != hidden else None,
-        blocks=tuple(
-            (_bert_layer(config, f"electra.encoder.layer.{index}"),) for index in range(config.num_hidden_layers)
-        ),
-        final_norm=None,
-        pooler=None,
-        head=None,
-    )
+    def _block(self, config: EncoderConfig, number: int) -> tuple[Layer, ...]:
+        # Block b belongs to group floor(b · groups / blocks), as in transformers' AlbertTransformer.
+        group = int(number / (config.num_hidden_layers / config.num_hidden_groups))
+        return tuple(
+            self._layer(config, self.layer.format(block=number, group=group, inner=inner))
+            for inner in range(config.inner_group_num)
+        )
 
-
-def _electra_masked_lm(config: EncoderConfig, decoder: str) -> MaskedLMHead:
-    return MaskedLMHead(
-        dense=Linear("generator_predictions.dense", config.hidden_size, config.embedding_size),
-        activation="gelu_erf",  # transformers' ElectraGeneratorPredictions fixes it, whatever hidden_act says
-        norm=Norm("generator_predictions.LayerNorm", config.embedding_size),
-        decoder=decoder,
-        decoder_bias="generator_lm_head.bias",
-        vocab_size=config.vocab_size,
-    )
-
-
-def _electra_replaced_token(config: EncoderConfig) -> LinearHead:
-    return LinearHead(
-        over="tokens",
-        dense=Linear("discriminator_predictions.dense", config.hidden_size, config.hidden_size),
-        activation=config.activation,
-        projection=Linear("discriminator_predictions.dense_prediction", config.hidden_size, 1),
-        squeeze=True,
-    )
+    def _layer(self, config: EncoderConfig, name: str) -> Layer:
+        hidden, inner, names = config.hidden_size, config.intermediate_size, self.layer_names
+        return Layer(
+            query=Linear(f"{name}.{names.query}", hidden, hidden),
+            key=Linear(f"{name}.{names.key}", hidden, hidden),
+            value=Linear(f"{name}.{names.value}", hidden, hidden),
+            attention_output=Linear(f"{name}.{names.attention_output}", hidden, hidden),
+            attention_norm=Norm(f"{name}.{names.attention_norm}", hidden),
+            intermediate=Linear(f"{name}.{names.intermediate}", hidden, inner),
+            output=Linear(f"{name}.{names.output}", inner, hidden),
+            output_norm=Norm(f"{name}.{names.output_norm}", hidden),
+            norm_first=self.norm_first,
+        )
 
 
 # What transformers' class for a task ends with.
@@ -188,49 +166,97 @@ CLASS_SUFFIXES = {
 }
 
 _POSITION_IDS = {"*embeddings.position_ids": "a buffer holding 0, 1, 2, …"}
-_BERT_IGNORED = {**_POSITION_IDS, "cls.seq_relationship.*": "the next-sentence head; no output uses it"}
 
-FAMILIES: dict[str, Family] = {
-    "bert": Family(
-        class_name="Bert",
-        prefix="bert",
-        encoder=_bert_encoder,
-        masked_lm=_bert_masked_lm,
-        untied_decoder="cls.predictions.decoder.weight",
-        decoder_bias_alias="cls.predictions.decoder.bias",
-        pooler="bert.pooler.dense",
-        ignored=_BERT_IGNORED,
+BERT = Family(
+    class_name="Bert",
+    prefix="bert",
+    word_embeddings="bert.embeddings.word_embeddings",
+    position_embeddings="bert.embeddings.position_embeddings",
+    token_type_embeddings="bert.embeddings.token_type_embeddings",
+    embeddings_norm="bert.embeddings.LayerNorm",
+    layer="bert.encoder.layer.{block}",
+    layer_names=LayerNames(
+        query="attention.self.query",
+        key="attention.self.key",
+        value="attention.self.value",
+        attention_output="attention.output.dense",
+        attention_norm="attention.output.LayerNorm",
+        intermediate="intermediate.dense",
+        output="output.dense",
+        output_norm="output.LayerNorm",
     ),
-    "megatron-bert": Family(
-        class_name="MegatronBert",
-        prefix="bert",
-        encoder=_megatron_bert_encoder,
-        masked_lm=_bert_masked_lm,
-        untied_decoder="cls.predictions.decoder.weight",
+    pooler="bert.pooler.dense",
+    masked_lm_names=MaskedLMNames(
+        dense="cls.predictions.transform.dense",
+        norm="cls.predictions.transform.LayerNorm",
+        untied_decoder="cls.predictions.decoder",
+        decoder_bias="cls.predictions.bias",
         decoder_bias_alias="cls.predictions.decoder.bias",
-        pooler="bert.pooler.dense",
-        ignored=_BERT_IGNORED,
+    ),
+    ignored={**_POSITION_IDS, "cls.seq_relationship.*": "the next-sentence head; no output uses it"},
+)
+
+FAMILIES: Mapping[str, Family] = {
+    "bert": BERT,
+    "megatron-bert": replace(
+        BERT,
+        class_name="MegatronBert",
+        embeddings_norm=None,
+        layer_names=replace(BERT.layer_names, attention_norm="attention.ln", output_norm="ln"),
+        norm_first=True,
+        final_norm="bert.encoder.ln",
     ),
     "albert": Family(
         class_name="Albert",
         prefix="albert",
-        encoder=_albert_encoder,
-        masked_lm=_albert_masked_lm,
-        untied_decoder="predictions.decoder.weight",
-        decoder_bias_alias="predictions.decoder.bias",
+        word_embeddings="albert.embeddings.word_embeddings",
+        position_embeddings="albert.embeddings.position_embeddings",
+        token_type_embeddings="albert.embeddings.token_type_embeddings",
+        embeddings_norm="albert.embeddings.LayerNorm",
+        embeddings_projection="albert.encoder.embedding_hidden_mapping_in",
+        projects_always=True,
+        layer="albert.encoder.albert_layer_groups.{group}.albert_layers.{inner}",
+        layer_names=LayerNames(
+            query="attention.query",
+            key="attention.key",
+            value="attention.value",
+            attention_output="attention.dense",
+            attention_norm="attention.LayerNorm",
+            intermediate="ffn",
+            output="ffn_output",
+            output_norm="full_layer_layer_norm",
+        ),
         pooler="albert.pooler",
+        masked_lm_names=MaskedLMNames(
+            dense="predictions.dense",
+            norm="predictions.LayerNorm",
+            untied_decoder="predictions.decoder",
+            decoder_bias="predictions.bias",
+            decoder_bias_alias="predictions.decoder.bias",
+        ),
         ignored={**_POSITION_IDS, "sop_classifier.*": "the sentence-order head; no output uses it"},
     ),
     "electra": Family(
         class_name="Electra",
         prefix="electra",
-        encoder=_electra_encoder,
-        masked_lm=_electra_masked_lm,
-        untied_decoder="generator_lm_head.weight",
-        decoder_bias_alias=None,
-        pooler=None,
+        word_embeddings="electra.embeddings.word_embeddings",
+        position_embeddings="electra.embeddings.position_embeddings",
+        token_type_embeddings="electra.embeddings.token_type_embeddings",
+        embeddings_norm="electra.embeddings.LayerNorm",
+        embeddings_projection="electra.embeddings_project",
+        layer="electra.encoder.layer.{block}",
+        layer_names=BERT.layer_names,
+        masked_lm_names=MaskedLMNames(
+            dense="generator_predictions.dense",
+            norm="generator_predictions.LayerNorm",
+            untied_decoder="generator_lm_head",
+            decoder_bias="generator_lm_head.bias",
+            activation="gelu_erf",  # fixed in transformers' ElectraGeneratorPredictions
+        ),
+        discriminator=DiscriminatorNames(
+            dense="discriminator_predictions.dense", projection="discriminator_predictions.dense_prediction"
+        ),
         ignored=_POSITION_IDS,
-        replaced_token=_electra_replaced_token,
     ),
 }
 
@@ -238,18 +264,16 @@ FAMILIES: dict[str, Family] = {
 def build_spec(config: EncoderConfig, names: Collection[str]) -> EncoderSpec:
     """The spec of a checkpoint whose tensors have these canonical names.
 
-    Raises InputError where the names do not say which head the checkpoint has.
+    Raises InputError where the configuration promises a head of which there is no tensor.
     """
     family = FAMILIES[config.model_type]
-    has_pooler = family.pooler is not None and any(name.startswith(family.pooler + ".") for name in names)
+    has_pooler = family.pooler is not None and any(name.startswith(f"{family.pooler}.") for name in names)
     spec = family.encoder(config, has_pooler)
-
-    tied = config.tie_word_embeddings
-    masked_lm = family.masked_lm(config, spec.word_embeddings.weight if tied else family.untied_decoder)
+    masked_lm, replaced_token = family.masked_lm(config), family.replaced_token(config)
     if {masked_lm.dense.weight, masked_lm.decoder_bias, masked_lm.norm.weight} & set(names):
         return replace(spec, task="fill-mask", head=masked_lm)
-    if family.replaced_token and any(name.startswith("discriminator_predictions.") for name in names):
-        return replace(spec, task="replaced-token-detection", head=family.replaced_token(config))
+    if replaced_token and {parameter.name for parameter in parameters_of(replaced_token)} & set(names):
+        return replace(spec, task="replaced-token-detection", head=replaced_token)
     if config.architecture and config.architecture.endswith(("ForMaskedLM", "ForPreTraining")):
         raise InputError(
             "checkpoint",
@@ -260,16 +284,14 @@ def build_spec(config: EncoderConfig, names: Collection[str]) -> EncoderSpec:
     return spec
 
 
-def default_names(config: EncoderConfig) -> set[str]:
-    """The names in a full checkpoint of this family: pooler, and an MLM head unless it says it is a discriminator."""
+def full_spec(config: EncoderConfig) -> EncoderSpec:
+    """The spec of a complete checkpoint: with pooler, and the head that `architectures` names (else masked LM)."""
     family = FAMILIES[config.model_type]
-    spec = family.encoder(config, family.pooler is not None)
-    names = {parameter.name for parameter in spec.parameters()}
-    if config.architecture and config.architecture.endswith("Model"):
-        return names
-    if family.replaced_token and config.architecture and config.architecture.endswith("ForPreTraining"):
-        head: MaskedLMHead | LinearHead = family.replaced_token(config)
-    else:
-        decoder = spec.word_embeddings.weight if config.tie_word_embeddings else family.untied_decoder
-        head = family.masked_lm(config, decoder)
-    return names | {parameter.name for parameter in replace(spec, head=head).parameters()}
+    spec = family.encoder(config, has_pooler=True)
+    wanted = config.architecture or ""
+    replaced_token = family.replaced_token(config)
+    if wanted.endswith("Model"):
+        return spec
+    if replaced_token and wanted.endswith("ForPreTraining"):
+        return replace(spec, task="replaced-token-detection", head=replaced_token)
+    return replace(spec, task="fill-mask", head=family.masked_lm(config))

@@ -238,6 +238,9 @@ class _HashingFile:
         self._sha256.update(data)
         return self._file.write(data)
 
+    def flush(self) -> None:
+        self._file.flush()
+
     def tell(self) -> int:
         return self._file.tell()
 

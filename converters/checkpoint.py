@@ -2,7 +2,6 @@
 
 import fnmatch
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,10 +19,7 @@ __all__ = ["INDEX", "POOLER", "WEIGHTS", "Checkpoint", "canonical_name", "read_v
 FLOAT_TYPES = ("F32", "F16", "BF16")
 # Keys of config.json that artifacts do not carry on: the stored dtype, a path of somebody's machine, code to run.
 _NOT_PUBLISHED = ("torch_dtype", "_name_or_path", "auto_map")
-_NORM_ALIASES = (
-    (re.compile(r"(\bLayerNorm|layer_norm|\bln)\.gamma$"), r"\1.weight"),
-    (re.compile(r"(\bLayerNorm|layer_norm|\bln)\.beta$"), r"\1.bias"),
-)
+_NORM_ALIASES = {"gamma": "weight", "beta": "bias"}
 
 
 class Checkpoint:
@@ -161,9 +157,9 @@ class Checkpoint:
                     faults.append(f"{stored_name}: the same tensor as {self._sources[name][1]}")
                 else:
                     self._sources[name] = (file, stored_name)
-        faults += self._merge_alias(family.decoder_bias_alias, _decoder_bias_name(self.config, family))
-        embeddings = f"{family.prefix}.embeddings.word_embeddings.weight"
-        faults += self._settle_decoder(family.untied_decoder, embeddings)
+        names = family.masked_lm_names
+        faults += self._merge_alias(names.decoder_bias_alias, names.decoder_bias)
+        faults += self._settle_decoder(f"{names.untied_decoder}.weight", f"{family.word_embeddings}.weight")
         return faults
 
     def _merge_alias(self, alias: str | None, name: str) -> list[str]:
@@ -221,12 +217,10 @@ class Checkpoint:
 
 def canonical_name(stored_name: str, family: Family) -> str:
     """The Hugging Face PyTorch name of a tensor that a file may call by an older or shorter one."""
-    name = stored_name
-    for pattern, replacement in _NORM_ALIASES:
-        name = pattern.sub(replacement, name)
-    if name.startswith(("embeddings.", "embeddings_project.", "encoder.", "pooler.")):
-        name = f"{family.prefix}.{name}"
-    return name
+    module, _, leaf = stored_name.rpartition(".")
+    is_norm = module.rpartition(".")[2] in family.norm_parts
+    name = f"{module}.{_NORM_ALIASES[leaf]}" if is_norm and leaf in _NORM_ALIASES else stored_name
+    return f"{family.prefix}.{name}" if name.partition(".")[0] in family.bare_parts else name
 
 
 def read_vocab(path: Path) -> list[str]:
@@ -272,7 +266,3 @@ def _hold_equal_values(one: tuple[TensorFile, str], other: tuple[TensorFile, str
     for file, name in (one, other):
         file.release(name)
     return equal
-
-
-def _decoder_bias_name(config: EncoderConfig, family: Family) -> str:
-    return family.masked_lm(config, family.untied_decoder).decoder_bias

@@ -20,7 +20,27 @@ ACTIVATIONS = MappingProxyType(
     }
 )
 
-MODEL_TYPES = ("bert", "albert", "electra", "megatron-bert")
+
+@dataclass(frozen=True)
+class _Fields:
+    """Which optional fields a family has, with what transformers assumes where a published file is silent.
+
+    embedding_size: the default of a family whose embeddings may be narrower than its layers; None
+    where they are as wide. shares_layers: has num_hidden_groups and inner_group_num.
+    """
+
+    hidden_act: str = "gelu"
+    embedding_size: int | None = None
+    shares_layers: bool = False
+
+
+_FIELDS = {
+    "bert": _Fields(),
+    "albert": _Fields(hidden_act="gelu_new", embedding_size=128, shares_layers=True),
+    "electra": _Fields(embedding_size=128),
+    "megatron-bert": _Fields(),
+}
+MODEL_TYPES = tuple(_FIELDS)
 
 _NOT_ENCODERS = {
     "roberta": "RoBERTa-wwm-ext and its relatives are BERT models: their config says model_type 'bert'. "
@@ -40,12 +60,6 @@ _SIZES = {
     "intermediate_size": 1 << 18,
     "max_position_embeddings": 1 << 20,
     "type_vocab_size": 1 << 16,
-}
-
-# What transformers' configuration classes assume where a published file is silent.
-_DEFAULTS = {
-    "hidden_act": {"albert": "gelu_new"},
-    "embedding_size": {"albert": 128, "electra": 128},
 }
 
 _UNSUPPORTED = {
@@ -106,7 +120,7 @@ class EncoderConfig:
 
         faults = _find_unsupported(raw)
         values = _read_sizes(raw, model_type, faults)
-        hidden_act = raw.get("hidden_act", _DEFAULTS["hidden_act"].get(model_type, "gelu"))
+        hidden_act = raw.get("hidden_act", _FIELDS[model_type].hidden_act)
         if not isinstance(hidden_act, str) or hidden_act not in ACTIVATIONS:
             faults.append(f"hidden_act: expected one of {', '.join(ACTIVATIONS)}; found {show(hidden_act)}")
         # Google's released code fixes 1e-12, and so do transformers' configuration classes.
@@ -165,13 +179,14 @@ def read_json_object(path: Path) -> dict[str, Any]:
 def _read_sizes(raw: dict[str, Any], model_type: str, faults: list[str]) -> dict[str, int | None]:
     """Every size by its field's name; None where a fault was noted."""
     values = {key: _positive_integer(raw, key, None, most, faults) for key, most in _SIZES.items()}
+    optional = _FIELDS[model_type]
     values["embedding_size"] = values["hidden_size"]
-    if model_type in ("albert", "electra"):  # BERT files may carry a stray embedding_size; only these factorise
-        default = _DEFAULTS["embedding_size"][model_type]
-        values["embedding_size"] = _positive_integer(raw, "embedding_size", default, _SIZES["hidden_size"], faults)
+    if optional.embedding_size:  # elsewhere the field is stray, as transformers takes it; shapes will tell if not
+        most = _SIZES["hidden_size"]
+        values["embedding_size"] = _positive_integer(raw, "embedding_size", optional.embedding_size, most, faults)
     for key in ("num_hidden_groups", "inner_group_num"):
         most = _SIZES["num_hidden_layers"]
-        values[key] = _positive_integer(raw, key, 1, most, faults) if model_type == "albert" else 1
+        values[key] = _positive_integer(raw, key, 1, most, faults) if optional.shares_layers else 1
     return values
 
 

@@ -1,6 +1,6 @@
 """TARGETS: the only list of what Yizhi can export to.
 
-A target's converter module has `convert(checkpoint, writer, options)`, which writes the artifact's
+A target's converter module has `convert(checkpoint, writer)`, which writes the artifact's
 files. Its runtime class opens the finished folder. Both are named, not imported, so that a missing
 framework breaks its own target and nothing else.
 """
@@ -24,7 +24,8 @@ class Target:
 
     precision: what its tolerances are keyed by.
     converts_with, runs_with: the distributions it needs for each, beyond numpy and tokenizers.
-    extra: the pip extra that installs them.
+    extra: the pip extra that installs what it runs with; `export_extra` what it converts with, if not the same.
+    size: bytes per parameter, for the space an export needs. slow: starts first, so that no core idles at the end.
     """
 
     name: str
@@ -33,16 +34,19 @@ class Target:
     runtime: str
     converts_with: tuple[str, ...]
     runs_with: tuple[str, ...]
-    extra: str
+    extra: str | None = None
+    export_extra: str | None = None
+    size: float = 4.05
+    slow: bool = False
 
     def load_converter(self) -> ModuleType:
         """Import the converter module. Raises MissingFramework, naming the extra to install."""
-        self._require(self.converts_with)
+        self._require(self.converts_with, self.export_extra or self.extra)
         return importlib.import_module(self.converter)
 
     def load_runtime(self) -> type:
         """Import the runtime class. Raises MissingFramework, naming the extra to install."""
-        self._require(self.runs_with)
+        self._require(self.runs_with, self.extra)
         module, name = self.runtime.split(":")
         return getattr(importlib.import_module(module), name)
 
@@ -54,12 +58,10 @@ class Target:
         """Whether everything that converting needs is installed."""
         return not _missing(self.converts_with)
 
-    def _require(self, distributions: tuple[str, ...]) -> None:
+    def _require(self, distributions: tuple[str, ...], extra: str | None) -> None:
         missing = _missing(distributions)
         if missing:
-            raise MissingFramework(
-                f"target {self.name}", f"needs {', '.join(missing)}: pip install 'yizhi[{self.extra}]'"
-            )
+            raise MissingFramework(f"target {self.name}", f"needs {', '.join(missing)}: pip install 'yizhi[{extra}]'")
 
 
 def _missing(distributions: tuple[str, ...]) -> list[str]:
@@ -92,6 +94,7 @@ TARGETS: Mapping[str, Target] = {
             converts_with=("tensorflow",),
             runs_with=("tensorflow",),
             extra="tensorflow",
+            slow=True,
         ),
         Target(
             name="flax",
@@ -110,6 +113,7 @@ TARGETS: Mapping[str, Target] = {
             converts_with=("onnx",),
             runs_with=("onnxruntime",),
             extra="onnx",
+            export_extra="onnx-export",
         ),
         Target(
             name="onnx-int8",
@@ -119,6 +123,8 @@ TARGETS: Mapping[str, Target] = {
             converts_with=("onnx",),
             runs_with=("onnxruntime",),
             extra="onnx",
+            export_extra="onnx-export",
+            size=1.2,
         ),
     )
 }

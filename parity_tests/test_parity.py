@@ -11,7 +11,7 @@ from tests.artifacts import export_artifact
 from tests.checkpoints import write_variant
 
 # One of each shape that a forward pass can take; the other variants differ in their files alone.
-FAMILIES = (
+SUBJECTS = (
     "bert",
     "bert-no-head",
     "bert-untied",
@@ -22,7 +22,7 @@ FAMILIES = (
 )
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=SUBJECTS)
 def subject(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     checkpoint = Checkpoint.open(write_variant(folder / "checkpoint", request.param))

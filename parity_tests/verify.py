@@ -1,5 +1,6 @@
 """Run every case through one opened artifact and judge the outputs."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from converters.errors import InputError
 from parity_tests.cases import Case
 from parity_tests.compare import Difference, Quality, compare, lowest_cosine, measure_quality
-from parity_tests.golden import POSITION, TOKEN, Golden
+from parity_tests.golden import POSITION, ROW, TOKEN, Golden
 from parity_tests.tolerances import TOLERANCES, FloatTolerance, QuantizedGates
 from runtimes.base import Inputs, Outputs, Runtime
 
@@ -93,8 +94,8 @@ def verify(runtime: Runtime, golden: Golden, precision: str) -> Verdict:
         for signature in case.signatures:
             names = runtime.signatures[signature]
             found = runtime.run(case.inputs, names)
-            judge.compare(case, signature, names, found)
-            if signature == "serving_default":
+            comparable = judge.compare(case, signature, names, found)
+            if signature == "serving_default" and comparable:
                 judge.compare_alone(case, runtime, found)
     judge.conclude()
     return verdict
@@ -108,45 +109,47 @@ class _Judge:
         self._tolerance = self._gates if isinstance(self._gates, FloatTolerance) else _NOT_JUDGED
         self._logits: list[tuple[NDArray, NDArray]] = []
 
-    def compare(self, case: Case, signature: str, names: tuple[str, ...] | list[str], found: Outputs) -> None:
-        """Compare one run's outputs with the golden ones, on real tokens."""
+    def compare(self, case: Case, signature: str, names: Sequence[str], found: Outputs) -> bool:
+        """Compare one run's outputs with the golden ones, on real tokens. Returns whether all could be compared."""
+        comparable = True
         for name in names:
             expected = self._golden.reference[case.name][name]
             difference, pair = self._compare_one(case, signature, name, found.get(name), expected)
             self._verdict.differences.append(difference)
+            comparable = comparable and pair is not None
             if pair is None or isinstance(self._gates, FloatTolerance):
                 continue
             if self._golden.per[name] == POSITION:
                 self._logits.append(pair)
             else:
                 self._verdict.cosine[name] = min(self._verdict.cosine.get(name, 1.0), lowest_cosine(*pair))
+        return comparable
 
     def compare_alone(self, case: Case, runtime: Runtime, together: Outputs) -> None:
         """Padded = unpadded and batched = single: each row run alone must meet the same golden row."""
-        names = tuple(together)
         for row in case.alone:
             length = int(case.inputs.attention_mask[row].sum())
-            ids, types = (
-                array[row : row + 1, :length] for array in (case.inputs.input_ids, case.inputs.token_type_ids)
-            )
-            single = Case(f"{case.name}, row {row} alone", case.catches, Inputs.of(ids, None, types))
-            found = runtime.run(single.inputs, names)
-            for name in names:
-                both = (together[name][row], found[name][0])
-                if both[0].shape != both[1].shape:
-                    both = (both[0][:length], both[1])
-                self._verdict.change_alone = max(self._verdict.change_alone, float(np.abs(both[0] - both[1]).max()))
-                expected = self._golden.reference[case.name][name]
-                if self._golden.per[name] == POSITION:
-                    rows = case.logit_positions
-                    found[name] = found[name][0, rows[rows[:, 0] == row, 1]]
-                    expected = expected[rows[:, 0] == row]
-                elif self._golden.per[name] == TOKEN:
-                    expected = expected[row : row + 1, :length]
+            given = (case.inputs.input_ids, case.inputs.token_type_ids)
+            ids, types = (array[row : row + 1, :length] for array in given)
+            name_of_row = f"{case.name}, row {row} alone"
+            alone = runtime.run(Inputs.of(ids, None, types), tuple(together))
+            for name, batched in together.items():
+                cut = batched[row : row + 1] if self._golden.per[name] == ROW else batched[row : row + 1, :length]
+                found, expected = alone[name], self._golden.reference[case.name][name]
+                if found.shape != cut.shape:
+                    expected = cut  # `compare` will report the shape
                 else:
-                    expected = expected[row : row + 1]
+                    change = float(np.abs(cut - found).max())
+                    self._verdict.change_alone = max(self._verdict.change_alone, change)
+                    if self._golden.per[name] == POSITION:
+                        at = case.logit_positions[:, 0] == row
+                        found, expected = found[0, case.logit_positions[at, 1]], expected[at]
+                    else:
+                        expected = (
+                            expected[row, None] if self._golden.per[name] == ROW else expected[row, None, :length]
+                        )
                 self._verdict.differences.append(
-                    compare(single.name, "serving_default", name, found[name], expected, self._tolerance)
+                    compare(name_of_row, "serving_default", name, found, expected, self._tolerance)
                 )
 
     def conclude(self) -> None:

@@ -120,6 +120,9 @@ class Runtime:
         if unknown:
             raise InputError("outputs", f"{', '.join(unknown)}: not computed here; known: {', '.join(self.outputs)}")
         computed = self._run(inputs, wanted)
+        forgotten = [name for name in wanted if name not in computed]
+        if forgotten:
+            raise RuntimeError(f"{type(self).__name__} did not compute {', '.join(forgotten)}")
         return {name: computed[name] for name in wanted}
 
     def signature_for(self, outputs: Sequence[str]) -> str:

@@ -123,8 +123,10 @@ def write_checkpoint(
     spec = make_spec(parsed, task, pooler)
     tensors = {parameter.name: random_tensor(parameter, seed) for parameter in spec.parameters()}
     if decoder_copies:
-        tensors[family.untied_decoder] = tensors[spec.word_embeddings.weight]
-        tensors[family.decoder_bias_alias] = tensors[spec.head.decoder_bias]
+        names = family.masked_lm_names
+        tensors[f"{names.untied_decoder}.weight"] = tensors[spec.word_embeddings.weight]
+        if names.decoder_bias_alias:
+            tensors[names.decoder_bias_alias] = tensors[spec.head.decoder_bias]
     if gamma_beta:
         norms = {p.name: p.kind for p in spec.parameters() if p.kind.startswith("norm_")}
         tensors = {_old_norm_name(name) if name in norms else name: array for name, array in tensors.items()}
@@ -148,7 +150,7 @@ def make_spec(config: EncoderConfig, task: str = "fill-mask", pooler: bool = Tru
     family = FAMILIES[config.model_type]
     names = {f"{family.pooler}.weight"} if pooler and family.pooler else set()
     if task == "fill-mask":
-        names.add(family.masked_lm(config, family.untied_decoder).dense.weight)
+        names.add(family.masked_lm(config).dense.weight)
     elif task == "replaced-token-detection":
         names.add(family.replaced_token(config).projection.weight)
     spec = build_spec(config, names)

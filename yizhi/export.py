@@ -61,12 +61,12 @@ def export(
         checkpoint.check_values()
         source = describe_source(checkpoint, origin)
         descriptions = {target.name: describe_artifact(target, checkpoint, source["files"]) for target in targets}
-        floats = 4 * sum(math.prod(parameter.shape) for parameter in checkpoint.parameters())
+        parameters = sum(math.prod(parameter.shape) for parameter in checkpoint.parameters())
     with _locked(release):
         progress.note(f"hashing {release}")
         state = _assess(release, source, descriptions)
         plan = _plan(checkpoint_path, release, targets, descriptions, state)
-        _check_space(release, sum(_estimate_bytes(job, floats) for job in plan))
+        _check_space(release, sum(_estimate_bytes(job, parameters) for job in plan))
         if plan:
             (release / MANIFEST).unlink(missing_ok=True)  # what it says is about to stop being true
         progress.begin([job.name for job in plan])
@@ -157,7 +157,7 @@ def _plan(
                 "description": descriptions[target.name],
             },
         )
-        for target in sorted(stale, key=lambda target: target.name != "tensorflow")
+        for target in sorted(stale, key=lambda target: not target.slow)
     ]
     if unverified and not state.golden:
         golden = Job("oracle", "make_golden", {"checkpoint": str(checkpoint), "folder": str(release / GOLDEN)})
@@ -178,19 +178,19 @@ def _row(release: Path, target: Target, results: dict[str, Result], state: _Stat
 
 
 def _round(value: Any) -> Any:
-    """Floats to three significant digits: what a manifest promises, free of last-bit noise."""
+    """Floats to three significant digits of themselves, or of their distance from 1, free of last-bit noise."""
     if isinstance(value, float):
-        return float(f"{value:.2e}")
+        return 1 - float(f"{1 - value:.2e}") if 0.9 < value < 1 else float(f"{value:.2e}")
     if isinstance(value, dict):
         return {key: _round(item) for key, item in value.items()}
     return [_round(item) for item in value] if isinstance(value, list) else value
 
 
-def _estimate_bytes(job: Job, floats: int) -> int:
-    """What a job will write, from the size of the parameters as float32."""
+def _estimate_bytes(job: Job, parameters: int) -> int:
+    """What a job will write, more or less, from the number of parameters."""
     if job.task == "convert":
-        return int(floats * (0.3 if TARGETS[job.arguments["target"]].precision == "int8" else 1.01))
-    return floats // 4 if job.task == "make_golden" else 0
+        return int(TARGETS[job.arguments["target"]].size * parameters)
+    return parameters if job.task == "make_golden" else 0
 
 
 def _check_space(release: Path, needed: int) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.architectures import build_spec, default_names
+from converters.architectures import full_spec
 from converters.artifact import new_folder, to_json
 from converters.config import EncoderConfig
 from converters.errors import InputError
@@ -51,7 +51,7 @@ def synthesize(folder: Path, config: dict[str, object], seed: int = 0) -> None:
     checked = EncoderConfig.from_dict(config)
     if checked.vocab_size < len(SPECIAL_TOKENS):
         raise InputError("config", f"vocab_size: expected at least {len(SPECIAL_TOKENS)}; found {checked.vocab_size}")
-    parameters = build_spec(checked, default_names(checked)).parameters()
+    parameters = full_spec(checked).parameters()
     with new_folder(folder) as temporary:
         (temporary / "config.json").write_text(to_json(config), encoding="utf-8")
         (temporary / "vocab.txt").write_text("\n".join(make_vocab(checked.vocab_size)) + "\n", encoding="utf-8")

@@ -184,7 +184,7 @@ def _rows(weights: ForeignWeights, name: str) -> int | None:
 
 def _is_tied(weights: ForeignWeights, model_type: str) -> bool:
     """Whether the decoder repeats the embeddings, as it does after training with `--tie_weights`."""
-    decoder = FAMILIES[model_type].untied_decoder
+    decoder = f"{FAMILIES[model_type].masked_lm_names.untied_decoder}.weight"
     embeddings = f"{model_type}.embeddings.word_embeddings.weight"
     if not {decoder, embeddings} <= weights.entries.keys():
         return True

@@ -299,8 +299,8 @@ def test_one_tensor_under_two_names_is_refused(make_checkpoint, other):
 @pytest.mark.parametrize("variant", ["bert", "albert"])
 def test_decoder_bias_has_two_names(make_checkpoint, variant):
     family = FAMILIES[VARIANTS[variant].get("model_type", "bert")]
-    canonical = family.masked_lm(EncoderConfig.from_dict(small_config(variant)), "").decoder_bias
-    alias = family.decoder_bias_alias
+    canonical = family.masked_lm_names.decoder_bias
+    alias = family.masked_lm_names.decoder_bias_alias
 
     def rename(tensors):
         tensors[alias] = tensors.pop(canonical)
