@@ -24,6 +24,7 @@ from converters.manifest import (
 )
 from converters.targets import TARGETS, Target
 from yizhi import __version__
+from yizhi.head import choose_scorer, find_head
 from yizhi.jobs import Job, Result, run_jobs
 from yizhi.progress import Progress
 from yizhi.results import Row, write_report
@@ -163,8 +164,14 @@ def _plan(
         golden = Job("oracle", "make_golden", {"checkpoint": str(checkpoint), "folder": str(release / GOLDEN)})
         plan.insert(1, golden)
     planned = {job.name for job in plan}
+    scores = None if find_head(state.verdicts.values()) else choose_scorer([target.name for target in unverified])
     for target in unverified:
-        arguments = {"folder": str(release / target.name), "golden": str(release / GOLDEN), "device": "cpu"}
+        arguments = {
+            "folder": str(release / target.name),
+            "golden": str(release / GOLDEN),
+            "device": "cpu",
+            "score_head": target.name == scores,
+        }
         after = tuple(name for name in (f"export {target.name}", "oracle") if name in planned)
         plan.append(Job(f"verify {target.name}", "verify", arguments, after))
     return plan

@@ -11,6 +11,7 @@ from converters.artifact import DESCRIPTION, Artifact
 from converters.checkpoint import Checkpoint
 from converters.hub import resolve_checkpoint
 from converters.manifest import MANIFEST, read_manifest
+from yizhi.identify import Identity, describe_identity, identify
 
 
 def describe(path: str, revision: str | None = None) -> dict[str, Any]:
@@ -21,9 +22,11 @@ def describe(path: str, revision: str | None = None) -> dict[str, Any]:
     if (folder / DESCRIPTION).exists():
         return {"kind": "artifact", **Artifact.read(folder).description}
     with Checkpoint.open(resolve_checkpoint(path, revision).path) as checkpoint:
-        config, parameters = checkpoint.config, checkpoint.parameters()
+        config, parameters, digest = checkpoint.config, checkpoint.parameters(), checkpoint.digest()
+        identity = identify(checkpoint, digest)
         return {
             "kind": "checkpoint",
+            "known_as": identity.as_dict() if identity else None,
             "model_type": config.model_type,
             "task": checkpoint.spec.task,
             "parameters": sum(math.prod(parameter.shape) for parameter in parameters),
@@ -38,7 +41,7 @@ def describe(path: str, revision: str | None = None) -> dict[str, Any]:
             "pooler": checkpoint.spec.pooler is not None,
             "decoder": "tied" if checkpoint.spec.tied else "untied" if checkpoint.spec.task == "fill-mask" else None,
             "ignored": checkpoint.ignored,
-            "sha256": checkpoint.digest(),
+            "sha256": digest,
         }
 
 
@@ -46,7 +49,9 @@ def print_description(console: Console, description: dict[str, Any]) -> None:
     """The description as a short table; nested values one level deep."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for key, value in description.items():
-        if isinstance(value, dict):
+        if key == "known_as":
+            value = describe_identity(_identity(value)) if value else "none of the known checkpoints (yizhi models)"
+        elif isinstance(value, dict):
             value = "\n".join(f"{name}: {_short(item)}" for name, item in value.items()) or "none"
         table.add_row(key.replace("_", " "), f"{value:,}" if isinstance(value, int) and value > 9999 else str(value))
     console.print(table, markup=False)
@@ -56,3 +61,7 @@ def _short(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(str(key) for key in value)
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _identity(described: dict[str, Any]) -> Identity:
+    return Identity(**{key: value for key, value in described.items() if key != "unaltered"})

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from yizhi.head import describe_head, find_head
 from yizhi.results import Row
 
 
@@ -27,11 +28,12 @@ def print_release(console: Console, release: object, rows: Sequence[Row]) -> Non
             Text("pass", "bold green") if row.passed else Text("FAIL", "bold red"),
         )
     console.print(table)
+    head = find_head(row.verdict for row in rows)
+    if head:
+        console.print(Text(describe_head(head), "bold yellow" if head["verdict"] == "untrained" else ""))
     for row in rows:
         for fault in row.faults:
             console.print(Text(f"{row.target}: {fault}", "red"))
-    passed = sum(row.passed for row in rows)
-    console.print(f"{passed} of {len(rows)} passed" + (": not fit for release" if passed < len(rows) else ""))
 
 
 def describe_errors(verdict: dict | None) -> str:

@@ -6,6 +6,7 @@ from converters.artifact import DESCRIPTION, Artifact
 from converters.errors import InputError
 from converters.manifest import GOLDEN, find_altered_release, read_manifest
 from converters.targets import TARGETS, Target
+from yizhi.head import choose_scorer
 from yizhi.jobs import Job, run_jobs
 from yizhi.progress import Progress
 from yizhi.results import Row
@@ -33,10 +34,20 @@ def verify_path(path: Path, targets: list[Target] | None, device: str, jobs: int
             names = [target.name for target in targets]
     elsewhere = [f"{part}/{fault}" for part in (GOLDEN, ".") for fault in altered.get(part, [])]
     rows = {name: Row(name, altered=[*altered.get(name, []), *elsewhere]) for name in names}
+    unaltered = [name for name, row in rows.items() if not row.altered]
+    scores = choose_scorer(unaltered)
     plan = [
-        Job(name, "verify", {"folder": str(release / name), "golden": str(release / GOLDEN), "device": device})
-        for name, row in rows.items()
-        if not row.altered
+        Job(
+            name,
+            "verify",
+            {
+                "folder": str(release / name),
+                "golden": str(release / GOLDEN),
+                "device": device,
+                "score_head": name == scores,
+            },
+        )
+        for name in unaltered
     ]
     progress.begin([job.name for job in plan])
     for name, result in run_jobs(plan, jobs, progress.started, progress.finished).items():

@@ -35,14 +35,21 @@ def make_golden(checkpoint: str, folder: str, threads: int) -> None:
         Golden.make(opened).write(temporary)
 
 
-def verify(folder: str, golden: str, device: str, threads: int) -> dict[str, Any]:
-    """Run the cases through an artifact; the answer is the verdict."""
+def verify(folder: str, golden: str, device: str, score_head: bool, threads: int) -> dict[str, Any]:
+    """Run the cases through an artifact; the answer is the verdict.
+
+    score_head: also look whether the masked-language-model head makes sense, as `head`.
+    """
+    from parity_tests import plausibility
     from parity_tests.golden import Golden
     from parity_tests.verify import verify as judge
     from runtimes import open_runtime
 
     with open_runtime(folder, device=device, threads=threads) as runtime:
-        return judge(runtime, Golden.read(Path(golden)), TARGETS[runtime.artifact.target].precision).as_dict()
+        verdict = judge(runtime, Golden.read(Path(golden)), TARGETS[runtime.artifact.target].precision).as_dict()
+        if score_head:
+            verdict["head"] = plausibility.score_head(runtime).as_dict()
+        return verdict
 
 
 TASKS = {"convert": convert, "make_golden": make_golden, "verify": verify}

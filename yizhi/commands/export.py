@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from converters.targets import TARGETS, find_targets
-from yizhi.commands.options import CHECKPOINT_HELP, JSON_HELP, Commands, add_command, finish, positive
+from yizhi.commands.options import CHECKPOINT_HELP, JSON_HELP, Commands, add_command, add_require_mlm, finish, positive
 
 
 def add(commands: Commands) -> None:
@@ -27,6 +27,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--jobs", type=positive, default=os.cpu_count(), help="processes at once (default: a core each)"
     )
+    add_require_mlm(parser)
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
 
@@ -40,4 +41,4 @@ def run(options: argparse.Namespace) -> int:
     source = resolve_checkpoint(options.checkpoint, options.revision)
     with Progress() as progress:
         rows = export(source.path, options.out, targets, options.jobs, progress, source.origin)
-    return finish(rows, options.out, options.json)
+    return finish(rows, options.out, options.json, options.require_mlm)

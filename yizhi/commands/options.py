@@ -39,8 +39,18 @@ def make_console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 160)
 
 
-def finish(rows: "list[Row]", title: Path, as_json: bool) -> int:
+def add_require_mlm(parser: argparse.ArgumentParser) -> None:
+    """Declare `--require-mlm`."""
+    parser.add_argument(
+        "--require-mlm",
+        action="store_true",
+        help="fail (exit code 1) unless the masked-language-model head proves to be trained",
+    )
+
+
+def finish(rows: "list[Row]", title: Path, as_json: bool, require_mlm: bool = False) -> int:
     """Print the rows and return the exit code."""
+    from yizhi.head import find_head, is_trained
     from yizhi.results import rows_as_dict
     from yizhi.tables import print_release
 
@@ -49,7 +59,10 @@ def finish(rows: "list[Row]", title: Path, as_json: bool) -> int:
     else:
         print_release(make_console(), title, rows)
     if all(row.passed for row in rows):
-        return 0
+        if not require_mlm or is_trained(find_head(row.verdict for row in rows)):
+            return 0
+        print("yizhi: --require-mlm: the masked-language-model head did not prove to be trained", file=sys.stderr)
+        return 1
     return 2 if all(row.passed or row.bad_input for row in rows) else 1
 
 

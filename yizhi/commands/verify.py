@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from converters.targets import find_targets
-from yizhi.commands.options import DEVICE_HELP, JSON_HELP, Commands, add_command, finish, positive
+from yizhi.commands.options import DEVICE_HELP, JSON_HELP, Commands, add_command, add_require_mlm, finish, positive
 
 
 def add(commands: Commands) -> None:
@@ -27,6 +27,7 @@ def add(commands: Commands) -> None:
         "--jobs", type=positive, default=os.cpu_count(), help="processes at once (default: a core each)"
     )
     parser.add_argument("--report", type=Path, metavar="DIR", help="also write parity.json there")
+    add_require_mlm(parser)
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
 
@@ -41,4 +42,4 @@ def run(options: argparse.Namespace) -> int:
         rows = verify_path(options.path, targets if options.target else None, options.device, options.jobs, progress)
     if options.report:
         write_report(options.report, rows)
-    return finish(rows, options.path, options.json)
+    return finish(rows, options.path, options.json, options.require_mlm)

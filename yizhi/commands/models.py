@@ -1,0 +1,42 @@
+"""`yizhi models`."""
+
+import argparse
+import json
+
+from yizhi.commands.options import JSON_HELP, Commands, add_command, make_console
+
+
+def add(commands: Commands) -> None:
+    """Declare the command and its arguments."""
+    parser = add_command(
+        commands,
+        "models",
+        run,
+        "list known Chinese checkpoints",
+        "List known Chinese checkpoints, or say everything about one: shape, size, licence, published hashes, whether\n"
+        "its masked-language-model head is worth using, when to choose it, and where each of these was read.\n\n"
+        "  yizhi models\n"
+        "  yizhi models hfl/rbt3 --json",
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a name from the list, or a hub id")
+    parser.add_argument("--json", action="store_true", help=JSON_HELP)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it, and return the exit code."""
+    from yizhi.catalogue import find_known, read_catalogue
+    from yizhi.models import print_model, print_models
+
+    if options.name:
+        chosen = find_known(options.name)
+        if options.json:
+            print(json.dumps(chosen.as_dict(), ensure_ascii=False, indent=2))
+        else:
+            print_model(make_console(), chosen)
+        return 0
+    known = read_catalogue().values()
+    if options.json:
+        print(json.dumps([entry.as_dict() for entry in known], ensure_ascii=False, indent=2))
+    else:
+        print_models(make_console(), known)
+    return 0
