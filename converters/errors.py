@@ -41,5 +41,8 @@ _SHORT.maxlong = 30
 
 
 def printable(text: str) -> str:
-    """Text that is safe to print. Names come from files: a terminal must not obey them, nor an encoder stumble over a lone surrogate."""
+    """Text that is safe to print: names come from files.
+
+    A terminal must not obey them, nor an encoder stumble over a lone surrogate.
+    """
     return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)

@@ -1,9 +1,13 @@
 """From a configuration as published to a canonical `config.json`."""
 
+import re
 from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from converters.architectures import FAMILIES, Family
+from converters.checkpoint import canonical_name
 from converters.config import MODEL_TYPES, EncoderConfig
 from converters.errors import InputError
 from converters.importers.opened import GOOGLE, TRANSFORMERS, UER, Opened
@@ -43,7 +47,7 @@ def canonical_config(raw: Mapping[str, Any], path: Path, opened: Opened) -> dict
         "layer_norm_eps": checked.layer_norm_eps,
         "pad_token_id": checked.pad_token_id,
     }
-    if checked.model_type in ("albert", "electra"):
+    if checked.embedding_size != checked.hidden_size:
         written_out["embedding_size"] = checked.embedding_size
     return {**config, **written_out}
 
@@ -56,21 +60,22 @@ def find_convention(raw: Mapping[str, Any]) -> str:
 
 
 def find_family(names: Collection[str]) -> str | None:
-    """The `model_type` that these names belong to; None where they could be several's."""
-    if any(".attention.ln." in name for name in names):
-        return "megatron-bert"
-    for model_type, parts in _MARKS.items():
-        if any(part in f".{name}" for name in names for part in parts):
-            return model_type
-    return None
+    """The `model_type` that knows most of these names; None where several know as many."""
+    counts = {model_type: _count_known(family, names) for model_type, family in FAMILIES.items()}
+    most = max(counts.values())
+    found = [model_type for model_type, count in counts.items() if count == most > 0]
+    return found[0] if len(found) == 1 else None
 
 
-# Parts of names that one family alone has, looked for in this order.
-_MARKS = {
-    "albert": (".albert.", ".albert_layer_groups.", ".sop_classifier."),
-    "electra": (".electra.", ".embeddings_project.", ".generator_predictions.", ".discriminator_predictions."),
-    "bert": (".bert.", ".cls."),
-}
+def _count_known(family: Family, names: Collection[str]) -> int:
+    """How many tensors belong to a module that this family has."""
+    layer = re.sub(r"\\\{\w+\\\}", r"\\d+", re.escape(family.layer))  # each {number} as digits
+    parts = "|".join(re.escape(part) for part in asdict(family.layer_names).values())
+    others = [value for value in asdict(family).values() if isinstance(value, str)]
+    for heads in (family.masked_lm_names, family.discriminator):
+        others += [value for value in asdict(heads).values() if value] if heads else []
+    module = re.compile("|".join([f"{layer}\\.({parts})", *map(re.escape, others)]))
+    return sum(module.fullmatch(canonical_name(name, family).rpartition(".")[0]) is not None for name in names)
 
 
 def _check_family(raw: Mapping[str, Any], path: Path, family: str | None) -> object:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import h5py
 
 _MAX_DEPTH = 32
+# What h5py raises for a damaged file, depending on where.
+_DAMAGED = (RuntimeError, OSError, ValueError, TypeError, KeyError)
 # A variable's last part -> (ours, whether it is stored the other way round).
 _LEAVES = {
     "kernel": ("weight", True),
@@ -44,7 +46,7 @@ def open_h5(path: Path) -> Opened:
             raise InputError(path, faults)
         refuse_brightmart(path, (tensor.name for tensor in tensors))
         weights = ForeignWeights(path, tensors, place_name, file.close)
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
+    except _DAMAGED as error:
         file.close()
         if isinstance(error, InputError):
             raise
@@ -92,7 +94,7 @@ def _describe(path: Path, name: str, dataset: "h5py.Dataset") -> ForeignTensor:
     def read() -> NDArray:
         try:
             return np.asarray(dataset[()])
-        except OSError as error:
+        except _DAMAGED as error:
             raise InputError(path, f"{name}: is damaged: {error}") from None
 
     return ForeignTensor(

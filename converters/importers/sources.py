@@ -116,12 +116,12 @@ def choose(subject: object, names: Iterable[str], weights: str | None = None, gi
 def _find_weights(names: list[str], faults: list[str]) -> tuple[Format, str] | None:
     for candidate in FORMATS:
         for pattern in candidate.marks:
-            matching = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+            matching = [name for name in names if _matches(name, (pattern,))]
             if len(matching) > 1:
                 faults.append(f"holds {len(matching)} files of weights ({', '.join(matching[:4])}): name one of them")
             if matching:
                 return candidate, matching[0]
-    if any(fnmatch.fnmatchcase(name, "*.data-*-of-*") for name in names):
+    if any(_matches(name, ("*.data-*-of-*",)) for name in names):
         faults.append("has a TensorFlow checkpoint's data file, but not its .index")
     elif any(name.endswith(".onnx") for name in names):
         faults.append("is an ONNX model, which is not imported: import the checkpoint that it was made from")
@@ -135,7 +135,7 @@ def _find_weights(names: list[str], faults: list[str]) -> tuple[Format, str] | N
 def _find_one(names: list[str], patterns: tuple[str, ...], option: str, faults: list[str]) -> str:
     """The file that the first matching pattern matches."""
     for pattern in patterns:
-        matching = [name for name in names if fnmatch.fnmatchcase(name, pattern) and "/" not in name]
+        matching = [name for name in names if _matches(name, (pattern,))]
         if len(matching) == 1:
             return matching[0]
         if matching:
@@ -148,7 +148,8 @@ def _find_one(names: list[str], patterns: tuple[str, ...], option: str, faults: 
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    """Whether a name is like one of the patterns, in which `*` does not reach into folders."""
+    return any(name.count("/") == pattern.count("/") and fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def list_folder(folder: Path) -> list[str]:

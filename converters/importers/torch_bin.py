@@ -32,6 +32,7 @@ _DAMAGED = (
     TypeError,
     LookupError,
     AttributeError,
+    AssertionError,
     OSError,
     struct.error,
     zipfile.BadZipFile,

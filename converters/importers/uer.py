@@ -9,14 +9,15 @@ measurements.
 import math
 import re
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from converters.architectures import FAMILIES
+from converters.architectures import FAMILIES, Family
 from converters.errors import InputError, show
-from converters.importers.foreign import ForeignTensor, ForeignWeights, Place
+from converters.importers.foreign import ForeignTensor, ForeignWeights, Ignored, Place
 from converters.importers.opened import UER, Opened
 
 FOLDED = (
@@ -34,28 +35,28 @@ _OTHER_NAMES = (
     (r"^target\.(?:nsp_|sop_|sp\.)(linear_[12])\.", r"target.sp_\1."),
 )
 
-# UER-py's module -> BERT's, ALBERT's. The query comes first: `zip(self.linear_layers, (query, key, value))`.
-_MODULES = {
-    "embedding.word_embedding": ("bert.embeddings.word_embeddings", "albert.embeddings.word_embeddings"),
-    "embedding.position_embedding": ("bert.embeddings.position_embeddings", "albert.embeddings.position_embeddings"),
-    "embedding.segment_embedding": ("bert.embeddings.token_type_embeddings", "albert.embeddings.token_type_embeddings"),
-    "embedding.layer_norm": ("bert.embeddings.LayerNorm", "albert.embeddings.LayerNorm"),
-    "encoder.linear": (None, "albert.encoder.embedding_hidden_mapping_in"),
-    "target.sp_linear_1": ("bert.pooler.dense", "albert.pooler"),
-    "target.sp_linear_2": ("cls.seq_relationship", "sop_classifier.classifier"),
-    "target.mlm_linear_1": ("cls.predictions.transform.dense", "predictions.dense"),
-    "target.layer_norm": ("cls.predictions.transform.LayerNorm", "predictions.LayerNorm"),
-    "target.mlm_linear_2": ("cls.predictions.decoder", "predictions.decoder"),
+# UER-py's module -> its role, as the fields of `Family` and of its names are called.
+_ROLES = {
+    "embedding.word_embedding": "word_embeddings",
+    "embedding.position_embedding": "position_embeddings",
+    "embedding.segment_embedding": "token_type_embeddings",
+    "embedding.layer_norm": "embeddings_norm",
+    "encoder.linear": "embeddings_projection",
+    "target.sp_linear_1": "pooler",
+    "target.mlm_linear_1": "masked_lm_names.dense",
+    "target.layer_norm": "masked_lm_names.norm",
+    "target.mlm_linear_2": "masked_lm_names.untied_decoder",
 }
-_LAYER_MODULES = {
-    "self_attn.linear_layers.0": ("attention.self.query", "attention.query"),
-    "self_attn.linear_layers.1": ("attention.self.key", "attention.key"),
-    "self_attn.linear_layers.2": ("attention.self.value", "attention.value"),
-    "self_attn.final_linear": ("attention.output.dense", "attention.dense"),
-    "layer_norm_1": ("attention.output.LayerNorm", "attention.LayerNorm"),
-    "feed_forward.linear_1": ("intermediate.dense", "ffn"),
-    "feed_forward.linear_2": ("output.dense", "ffn_output"),
-    "layer_norm_2": ("output.LayerNorm", "full_layer_layer_norm"),
+# The query comes first: `zip(self.linear_layers, (query, key, value))`.
+_LAYER_ROLES = {
+    "self_attn.linear_layers.0": "query",
+    "self_attn.linear_layers.1": "key",
+    "self_attn.linear_layers.2": "value",
+    "self_attn.final_linear": "attention_output",
+    "layer_norm_1": "attention_norm",
+    "feed_forward.linear_1": "intermediate",
+    "feed_forward.linear_2": "output",
+    "layer_norm_2": "output_norm",
 }
 _LAYER = re.compile(r"encoder\.transformer\.(?:(\d+)\.)?(.+)")
 _LEAVES = {"weight": "weight", "bias": "bias"}
@@ -95,40 +96,45 @@ def is_uer(names: Iterable[str]) -> bool:
 def open_uer(path: Path, tensors: list[ForeignTensor]) -> Opened:
     """Place UER-py's tensors. Raises InputError naming each unknown one."""
     shared = any(tensor.name.startswith("encoder.transformer.self_attn.") for tensor in tensors)
-    weights = ForeignWeights(path, tensors, lambda tensor: place_name(tensor, shared))
+    family = FAMILIES["albert" if shared else "bert"]
+    weights = ForeignWeights(path, tensors, lambda tensor: place_name(tensor, family))
     notes = (FOLDED, "segment embeddings: row 0, which UER-py gives to padding, is dropped; rows 1 and 2 are kept")
     return Opened(f"UER-py .bin ({'ALBERT' if shared else 'BERT'})", [weights], UER, notes)
 
 
-def place_name(tensor: ForeignTensor, shared: bool) -> Place | None:
-    """`encoder.transformer.0.layer_norm_1.gamma` -> `bert.encoder.layer.0.attention.output.LayerNorm.weight`, folded.
-
-    shared: the layers are one, and this is ALBERT.
-    """
+def place_name(tensor: ForeignTensor, family: Family) -> Place | Ignored | None:
+    """`encoder.transformer.0.feed_forward.linear_1.bias` -> `bert.encoder.layer.0.intermediate.dense.bias`."""
     name = tensor.name
     for pattern, replacement in _OTHER_NAMES:
         name = re.sub(pattern, replacement, name)
     module, _, leaf = name.rpartition(".")
-    target = _place_module(module, shared)
     leaves = _NORM_LEAVES if "layer_norm" in module else _LEAVES
-    if target is None or leaf not in leaves:
+    if leaf not in leaves:
+        return None
+    if module == "target.sp_linear_2":
+        return Ignored("the next-sentence or sentence-order head; no output uses it")
+    if module == "target.mlm_linear_2" and leaf == "bias":
+        return Place(family.masked_lm_names.decoder_bias)
+    target = _place_module(module, family)
+    if target is None:
         return None
     size = tensor.shape[0] if tensor.shape else 0
     scale = math.sqrt((size - 1) / size) if leaf == "gamma" and size > 1 else 1.0
-    # The MLM head's bias goes by the name that the tied decoder shares with the untied one.
-    target = target.removesuffix(".decoder") if leaf == "bias" and target.endswith("predictions.decoder") else target
     skip = 1 if module == "embedding.segment_embedding" else 0
     return Place(f"{target}.{leaves[leaf]}", skip_rows=skip, scale=scale)
 
 
-def _place_module(module: str, shared: bool) -> str | None:
-    if module in _MODULES:
-        return _MODULES[module][shared]
+def _place_module(module: str, family: Family) -> str | None:
+    """The family's name for a module; None where it has no such part."""
+    if module in _ROLES:
+        return attrgetter(_ROLES[module])(family)
     match = _LAYER.fullmatch(module)
-    if match is None or match[2] not in _LAYER_MODULES or (match[1] is None) != shared:
+    # Layers are numbered in UER-py exactly where they are not shared.
+    if match is None or match[2] not in _LAYER_ROLES or (match[1] is not None) != ("{block}" in family.layer):
         return None
-    layer = "albert.encoder.albert_layer_groups.0.albert_layers.0" if shared else f"bert.encoder.layer.{match[1]}"
-    return f"{layer}.{_LAYER_MODULES[match[2]][shared]}"
+    return (
+        f"{family.layer.format(block=match[1], group=0, inner=0)}.{getattr(family.layer_names, _LAYER_ROLES[match[2]])}"
+    )
 
 
 def canonical_config(raw: Mapping[str, Any], source: Path, weights: ForeignWeights) -> dict[str, Any]:
@@ -157,35 +163,30 @@ def canonical_config(raw: Mapping[str, Any], source: Path, weights: ForeignWeigh
         faults.append(f"parameter_sharing: found {shared}, but the tensors {found}")
     if faults:
         raise InputError(source, faults)
-    rows = {role: _rows(weights, f"{model_type}.embeddings.{role}.weight") for role in _TABLES}
+    family = FAMILIES[model_type]
     config = {ours: raw[theirs] for theirs, ours in _SIZES.items() if theirs in raw}
     if not shared:
         config.pop("embedding_size", None)
     return {
         "model_type": model_type,
         **config,
-        **{_TABLES[role]: count for role, count in rows.items()},
+        "vocab_size": _rows(weights, family.word_embeddings),
+        "max_position_embeddings": _rows(weights, family.position_embeddings),
+        "type_vocab_size": _rows(weights, family.token_type_embeddings),
         "hidden_act": raw["hidden_act"],
         "layer_norm_eps": 1e-12,
-        "tie_word_embeddings": _is_tied(weights, model_type),
+        "tie_word_embeddings": _is_tied(weights, family),
     }
 
 
-_TABLES = {
-    "word_embeddings": "vocab_size",
-    "position_embeddings": "max_position_embeddings",
-    "token_type_embeddings": "type_vocab_size",
-}
+def _rows(weights: ForeignWeights, table: str) -> int | None:
+    entry = weights.entries.get(f"{table}.weight")
+    return entry.shape[0] if entry and entry.shape else None
 
 
-def _rows(weights: ForeignWeights, name: str) -> int | None:
-    return weights.entries[name].shape[0] if name in weights.entries and weights.entries[name].shape else None
-
-
-def _is_tied(weights: ForeignWeights, model_type: str) -> bool:
+def _is_tied(weights: ForeignWeights, family: Family) -> bool:
     """Whether the decoder repeats the embeddings, as it does after training with `--tie_weights`."""
-    decoder = f"{FAMILIES[model_type].masked_lm_names.untied_decoder}.weight"
-    embeddings = f"{model_type}.embeddings.word_embeddings.weight"
-    if not {decoder, embeddings} <= weights.entries.keys():
+    names = f"{family.masked_lm_names.untied_decoder}.weight", f"{family.word_embeddings}.weight"
+    if not weights.entries.keys() >= set(names):
         return True
-    return np.array_equal(weights.array(decoder), weights.array(embeddings))
+    return np.array_equal(*(weights.array(name) for name in names))
