@@ -90,13 +90,15 @@ def verify(runtime: Runtime, golden: Golden, precision: str) -> Verdict:
         )
     verdict = Verdict(precision, runtime.device)
     judge = _Judge(golden, verdict)
-    for case in golden.cases:
-        for signature in case.signatures:
-            names = runtime.signatures[signature]
+    for signature, names in runtime.signatures.items():
+        for case in golden.cases:
+            if signature not in case.signatures:
+                continue
             found = runtime.run(case.inputs, names)
             comparable = judge.compare(case, signature, names, found)
             if signature == "serving_default" and comparable:
                 judge.compare_alone(case, runtime, found)
+        runtime.forget(signature)
     judge.conclude()
     return verdict
 

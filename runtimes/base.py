@@ -132,6 +132,9 @@ class Runtime:
             raise InputError("outputs", f"no signature computes {', '.join(outputs)} together")
         return min(fitting, key=lambda name: len(self.signatures[name]))
 
+    def forget(self, signature: str) -> None:
+        """Free what this signature alone holds; it comes back when it is needed again."""
+
     def _open(self) -> None:
         raise NotImplementedError
 

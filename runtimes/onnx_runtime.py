@@ -45,6 +45,11 @@ class OnnxRuntime(Runtime):
                 )
             return self._sessions[signature]
 
+    def forget(self, signature: str) -> None:
+        """Close the signature's session: its kernels take as much memory as the weights."""
+        with self._opening:
+            self._sessions.pop(signature, None)
+
     def close(self) -> None:
         """Let go of every session; one that is running ends first."""
         self._sessions.clear()

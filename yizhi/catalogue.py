@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from converters.architectures import build_spec, default_names
+from converters.architectures import full_spec
 from converters.config import EncoderConfig
 from converters.errors import InputError
 from converters.spec import EncoderSpec
@@ -170,4 +170,4 @@ def _entry(item: dict[str, Any], raw: dict[str, Any], folder: Path) -> KnownChec
 
 def _spec(shapes: dict[str, Any], shape: dict[str, Any]) -> EncoderSpec:
     config = EncoderConfig.from_dict({**shapes["common"], **shapes[shape["of"]], **shape.get("change", {})}, "shape")
-    return build_spec(config, default_names(config))
+    return full_spec(config)

@@ -34,6 +34,8 @@ def print_release(console: Console, release: object, rows: Sequence[Row]) -> Non
     for row in rows:
         for fault in row.faults:
             console.print(Text(f"{row.target}: {fault}", "red"))
+    passed = sum(row.passed for row in rows)
+    console.print(f"{passed} of {len(rows)} passed" + (": not fit for release" if passed < len(rows) else ""))
 
 
 def describe_errors(verdict: dict | None) -> str:

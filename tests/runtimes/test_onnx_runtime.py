@@ -1,0 +1,21 @@
+"""What the ONNX runtime keeps in memory."""
+
+import numpy as np
+import pytest
+
+from converters.checkpoint import Checkpoint
+from runtimes import open_runtime
+from tests.artifacts import export_artifact
+
+pytest.importorskip("onnxruntime")
+
+
+def test_a_forgotten_signature_is_closed_and_comes_back(make_checkpoint, tmp_path):
+    artifact = export_artifact(Checkpoint.open(make_checkpoint()), "onnx", tmp_path / "onnx")
+    inputs = {"input_ids": [[2, 7, 3]]}
+    with open_runtime(artifact) as runtime:
+        before = runtime.run(inputs, ["logits"])["logits"]
+        assert list(runtime._sessions) == ["serving_default"]
+        runtime.forget("serving_default")
+        assert not runtime._sessions
+        np.testing.assert_array_equal(runtime.run(inputs, ["logits"])["logits"], before)
