@@ -1,74 +1,251 @@
-"""What a [MASK] hides: the most likely tokens and the sentences they make."""
+"""What a [MASK] hides: the most likely tokens, or the likelihood of given words, and the sentences they make."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import InputError
 from runtimes.base import Runtime
-from runtimes.tokenization import Tokenizer
+from runtimes.batching import TOKENS, Request, Task, run_tasks
+from runtimes.tokenization import Long, Row, Text, Tokenizer, pad
 
 _WITHOUT_HEAD = {
     "features": "the checkpoint has no masked-language-model head: it gives hidden states, not words",
     "replaced-token-detection": "the checkpoint is a discriminator: it says which tokens were replaced, not by what",
 }
+SCORINGS = ("joint", "pseudo")
 
 
 @dataclass(frozen=True)
 class Prediction:
     """One candidate for one [MASK].
 
-    score: its probability, from a softmax over the whole vocabulary.
-    sentence: the text with this [MASK] filled in, and the others as they were.
+    token_id: None for a target of several tokens.
+    score: its probability, from a softmax over the whole vocabulary; for several tokens, the product of theirs.
+    sentence: the text with this [MASK] filled in, and the others as they were; for a pair, both texts.
     """
 
     token: str
-    token_id: int
+    token_id: int | None
     score: float
-    sentence: str
+    sentence: Text
 
 
 class FillMask:
     """Fill-mask on an opened artifact. Thread-safe where the runtime is."""
 
-    def __init__(self, runtime: Runtime, tokenizer: Tokenizer) -> None:
-        """Raises InputError where the artifact has no masked-language-model head."""
+    def __init__(
+        self,
+        runtime: Runtime,
+        tokenizer: Tokenizer | None = None,
+        *,
+        top_k: int = 5,
+        targets: Sequence[str] | None = None,
+        scoring: Literal["joint", "pseudo"] = "joint",
+        long: Long = "error",
+    ) -> None:
+        """Settings that a call may override; the artifact's own tokenizer if none is given.
+
+        targets: judge these words alone. One of n tokens stands in place of n [MASK]s, and its score is
+        ∏ P(token i | text). With `joint` all n are hidden, one pass. With `pseudo` token i alone is hidden and
+        the rest of the word is read, n passes: the pseudo-likelihood of Salazar et al. 2020, arXiv:1910.14659,
+        over the word's own tokens. Words of different lengths compete unevenly: each further token lowers a
+        `joint` score, while `pseudo` is high for words whose parts imply each other.
+        long: a text beyond the model's positions; with windows, each [MASK] is read where it has most context.
+        Raises InputError where the artifact has no masked-language-model head.
+        """
         task = runtime.artifact.description["task"]
         if task != "fill-mask":
             reason = _WITHOUT_HEAD.get(task, f"the checkpoint's head does {task}")
             raise InputError(runtime.artifact.folder, f"cannot fill masks: {reason}")
         self._runtime = runtime
-        self._tokenizer = tokenizer
+        self._tokenizer = tokenizer or Tokenizer.open(runtime.artifact.folder)
+        self._top_k = top_k
+        self._scoring = scoring
+        self._long = long
+        self._targets = None
+        self._check()
+        if targets is not None:
+            self._targets = {word: self._tokenizer.pieces(word) for word in _check_targets(targets)}
 
-    def __call__(self, text: str, top_k: int = 5) -> list[list[Prediction]]:
-        """For each [MASK] in the text, in its order, the `top_k` most likely tokens, best first.
-
-        Each mask is judged with the others still hidden. Equal scores are ordered by id.
-        Raises InputError where the text has no [MASK] or is too long, or `top_k` is out of range.
-        """
+    def _check(self) -> None:
         size = len(self._tokenizer.vocab)
-        if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= size:
-            raise InputError("top_k", f"expected 1 … {size}; found {top_k!r}")
-        encoded = self._tokenizer.encode([text])
-        positions = np.flatnonzero(encoded.inputs.input_ids[0] == self._tokenizer.mask_id)
-        if not len(positions):
-            raise InputError("the text", f"has no [MASK] to fill: {text!r}")
-        logits = self._runtime.run(encoded.inputs, ["logits"])["logits"][0]  # [T, V]
-        return [self._predict(text, logits[position], encoded.offsets[0, position], top_k) for position in positions]
+        if isinstance(self._top_k, bool) or not isinstance(self._top_k, int) or not 1 <= self._top_k <= size:
+            raise InputError("top_k", f"expected 1 … {size}; found {self._top_k!r}")
+        if self._scoring not in SCORINGS:
+            raise InputError("scoring", f"expected one of {', '.join(SCORINGS)}; found {self._scoring!r}")
+        if self._long not in ("error", "truncate") and type(self._long) is not int:
+            raise InputError("long", f"expected error, truncate or a number of tokens; found {self._long!r}")
 
-    def _predict(self, text: str, logits: NDArray, offsets: NDArray[np.int64], top_k: int) -> list[Prediction]:
-        scores = softmax(logits)
-        begin, end = offsets
-        predictions = []
-        for token_id in np.argsort(-scores, kind="stable")[:top_k].tolist():
-            token = self._tokenizer.vocab[token_id]
-            sentence = text[:begin] + token.removeprefix("##") + text[end:]
-            predictions.append(Prediction(token, token_id, float(scores[token_id]), sentence))
-        return predictions
+    def __call__(self, text: Text, **settings: Any) -> list[list[Prediction]]:
+        """For each [MASK] in the text, in its order, the `top_k` most likely tokens or targets, best first.
+
+        `settings` are those of the constructor, for this call. Each mask is judged with the others still
+        hidden. Equal scores are ordered by id. Raises InputError where the text has no [MASK] or is too long,
+        a target cannot be spelled, or `top_k` is out of range.
+        """
+        return self.many([text], **settings)[0]
+
+    def many(self, texts: Sequence[Text], *, tokens: int = TOKENS, **settings: Any) -> list[list[list[Prediction]]]:
+        """The answers of each text, computed in batches of at most so many tokens."""
+        operator = self.with_settings(**settings) if settings else self
+        return list(run_tasks(operator, map(operator.plan, texts), tokens=tokens))
+
+    def with_settings(self, **settings: Any) -> "FillMask":
+        """The same model with other settings of the constructor."""
+        kept = {"top_k": self._top_k, "scoring": self._scoring, "long": self._long}
+        kept["targets"] = None if self._targets is None else list(self._targets)
+        return FillMask(self._runtime, self._tokenizer, **kept | settings)
+
+    def plan(self, text: Text) -> Task[list[list[Prediction]]]:
+        """What one text asks of the model. Raises InputError for a text that cannot be used."""
+        whole = self._tokenizer.tokenize([text])[0]
+        spare = max(map(len, self._targets.values())) - 1 if self._targets else 0
+        windows = self._tokenizer.fit(whole, self._long, spare)
+        masks = _assign_masks(windows, self._tokenizer.mask_id)
+        if not masks:
+            cut = " after it was cut" if (whole.ids == self._tokenizer.mask_id).any() else ""
+            raise InputError("the text", f"has no [MASK] to fill{cut}: {text!r}")
+        if self._targets is not None:
+            return self._plan_targets(text, masks)
+        requests = [Request(row, positions, self._best) for row, positions in _by_window(masks)]
+
+        def conclude(results: list[list[list[tuple[int, float]]]]) -> list[list[Prediction]]:
+            answers = [answer for result in results for answer in result]
+            return [
+                [self._prediction(text, row, position, self._tokenizer.vocab[i], i, score) for i, score in answer]
+                for (row, position), answer in zip(masks, answers, strict=True)
+            ]
+
+        return Task(requests, conclude)
+
+    def compute(self, requests: Sequence[Request]) -> list[Any]:
+        """One batch: each request's `reduce` of its logits [positions, V]."""
+        inputs = pad([request.row for request in requests], self._tokenizer.pad_id)
+        logits = self._runtime.run(inputs, ["logits"])["logits"]  # [B, T, V]
+        return [request.reduce(logits[index, request.positions]) for index, request in enumerate(requests)]
+
+    def _best(self, logits: NDArray) -> list[list[tuple[int, float]]]:
+        """The `top_k` ids and their probabilities, per position."""
+        answers = []
+        for scores in softmax(logits):
+            # Those at least as likely as the k-th, then in order: sorting 21,128 for each mask would take longer.
+            lowest = np.partition(scores, -self._top_k)[-self._top_k]
+            candidates = np.flatnonzero(scores >= lowest)
+            best = candidates[np.argsort(-scores[candidates], kind="stable")[: self._top_k]]
+            answers.append([(index, float(scores[index])) for index in best.tolist()])
+        return answers
+
+    def _plan_targets(self, text: Text, masks: list[tuple[Row, int]]) -> Task[list[list[Prediction]]]:
+        words = self._targets or {}
+        requests: list[Request] = []
+        owners: list[list[tuple[int, str]]] = []  # whose factor each number of a request's result is
+
+        def ask(mask: int, row: Row, positions: list[int], wanted: dict[str, list[int]]) -> None:
+            """Ask for the log-probability of each word's ids at these positions."""
+            ids = list(wanted.values())
+            requests.append(Request(row, np.array(positions), lambda logits: _log_likelihoods(logits, ids)))
+            owners.append([(mask, word) for word in wanted])
+
+        for mask, (row, position) in enumerate(masks):
+            for count in sorted({len(ids) for ids in words.values()}):
+                places = list(range(position, position + count))
+                fitting = {word: ids for word, ids in words.items() if len(ids) == count}
+                if count == 1 or self._scoring == "joint":
+                    hidden = [self._tokenizer.mask_id] * count
+                    ask(mask, _replace_token(row, position, hidden), places, fitting)
+                    continue
+                for word, ids in fitting.items():
+                    for index, place in enumerate(places):
+                        hidden = [*ids[:index], self._tokenizer.mask_id, *ids[index + 1 :]]
+                        ask(mask, _replace_token(row, position, hidden), [place], {word: [ids[index]]})
+
+        def conclude(results: list[list[float]]) -> list[list[Prediction]]:
+            totals = [dict.fromkeys(words, 0.0) for _ in masks]
+            for owner, result in zip(owners, results, strict=True):
+                for (mask, word), value in zip(owner, result, strict=True):
+                    totals[mask][word] += value
+            return [
+                self._rank(text, row, position, total) for (row, position), total in zip(masks, totals, strict=True)
+            ]
+
+        return Task(requests, conclude)
+
+    def _rank(self, text: Text, row: Row, position: int, total: dict[str, float]) -> list[Prediction]:
+        words = self._targets or {}
+        best = sorted(total, key=lambda word: (-total[word], words[word]))[: self._top_k]
+        return [
+            self._prediction(
+                text, row, position, word, words[word][0] if len(words[word]) == 1 else None, float(np.exp(total[word]))
+            )
+            for word in best
+        ]
+
+    def _prediction(
+        self, text: Text, row: Row, position: int, token: str, token_id: int | None, score: float
+    ) -> Prediction:
+        begin, end = row.offsets[position]
+        parts = [text] if isinstance(text, str) else list(text)
+        which = int(row.types[position]) if len(parts) == 2 else 0
+        parts[which] = parts[which][:begin] + token.removeprefix("##") + parts[which][end:]
+        return Prediction(token, token_id, score, parts[0] if isinstance(text, str) else (parts[0], parts[1]))
 
 
 def softmax(logits: NDArray) -> NDArray[np.float64]:
     """exp(x) / Σ exp(x) over the last axis, in float64, shifted by the largest so that nothing overflows."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def _log_likelihoods(logits: NDArray, words: list[list[int]]) -> list[float]:
+    """Σ log P(id i at position i) of each word, from logits [n, V]."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    logs = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return logs[np.arange(len(logs)), np.array(words)].sum(axis=-1).tolist()
+
+
+def _assign_masks(windows: list[Row], mask_id: int) -> list[tuple[Row, int]]:
+    """Each mask of the text with the window where it has most context on its poorer side, in the text's order."""
+    best: dict[int, tuple[int, Row, int]] = {}
+    for row in windows:
+        for position in np.flatnonzero(row.ids == mask_id).tolist():
+            margin = min(position, len(row.ids) - 1 - position)
+            place = int(row.places[position])
+            if place not in best or margin > best[place][0]:
+                best[place] = (margin, row, position)
+    return [(row, position) for _, (_, row, position) in sorted(best.items())]
+
+
+def _by_window(masks: list[tuple[Row, int]]) -> list[tuple[Row, NDArray[np.int64]]]:
+    """Neighbouring masks of one window together, so that the window is run once."""
+    groups: list[tuple[Row, list[int]]] = []
+    for row, position in masks:
+        if groups and groups[-1][0] is row:
+            groups[-1][1].append(position)
+        else:
+            groups.append((row, [position]))
+    return [(row, np.array(positions)) for row, positions in groups]
+
+
+def _replace_token(row: Row, position: int, ids: list[int]) -> Row:
+    """The row with these ids in place of the token at a position."""
+
+    def spread(values: NDArray) -> NDArray:
+        return np.concatenate(
+            [values[:position], np.repeat(values[position : position + 1], len(ids), 0), values[position + 1 :]]
+        )
+
+    longer = replace(
+        row, ids=spread(row.ids), types=spread(row.types), offsets=spread(row.offsets), places=spread(row.places)
+    )
+    longer.ids[position : position + len(ids)] = ids
+    return longer
+
+
+def _check_targets(targets: Sequence[str]) -> list[str]:
+    if isinstance(targets, str) or not targets or not all(isinstance(word, str) for word in targets):
+        raise InputError("targets", f"expected a list of words; found {targets!r}")
+    return list(dict.fromkeys(targets))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,24 @@ from converters.tokenizer_files import build_tokenizer, read_tokenizer_settings
 from runtimes.base import Inputs
 
 Text = str | tuple[str, str]
+
+
+# What to do with a text that is too long: "error", "truncate", or windows that share so many tokens.
+Long = Literal["error", "truncate"] | int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tokenized text, or one window of it, without padding.
+
+    ids, types: int64 [T]. offsets: int64 [T, 2], as in `Encoded`.
+    places: int64 [T], where each token was before a window was cut out.
+    """
+
+    ids: NDArray[np.int64]
+    types: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    places: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -41,8 +59,10 @@ class Tokenizer:
         self.vocab = vocab
         self.max_length = max_length
         self.mask_id = vocab.index("[MASK]")
+        self.pad_id = vocab.index("[PAD]")
+        self.unknown_id = vocab.index("[UNK]")
+        self._ids = {token: index for index, token in enumerate(vocab)}
         self._tokenizer = build_tokenizer(vocab, settings)
-        self._tokenizer.enable_padding(pad_id=vocab.index("[PAD]"), pad_token="[PAD]")
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
@@ -63,24 +83,109 @@ class Tokenizer:
         Nothing is cut. Raises InputError naming each text that the model is too short for.
         """
         texts = _check_texts(texts)
-        encodings = self._tokenizer.encode_batch(texts)
-        lengths = [sum(encoding.attention_mask) for encoding in encodings]
+        rows = self.tokenize(texts)
         faults = [
-            f"{_name(texts, index)}: expected at most {self.max_length} tokens with [CLS] and [SEP]; found {length}"
-            for index, length in enumerate(lengths)
-            if length > self.max_length
+            f"{_name(texts, index)}: {_too_long(len(row.ids), self.max_length)}"
+            for index, row in enumerate(rows)
+            if len(row.ids) > self.max_length
         ]
         if faults:
             raise InputError("texts", faults)
+        offsets = np.zeros((len(rows), max(len(row.ids) for row in rows), 2), np.int64)
+        for index, row in enumerate(rows):
+            offsets[index, : len(row.ids)] = row.offsets
         return Encoded(
-            inputs=Inputs.of(
-                input_ids=[encoding.ids for encoding in encodings],
-                attention_mask=[encoding.attention_mask for encoding in encodings],
-                token_type_ids=[encoding.type_ids for encoding in encodings],
-            ),
-            tokens=[encoding.tokens[:length] for encoding, length in zip(encodings, lengths, strict=True)],
-            offsets=np.array([encoding.offsets for encoding in encodings], np.int64),
+            inputs=pad(rows, self.pad_id),
+            tokens=[[self.vocab[index] for index in row.ids] for row in rows],
+            offsets=offsets,
         )
+
+    def tokenize(self, texts: Sequence[Text]) -> list[Row]:
+        """Tokenize as `encode` does, without padding and whatever the length. Raises InputError for what is no text."""
+        encodings = self._tokenizer.encode_batch(_check_texts(texts))
+        return [
+            Row(
+                ids=np.array(encoding.ids, np.int64),
+                types=np.array(encoding.type_ids, np.int64),
+                offsets=np.array(encoding.offsets, np.int64),
+                places=np.arange(len(encoding.ids)),
+            )
+            for encoding in encodings
+        ]
+
+    def fit(self, row: Row, long: Long = "error", spare: int = 0) -> list[Row]:
+        """Windows of a row that the model has positions for, with `spare` positions to grow into.
+
+        long: what to do with a row that has too many tokens. `error` raises InputError, naming the length;
+        `truncate` keeps the beginning; a number makes windows over the whole row, of which neighbours share
+        so many tokens. In a pair, the longer text is cut; if both are long, `truncate` cuts them to equal
+        lengths, and windows are refused.
+        """
+        room = self.max_length - spare
+        if len(row.ids) <= room:
+            return [row]
+        if long == "error":
+            raise InputError("the text", _too_long(len(row.ids), room))
+        parts = _parts(row)
+        sizes = [len(part) for part in parts]
+        budget = room - (len(row.ids) - sum(sizes))
+        longest = int(np.argmax(sizes))
+        kept = [min(size, budget // len(sizes)) for size in sizes]
+        size = kept[longest] = budget - sum(kept[:longest] + kept[longest + 1 :])
+        if long == "truncate":
+            return [_select(row, parts, [slice(count) for count in kept])]
+        if [*kept[:longest], *kept[longest + 1 :]] != [*sizes[:longest], *sizes[longest + 1 :]]:
+            raise InputError("the text", f"both texts of the pair are too long to be read in windows of {room} tokens")
+        if not 0 <= long < size:
+            raise InputError("--stride", f"expected 0 … {size - 1}; found {long}")
+        starts = range(0, sizes[longest] - long, size - long)
+        windows = [[slice(None)] * len(parts) for _ in starts]
+        for window, start in zip(windows, starts, strict=True):
+            window[longest] = slice(start, start + size)
+        return [_select(row, parts, window) for window in windows]
+
+    def pieces(self, word: str) -> list[int]:
+        """The ids of a word: its own, where the vocabulary has it as written, else its pieces'.
+
+        Raises InputError for a word without pieces, or with one that the vocabulary does not have.
+        """
+        if word in self._ids:
+            return [self._ids[word]]
+        ids = self.tokenize([word])[0].ids[1:-1].tolist()
+        if not ids or self.unknown_id in ids:
+            raise InputError("targets", f"{word!r}: the vocabulary cannot spell it")
+        return ids
+
+
+def pad(rows: Sequence[Row], pad_id: int, multiple: int = 1) -> Inputs:
+    """A batch of rows, padded on the right to the longest, rounded up to a multiple."""
+    width = -(-max(len(row.ids) for row in rows) // multiple) * multiple
+    ids, mask, types = np.full((len(rows), width), pad_id), *np.zeros((2, len(rows), width), np.int64)
+    for index, row in enumerate(rows):
+        length = len(row.ids)
+        ids[index, :length], mask[index, :length], types[index, :length] = row.ids, 1, row.types
+    return Inputs.of(ids, mask, types)
+
+
+def _parts(row: Row) -> list[NDArray[np.int64]]:
+    """Positions of the first text's tokens and, in a pair, of the second's: what lies between [CLS] and [SEP]s."""
+    # A text may itself say [SEP], but only the template's own are where the segments end.
+    first = int(np.count_nonzero(row.types == 0))
+    parts = [np.arange(1, first - 1)]
+    return [*parts, np.arange(first, len(row.ids) - 1)] if first < len(row.ids) else parts
+
+
+def _select(row: Row, parts: list[NDArray[np.int64]], slices: list[slice]) -> Row:
+    """The row with only these tokens of each of its parts; special tokens stay."""
+    keep = np.ones(len(row.ids), bool)
+    for part, chosen in zip(parts, slices, strict=True):
+        keep[part] = False
+        keep[part[chosen]] = True
+    return Row(row.ids[keep], row.types[keep], row.offsets[keep], row.places[keep])
+
+
+def _too_long(found: int, allowed: int) -> str:
+    return f"expected at most {allowed} tokens with [CLS] and [SEP]; found {found}"
 
 
 def _check_texts(texts: Sequence[Text]) -> list[Text]:

@@ -114,3 +114,92 @@ def test_a_trained_model_knows_the_word(shared_data, make_fill_mask):
         ("快", 0.162),
     ]
     assert answer[0].sentence == "这个酒店的服务很好。"
+
+
+def probabilities(folder, text, *pair):
+    """Float64 probabilities [T, V] by transformers, and the positions of the masks."""
+    inputs = BertTokenizer(str(folder / "vocab.txt"))(text, *pair, return_tensors="pt")
+    model = AutoModelForMaskedLM.from_pretrained(folder).double().eval()
+    with torch.inference_mode():
+        scores = torch.softmax(model(**inputs).logits[0], -1).numpy()
+    return scores, np.flatnonzero(inputs["input_ids"][0] == 4)
+
+
+def test_targets_of_one_token_keep_their_probability(make_checkpoint, make_fill_mask):
+    fill = make_fill_mask(make_checkpoint())
+    everything = {p.token: p for p in fill("这个[MASK]很好。", top_k=len(VOCAB))[0]}
+    (answer,) = fill("这个[MASK]很好。", targets=["酒", "天", "##ing", "酒"])
+    assert {p.token for p in answer} == {"酒", "天", "##ing"}
+    assert [p.score for p in answer] == sorted((p.score for p in answer), reverse=True)
+    for prediction in answer:
+        assert prediction.score == pytest.approx(everything[prediction.token].score, rel=1e-5)
+        assert prediction.sentence == everything[prediction.token].sentence
+    assert len(fill("这个[MASK]很好。", targets=["酒", "天"], top_k=1)[0]) == 1
+
+
+def test_targets_of_several_tokens(make_checkpoint, make_fill_mask):
+    folder = make_checkpoint(pooler=False)
+    fill = make_fill_mask(folder)
+    ids = [VOCAB.index(char) for char in "酒店"]
+
+    scores, positions = probabilities(folder, "这个[MASK][MASK]很[MASK]。")
+    joint = scores[positions[0], ids[0]] * scores[positions[1], ids[1]]
+    first, second = fill("这个[MASK]很[MASK]。", targets=["好", "酒店"])
+    found = {p.token: p for p in first}
+    assert found["酒店"].score == pytest.approx(joint, rel=1e-4)
+    assert found["酒店"].sentence == "这个酒店很[MASK]。"
+    assert found["酒店"].token_id is None
+    assert found["好"].token_id == VOCAB.index("好")
+    assert {p.sentence for p in second} == {"这个[MASK]很酒店。", "这个[MASK]很好。"}
+
+    left, (hidden, _) = probabilities(folder, "这个[MASK]店很[MASK]。")
+    right, (other, _) = probabilities(folder, "这个酒[MASK]很[MASK]。")
+    pseudo = left[hidden, ids[0]] * right[other, ids[1]]
+    answers = fill("这个[MASK]很[MASK]。", targets=["好", "酒店"], scoring="pseudo")[0]
+    assert {p.token: p.score for p in answers}["酒店"] == pytest.approx(pseudo, rel=1e-4)
+
+
+def test_targets_that_cannot_be_spelled(make_checkpoint, make_fill_mask):
+    fill = make_fill_mask(make_checkpoint())
+    for bad in (["魑"], [""], [], "酒店", [1]):
+        with pytest.raises(InputError, match="targets:"):
+            fill("[MASK]", targets=bad)
+    with pytest.raises(InputError, match="scoring:"):
+        fill("[MASK]", targets=["酒"], scoring="best")
+
+
+def test_sentence_pairs(make_checkpoint, make_fill_mask):
+    folder = make_checkpoint(pooler=False)
+    pair = ("这个[MASK]好", "服务[MASK]好")
+    answers = make_fill_mask(folder)(pair, top_k=3)
+    scores, positions = probabilities(folder, *pair)
+    for answer, position in zip(answers, positions, strict=True):
+        assert [p.token_id for p in answer] == np.argsort(-scores[position], kind="stable")[:3].tolist()
+    assert answers[0][0].sentence == (f"这个{answers[0][0].token.removeprefix('##')}好", "服务[MASK]好")
+    assert answers[1][0].sentence == ("这个[MASK]好", f"服务{answers[1][0].token.removeprefix('##')}好")
+
+
+def test_long_texts_cut_or_read_in_windows(make_checkpoint, make_fill_mask):
+    fill = make_fill_mask(make_checkpoint())
+    text = "的" * 10 + "[MASK]" + "是" * 80 + "[MASK]" + "不" * 20
+    (cut,) = fill(text, long="truncate")
+    assert [p.score for p in cut] == pytest.approx([p.score for p in fill(text[: 10 + 6 + 51])[0]], rel=1e-4)
+    first, second = fill(text, long=20)
+    assert first[0].sentence == text.replace("[MASK]", first[0].token.removeprefix("##"), 1)
+    assert second[0].sentence.startswith(text[:90])
+    # Windows begin at 0, 42 and 84: the second mask, number 91, has most context in the second.
+    tail = text.replace("[MASK]", "~")[42:104].replace("~", "[MASK]")
+    assert [p.score for p in second] == pytest.approx([p.score for p in fill(tail)[0]], rel=1e-4)
+    with pytest.raises(InputError, match=r"no \[MASK\] to fill after it was cut"):
+        fill("的" * 100 + "[MASK]", long="truncate")
+    with pytest.raises(InputError, match="long:"):
+        fill(text, long="cut")
+
+
+def test_many_texts_at_once(make_checkpoint, make_fill_mask):
+    fill = make_fill_mask(make_checkpoint())
+    texts = ["[MASK]", "这个[MASK]很[MASK]。", ("[MASK]", "的"), "你" * 20 + "[MASK]"]
+    for together, text in zip(fill.many(texts, tokens=40), texts, strict=True):
+        for answer, alone in zip(together, fill(text), strict=True):
+            assert [p.token_id for p in answer] == [p.token_id for p in alone]
+            assert [p.score for p in answer] == pytest.approx([p.score for p in alone], rel=1e-4)

@@ -1,0 +1,76 @@
+"""Many texts through a model with little padding and bounded memory, answers in the order of the texts."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.tokenization import Row, Text
+
+Result = TypeVar("Result", covariant=True)
+
+# Texts that are sorted together: enough that the rows of a batch are of nearly one length.
+WINDOW = 1024
+# Tokens in a batch, padding included. Matrix products gain nothing from more, and activations leave the cache.
+TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Request:
+    """One row for the model. What is wanted at `positions`, and what of it to keep, is its operator's business."""
+
+    row: Row
+    positions: NDArray[np.int64]
+    reduce: Callable[[NDArray], Any]
+
+
+@dataclass(frozen=True)
+class Task(Generic[Result]):
+    """What one text asks of the model: its rows, and how their results become the text's."""
+
+    requests: Sequence[Request]
+    conclude: Callable[[list[Any]], Result]
+
+
+class Operator(Protocol[Result]):
+    """Text in, result out, in the two steps that let the rows of many texts share batches."""
+
+    def plan(self, text: Text) -> Task[Result]:
+        """Raises InputError for a text that cannot be used."""
+
+    def compute(self, requests: Sequence[Request]) -> list[Any]:
+        """One batch: each request's result, in their order."""
+
+
+def run_tasks(
+    operator: Operator[Result], tasks: Iterable[Task[Result]], *, window: int = WINDOW, tokens: int = TOKENS
+) -> Iterator[Result]:
+    """Each task's result, in the order of the tasks, reading at most `window` of them ahead."""
+    waiting = iter(tasks)
+    while group := list(islice(waiting, window)):
+        requests = [request for task in group for request in task.requests]
+        results: list[Any] = [None] * len(requests)
+        for batch in make_batches([len(request.row.ids) for request in requests], tokens):
+            found = operator.compute([requests[index] for index in batch])
+            for index, result in zip(batch, found, strict=True):
+                results[index] = result
+        left = iter(results)
+        for task in group:
+            yield task.conclude(list(islice(left, len(task.requests))))
+
+
+def make_batches(lengths: Sequence[int], tokens: int = TOKENS) -> list[list[int]]:
+    """Indices of rows, longest first, in batches of at most so many tokens when padded to their longest.
+
+    A row longer than that is a batch of its own. The longest come first, so that memory is at its peak at once.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
