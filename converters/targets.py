@@ -54,6 +54,10 @@ class Target:
         """Versions of the distributions whose code shapes the artifact's bytes."""
         return {name: version(name) for name in (*self.converts_with, "tokenizers")}
 
+    def missing(self) -> list[str]:
+        """Distributions that converting or running needs and that are not installed."""
+        return _missing((*self.converts_with, *self.runs_with))
+
     def is_convertible(self) -> bool:
         """Whether everything that converting needs is installed."""
         return not _missing(self.converts_with)

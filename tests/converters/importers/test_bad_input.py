@@ -185,6 +185,21 @@ def test_cut_files(make_checkpoint, tmp_path: Path, refuse, name: str):
         assert len(refuse(folder)) == 1
 
 
+def test_copies_of_a_tensor_that_differ(make_checkpoint, tmp_path: Path, refuse):
+    """An .h5 repeats the embeddings beside the head; which of two different ones is meant, nobody knows."""
+    import h5py
+
+    source = make_checkpoint("bert")
+    tensors, _ = read_tensors(source)
+    folder = copy_beside(source, tmp_path / "h5")
+    save_h5(folder / "tf_model.h5", tensors, "model", {"bert": "bert", "cls": "mlm___cls"})
+    words = "model/bert/embeddings/word_embeddings/weight:0"
+    with h5py.File(folder / "tf_model.h5", "a") as file:
+        file[f"mlm___cls/{words}"] = tensors["bert.embeddings.word_embeddings.weight"] + 1
+    (fault,) = refuse(folder)
+    assert fault == f"mlm___cls/{words}: differs from bert/{words}, which is bert.embeddings.word_embeddings.weight too"
+
+
 def test_links_in_an_h5_file(make_checkpoint, tmp_path: Path, refuse):
     import h5py
 

@@ -181,6 +181,18 @@ def test_lying_entries_are_refused(tmp_path: Path, message: bytes, fault: str):
         read_index(path)
 
 
+def test_a_key_that_borrows_from_nothing_is_refused(tmp_path: Path):
+    """The first key of a block has no key before it to share a beginning with."""
+    path = tmp_path / "model.index"
+    data = bytearray(table((b"", bytes([8, 1])), (b"name", bytes([8, 1]))))
+    data[5] = 9  # of the second entry: the empty key's header takes three bytes, its value two
+    body = bytes(data[: data.index(bytes([8, 1]), 8) + 2 + 8])
+    data[len(body) + 1 : len(body) + 5] = struct.pack("<I", masked(crc32c(body + b"\0")))
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="overruns"):
+        read_index(path)
+
+
 def test_a_hand_written_table_is_read(tmp_path: Path):
     path = tmp_path / "model.index"
     path.write_bytes(table((b"", bytes([8, 1])), (b"name", bytes([8, 1, 18, 4, 18, 2, 8, 3, 40, 12]))))
