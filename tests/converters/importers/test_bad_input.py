@@ -1,6 +1,7 @@
 """What cannot be imported is refused with one clear error, and nothing is written."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -249,3 +250,20 @@ def test_an_existing_folder_is_left_alone(make_checkpoint, tmp_path: Path):
         with pytest.raises(InputError, match="exists already"):
             import_checkpoint(source, out)
     assert sorted(path.name for path in source.iterdir()) == ["config.json", "model.safetensors", "vocab.txt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("pytorch_model.bin", "torch"),
+        ("tf_model.h5", "h5py"),
+        ("flax_model.msgpack", "msgpack"),
+        ("m.index", "google_crc32c"),
+    ],
+)
+def test_what_to_install_is_said(make_checkpoint, tmp_path: Path, refuse, monkeypatch, name: str, module: str):
+    folder = copy_beside(make_checkpoint("bert"), tmp_path / "release")
+    save_tf1(folder / "m", {"a": np.ones(2, np.float32)}, slots=False) if name == "m.index" else (folder / name).touch()
+    monkeypatch.setitem(sys.modules, module, None)
+    (fault,) = refuse(folder)
+    assert "pip install 'yizhi[import]'" in fault

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from converters.checkpoint import Checkpoint
+from converters.errors import InputError
 from converters.importers import import_checkpoint
 from converters.importers.foreign import REPEATED
 from tests.artifacts import export_artifact
@@ -233,6 +234,19 @@ def test_artifacts_come_back(make_checkpoint, tmp_path: Path, target: str, varia
     assert_same_checkpoint(tmp_path / "out", expected)
     settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     assert settings == {"do_lower_case": False, "strip_accents": None, "tokenize_chinese_chars": True}
+
+
+@pytest.mark.parametrize("family", ["bert", "electra"])
+def test_bare_encoders_of_like_names(make_checkpoint, tmp_path: Path, family: str):
+    """Without prefix and head, BERT and ELECTRA of one width have the same names: the configuration decides."""
+    variant = "electra-generator-same-width" if family == "electra" else "bert"
+    source = make_checkpoint(variant, task="features", prefix=False, pooler=False)
+    assert import_checkpoint(source, tmp_path / "out").model_type == family
+    raw = json.loads((source / "config.json").read_text())
+    del raw["model_type"]
+    (source / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(InputError, match="do not say which family"):
+        import_checkpoint(source, tmp_path / "out-2")
 
 
 def test_config_is_canonical(make_checkpoint, tmp_path: Path):

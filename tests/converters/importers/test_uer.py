@@ -168,6 +168,15 @@ def test_unknown_names_are_all_listed(write_uer, tmp_path: Path):
     assert caught.value.faults == [f"{name} {list(array.shape)}: not a known name" for name, array in extra.items()]
 
 
+def test_layers_are_shared_or_numbered(write_uer, tmp_path: Path):
+    folder, state, _ = write_uer("albert", "relu")
+    extra = {f"encoder.transformer.{n}.layer_norm_1.beta": np.ones(32, np.float32) for n in range(2)}
+    save_bin(folder / "mixed_corpus_model.bin-250000", {**state, **extra})
+    with pytest.raises(InputError) as caught:
+        import_checkpoint(folder, tmp_path / "out")
+    assert caught.value.faults == [f"{name} [32]: not a known name" for name in extra]
+
+
 def test_hidden_act_is_not_guessed(write_uer, tmp_path: Path):
     folder, _, settings = write_uer("bert")
     del settings["hidden_act"]
