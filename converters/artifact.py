@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,11 +16,13 @@ from typing import Any, BinaryIO
 
 from converters.checkpoint import Checkpoint, sha256_of_file
 from converters.config import read_json_object
-from converters.errors import InputError, show
+from converters.errors import InputError
+from converters.schema import find_violations
 from converters.tokenizer_files import tokenizer_files
 
 DESCRIPTION = "artifact.json"
 SCHEMA_VERSION = 1
+SCHEMA = "artifact.v1"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -36,13 +38,7 @@ class Artifact:
         """Read `artifact.json`. Raises InputError where it is missing or not of this schema."""
         folder = Path(folder)
         description = read_json_object(folder / DESCRIPTION)
-        faults = []
-        if description.get("schema_version") != SCHEMA_VERSION:
-            faults.append(f"schema_version: expected {SCHEMA_VERSION}; found {show(description.get('schema_version'))}")
-        for key, kind in {"target": str, "precision": str, "task": str, "signatures": dict, "files": dict}.items():
-            if not isinstance(description.get(key), kind):
-                faults.append(f"{key}: expected {kind.__name__}; found {show(description.get(key))}")
-        faults += _find_bad_entries(description)
+        faults = find_violations(description, SCHEMA)
         if faults:
             raise InputError(folder / DESCRIPTION, faults)
         return cls(folder, description)
@@ -63,17 +59,9 @@ class Artifact:
 
     def find_altered_files(self) -> list[str]:
         """One line per file that is missing, extra, linked or not what was written."""
-        expected = self.description["files"]
-        paths = [path for path in self.folder.rglob("*") if path.is_symlink() or not path.is_dir()]
-        found = {path.relative_to(self.folder).as_posix(): path for path in paths}
-        description = found.pop(DESCRIPTION, None)
-        faults = [f"{DESCRIPTION}: is a symbolic link"] if description and description.is_symlink() else []
-        faults += [f"{name}: missing" for name in sorted(expected.keys() - found.keys())]
-        faults += [f"{name}: not part of the artifact" for name in sorted(found.keys() - expected.keys())]
-        common = sorted(expected.keys() & found.keys())
-        with ThreadPoolExecutor() as pool:
-            faults += filter(None, pool.map(lambda name: _find_alteration(found[name], name, expected[name]), common))
-        return faults
+        description = self.folder / DESCRIPTION
+        faults = [f"{DESCRIPTION}: is a symbolic link"] if description.is_symlink() else []
+        return faults + find_alterations(self.folder, self.description["files"], {DESCRIPTION})
 
 
 class ArtifactWriter:
@@ -196,18 +184,20 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _find_bad_entries(description: dict[str, Any]) -> list[str]:
-    """What is wrong inside `signatures` and `files`, where these are objects."""
-    faults = []
-    signatures, files = description.get("signatures"), description.get("files")
-    for name, outputs in signatures.items() if isinstance(signatures, dict) else ():
-        if not isinstance(outputs, list) or not all(isinstance(output, str) for output in outputs):
-            faults.append(f"signatures: {name}: expected a list of output names; found {show(outputs)}")
-    for name, entry in files.items() if isinstance(files, dict) else ():
-        kinds = {key: type(value) for key, value in entry.items()} if isinstance(entry, dict) else {}
-        if kinds.get("sha256") is not str or kinds.get("size") is not int:
-            faults.append(f"files: {name}: expected its sha256 and size; found {show(entry)}")
-    return faults
+def find_alterations(folder: Path, expected: dict[str, Any], ignored: Collection[str] = ()) -> list[str]:
+    """One line per file below `folder` that is missing, extra, linked or not as described.
+
+    expected: path -> its `sha256` and `size`. ignored: names directly in `folder` that are not looked at.
+    """
+    paths = [top for top in folder.iterdir() if top.name not in ignored] if folder.is_dir() else []
+    paths += [path for top in paths if not top.is_symlink() for path in top.rglob("*")]
+    found = {path.relative_to(folder).as_posix(): path for path in paths if path.is_symlink() or not path.is_dir()}
+    faults = [f"{name}: missing" for name in sorted(expected.keys() - found.keys())]
+    faults += [f"{name}: not listed" for name in sorted(found.keys() - expected.keys())]
+    common = sorted(expected.keys() & found.keys())
+    with ThreadPoolExecutor() as pool:
+        altered = pool.map(lambda name: _find_alteration(found[name], name, expected[name]), common)
+        return faults + [fault for fault in altered if fault]
 
 
 def _find_alteration(path: Path, name: str, expected: dict[str, Any]) -> str | None:

@@ -5,59 +5,80 @@ Nothing in it depends on when or where it was made, so equal releases have equal
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from converters.artifact import DESCRIPTION, Artifact, to_json
+from converters.artifact import DESCRIPTION, Artifact, find_alterations, to_json
 from converters.checkpoint import sha256_of_file
 from converters.config import read_json_object
 from converters.errors import InputError
+from converters.schema import find_violations
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden"
 SCHEMA_VERSION = 1
-# Made anew by every verification, and not part of what is released.
-NOT_LISTED = ("report",)
+SCHEMA = "manifest.v1"
+# The release's own files beside its folders; the manifest lists them under `documents`.
+PROVENANCE = "provenance.json"
+BILL_OF_MATERIALS = "bom.cdx.json"
+DOCUMENTS = (BILL_OF_MATERIALS, PROVENANCE)
+SIGNATURE = "model.sig"
+# What the manifest cannot hold the digest of: the signature is over the manifest, and the report tells
+# of one machine and one day.
+NOT_LISTED = ("report", SIGNATURE)
 
 
 def describe_release(
     release: Path, source: dict[str, Any], artifacts: Iterable[Artifact], parity: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
     """The manifest of a release folder: `parity` maps each target to its verdict."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "source": source,
-        "golden": describe_folder(release / GOLDEN),
-        "artifacts": {
-            artifact.target: {
-                "artifact.json": sha256_of_file(artifact.folder / DESCRIPTION),
-                **{key: value for key, value in artifact.description.items() if key != "source"},
-                "parity": parity[artifact.target],
-            }
-            for artifact in artifacts
-        },
-    }
+    return _sealed(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "source": source,
+            "golden": describe_folder(release / GOLDEN),
+            "documents": {name: _describe_file(release / name) for name in DOCUMENTS if (release / name).exists()},
+            "artifacts": {
+                artifact.target: {
+                    DESCRIPTION: sha256_of_file(artifact.folder / DESCRIPTION),
+                    **{key: value for key, value in artifact.description.items() if key != "source"},
+                    "parity": parity[artifact.target],
+                }
+                for artifact in artifacts
+            },
+        }
+    )
 
 
 def write_manifest(release: Path, manifest: dict[str, Any]) -> None:
     """Write `manifest.json` in one step."""
-    temporary = release / f".{MANIFEST}.partial"
-    temporary.write_text(to_json(manifest), encoding="utf-8")
-    temporary.rename(release / MANIFEST)
+    write_whole(release / MANIFEST, to_json(_sealed(manifest)))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file so that it is there whole or not at all, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_manifest(release: Path) -> dict[str, Any]:
-    """Read `manifest.json`. Raises InputError where it is missing or not of this schema."""
+    """Read `manifest.json`. Raises InputError where it is missing, not of this schema, or not as it was written."""
     if not (release / MANIFEST).exists():
         raise InputError(release, f"has no {MANIFEST}: it is not a finished release")
     manifest = read_json_object(release / MANIFEST)
-    faults = []
-    if manifest.get("schema_version") != SCHEMA_VERSION:
-        faults.append(f"schema_version: expected {SCHEMA_VERSION}; found {manifest.get('schema_version')!r}")
-    for key in ("source", "golden", "artifacts"):
-        if not isinstance(manifest.get(key), dict):
-            faults.append(f"{key}: expected an object; found {type(manifest.get(key)).__name__}")
+    faults = find_violations(manifest, SCHEMA)
+    if not faults and (release / MANIFEST).read_text(encoding="utf-8") != to_json(_sealed(manifest)):
+        faults = ["was altered: its content and its own sha256 do not agree"]
     if faults:
         raise InputError(release / MANIFEST, faults)
     return manifest
@@ -70,26 +91,18 @@ def find_altered_release(release: Path, manifest: dict[str, Any]) -> dict[str, l
         try:
             artifact = Artifact.read(release / name)
         except InputError as error:
-            faults[name] = error.faults
+            faults[name] = [f"{DESCRIPTION}: {fault}" for fault in error.faults]
             continue
         wrong = artifact.find_altered_files()
-        if sha256_of_file(release / name / DESCRIPTION) != expected["artifact.json"]:
+        if sha256_of_file(release / name / DESCRIPTION) != expected[DESCRIPTION]:
             wrong.append(f"{DESCRIPTION}: differs from the one in {MANIFEST}")
-        if wrong:
-            faults[name] = wrong
-    golden = describe_folder(release / GOLDEN)
-    wrong = [
-        f"{name}: missing, extra, or altered"
-        for name in sorted(golden.keys() | manifest["golden"].keys())
-        if golden.get(name) != manifest["golden"].get(name)
-    ]
-    if wrong:
-        faults[GOLDEN] = wrong
+        faults[name] = wrong
+    faults[GOLDEN] = find_alterations(release / GOLDEN, manifest["golden"])
     known = {*manifest["artifacts"], GOLDEN, MANIFEST, *NOT_LISTED}
-    extra = [f"{path.name}: not part of the release" for path in sorted(release.iterdir()) if path.name not in known]
-    if extra:
-        faults["."] = extra
-    return faults
+    folders = [name for name in known if (release / name).is_symlink()]
+    faults["."] = [f"{name}: is a symbolic link" for name in sorted(folders)]
+    faults["."] += find_alterations(release, manifest["documents"], known)
+    return {part: wrong for part, wrong in faults.items() if wrong}
 
 
 def code_digest(*packages: str) -> str:
@@ -105,7 +118,14 @@ def code_digest(*packages: str) -> str:
 def describe_folder(folder: Path) -> dict[str, Any]:
     """sha256 and size of every file in a folder; empty where there is none."""
     files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
-    return {
-        path.relative_to(folder).as_posix(): {"sha256": sha256_of_file(path), "size": path.stat().st_size}
-        for path in files
-    }
+    return {path.relative_to(folder).as_posix(): _describe_file(path) for path in files}
+
+
+def _describe_file(path: Path) -> dict[str, Any]:
+    return {"sha256": sha256_of_file(path), "size": path.stat().st_size}
+
+
+def _sealed(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest with the sha256 of its other keys: an accident in this file is noticed too."""
+    content = {key: value for key, value in manifest.items() if key != "sha256"}
+    return {**content, "sha256": hashlib.sha256(to_json(content).encode()).hexdigest()}

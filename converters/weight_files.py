@@ -83,11 +83,18 @@ def _read_index(folder: Path) -> dict[str, str]:
     for name in sorted({name for name in weight_map.values() if isinstance(name, str)}):
         if Path(name).name != name or not name.endswith(".safetensors"):
             faults.append(f"weight_map: {show(name)} is not the name of a .safetensors file in this folder")
-        elif not (folder / name).is_file():
+        elif not _is_file(folder / name):
             faults.append(f"{name}: the shard is missing")
     if faults:
         raise InputError(folder / INDEX, faults)
     return weight_map
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name longer than the file system allows
+        return False
 
 
 def _find_lies(weight_map: dict[str, str], files: list[SafetensorsFile]) -> list[str]:

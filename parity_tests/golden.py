@@ -16,12 +16,15 @@ from converters.artifact import to_json
 from converters.checkpoint import Checkpoint
 from converters.config import read_json_object
 from converters.errors import InputError
+from converters.schema import find_violations
 from converters.spec import EncoderSpec, MaskedLMHead
 from parity_tests.cases import Case, make_cases
 from runtimes.base import Inputs
 
 CASES = "cases.json"
 ARRAYS = "golden.safetensors"
+SCHEMA = "cases.v1"
+_INPUTS = tuple(Inputs.__dataclass_fields__)
 # What a reference holds one vector for: each chosen position, each token, or each row of the batch.
 POSITION, TOKEN, ROW = "position", "token", "row"
 
@@ -50,16 +53,23 @@ class Golden:
     def read(cls, folder: Path) -> "Golden":
         """Read a release's `golden/`. Raises InputError."""
         description = read_json_object(folder / CASES)
+        faults = find_violations(description, SCHEMA)
+        if faults:
+            raise InputError(folder / CASES, faults)
         try:
             arrays = load_file(folder / ARRAYS)
-        except FileNotFoundError:
-            raise InputError(folder / ARRAYS, "the file is missing") from None
+        except OSError as error:
+            raise InputError(folder / ARRAYS, f"cannot be read: {error.strerror}") from None
         except SafetensorError as error:
             raise InputError(folder / ARRAYS, str(error)) from None
+        names = [f"{entry['name']}/{key}" for entry in description["cases"] for key in (*_INPUTS, *description["per"])]
+        missing = [f"{name}: missing" for name in names if name not in arrays]
+        if missing:
+            raise InputError(folder / ARRAYS, missing)
         cases, reference = [], {}
         for entry in description["cases"]:
             name = entry["name"]
-            inputs = Inputs.of(**{key: arrays[f"{name}/{key}"] for key in Inputs.__dataclass_fields__})
+            inputs = Inputs.of(**{key: arrays[f"{name}/{key}"] for key in _INPUTS})
             cases.append(Case(name, entry["catches"], inputs, tuple(entry["alone"]), tuple(entry["signatures"])))
             reference[name] = {key: arrays[f"{name}/{key}"] for key in description["per"]}
         return cls(cases, reference, description["per"])

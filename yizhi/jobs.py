@@ -65,10 +65,10 @@ def run_jobs(
         running: dict[Future[Result], str] = {}
         while waiting or running:
             for job in list(waiting):
-                if any(name in results and not results[name].succeeded for name in job.after):
+                failed = [results[name] for name in job.after if name in results and not results[name].succeeded]
+                if failed:
                     waiting.remove(job)
-                    failed = [name for name in job.after if name in results and not results[name].succeeded]
-                    results[job.name] = Result(job.name, faults=[f"not run: {', '.join(failed)} failed"])
+                    results[job.name] = _not_run(job, failed)
                 elif len(running) < parallel and all(name in results for name in job.after):
                     waiting.remove(job)
                     started(job.name)
@@ -83,6 +83,11 @@ def run_jobs(
     return results
 
 
+def _not_run(job: Job, failed: list[Result]) -> Result:
+    faults = [f"not run: {result.name} failed: {fault}" for result in failed for fault in result.faults]
+    return Result(job.name, faults=faults, bad_input=all(result.bad_input for result in failed))
+
+
 def _run(job: Job, threads: int) -> Result:
     # One thread pool per job: two jobs that each start a thread per core only wait for each other.
     limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
@@ -90,7 +95,15 @@ def _run(job: Job, threads: int) -> Result:
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         answer = Path(scratch) / "answer.json"
-        request = json.dumps({"task": job.task, "threads": threads, "arguments": job.arguments, "answer": str(answer)})
+        request = json.dumps(
+            {
+                "task": job.task,
+                "threads": threads,
+                "arguments": job.arguments,
+                "answer": str(answer),
+                "parent": os.getpid(),
+            }
+        )
         process = subprocess.run(
             [sys.executable, "-m", "yizhi.worker"],
             input=request,

@@ -4,7 +4,10 @@ Started by `yizhi.jobs`. An InputError or an operating-system error is an answer
 fault of ours and leaves its traceback.
 """
 
+import ctypes
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -52,17 +55,21 @@ def verify(folder: str, golden: str, device: str, score_head: bool, threads: int
         return verdict
 
 
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 TASKS = {"convert": convert, "make_golden": make_golden, "verify": verify}
 
 
 def main() -> None:
     """Do what the request says."""
     request = json.load(sys.stdin)
+    _die_with(request["parent"])
     answer: dict[str, Any] = {}
     try:
         answer["value"] = TASKS[request["task"]](**request["arguments"], threads=request["threads"])
     except InputError as error:
         answer |= {"faults": error.faults, "bad_input": True}
+    except MemoryError as error:
+        answer["faults"] = [f"out of memory {error}".rstrip()]
     except OSError as error:
         # Disk full, no permission: the user's to mend, and the folder was removed on the way here.
         answer |= {
@@ -71,6 +78,14 @@ def main() -> None:
         }
     answer["peak_bytes"] = _peak_bytes()
     Path(request["answer"]).write_text(json.dumps(answer), encoding="utf-8")
+
+
+def _die_with(parent: int) -> None:
+    """Be killed when the parent is: its lock on the release goes with it, so nobody may go on writing."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before this was set
+        sys.exit("the export that started this job is gone")
 
 
 def _peak_bytes() -> int:

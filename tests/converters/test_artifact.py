@@ -15,7 +15,16 @@ from converters.artifact import DESCRIPTION, Artifact, ArtifactWriter, new_folde
 from converters.errors import InputError
 from tests.checkpoints import write_json
 
-FIELDS = {"target": "onnx", "precision": "fp32", "task": "features", "signatures": {"features": ["last_hidden_state"]}}
+FIELDS = {
+    "target": "onnx",
+    "precision": "fp32",
+    "task": "features",
+    "inputs": {"input_ids": ["batch", "length"]},
+    "outputs": {"last_hidden_state": ["batch", "length", 32]},
+    "signatures": {"serving_default": ["last_hidden_state"]},
+    "source": {"config.json": "0" * 64},
+    "made_with": {"yizhi": "0.1.0"},
+}
 
 
 def write_artifact(folder: Path, content: bytes = b"weights") -> Artifact:
@@ -97,12 +106,12 @@ def link_the_description(folder: Path) -> None:
         (flip_a_byte, ["model.onnx: expected sha256 "]),
         (shorten, ["model.onnx: expected 7 bytes; found 6"]),
         (lambda folder: (folder / "model.onnx").unlink(), ["model.onnx: missing"]),
-        (lambda folder: (folder / "extra").touch(), ["extra: not part of the artifact"]),
-        (lambda folder: (folder / "extra").symlink_to("vocab.txt"), ["extra: not part of the artifact"]),
-        (lambda folder: (folder / "extra").symlink_to(folder.parent), ["extra: not part of the artifact"]),
+        (lambda folder: (folder / "extra").touch(), ["extra: not listed"]),
+        (lambda folder: (folder / "extra").symlink_to("vocab.txt"), ["extra: not listed"]),
+        (lambda folder: (folder / "extra").symlink_to(folder.parent), ["extra: not listed"]),
         (link_a_file, ["model.onnx: is a symbolic link"]),
         (break_a_link, ["model.onnx: is a symbolic link"]),
-        (link_a_folder, ["variables/data: missing", "variables: not part of the artifact"]),
+        (link_a_folder, ["variables/data: missing", "variables: not listed"]),
         (put_a_pipe, ["model.onnx: is not a file"]),
         (link_the_description, ["artifact.json: is a symbolic link"]),
     ],
@@ -131,13 +140,14 @@ def test_several_alterations_are_all_named(tmp_path):
     ("change", "says"),
     [
         ({"schema_version": 2}, "schema_version: expected 1; found 2"),
-        ({"target": 3}, "target: expected str; found 3"),
-        ({"files": []}, "files: expected dict"),
-        ({"files": {"x": {"size": 1}}}, "files: x: expected its sha256 and size"),
-        ({"files": {"x": {"size": "1", "sha256": ""}}}, "files: x: expected"),
+        ({"target": 3}, "target: expected string; found 3"),
+        ({"files": []}, "files: expected object"),
+        ({"files": {"x": {"size": 1}}}, "files: x: sha256: missing"),
+        ({"files": {"x": {"size": -1, "sha256": "0" * 64}}}, "files: x: size: expected at least 0"),
+        ({"files": {"../x": {"size": 1, "sha256": "0" * 64}}}, "files: a name: expected the form"),
         ({"files": {"x": None}}, "files: x: expected"),
-        ({"signatures": {"features": "logits"}}, "signatures: features: expected a list"),
-        ({"signatures": {"features": [1]}}, "signatures: features: expected a list"),
+        ({"signatures": {"serving_default": "logits"}}, "signatures: serving_default: expected array"),
+        ({"signatures": {"serving_default": [1]}}, "signatures: serving_default[0]: expected string"),
     ],
 )
 def test_descriptions_that_lie(tmp_path, change, says):

@@ -14,6 +14,7 @@ import pytest
 
 from converters.artifact import DESCRIPTION, to_json
 from converters.checkpoint import sha256_of_file
+from converters.manifest import write_manifest
 from tests.checkpoints import write_variant
 from yizhi.cli import main
 
@@ -92,9 +93,9 @@ def test_verify_names_extra_and_missing_files(release, capsys):
     (release / "notes.txt").write_text("x")
     assert main(["verify", str(release)]) == 1
     printed = capsys.readouterr().out
-    assert "extra.txt: not part of the artifact" in printed
+    assert "extra.txt: not listed" in printed
     assert "vocab.txt: missing" in printed
-    assert "notes.txt: not part of the release" in printed
+    assert "notes.txt: not listed" in printed
 
 
 def test_verify_names_the_first_layer_where_kernels_were_swapped(release, capsys):
@@ -202,4 +203,4 @@ def rehash(release: Path, target: str) -> None:
     (folder / DESCRIPTION).write_text(to_json(description))
     manifest = json.loads((release / "manifest.json").read_text())
     manifest["artifacts"][target] |= {"files": description["files"], DESCRIPTION: sha256_of_file(folder / DESCRIPTION)}
-    (release / "manifest.json").write_text(to_json(manifest))
+    write_manifest(release, manifest)
