@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from converters.artifact import Artifact
+from converters.artifact import DESCRIPTION, Artifact
 from converters.config import EncoderConfig
 from converters.errors import InputError
 from converters.targets import TARGETS
@@ -158,7 +158,11 @@ def open_runtime(artifact: str | Path, *, device: str = "cpu", threads: int | No
 
     Raises InputError where the folder is not an artifact or its framework is not installed.
     """
-    opened = Artifact.read(artifact)
+    folder = Path(artifact)
+    inside = [name for name in TARGETS if (folder / name / DESCRIPTION).is_file()]
+    if inside and not (folder / DESCRIPTION).exists():
+        raise InputError(folder, f"is a release; open one of its artifacts: {', '.join(inside)}")
+    opened = Artifact.read(folder)
     if opened.target not in TARGETS:
         raise InputError(opened.folder, f"target: expected one of {', '.join(TARGETS)}; found {opened.target!r}")
     if device not in ("cpu", "cuda"):

@@ -1,9 +1,10 @@
-"""What the ONNX runtime keeps in memory."""
+"""What the ONNX runtime keeps in memory, and what opening a release says."""
 
 import numpy as np
 import pytest
 
 from converters.checkpoint import Checkpoint
+from converters.errors import InputError
 from runtimes import open_runtime
 from tests.artifacts import export_artifact
 
@@ -19,3 +20,9 @@ def test_a_forgotten_signature_is_closed_and_comes_back(make_checkpoint, tmp_pat
         runtime.forget("serving_default")
         assert not runtime._sessions
         np.testing.assert_array_equal(runtime.run(inputs, ["logits"])["logits"], before)
+
+
+def test_a_release_is_no_artifact(make_checkpoint, tmp_path):
+    export_artifact(Checkpoint.open(make_checkpoint()), "onnx", tmp_path / "release" / "onnx")
+    with pytest.raises(InputError, match="open one of its artifacts: onnx"):
+        open_runtime(tmp_path / "release")
