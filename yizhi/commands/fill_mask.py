@@ -2,9 +2,14 @@
 
 import argparse
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from yizhi.commands.options import DEVICE_HELP, JSON_HELP, Commands, add_command, positive
+from converters.errors import InputError
+from yizhi.commands.options import JSON_HELP, Commands, add_command, positive
+from yizhi.commands.text_options import add_text_options, read_text, run_bulk
+
+if TYPE_CHECKING:
+    from runtimes import Prediction
 
 
 def add(commands: Commands) -> None:
@@ -13,31 +18,67 @@ def add(commands: Commands) -> None:
         commands,
         "fill-mask",
         run,
-        "answer a sentence's [MASK]",
+        "answer the [MASK]s of a sentence, or of every line of a file",
         "Say which tokens an artifact would put in place of each [MASK].\n\n"
-        '  yizhi fill-mask dist/bert-base-chinese/onnx-int8 "北京是[MASK]国的首都。"',
+        '  yizhi fill-mask dist/bert-base-chinese/onnx-int8 "北京是[MASK]国的首都。"\n'
+        '  yizhi fill-mask dist/bert-base-chinese/onnx-int8 "北京是[MASK]的首都。" --targets 中国 美国\n'
+        "  yizhi fill-mask dist/bert-base-chinese/onnx-int8 sentences.txt --output answers.jsonl",
     )
-    parser.add_argument("artifact", type=Path)
-    parser.add_argument("text", help="a sentence with [MASK] in it")
+    add_text_options(parser, "a sentence with [MASK] in it")
     parser.add_argument("--top-k", type=positive, default=5, help="answers per mask (default: 5)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help=DEVICE_HELP)
+    parser.add_argument("--targets", nargs="+", metavar="WORD", help="judge these words alone; one may be many tokens")
+    parser.add_argument(
+        "--scoring",
+        choices=("joint", "pseudo"),
+        default="joint",
+        help="a word of many tokens: all of them hidden at once (joint, the default), or each alone (pseudo)",
+    )
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
+    long = parser.add_mutually_exclusive_group()
+    long.add_argument("--truncate", action="store_true", help="cut what is too long for the model")
+    long.add_argument("--stride", type=int, metavar="N", help="read what is too long in windows that share N tokens")
 
 
 def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
-    from runtimes import open_runtime
-    from runtimes.fill_mask import FillMask
-    from runtimes.tokenization import Tokenizer
+    from runtimes import FillMask, open_runtime
 
-    with open_runtime(options.artifact, device=options.device) as runtime:
-        answers = FillMask(runtime, Tokenizer.open(options.artifact))(options.text, top_k=options.top_k)
+    settings: dict[str, Any] = {
+        "top_k": options.top_k,
+        "targets": options.targets,
+        "scoring": options.scoring,
+        "long": "truncate" if options.truncate else "error" if options.stride is None else options.stride,
+    }
+    if options.stride is not None and options.stride < 0:
+        raise InputError("--stride", f"expected 0 or more; found {options.stride}")
+    with open_runtime(options.artifact, device=options.device, threads=options.threads) as runtime:
+        fill = FillMask(runtime, **settings)
+        if options.output:
+            return run_bulk(options, fill, settings, {"row": "row", "masks": "masks"}, _make_row)
+        answers = fill(read_text(options))
     if options.json:
         print(json.dumps([[vars(p) for p in mask] for mask in answers], ensure_ascii=False, indent=2))
-        return 0
+    else:
+        _print_answers(answers)
+    return 0
+
+
+def _make_row(answers: "list[list[Prediction]]") -> dict[str, Any]:
+    return {"masks": [[_describe(prediction) for prediction in mask] for mask in answers]}
+
+
+def _describe(prediction: "Prediction") -> dict[str, Any]:
+    """A prediction with the second text of a pair in a field of its own, so that a field has one type."""
+    pair = isinstance(prediction.sentence, tuple)
+    sentences = {"sentence": prediction.sentence[0], "sentence_pair": prediction.sentence[1]} if pair else {}
+    return {**vars(prediction), **sentences}
+
+
+def _print_answers(answers: "list[list[Prediction]]") -> None:
     for number, mask in enumerate(answers, start=1):
         if len(answers) > 1:
             print(f"[MASK] {number}")
         for prediction in mask:
-            print(f"{prediction.token}\t{prediction.score:.3f}\t{prediction.sentence}")
-    return 0
+            sentence = prediction.sentence
+            shown = sentence if isinstance(sentence, str) else " ‖ ".join(sentence)
+            print(f"{prediction.token}\t{prediction.score:.3f}\t{shown}")

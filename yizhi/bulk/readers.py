@@ -1,0 +1,212 @@
+"""Rows of a file, one at a time, whatever its length: .txt, .jsonl, .csv, .parquet, or standard input."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from converters.errors import InputError, show
+from runtimes.tokenization import Text
+
+FORMATS = ("txt", "jsonl", "csv", "parquet")
+STDIN = "-"
+# A line beyond this is no text that a model could read; it is passed over without being held.
+LONGEST_LINE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row of the input.
+
+    number: its line, or its row in Parquet, from 1. text: None where `fault` says why it cannot be used.
+    """
+
+    number: int
+    text: Text | None
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What to read. `column` and `pair_column` name fields of JSON objects and columns of tables."""
+
+    path: str
+    format: str
+    column: str
+    pair_column: str | None
+
+    @classmethod
+    def of(cls, path: str, format: str | None, column: str, pair_column: str | None) -> "Source":
+        """Raises InputError where there is no such file, or nothing says what format it has."""
+        if path != STDIN and not Path(path).is_file():
+            raise InputError(path, "no such file")
+        found = format or ("txt" if path == STDIN else Path(path).suffix.lower().lstrip("."))
+        if found not in FORMATS:
+            raise InputError(path, f"expected a name ending in .{', .'.join(FORMATS)}, or --format; found {found!r}")
+        if path == STDIN and found == "parquet":
+            raise InputError("standard input", "Parquet cannot be read from a pipe: its index is at its end")
+        if found == "parquet":
+            need_pyarrow(path)
+        if found == "txt" and pair_column:
+            raise InputError("--pair-column", "a .txt file has one text in a line")
+        return cls(path, found, column, pair_column)
+
+    def size(self) -> int | None:
+        """Bytes, to say how far the reading is; None for standard input."""
+        return None if self.path == STDIN else Path(self.path).stat().st_size
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this input from another, or from itself after a change."""
+        changed = None if self.path == STDIN else Path(self.path).stat().st_mtime_ns
+        path = self.path if self.path == STDIN else str(Path(self.path).resolve())
+        named = {"format": self.format, "column": self.column, "pair_column": self.pair_column}
+        return {"path": path, "size": self.size(), "changed": changed, **named}
+
+    @contextmanager
+    def open(self) -> Iterator["Reader"]:
+        """Open for one pass."""
+        if self.path == STDIN:
+            yield Reader(self, sys.stdin.buffer)
+        else:
+            with open(self.path, "rb") as file:
+                yield Reader(self, file)
+
+
+class Reader:
+    """One pass over a source. `done` is the share of it already read, or None where that cannot be known."""
+
+    def __init__(self, source: Source, file: BinaryIO) -> None:
+        self._source = source
+        self._file = file
+        self._size = source.size()
+        self._read = 0
+
+    @property
+    def done(self) -> float | None:
+        """0 … 1."""
+        return None if self._size is None else min(1.0, self._read / max(self._size, 1))
+
+    def __iter__(self) -> Iterator[Record]:
+        return {"txt": self._txt, "jsonl": self._jsonl, "csv": self._csv, "parquet": self._parquet}[
+            self._source.format
+        ]()
+
+    def _lines(self) -> Iterator[tuple[int, str, str]]:
+        """Number, text and fault of each line. Lines end at \\n alone: U+2028 and others are part of texts."""
+        number = 0
+        while line := self._file.readline(LONGEST_LINE):
+            number += 1
+            self._read += len(line)
+            if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
+                while rest := self._file.readline(LONGEST_LINE):
+                    self._read += len(rest)
+                    if rest.endswith(b"\n"):
+                        break
+                yield number, "", f"the line is longer than {LONGEST_LINE} bytes"
+                continue
+            try:
+                yield number, line.removesuffix(b"\n").removesuffix(b"\r").decode(), ""
+            except UnicodeDecodeError as error:
+                yield number, "", f"is not UTF-8: byte {error.start} of the line is {line[error.start]:#04x}"
+
+    def _txt(self) -> Iterator[Record]:
+        for number, line, fault in self._lines():
+            yield Record(number, None if fault else line, fault)
+
+    def _jsonl(self) -> Iterator[Record]:
+        for number, line, fault in self._lines():
+            if fault:
+                yield Record(number, None, fault)
+                continue
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                yield Record(number, None, f"is not JSON: {error}")
+                continue
+            yield self._record(number, value if isinstance(value, dict) else {self._source.column: value})
+
+    def _csv(self) -> Iterator[Record]:
+        # A field may hold line ends; a row is called by the line it ends on, as the csv module does.
+        stream = _Counting(self)
+        rows = csv.reader(stream)
+        header: list[str] | None = None
+        try:
+            for cells in rows:
+                if header is None:
+                    header = cells
+                    self._check_columns(header)
+                    continue
+                if not cells:
+                    continue
+                bad = next((cell for cell in cells if any("\udc80" <= char <= "\udcff" for char in cell)), None)
+                if bad is not None:
+                    yield Record(rows.line_num, None, "is not UTF-8")
+                elif len(cells) != len(header):
+                    yield Record(rows.line_num, None, f"expected {len(header)} columns; found {len(cells)}")
+                else:
+                    yield self._record(rows.line_num, dict(zip(header, cells, strict=True)))
+        except csv.Error as error:
+            raise InputError(self._source.path, f"line {rows.line_num}: is not CSV: {error}") from None
+
+    def _parquet(self) -> Iterator[Record]:
+        import pyarrow
+        from pyarrow import parquet
+
+        try:
+            file = parquet.ParquetFile(self._file, pre_buffer=False)
+            self._check_columns(file.schema_arrow.names)
+            columns = [name for name in (self._source.column, self._source.pair_column) if name]
+            number, rows = 0, max(file.metadata.num_rows, 1)
+            for batch in file.iter_batches(batch_size=1024, columns=columns):
+                for values in batch.to_pylist():
+                    number += 1
+                    self._read = int((self._size or 0) * number / rows)
+                    yield self._record(number, values)
+        except pyarrow.ArrowInvalid as error:
+            raise InputError(self._source.path, f"is not Parquet: {error}") from None
+
+    def _check_columns(self, found: list[str]) -> None:
+        faults = [
+            f"has no column {name!r}; found {', '.join(map(show, found[:20]))}"
+            for name in (self._source.column, self._source.pair_column)
+            if name and name not in found
+        ]
+        if faults:
+            raise InputError(self._source.path, faults)
+
+    def _record(self, number: int, values: Mapping[str, Any]) -> Record:
+        texts = []
+        for name in (self._source.column, self._source.pair_column):
+            if name is None:
+                continue
+            if not isinstance(values.get(name), str):
+                found = show(values[name]) if name in values else "nothing"
+                return Record(number, None, f"{name}: expected a string; found {found}")
+            texts.append(values[name])
+        return Record(number, texts[0] if len(texts) == 1 else (texts[0], texts[1]))
+
+
+def need_pyarrow(path: object) -> None:
+    """Raise InputError where Parquet cannot be read or written."""
+    if not find_spec("pyarrow"):
+        raise InputError(path, "Parquet needs pyarrow: pip install 'yizhi[bulk]'")
+
+
+class _Counting:
+    """Lines of a CSV file for the csv module, with bytes that are no UTF-8 kept as lone surrogates."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._stream = io.TextIOWrapper(reader._file, "utf-8-sig", errors="surrogateescape", newline="")
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self._stream.readline(LONGEST_LINE):
+            self._reader._read += len(line.encode(errors="surrogateescape"))
+            yield line
+        self._stream.detach()

@@ -1,0 +1,215 @@
+"""A whole file through an operator. Killed and started again, it goes on where it was.
+
+Rows are answered a window at a time. After each, the working file is flushed to the disk and
+OUTPUT.progress says, in one atomic step, how much of the input and of each file counts. A new start
+cuts the files back to that, passes over the rows already answered, and goes on: no row is lost, none
+is there twice.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from converters.errors import InputError
+from runtimes.batching import TOKENS, WINDOW, Operator, Task, run_tasks
+from yizhi.bulk.progress import Progress
+from yizhi.bulk.readers import Reader, Record, Source
+from yizhi.bulk.writers import Writer, check_output, open_writer
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to do.
+
+    settings: whatever changes the answers: a run is gone on with only if they are the same.
+    columns: name -> kind (see `writers`) of an output row; `make_row` gives it but for its `row` number.
+    width: values per row of a vector output, else None.
+    errors: where rows that cannot be used are listed; None for a message each. strict: stop at the first.
+    """
+
+    source: Source
+    output: Path
+    operator: Operator[Any]
+    settings: dict[str, Any]
+    columns: dict[str, str]
+    make_row: Callable[[Any], dict[str, Any]]
+    width: int | None = None
+    errors: Path | None = None
+    strict: bool = False
+    overwrite: bool = False
+    window: int = WINDOW
+    tokens: int = TOKENS
+
+    def check(self) -> None:
+        """Raise InputError for what cannot work, before anything is written."""
+        check_output(self.output, self.width is not None)
+        if not self.output.parent.is_dir():
+            raise InputError(self.output.parent, "no such folder")
+        if self.output.exists() and not self.overwrite and not self.state.exists():
+            raise InputError(self.output, "exists; give another --output, or --overwrite")
+
+    @property
+    def working(self) -> Path:
+        """The unfinished output."""
+        return self.output.with_name(self.output.name + ".partial")
+
+    @property
+    def state(self) -> Path:
+        """What of it counts."""
+        return self.output.with_name(self.output.name + ".progress")
+
+    def identity(self) -> dict[str, Any]:
+        """What must be equal for a run to go on."""
+        errors = None if self.errors is None else str(self.errors.resolve())
+        return {"input": self.source.identity(), "settings": self.settings, "errors": errors}
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a run is: rows read, rows that could not be used, rows written, and what of the files counts."""
+
+    records: int = 0
+    failed: int = 0
+    rows: int = 0
+    output_bytes: int = 0
+    error_bytes: int = 0
+
+
+def run(job: Job, progress: Progress, report: Callable[[str], None]) -> Position:
+    """Do the job from where it was left. `report` is told of each bad row where there is no errors file.
+
+    Raises InputError for a job that cannot be done, for an unfinished run with other settings, and, with
+    `strict`, for the first bad row.
+    """
+    job.check()
+    position = _resume(job)
+    if position and job.output.exists() and not job.working.exists():  # killed between its last two steps
+        job.state.unlink()
+        return position
+    position = position or Position()
+    with _open_at(job.working, position.output_bytes) as file, _open_at(job.errors, position.error_bytes) as errors:
+        writer = open_writer(job.output, file, position.rows, job.width, job.columns)
+        if not position.output_bytes:
+            writer.begin()
+        with job.source.open() as reader:
+            position = _answer_all(job, reader, writer, (file, errors), position, progress, report)
+        position = _commit(job, position, writer, (file, errors))
+        writer.finish(job.working, job.output)
+    job.state.unlink()
+    return position
+
+
+def _answer_all(
+    job: Job,
+    reader: Reader,
+    writer: Writer,
+    files: tuple[BinaryIO, BinaryIO | None],
+    position: Position,
+    progress: Progress,
+    report: Callable[[str], None],
+) -> Position:
+    records = iter(reader)
+    for _ in islice(records, position.records):  # answered by an earlier run
+        pass
+    progress.begin(position.records)
+    while group := list(islice(records, job.window)):
+        answers, faults = _answer(job, group)
+        rows = []
+        for record in group:
+            if record.number in answers:
+                rows.append({"row": record.number, **job.make_row(answers[record.number])})
+            elif job.width is not None and "embedding" in job.columns and not _names_rows(job.output):
+                rows.append({"row": record.number, "embedding": None})
+        for number, fault in faults.items():
+            if files[1] is None:
+                report(f"{job.source.path}: row {number}: {fault}")
+            else:
+                line = json.dumps({"row": number, "error": fault}, ensure_ascii=False)
+                files[1].write(line.encode() + b"\n")
+        writer.append(rows)
+        position = replace(
+            position, records=position.records + len(group), failed=position.failed + len(faults), rows=writer.rows
+        )
+        position = _commit(job, position, writer, files)
+        progress.advance(position.records, reader.done)
+    return position
+
+
+def _answer(job: Job, group: list[Record]) -> tuple[dict[int, Any], dict[int, str]]:
+    """Results and faults of a window of rows, by row number."""
+    tasks: dict[int, Task[Any]] = {}
+    faults = {}
+    for record in group:
+        try:
+            if record.text is None:
+                raise InputError("the row", record.fault)
+            tasks[record.number] = job.operator.plan(record.text)
+        except InputError as error:
+            faults[record.number] = "; ".join(error.faults)
+            if job.strict:
+                raise InputError(job.source.path, f"row {record.number}: {faults[record.number]}") from None
+    results = run_tasks(job.operator, tasks.values(), window=job.window, tokens=job.tokens)
+    return dict(zip(tasks, results, strict=True)), faults
+
+
+def _names_rows(output: Path) -> bool:
+    return output.suffix.lower() in (".jsonl", ".parquet")
+
+
+def _resume(job: Job) -> Position | None:
+    """Where an earlier run of this job was left; None if there was none."""
+    try:
+        state = json.loads(job.state.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    found = json.loads(json.dumps(job.identity()))
+    differing = [key for key in found if state["identity"].get(key) != found[key]]
+    if differing:
+        raise InputError(
+            job.state,
+            f"an unfinished run had other {' and '.join(differing)}; go on with those, or remove this file to start "
+            "over",
+        )
+    return Position(**state["position"])
+
+
+def _commit(job: Job, position: Position, writer: Writer, files: tuple[BinaryIO, BinaryIO | None]) -> Position:
+    """Make what was written so far count."""
+    sizes = []
+    for file in files:
+        if file is not None:
+            file.flush()
+            os.fsync(file.fileno())
+        sizes.append(0 if file is None else file.tell())
+    position = replace(position, rows=writer.rows, output_bytes=sizes[0], error_bytes=sizes[1])
+    temporary = job.state.with_name(job.state.name + ".new")
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump({"identity": job.identity(), "position": asdict(position)}, file, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(job.state)
+    return position
+
+
+@contextmanager
+def _open_at(path: Path | None, size: int) -> Iterator[BinaryIO | None]:
+    """A file cut back to what counts, locked against a second run, at its end."""
+    if path is None:
+        yield None
+        return
+    with open(path, "r+b" if path.exists() else "x+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(path, "another run is writing this file") from None
+        if path.stat().st_size < size:
+            raise InputError(path, f"expected the {size} bytes an earlier run wrote; found {path.stat().st_size}")
+        file.truncate(size)
+        file.seek(size)
+        yield file

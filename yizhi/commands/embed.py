@@ -1,0 +1,64 @@
+"""`yizhi embed`."""
+
+import argparse
+import json
+from typing import Any
+
+from numpy.typing import NDArray
+
+from yizhi.commands.options import Commands, add_command
+from yizhi.commands.text_options import add_text_options, read_text, run_bulk
+
+
+def add(commands: Commands) -> None:
+    """Declare the command and its arguments."""
+    parser = add_command(
+        commands,
+        "embed",
+        run,
+        "turn a sentence, or every line of a file, into a vector",
+        "Give each text's vector: the mean of its tokens' last hidden states, unless asked for another.\n\n"
+        '  yizhi embed dist/bert-base-chinese/onnx-int8 "北京是中国的首都。"\n'
+        "  yizhi embed dist/bert-base-chinese/onnx-int8 sentences.txt --output vectors.npy --normalize",
+    )
+    add_text_options(parser, "a sentence")
+    parser.add_argument(
+        "--layer",
+        type=int,
+        nargs="+",
+        default=[-1],
+        metavar="N",
+        help="hidden states to average: 0 the embeddings, 1 … the layers, -1 the last (default: -1)",
+    )
+    parser.add_argument(
+        "--pooling",
+        choices=("mean", "cls", "max", "none"),
+        default="mean",
+        help="over the text's own tokens; none gives each token's vector (default: mean)",
+    )
+    parser.add_argument("--normalize", action="store_true", help="make each vector's L2 norm 1")
+    parser.add_argument("--truncate", action="store_true", help="cut what is too long for the model")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it, and return the exit code."""
+    from runtimes import Embedder, open_runtime
+
+    settings: dict[str, Any] = {
+        "layers": options.layer,
+        "pooling": options.pooling,
+        "normalize": options.normalize,
+        "long": "truncate" if options.truncate else "error",
+    }
+    with open_runtime(options.artifact, device=options.device, threads=options.threads) as runtime:
+        embed = Embedder(runtime, **settings)
+        if options.output:
+            single = options.pooling != "none"
+            columns = {"row": "row", "embedding": "vector" if single else "vectors"}
+            return run_bulk(options, embed, settings, columns, _make_row, embed.size if single else None)
+        print(json.dumps(embed([read_text(options)])[0].astype(float).round(8).tolist()))
+    return 0
+
+
+def _make_row(vector: NDArray) -> dict[str, Any]:
+    return {"embedding": vector if vector.ndim == 1 else list(vector)}
