@@ -13,7 +13,7 @@ OUT        ?= dist/$(notdir $(patsubst %/,%,$(CHECKPOINT)))
 DEVICE     ?= cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help export-all test verify lint clean
+.PHONY: help export-all test verify mutations lint clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ test: $(VENV)/installed  ## everything that CI runs
 
 verify: $(VENV)/installed  ## check a finished release again
 	@$(BIN)/yizhi verify $(OUT) --device $(DEVICE) --jobs $(JOBS)
+
+mutations: $(VENV)/installed  ## make every known fault on every target: each must be caught
+	@$(BIN)/python -m parity_tests.mutation_table
 
 lint: $(VENV)/installed  ## style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -55,10 +55,14 @@ class Verdict:
             (name for name in self.worst() if name.startswith("hidden_states.")),
             key=lambda name: int(name.rpartition(".")[2]),
         )
+        return next((name for name in layers if name in self.failed_outputs()), None)
+
+    def failed_outputs(self) -> set[str]:
+        """The outputs that differ too much, element by element or, for int8 ones but logits, in direction."""
         gates = TOLERANCES[self.precision, self.device]
         lowest = gates.cosine if isinstance(gates, QuantizedGates) else -1.0
-        bad = (name for name in layers if not self.worst()[name].passed or self.cosine.get(name, 1.0) < lowest)
-        return next(bad, None)
+        failed = {name for name, difference in self.worst().items() if not difference.passed}
+        return failed | {name for name, cosine in self.cosine.items() if not cosine >= lowest}
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for JSON: the verdict, its reasons, and the worst value per output."""

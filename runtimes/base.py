@@ -15,6 +15,8 @@ from converters.errors import InputError
 from converters.targets import TARGETS
 
 Outputs = dict[str, NDArray[np.float32]]
+# The tensors inside a layer that forwards tap as `layers.N.NAME`, in the order they are computed.
+TAPS = ("query", "key", "value", "context", "attention_output", "after_attention", "intermediate", "output")
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,10 @@ class Runtime:
 
     def forget(self, signature: str) -> None:
         """Free what this signature alone holds; it comes back when it is needed again."""
+
+    def look_inside(self, inputs: Inputs, layer: int) -> Outputs:
+        """What this artifact can show of TAPS inside one layer, [B, T, …] each; for finding mistakes, not for speed."""
+        return {}
 
     def _open(self) -> None:
         raise NotImplementedError

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from converters.architectures import build_spec
 from converters.errors import InputError
-from converters.forwards.flax import Parameters, Tap, embeddings, encoder, encoder_layer, heads, mask_scores
+from converters.forwards.flax import Parameters, Tap, embeddings, encode, encoder, encoder_layer, heads, mask_scores
 from converters.layout import FLAX_WEIGHTS, canonical_parameters
 from converters.spec import EncoderSpec, Layer, parameters_of
 from converters.to_flax import ARRAY_TYPE, CHUNKED
-from runtimes.base import Inputs, Runtime
+from runtimes.base import TAPS, Inputs, Outputs, Runtime
 
 # Below this length there is less to save than a compilation costs.
 SHORTEST = 16
@@ -67,6 +67,13 @@ class FlaxRuntime(Runtime):
         x = self._embed(p, ids, types)
         x = tap("last_hidden_state", encoder(p, spec, x, mask_scores(mask, x), tap, self._run_compiled))
         return found | self._heads(p, x, tuple(name for name in outputs if name in ("logits", "pooler_output")))
+
+    def look_inside(self, inputs: Inputs, layer: int) -> Outputs:
+        """All of TAPS, without compiling."""
+        names = {f"layers.{layer}.{tap}": tap for tap in TAPS}
+        with jax.default_device(self._device):
+            _, found = encode(self._parameters, self._spec, *inputs.as_dict(np.int32).values(), tuple(names))
+        return {tap: np.asarray(found[name]) for name, tap in names.items()}
 
     def _run_compiled(
         self, p: Parameters, spec: EncoderSpec, layer: Layer, x: jax.Array, mask: jax.Array, tap: Tap

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from converters.errors import InputError
 from converters.onnx_files import graph_file
-from runtimes.base import Inputs, Runtime
+from runtimes.base import Inputs, Outputs, Runtime
 
 _PROVIDERS = {
     "cpu": ["CPUExecutionProvider"],
@@ -34,6 +34,22 @@ class OnnxRuntime(Runtime):
     def _run(self, inputs: Inputs, outputs: tuple[str, ...]) -> Mapping[str, NDArray]:
         session = self._session(self.signature_for(outputs))
         return dict(zip(outputs, session.run(outputs, inputs.as_dict()), strict=True))
+
+    def look_inside(self, inputs: Inputs, layer: int) -> Outputs:
+        """TAPS by the names of the graph's nodes, where onnx is installed to expose them."""
+        from runtimes.onnx_taps import expose
+
+        exposed = expose(self.artifact.folder, self.config, layer)
+        if exposed is None:
+            return {}
+        graph, names = exposed
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(self.artifact.folder)
+        )
+        session = onnxruntime.InferenceSession(graph, options, providers=_PROVIDERS[self.device])
+        rows = session.run(list(names.values()), inputs.as_dict())  # [B·T, width] each
+        return {tap: array.reshape(*inputs.input_ids.shape, -1) for tap, array in zip(names, rows, strict=True)}
 
     def _session(self, signature: str) -> onnxruntime.InferenceSession:
         with self._opening:

@@ -10,7 +10,7 @@ from converters.architectures import build_spec
 from converters.checkpoint import POOLER, WEIGHTS
 from converters.errors import InputError
 from converters.forwards.pytorch import Encoder
-from runtimes.base import Inputs, Runtime
+from runtimes.base import TAPS, Inputs, Outputs, Runtime
 
 
 class PyTorchRuntime(Runtime):
@@ -34,3 +34,8 @@ class PyTorchRuntime(Runtime):
         with torch.inference_mode():
             found = self._module(**tensors, outputs=outputs)
         return {name: tensor.cpu().numpy() for name, tensor in found.items()}
+
+    def look_inside(self, inputs: Inputs, layer: int) -> Outputs:
+        """All of TAPS."""
+        names = {f"layers.{layer}.{tap}": tap for tap in TAPS}
+        return {names[name]: array for name, array in self._run(inputs, tuple(names)).items()}

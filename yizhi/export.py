@@ -171,6 +171,7 @@ def _plan(
             "golden": str(release / GOLDEN),
             "device": "cpu",
             "score_head": target.name == scores,
+            "bisect": str(checkpoint),
         }
         after = tuple(name for name in (f"export {target.name}", "oracle") if name in planned)
         plan.append(Job(f"verify {target.name}", "verify", arguments, after))

@@ -12,9 +12,17 @@ from yizhi.progress import Progress
 from yizhi.results import Row
 
 
-def verify_path(path: Path, targets: list[Target] | None, device: str, jobs: int, progress: Progress) -> list[Row]:
+def verify_path(
+    path: Path,
+    targets: list[Target] | None,
+    device: str,
+    jobs: int,
+    progress: Progress,
+    bisect: Path | None = None,
+) -> list[Row]:
     """Check the files and outputs of a release, or of one artifact inside or outside a release.
 
+    bisect: the checkpoint it was made from, to say more of what fails.
     Raises InputError where the path is neither, or a target that was asked for is not in it.
     """
     progress.note(f"hashing {path}")
@@ -45,6 +53,7 @@ def verify_path(path: Path, targets: list[Target] | None, device: str, jobs: int
                 "golden": str(release / GOLDEN),
                 "device": device,
                 "score_head": name == scores,
+                **({"bisect": str(bisect)} if bisect else {}),
             },
         )
         for name in unaltered

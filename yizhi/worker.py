@@ -10,12 +10,17 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from converters.artifact import Artifact, ArtifactWriter, new_folder
 from converters.checkpoint import Checkpoint
 from converters.errors import InputError
 from converters.targets import TARGETS
+
+if TYPE_CHECKING:
+    from parity_tests.golden import Golden
+    from parity_tests.verify import Verdict
+    from runtimes.base import Runtime
 
 
 def convert(checkpoint: str, target: str, folder: str, description: dict[str, Any], threads: int) -> dict[str, Any]:
@@ -38,10 +43,13 @@ def make_golden(checkpoint: str, folder: str, threads: int) -> None:
         Golden.make(opened).write(temporary)
 
 
-def verify(folder: str, golden: str, device: str, score_head: bool, threads: int) -> dict[str, Any]:
+def verify(
+    folder: str, golden: str, device: str, score_head: bool, threads: int, bisect: str | None = None
+) -> dict[str, Any]:
     """Run the cases through an artifact; the answer is the verdict.
 
     score_head: also look whether the masked-language-model head makes sense, as `head`.
+    bisect: the checkpoint it was made from, to say more of what fails.
     """
     from parity_tests import plausibility
     from parity_tests.golden import Golden
@@ -49,10 +57,28 @@ def verify(folder: str, golden: str, device: str, score_head: bool, threads: int
     from runtimes import open_runtime
 
     with open_runtime(folder, device=device, threads=threads) as runtime:
-        verdict = judge(runtime, Golden.read(Path(golden)), TARGETS[runtime.artifact.target].precision).as_dict()
+        expected = Golden.read(Path(golden))
+        verdict = judge(runtime, expected, TARGETS[runtime.artifact.target].precision)
+        answer = verdict.as_dict()
+        if bisect and not verdict.passed:
+            answer |= _diagnose(runtime, bisect, expected, verdict)
         if score_head:
-            verdict["head"] = plausibility.score_head(runtime).as_dict()
-        return verdict
+            answer["head"] = plausibility.score_head(runtime).as_dict()
+        return answer
+
+
+def _diagnose(runtime: "Runtime", checkpoint: str, golden: "Golden", verdict: "Verdict") -> dict[str, Any]:
+    """What bisecting adds to a verdict: its lines after the first fault, and `diagnosis`."""
+    from parity_tests.bisect import bisect  # needs scipy, which a machine that only verifies does not have
+
+    with Checkpoint.open(checkpoint) as opened:
+        diagnosis = bisect(runtime, opened, golden, verdict)
+    if diagnosis is None:
+        return {}
+    return {
+        "faults": [*verdict.faults[:1], *diagnosis.explain(), *verdict.faults[1:]],
+        "diagnosis": diagnosis.as_dict(),
+    }
 
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h

@@ -18,13 +18,20 @@ def add(commands: Commands) -> None:
         "Check that no file was altered, then run every artifact against the golden outputs that\n"
         "travel with the release. Exit code 1, with the file or the first layer that differs, if not.\n\n"
         "  yizhi verify dist/bert-base-chinese\n"
-        "  yizhi verify dist/bert-base-chinese/onnx-int8",
+        "  yizhi verify dist/bert-base-chinese/onnx-int8\n"
+        "  yizhi verify dist/bert-base-chinese --bisect ./bert-base-chinese",
     )
     parser.add_argument("path", type=Path, metavar="RELEASE|ARTIFACT")
     parser.add_argument("--target", action="append", metavar="T", help="only this target of the release")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help=DEVICE_HELP)
     parser.add_argument(
         "--jobs", type=positive, default=os.cpu_count(), help="processes at once (default: a core each)"
+    )
+    parser.add_argument(
+        "--bisect",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="the checkpoint it was made from: name the tensor that differs first, and the likely cause",
     )
     parser.add_argument("--report", type=Path, metavar="DIR", help="also write parity.json there")
     add_require_mlm(parser)
@@ -33,13 +40,17 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
+    from converters.checkpoint import Checkpoint
     from yizhi.progress import Progress
     from yizhi.results import write_report
     from yizhi.verify import verify_path
 
     targets = find_targets(options.target)
+    if options.bisect:
+        Checkpoint.open(options.bisect).close()  # a mistake in its path should not wait for the first failure
     with Progress() as progress:
-        rows = verify_path(options.path, targets if options.target else None, options.device, options.jobs, progress)
+        targets = targets if options.target else None
+        rows = verify_path(options.path, targets, options.device, options.jobs, progress, options.bisect)
     if options.report:
         write_report(options.report, rows)
     return finish(rows, options.path, options.json, options.require_mlm)

@@ -1,0 +1,125 @@
+"""The gates catch known faults, and bisecting names them. `make mutations` does the same on every target."""
+
+import numpy as np
+import pytest
+
+from parity_tests import oracle
+from parity_tests.bisect import bisect
+from parity_tests.faults import FP32, INT8, AlteredCheckpoint
+from parity_tests.mutation_table import LAYER, Laboratory, cut, first_failure
+from parity_tests.mutations import FAULTS, round_mantissa
+from parity_tests.verify import verify
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnx")
+
+
+@pytest.fixture(scope="module")
+def laboratory(tmp_path_factory):
+    return Laboratory(tmp_path_factory.mktemp("mutations"))
+
+
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if "pytorch" in fault.targets], ids=str)
+def test_fault_is_caught_where_it_was_made_and_named(laboratory, fault):
+    checkpoint, golden = laboratory.subject(fault.variant)
+    golden = cut(golden, "pytorch")
+    with laboratory.faulty(fault, "pytorch") as runtime:
+        verdict = verify(runtime, golden, "fp32")
+        diagnosis = bisect(runtime, checkpoint, golden, verdict)
+    expected = fault.first_output(checkpoint.spec, LAYER)
+    assert (first_failure(verdict), diagnosis.output) == (expected, expected)
+    assert diagnosis.cause.startswith(f"{fault.name} (")
+
+
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if "onnx-int8" in fault.targets], ids=str)
+def test_int8_gates_catch_it_too(laboratory, fault):
+    finding = laboratory.judge(fault, "onnx-int8")
+    assert finding.caught, finding.says
+
+
+@pytest.mark.parametrize("target", ["pytorch", "onnx-int8"])
+@pytest.mark.parametrize("variant", sorted({fault.variant for fault in FAULTS}))
+def test_the_unaltered_artifact_passes(laboratory, variant, target):
+    if any(fault.variant == variant and target in fault.targets for fault in FAULTS):
+        assert not laboratory.check_unaltered(variant, target).faults
+
+
+def test_there_are_enough_faults_and_each_says_where_it_cannot_be_made():
+    assert len(FAULTS) >= 25
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
+    for fault in FAULTS:
+        assert bool(fault.why_not) == (fault.targets != FP32 + INT8), fault.name
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("query and key swapped", "query"),
+        ("key and value swapped", "key"),
+        ("mask ignored for one head", "context"),
+        ("attention output transposed", "attention_output"),
+        ("residual dropped", "after_attention"),
+        ("GELU by tanh", "intermediate"),
+        ("one sign flipped", "output"),
+        ("LayerNorm scale and offset swapped", None),
+    ],
+)
+def test_bisecting_names_the_first_tensor(laboratory, name, tensor):
+    fault = next(fault for fault in FAULTS if fault.name == name)
+    checkpoint, golden = laboratory.subject(fault.variant)
+    golden = cut(golden, "onnx")
+    with laboratory.faulty(fault, "onnx") as runtime:
+        diagnosis = bisect(runtime, checkpoint, golden, verify(runtime, golden, "fp32"))
+    assert (diagnosis.tensor and diagnosis.tensor.rpartition(".")[2]) == tensor
+
+
+def test_bisecting_claims_no_cause_for_an_unknown_fault(laboratory):
+    checkpoint, golden = laboratory.subject("bert")
+    golden = cut(golden, "pytorch")
+    runtime = laboratory.original("bert", "pytorch")
+    weight = runtime._module.get_parameter("bert.encoder.layer.1.output.dense.weight")
+    before = weight.clone()
+    try:
+        weight[3:9] = before[3:9].flip(1)
+        diagnosis = bisect(runtime, checkpoint, golden, verify(runtime, golden, "fp32"))
+    finally:
+        weight.copy_(before)
+    assert (diagnosis.tensor, diagnosis.cause) == ("layers.1.output", None)
+
+
+def test_a_sound_artifact_has_nothing_to_bisect(laboratory):
+    checkpoint, golden = laboratory.subject("bert")
+    golden = cut(golden, "pytorch")
+    runtime = laboratory.original("bert", "pytorch")
+    assert bisect(runtime, checkpoint, golden, verify(runtime, golden, "fp32")) is None
+
+
+# --- two mistakes that change nothing
+
+
+def test_a_key_bias_changes_nothing(laboratory):
+    checkpoint, golden = laboratory.subject("bert")
+    altered = AlteredCheckpoint(checkpoint, FAULTS[0], checkpoint.spec.layers[0])
+    altered._weights.replaced = {layer.key.bias: np.zeros(32, np.float32) for layer in checkpoint.spec.layers}
+    for case in golden.cases[:8]:
+        real = case.inputs.attention_mask == 1
+        expected, found = (oracle.run(subject, case.inputs, {"logits"})["logits"] for subject in (checkpoint, altered))
+        np.testing.assert_allclose(found[real], expected[real], rtol=0, atol=1e-12)
+
+
+def test_a_mask_of_minus_10000_changes_nothing_where_scores_are_small(laboratory):
+    checkpoint, golden = laboratory.subject("bert")
+    fault = next(fault for fault in FAULTS if fault.name == "mask of −10000")
+    for case in golden.cases:
+        real = case.inputs.attention_mask == 1
+        expected = oracle.run(checkpoint, case.inputs, {"logits"})["logits"]
+        with fault.made_in(oracle):
+            found = oracle.run(checkpoint, case.inputs, {"logits"})["logits"]
+        np.testing.assert_array_equal(found[real], expected[real])
+
+
+def test_round_mantissa_rounds_halves_to_even():
+    x = np.array([1 + 2**-10, 1 + 2**-11, 1 + 3 * 2**-11, 1 + 2**-11 + 2**-20, -(1 + 2**-11), 0], np.float32)
+    expected = [1 + 2**-10, 1, 1 + 2**-9, 1 + 2**-10, -1, 0]
+    np.testing.assert_array_equal(round_mantissa(x, 10), np.array(expected, np.float32))

@@ -1,0 +1,50 @@
+"""The values inside a layer of an ONNX artifact, found by the canonical names of the nodes that compute them."""
+
+import importlib.util
+from pathlib import Path
+
+from converters.architectures import build_spec
+from converters.config import EncoderConfig
+from converters.onnx_files import graph_file
+from converters.spec import Layer
+
+
+def expose(folder: Path, config: EncoderConfig, number: int) -> tuple[bytes, dict[str, str]] | None:
+    """The graph with one layer's values as its outputs, and the value's name for each tap.
+
+    None where onnx is not installed, or the layer is one that runs several times under one name.
+    """
+    if importlib.util.find_spec("onnx") is None:
+        return None
+    import onnx
+
+    model = onnx.load(folder / graph_file("hidden_states"), load_external_data=False)
+    spec = build_spec(config, {tensor.name for tensor in model.graph.initializer})
+    layer = spec.layers[number]
+    if spec.layers.count(layer) > 1:
+        return None
+    computed = {output for node in model.graph.node for output in node.output}
+    names = {tap: next((name for name in choices if name in computed), "") for tap, choices in _names(layer).items()}
+    names = {tap: name for tap, name in names.items() if name}
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names.values())
+    return model.SerializeToString(), names
+
+
+def _names(layer: Layer) -> dict[str, list[str]]:
+    """For each tap the names it may have: a linear layer ends in a Gemm, or in int8 in the addition of its bias."""
+    linear = {
+        "query": layer.query,
+        "key": layer.key,
+        "value": layer.value,
+        "attention_output": layer.attention_output,
+        "output": layer.output,
+    }
+    names = {tap: [f"{part.name}/Gemm", f"{part.name}/Add"] for tap, part in linear.items()}
+    names["context"] = [f"{layer.query.name.rpartition('.')[0]}/Reshape"]
+    names["intermediate"] = [f"{layer.intermediate.name}/{operator}" for operator in ("Gelu", "Relu")]
+    after = layer.attention_output.name
+    names["after_attention"] = (
+        [f"{after}/Add_1", f"{after}/Add"] if layer.norm_first else [f"{layer.attention_norm.name}/LayerNormalization"]
+    )
+    return names
