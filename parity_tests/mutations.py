@@ -97,9 +97,8 @@ def roll_vocabulary(spec: EncoderSpec, w: Weights, start: int) -> None:
 def untie_decoder(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
     """A freshly initialized decoder, as a framework makes where it finds none."""
     table = spec.word_embeddings
-    w[FAMILIES[spec.config.model_type].untied_decoder] = np.random.default_rng(0).normal(
-        0, 0.02, (table.rows, table.size)
-    )
+    names = FAMILIES[spec.config.model_type].masked_lm_names
+    w[f"{names.untied_decoder}.weight"] = np.random.default_rng(0).normal(0, 0.02, (table.rows, table.size))
 
 
 def forget_head(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
