@@ -12,6 +12,7 @@ from tensorflow.core.protobuf.fingerprint_pb2 import FingerprintDef
 from converters.artifact import ArtifactWriter
 from converters.checkpoint import Checkpoint
 from converters.forwards.tensorflow import Encoder
+from converters.spec import HEAD, HEAD_INPUT, MaskedLMHead
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -46,9 +47,22 @@ def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
         specs = {key: tf.TensorSpec((None, None), tf.int32, name=key) for key in INPUTS}
         return tf.function(compute, autograph=False).get_concrete_function(**specs)
 
-    tf.saved_model.save(model, str(writer.folder), signatures={name: signature(name) for name in groups})
+    signatures = {name: signature(name) for name in groups}
+    if isinstance(checkpoint.spec.head, MaskedLMHead):
+        signatures[HEAD] = _head_signature(model, checkpoint.spec.config.hidden_size)
+    tf.saved_model.save(model, str(writer.folder), signatures=signatures)
     _fix_fingerprint(writer.folder / "fingerprint.pb")
     (writer.folder / "assets").rmdir()  # left empty by TensorFlow, and archives would lose it
+
+
+def _head_signature(model: Encoder, width: int) -> tf.types.experimental.ConcreteFunction:
+    """The masked-language-model head alone: float32 `hidden` [rows, H] to `logits` [rows, V]."""
+
+    def head(hidden: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"logits": model.head(hidden)}
+
+    spec = tf.TensorSpec((None, width), tf.float32, name=HEAD_INPUT)
+    return tf.function(head, autograph=False).get_concrete_function(**{HEAD_INPUT: spec})
 
 
 def _fix_fingerprint(path: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import InputError
+from converters.spec import HEAD
 from parity_tests.cases import Case
 from parity_tests.compare import Difference, Quality, compare, lowest_cosine, measure_quality
 from parity_tests.golden import POSITION, ROW, TOKEN, Golden
@@ -103,6 +104,9 @@ def verify(runtime: Runtime, golden: Golden, precision: str) -> Verdict:
             if signature == "serving_default" and comparable:
                 judge.compare_alone(case, runtime, found)
         runtime.forget(signature)
+    if runtime.artifact.description["task"] == "fill-mask":
+        judge.compare_head(runtime)
+        runtime.forget(HEAD)
     judge.conclude()
     return verdict
 
@@ -157,6 +161,16 @@ class _Judge:
                 self._verdict.differences.append(
                     compare(name_of_row, "serving_default", name, found, expected, self._tolerance)
                 )
+
+    def compare_head(self, runtime: Runtime) -> None:
+        """The head by itself, from the oracle's last hidden states, must meet the oracle's logits."""
+        for case in self._golden.cases:
+            reference = self._golden.reference[case.name]
+            found = runtime.run_head(reference["last_hidden_state"][tuple(case.logit_positions.T)])
+            difference = compare(case.name, HEAD, "logits", found, reference["logits"], self._tolerance)
+            self._verdict.differences.append(difference)
+            if isinstance(self._gates, QuantizedGates) and not difference.fault:
+                self._logits.append((found, reference["logits"]))
 
     def conclude(self) -> None:
         """Turn what was measured into faults."""

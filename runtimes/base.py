@@ -127,6 +127,18 @@ class Runtime:
             raise RuntimeError(f"{type(self).__name__} did not compute {', '.join(forgotten)}")
         return {name: computed[name] for name in wanted}
 
+    def logits_at(self, inputs: Inputs, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Vocabulary logits [N, V] at (row, position) pairs [N, 2]: those of `run`, without the head's work elsewhere.
+
+        For artifacts of task `fill-mask`.
+        """
+        states = self.run(inputs, ["last_hidden_state"])["last_hidden_state"]
+        return self.run_head(states[tuple(positions.T)])
+
+    def run_head(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The masked-language-model head alone: last hidden states [N, H] of any tokens to logits [N, V]."""
+        raise NotImplementedError
+
     def signature_for(self, outputs: Sequence[str]) -> str:
         """The signature with the fewest outputs that has all of these. Raises InputError if none has."""
         fitting = [name for name, has in self.signatures.items() if set(outputs) <= set(has)]

@@ -125,8 +125,12 @@ class FillMask:
     def compute(self, requests: Sequence[Request]) -> list[Any]:
         """One batch: each request's `reduce` of its logits [positions, V]."""
         inputs = pad([request.row for request in requests], self._tokenizer.pad_id)
-        logits = self._runtime.run(inputs, ["logits"])["logits"]  # [B, T, V]
-        return [request.reduce(logits[index, request.positions]) for index, request in enumerate(requests)]
+        counts = [len(request.positions) for request in requests]
+        rows = np.repeat(np.arange(len(requests)), counts)
+        positions = np.concatenate([request.positions for request in requests])
+        logits = self._runtime.logits_at(inputs, np.stack([rows, positions], axis=1))  # [N, V]
+        parts = np.split(logits, np.cumsum(counts)[:-1])
+        return [request.reduce(part) for request, part in zip(requests, parts, strict=True)]
 
     def _best(self, logits: NDArray) -> list[list[tuple[int, float]]]:
         """The `top_k` ids and their probabilities, per position."""

@@ -55,6 +55,13 @@ class FlaxRuntime(Runtime):
             found = self._compute(ids, mask, types, outputs)
         return {name: self._cut(name, np.asarray(found[name]), batch, length) for name in outputs}
 
+    def run_head(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The masked-language-model head alone: [N, H] to [N, V]."""
+        count = len(states)
+        states = np.pad(states, ((0, bucket(count) - count), (0, 0)))
+        with jax.default_device(self._device):
+            return np.asarray(self._heads(self._parameters, states[None], ("logits",))["logits"][0, :count])
+
     def _compute(self, ids: NDArray, mask: NDArray, types: NDArray, outputs: tuple[str, ...]) -> dict[str, jax.Array]:
         found: dict[str, jax.Array] = {}
 

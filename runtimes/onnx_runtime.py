@@ -3,11 +3,13 @@
 import threading
 from collections.abc import Mapping
 
+import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from converters.errors import InputError
 from converters.onnx_files import graph_file
+from converters.spec import HEAD, HEAD_INPUT
 from runtimes.base import Inputs, Outputs, Runtime
 
 _PROVIDERS = {
@@ -60,6 +62,10 @@ class OnnxRuntime(Runtime):
                     self.artifact.folder / graph_file(signature), options, providers=_PROVIDERS[self.device]
                 )
             return self._sessions[signature]
+
+    def run_head(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The masked-language-model head alone: [N, H] to [N, V]."""
+        return self._session(HEAD).run(["logits"], {HEAD_INPUT: states})[0]
 
     def forget(self, signature: str) -> None:
         """Close the signature's session: its kernels take as much memory as the weights."""

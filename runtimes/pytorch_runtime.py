@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
@@ -39,3 +40,8 @@ class PyTorchRuntime(Runtime):
         """All of TAPS."""
         names = {f"layers.{layer}.{tap}": tap for tap in TAPS}
         return {names[name]: array for name, array in self._run(inputs, tuple(names)).items()}
+
+    def run_head(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The masked-language-model head alone: [N, H] to [N, V]."""
+        with torch.inference_mode():
+            return self._module.head(torch.from_numpy(states).to(self.device)).cpu().numpy()

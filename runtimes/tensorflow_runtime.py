@@ -7,6 +7,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from converters.errors import InputError
+from converters.spec import HEAD, HEAD_INPUT
 from runtimes.base import Inputs, Runtime
 
 
@@ -30,6 +31,11 @@ class TensorFlowRuntime(Runtime):
             tensors = {name: tf.constant(array) for name, array in inputs.as_dict(np.int32).items()}
             found = compute(**tensors)
         return {name: found[name].numpy() for name in outputs}
+
+    def run_head(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The masked-language-model head alone: [N, H] to [N, V]."""
+        with tf.device(self._place):
+            return self._model.signatures[HEAD](**{HEAD_INPUT: tf.constant(states)})["logits"].numpy()
 
     def close(self) -> None:
         """Free the model."""

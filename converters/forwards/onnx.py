@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from onnx import TensorProto
 
 from converters.onnx_graph import Graph
-from converters.spec import MASK_VALUE, EncoderSpec, Layer, Linear, LinearHead, MaskedLMHead, Norm
+from converters.spec import HEAD_INPUT, MASK_VALUE, EncoderSpec, Layer, Linear, LinearHead, MaskedLMHead, Norm
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
@@ -64,6 +64,13 @@ def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
         tap("logits", linear_head(g, spec, spec.head, x, pooled))
     for name in outputs:
         g.output(name, FLOAT, found[name])
+
+
+def build_head(g: Graph, spec: EncoderSpec, head: MaskedLMHead) -> None:
+    """Add the masked-language-model head alone to `g`: `hidden` [rows, H] to `logits` [rows, V]."""
+    x = g.input(HEAD_INPUT, FLOAT, ("rows", spec.config.hidden_size))
+    g.node("logits", "Identity", [mlm_head(g, spec, head, x)], result="logits")
+    g.output("logits", FLOAT, ("rows", head.vocab_size))
 
 
 def embeddings(g: Graph, spec: EncoderSpec, input_ids: str, token_type_ids: str) -> str:

@@ -71,6 +71,10 @@ class Encoder(tf.Module):
             found["logits"] = linear_head(p, spec.head, x, pooled)
         return found
 
+    def head(self, x: Tensor) -> Tensor:
+        """The masked-language-model head alone: last hidden states [N, H] to logits [N, V]."""
+        return mlm_head(self._by_name, self._spec, self._spec.head, x)
+
 
 def embeddings(p: Parameters, spec: EncoderSpec, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
     """Word + position + token type, then LayerNorm and a projection to H where the family has them."""
@@ -132,7 +136,7 @@ def pooler(p: Parameters, dense: Linear, x: Tensor) -> Tensor:
 
 
 def mlm_head(p: Parameters, spec: EncoderSpec, head: MaskedLMHead, x: Tensor) -> Tensor:
-    """Vocabulary logits [B, T, V]."""
+    """Vocabulary logits [..., V] of hidden states [..., H]."""
     x = ACTIVATIONS[head.activation](linear(p, head.dense, x))  # [B, T, E]
     return affine(layer_norm(p, spec, head.norm, x), p[head.decoder], p[head.decoder_bias])
 

@@ -82,10 +82,15 @@ def test_padding_changes_nothing(export):
 def test_signatures_are_those_of_the_spec(export, variant):
     checkpoint, folder = export(variant)
     loaded = tf.saved_model.load(str(folder))
-    assert {name: set(function.structured_outputs) for name, function in loaded.signatures.items()} == {
+    signatures = dict(loaded.signatures.items())
+    head = signatures.pop("head", None)
+    assert (head is not None) == (checkpoint.spec.task == "fill-mask")
+    if head:
+        assert head.structured_input_signature[1]["hidden"].shape.as_list() == [None, 32]
+    assert {name: set(function.structured_outputs) for name, function in signatures.items()} == {
         name: set(outputs) for name, outputs in checkpoint.spec.signatures().items()
     }
-    for function in loaded.signatures.values():
+    for function in signatures.values():
         _, inputs = function.structured_input_signature
         assert {name: (spec.dtype, spec.shape.as_list()) for name, spec in inputs.items()} == {
             name: (tf.int32, [None, None]) for name in ("input_ids", "attention_mask", "token_type_ids")
