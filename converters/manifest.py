@@ -110,7 +110,7 @@ def code_digest(*packages: str) -> str:
     root = Path(__file__).parent.parent
     digest = hashlib.sha256()
     for package in packages:
-        for path in sorted((root / package).rglob("*.py")):
+        for path in sorted(path for path in (root / package).rglob("*") if path.suffix in (".py", ".toml")):
             digest.update(json.dumps([path.relative_to(root).as_posix(), sha256_of_file(path)]).encode())
     return digest.hexdigest()
 

@@ -17,9 +17,9 @@ from converters.architectures import full_spec
 from converters.config import EncoderConfig
 from converters.errors import InputError
 from converters.spec import EncoderSpec
+from parity_tests.published import OWN_CATALOGUE
 
 CATALOGUE = Path(__file__).with_name("catalogue.toml")
-OWN_CATALOGUE = "YIZHI_CATALOGUE"
 # What a file's name must look like for its hash to say whose weights these are. A config.json is often shared.
 _WEIGHT_FILES = (".safetensors", ".bin", ".h5", ".msgpack", ".index")
 
@@ -117,6 +117,12 @@ def find_by_files(digest: Mapping[str, str]) -> tuple[KnownCheckpoint, str] | No
             if sha256 in published:
                 return entry, name
     return None
+
+
+def find_name_by_files(digest: object) -> str | None:
+    """The name alone, from what an artifact says that it was made from."""
+    found = find_by_files(digest) if isinstance(digest, Mapping) else None
+    return found[0].name if found else None
 
 
 def find_by_hub(origin: Mapping[str, str] | None) -> KnownCheckpoint | None:

@@ -25,6 +25,7 @@ from converters.manifest import (
 from converters.targets import TARGETS, Target
 from yizhi import __version__
 from yizhi.head import choose_scorer, find_head
+from yizhi.identify import find_origin
 from yizhi.jobs import Job, Result, run_jobs
 from yizhi.progress import Progress
 from yizhi.results import Row, write_report
@@ -66,7 +67,7 @@ def export(
     with _locked(release):
         progress.note(f"hashing {release}")
         state = _assess(release, source, descriptions)
-        plan = _plan(checkpoint_path, release, targets, descriptions, state)
+        plan = _plan(checkpoint_path, release, targets, descriptions, state, source.get("known"))
         _check_space(release, sum(_estimate_bytes(job, parameters) for job in plan))
         if plan:
             (release / MANIFEST).unlink(missing_ok=True)  # what it says is about to stop being true
@@ -84,12 +85,15 @@ def export(
 
 def describe_source(checkpoint: Checkpoint, origin: dict[str, str] | None) -> dict[str, Any]:
     """What the release was made from and judged with."""
+    digest = checkpoint.digest()
+    known = find_origin(checkpoint, digest, origin)
     return {
-        "files": checkpoint.digest(),
+        "files": digest,
         "model_type": checkpoint.config.model_type,
         "task": checkpoint.spec.task,
         "judged_with": code_digest("parity_tests", "runtimes"),
         **({"origin": origin} if origin else {}),
+        **({"known": known} if known else {}),
     }
 
 
@@ -142,9 +146,17 @@ def _is_current(folder: Path, description: dict[str, Any]) -> bool:
 
 
 def _plan(
-    checkpoint: Path, release: Path, targets: list[Target], descriptions: dict[str, dict[str, Any]], state: _State
+    checkpoint: Path,
+    release: Path,
+    targets: list[Target],
+    descriptions: dict[str, dict[str, Any]],
+    state: _State,
+    known: str | None,
 ) -> list[Job]:
-    """The jobs still to do. The slowest start first, so that no core idles at the end."""
+    """The jobs still to do. The slowest start first, so that no core idles at the end.
+
+    known: the known checkpoint that this is, whose published outputs are to be checked.
+    """
     stale = [target for target in targets if target.name not in state.current]
     unverified = [target for target in targets if target.name not in state.verdicts]
     plan = [
@@ -172,6 +184,7 @@ def _plan(
             "device": "cpu",
             "score_head": target.name == scores,
             "bisect": str(checkpoint),
+            "known": known,
         }
         after = tuple(name for name in (f"export {target.name}", "oracle") if name in planned)
         plan.append(Job(f"verify {target.name}", "verify", arguments, after))

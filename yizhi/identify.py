@@ -11,7 +11,7 @@ from converters.checkpoint import Checkpoint
 from converters.importers.crc32c import crc32c
 from converters.importers.foreign import ForeignTensor, Place
 from converters.importers.tf_checkpoint import place_google_name
-from yizhi.catalogue import KnownCheckpoint, find_by_files, read_catalogue
+from yizhi.catalogue import KnownCheckpoint, find_by_files, find_by_hub, read_catalogue
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,15 @@ def identify(checkpoint: Checkpoint, digest: dict[str, str]) -> Identity | None:
     compared = [_compare(checkpoint, entry) for entry in read_catalogue().values() if entry.tensors]
     related = [identity for identity in compared if identity and identity.equal]
     return max(related, key=lambda identity: identity.equal or 0, default=None)
+
+
+def find_origin(checkpoint: Checkpoint, digest: dict[str, str], origin: dict[str, str] | None) -> str | None:
+    """The known checkpoint that this is, unaltered; or that it was downloaded as (`origin` of a manifest)."""
+    identity = identify(checkpoint, digest)
+    if identity and identity.is_unaltered:
+        return identity.name
+    claimed = find_by_hub(origin)
+    return claimed.name if claimed else None
 
 
 def describe_identity(identity: Identity) -> str:

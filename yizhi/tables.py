@@ -31,6 +31,9 @@ def print_release(console: Console, release: object, rows: Sequence[Row]) -> Non
     head = find_head(row.verdict for row in rows)
     if head:
         console.print(Text(describe_head(head), "bold yellow" if head["verdict"] == "untrained" else ""))
+    published = next((row.verdict["published"] for row in rows if row.verdict and "published" in row.verdict), None)
+    if published:
+        console.print(_describe_published(published))
     for row in rows:
         for fault in row.faults:
             console.print(Text(f"{row.target}: {fault}", "red"))
@@ -52,6 +55,13 @@ def describe_errors(verdict: dict | None) -> str:
         error = difference["error"]
         worst[kind] = max(worst.get(kind, 0.0), float("inf") if error is None else error)
     return ", ".join(f"{kind} {worst[kind]:.1e}" for kind in ("logits", "hidden", "pooler") if kind in worst)
+
+
+def _describe_published(check: dict) -> str:
+    name, values = check["checkpoint"], check["values"]
+    if not values and not check["faults"]:
+        return f"this is {name}, for which no outputs are known to be published"
+    return f"this is {name}: {values} published numbers compared, {len(check['faults'])} disagree"
 
 
 def format_bytes(count: int | None) -> str:

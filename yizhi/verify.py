@@ -6,6 +6,7 @@ from converters.artifact import DESCRIPTION, Artifact
 from converters.errors import InputError
 from converters.manifest import GOLDEN, find_altered_release, read_manifest
 from converters.targets import TARGETS, Target
+from yizhi.catalogue import find_name_by_files
 from yizhi.head import choose_scorer
 from yizhi.jobs import Job, run_jobs
 from yizhi.progress import Progress
@@ -28,13 +29,16 @@ def verify_path(
     progress.note(f"hashing {path}")
     if (path / DESCRIPTION).exists():
         release, names = path.parent, [path.name]
-        altered = {path.name: Artifact.read(path).find_altered_files()}
+        artifact = Artifact.read(path)
+        altered = {path.name: artifact.find_altered_files()}
+        known = find_name_by_files(artifact.description.get("source"))
         if not (release / GOLDEN).is_dir():
             raise InputError(path, f"cannot be run against anything: there is no {GOLDEN}/ beside it")
     else:
         release, manifest = path, read_manifest(path)
         names = [name for name in TARGETS if name in manifest["artifacts"]]
         altered = find_altered_release(release, manifest)
+        known = manifest["source"].get("known")
         if targets:
             missing = [target.name for target in targets if target.name not in names]
             if missing:
@@ -54,6 +58,7 @@ def verify_path(
                 "device": device,
                 "score_head": name == scores,
                 **({"bisect": str(bisect)} if bisect else {}),
+                "known": known,
             },
         )
         for name in unaltered

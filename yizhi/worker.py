@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,24 +45,37 @@ def make_golden(checkpoint: str, folder: str, threads: int) -> None:
 
 
 def verify(
-    folder: str, golden: str, device: str, score_head: bool, threads: int, bisect: str | None = None
+    folder: str,
+    golden: str,
+    device: str,
+    score_head: bool,
+    threads: int,
+    known: str | None = None,
+    bisect: str | None = None,
 ) -> dict[str, Any]:
     """Run the cases through an artifact; the answer is the verdict.
 
     score_head: also look whether the masked-language-model head makes sense, as `head`.
+    known: the known checkpoint that the release was made from: also compare with what was published for it.
     bisect: the checkpoint it was made from, to say more of what fails.
     """
-    from parity_tests import plausibility
+    from parity_tests import plausibility, published
     from parity_tests.golden import Golden
     from parity_tests.verify import verify as judge
     from runtimes import open_runtime
 
     with open_runtime(folder, device=device, threads=threads) as runtime:
         expected = Golden.read(Path(golden))
-        verdict = judge(runtime, expected, TARGETS[runtime.artifact.target].precision)
+        precision = TARGETS[runtime.artifact.target].precision
+        verdict = judge(runtime, expected, precision)
         answer = verdict.as_dict()
         if bisect and not verdict.passed:
             answer |= _diagnose(runtime, bisect, expected, verdict)
+        if known and precision == "fp32":  # int8 cannot be held to published digits
+            check = published.check_published(runtime, known)
+            answer["published"] = asdict(check)
+            answer["faults"] = [*answer["faults"], *check.faults]
+            answer["passed"] = answer["passed"] and not check.faults
         if score_head:
             answer["head"] = plausibility.score_head(runtime).as_dict()
         return answer

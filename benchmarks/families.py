@@ -1,0 +1,147 @@
+"""Every family at its published shape, with random weights, through every target: docs/families.md.
+
+    python -m benchmarks.families                       all of them, one after another: an hour, and 8 GB of disk
+    python -m benchmarks.families rbt3 albert_chinese_tiny
+
+What was measured is kept in build/families.json, so that the table can be made in several sittings;
+each checkpoint and release is removed before the next.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from converters.artifact import to_json
+from converters.config import EncoderConfig
+from converters.targets import TARGETS, find_targets
+from yizhi.catalogue import read_catalogue
+from yizhi.export import export
+from yizhi.progress import Progress
+from yizhi.results import rows_as_dict
+from yizhi.synthesize import synthesize
+from yizhi.tables import describe_errors, format_bytes
+
+ROOT = Path(__file__).parents[1]
+MEASURED = ROOT / "build" / "families.json"
+TABLE = ROOT / "docs" / "families.md"
+
+# Names in the catalogue, from which the shape is taken; the smallest first.
+PUBLISHED = (
+    "chinese-electra-small-generator",
+    "albert_chinese_tiny",
+    "chinese-electra-small-discriminator",
+    "chinese-electra-base-generator",
+    "rbt3",
+    "albert-base-chinese-cluecorpussmall",
+    "albert-large-chinese-cluecorpussmall",
+    "bge-small-zh-v1.5",
+    "chinese-electra-base-discriminator",
+    "bert-base-chinese",
+    "chinese-roberta-wwm-ext-large",
+)
+# The published one has 1.3 billion parameters; this is its family in little.
+MEGATRON_SMALL = {
+    "model_type": "megatron-bert",
+    "vocab_size": 21128,
+    "hidden_size": 512,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "intermediate_size": 2048,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "pad_token_id": 0,
+}
+
+INTRODUCTION = """\
+# Every family through every target
+
+Made by `python -m benchmarks.families`: random weights in the published shapes, exported to every target, each artifact
+run against the float64 oracle on all cases (lengths 1 to 512), and held to the gates of `parity_tests/tolerances.py`.
+Errors are the largest of any case; for int8, agreement on decided positions, mean KL in nats, and lowest cosine of any
+layer. A verdict of *not run* is neither a pass nor a failure.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure what was named, or everything; then write the table. Returns 1 if anything failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(shapes())} (default: all)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at once (default: a core each)")
+    parser.add_argument("--table", type=Path, default=TABLE, help="the file to write (default: docs/families.md)")
+    parser.add_argument("--measured", type=Path, default=MEASURED, help="what was measured so far")
+    options = parser.parse_args(arguments)
+    known = shapes()
+    unknown = [name for name in options.names if name not in known]
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")
+    measured = json.loads(options.measured.read_text()) if options.measured.exists() else {}
+    for name in options.names or known:
+        measured[name] = measure(name, known[name], options.jobs, options.measured.parent / "families")
+        options.measured.write_text(to_json(measured), encoding="utf-8")
+        options.table.write_text(make_table(measured), encoding="utf-8")
+        print(f"{name}: {'passed' if passed(measured[name]) else 'FAILED'}", file=sys.stderr, flush=True)
+    return 0 if all(passed(measured[name]) for name in options.names or known) else 1
+
+
+def shapes() -> dict[str, Mapping[str, Any]]:
+    """A config for each row of the table."""
+    known = read_catalogue()
+    published = {name: known[name].spec.config.raw for name in PUBLISHED if known[name].spec}
+    return {**published, "MegatronBERT, 8 × 512": MEGATRON_SMALL}
+
+
+def measure(name: str, config: Mapping[str, Any], jobs: int, folder: Path) -> dict[str, Any]:
+    """Export and verify one shape in `folder`, and remove everything again."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        synthesize(folder / "checkpoint", dict(config))
+        with Progress() as progress:
+            rows = export(folder / "checkpoint", folder / "release", find_targets(None), jobs, progress)
+        return rows_as_dict(rows)
+    finally:
+        shutil.rmtree(folder)
+
+
+def passed(rows: Mapping[str, Any]) -> bool:
+    """Whether every target of a row was run and passed."""
+    return set(rows) == set(TARGETS) and all(row["passed"] for row in rows.values())
+
+
+def make_table(measured: Mapping[str, Any]) -> str:
+    """The document: one line per shape and target; shapes without a measurement are said to be not run."""
+    lines = [
+        INTRODUCTION,
+        "| checkpoint | shape | target | size | worst error | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, raw in shapes().items():
+        config = EncoderConfig.from_dict(dict(raw), name)
+        width = config.hidden_size
+        narrow = f", embeddings {config.embedding_size}" if config.embedding_size != config.hidden_size else ""
+        shape = f"{config.model_type}, {config.num_hidden_layers} × {width}{narrow}, {config.hidden_act}"
+        rows = measured.get(name)
+        if rows is None:
+            lines.append(f"| {name} | {shape} | all | | | not run |")
+            continue
+        for number, target in enumerate(TARGETS):
+            row = rows.get(target)
+            start = f"| {name} | {shape} |" if number == 0 else "| | |"
+            if row is None:
+                lines.append(f"{start} {target} | | | not run |")
+                continue
+            verdict = "pass" if row["passed"] else f"**FAIL**: {row['faults'][0]}"
+            errors = describe_errors(row["parity"])
+            lines.append(f"{start} {target} | {format_bytes(row['size'])} | {errors} | {verdict} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
