@@ -2,8 +2,10 @@
 
 import fnmatch
 import hashlib
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from converters.errors import InputError, collect_faults
 from converters.spec import EncoderSpec, Parameter
 from converters.weight_files import INDEX, POOLER, WEIGHTS, TensorFile, open_weights
 
-__all__ = ["INDEX", "POOLER", "WEIGHTS", "Checkpoint", "canonical_name", "read_vocab", "sha256_of_file"]
+__all__ = ["INDEX", "POOLER", "WEIGHTS", "Checkpoint", "canonical_name", "find_family", "read_vocab", "sha256_of_file"]
 
 FLOAT_TYPES = ("F32", "F16", "BF16")
 # Keys of config.json that artifacts do not carry on: the stored dtype, a path of somebody's machine, code to run.
@@ -65,7 +67,10 @@ class Checkpoint:
         try:
             if faults:
                 raise InputError(path, faults)
-            return cls(folder, files, config, vocab)
+            _check_family(folder, config, files)
+            checkpoint = cls(folder, files, config, vocab)
+            _check_task(checkpoint)
+            return checkpoint
         except BaseException:
             for file in files:
                 file.close()
@@ -213,6 +218,44 @@ class Checkpoint:
         bad = 0 if finite else int(array.size - np.isfinite(array).sum())
         self.release(parameter.name)
         return f"{parameter.name}: {bad} of {array.size} values are NaN or Inf" if bad else None
+
+
+def _check_family(folder: Path, config: EncoderConfig, files: Sequence[TensorFile]) -> None:
+    """One fault where names and configuration are two families', instead of one for every tensor."""
+    family = find_family([name for file in files for name in file.entries])
+    if family not in (None, config.model_type):
+        raise InputError(
+            folder, f"config.json says model_type {config.model_type!r}, but the tensors are named as {family!r}'s"
+        )
+
+
+def _check_task(checkpoint: Checkpoint) -> None:
+    said = checkpoint.config.architecture or ""
+    if said.endswith("ForMaskedLM") and checkpoint.spec.task == "replaced-token-detection":
+        raise InputError(
+            checkpoint.folder,
+            f"config.json says {said}, but the tensors are a discriminator's, which says which tokens were replaced "
+            "and cannot fill masks",
+        )
+
+
+def find_family(names: Collection[str]) -> str | None:
+    """The `model_type` that knows most of these names; None where several know as many."""
+    counts = {model_type: _count_known(family, names) for model_type, family in FAMILIES.items()}
+    most = max(counts.values())
+    found = [model_type for model_type, count in counts.items() if count == most > 0]
+    return found[0] if len(found) == 1 else None
+
+
+def _count_known(family: Family, names: Collection[str]) -> int:
+    """How many tensors belong to a module that this family has."""
+    layer = re.sub(r"\\\{\w+\\\}", r"\\d+", re.escape(family.layer))  # each {number} as digits
+    parts = "|".join(re.escape(part) for part in asdict(family.layer_names).values())
+    others = [value for value in asdict(family).values() if isinstance(value, str)]
+    for heads in (family.masked_lm_names, family.discriminator):
+        others += [value for value in asdict(heads).values() if value] if heads else []
+    module = re.compile("|".join([f"{layer}\\.({parts})", *map(re.escape, others)]))
+    return sum(module.fullmatch(canonical_name(name, family).rpartition(".")[0]) is not None for name in names)
 
 
 def canonical_name(stored_name: str, family: Family) -> str:

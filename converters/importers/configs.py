@@ -1,13 +1,10 @@
 """From a configuration as published to a canonical `config.json`."""
 
-import re
-from collections.abc import Collection, Mapping
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from converters.architectures import FAMILIES, Family
-from converters.checkpoint import canonical_name
+from converters.checkpoint import find_family
 from converters.config import MODEL_TYPES, EncoderConfig
 from converters.errors import InputError
 from converters.importers.opened import GOOGLE, TRANSFORMERS, UER, Opened
@@ -57,25 +54,6 @@ def find_convention(raw: Mapping[str, Any]) -> str:
     if raw.keys() & {"layers_num", "heads_num"} and "num_hidden_layers" not in raw:
         return UER
     return TRANSFORMERS if "model_type" in raw else GOOGLE
-
-
-def find_family(names: Collection[str]) -> str | None:
-    """The `model_type` that knows most of these names; None where several know as many."""
-    counts = {model_type: _count_known(family, names) for model_type, family in FAMILIES.items()}
-    most = max(counts.values())
-    found = [model_type for model_type, count in counts.items() if count == most > 0]
-    return found[0] if len(found) == 1 else None
-
-
-def _count_known(family: Family, names: Collection[str]) -> int:
-    """How many tensors belong to a module that this family has."""
-    layer = re.sub(r"\\\{\w+\\\}", r"\\d+", re.escape(family.layer))  # each {number} as digits
-    parts = "|".join(re.escape(part) for part in asdict(family.layer_names).values())
-    others = [value for value in asdict(family).values() if isinstance(value, str)]
-    for heads in (family.masked_lm_names, family.discriminator):
-        others += [value for value in asdict(heads).values() if value] if heads else []
-    module = re.compile("|".join([f"{layer}\\.({parts})", *map(re.escape, others)]))
-    return sum(module.fullmatch(canonical_name(name, family).rpartition(".")[0]) is not None for name in names)
 
 
 def _check_family(raw: Mapping[str, Any], path: Path, family: str | None) -> object:
