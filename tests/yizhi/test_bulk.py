@@ -181,6 +181,11 @@ def test_nothing_is_overwritten_unasked(tmp_path, artifact):
     output.write_text("mine")
     assert embed(artifact, source, output) == 2
     assert output.read_text() == "mine"
+    errors = tmp_path / "errors.jsonl"
+    errors.write_text("mine too")
+    assert embed(artifact, source, tmp_path / "new.jsonl", "--errors", str(errors)) == 2
+    assert errors.read_text() == "mine too"
+    assert embed(artifact, source, tmp_path / "new.jsonl", "--errors", str(tmp_path / "new.jsonl")) == 2
     assert embed(artifact, source, output, "--overwrite") == 0
     assert len(read_lines(output)) == len(TEXTS)
 

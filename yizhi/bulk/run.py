@@ -51,8 +51,12 @@ class Job:
         check_output(self.output, self.width is not None)
         if not self.output.parent.is_dir():
             raise InputError(self.output.parent, "no such folder")
-        if self.output.exists() and not self.overwrite and not self.state.exists():
-            raise InputError(self.output, "exists; give another --output, or --overwrite")
+        files = [self.output] if self.errors is None else [self.output, self.errors]
+        if len({path.resolve() for path in files}) < len(files):
+            raise InputError(self.output, "is both --output and --errors")
+        for path in files:
+            if path.exists() and not self.overwrite and not self.state.exists():
+                raise InputError(path, "exists; give another name, or --overwrite")
 
     @property
     def working(self) -> Path:

@@ -81,4 +81,5 @@ def _print_answers(answers: "list[list[Prediction]]") -> None:
         for prediction in mask:
             sentence = prediction.sentence
             shown = sentence if isinstance(sentence, str) else " ‖ ".join(sentence)
-            print(f"{prediction.token}\t{prediction.score:.3f}\t{shown}")
+            score = f"{prediction.score:.3f}" if prediction.score >= 0.001 else f"{prediction.score:.1e}"
+            print(f"{prediction.token}\t{score}\t{shown}")
