@@ -13,7 +13,7 @@ OUT        ?= dist/$(notdir $(patsubst %/,%,$(CHECKPOINT)))
 DEVICE     ?= cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help export-all test verify mutations lint clean
+.PHONY: help export-all test verify mutations families lint clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ verify: $(VENV)/installed  ## check a finished release again
 
 mutations: $(VENV)/installed  ## make every known fault on every target: each must be caught
 	@$(BIN)/python -m parity_tests.mutation_table
+
+families: $(VENV)/installed  ## every family at its published shape, an hour: docs/families.md
+	@$(BIN)/python -m benchmarks.families --jobs $(JOBS)
 
 lint: $(VENV)/installed  ## style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -1,0 +1,34 @@
+"""What makes random weights behave like trained ones at every width."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.checkpoints import small_config
+from yizhi.synthesize import SHARED_OUTLIERS, SPREAD, synthesize
+
+KERNEL = "encoder.layer.0.attention.self.query.weight"
+
+
+def weights(folder, **config):
+    synthesize(folder, small_config(**config))
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("hidden_size", [192, 768])
+def test_kernels_grow_as_layers_narrow(tmp_path, hidden_size):
+    kernel = weights(tmp_path / "c", hidden_size=hidden_size)[f"bert.{KERNEL}"]
+    assert kernel.std() == pytest.approx(SPREAD["kernel"] * (768 / hidden_size) ** 0.5, rel=0.02)
+
+
+def test_a_shared_layer_s_outliers_are_half(tmp_path):
+    alone = weights(tmp_path / "bert")["bert.encoder.layer.0.output.LayerNorm.bias"]
+    shared = weights(tmp_path / "albert", model_type="albert", num_hidden_groups=1)
+    shared = shared["albert.encoder.albert_layer_groups.0.albert_layers.0.full_layer_layer_norm.bias"]
+    assert np.sort(shared)[-3:].mean() == pytest.approx(SHARED_OUTLIERS * np.sort(alone)[-3:].mean(), rel=0.1)
+
+
+def test_layers_of_their_own_keep_theirs(tmp_path):
+    own = weights(tmp_path / "albert", model_type="albert", num_hidden_groups=3)
+    own = own["albert.encoder.albert_layer_groups.0.albert_layers.0.full_layer_layer_norm.bias"]
+    assert np.sort(own)[-3:].mean() > 3.5
