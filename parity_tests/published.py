@@ -23,6 +23,11 @@ from runtimes.tokenization import Tokenizer
 
 PUBLISHED = Path(__file__).with_name("published.toml")
 OWN_CATALOGUE = "YIZHI_CATALOGUE"
+# What an entry of each kind must have.
+_NEEDED = {
+    "hidden_states": ("checkpoint", "text", "source", "vectors"),
+    "fill_mask": ("checkpoint", "text", "source", "masks"),
+}
 
 
 @dataclass
@@ -39,16 +44,24 @@ class PublishedCheck:
 
 
 def read_published(checkpoint: str) -> list[dict[str, Any]]:
-    """The entries for one known checkpoint, each with its `kind`; numbers as Decimal, which keeps their digits."""
+    """The entries for one known checkpoint, each with its `kind`; numbers as Decimal, which keeps their digits.
+
+    Raises InputError where one's own file cannot be read, or an entry is incomplete.
+    """
     own = os.environ.get(OWN_CATALOGUE)
-    entries = []
+    entries: list[dict[str, Any]] = []
     for path in (PUBLISHED, *((Path(own),) if own else ())):
         try:
             raw = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
-        except (OSError, tomllib.TOMLDecodeError) as error:
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise InputError(path, f"cannot be read: {error}") from None
-        for kind in ("hidden_states", "fill_mask"):
-            entries += [{**entry, "kind": kind} for entry in raw.get(kind, ()) if entry["checkpoint"] == checkpoint]
+        for kind, needed in _NEEDED.items():
+            for number, entry in enumerate(raw.get(kind, ()), start=1):
+                missing = [key for key in needed if key not in entry]
+                if missing:
+                    raise InputError(path, f"{kind} {number}: {', '.join(missing)}: missing")
+                if entry["checkpoint"] == checkpoint:
+                    entries.append({**entry, "kind": kind})
     return entries
 
 

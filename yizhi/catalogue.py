@@ -20,6 +20,7 @@ from converters.spec import EncoderSpec
 from parity_tests.published import OWN_CATALOGUE
 
 CATALOGUE = Path(__file__).with_name("catalogue.toml")
+HEADS = ("trained", "random", "corrector", "absent", "unknown")
 # What a file's name must look like for its hash to say whose weights these are. A config.json is often shared.
 _WEIGHT_FILES = (".safetensors", ".bin", ".h5", ".msgpack", ".index")
 
@@ -157,6 +158,8 @@ def _entry(item: dict[str, Any], raw: dict[str, Any], folder: Path) -> KnownChec
         """A source is written out, or by its short name."""
         return sources.get(table["source"], table["source"]) if "source" in table else None
 
+    if item["head"]["is"] not in HEADS:
+        raise InputError(item["name"], f"head: expected one of {', '.join(HEADS)}; found {item['head']['is']!r}")
     shape, tensors = item.get("shape"), item.get("tensors")
     return KnownCheckpoint(
         name=item["name"],

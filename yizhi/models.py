@@ -9,7 +9,7 @@ from rich.text import Text
 from yizhi.catalogue import KnownCheckpoint
 from yizhi.tables import format_bytes
 
-HEADS = {
+_HEADS = {
     "trained": "fills masks",
     "random": "RANDOM: noise",
     "corrector": "corrects words; not for [MASK]",
@@ -36,7 +36,7 @@ def print_models(console: Console, known: Iterable[KnownCheckpoint]) -> None:
             str(config.hidden_size) if config else "-",
             _millions(entry.parameters),
             format_bytes(entry.size),
-            HEADS[entry.head.text],
+            _HEADS[entry.head.text],
             entry.choose.text,
         )
     console.print(table)
@@ -64,7 +64,7 @@ def print_model(console: Console, entry: KnownCheckpoint) -> None:
         say("parameters", f"{entry.parameters:,}", "computed from the shape")
         say("size", f"{format_bytes(entry.size)} as float32", "computed from the shape")
     say("licence", entry.licence.text, entry.licence.source)
-    say("MLM head", HEADS[entry.head.text], entry.head.source)
+    say("MLM head", _HEADS[entry.head.text], entry.head.source)
     say("choose it for", entry.choose.text, entry.choose.source)
     for file in entry.files:
         size = f", {file.size:,} bytes" if file.size else ""

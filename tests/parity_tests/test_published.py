@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from converters.checkpoint import Checkpoint, read_vocab, sha256_of_file
+from converters.errors import InputError
 from converters.tokenizer_files import read_tokenizer_settings
 from parity_tests import oracle, published
 from parity_tests.published import allowed, check_published, read_published
@@ -162,6 +163,14 @@ def test_export_and_verify_check_a_known_checkpoint(checkpoint, tmp_path, monkey
     assert main(["verify", str(release)]) == 1
     assert "our notebook" in " ".join(capsys.readouterr().out.split())
     assert main(["verify", str(release / "onnx")]) == 1
+
+
+def test_incomplete_entry_is_one_error(tmp_path, monkeypatch):
+    path = tmp_path / "own.toml"
+    path.write_text('[[fill_mask]]\ncheckpoint = "ours"\ntext = "[MASK]"\n')
+    monkeypatch.setenv(published.OWN_CATALOGUE, str(path))
+    with pytest.raises(InputError, match="fill_mask 1: source, masks: missing"):
+        read_published("ours")
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,12 @@ def test_inspect_says_what_it_is(ours, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("content", "expected"),
-    [("x = ", "is not TOML"), ("x = 1", "is not a catalogue"), (None, "cannot be read")],
+    [
+        ("x = ", "is not TOML"),
+        ("x = 1", "is not a catalogue"),
+        (None, "cannot be read"),
+        ('[[checkpoints]]\nname = "ours"\nhead = { is = "good" }', "head: expected one of trained"),
+    ],
 )
 def test_bad_catalogue_is_one_error(tmp_path, monkeypatch, capsys, content, expected):
     path = tmp_path / "own.toml"
