@@ -14,8 +14,9 @@ Result = TypeVar("Result", covariant=True)
 
 # Texts that are sorted together: enough that the rows of a batch are of nearly one length.
 WINDOW = 1024
-# Tokens in a batch, padding included. Matrix products gain nothing from more, and activations leave the cache.
-TOKENS = 2048
+# Tokens in a batch, padding included. On a CPU, matrix products gain nothing from more, and rows of more lengths
+# meet in a batch: see docs/performance.md. A GPU wants more.
+TOKENS = 512
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def add_text_options(parser: argparse.ArgumentParser, unit: str) -> None:
     bulk.add_argument("--strict", action="store_true", help="stop at the first row that cannot be used")
     bulk.add_argument("--overwrite", action="store_true", help="replace an output that exists")
     bulk.add_argument("--window", type=positive, help="rows sorted by length together (default: 1024)")
-    bulk.add_argument("--batch-tokens", type=positive, help="tokens in a batch (default: 2048)")
+    bulk.add_argument("--batch-tokens", type=positive, help="tokens in a batch (default: 512)")
 
 
 def read_text(options: argparse.Namespace) -> str | tuple[str, str]:
