@@ -1,7 +1,8 @@
 """Write ONNX graphs over int8 weights, with activations quantized per token. docs/int8.md is the contract."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,7 @@ from onnx import TensorProto
 
 from converters.artifact import ArtifactWriter
 from converters.checkpoint import Checkpoint
+from converters.errors import InputError
 from converters.onnx_files import WEIGHT_FILE, StoredTensor, WeightFile
 from converters.onnx_graph import CONTRIB_DOMAIN
 from converters.spec import KERNEL, Embedding, EncoderSpec, MaskedLMHead
@@ -18,6 +20,9 @@ FLOAT, INT8, UINT8, INT64 = TensorProto.FLOAT, TensorProto.INT8, TensorProto.UIN
 
 ZERO_POINT = 128  # the uint8 that stands for 0
 LARGEST = 127.0  # what a row's largest magnitude becomes
+# The same for weights in the reduced range: 255 · (64 + 64) is still an int16, which is what CPUs without
+# VNNI add two products in, saturating (vpmaddubsw).
+REDUCED = 64.0
 # Rows smaller than this count as zeros, so that no scale is 0 and none is denormal.
 TINY = 1e-30
 
@@ -54,6 +59,8 @@ class Int8Graph(Float32Graph):
         at 4 × 512. Scaling by row and adding the bias stay apart: ORT 1.31 fuses MatMulInteger, both
         scales and the bias into a MatMulIntegerToFloat that scales the bias too.
         """
+        if scale_of(weight) not in self._weights:
+            return super().linear(scope, weight, bias, x)
         values, row_scales = self.quantize(x)
         outputs = self._weights[weight].shape[0]
         inputs = [values, self.constant("unit_scale", FLOAT, 1.0), self._zero_point()]
@@ -82,9 +89,17 @@ class Int8Graph(Float32Graph):
         return self.constant("last_axis", INT64, [-1])
 
 
-def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
-    """Write `model.onnx.data`, with kernels and word embeddings as int8, and `model.onnx` and its sisters."""
-    names = quantized_names(checkpoint.spec)
+def convert(
+    checkpoint: Checkpoint, writer: ArtifactWriter, keep_fp32: Collection[str] = (), reduced_range: bool = False
+) -> None:
+    """Write `model.onnx.data`, with kernels and word embeddings as int8, and `model.onnx` and its sisters.
+
+    keep_fp32: beginnings of the names of parameters that stay float32, as in `kept_names`.
+    reduced_range: weights of −64 … 64, whose products no CPU can saturate; see docs/int8.md.
+    Raises InputError for a beginning that no quantized parameter has.
+    """
+    names = quantized_names(checkpoint.spec) - kept_names(checkpoint.spec, keep_fp32)
+    largest = REDUCED if reduced_range else LARGEST
     with writer.open(WEIGHT_FILE) as file, ThreadPoolExecutor() as pool:
         weights = WeightFile(file)
         for parameter in checkpoint.parameters():
@@ -92,7 +107,7 @@ def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
                 weights.add(parameter.name, FLOAT, parameter.shape, checkpoint.chunks(parameter))
                 continue
             scales: list[NDArray[np.float32]] = []
-            rows = quantize_in_chunks(checkpoint.array(parameter.name), scales, pool)
+            rows = quantize_in_chunks(checkpoint.array(parameter.name), scales, pool, largest)
             weights.add(parameter.name, INT8, parameter.shape, (chunk.data for chunk in rows))
             weights.add(scale_of(parameter.name), FLOAT, parameter.shape[:1], (chunk.data for chunk in scales))
             checkpoint.release(parameter.name)
@@ -111,24 +126,50 @@ def quantized_names(spec: EncoderSpec) -> set[str]:
     return names
 
 
+def kept_names(spec: EncoderSpec, beginnings: Collection[str]) -> set[str]:
+    """The quantized parameters whose names begin so, part by part, with or without the family's prefix.
+
+    `encoder.layer.1` is that layer, and not layer 11. Raises InputError for a beginning that none has.
+    """
+    kept: set[str] = set()
+    faults = []
+    for beginning in beginnings:
+        found = {
+            name
+            for name in quantized_names(spec)
+            if any(f"{form}.".startswith(f"{beginning}.") for form in (name, name.partition(".")[2]))
+        }
+        if not found:
+            faults.append(f"{beginning}: no quantized parameter's name begins so")
+        kept |= found
+    if faults:
+        raise InputError("--keep-fp32", faults)
+    return kept
+
+
 def quantize_in_chunks(
-    weight: NDArray[np.float32], scales: list[NDArray[np.float32]], pool: ThreadPoolExecutor
+    weight: NDArray[np.float32],
+    scales: list[NDArray[np.float32]],
+    pool: ThreadPoolExecutor,
+    largest: float = LARGEST,
 ) -> Iterator[NDArray[np.int8]]:
     """Quantize a [rows, inputs] matrix some rows at a time, appending their scales to `scales`."""
     step = max(1, _CHUNK_VALUES // weight.shape[1])
     chunks = (weight[start : start + step] for start in range(0, len(weight), step))
-    for values, scale in pool.map(quantize_rows, chunks):
+    for values, scale in pool.map(partial(quantize_rows, largest=largest), chunks):
         scales.append(scale)
         yield values
 
 
-def quantize_rows(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """int8 values [rows, inputs] and float32 scales [rows]: round(w / scale), scale = absmax / 127 of the row.
+def quantize_rows(
+    weight: NDArray[np.float32], largest: float = LARGEST
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """int8 values [rows, inputs] and float32 scales [rows]: round(w / scale), scale = absmax / largest of the row.
 
     Halves round to even, as in QuantizeLinear.
     """
-    largest = np.maximum(weight.max(axis=1), -weight.min(axis=1))
-    scale = np.maximum(largest, np.float32(TINY)) / np.float32(LARGEST)
+    absmax = np.maximum(weight.max(axis=1), -weight.min(axis=1))
+    scale = np.maximum(absmax, np.float32(TINY)) / np.float32(largest)
     scaled = weight / scale[:, None]
     return np.rint(scaled, out=scaled).astype(np.int8), scale
 

@@ -52,17 +52,24 @@ def export(
     jobs: int,
     progress: Progress,
     origin: dict[str, str] | None = None,
+    int8_options: dict[str, Any] | None = None,
 ) -> list[Row]:
     """Export and verify `targets`; what is up to date is left alone. Returns a row per target.
 
     origin: hub id and revision, for the manifest.
+    int8_options: arguments of `converters.to_onnx_int8.convert`, as far as they differ from its defaults.
     Raises InputError, before anything is written, for a checkpoint that cannot be used.
     """
     progress.note(f"checking {checkpoint_path}")
     with Checkpoint.open(checkpoint_path) as checkpoint:
         checkpoint.check_values()
         source = describe_source(checkpoint, origin)
-        descriptions = {target.name: describe_artifact(target, checkpoint, source["files"]) for target in targets}
+        descriptions = {
+            target.name: describe_artifact(
+                target, checkpoint, source["files"], int8_options if target.precision == "int8" else None
+            )
+            for target in targets
+        }
         parameters = sum(math.prod(parameter.shape) for parameter in checkpoint.parameters())
     with _locked(release):
         progress.note(f"hashing {release}")
@@ -97,10 +104,12 @@ def describe_source(checkpoint: Checkpoint, origin: dict[str, str] | None) -> di
     }
 
 
-def describe_artifact(target: Target, checkpoint: Checkpoint, digest: dict[str, str]) -> dict[str, Any]:
+def describe_artifact(
+    target: Target, checkpoint: Checkpoint, digest: dict[str, str], options: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """What `artifact.json` will say, but for the files: equal descriptions make equal bytes.
 
-    digest: sha256 of each of the checkpoint's files.
+    digest: sha256 of each of the checkpoint's files. options: what the converter is told beside them.
     """
     spec = checkpoint.spec
     signatures = {name: list(outputs) for name, outputs in spec.signatures().items()}
@@ -112,6 +121,7 @@ def describe_artifact(target: Target, checkpoint: Checkpoint, digest: dict[str, 
         "outputs": {name: list(spec.output_axes(name)) for names in signatures.values() for name in names},
         "signatures": signatures,
         "source": digest,
+        "options": options or {},
         "made_with": {
             "yizhi": __version__,
             "converters": code_digest("converters"),

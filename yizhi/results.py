@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.artifact import to_json
+from yizhi.hardware import describe_int8_kernels
 from yizhi.jobs import Result
 
 
@@ -52,7 +53,13 @@ class Row:
             "verification": self.verification
             and {"seconds": self.verification.seconds, "peak_bytes": self.verification.peak_bytes},
             "parity": self.verdict,
+            # Only in the report: a manifest is the same wherever it was made.
+            "int8_kernels": describe_int8_kernels() if self._is_int8 else None,
         }
+
+    @property
+    def _is_int8(self) -> bool:
+        return bool(self.verdict) and self.verdict["precision"] == "int8"
 
 
 def rows_as_dict(rows: list[Row]) -> dict[str, Any]:

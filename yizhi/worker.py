@@ -30,7 +30,7 @@ def convert(checkpoint: str, target: str, folder: str, description: dict[str, An
     converter = chosen.load_converter()
     with Checkpoint.open(checkpoint) as opened, new_folder(Path(folder)) as temporary:
         writer = ArtifactWriter(temporary)
-        converter.convert(opened, writer)
+        converter.convert(opened, writer, **description.get("options", {}))
         writer.write_config_and_tokenizer(opened)
         writer.describe(description)
     return {"size": Artifact.read(folder).size()}

@@ -27,6 +27,18 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--jobs", type=positive, default=os.cpu_count(), help="processes at once (default: a core each)"
     )
+    parser.add_argument(
+        "--keep-fp32",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="NAMES",
+        help="int8: leave these in float32, such as encoder.layer.11,cls (see `yizhi int8-report`)",
+    )
+    parser.add_argument(
+        "--int8-reduced-range",
+        action="store_true",
+        help="int8: weights of 7 bits, for the same result on CPUs without VNNI",
+    )
     add_require_mlm(parser)
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
@@ -40,5 +52,7 @@ def run(options: argparse.Namespace) -> int:
     targets = find_targets(options.target)
     source = resolve_checkpoint(options.checkpoint, options.revision)
     with Progress() as progress:
-        rows = export(source.path, options.out, targets, options.jobs, progress, source.origin)
+        given = {"keep_fp32": sorted(options.keep_fp32), "reduced_range": options.int8_reduced_range}
+        int8_options = {name: value for name, value in given.items() if value}
+        rows = export(source.path, options.out, targets, options.jobs, progress, source.origin, int8_options)
     return finish(rows, options.out, options.json, options.require_mlm)
