@@ -4,12 +4,23 @@ A family is a table of names; shapes and roles are the same for all and follow f
 configuration. docs/adding-an-architecture.md walks through adding one.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from converters.config import EncoderConfig
 from converters.errors import InputError
-from converters.spec import Embedding, EncoderSpec, Layer, Linear, LinearHead, MaskedLMHead, Norm, parameters_of
+from converters.label_heads import LABEL_CLASS_SUFFIXES, LABEL_HEADS, LabelHeadNames, label_head, task_of
+from converters.spec import (
+    Embedding,
+    EncoderSpec,
+    Layer,
+    Linear,
+    LinearHead,
+    MaskedLMHead,
+    Norm,
+    Parameter,
+    parameters_of,
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,7 @@ class Family:
     layer: a layer's name, with {block}, {group} and {inner} for its numbers.
     embeddings_projection: from embedding_size to hidden_size; `projects_always`, or where they differ.
     norm_first: LayerNorm before each sub-layer, and a final one.
+    label_heads: of each task that gives labels.
     ignored: name patterns (fnmatch) that may be present and are not used, each with the reason.
     """
 
@@ -77,6 +89,7 @@ class Family:
     final_norm: str | None = None
     pooler: str | None = None
     discriminator: DiscriminatorNames | None = None
+    label_heads: Mapping[str, LabelHeadNames] = field(default_factory=lambda: LABEL_HEADS)
     ignored: Mapping[str, str] = field(default_factory=dict)
 
     def encoder(self, config: EncoderConfig, has_pooler: bool) -> EncoderSpec:
@@ -163,6 +176,7 @@ CLASS_SUFFIXES = {
     "features": "Model",
     "fill-mask": "ForMaskedLM",
     "replaced-token-detection": "ForPreTraining",
+    **LABEL_CLASS_SUFFIXES,
 }
 
 _POSITION_IDS = {"*embeddings.position_ids": "a buffer holding 0, 1, 2, …"}
@@ -256,6 +270,15 @@ FAMILIES: Mapping[str, Family] = {
         discriminator=DiscriminatorNames(
             dense="discriminator_predictions.dense", projection="discriminator_predictions.dense_prediction"
         ),
+        label_heads={
+            **LABEL_HEADS,
+            "text-classification": LabelHeadNames(
+                over="first_token",
+                projection="classifier.out_proj",
+                dense="classifier.dense",
+                activation="gelu_erf",  # fixed in transformers' ElectraClassificationHead
+            ),
+        },
         ignored=_POSITION_IDS,
     ),
 }
@@ -264,10 +287,17 @@ FAMILIES: Mapping[str, Family] = {
 def build_spec(config: EncoderConfig, names: Collection[str]) -> EncoderSpec:
     """The spec of a checkpoint whose tensors have these canonical names.
 
-    Raises InputError where the configuration promises a head of which there is no tensor.
+    Raises InputError where the configuration promises a head of which there is no tensor, where a head
+    is there that it does not name, and where its labels contradict themselves.
     """
     family = FAMILIES[config.model_type]
     has_pooler = family.pooler is not None and any(name.startswith(f"{family.pooler}.") for name in names)
+    task = task_of(config.architecture)
+    if task:
+        head = label_head(family.label_heads[task], task, config)
+        _check_presence(config, parameters_of(head), names)
+        return replace(family.encoder(config, has_pooler or head.over == "pooler"), task=task, head=head)
+    _check_no_label_head(config, family, names)
     spec = family.encoder(config, has_pooler)
     masked_lm, replaced_token = family.masked_lm(config), family.replaced_token(config)
     if {masked_lm.dense.weight, masked_lm.decoder_bias, masked_lm.norm.weight} & set(names):
@@ -275,13 +305,32 @@ def build_spec(config: EncoderConfig, names: Collection[str]) -> EncoderSpec:
     if replaced_token and {parameter.name for parameter in parameters_of(replaced_token)} & set(names):
         return replace(spec, task="replaced-token-detection", head=replaced_token)
     if config.architecture and config.architecture.endswith(("ForMaskedLM", "ForPreTraining")):
+        _check_presence(config, masked_lm.parameters(), names)
+    return spec
+
+
+def _check_presence(config: EncoderConfig, head: Iterable[Parameter], names: Collection[str]) -> None:
+    """Raise InputError unless some tensor of this head is there; what else is missing will be told by name."""
+    expected = [parameter.name for parameter in head]
+    if not set(expected) & set(names):
         raise InputError(
             "checkpoint",
             f"config.json says {config.architecture}, but none of that head's tensors is present "
-            f"(expected {masked_lm.dense.weight}, …). For an encoder without a head, set architectures to "
+            f"(expected {expected[0]}, …). For an encoder without a head, set architectures to "
             f"the bare model's class",
         )
-    return spec
+
+
+def _check_no_label_head(config: EncoderConfig, family: Family, names: Collection[str]) -> None:
+    """Raise InputError for a head of labels that `architectures` does not name: its name leaves the task open."""
+    for head in family.label_heads.values():
+        if f"{head.projection}.weight" in names:
+            raise InputError(
+                "checkpoint",
+                f"{head.projection}.weight belongs to a head that gives labels; expected architectures in config.json "
+                f"to say which, {' or '.join(family.class_name + end for end in LABEL_CLASS_SUFFIXES.values())}; "
+                f"found {config.architecture or 'none'}",
+            )
 
 
 def full_spec(config: EncoderConfig) -> EncoderSpec:
@@ -289,6 +338,9 @@ def full_spec(config: EncoderConfig) -> EncoderSpec:
     family = FAMILIES[config.model_type]
     spec = family.encoder(config, has_pooler=True)
     wanted = config.architecture or ""
+    task = task_of(wanted)
+    if task:
+        return replace(spec, task=task, head=label_head(family.label_heads[task], task, config))
     replaced_token = family.replaced_token(config)
     if wanted.endswith("Model"):
         return spec

@@ -13,7 +13,7 @@ import numpy as np
 from converters.architectures import CLASS_SUFFIXES, FAMILIES, Family, build_spec
 from converters.config import EncoderConfig
 from converters.errors import InputError, collect_faults
-from converters.spec import EncoderSpec, Parameter
+from converters.spec import EncoderSpec, LinearHead, Parameter
 from converters.weight_files import INDEX, POOLER, WEIGHTS, TensorFile, open_weights
 
 __all__ = ["INDEX", "POOLER", "WEIGHTS", "Checkpoint", "canonical_name", "find_family", "read_vocab", "sha256_of_file"]
@@ -196,7 +196,11 @@ class Checkpoint:
     def _check_against_spec(self) -> list[str]:
         faults = []
         parameters = {parameter.name: parameter for parameter in self.spec.parameters()}
+        labels = self._find_label_mismatch()
+        faults += set(labels.values())
         for name, parameter in parameters.items():
+            if name in labels:
+                continue
             if name not in self._sources:
                 faults.append(f"{name}: missing; expected {list(parameter.shape)}")
                 continue
@@ -209,6 +213,20 @@ class Checkpoint:
         for name in self._sources.keys() - parameters.keys():
             faults.append(f"{self._sources[name][1]}: not a tensor of this {self.config.model_type} configuration")
         return sorted(faults)
+
+    def _find_label_mismatch(self) -> dict[str, str]:
+        """The fault, by each parameter it explains, of a head with another number of labels than the configuration."""
+        head = self.spec.head
+        if not isinstance(head, LinearHead) or not head.labels or head.projection.weight not in self._sources:
+            return {}
+        file, stored_name = self._sources[head.projection.weight]
+        shape = file.entries[stored_name].shape
+        if len(shape) != 2 or shape[0] == head.projection.outputs:
+            return {}
+        fault = (
+            f"{stored_name}: has {shape[0]} labels; config.json has {head.projection.outputs} (id2label, num_labels)"
+        )
+        return dict.fromkeys((head.projection.weight, head.projection.bias), fault)
 
     def _find_bad_values(self, parameter: Parameter) -> str | None:
         array = self.array(parameter.name)

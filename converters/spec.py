@@ -139,6 +139,8 @@ class LinearHead:
 
     over: `tokens` gives logits [B, T, labels]; `first_token` and `pooler` give [B, labels].
     squeeze: drop a single label's axis, so `tokens` gives [B, T] (replaced-token detection).
+    labels: their names, in the order of the logits, where the head gives labels.
+    problem_type: of a sequence's labels: `regression`, `single_label_classification` or `multi_label_classification`.
     """
 
     over: str
@@ -146,6 +148,8 @@ class LinearHead:
     activation: str | None
     projection: Linear
     squeeze: bool = False
+    labels: tuple[str, ...] = ()
+    problem_type: str | None = None
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,11 @@ class EncoderSpec:
     def tied(self) -> bool:
         """Whether the MLM decoder is the word-embedding table."""
         return isinstance(self.head, MaskedLMHead) and self.head.decoder == self.word_embeddings.weight
+
+    @property
+    def head_reads_pooler(self) -> bool:
+        """Whether the head works on the pooler's output."""
+        return isinstance(self.head, LinearHead) and self.head.over == "pooler"
 
     @property
     def layers(self) -> tuple[Layer, ...]:

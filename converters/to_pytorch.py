@@ -1,4 +1,4 @@
-"""Write the folder that `AutoModelForMaskedLM.from_pretrained` loads. Needs no torch to write."""
+"""Write the folder that `from_pretrained` of the head's class in transformers loads. Needs no torch to write."""
 
 from itertools import chain
 
@@ -11,11 +11,14 @@ from converters.spec import Parameter
 def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
     """Write `model.safetensors`: every parameter as float32 under its canonical name.
 
-    Beside a head, the pooler goes to `pooler.safetensors`: transformers' masked-LM classes have no
-    pooler and would report it as unexpected. `model.safetensors.index.pooler.json` joins the two, so
-    `AutoModel.from_pretrained(folder, variant="pooler")` has it.
+    Beside a head that does not read it, the pooler goes to `pooler.safetensors`: transformers' classes
+    have a pooler only where their head reads it, and would report it as unexpected.
+    `model.safetensors.index.pooler.json` joins the two, so `AutoModel.from_pretrained(folder, variant="pooler")`
+    has it.
     """
-    pooler = set(checkpoint.spec.pooler.parameters()) if checkpoint.spec.pooler and checkpoint.spec.head else set()
+    spec = checkpoint.spec
+    apart = spec.pooler and spec.head and not spec.head_reads_pooler
+    pooler = set(spec.pooler.parameters()) if apart else set()
     files = {
         WEIGHTS: [parameter for parameter in checkpoint.parameters() if parameter not in pooler],
         POOLER: [parameter for parameter in checkpoint.parameters() if parameter in pooler],

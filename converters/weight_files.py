@@ -12,7 +12,7 @@ from converters.safetensors_file import Entry, SafetensorsFile
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-# transformers' masked-LM classes have no pooler, so the PyTorch artifact keeps it in a file of its own.
+# transformers' classes whose head does not read the pooler have none: the PyTorch artifact keeps it in its own file.
 POOLER = "pooler.safetensors"
 
 

@@ -115,6 +115,12 @@ def lowest_cosine(found: NDArray, reference: NDArray) -> float:
     return float(((a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))).min())
 
 
+def relative_error(found: NDArray, reference: NDArray) -> float:
+    """Root mean square of the error, as a share of that of the reference: over all their elements."""
+    error = found.astype(np.float64) - reference
+    return float(np.linalg.norm(error) / np.linalg.norm(reference.astype(np.float64)))
+
+
 def log_softmax(logits: NDArray) -> NDArray[np.float64]:
     """log softmax over the last axis, in float64."""
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)

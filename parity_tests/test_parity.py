@@ -19,6 +19,10 @@ SUBJECTS = (
     "electra-generator",
     "electra-discriminator",
     "megatron-bert",
+    "bert-classifier",
+    "albert-tagger",
+    "electra-regression",
+    "electra-reader",
 )
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from converters.errors import InputError
 from converters.spec import HEAD
 from parity_tests.cases import Case
-from parity_tests.compare import Difference, Quality, compare, lowest_cosine, measure_quality
+from parity_tests.compare import Difference, Quality, compare, lowest_cosine, measure_quality, relative_error
 from parity_tests.golden import POSITION, ROW, TOKEN, Golden
 from parity_tests.tolerances import TOLERANCES, FloatTolerance, QuantizedGates
 from runtimes.base import Inputs, Outputs, Runtime
@@ -25,7 +25,7 @@ class Verdict:
 
     differences: one per case, signature and output.
     change_alone: largest change in a row's default outputs when it is run alone, unpadded.
-    quality, cosine: for a quantized artifact, what its gates judge; cosine is the lowest, per output.
+    quality, cosine, label_error: for a quantized artifact, what its gates judge; cosine is the lowest, per output.
     """
 
     precision: str
@@ -34,6 +34,7 @@ class Verdict:
     change_alone: float = 0.0
     quality: Quality | None = None
     cosine: dict[str, float] = field(default_factory=dict)
+    label_error: float | None = None
     faults: list[str] = field(default_factory=list)
 
     @property
@@ -63,6 +64,8 @@ class Verdict:
         gates = TOLERANCES[self.precision, self.device]
         lowest = gates.cosine if isinstance(gates, QuantizedGates) else -1.0
         failed = {name for name, difference in self.worst().items() if not difference.passed}
+        if isinstance(gates, QuantizedGates) and self.label_error is not None and self.label_error > gates.label_error:
+            failed.add("logits")
         return failed | {name for name, cosine in self.cosine.items() if not cosine >= lowest}
 
     def as_dict(self) -> dict[str, object]:
@@ -77,6 +80,7 @@ class Verdict:
             "change_alone": self.change_alone,
             "quality": asdict(self.quality) if self.quality else None,
             "cosine": self.cosine,
+            "label_error": self.label_error,
             "tolerance": asdict(TOLERANCES[self.precision, self.device]),
         }
 
@@ -118,6 +122,7 @@ class _Judge:
         self._gates = TOLERANCES[verdict.precision, verdict.device]
         self._tolerance = self._gates if isinstance(self._gates, FloatTolerance) else _NOT_JUDGED
         self._logits: list[tuple[NDArray, NDArray]] = []
+        self._labels: list[tuple[NDArray, NDArray]] = []
 
     def compare(self, case: Case, signature: str, names: Sequence[str], found: Outputs) -> bool:
         """Compare one run's outputs with the golden ones, on real tokens. Returns whether all could be compared."""
@@ -131,6 +136,8 @@ class _Judge:
                 continue
             if self._golden.per[name] == POSITION:
                 self._logits.append(pair)
+            elif name == "logits":
+                self._labels.append(pair)
             else:
                 self._verdict.cosine[name] = min(self._verdict.cosine.get(name, 1.0), lowest_cosine(*pair))
         return comparable
@@ -183,6 +190,10 @@ class _Judge:
                 verdict.quality = measure_quality(
                     *(np.concatenate(arrays) for arrays in zip(*self._logits, strict=True)), self._gates.lead
                 )
+            if self._labels:
+                verdict.label_error = relative_error(
+                    *(np.concatenate([array.ravel() for array in arrays]) for arrays in zip(*self._labels, strict=True))
+                )
             verdict.faults += _judge_quality(verdict, self._gates)
         bad = verdict.first_bad_layer()
         if bad:
@@ -222,6 +233,8 @@ def _judge_quality(verdict: Verdict, gates: QuantizedGates) -> list[str]:
             found, allowed = getattr(verdict.quality, name), getattr(gates, name)
             if not found <= allowed:
                 faults.append(f"{name}: expected at most {allowed:.0e}; found {found:.2e}")
+    if verdict.label_error is not None and not verdict.label_error <= gates.label_error:
+        faults.append(f"logits: relative error: expected at most {gates.label_error}; found {verdict.label_error:.3f}")
     for name, cosine in verdict.cosine.items():
         if not cosine >= gates.cosine:
             faults.append(f"{name}: cosine: expected at least {gates.cosine}; found {cosine:.5f}")

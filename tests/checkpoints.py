@@ -8,6 +8,7 @@ and the seed alone, so variants of one checkpoint (sharded, without pooler, …)
 import json
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,18 @@ _BY_FAMILY: dict[str, dict[str, Any]] = {
     "electra": _FACTORISED,
 }
 
+_ENTITIES = {"0": "O", "1": "B-人", "2": "I-人", "3": "B-地", "4": "I-地"}
+_LABEL_HEADS: Mapping[str, Mapping[str, Any]] = {
+    "classifier": {"task": "text-classification", "config": {"id2label": {"0": "差", "1": "中", "2": "好"}}},
+    "multi-label": {
+        "task": "text-classification",
+        "config": {"num_labels": 4, "problem_type": "multi_label_classification"},
+    },
+    "regression": {"task": "text-classification", "config": {"id2label": {"0": "相似度"}}},
+    "tagger": {"task": "token-classification", "config": {"id2label": _ENTITIES}, "pooler": False},
+    "reader": {"task": "question-answering", "pooler": False},
+}
+
 # What each variant changes: arguments of `write_checkpoint`, with `model_type` and `config` for `small_config`.
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "bert": {},
@@ -77,6 +90,11 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "electra-generator-same-width": {"model_type": "electra", "config": {"embedding_size": 32}},
     "electra-discriminator": {"model_type": "electra", "task": "replaced-token-detection"},
     "megatron-bert": {"model_type": "megatron-bert"},
+    **{
+        f"{family}-{kind}": {"model_type": family, **arguments}
+        for family in ("bert", "albert", "electra", "megatron-bert")
+        for kind, arguments in _LABEL_HEADS.items()
+    },
 }
 
 
@@ -118,8 +136,9 @@ def write_checkpoint(
     alter: changes the tensors, by stored name, just before they are written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parsed = EncoderConfig.from_dict(dict(config))
-    family = FAMILIES[parsed.model_type]
+    family = FAMILIES[config["model_type"]]
+    config = {"architectures": [family.class_name + CLASS_SUFFIXES[task]], **config}
+    parsed = EncoderConfig.from_dict(config)
     spec = make_spec(parsed, task, pooler)
     tensors = {parameter.name: random_tensor(parameter, seed) for parameter in spec.parameters()}
     if decoder_copies:
@@ -137,8 +156,7 @@ def write_checkpoint(
     if alter:
         alter(tensors)
     write_weights(folder, tensors, dtype, shards)
-    class_name = family.class_name + CLASS_SUFFIXES[task]
-    write_json(folder / "config.json", {"architectures": [class_name], **config})
+    write_json(folder / "config.json", config)
     (folder / "vocab.txt").write_bytes(("\n".join(VOCAB if vocab is None else vocab) + "\n").encode())
     if tokenizer_config is not None:
         write_json(folder / "tokenizer_config.json", tokenizer_config)
@@ -153,7 +171,9 @@ def make_spec(config: EncoderConfig, task: str = "fill-mask", pooler: bool = Tru
         names.add(family.masked_lm(config).dense.weight)
     elif task == "replaced-token-detection":
         names.add(family.replaced_token(config).projection.weight)
-    spec = build_spec(config, names)
+    elif task in family.label_heads:
+        names.add(f"{family.label_heads[task].projection}.weight")
+    spec = build_spec(replace(config, architecture=family.class_name + CLASS_SUFFIXES[task]), names)
     if spec.task != task:
         raise ValueError(f"{config.model_type} has no {task} head")
     return spec

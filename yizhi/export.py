@@ -22,6 +22,7 @@ from converters.manifest import (
     read_manifest,
     write_manifest,
 )
+from converters.spec import EncoderSpec, LinearHead
 from converters.targets import TARGETS, Target
 from yizhi import __version__
 from yizhi.head import choose_scorer, find_head
@@ -120,6 +121,7 @@ def describe_artifact(
         "inputs": {name: ["batch", "length"] for name in ("input_ids", "attention_mask", "token_type_ids")},
         "outputs": {name: list(spec.output_axes(name)) for names in signatures.values() for name in names},
         "signatures": signatures,
+        **_describe_labels(spec),
         "source": digest,
         "options": options or {},
         "made_with": {
@@ -128,6 +130,15 @@ def describe_artifact(
             **(target.versions() if target.is_convertible() else {}),
         },
     }
+
+
+def _describe_labels(spec: EncoderSpec) -> dict[str, Any]:
+    """The names of the logits, and what kind of labels they are, where the head gives labels."""
+    head = spec.head
+    if not isinstance(head, LinearHead) or not head.labels:
+        return {}
+    kind = {"problem_type": head.problem_type} if head.problem_type else {}
+    return {"labels": list(head.labels), **kind}
 
 
 def _assess(release: Path, source: dict[str, Any], descriptions: dict[str, dict[str, Any]]) -> _State:

@@ -49,6 +49,8 @@ def describe_errors(verdict: dict | None) -> str:
         quality = verdict["quality"]
         top1 = "" if quality["top1"] is None else f"top-1 {quality['top1']:.1%}, "
         return f"{top1}KL {quality['kl_mean']:.1e}, cosine {min(verdict['cosine'].values()):.4f}"
+    if verdict["label_error"] is not None:
+        return f"logits off by {verdict['label_error']:.1%}, cosine {min(verdict['cosine'].values()):.4f}"
     worst: dict[str, float] = {}
     for output, difference in verdict["worst"].items():
         kind = {"logits": "logits", "pooler_output": "pooler"}.get(output, "hidden")
