@@ -297,15 +297,15 @@ def build_spec(config: EncoderConfig, names: Collection[str]) -> EncoderSpec:
         head = label_head(family.label_heads[task], task, config)
         _check_presence(config, parameters_of(head), names)
         return replace(family.encoder(config, has_pooler or head.over == "pooler"), task=task, head=head)
-    _check_no_label_head(config, family, names)
     spec = family.encoder(config, has_pooler)
     masked_lm, replaced_token = family.masked_lm(config), family.replaced_token(config)
     if {masked_lm.dense.weight, masked_lm.decoder_bias, masked_lm.norm.weight} & set(names):
         return replace(spec, task="fill-mask", head=masked_lm)
     if replaced_token and {parameter.name for parameter in parameters_of(replaced_token)} & set(names):
         return replace(spec, task="replaced-token-detection", head=replaced_token)
+    _check_no_label_head(config, family, names)
     if config.architecture and config.architecture.endswith(("ForMaskedLM", "ForPreTraining")):
-        _check_presence(config, masked_lm.parameters(), names)
+        _check_presence(config, (*masked_lm.dense.parameters(), *masked_lm.norm.parameters()), names)
     return spec
 
 

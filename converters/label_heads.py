@@ -6,7 +6,6 @@ alone may be either kind; its labels follow from `id2label` or `num_labels`.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 from converters.config import EncoderConfig
@@ -16,13 +15,11 @@ from converters.spec import Linear, LinearHead
 SEQUENCE, TOKENS, ANSWER = "text-classification", "token-classification", "question-answering"
 
 # What transformers' class for each of these tasks ends with.
-LABEL_CLASS_SUFFIXES: Mapping[str, str] = MappingProxyType(
-    {
-        SEQUENCE: "ForSequenceClassification",
-        TOKENS: "ForTokenClassification",
-        ANSWER: "ForQuestionAnswering",
-    }
-)
+LABEL_CLASS_SUFFIXES: Mapping[str, str] = {
+    SEQUENCE: "ForSequenceClassification",
+    TOKENS: "ForTokenClassification",
+    ANSWER: "ForQuestionAnswering",
+}
 REGRESSION, SINGLE_LABEL, MULTI_LABEL = "regression", "single_label_classification", "multi_label_classification"
 PROBLEM_TYPES = (REGRESSION, SINGLE_LABEL, MULTI_LABEL)
 _MOST_LABELS = 1 << 20
@@ -42,13 +39,11 @@ class LabelHeadNames:
 
 
 # As transformers' Bert, MegatronBert and Albert classes have them.
-LABEL_HEADS: Mapping[str, LabelHeadNames] = MappingProxyType(
-    {
-        SEQUENCE: LabelHeadNames(over="pooler", projection="classifier"),
-        TOKENS: LabelHeadNames(over="tokens", projection="classifier"),
-        ANSWER: LabelHeadNames(over="tokens", projection="qa_outputs"),
-    }
-)
+LABEL_HEADS: Mapping[str, LabelHeadNames] = {
+    SEQUENCE: LabelHeadNames(over="pooler", projection="classifier"),
+    TOKENS: LabelHeadNames(over="tokens", projection="classifier"),
+    ANSWER: LabelHeadNames(over="tokens", projection="qa_outputs"),
+}
 
 
 def task_of(architecture: str | None) -> str | None:
