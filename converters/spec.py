@@ -202,6 +202,11 @@ class EncoderSpec:
         default = ("logits", *features) if self.head else features
         return {"serving_default": default, "features": features, "hidden_states": (*default, *layers)}
 
+    def is_sum(self, output: str) -> bool:
+        """Whether an output is a sum that no LayerNorm brought back to size: it errs as its largest terms do."""
+        residual = self.final_norm is not None and output.startswith("hidden_states.")
+        return output == "logits" or (residual and output != f"hidden_states.{len(self.blocks)}")
+
     def output_axes(self, output: str) -> tuple[str | int, ...]:
         """The shape of an output, with `batch` and `length` for the axes that inputs decide."""
         if output == "pooler_output":

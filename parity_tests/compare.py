@@ -52,6 +52,7 @@ def compare(
     found: NDArray | None,
     reference: NDArray,
     tolerance: FloatTolerance,
+    is_sum: bool,
 ) -> Difference:
     """Compare one array with its reference. NaN, a wrong shape and a missing output are failures."""
 
@@ -67,7 +68,7 @@ def compare(
     if not np.isfinite(found).all():
         return failed(f"{int((~np.isfinite(found)).sum())} of {found.size} values are NaN or Inf")
     error = np.abs(found.astype(np.float64) - reference)
-    excess = error / tolerance.allowed(output, reference)
+    excess = error / tolerance.allowed(reference, is_sum)
     worst = np.unravel_index(int(excess.argmax()), excess.shape)
     return Difference(
         case, signature, output, float(error.max()), float(excess.max()), tuple(int(index) for index in worst)

@@ -31,11 +31,15 @@ POSITION, TOKEN, ROW = "position", "token", "row"
 
 @dataclass(frozen=True)
 class Golden:
-    """The cases, the reference outputs of each (`reference[case name][output]`), and what each output is per."""
+    """The cases, and the reference outputs of each: `reference[case name][output]`.
+
+    per: what each output holds one vector for. sums: outputs whose error is measured against their vector.
+    """
 
     cases: list[Case]
     reference: dict[str, dict[str, NDArray[np.float32]]]
     per: dict[str, str]
+    sums: list[str]
 
     @classmethod
     def make(cls, checkpoint: Checkpoint) -> "Golden":
@@ -47,7 +51,9 @@ class Golden:
         for case in cases:
             outputs = oracle.run(checkpoint, case.inputs, logit_positions=case.logit_positions)
             reference[case.name] = {name: array.astype(np.float32) for name, array in outputs.items()}
-        return cls(cases, reference, {name: _per(checkpoint.spec, name) for name in reference[cases[0].name]})
+        names = list(reference[cases[0].name])
+        per = {name: _per(checkpoint.spec, name) for name in names}
+        return cls(cases, reference, per, [name for name in names if checkpoint.spec.is_sum(name)])
 
     @classmethod
     def read(cls, folder: Path) -> "Golden":
@@ -72,7 +78,7 @@ class Golden:
             inputs = Inputs.of(**{key: arrays[f"{name}/{key}"] for key in _INPUTS})
             cases.append(Case(name, entry["catches"], inputs, tuple(entry["alone"]), tuple(entry["signatures"])))
             reference[name] = {key: arrays[f"{name}/{key}"] for key in description["per"]}
-        return cls(cases, reference, description["per"])
+        return cls(cases, reference, description["per"], description["sums"])
 
     def write(self, folder: Path) -> None:
         """Write `cases.json` and `golden.safetensors` into an existing folder."""
@@ -85,7 +91,8 @@ class Golden:
             entry = {"name": case.name, "catches": case.catches, "alone": case.alone, "signatures": case.signatures}
             entries.append(entry)
         (folder / ARRAYS).write_bytes(save(arrays))
-        (folder / CASES).write_text(to_json({"schema_version": 1, "per": self.per, "cases": entries}), encoding="utf-8")
+        description = {"schema_version": 1, "per": self.per, "sums": self.sums, "cases": entries}
+        (folder / CASES).write_text(to_json(description), encoding="utf-8")
 
 
 def _per(spec: EncoderSpec, output: str) -> str:

@@ -166,7 +166,15 @@ class _Judge:
                             expected[row, None] if self._golden.per[name] == ROW else expected[row, None, :length]
                         )
                 self._verdict.differences.append(
-                    compare(name_of_row, "serving_default", name, found, expected, self._tolerance)
+                    compare(
+                        name_of_row,
+                        "serving_default",
+                        name,
+                        found,
+                        expected,
+                        self._tolerance,
+                        name in self._golden.sums,
+                    )
                 )
 
     def compare_head(self, runtime: Runtime) -> None:
@@ -174,7 +182,7 @@ class _Judge:
         for case in self._golden.cases:
             reference = self._golden.reference[case.name]
             found = runtime.run_head(reference["last_hidden_state"][tuple(case.logit_positions.T)])
-            difference = compare(case.name, HEAD, "logits", found, reference["logits"], self._tolerance)
+            difference = compare(case.name, HEAD, "logits", found, reference["logits"], self._tolerance, is_sum=True)
             self._verdict.differences.append(difference)
             if isinstance(self._gates, QuantizedGates) and not difference.fault:
                 self._logits.append((found, reference["logits"]))
@@ -216,7 +224,7 @@ class _Judge:
                 got = found[tuple(case.logit_positions.T)]
             elif found.shape == expected.shape:
                 got, expected = found[keep], expected[keep]
-        difference = compare(case.name, signature, name, got, expected, self._tolerance)
+        difference = compare(case.name, signature, name, got, expected, self._tolerance, name in self._golden.sums)
         return difference, None if difference.fault or got is None else (got, expected)
 
 

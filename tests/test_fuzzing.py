@@ -202,7 +202,9 @@ def samples(tmp_path_factory) -> dict[str, tuple[Path, bytes]]:
         "manifest": json.dumps(manifest).encode(),
     }
     case = {"name": "a", "catches": "b", "alone": [0], "signatures": ["serving_default"]}
-    contents["golden"] = json.dumps({"schema_version": 1, "per": {"logits": "token"}, "cases": [case]}).encode()
+    contents["golden"] = json.dumps(
+        {"schema_version": 1, "per": {"logits": "token"}, "sums": ["logits"], "cases": [case]}
+    ).encode()
     (folder / "golden").mkdir()
     ids = dict.fromkeys(("a/input_ids", "a/attention_mask", "a/token_type_ids"), np.ones((1, 3), np.int32))
     save_file({**ids, "a/logits": np.ones((1, 3, 2), np.float32)}, folder / "golden" / ARRAYS)
