@@ -58,7 +58,8 @@ TOLERANCES: Mapping[tuple[str, str], FloatTolerance | QuantizedGates] = {
         "gives 1e-6 a step. A logit is a sum whose terms add up, in magnitude, to many times its own value (44 for "
         "logits near 0, on a trained model): one float32 product with exact inputs already errs by 6e-6, and the "
         "head's LayerNorm makes hidden-state rounding 8 times larger. So logits are measured against their vector, "
-        "and so are hidden states between layers that normalise first: at 24 x 2048 they reached 80, and float32 erred by 1.3e-4.",
+        "and so are hidden states between layers that normalise first: at 24 x 2048 they reached 80, and float32 "
+        "erred by 1.3e-4.",
     ),
     ("int8", "cpu"): QuantizedGates(
         lead=0.5,
