@@ -17,6 +17,10 @@ class InputError(ValueError):
         super().__init__("\n".join([f"{self.subject}:", *(f"  - {fault}" for fault in self.faults)]))
 
 
+class NotRun(InputError):
+    """What was asked for cannot be run on this machine: a framework or a device is missing. Never a pass."""
+
+
 class CheckFailed(Exception):
     """A check ran and its answer is no: outputs differ, or a file was altered."""
 

@@ -39,7 +39,7 @@ def describe_release(
             "schema_version": SCHEMA_VERSION,
             "source": source,
             "golden": describe_folder(release / GOLDEN),
-            "documents": {name: _describe_file(release / name) for name in DOCUMENTS if (release / name).exists()},
+            "documents": {name: found for name in DOCUMENTS if (found := describe_file(release / name))},
             "artifacts": {
                 artifact.target: {
                     DESCRIPTION: sha256_of_file(artifact.folder / DESCRIPTION),
@@ -118,10 +118,13 @@ def code_digest(*packages: str) -> str:
 def describe_folder(folder: Path) -> dict[str, Any]:
     """sha256 and size of every file in a folder; empty where there is none."""
     files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
-    return {path.relative_to(folder).as_posix(): _describe_file(path) for path in files}
+    return {path.relative_to(folder).as_posix(): describe_file(path) for path in files}
 
 
-def _describe_file(path: Path) -> dict[str, Any]:
+def describe_file(path: Path) -> dict[str, Any] | None:
+    """sha256 and size of a file; None where there is none."""
+    if not path.is_file():
+        return None
     return {"sha256": sha256_of_file(path), "size": path.stat().st_size}
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
-from converters.errors import InputError
+from converters.errors import InputError, NotRun
 
 
-class MissingFramework(InputError):
+class MissingFramework(NotRun):
     """A target's framework is not installed. Breaks that target alone."""
 
 

@@ -5,9 +5,20 @@ import sys
 
 from converters.errors import CheckFailed, InputError
 from yizhi import __version__
-from yizhi.commands import embed, export, fill_mask, import_checkpoint, inspect, int8_report, models, synthesize, verify
+from yizhi.commands import (
+    embed,
+    export,
+    fill_mask,
+    import_checkpoint,
+    inspect,
+    int8_report,
+    models,
+    sign,
+    synthesize,
+    verify,
+)
 
-COMMANDS = (export, verify, int8_report, inspect, models, import_checkpoint, synthesize, fill_mask, embed)
+COMMANDS = (export, verify, sign, int8_report, inspect, models, import_checkpoint, synthesize, fill_mask, embed)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,9 +14,12 @@ from converters.artifact import DESCRIPTION, Artifact, remove_leftovers
 from converters.checkpoint import Checkpoint, sha256_of_file
 from converters.errors import InputError
 from converters.manifest import (
+    DOCUMENTS,
     GOLDEN,
     MANIFEST,
+    SIGNATURE,
     code_digest,
+    describe_file,
     describe_folder,
     describe_release,
     read_manifest,
@@ -25,11 +28,13 @@ from converters.manifest import (
 from converters.spec import EncoderSpec, LinearHead
 from converters.targets import TARGETS, Target
 from yizhi import __version__
+from yizhi.documents import write_documents
 from yizhi.head import choose_scorer, find_head
 from yizhi.identify import find_origin
 from yizhi.jobs import Job, Result, run_jobs
 from yizhi.progress import Progress
-from yizhi.results import Row, write_report
+from yizhi.report import write_report
+from yizhi.results import Row
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,13 @@ class _State:
 
     current: targets whose artifact is what this checkpoint and this code would write again.
     verdicts: verdicts in the manifest that still hold, by target.
-    golden: whether `golden/` is this checkpoint's.
+    golden: whether `golden/` is this checkpoint's. documents: whether those beside the folders are as written.
     """
 
     current: set[str]
     verdicts: dict[str, dict[str, Any]]
     golden: bool
+    documents: bool
 
 
 def export(
@@ -77,14 +83,17 @@ def export(
         state = _assess(release, source, descriptions)
         plan = _plan(checkpoint_path, release, targets, descriptions, state, source.get("known"))
         _check_space(release, sum(_estimate_bytes(job, parameters) for job in plan))
-        if plan:
-            (release / MANIFEST).unlink(missing_ok=True)  # what it says is about to stop being true
+        if plan or not state.documents:
+            # What they say is about to stop being true; the manifest first, since it vouches for the rest.
+            for name in (MANIFEST, SIGNATURE, *DOCUMENTS):
+                (release / name).unlink(missing_ok=True)
         progress.begin([job.name for job in plan])
         results = run_jobs(plan, jobs, progress.started, progress.finished)
         rows = [_row(release, target, results, state) for target in targets]
-        if plan and all(row.passed for row in rows):
+        if (plan or not state.documents) and all(row.passed for row in rows):
             verdicts = {**state.verdicts, **{row.target: row.verdict for row in rows if row.verdict}}
             artifacts = [Artifact.read(release / name) for name in TARGETS if name in verdicts]
+            write_documents(release, source, artifacts)
             write_manifest(release, describe_release(release, source, artifacts, _round(verdicts)))
         if plan:
             write_report(release / "report", rows)
@@ -145,7 +154,7 @@ def _assess(release: Path, source: dict[str, Any], descriptions: dict[str, dict[
     try:
         manifest = read_manifest(release)
     except InputError:
-        manifest = {"source": None, "golden": {}, "artifacts": {}}
+        manifest = {"source": None, "golden": {}, "artifacts": {}, "documents": {}}
     judged = manifest["artifacts"] if manifest["source"] == source else {}
     golden = bool(judged) and describe_folder(release / GOLDEN) == manifest["golden"]
     current = {name for name in {*descriptions, *judged} if _is_current(release / name, descriptions.get(name, {}))}
@@ -154,7 +163,8 @@ def _assess(release: Path, source: dict[str, Any], descriptions: dict[str, dict[
         for name, entry in judged.items()
         if golden and name in current and sha256_of_file(release / name / DESCRIPTION) == entry[DESCRIPTION]
     }
-    return _State(current, verdicts, golden)
+    documents = {name: description for name in DOCUMENTS if (description := describe_file(release / name))}
+    return _State(current, verdicts, golden, bool(documents) and documents == manifest["documents"])
 
 
 def _is_current(folder: Path, description: dict[str, Any]) -> bool:

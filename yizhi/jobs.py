@@ -34,7 +34,8 @@ class Job:
 class Result:
     """How a job ended. `value` is what the function returned.
 
-    faults: why it failed; empty when it did not. bad_input tells a user's mistake from a failure.
+    faults: why it failed; empty when it did not. bad_input tells a user's mistake from a failure, and
+    not_run that this machine lacks what the job needs.
     seconds: wall time of the whole process. peak_bytes: its largest resident memory, if it lived to say.
     """
 
@@ -42,6 +43,7 @@ class Result:
     value: Any = None
     faults: list[str] = field(default_factory=list)
     bad_input: bool = False
+    not_run: bool = False
     seconds: float = 0.0
     peak_bytes: int | None = None
 

@@ -1,10 +1,8 @@
 """Row: what a command found out about one target, ready to be printed or written as JSON."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from converters.artifact import to_json
 from yizhi.hardware import describe_int8_kernels
 from yizhi.jobs import Result
 
@@ -39,6 +37,11 @@ class Row:
         return not self.faults
 
     @property
+    def not_run(self) -> bool:
+        """Whether this machine lacks the framework or the device that was asked for."""
+        return any(result is not None and result.not_run for result in (self.export, self.verification))
+
+    @property
     def bad_input(self) -> bool:
         """Whether it failed for something the user gave, rather than for a check."""
         return any(result is not None and result.bad_input for result in (self.export, self.verification))
@@ -47,6 +50,7 @@ class Row:
         """Plain values for JSON."""
         return {
             "passed": self.passed,
+            "not_run": self.not_run,
             "faults": self.faults,
             "size": self.size,
             "export": self.export and {"seconds": self.export.seconds, "peak_bytes": self.export.peak_bytes},
@@ -65,9 +69,3 @@ class Row:
 def rows_as_dict(rows: list[Row]) -> dict[str, Any]:
     """Plain values for JSON, by target."""
     return {row.target: row.as_dict() for row in rows}
-
-
-def write_report(folder: Path, rows: list[Row]) -> None:
-    """Write `parity.json`: everything that was found and measured."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "parity.json").write_text(to_json(rows_as_dict(rows)), encoding="utf-8")

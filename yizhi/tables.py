@@ -25,7 +25,7 @@ def print_release(console: Console, release: object, rows: Sequence[Row]) -> Non
             _seconds(row.verification, "kept" if row.verdict else ""),
             format_bytes(max(peaks, default=None)),
             describe_errors(row.verdict),
-            Text("pass", "bold green") if row.passed else Text("FAIL", "bold red"),
+            _verdict(row),
         )
     console.print(table)
     head = find_head(row.verdict for row in rows)
@@ -39,6 +39,12 @@ def print_release(console: Console, release: object, rows: Sequence[Row]) -> Non
             console.print(Text(f"{row.target}: {fault}", "red"))
     passed = sum(row.passed for row in rows)
     console.print(f"{passed} of {len(rows)} passed" + (": not fit for release" if passed < len(rows) else ""))
+
+
+def _verdict(row: Row) -> Text:
+    if row.not_run:
+        return Text("not run", "bold yellow")
+    return Text("pass", "bold green") if row.passed else Text("FAIL", "bold red")
 
 
 def describe_errors(verdict: dict | None) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from converters.artifact import Artifact, ArtifactWriter, new_folder
 from converters.checkpoint import Checkpoint
-from converters.errors import InputError
+from converters.errors import InputError, NotRun
 from converters.targets import TARGETS
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def main() -> None:
     try:
         answer["value"] = TASKS[request["task"]](**request["arguments"], threads=request["threads"])
     except InputError as error:
-        answer |= {"faults": error.faults, "bad_input": True}
+        answer |= {"faults": error.faults, "bad_input": True, "not_run": isinstance(error, NotRun)}
     except MemoryError as error:
         answer["faults"] = [f"out of memory {error}".rstrip()]
     except OSError as error:

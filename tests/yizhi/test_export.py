@@ -44,7 +44,7 @@ def test_release_holds_what_its_manifest_says(finished_release):
     assert set(manifest["artifacts"]) == {"pytorch", "onnx"}
     assert all(entry["parity"]["passed"] for entry in manifest["artifacts"].values())
     files = {path.name for path in finished_release.iterdir()}
-    assert files == {"manifest.json", "golden", "report", "pytorch", "onnx"}
+    assert files == {"manifest.json", "bom.cdx.json", "provenance.json", "golden", "report", "pytorch", "onnx"}
 
 
 def test_second_run_exports_nothing(checkpoint, release, capsys):
@@ -110,7 +110,7 @@ def test_verify_names_the_first_layer_where_kernels_were_swapped(release, capsys
 
 def test_verify_of_one_artifact(release, capsys):
     assert main(["verify", str(release / "onnx"), "--report", str(release.parent / "report")]) == 0
-    assert json.loads((release.parent / "report" / "parity.json").read_text())["onnx"]["passed"]
+    assert json.loads((release.parent / "report" / "parity.json").read_text())["targets"]["onnx"]["passed"]
 
 
 def test_unfinished_release_is_refused(release, capsys):

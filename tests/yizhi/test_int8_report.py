@@ -125,7 +125,7 @@ def test_export_and_report_by_command(tmp_path, capsys):
     assert main([*export, "--keep-fp32", "encoder.layer.2,cls", "--int8-reduced-range"]) == 0
     options = json.loads((release / "manifest.json").read_text())["artifacts"]["onnx-int8"]["options"]
     assert options == {"keep_fp32": ["cls", "encoder.layer.2"], "reduced_range": True}
-    assert json.loads((release / "report" / "parity.json").read_text())["onnx-int8"]["int8_kernels"]
+    assert json.loads((release / "report" / "parity.json").read_text())["targets"]["onnx-int8"]["int8_kernels"]
     capsys.readouterr()
     assert main(["int8-report", str(release), "--text", str(text), "--costs", str(folder), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

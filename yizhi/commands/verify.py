@@ -33,7 +33,12 @@ def add(commands: Commands) -> None:
         metavar="CHECKPOINT",
         help="the checkpoint it was made from: name the tensor that differs first, and the likely cause",
     )
-    parser.add_argument("--report", type=Path, metavar="DIR", help="also write parity.json there")
+    parser.add_argument(
+        "--report", type=Path, metavar="DIR", help="also write parity.json, parity.xml (JUnit) and parity.html there"
+    )
+    parser.add_argument(
+        "--public-key", type=Path, metavar="FILE", help="also check the release's signature, with this PEM key"
+    )
     add_require_mlm(parser)
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
@@ -42,9 +47,13 @@ def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
     from converters.checkpoint import Checkpoint
     from yizhi.progress import Progress
-    from yizhi.results import write_report
+    from yizhi.report import write_report
     from yizhi.verify import verify_path
 
+    if options.public_key:
+        from yizhi.signing import check_signature
+
+        check_signature(options.path, options.public_key)
     targets = find_targets(options.target)
     if options.bisect:
         Checkpoint.open(options.bisect).close()  # a mistake in its path should not wait for the first failure
