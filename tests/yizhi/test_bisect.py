@@ -27,7 +27,7 @@ def test_verify_names_tensor_and_cause(checkpoint, tmp_path, capsys):
     assert "first layer that differs: hidden_states.2" in printed
     assert "first tensor that differs inside it: layers.1.query" in printed
     assert "likely cause: query and key swapped" in printed
-    verdict = json.loads((report / "parity.json").read_text())["pytorch"]["parity"]
+    verdict = json.loads((report / "parity.json").read_text())["targets"]["pytorch"]["parity"]
     assert verdict["diagnosis"]["tensor"] == "layers.1.query"
 
 
