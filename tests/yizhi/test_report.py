@@ -38,7 +38,14 @@ def verdict(excesses: list[float | None], **changes: object) -> dict:
         f"hidden_states.{index}": difference(f"hidden_states.{index}", excess and excess * 1e-5, excess)
         for index, excess in enumerate(excesses)
     }
-    common = {"precision": "fp32", "device": "cpu", "change_alone": 0.0, "quality": None, "cosine": {}}
+    common = {
+        "precision": "fp32",
+        "device": "cpu",
+        "change_alone": 0.0,
+        "quality": None,
+        "label_error": None,
+        "cosine": {},
+    }
     faults = [] if all(found["passed"] for found in worst.values()) else ["hidden_states.1 (masks): off & <away>"]
     return {**common, "passed": not faults, "faults": faults, "worst": worst, "tolerance": TOLERANCE, **changes}
 
