@@ -75,6 +75,10 @@ def compare(
     )
 
 
+# Rows of vocabulary logits judged at a time: the float64 steps between would take gigabytes otherwise.
+_ROWS = 64
+
+
 @dataclass(frozen=True)
 class Quality:
     """int8 against the oracle over every compared position; see `QuantizedGates` for the measures.
@@ -93,21 +97,35 @@ class Quality:
 
 def measure_quality(found: NDArray, reference: NDArray, lead: float) -> Quality:
     """Agreement and KL(reference ‖ found), in nats, of vocabulary logits [N, V]."""
-    log_p = log_softmax(reference)
-    kl = (np.exp(log_p) * (log_p - log_softmax(found))).sum(axis=-1)
-    second, first = np.partition(log_p, -2, axis=-1)[:, -2:].T
-    decided = first - second >= lead
-    answer = reference.argmax(axis=-1)
-    five = np.argpartition(found, -5, axis=-1)[:, -5:]
+    kl, decided, first_kept, among_five = (
+        np.concatenate(parts)
+        for parts in zip(
+            *(
+                _quality_of_rows(found[start : start + _ROWS], reference[start : start + _ROWS], lead)
+                for start in range(0, len(reference), _ROWS)
+            ),
+            strict=True,
+        )
+    )
     return Quality(
         decided=int(decided.sum()),
-        top1=float((found.argmax(axis=-1) == answer)[decided].mean()) if decided.any() else None,
-        top5=float((five == answer[:, None]).any(axis=-1).mean()),
+        top1=float(first_kept[decided].mean()) if decided.any() else None,
+        top5=float(among_five.mean()),
         kl_mean=float(kl.mean()),
         kl_p99=float(np.quantile(kl, 0.99)),
         kl_max=float(kl.max()),
         positions=len(reference),
     )
+
+
+def _quality_of_rows(found: NDArray, reference: NDArray, lead: float) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    """Per row: KL, whether it is decided, whether the first answer is kept, whether it is among the first five."""
+    log_p = log_softmax(reference)
+    kl = (np.exp(log_p) * (log_p - log_softmax(found))).sum(axis=-1)
+    second, first = np.partition(log_p, -2, axis=-1)[:, -2:].T
+    answer = reference.argmax(axis=-1)
+    five = np.argpartition(found, -5, axis=-1)[:, -5:]
+    return kl, first - second >= lead, found.argmax(axis=-1) == answer, (five == answer[:, None]).any(axis=-1)
 
 
 def lowest_cosine(found: NDArray, reference: NDArray) -> float:
