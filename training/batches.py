@@ -1,0 +1,87 @@
+"""Rows to batches: rows of similar length together, padded to the longest of their own batch."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch.utils.data import Sampler
+
+from runtimes.tokenization import Row, pad
+
+# What the losses of transformers' heads pass over.
+IGNORED = -100
+# Batches that are sorted by length together: as random as can be while rows of a batch are of nearly one length.
+_SORTED_TOGETHER = 50
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One row for the model, and what its head should say.
+
+    targets: arguments of the model's `forward` by name, such as `labels`; a number or a vector each.
+    token_targets: int64 [T] each, one for every token; padding gets IGNORED.
+    """
+
+    row: Row
+    targets: Mapping[str, ArrayLike] = field(default_factory=dict)
+    token_targets: Mapping[str, ArrayLike] = field(default_factory=dict)
+
+    @property
+    def length(self) -> int:
+        """Tokens, with [CLS] and [SEP]."""
+        return len(self.row.ids)
+
+
+def collate(features: Sequence[Feature], pad_id: int, multiple: int = 1) -> dict[str, torch.Tensor]:
+    """A batch for the model: the three inputs [B, T], and the targets stacked.
+
+    T is the longest row's length, rounded up to a multiple. Integers are int64 and other targets float32.
+    """
+    arrays: dict[str, Any] = pad([feature.row for feature in features], pad_id, multiple).as_dict()
+    width = arrays["input_ids"].shape[1]
+    for name in features[0].token_targets:
+        rows = [np.asarray(feature.token_targets[name]) for feature in features]
+        arrays[name] = np.stack([np.pad(row, (0, width - len(row)), constant_values=IGNORED) for row in rows])
+    for name in features[0].targets:
+        values = np.stack([np.asarray(feature.targets[name]) for feature in features])
+        arrays[name] = values.astype(np.int64 if values.dtype.kind in "iub" else np.float32)
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+class LengthGroupedBatches(Sampler[list[int]]):
+    """Batches of indices in a random order that the seed and the epoch decide alone.
+
+    Trainer's own length grouping draws from the global generator, so a run resumed inside an epoch would go on
+    with other batches.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.batch_size = batch_size
+        self.drop_last = False
+        self._lengths = np.asarray(lengths)
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Trainer before each epoch."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self._lengths) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        random = np.random.default_rng([self._seed, self._epoch])
+        order = random.permutation(len(self._lengths))
+        together = self.batch_size * _SORTED_TOGETHER
+        batches: list[list[int]] = []
+        for start in range(0, len(order), together):
+            group = order[start : start + together]
+            group = group[np.argsort(-self._lengths[group], kind="stable")].tolist()
+            batches += [group[first : first + self.batch_size] for first in range(0, len(group), self.batch_size)]
+        # The longest first, so that memory is at its peak at once.
+        longest = max(range(len(batches)), key=lambda index: self._lengths[batches[index]].max())
+        yield batches.pop(longest)
+        yield from (batches[index] for index in random.permutation(len(batches)))

@@ -1,0 +1,67 @@
+"""Checkpoint to transformers' model and back: canonical names on both sides, nothing lost on the way."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import save_file
+
+from converters.architectures import FAMILIES
+from converters.artifact import to_json
+from converters.checkpoint import WEIGHTS, Checkpoint
+from converters.errors import InputError
+
+
+def build_model(
+    checkpoint: Checkpoint, class_suffix: str, config: Mapping[str, Any]
+) -> tuple[transformers.PreTrainedModel, list[str]]:
+    """transformers' class of the checkpoint's family for a task, with its weights; and the parameters that are new.
+
+    class_suffix: such as ForTokenClassification. config: what differs from the checkpoint's own `config.json`.
+    Seed first: new parameters are random. Raises InputError where the encoder itself would not be the checkpoint's.
+    """
+    family = FAMILIES[checkpoint.config.model_type]
+    model_class = getattr(transformers, family.class_name + class_suffix)
+    raw = {key: value for key, value in checkpoint.config.raw.items() if key not in ("torch_dtype", "dtype")}
+    # num_labels follows from id2label, and transformers would take the checkpoint's own instead.
+    raw = {key: value for key, value in raw.items() if not (key == "num_labels" and "id2label" in config)}
+    model = model_class(model_class.config_class.from_dict({**raw, **config}))
+    weights = {p.name: torch.from_numpy(checkpoint.array(p.name).copy()) for p in checkpoint.parameters()}
+    own = model.state_dict()
+    fitting = {name: tensor for name, tensor in weights.items() if name in own and own[name].shape == tensor.shape}
+    model.load_state_dict(fitting, strict=False)
+    model.tie_weights()
+    new = [name for name, _ in model.named_parameters() if name not in fitting]
+    poolers = (f"{family.pooler}.weight", f"{family.pooler}.bias")
+    lost = [name for name in new if name.startswith(f"{family.prefix}.") and name not in poolers]
+    if lost:
+        raise InputError(checkpoint.folder, [f"{name}: not in the checkpoint" for name in lost])
+    return model, new
+
+
+def write_checkpoint(
+    folder: Path, model: transformers.PreTrainedModel, checkpoint: Checkpoint, config: Mapping[str, Any]
+) -> None:
+    """Write a canonical checkpoint: the model's weights, the base's vocabulary, and its config but for `config`.
+
+    folder: an empty one, such as `converters.artifact.new_folder` gives. Raises InputError where `yizhi export`
+    would not take it.
+    """
+    architecture = type(model).__name__
+    raw = {key: value for key, value in checkpoint.config.raw.items() if key not in ("torch_dtype", "num_labels")}
+    raw |= {"architectures": [architecture], "dtype": "float32", **config}
+    (folder / "config.json").write_text(to_json(raw), encoding="utf-8")
+    for name in ("vocab.txt", "tokenizer_config.json"):
+        if (checkpoint.folder / name).exists():
+            shutil.copyfile(checkpoint.folder / name, folder / name)
+    # A tensor with two names is stored under its first.
+    tensors: dict[int, tuple[str, torch.Tensor]] = {}
+    for name, tensor in model.state_dict().items():
+        tensors.setdefault(tensor.data_ptr(), (name, tensor))
+    stored = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.values()}
+    save_file(stored, folder / WEIGHTS, metadata={"format": "pt"})
+    with Checkpoint.open(folder) as written:
+        written.check_values()

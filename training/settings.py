@@ -1,0 +1,57 @@
+"""Settings: how a model is trained, whatever it is trained for."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from converters.errors import InputError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyper-parameters of one training run.
+
+    batch_size: rows in a forward pass; accumulation: forward passes in an optimizer's step.
+    warmup: share of all steps in which the learning rate rises; it falls linearly to zero in the rest.
+    weight_decay: AdamW's, on all but biases and LayerNorms. max_steps: instead of whole epochs, where given.
+    evaluate_every: steps between evaluations, at which the state is saved too; an epoch if None.
+    patience: stop after so many evaluations without a better score; None never does.
+    precision: fp32 or bf16 (autocast: weights stay float32). device: cpu, cuda, or None for cuda where there is one.
+    """
+
+    epochs: int = 3
+    max_steps: int | None = None
+    batch_size: int = 16
+    accumulation: int = 1
+    learning_rate: float = 5e-5
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    precision: str = "fp32"
+    evaluate_every: int | None = None
+    patience: int | None = None
+    seed: int = 0
+    threads: int | None = None
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raise InputError, listing every fault, for values that mean nothing."""
+        faults = [
+            f"{name}: expected 1 or more; found {getattr(self, name)}"
+            for name in ("epochs", "max_steps", "batch_size", "accumulation", "evaluate_every", "patience", "threads")
+            if getattr(self, name) is not None and getattr(self, name) < 1
+        ]
+        if not self.learning_rate > 0:
+            faults.append(f"learning_rate: expected more than 0; found {self.learning_rate}")
+        if not 0 <= self.warmup < 1:
+            faults.append(f"warmup: expected 0 or more, less than 1; found {self.warmup}")
+        if not self.weight_decay >= 0:
+            faults.append(f"weight_decay: expected 0 or more; found {self.weight_decay}")
+        if self.precision not in ("fp32", "bf16"):
+            faults.append(f"precision: expected fp32 or bf16; found {self.precision!r}")
+        if not 0 <= self.seed < 1 << 32:
+            faults.append(f"seed: expected 0 … {(1 << 32) - 1}; found {self.seed}")
+        if faults:
+            raise InputError("training settings", faults)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)

@@ -1,0 +1,84 @@
+"""What a training run leaves: the state to go on from while it runs, and its record when it is done."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converters.artifact import to_json
+from converters.config import read_json_object
+from converters.errors import InputError, show
+from training.plots import draw
+
+if TYPE_CHECKING:
+    from training.loop import History
+
+RECORD = "metrics.json"
+PLOT = "training.svg"
+_IDENTITY = "run.json"
+
+
+@contextmanager
+def work_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
+    """`OUT.partial`, where a run saves its state: the same run finds it again, and removes it when it ends well.
+
+    identity: what makes a run the same, in plain values: its settings, and digests of what it reads.
+    Raises InputError where the folder is another run's, or in use.
+    """
+    folder = out.parent / f"{out.name}.partial"
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(folder, "another training into this folder is running") from None
+        _check_identity(folder, identity)
+        try:
+            yield folder
+        except BaseException:
+            if not any(folder.glob("checkpoint-*")):
+                shutil.rmtree(folder)  # nothing to go on from
+            raise
+        shutil.rmtree(folder)
+    finally:
+        os.close(descriptor)
+
+
+def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
+    path = folder / _IDENTITY
+    if not path.exists():
+        if any(folder.iterdir()):
+            raise InputError(folder, f"is in the way, and not ours: it holds no {_IDENTITY}")
+        path.write_text(to_json(identity), encoding="utf-8")
+        return
+    found = read_json_object(path)
+    differing = [name for name in {**found, **identity} if found.get(name) != identity.get(name)]
+    if differing:
+        faults = [f"{name}: was {show(found.get(name))}; is {show(identity.get(name))}" for name in sorted(differing)]
+        raise InputError(folder, ["holds an interrupted run of other settings; remove it to begin anew", *faults])
+
+
+def write_record(
+    folder: Path, identity: Mapping[str, Any], history: "History", scores: Sequence[str] = (), **more: Any
+) -> None:
+    """Write `metrics.json` (what was run, Trainer's log, the best step, and `more`) and `training.svg`.
+
+    scores: names of what evaluations measured, to be drawn below the loss.
+    """
+    record = {
+        "schema_version": 1,
+        "run": dict(identity),
+        "steps": history.steps,
+        "best_step": history.best_step,
+        "resumed_at": history.resumed_at,
+        **more,
+        "log": history.log,
+        "packages": {name: version(name) for name in ("torch", "transformers", "accelerate", "peft")},
+    }
+    (folder / RECORD).write_text(to_json(record), encoding="utf-8")
+    draw(folder / PLOT, history.log, scores)
