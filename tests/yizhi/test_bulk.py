@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from converters.checkpoint import Checkpoint
 from runtimes import Embedder, FillMask, open_runtime
 from tests.artifacts import export_artifact
 from tests.checkpoints import write_variant
+from yizhi.bulk.operators import OperatorSpec
 from yizhi.cli import main
 
 TEXTS = ["北京是[MASK]国的首都。", "你", "这个酒店\u2028服务很[MASK]！", "Hello, [MASK] world", "天" * 40, "的[MASK]"]
@@ -115,6 +117,12 @@ def test_fill_mask(tmp_path, artifact):
     assert [[[p["token"] for p in mask] for mask in row] for row in found] == [
         [[p["token"] for p in mask] for mask in row] for row in expected
     ]
+
+
+def test_another_process_opens_the_same_operator(artifact, vectors):
+    spec = pickle.loads(pickle.dumps(OperatorSpec("embed", artifact, {"pooling": "mean"})))
+    with spec.open() as embed:
+        np.testing.assert_array_equal(embed(TEXTS), vectors)
 
 
 def test_pairs(tmp_path, artifact):
@@ -262,7 +270,8 @@ def test_memory_does_not_grow_with_the_input(tmp_path):
     with Checkpoint.open(write_variant(tmp_path / "checkpoint", "bert", config=config)) as checkpoint:
         artifact = export_artifact(checkpoint, "onnx-int8", tmp_path / "onnx-int8")
     code = (
-        "import sys; from yizhi.cli import main; main(sys.argv[1:]);"
+        "import sys; from yizhi.bulk.operators import OperatorSpec
+from yizhi.cli import main; main(sys.argv[1:]);"
         "print(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1])"
     )
     peaks = []

@@ -16,8 +16,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from converters.config import EncoderConfig
 from converters.errors import InputError
 from runtimes.batching import TOKENS, WINDOW, Operator, Task, run_tasks
+from yizhi.bulk.operators import OperatorSpec
 from yizhi.bulk.progress import Progress
 from yizhi.bulk.readers import Reader, Record, Source
 from yizhi.bulk.writers import Writer, check_output, open_writer
@@ -27,19 +29,13 @@ from yizhi.bulk.writers import Writer, check_output, open_writer
 class Job:
     """What to do.
 
-    settings: whatever changes the answers: a run is gone on with only if they are the same.
-    columns: name -> kind (see `writers`) of an output row; `make_row` gives it but for its `row` number.
-    width: values per row of a vector output, else None.
+    operator: what is done to each row. A run is gone on with only by the same operator on the same input.
     errors: where rows that cannot be used are listed; None for a message each. strict: stop at the first.
     """
 
     source: Source
     output: Path
-    operator: Operator[Any]
-    settings: dict[str, Any]
-    columns: dict[str, str]
-    make_row: Callable[[Any], dict[str, Any]]
-    width: int | None = None
+    operator: OperatorSpec
     errors: Path | None = None
     strict: bool = False
     overwrite: bool = False
@@ -48,7 +44,7 @@ class Job:
 
     def check(self) -> None:
         """Raise InputError for what cannot work, before anything is written."""
-        check_output(self.output, self.width is not None)
+        check_output(self.output, self.operator.is_vector)
         if not self.output.parent.is_dir():
             raise InputError(self.output.parent, "no such folder")
         files = [self.output] if self.errors is None else [self.output, self.errors]
@@ -71,7 +67,7 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """What must be equal for a run to go on."""
         errors = None if self.errors is None else str(self.errors.resolve())
-        return {"input": self.source.identity(), "settings": self.settings, "errors": errors}
+        return {"input": self.source.identity(), "settings": self.operator.identity(), "errors": errors}
 
 
 @dataclass(frozen=True)
@@ -97,12 +93,17 @@ def run(job: Job, progress: Progress, report: Callable[[str], None]) -> Position
         job.state.unlink()
         return position
     position = position or Position()
-    with _open_at(job.working, position.output_bytes) as file, _open_at(job.errors, position.error_bytes) as errors:
-        writer = open_writer(job.output, file, position.rows, job.width, job.columns)
+    with (
+        job.operator.open() as operator,
+        _open_at(job.working, position.output_bytes) as file,
+        _open_at(job.errors, position.error_bytes) as errors,
+    ):
+        width = EncoderConfig.read(job.operator.artifact / "config.json").hidden_size
+        writer = open_writer(job.output, file, position.rows, width, job.operator.columns)
         if not position.output_bytes:
             writer.begin()
         with job.source.open() as reader:
-            position = _answer_all(job, reader, writer, (file, errors), position, progress, report)
+            position = _answer_all(job, operator, reader, writer, (file, errors), position, progress, report)
         position = _commit(job, position, writer, (file, errors))
         writer.finish(job.working, job.output)
     job.state.unlink()
@@ -111,6 +112,7 @@ def run(job: Job, progress: Progress, report: Callable[[str], None]) -> Position
 
 def _answer_all(
     job: Job,
+    operator: Operator[Any],
     reader: Reader,
     writer: Writer,
     files: tuple[BinaryIO, BinaryIO | None],
@@ -123,12 +125,12 @@ def _answer_all(
         pass
     progress.begin(position.records)
     while group := list(islice(records, job.window)):
-        answers, faults = _answer(job, group)
+        answers, faults = _answer(job, operator, group)
         rows = []
         for record in group:
             if record.number in answers:
-                rows.append({"row": record.number, **job.make_row(answers[record.number])})
-            elif job.width is not None and "embedding" in job.columns and not _names_rows(job.output):
+                rows.append({"row": record.number, **job.operator.make_row(answers[record.number])})
+            elif not _names_rows(job.output):
                 rows.append({"row": record.number, "embedding": None})
         for number, fault in faults.items():
             if files[1] is None:
@@ -145,7 +147,7 @@ def _answer_all(
     return position
 
 
-def _answer(job: Job, group: list[Record]) -> tuple[dict[int, Any], dict[int, str]]:
+def _answer(job: Job, operator: Operator[Any], group: list[Record]) -> tuple[dict[int, Any], dict[int, str]]:
     """Results and faults of a window of rows, by row number."""
     tasks: dict[int, Task[Any]] = {}
     faults = {}
@@ -153,12 +155,12 @@ def _answer(job: Job, group: list[Record]) -> tuple[dict[int, Any], dict[int, st
         try:
             if record.text is None:
                 raise InputError("the row", record.fault)
-            tasks[record.number] = job.operator.plan(record.text)
+            tasks[record.number] = operator.plan(record.text)
         except InputError as error:
             faults[record.number] = "; ".join(error.faults)
             if job.strict:
                 raise InputError(job.source.path, f"row {record.number}: {faults[record.number]}") from None
-    results = run_tasks(job.operator, tasks.values(), window=job.window, tokens=job.tokens)
+    results = run_tasks(operator, tasks.values(), window=job.window, tokens=job.tokens)
     return dict(zip(tasks, results, strict=True)), faults
 
 

@@ -36,14 +36,17 @@ class Writer(Protocol):
         """Make `output` of the closed working file, at once and whole."""
 
 
-def open_writer(output: Path, file: BinaryIO, rows: int, width: int | None, columns: dict[str, str]) -> Writer:
-    """The writer for a name's ending, on a working file that holds so many rows already."""
+def open_writer(output: Path, file: BinaryIO, rows: int, width: int, columns: dict[str, str]) -> Writer:
+    """The writer for a name's ending, on a working file that holds so many rows already.
+
+    width: of a row that is a vector. columns: name -> kind of the others.
+    """
     suffix = output.suffix.lower().lstrip(".")
     if suffix == "jsonl":
         return JsonLines(file, rows)
     if suffix == "parquet":
         return Parquet(file, rows, columns)
-    return Array(file, rows, width or 0, suffix)
+    return Array(file, rows, width, suffix)
 
 
 def check_output(output: Path, fixed_width: bool) -> None:

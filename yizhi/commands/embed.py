@@ -2,12 +2,9 @@
 
 import argparse
 import json
-from typing import Any
-
-from numpy.typing import NDArray
 
 from yizhi.commands.options import Commands, add_command
-from yizhi.commands.text_options import add_text_options, read_text, run_bulk
+from yizhi.commands.text_options import add_text_options, make_operator, read_text, run_bulk
 
 
 def add(commands: Commands) -> None:
@@ -42,23 +39,16 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
-    from runtimes import Embedder, open_runtime
-
-    settings: dict[str, Any] = {
-        "layers": options.layer,
-        "pooling": options.pooling,
-        "normalize": options.normalize,
-        "long": "truncate" if options.truncate else "error",
-    }
-    with open_runtime(options.artifact, device=options.device, threads=options.threads) as runtime:
-        embed = Embedder(runtime, **settings)
-        if options.output:
-            single = options.pooling != "none"
-            columns = {"row": "row", "embedding": "vector" if single else "vectors"}
-            return run_bulk(options, embed, settings, columns, _make_row, embed.size if single else None)
+    operator = make_operator(
+        options,
+        "embed",
+        layers=options.layer,
+        pooling=options.pooling,
+        normalize=options.normalize,
+        long="truncate" if options.truncate else "error",
+    )
+    if options.output:
+        return run_bulk(options, operator)
+    with operator.open() as embed:
         print(json.dumps(embed([read_text(options)])[0].astype(float).round(8).tolist()))
     return 0
-
-
-def _make_row(vector: NDArray) -> dict[str, Any]:
-    return {"embedding": vector if vector.ndim == 1 else list(vector)}

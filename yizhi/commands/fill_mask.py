@@ -2,11 +2,11 @@
 
 import argparse
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from converters.errors import InputError
 from yizhi.commands.options import JSON_HELP, Commands, add_command, positive
-from yizhi.commands.text_options import add_text_options, read_text, run_bulk
+from yizhi.commands.text_options import add_text_options, make_operator, read_text, run_bulk
 
 if TYPE_CHECKING:
     from runtimes import Prediction
@@ -41,37 +41,25 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
-    from runtimes import FillMask, open_runtime
-
-    settings: dict[str, Any] = {
-        "top_k": options.top_k,
-        "targets": options.targets,
-        "scoring": options.scoring,
-        "long": "truncate" if options.truncate else "error" if options.stride is None else options.stride,
-    }
     if options.stride is not None and options.stride < 0:
         raise InputError("--stride", f"expected 0 or more; found {options.stride}")
-    with open_runtime(options.artifact, device=options.device, threads=options.threads) as runtime:
-        fill = FillMask(runtime, **settings)
-        if options.output:
-            return run_bulk(options, fill, settings, {"row": "row", "masks": "masks"}, _make_row)
+    operator = make_operator(
+        options,
+        "fill-mask",
+        top_k=options.top_k,
+        targets=options.targets,
+        scoring=options.scoring,
+        long="truncate" if options.truncate else "error" if options.stride is None else options.stride,
+    )
+    if options.output:
+        return run_bulk(options, operator)
+    with operator.open() as fill:
         answers = fill(read_text(options))
     if options.json:
         print(json.dumps([[vars(p) for p in mask] for mask in answers], ensure_ascii=False, indent=2))
     else:
         _print_answers(answers)
     return 0
-
-
-def _make_row(answers: "list[list[Prediction]]") -> dict[str, Any]:
-    return {"masks": [[_describe(prediction) for prediction in mask] for mask in answers]}
-
-
-def _describe(prediction: "Prediction") -> dict[str, Any]:
-    """A prediction with the second text of a pair in a field of its own, so that a field has one type."""
-    pair = isinstance(prediction.sentence, tuple)
-    sentences = {"sentence": prediction.sentence[0], "sentence_pair": prediction.sentence[1]} if pair else {}
-    return {**vars(prediction), **sentences}
 
 
 def _print_answers(answers: "list[list[Prediction]]") -> None:

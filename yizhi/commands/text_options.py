@@ -2,16 +2,13 @@
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converters.artifact import DESCRIPTION
-from converters.checkpoint import sha256_of_file
 from yizhi.commands.options import DEVICE_HELP, positive
 
 if TYPE_CHECKING:
-    from runtimes.batching import Operator
+    from yizhi.bulk.operators import OperatorSpec
 
 # Bad rows that are named on a terminal where there is no file for them.
 _NAMED = 20
@@ -43,14 +40,14 @@ def read_text(options: argparse.Namespace) -> str | tuple[str, str]:
     return options.text if options.pair is None else (options.text, options.pair)
 
 
-def run_bulk(
-    options: argparse.Namespace,
-    operator: "Operator[Any]",
-    settings: dict[str, Any],
-    columns: dict[str, str],
-    make_row: Callable[[Any], dict[str, Any]],
-    width: int | None = None,
-) -> int:
+def make_operator(options: argparse.Namespace, kind: str, **settings: Any) -> "OperatorSpec":
+    """What the command does, on the artifact and the device that the arguments say."""
+    from yizhi.bulk.operators import OperatorSpec
+
+    return OperatorSpec(kind, options.artifact, settings, options.device, options.threads)
+
+
+def run_bulk(options: argparse.Namespace, operator: "OperatorSpec") -> int:
     """Answer a whole file. Returns 1 where some of its rows could not be used."""
     from runtimes.batching import TOKENS, WINDOW
     from yizhi.bulk.progress import Progress
@@ -71,10 +68,6 @@ def run_bulk(
         source=Source.of(options.text, options.format, options.column, options.pair_column),
         output=options.output,
         operator=operator,
-        settings={"artifact": sha256_of_file(options.artifact / DESCRIPTION), "device": options.device, **settings},
-        columns=columns,
-        make_row=make_row,
-        width=width,
         errors=options.errors,
         strict=options.strict,
         overwrite=options.overwrite,

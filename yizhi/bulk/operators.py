@@ -1,0 +1,93 @@
+"""What a command does to each row, as plain values: any process can open the same operator from them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import runtimes
+from converters.artifact import DESCRIPTION
+from converters.checkpoint import sha256_of_file
+from runtimes.batching import Operator
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one kind of operator is made, and how its results become output rows.
+
+    make: the class in `runtimes`, called with an opened runtime and the settings.
+    columns: name -> kind (see `writers`) of an output row, from the settings.
+    make_row: one result's columns, all but `row`.
+    is_vector: whether, with these settings, each result is one vector.
+    """
+
+    make: Callable[..., Operator[Any]]
+    columns: Callable[[Mapping[str, Any]], dict[str, str]]
+    make_row: Callable[[Any], dict[str, Any]]
+    is_vector: Callable[[Mapping[str, Any]], bool] = lambda settings: False
+
+
+@dataclass(frozen=True)
+class OperatorSpec:
+    """One kind of operator on one artifact. Holds plain values only, so it can be pickled and compared.
+
+    kind: one of KINDS. settings: what the kind's class takes beside the runtime; JSON values.
+    """
+
+    kind: str
+    artifact: Path
+    settings: Mapping[str, Any]
+    device: str = "cpu"
+    threads: int | None = None
+
+    @contextmanager
+    def open(self) -> Iterator[Any]:
+        """The kind's operator, its runtime open for the block. Raises InputError for an artifact or settings of no use."""
+        with runtimes.open_runtime(self.artifact, device=self.device, threads=self.threads) as runtime:
+            yield KINDS[self.kind].make(runtime, **self.settings)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Name -> kind (see `writers`) of an output row."""
+        return {"row": "row", **KINDS[self.kind].columns(self.settings)}
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether each result is one vector, `embedding`, which an array file can hold."""
+        return KINDS[self.kind].is_vector(self.settings)
+
+    def make_row(self, result: Any) -> dict[str, Any]:
+        """One result's columns, all but `row`."""
+        return KINDS[self.kind].make_row(result)
+
+    def identity(self) -> dict[str, Any]:
+        """Whatever changes the answers."""
+        artifact = sha256_of_file(self.artifact / DESCRIPTION)
+        return {"kind": self.kind, "artifact": artifact, "device": self.device, **self.settings}
+
+
+def _embedding_row(vector: Any) -> dict[str, Any]:
+    return {"embedding": vector if vector.ndim == 1 else list(vector)}
+
+
+def _masks_row(answers: list[list[runtimes.Prediction]]) -> dict[str, Any]:
+    return {"masks": [[_describe_prediction(prediction) for prediction in mask] for mask in answers]}
+
+
+def _describe_prediction(prediction: runtimes.Prediction) -> dict[str, Any]:
+    """A prediction with the second text of a pair in a field of its own, so that a field has one type."""
+    pair = isinstance(prediction.sentence, tuple)
+    sentences = {"sentence": prediction.sentence[0], "sentence_pair": prediction.sentence[1]} if pair else {}
+    return {**vars(prediction), **sentences}
+
+
+KINDS: Mapping[str, Kind] = {
+    "embed": Kind(
+        make=runtimes.Embedder,
+        columns=lambda settings: {"embedding": "vectors" if settings["pooling"] == "none" else "vector"},
+        make_row=_embedding_row,
+        is_vector=lambda settings: settings["pooling"] != "none",
+    ),
+    "fill-mask": Kind(make=runtimes.FillMask, columns=lambda _: {"masks": "masks"}, make_row=_masks_row),
+}
