@@ -270,8 +270,7 @@ def test_memory_does_not_grow_with_the_input(tmp_path):
     with Checkpoint.open(write_variant(tmp_path / "checkpoint", "bert", config=config)) as checkpoint:
         artifact = export_artifact(checkpoint, "onnx-int8", tmp_path / "onnx-int8")
     code = (
-        "import sys; from yizhi.bulk.operators import OperatorSpec
-from yizhi.cli import main; main(sys.argv[1:]);"
+        "import sys; from yizhi.cli import main; main(sys.argv[1:]);"
         "print(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1])"
     )
     peaks = []

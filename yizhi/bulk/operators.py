@@ -43,7 +43,7 @@ class OperatorSpec:
 
     @contextmanager
     def open(self) -> Iterator[Any]:
-        """The kind's operator, its runtime open for the block. Raises InputError for an artifact or settings of no use."""
+        """The kind's operator, its runtime open for the block. Raises InputError where the two do not fit."""
         with runtimes.open_runtime(self.artifact, device=self.device, threads=self.threads) as runtime:
             yield KINDS[self.kind].make(runtime, **self.settings)
 
