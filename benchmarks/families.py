@@ -64,8 +64,9 @@ INTRODUCTION = """\
 
 Made by `python -m benchmarks.families`: random weights in the published shapes, exported to every target, each artifact
 run against the float64 oracle on all cases (lengths 1 to 512), and held to the gates of `parity_tests/tolerances.py`.
-Errors are the largest of any case; for int8, agreement on decided positions, mean KL in nats, and lowest cosine of any
-layer. A verdict of *not run* is neither a pass nor a failure.
+Errors are the largest of any case, and beside them how much of the tolerance is used where most is; for int8, agreement
+on decided positions, mean KL in nats, and lowest cosine of any layer. A verdict of
+*not run* is neither a pass nor a failure.
 """
 
 
@@ -119,8 +120,8 @@ def make_table(measured: Mapping[str, Any]) -> str:
     """The document: one line per shape and target; shapes without a measurement are said to be not run."""
     lines = [
         INTRODUCTION,
-        "| checkpoint | shape | target | size | worst error | verdict |",
-        "|---|---|---|---|---|---|",
+        "| checkpoint | shape | target | size | worst error | of what is allowed | verdict |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, raw in shapes().items():
         config = EncoderConfig.from_dict(dict(raw), name)
@@ -129,18 +130,26 @@ def make_table(measured: Mapping[str, Any]) -> str:
         shape = f"{config.model_type}, {config.num_hidden_layers} × {width}{narrow}, {config.hidden_act}"
         rows = measured.get(name)
         if rows is None:
-            lines.append(f"| {name} | {shape} | all | | | not run |")
+            lines.append(f"| {name} | {shape} | all | | | | not run |")
             continue
         for number, target in enumerate(TARGETS):
             row = rows.get(target)
             start = f"| {name} | {shape} |" if number == 0 else "| | |"
             if row is None:
-                lines.append(f"{start} {target} | | | not run |")
+                lines.append(f"{start} {target} | | | | not run |")
                 continue
             verdict = "pass" if row["passed"] else f"**FAIL**: {row['faults'][0]}"
             errors = describe_errors(row["parity"])
-            lines.append(f"{start} {target} | {format_bytes(row['size'])} | {errors} | {verdict} |")
+            size, share = format_bytes(row["size"]), describe_share(row["parity"])
+            lines.append(f"{start} {target} | {size} | {errors} | {share} | {verdict} |")
     return "\n".join(lines) + "\n"
+
+
+def describe_share(parity: Mapping[str, Any] | None) -> str:
+    """The largest error as a share of what the tolerance allows there; int8 has gates instead."""
+    if parity is None or parity["cosine"]:
+        return ""
+    return f"{max(entry['excess'] for entry in parity['worst'].values()):.2f}"
 
 
 if __name__ == "__main__":

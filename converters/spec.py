@@ -207,6 +207,19 @@ class EncoderSpec:
         residual = self.final_norm is not None and output.startswith("hidden_states.")
         return output == "logits" or (residual and output != f"hidden_states.{len(self.blocks)}")
 
+    def norm_of(self, output: str) -> Norm | None:
+        """The LayerNorm that gives an output, if one does: scale · normalised + offset."""
+        if output == "last_hidden_state":
+            output = f"hidden_states.{len(self.blocks)}"
+        prefix, _, number = output.rpartition(".")
+        if prefix != "hidden_states" or self.is_sum(output):
+            return None
+        if number == "0":
+            return None if self.embeddings_projection else self.embeddings_norm
+        if int(number) == len(self.blocks) and self.final_norm:
+            return self.final_norm
+        return self.blocks[int(number) - 1][-1].output_norm
+
     def output_axes(self, output: str) -> tuple[str | int, ...]:
         """The shape of an output, with `batch` and `length` for the axes that inputs decide."""
         if output == "pooler_output":

@@ -5,7 +5,7 @@ where the artifact can show it; and the fault of `parity_tests.mutations` under 
 what the artifact gives.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -60,7 +60,7 @@ def bisect(runtime: Runtime, checkpoint: Checkpoint, golden: Golden, verdict: Ve
 
     checkpoint: what the artifact was made from.
     """
-    agrees = _judge(TOLERANCES[verdict.precision, verdict.device], golden.sums)
+    agrees = _judge(TOLERANCES[verdict.precision, verdict.device], golden)
     first: tuple[int, Case, NDArray, NDArray] | None = None
     order = _in_order(runtime.outputs)
     for case in sorted(golden.cases, key=lambda case: case.inputs.input_ids.size):
@@ -82,10 +82,10 @@ def bisect(runtime: Runtime, checkpoint: Checkpoint, golden: Golden, verdict: Ve
 Agrees = Callable[[str, NDArray, NDArray], bool]
 
 
-def _judge(gates: FloatTolerance | QuantizedGates, sums: Collection[str]) -> Agrees:
+def _judge(gates: FloatTolerance | QuantizedGates, golden: Golden) -> Agrees:
     def agrees(name: str, found: NDArray, expected: NDArray) -> bool:
         if isinstance(gates, FloatTolerance):
-            return compare("", "", name, found, expected, gates, name in sums).passed
+            return compare("", "", name, found, expected, gates, golden.scale(name, expected)).passed
         return bool(np.isfinite(found).all()) and lowest_cosine(found, expected) >= gates.cosine
 
     return agrees

@@ -52,9 +52,12 @@ def compare(
     found: NDArray | None,
     reference: NDArray,
     tolerance: FloatTolerance,
-    is_sum: bool,
+    scale: NDArray[np.float64],
 ) -> Difference:
-    """Compare one array with its reference. NaN, a wrong shape and a missing output are failures."""
+    """Compare one array with its reference. NaN, a wrong shape and a missing output are failures.
+
+    scale: of each element, for the tolerance; broadcast over the reference.
+    """
 
     def failed(fault: str) -> Difference:
         return Difference(case, signature, output, float("inf"), float("inf"), (), fault)
@@ -68,7 +71,7 @@ def compare(
     if not np.isfinite(found).all():
         return failed(f"{int((~np.isfinite(found)).sum())} of {found.size} values are NaN or Inf")
     error = np.abs(found.astype(np.float64) - reference)
-    excess = error / tolerance.allowed(reference, is_sum)
+    excess = error / tolerance.allowed(scale)
     worst = np.unravel_index(int(excess.argmax()), excess.shape)
     return Difference(
         case, signature, output, float(error.max()), float(excess.max()), tuple(int(index) for index in worst)

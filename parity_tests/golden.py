@@ -34,12 +34,28 @@ class Golden:
     """The cases, and the reference outputs of each: `reference[case name][output]`.
 
     per: what each output holds one vector for. sums: outputs whose error is measured against their vector.
+    offsets: [H] each, of the outputs that a LayerNorm gives: what it adds.
     """
 
     cases: list[Case]
     reference: dict[str, dict[str, NDArray[np.float32]]]
     per: dict[str, str]
     sums: list[str]
+    offsets: dict[str, NDArray[np.float32]]
+
+    def scale(self, output: str, reference: NDArray) -> NDArray[np.float64]:
+        """How large the numbers are that each element of an output was made of: what float32 errs in proportion to.
+
+        A sum errs as the largest of its vector. A LayerNorm adds an offset: where that cancels most of the product
+        before it, the element is small and its rounding is not, so the two terms count, not their sum.
+        """
+        size = np.abs(reference.astype(np.float64))
+        if output in self.sums:
+            return size.max(axis=-1, keepdims=True)
+        if output in self.offsets:
+            offset = self.offsets[output].astype(np.float64)
+            return np.abs(reference - offset) + np.abs(offset)
+        return size
 
     @classmethod
     def make(cls, checkpoint: Checkpoint) -> "Golden":
@@ -53,7 +69,10 @@ class Golden:
             reference[case.name] = {name: array.astype(np.float32) for name, array in outputs.items()}
         names = list(reference[cases[0].name])
         per = {name: _per(checkpoint.spec, name) for name in names}
-        return cls(cases, reference, per, [name for name in names if checkpoint.spec.is_sum(name)])
+        sums = [name for name in names if checkpoint.spec.is_sum(name)]
+        norms = {name: norm for name in names if (norm := checkpoint.spec.norm_of(name))}
+        offsets = {name: checkpoint.array(norm.bias).astype(np.float32) for name, norm in norms.items()}
+        return cls(cases, reference, per, sums, offsets)
 
     @classmethod
     def read(cls, folder: Path) -> "Golden":
@@ -69,6 +88,7 @@ class Golden:
         except SafetensorError as error:
             raise InputError(folder / ARRAYS, str(error)) from None
         names = [f"{entry['name']}/{key}" for entry in description["cases"] for key in (*_INPUTS, *description["per"])]
+        names += [f"offsets/{name}" for name in description["offsets"]]
         missing = [f"{name}: missing" for name in names if name not in arrays]
         if missing:
             raise InputError(folder / ARRAYS, missing)
@@ -78,11 +98,12 @@ class Golden:
             inputs = Inputs.of(**{key: arrays[f"{name}/{key}"] for key in _INPUTS})
             cases.append(Case(name, entry["catches"], inputs, tuple(entry["alone"]), tuple(entry["signatures"])))
             reference[name] = {key: arrays[f"{name}/{key}"] for key in description["per"]}
-        return cls(cases, reference, description["per"], description["sums"])
+        offsets = {name: arrays[f"offsets/{name}"] for name in description["offsets"]}
+        return cls(cases, reference, description["per"], description["sums"], offsets)
 
     def write(self, folder: Path) -> None:
         """Write `cases.json` and `golden.safetensors` into an existing folder."""
-        arrays: dict[str, NDArray] = {}
+        arrays: dict[str, NDArray] = {f"offsets/{name}": array for name, array in self.offsets.items()}
         entries = []
         for case in self.cases:
             reference = self.reference[case.name]
@@ -91,7 +112,13 @@ class Golden:
             entry = {"name": case.name, "catches": case.catches, "alone": case.alone, "signatures": case.signatures}
             entries.append(entry)
         (folder / ARRAYS).write_bytes(save(arrays))
-        description = {"schema_version": 1, "per": self.per, "sums": self.sums, "cases": entries}
+        description = {
+            "schema_version": 1,
+            "per": self.per,
+            "sums": self.sums,
+            "offsets": list(self.offsets),
+            "cases": entries,
+        }
         (folder / CASES).write_text(to_json(description), encoding="utf-8")
 
 

@@ -48,13 +48,29 @@ def test_artifact_meets_the_gates(subject, target):
     assert verdict.passed, "\n".join(verdict.faults)
 
 
+def _golden(sums, offsets):
+    return Golden([], {}, {}, sums, {name: np.array(offset, np.float32) for name, offset in offsets.items()})
+
+
+def _passes(golden, output, reference, error):
+    reference = np.array([reference], np.float32)
+    found = reference.astype(np.float64) + error
+    tolerance = FloatTolerance(1e-5, 1e-5, "")
+    return compare("", "", output, found, reference, tolerance, golden.scale(output, reference)).passed
+
+
 def test_sums_are_measured_against_their_vector():
     """A value near 0 in a long sum errs as the sum's largest terms do; after LayerNorm it may not."""
-    tolerance = FloatTolerance(1e-5, 1e-5, "")
-    reference = np.array([[80.0, 0.0]], np.float32)
-    found = reference + np.float32(1e-4)
-    assert compare("", "", "hidden_states.1", found, reference, tolerance, is_sum=True).passed
-    assert not compare("", "", "hidden_states.1", found, reference, tolerance, is_sum=False).passed
+    assert _passes(_golden(["logits"], {}), "logits", [80.0, 0.0], 1e-4)
+    assert not _passes(_golden([], {}), "logits", [80.0, 0.0], 1e-4)
+
+
+def test_what_a_layer_norm_gives_is_measured_against_its_two_terms():
+    """−4 + 4 rounds as 4 does; 0 + 0, beside it in the same vector, does not."""
+    golden = _golden([], {"hidden_states.1": [4.0, 0.0]})
+    assert _passes(golden, "hidden_states.1", [0.0, 3.0], [8e-5, 3e-5])
+    assert not _passes(golden, "hidden_states.1", [0.0, 0.0], [8e-5, 3e-5])
+    assert not _passes(golden, "hidden_states.1", [0.0, 3.0], [1e-4, 3e-5])
 
 
 def test_which_outputs_are_sums(tmp_path):
@@ -63,3 +79,17 @@ def test_which_outputs_are_sums(tmp_path):
     assert sums == {"logits", "hidden_states.0", "hidden_states.1", "hidden_states.2"}
     spec = Checkpoint.open(write_variant(tmp_path / "bert", "bert")).spec
     assert [name for name in spec.signatures()["hidden_states"] if spec.is_sum(name)] == ["logits"]
+
+
+def test_which_outputs_are_a_layer_norms(tmp_path):
+    def norms(variant):
+        spec = Checkpoint.open(write_variant(tmp_path / variant, variant)).spec
+        return {name: norm.name for name in spec.signatures()["hidden_states"] if (norm := spec.norm_of(name))}
+
+    states = [f"hidden_states.{index}" for index in range(4)]
+    layers = [f"bert.encoder.layer.{index}.output.LayerNorm" for index in range(3)]
+    expected = dict(zip(states, ["bert.embeddings.LayerNorm", *layers], strict=True))
+    assert norms("bert") == expected | {"last_hidden_state": layers[-1]}
+    # MegatronBERT's other hidden states are sums; ELECTRA projects its embeddings after their LayerNorm.
+    assert norms("megatron-bert") == dict.fromkeys([states[3], "last_hidden_state"], "bert.encoder.ln")
+    assert list(norms("electra-generator")) == ["last_hidden_state", *states[1:]]

@@ -11,18 +11,16 @@ from numpy.typing import NDArray
 class FloatTolerance:
     """|error| ≤ absolute + relative · scale, element by element, on real tokens.
 
-    scale: |reference| of the element itself; for sums (`EncoderSpec.is_sum`: logits, and the hidden states
-    between layers that normalise first), the largest |reference| of their vector.
+    scale: how large the numbers are that an element is made of; see `Golden.scale`.
     """
 
     absolute: float
     relative: float
     reason: str
 
-    def allowed(self, reference: NDArray, is_sum: bool) -> NDArray[np.float64]:
+    def allowed(self, scale: NDArray[np.float64]) -> NDArray[np.float64]:
         """The largest error allowed at each element of an output."""
-        size = np.abs(reference.astype(np.float64))
-        return self.absolute + self.relative * (size.max(axis=-1, keepdims=True) if is_sum else size)
+        return self.absolute + self.relative * scale
 
 
 @dataclass(frozen=True)

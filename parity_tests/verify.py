@@ -173,7 +173,7 @@ class _Judge:
                         found,
                         expected,
                         self._tolerance,
-                        name in self._golden.sums,
+                        self._golden.scale(name, expected),
                     )
                 )
 
@@ -182,7 +182,8 @@ class _Judge:
         for case in self._golden.cases:
             reference = self._golden.reference[case.name]
             found = runtime.run_head(reference["last_hidden_state"][tuple(case.logit_positions.T)])
-            difference = compare(case.name, HEAD, "logits", found, reference["logits"], self._tolerance, is_sum=True)
+            scale = self._golden.scale("logits", reference["logits"])
+            difference = compare(case.name, HEAD, "logits", found, reference["logits"], self._tolerance, scale)
             self._verdict.differences.append(difference)
             if isinstance(self._gates, QuantizedGates) and not difference.fault:
                 self._logits.append((found, reference["logits"]))
@@ -224,7 +225,8 @@ class _Judge:
                 got = found[tuple(case.logit_positions.T)]
             elif found.shape == expected.shape:
                 got, expected = found[keep], expected[keep]
-        difference = compare(case.name, signature, name, got, expected, self._tolerance, name in self._golden.sums)
+        scale = self._golden.scale(name, expected)
+        difference = compare(case.name, signature, name, got, expected, self._tolerance, scale)
         return difference, None if difference.fault or got is None else (got, expected)
 
 

@@ -28,7 +28,7 @@ def test_a_missing_or_failed_target_is_no_pass():
     assert not passed({**dict.fromkeys(TARGETS, row), "onnx": {**row, "passed": False}})
     table = make_table({"rbt3": {"pytorch": row, "onnx": {**row, "passed": False, "faults": ["first layer"]}}})
     assert "**FAIL**: first layer" in table
-    assert "flax | | | not run" in table
+    assert "flax | | | | not run" in table
 
 
 def test_one_shape_is_measured_and_removed_again(tmp_path, monkeypatch):
