@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+PEERS  := build/peers
 JOBS   ?= $(shell nproc)
 
 # The embedded default: a random checkpoint of bert-base-chinese's shape, made on the spot.
@@ -13,7 +14,7 @@ OUT        ?= dist/$(notdir $(patsubst %/,%,$(CHECKPOINT)))
 DEVICE     ?= cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help export-all test verify mutations families lint clean
+.PHONY: help export-all test verify mutations families bench bench-render lint clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +37,12 @@ mutations: $(VENV)/installed  ## make every known fault on every target: each mu
 families: $(VENV)/installed  ## every family at its published shape, an hour: docs/families.md
 	@$(BIN)/python -m benchmarks.families --jobs $(JOBS)
 
+bench: $(VENV)/installed $(PEERS)/installed  ## ours and peers side by side: docs/performance.md (QUICK=1: a look)
+	@$(BIN)/python -m benchmarks.performance $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
+
+bench-render: $(VENV)/installed  ## docs/performance.md again, from what was measured
+	@$(BIN)/python -m benchmarks.performance --render-only
+
 lint: $(VENV)/installed  ## style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
@@ -47,4 +54,11 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (once; a few minutes)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --constraint constraints.txt --editable '.[all,dev]'
+	@touch $@
+
+# Apart from ours: they hold transformers back, and what they bring must not be what we are measured with.
+$(PEERS)/installed: benchmarks/peers.txt
+	@echo "Setting up $(PEERS) (once; a few minutes, 4 GB)"
+	@$(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 --requirement benchmarks/peers.txt
 	@touch $@

@@ -1,43 +1,44 @@
-"""Embedding many sentences: real tokens a second, ours against peers, in one process with the same threads.
+"""Embedding many sentences of many lengths: real tokens a second, ours against peers.
 
-    python benchmarks/bulk.py RELEASE [--sentences 2000] [--threads 2] [--rounds 3]
+A section of `make bench`; each contestant is a process of its own:
 
-RELEASE holds `onnx-int8` and `pytorch`. Sentences have log-normal lengths: 50 characters on average, up
-to 510. Contestants take turns, so that a slow minute of the machine falls on all; each keeps its best
-round. Padding to 512 is measured on one sentence in `--every` of them: its cost does not depend on how many
-there are. A peer that is not installed is said to be so, never left out.
+    python -m benchmarks.bulk KIND FOLDER THREADS DEVICE      serves one, as `benchmarks.contestants` does
+
+Lengths are log-normal: 50 characters on average, up to 510. A contestant that does not look across batches is
+given one sentence in some, since its rate does not depend on how many there are.
 """
 
-import argparse
-import os
-import tempfile
+import json
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runtimes import Embedder, Tokenizer, open_runtime
-from runtimes.tokenization import pad
+from benchmarks.contestants import serve
 
-# Nothing is fetched: every model is a folder.
-os.environ["HF_HUB_OFFLINE"] = "1"
-BATCH_SIZES = (1, 8, 32)
+if TYPE_CHECKING:
+    from benchmarks.workbench import Rows, Workbench
 
-Contestant = Callable[[list[str]], object]
-
-
-def make_sentences(count: int, vocab: list[str], seed: int = 0) -> list[str]:
-    """Sentences of random Chinese characters."""
-    rng = np.random.default_rng(seed)
-    characters = [token for token in vocab if len(token) == 1 and "一" <= token <= "鿿"]
-    # A log-normal of mean exp(m + s²/2) = 50 with s = 0.8.
-    lengths = np.clip(np.exp(rng.normal(np.log(50) - 0.32, 0.8, count)).round(), 2, 510).astype(int)
-    return ["".join(rng.choice(characters, length)) for length in lengths]
+Embed = Callable[[list[str]], object]
+SENTENCES, SENTENCES_QUICK = 2000, 120
 
 
-def pad_to_512(folder: Path, threads: int) -> Contestant:
+def yizhi(folder: Path, threads: int) -> Embed:
+    """Our Embedder, which sorts by length and keeps to a number of tokens a batch."""
+    from runtimes import Embedder, open_runtime
+
+    return Embedder(open_runtime(folder, threads=threads))
+
+
+def yizhi_padded(folder: Path, threads: int) -> Embed:
     """Our own artifact, fed as `padding="max_length"` does it."""
+    from runtimes import Tokenizer, open_runtime
+    from runtimes.tokenization import pad
+
     runtime, tokenizer = open_runtime(folder, threads=threads), Tokenizer.open(folder)
 
     def run(sentences: list[str]) -> None:
@@ -48,8 +49,8 @@ def pad_to_512(folder: Path, threads: int) -> Contestant:
     return run
 
 
-def optimum_pipeline(folder: Path, threads: int, batch_size: int) -> Contestant:
-    """transformers' pipeline over optimum, on the same int8 graph, padding each batch to its longest."""
+def optimum_pipeline(folder: Path, threads: int, batch_size: int) -> Embed:
+    """transformers' pipeline over optimum, on our int8 graph, padding each batch to its longest."""
     import onnxruntime
     from optimum.onnxruntime import ORTModelForFeatureExtraction
     from transformers import AutoTokenizer, pipeline
@@ -61,8 +62,8 @@ def optimum_pipeline(folder: Path, threads: int, batch_size: int) -> Contestant:
     return lambda sentences: extract(sentences, batch_size=batch_size, return_tensors=True)
 
 
-def sentence_transformers(folder: Path, threads: int, batch_size: int, backend: str) -> Contestant:
-    """`encode`, which sorts all sentences by length; mean pooling, as ours."""
+def sentence_transformers(folder: Path, threads: int, backend: str) -> Embed:
+    """`encode`, which sorts all sentences by length; mean pooling, as ours; batches of 32, its default."""
     import onnxruntime
     import torch
     from sentence_transformers import SentenceTransformer
@@ -72,96 +73,101 @@ def sentence_transformers(folder: Path, threads: int, batch_size: int, backend: 
     options.intra_op_num_threads = threads
     onnx = {"file_name": "features.onnx", "session_options": options} if backend == "onnx" else {}
     model = SentenceTransformer(str(folder), backend=backend, device="cpu", model_kwargs=onnx)
-    return lambda sentences: model.encode(sentences, batch_size=batch_size, show_progress_bar=False)
+    return lambda sentences: model.encode(sentences, show_progress_bar=False)
 
 
-def ctranslate2_encoder(folder: Path, threads: int, tokens: int) -> Contestant:
-    """CTranslate2's int8 encoder, on batches sorted by length."""
+def ctranslate2_sorted(folder: Path, threads: int) -> Embed:
+    """CTranslate2's int8 encoder on our tokens, in batches sorted by length of at most 2,048 tokens."""
     import ctranslate2
-    from ctranslate2.converters import TransformersConverter
 
-    with tempfile.TemporaryDirectory() as temporary:
-        converted = TransformersConverter(str(folder)).convert(temporary, quantization="int8", force=True)
-        encoder = ctranslate2.Encoder(converted, device="cpu", compute_type="int8", intra_threads=threads)
-    tokenizer = Tokenizer.open(folder)
+    from runtimes import Tokenizer
+    from runtimes.batching import make_batches
+
+    encoder = ctranslate2.Encoder(str(folder), device="cpu", compute_type="int8", intra_threads=threads)
+    tokenizer = Tokenizer.open(folder / "tokenizer")
 
     def run(sentences: list[str]) -> None:
-        from runtimes.batching import make_batches
-
         rows = tokenizer.tokenize(sentences)
-        for batch in make_batches([len(row.ids) for row in rows], tokens):
-            found = encoder.forward_batch([rows[index].ids.tolist() for index in batch])
-            np.array(found.last_hidden_state)
+        for batch in make_batches([len(row.ids) for row in rows], 2048):
+            np.array(encoder.forward_batch([rows[index].ids.tolist() for index in batch]).last_hidden_state)
 
     return run
 
 
+KINDS: Mapping[str, Callable[[Path, int], Embed]] = {
+    "yizhi": yizhi,
+    "yizhi-padded": yizhi_padded,
+    "ctranslate2": ctranslate2_sorted,
+    **{f"pipeline-{size}": partial(optimum_pipeline, batch_size=size) for size in (1, 8, 32)},
+    "sentence-transformers-onnx": partial(sentence_transformers, backend="onnx"),
+    "sentence-transformers-torch": partial(sentence_transformers, backend="torch"),
+}
+# What the document calls it -> its kind, which model of the workbench's, and one sentence in how many.
+CONTESTANTS: Mapping[str, tuple[str, str, int]] = {
+    "yizhi": ("yizhi", "onnx-int8", 1),
+    "CTranslate2 int8, sorted": ("ctranslate2", "ctranslate2", 1),
+    "sentence-transformers, our int8 graph": ("sentence-transformers-onnx", "onnx-int8", 1),
+    "sentence-transformers, fp32 PyTorch": ("sentence-transformers-torch", "pytorch", 5),
+    "optimum pipeline, our int8 graph, batches of 1": ("pipeline-1", "onnx-int8", 5),
+    "optimum pipeline, our int8 graph, batches of 8": ("pipeline-8", "onnx-int8", 5),
+    "optimum pipeline, our int8 graph, batches of 32": ("pipeline-32", "onnx-int8", 5),
+    "yizhi, padded to 512": ("yizhi-padded", "onnx-int8", 40),
+    "yizhi, all of one length": ("yizhi", "onnx-int8", 2),
+}
+
+
+def make_sentences(count: int, vocab: list[str], seed: int = 0) -> list[str]:
+    """Sentences of random Chinese characters."""
+    rng = np.random.default_rng(seed)
+    characters = [token for token in vocab if len(token) == 1 and "一" <= token <= "鿿"]
+    # A log-normal of mean exp(m + s²/2) = 50 with s = 0.8.
+    lengths = np.clip(np.exp(rng.normal(np.log(50) - 0.32, 0.8, count)).round(), 2, 510).astype(int)
+    return ["".join(rng.choice(characters, length)) for length in lengths]
+
+
+def measure(bench: "Workbench") -> "Rows":
+    """Real tokens a second of each, one process after another, so that none waits in another's memory."""
+    from runtimes import Tokenizer
+
+    tokenizer = Tokenizer.open(bench.ours("onnx-int8"))
+    sentences = make_sentences(SENTENCES_QUICK if bench.quick else SENTENCES, tokenizer.vocab)
+    equal = [sentences[0][:1] * 49] * len(sentences)  # 51 tokens: the mean length
+
+    def entry(name: str, kind: str, model: str, every: int) -> Callable[[], dict[str, Any]]:
+        given = (equal if name.endswith("one length") else sentences)[:: min(every, len(sentences) // 3)]
+        path = bench.folder / "sentences.json"
+
+        def ask() -> dict[str, Any]:
+            folder = bench.peer(model) if model == "ctranslate2" else bench.ours(model)
+            path.write_text(json.dumps(given))
+            with bench.contestant(kind, folder, module="benchmarks.bulk") as contestant:
+                seconds = contestant.ask(do="embed", path=str(path))
+            return {"rate": sum(len(row.ids) for row in tokenizer.tokenize(given)) / seconds}
+
+        return ask
+
+    entries = {name: entry(name, *made_of) for name, made_of in CONTESTANTS.items()}
+    return {"bulk": bench.take_turns("bulk", entries, 1)}
+
+
+def _embed(run: Embed, path: str) -> float:
+    """Seconds for all sentences of a file."""
+    sentences = json.loads(Path(path).read_text())
+    start = time.perf_counter()
+    run(sentences)
+    return time.perf_counter() - start
+
+
 def main() -> None:
-    """Run it and print a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("release", type=Path)
-    parser.add_argument("--sentences", type=int, default=2000)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--every", type=int, default=20, help="pad-to-512 takes one sentence in so many")
-    options = parser.parse_args()
-    int8, torch_folder = options.release / "onnx-int8", options.release / "pytorch"
-    tokenizer = Tokenizer.open(int8)
-    sentences = make_sentences(options.sentences, tokenizer.vocab)
-    middle = sentences[0][:1] * 49  # 51 tokens: the mean length
-    ours = Embedder(open_runtime(int8, threads=options.threads))
-    threads = options.threads
+    """Serve one contestant."""
+    kind, folder, threads, _ = sys.argv[1:]
 
-    # name -> (how to make it, its sentences)
-    entries: dict[str, tuple[Callable[[], Contestant], list[str]]] = {
-        "yizhi onnx-int8": (lambda: ours, sentences),
-        "(a) padded to 512": (lambda: pad_to_512(int8, threads), sentences[:: options.every]),
-        "(e) ours, all of one length": (lambda: ours, [middle] * len(sentences)),
-        "(d) CTranslate2 int8, sorted": (lambda: ctranslate2_encoder(torch_folder, threads, 2048), sentences),
-    }
-    for size in BATCH_SIZES:
-        entries[f"(b) optimum pipeline, batches of {size}"] = (
-            lambda size=size: optimum_pipeline(int8, threads, size),
-            sentences,
-        )
-    for backend, folder in {"onnx": int8, "torch": torch_folder}.items():
-        entries[f"(c) sentence-transformers encode, {'int8 ' if backend == 'onnx' else 'fp32 '}{backend}"] = (
-            lambda backend=backend, folder=folder: sentence_transformers(folder, threads, 32, backend),
-            sentences,
-        )
-    print_table(measure(entries, tokenizer, options.rounds))
+    def open_model() -> Mapping[str, Callable[..., object]]:
+        run = KINDS[kind](Path(folder), int(threads))
+        run(["一二三四"])
+        return {"embed": partial(_embed, run)}
 
-
-def measure(
-    entries: dict[str, tuple[Callable[[], Contestant], list[str]]], tokenizer: Tokenizer, rounds: int
-) -> dict[str, float | str]:
-    """Real tokens a second of each one's best round, or why it did not run."""
-    best: dict[str, float | str] = {}
-    contestants = {}
-    for name, (make, sentences) in entries.items():
-        try:
-            contestants[name] = make()
-        except ImportError as error:
-            best[name] = f"not installed: {error}"
-            continue
-        contestants[name](sentences[:4])
-    for _ in range(rounds):
-        for name, run in contestants.items():
-            sentences = entries[name][1]
-            tokens = sum(len(row.ids) for row in tokenizer.tokenize(sentences))
-            start = time.perf_counter()
-            run(sentences)
-            rate = tokens / (time.perf_counter() - start)
-            best[name] = max(rate, best.get(name, 0.0))
-    return {name: best[name] for name in entries}
-
-
-def print_table(rates: dict[str, float | str]) -> None:
-    """Tokens a second, and ours over theirs."""
-    ours = rates["yizhi onnx-int8"]
-    print("| | real tokens a second | ours / theirs |\n|---|---|---|")
-    for name, rate in rates.items():
-        print(f"| {name} | {rate} | |" if isinstance(rate, str) else f"| {name} | {rate:,.0f} | {ours / rate:.2f} |")
+    serve(open_model)
 
 
 if __name__ == "__main__":

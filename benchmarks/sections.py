@@ -1,0 +1,265 @@
+"""What `make bench` measures: a function for each section of docs/performance.md."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.contestants import PRECISIONS
+from benchmarks.processes import Contestant, Failed
+from benchmarks.workbench import OURS, Rows, Workbench
+from converters.targets import TARGETS
+
+Entry = Callable[[], dict[str, Any]]
+
+# row -> contestant -> (kind in benchmarks.contestants, how its model is made)
+Model = tuple[str, Callable[[Workbench], Path]]
+FP32: Mapping[str, Mapping[str, Model]] = {
+    "pytorch": {
+        OURS: (OURS, lambda bench: bench.ours("pytorch")),
+        "transformers": ("transformers", lambda bench: bench.checkpoint()),
+        "transformers, torch.compile": ("torch-compile", lambda bench: bench.checkpoint()),
+    },
+    "onnx": {
+        OURS: (OURS, lambda bench: bench.ours("onnx")),
+        "optimum O1": ("onnxruntime", lambda bench: bench.peer("optimum-O1")),
+        "optimum O3": ("onnxruntime", lambda bench: bench.peer("optimum-O3")),
+    },
+    "tensorflow": {
+        OURS: (OURS, lambda bench: bench.ours("tensorflow")),
+        "transformers TF": ("tensorflow", lambda bench: bench.checkpoint()),
+    },
+    "flax": {
+        OURS: (OURS, lambda bench: bench.ours("flax")),
+        "transformers Flax": ("flax", lambda bench: bench.checkpoint()),
+    },
+}
+INT8: Mapping[str, Mapping[str, Model]] = {
+    "int8": {
+        OURS: (OURS, lambda bench: bench.ours("onnx-int8")),
+        "optimum avx512_vnni": ("onnxruntime", lambda bench: bench.peer("optimum-int8")),
+        "CTranslate2": ("ctranslate2", lambda bench: bench.peer("ctranslate2")),
+        "OpenVINO": ("openvino", lambda bench: bench.peer("openvino")),
+    }
+}
+PRODUCTS: Mapping[str, Model] = {
+    "products, torch": ("products-torch", lambda bench: bench.checkpoint()),
+    "products, numpy": ("products-numpy", lambda bench: bench.checkpoint()),
+}
+BIG = {"layers": 50, "width": 1024}  # 652 million parameters, 2.6 GB
+
+
+def exports(bench: Workbench) -> None:
+    """Whole processes from checkpoint to artifact, ours and theirs; then all five, and the bytes alone."""
+    checkpoint, out = bench.checkpoint(), bench.folder / "out"
+
+    def ours(target: str) -> Entry:
+        return lambda: bench.make(bench.convert(f"yizhi-{target}", checkpoint, out / target))
+
+    def peer(kind: str) -> Entry:
+        return lambda: bench.make(bench.convert(kind, checkpoint, out / f"peer-{kind}"))
+
+    optimum = out / "peer-optimum"
+
+    def quantize() -> dict[str, Any]:
+        if not (optimum / "model.onnx").exists():
+            raise Failed("optimum's export, which it begins with, failed")
+        return bench.make(bench.optimum_quantize(optimum, out / "peer-optimum-int8"))
+
+    def everything() -> dict[str, Any]:
+        release = bench.folder / "release"
+        shutil.rmtree(release, ignore_errors=True)
+        command = (str(bench.python), "-m", "yizhi", "export", str(checkpoint), "--out", str(release))
+        return bench.make((*command, "--jobs", str(bench.threads)))
+
+    entries: dict[str, Entry] = {
+        "onnx optimum": lambda: bench.make(bench.optimum_export(checkpoint, optimum, "fill-mask")),
+        "onnx-int8 optimum": quantize,
+        "tensorflow transformers": peer("tensorflow"),
+        "flax transformers": peer("flax"),
+        **{f"{target} {OURS}": ours(target) for target in TARGETS},
+        f"all {OURS}": everything,
+        "all copy and hash": lambda: bench.make(bench.convert("copy", bench.folder / "copied", out / "copy")),
+    }
+    for target in TARGETS:  # what is copied; links, so that it costs no space
+        bench.ours(target)
+    shutil.rmtree(bench.folder / "copied", ignore_errors=True)
+    shutil.copytree(bench.folder / f"ours-{bench.layers}", bench.folder / "copied", copy_function=_link)
+    rows: Rows = {}
+    for name, found in bench.take_turns("exports", entries, bench.rounds).items():
+        row, _, contestant = name.partition(" ")
+        rows.setdefault(row, {})[contestant] = found
+    rows["all"]["copy and hash"]["bytes"] = _size(bench.folder / "copied")
+    bench.keep("exports", rows)
+    for leftover in ("out", "release", "copied"):
+        shutil.rmtree(bench.folder / leftover, ignore_errors=True)
+
+
+def fp32(bench: Workbench) -> None:
+    """Passes of each framework, ours and the same framework's usual way, and the matrix products alone."""
+    rows: Rows = {}
+    for framework, models in FP32.items():
+        rows |= passes(bench, framework, {**models, **PRODUCTS})
+    bench.keep("fp32", rows)
+
+
+def int8(bench: Workbench) -> None:
+    """Passes of int8 models; how near each is to float32, and what a row's batch does to it."""
+    rows = passes(bench, "int8", INT8["int8"])
+    reference = _states(bench, OURS, bench.ours("pytorch"))
+
+    def entry(kind: str, folder: Callable[[Workbench], Path]) -> Entry:
+        def ask() -> dict[str, Any]:
+            states = _states(bench, kind, folder(bench))
+            norms = np.linalg.norm(states, axis=-1) * np.linalg.norm(reference, axis=-1)
+            with bench.contestant(kind, folder(bench)) as contestant:
+                moved = contestant.ask(do="batch_dependence")
+            return {"cosine": float(((states * reference).sum(-1) / norms).mean()), "moved": moved}
+
+        return ask
+
+    entries = {name: entry(*model) for name, model in INT8["int8"].items()}
+    rows["quality"] = bench.take_turns("int8 quality", entries, 1)
+    bench.keep("int8", rows)
+
+
+def _states(bench: Workbench, kind: str, folder: Path) -> NDArray[np.float32]:
+    path = bench.folder / "states.npy"
+    with bench.contestant(kind, folder) as contestant:
+        contestant.ask(do="save", path=str(path))
+    return np.load(path)
+
+
+def passes(
+    bench: Workbench,
+    name: str,
+    models: Mapping[str, Model],
+    device: str = "cpu",
+    shapes: Sequence[tuple[int, int]] = (),
+) -> Rows:
+    """Open every model in a process of its own, then let them take turns at each shape."""
+    broken: dict[str, dict[str, str]] = {}
+    rows: Rows = {}
+    with ExitStack() as opened:
+        contestants: dict[str, Contestant] = {}
+        for contestant, (kind, folder) in models.items():
+            try:
+                contestants[contestant] = opened.enter_context(bench.contestant(kind, folder(bench), device))
+            except Failed as error:
+                broken[contestant] = {"failed": str(error)}
+                bench.say(f"{name}, {contestant}: failed: {error}")
+        for batch, length in shapes or bench.shapes:
+            row = f"{name} {batch}×{length}"
+            repeats = max(1, min(20, 2048 // (batch * length)))
+
+            def entry(contestant: str, batch: int = batch, length: int = length, repeats: int = repeats) -> Entry:
+                def ask() -> dict[str, Any]:
+                    found = contestants[contestant].ask(do="run", batch=batch, length=length, repeats=repeats)
+                    return {"seconds": min(found)}
+
+                return ask
+
+            for contestant in contestants:  # compiles, allocates; not measured
+                try:
+                    contestants[contestant].ask(do="run", batch=batch, length=length, repeats=1)
+                except Failed as error:
+                    bench.say(f"{row}, {contestant}: failed: {error}")
+            measured = bench.take_turns(row, {n: entry(n) for n in contestants}, bench.rounds + 2)
+            rows[row] = {n: broken.get(n) or measured[n] for n in models}
+    return rows
+
+
+def first_answer(bench: Workbench) -> None:
+    """Fresh processes: from the start to the first answer, and the largest memory after a pass of 8×128."""
+
+    def entry(kind: str, folder: Callable[[Workbench], Path]) -> Entry:
+        def ask() -> dict[str, Any]:
+            with bench.contestant(kind, folder(bench)) as contestant:
+                contestant.ask(do="run", batch=8, length=128, repeats=1)
+                return {"seconds": contestant.first, "peak": contestant.ask(do="peak")}
+
+        return ask
+
+    rows: Rows = {}
+    for name, models in {**FP32, **INT8}.items():
+        for _, folder in models.values():
+            try:
+                folder(bench)  # so that making it is not measured
+            except Failed as error:
+                bench.say(f"{name}: failed: {error}")
+        rows[name] = bench.take_turns(name, {n: entry(*model) for n, model in models.items()}, bench.rounds)
+    bench.keep("first", rows)
+
+
+def scale(bench: Workbench) -> None:
+    """Exports of more and more bytes: time and memory of each."""
+    sizes = [{"layers": 3}, {"layers": 12}, {"layers": 24}, BIG][: 2 if bench.quick else None]
+    rows: Rows = {}
+    for size in sizes:
+        checkpoint, out = bench.checkpoint(**size), bench.folder / "out"
+
+        def entry(target: str, checkpoint: Path = checkpoint, out: Path = out) -> Entry:
+            def make() -> dict[str, Any]:
+                found = bench.make(bench.convert(f"yizhi-{target}", checkpoint, out / target))
+                return {**found, "bytes": _size(out / target)}
+
+            return make
+
+        name = f"{size['layers']} layers, {size.get('width', 768)} wide"
+        rounds = 1 if size is BIG else bench.rounds
+        rows[name] = bench.take_turns(name, {target: entry(target) for target in TARGETS}, rounds)
+        shutil.rmtree(out, ignore_errors=True)
+        if size["layers"] != bench.layers:
+            shutil.rmtree(checkpoint)
+    bench.keep("scale", rows)
+
+
+def gpu(bench: Workbench) -> None:
+    """PyTorch and JAX on a GPU, ours in strict float32 alone; where there is none, that."""
+    import torch
+
+    if not torch.cuda.is_available():
+        bench.say("gpu: not run: no CUDA")
+        bench.keep("gpu", {}, not_run="no CUDA")
+        return
+    rows: Rows = {}
+    for precision in PRECISIONS:
+        models: dict[str, Model] = {
+            "transformers, SDPA": (f"transformers-{precision}", lambda bench: bench.checkpoint()),
+            "one product": (f"products-{precision}", lambda bench: bench.checkpoint()),
+        }
+        if precision == "fp32":
+            models[OURS] = (OURS, lambda bench: bench.ours("pytorch"))
+            models[f"{OURS}, JAX"] = (OURS, lambda bench: bench.ours("flax"))
+        rows |= passes(bench, precision, models, "cuda", ((32, 128), (32, 512)))
+    bench.keep("gpu", rows, card=torch.cuda.get_device_name())
+
+
+def bulk(bench: Workbench) -> None:
+    """Many sentences of many lengths."""
+    from benchmarks.bulk import measure
+
+    bench.keep("bulk", measure(bench))
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _link(source: str, target: str) -> None:
+    Path(target).hardlink_to(source)
+
+
+SECTIONS: Mapping[str, Callable[[Workbench], None]] = {
+    "exports": exports,
+    "fp32": fp32,
+    "int8": int8,
+    "first": first_answer,
+    "scale": scale,
+    "bulk": bulk,
+    "gpu": gpu,
+}

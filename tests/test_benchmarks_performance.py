@@ -1,0 +1,246 @@
+"""`make bench`: the document says what was measured and what was not, and a failing peer is never left out."""
+
+import json
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.aims import AIMS, judge
+from benchmarks.charts import bar_chart
+from benchmarks.contestants import products
+from benchmarks.document import make_document
+from benchmarks.performance import main
+from benchmarks.processes import Failed, run
+from benchmarks.workbench import Workbench
+from converters.artifact import Artifact
+from converters.targets import TARGETS
+from tests.checkpoints import small_config
+from yizhi.synthesize import synthesize
+
+GB = 10**9
+
+
+def section(rows, **more):
+    return {
+        "measured": "2026-01-01",
+        "quick": False,
+        "layers": 12,
+        "threads": 2,
+        "versions": {"peers": {"optimum": "2.1"}},
+        "rows": rows,
+        **more,
+    }
+
+
+def make_results(**sections):
+    machine = {
+        "processor": "P",
+        "cores": 2,
+        "memory_bytes": GB,
+        "system": "S",
+        "python": "3.11",
+        "instructions": ["avx2"],
+    }
+    return {"environment": machine, "sections": sections}
+
+
+def exported(seconds, peak):
+    return {"seconds": [seconds, seconds * 1.1, seconds * 0.9], "cpu": [seconds] * 3, "peak": [peak] * 3}
+
+
+def verdicts(results):
+    return {aim.key: judge(aim, results["sections"]) for aim in AIMS}
+
+
+@pytest.fixture
+def results():
+    rows = {
+        "onnx": {"yizhi": exported(1.0, GB // 20), "optimum": exported(25.0, 3 * GB)},
+        "onnx-int8": {"yizhi": exported(2.0, GB // 20), "optimum": exported(10.0, 2 * GB)},
+        "tensorflow": {"yizhi": exported(8.0, GB), "transformers": {"failed": "exit code 1: no | TensorFlow"}},
+        "flax": {"yizhi": exported(4.0, GB), "transformers": exported(16.0, 3 * GB)},
+        "pytorch": {"yizhi": exported(1.0, GB // 20)},
+        "all": {"yizhi": exported(30.0, GB), "copy and hash": exported(2.0, GB // 50)},
+    }
+    passes = {
+        "onnx 1×32": {"yizhi": {"seconds": [0.04]}, "optimum O1": {"seconds": [0.05]}},
+        "onnx 8×128": {
+            "yizhi": {"seconds": [1.0]},
+            "optimum O1": {"seconds": [1.1]},
+            "products, numpy": {"seconds": [0.95]},
+        },
+    }
+    return make_results(exports=section(rows), fp32=section(passes), gpu=section({}, not_run="no CUDA"))
+
+
+def test_aims_are_judged_from_the_medians(results):
+    found = verdicts(results)
+    assert found["export-onnx"].met
+    assert found["export-onnx"].found == "25.0×; 0.02 of the memory"
+    assert found["export-onnx-int8"].found == "17.5×"  # optimum quantizes what it exported: 25 + 10 seconds
+    assert found["export-flax"].met is False
+    assert found["fp32-onnx"].met
+    assert found["products-onnx"].found == "0.95"
+    assert found["export-copy"].met is None
+
+
+def test_the_slowest_shape_decides(results):
+    results["sections"]["fp32"]["rows"]["onnx 1×32"]["optimum O3"] = {"seconds": [0.03]}
+    verdict = verdicts(results)["fp32-onnx"]
+    assert verdict.met is False
+    assert "1×32: 0.75× optimum O3" in verdict.found
+
+
+def test_a_peer_that_failed_decides_nothing_and_is_told(results):
+    verdict = verdicts(results)["export-tensorflow"]
+    assert verdict.met is None
+    assert "no | TensorFlow" in verdict.found
+    files = make_document(results, {})
+    assert "failed: exit code 1: no \\| TensorFlow" in files["performance.md"]
+    assert ">failed<" in files["performance/exports-seconds.svg"]
+
+
+def test_what_was_not_run_is_told_and_not_met(results):
+    assert {verdict.met for key, verdict in verdicts(results).items() if key.startswith(("int8", "scale"))} == {None}
+    document = make_document(results, {})["performance.md"]
+    assert "Not run: no CUDA." in document
+    assert "## int8 passes" in document.split("Not run.")[0]
+
+
+def test_an_explanation_is_quoted_only_where_its_aim_is_missed(results):
+    said = {"export-flax": "Because of the transposes.", "export-onnx": "Never to be read."}
+    document = make_document(results, said)["performance.md"]
+    assert "Because of the transposes." in document
+    assert "Never to be read." not in document
+    results["sections"]["exports"]["rows"]["flax"]["yizhi"] = exported(1.0, GB // 10)
+    assert "Because of the transposes." not in make_document(results, said)["performance.md"]
+
+
+def test_a_quick_run_is_not_for_quoting(results):
+    assert "not for quoting" not in make_document(results, {})["performance.md"]
+    results["sections"]["fp32"]["quick"] = True
+    assert "not for quoting" in make_document(results, {})["performance.md"]
+
+
+def test_every_chart_is_shown_and_well_formed(results):
+    files = make_document(results, {})
+    charts = [name for name in files if name.endswith(".svg")]
+    assert "performance/exports-memory.svg" in charts
+    for name in charts:
+        ET.fromstring(files[name])
+        assert f"({name})" in files["performance.md"]
+
+
+def test_bars_are_to_scale_and_names_are_escaped():
+    chart = ET.fromstring(bar_chart("a < b", {"group": {"yizhi": 2.0, "p & q": 1.0, "r": "failed"}}, "{:.1f}"))
+    widths = [float(bar.get("width")) for bar in chart.iter("{http://www.w3.org/2000/svg}rect")]
+    assert widths[0] == pytest.approx(2 * widths[1], abs=0.1)
+    assert widths[2] == 0
+
+
+def test_growing_exports_are_held_to_a_line():
+    def rows(*seconds):
+        sizes = (1, 4, 8, 20)
+        return {
+            f"{n} layers": {target: {**exported(s, GB), "bytes": [n * GB] * 3} for target in TARGETS}
+            for n, s in zip(sizes, seconds, strict=True)
+        }
+
+    assert verdicts(make_results(scale=section(rows(2, 5, 9, 21))))["scale-time"].met
+    assert verdicts(make_results(scale=section(rows(2, 17, 65, 401))))["scale-time"].met is False
+
+
+def test_every_explanation_belongs_to_an_aim():
+    import tomllib
+
+    from benchmarks.performance import EXPLANATIONS
+
+    assert set(tomllib.loads(EXPLANATIONS.read_text())) <= {aim.key for aim in AIMS}
+
+
+def test_a_command_is_measured_with_its_children(tmp_path):
+    child = "x = bytearray(90_000_000); import time; time.sleep(0.3)"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    found = run([[sys.executable, "-c", code]], tmp_path / "log", threads=1)
+    assert found["peak"] > 95_000_000
+    assert 0.3 < found["seconds"] < 10
+    assert found["cpu"] > 0
+
+
+def test_a_command_that_fails_says_why_and_one_that_hangs_is_ended(tmp_path):
+    with pytest.raises(Failed, match=r"exit code 3: the reason"):
+        run([[sys.executable, "-c", "print('the reason'); raise SystemExit(3)"]], tmp_path / "log", threads=1)
+    with pytest.raises(Failed, match="not done in"):
+        run([[sys.executable, "-c", "import time; time.sleep(60)"]], tmp_path / "log", threads=1, limit=0.3)
+
+
+@pytest.fixture
+def bench(tmp_path):
+    bench = Workbench(tmp_path / "bench", tmp_path / "bench.json", threads=1, quick=True, say=lambda line: None)
+    synthesize(tmp_path / "bench" / "checkpoint-3x768", small_config(vocab_size=300, max_position_embeddings=128))
+    return bench
+
+
+def test_our_conversion_is_a_whole_artifact(bench, tmp_path):
+    found = bench.make(bench.convert("yizhi-onnx", bench.checkpoint(), tmp_path / "out"))
+    assert Artifact.read(tmp_path / "out").find_altered_files() == []
+    assert found["peak"] > 10_000_000
+
+
+def test_a_contestant_opens_answers_and_ends(bench):
+    with bench.contestant("yizhi", bench.ours("onnx")) as contestant:
+        assert contestant.first > 0
+        assert len(contestant.ask(do="run", batch=2, length=16, repeats=3)) == 3
+        assert contestant.ask(do="peak") > 10_000_000
+        assert contestant.ask(do="batch_dependence") < 1e-4
+    assert "onnxruntime" in bench.versions["ours"]
+
+
+def test_a_contestant_that_cannot_start_says_why(bench, tmp_path):
+    with pytest.raises(Failed, match=r"artifact\.json: - the file is missing"):
+        bench.contestant("yizhi", tmp_path)
+
+
+def test_one_that_fails_takes_no_further_turns(bench):
+    turns = []
+
+    def fails():
+        turns.append("fails")
+        raise Failed("no")
+
+    measured = bench.take_turns("row", {"a": lambda: {"seconds": 1.0}, "b": fails}, 3)
+    assert measured == {"a": {"seconds": [1.0] * 3}, "b": {"failed": "no"}}
+    assert turns == ["fails"]
+
+
+def test_sections_measured_before_are_kept(bench):
+    bench.keep("fp32", {"z": {}, "a": {}})
+    bench.keep("int8", {})
+    kept = json.loads(bench.results.read_text())["sections"]
+    assert list(kept) == ["fp32", "int8"]
+    assert list(kept["fp32"]["rows"]) == ["z", "a"]  # in the order measured
+
+
+def test_products_are_those_of_a_pass(bench):
+    inputs = {"input_ids": np.zeros((2, 16), int)}
+    for library in ("numpy", "torch"):
+        products(bench.checkpoint(), 1, "cpu", library)(inputs)
+
+
+def test_rendering_needs_a_measurement(tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["--render-only", "--results", str(tmp_path / "none.json")])
+    assert left.value.code == 2
+    assert "nothing was measured yet" in capsys.readouterr().err
+
+
+def test_rendering_again_gives_the_same_files(tmp_path, results):
+    (tmp_path / "bench.json").write_text(json.dumps(results))
+    for folder in ("one", "two"):
+        main(["--render-only", "--results", str(tmp_path / "bench.json"), "--docs", str(tmp_path / folder)])
+    written = [path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file()]
+    assert Path("performance.md") in written
+    assert all((tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes() for path in written)
