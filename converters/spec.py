@@ -9,8 +9,9 @@ from dataclasses import dataclass, fields, is_dataclass
 
 from converters.config import EncoderConfig
 
-# The signature of a masked-language-model head by itself: `hidden` [N, H] to `logits` [N, V].
-HEAD, HEAD_INPUT = "head", "hidden"
+# The signature that gives a masked-language model's `logits` [N, V] at chosen `positions` [N, 2] alone, pairs of row
+# and position.
+LOGITS_AT, POSITIONS = "logits_at", "positions"
 
 # What hides a padded position: added to its attention scores. The lowest finite float32, so that a
 # row of nothing but padding stays finite (every score equal) where -inf would give NaN.

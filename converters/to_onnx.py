@@ -10,10 +10,10 @@ from onnx import TensorProto
 
 from converters.artifact import ArtifactWriter
 from converters.checkpoint import Checkpoint
-from converters.forwards.onnx import build_encoder, build_head
+from converters.forwards.onnx import build_encoder, build_logits_at
 from converters.onnx_files import WEIGHT_FILE, StoredTensor, WeightFile, graph_file
 from converters.onnx_graph import Graph
-from converters.spec import HEAD, Embedding, EncoderSpec, MaskedLMHead
+from converters.spec import LOGITS_AT, Embedding, EncoderSpec, MaskedLMHead
 
 
 class Float32Graph(Graph):
@@ -40,12 +40,12 @@ def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
 def write_graphs(
     kind: type[Graph], spec: EncoderSpec, weights: Mapping[str, StoredTensor], writer: ArtifactWriter
 ) -> None:
-    """Write a graph of this kind per signature, and one for a masked-language-model head by itself."""
+    """Write a graph of this kind per signature, and one for a masked-language model's logits at chosen positions."""
     for signature, outputs in spec.signatures().items():
         graph = kind(weights)
         build_encoder(graph, spec, outputs)
         writer.write(graph_file(signature), graph.model().SerializeToString(deterministic=True))
     if isinstance(spec.head, MaskedLMHead):
         graph = kind(weights)
-        build_head(graph, spec, spec.head)
-        writer.write(graph_file(HEAD), graph.model().SerializeToString(deterministic=True))
+        build_logits_at(graph, spec, spec.head)
+        writer.write(graph_file(LOGITS_AT), graph.model().SerializeToString(deterministic=True))

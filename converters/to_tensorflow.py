@@ -12,7 +12,7 @@ from tensorflow.core.protobuf.fingerprint_pb2 import FingerprintDef
 from converters.artifact import ArtifactWriter
 from converters.checkpoint import Checkpoint
 from converters.forwards.tensorflow import Encoder
-from converters.spec import HEAD, HEAD_INPUT, MaskedLMHead
+from converters.spec import LOGITS_AT, POSITIONS, MaskedLMHead
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -31,7 +31,7 @@ def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
     model = Encoder(checkpoint.spec, read)
     groups = checkpoint.spec.signatures()
 
-    # The layers are traced once for all signatures: one trace for each costs a second and a larger file.
+    # The layers are traced once for these signatures: one trace for each costs a second and a larger file.
     # The heads are traced where they are asked for, so that no signature can ever run them in vain.
     @tf.function(autograph=False)
     def encode(input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -44,25 +44,30 @@ def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
             return {output: found[output] for output in groups[name]}
 
         compute.__name__ = name
-        specs = {key: tf.TensorSpec((None, None), tf.int32, name=key) for key in INPUTS}
-        return tf.function(compute, autograph=False).get_concrete_function(**specs)
+        return tf.function(compute, autograph=False).get_concrete_function(**_input_specs())
 
     signatures = {name: signature(name) for name in groups}
     if isinstance(checkpoint.spec.head, MaskedLMHead):
-        signatures[HEAD] = _head_signature(model, checkpoint.spec.config.hidden_size)
+        signatures[LOGITS_AT] = _logits_at_signature(model)
     tf.saved_model.save(model, str(writer.folder), signatures=signatures)
     _fix_fingerprint(writer.folder / "fingerprint.pb")
     (writer.folder / "assets").rmdir()  # left empty by TensorFlow, and archives would lose it
 
 
-def _head_signature(model: Encoder, width: int) -> tf.types.experimental.ConcreteFunction:
-    """The masked-language-model head alone: float32 `hidden` [rows, H] to `logits` [rows, V]."""
+def _input_specs() -> dict[str, tf.TensorSpec]:
+    return {key: tf.TensorSpec((None, None), tf.int32, name=key) for key in INPUTS}
 
-    def head(hidden: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"logits": model.head(hidden)}
 
-    spec = tf.TensorSpec((None, width), tf.float32, name=HEAD_INPUT)
-    return tf.function(head, autograph=False).get_concrete_function(**{HEAD_INPUT: spec})
+def _logits_at_signature(model: Encoder) -> tf.types.experimental.ConcreteFunction:
+    """The usual inputs and `positions`, int32 [count, 2], to `logits` [count, V]."""
+
+    def logits_at(
+        input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Tensor, positions: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        return {"logits": model.logits_at(input_ids, attention_mask, token_type_ids, positions)}
+
+    specs = {**_input_specs(), POSITIONS: tf.TensorSpec((None, 2), tf.int32, name=POSITIONS)}
+    return tf.function(logits_at, autograph=False).get_concrete_function(**specs)
 
 
 def _fix_fingerprint(path: Path) -> None:

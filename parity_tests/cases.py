@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.checkpoint import Checkpoint
+from converters.spec import LOGITS_AT
 from runtimes.base import Inputs
 
 # Vocabulary logits are compared at every real token of a short case, and at this many of a long one:
@@ -29,7 +30,7 @@ class Case:
     catches: str
     inputs: Inputs
     alone: tuple[int, ...] = ()
-    signatures: tuple[str, ...] = ("serving_default", "features", "hidden_states")
+    signatures: tuple[str, ...] = ("serving_default", "features", "hidden_states", LOGITS_AT)
 
     @property
     def logit_positions(self) -> NDArray[np.int64]:

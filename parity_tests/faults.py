@@ -73,6 +73,10 @@ class Forward:
         """[B, T, H] -> [B, H]."""
         return x[:, 0]
 
+    def tokens_at(self, p: Any, spec: EncoderSpec, x: Any, positions: Any) -> Any:
+        """[B, T, H] -> [N, H]."""
+        return self.module.tokens_at(x, positions)
+
 
 class OnnxForward(Forward):
     """The same arithmetic as nodes of the graph `p`."""
@@ -94,6 +98,10 @@ class OnnxForward(Forward):
     def first_tokens(self, p: Any, spec: EncoderSpec, x: Any) -> str:
         """[N, H] -> [B, H]."""
         return self.module.first_tokens(p, spec, "fault", x)
+
+    def tokens_at(self, p: Any, spec: EncoderSpec, x: Any, positions: Any) -> str:
+        """[N, H] -> [M, H]."""
+        return self.module.tokens_at(p, spec, "fault", x, positions)
 
 
 def forward_of(module: ModuleType) -> Forward:

@@ -162,7 +162,7 @@ def change_mask(factor: float) -> Callable[[Forward, Callable], Callable]:
     """The mask's value times a factor."""
 
     def wrap(forward: Forward, original: Callable) -> Callable:
-        return lambda p, spec, layer, x, mask, tap: original(p, spec, layer, x, forward.times(p, mask, factor), tap)
+        return lambda p, spec, layer, x, mask, *rest: original(p, spec, layer, x, forward.times(p, mask, factor), *rest)
 
     return wrap
 
@@ -170,10 +170,10 @@ def change_mask(factor: float) -> Callable[[Forward, Callable], Callable]:
 def unmask_first_head(forward: Forward, original: Callable) -> Callable:
     """Padding is hidden from all heads but the first."""
 
-    def attention(p: Any, spec: EncoderSpec, layer: Layer, x: Any, mask: Any, tap: Any) -> Any:
+    def attention(p: Any, spec: EncoderSpec, layer: Layer, x: Any, mask: Any, *rest: Any) -> Any:
         factors = np.ones(spec.config.num_attention_heads, np.float32)
         factors[0] = 0
-        return original(p, spec, layer, x, forward.times_heads(p, mask, factors), tap)
+        return original(p, spec, layer, x, forward.times_heads(p, mask, factors), *rest)
 
     return attention
 
@@ -181,8 +181,11 @@ def unmask_first_head(forward: Forward, original: Callable) -> Callable:
 def drop_residual(forward: Forward, original: Callable) -> Callable:
     """x + (attention(x) − x)."""
 
-    def attention(p: Any, spec: EncoderSpec, layer: Layer, x: Any, mask: Any, tap: Any) -> Any:
-        return forward.minus(p, original(p, spec, layer, x, mask, tap), x)
+    def attention(p: Any, spec: EncoderSpec, layer: Layer, x: Any, mask: Any, tap: Any, positions: Any = None) -> Any:
+        if positions is None:  # the oracle's knows none
+            return forward.minus(p, original(p, spec, layer, x, mask, tap), x)
+        attended = original(p, spec, layer, x, mask, tap, positions)
+        return forward.minus(p, attended, forward.tokens_at(p, spec, x, positions))
 
     return attention
 

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from converters.artifact import DESCRIPTION, Artifact
 from converters.config import EncoderConfig
-from converters.errors import InputError
+from converters.errors import InputError, show
+from converters.spec import LOGITS_AT
 from converters.targets import TARGETS
 
 Outputs = dict[str, NDArray[np.float32]]
@@ -111,12 +112,7 @@ class Runtime:
         `logits` [B, T, V], `last_hidden_state` and `hidden_states.N` [B, T, H], `pooler_output` [B, H].
         Raises InputError for ids out of range, rows too long, or an output the artifact does not have.
         """
-        if not isinstance(inputs, Inputs):
-            unknown = set(inputs) - set(Inputs.__dataclass_fields__)
-            if unknown or "input_ids" not in inputs:
-                raise InputError("inputs", f"expected {', '.join(Inputs.__dataclass_fields__)}; found {sorted(inputs)}")
-            inputs = Inputs.of(**inputs)
-        inputs.check(self.config)
+        inputs = self._check(inputs)
         wanted = tuple(outputs or self.signatures["serving_default"])
         unknown = [name for name in wanted if name not in self.outputs]
         if unknown:
@@ -127,17 +123,18 @@ class Runtime:
             raise RuntimeError(f"{type(self).__name__} did not compute {', '.join(forgotten)}")
         return {name: computed[name] for name in wanted}
 
-    def logits_at(self, inputs: Inputs, positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Vocabulary logits [N, V] at (row, position) pairs [N, 2]: those of `run`, without the head's work elsewhere.
+    def logits_at(self, inputs: Inputs | Mapping[str, ArrayLike], positions: ArrayLike) -> NDArray[np.float32]:
+        """Vocabulary logits [N, V] at (row, position) pairs, integers [N, 2]: those that `run` gives there.
 
-        For artifacts of task `fill-mask`.
+        The last layer's feed-forward and the head compute nothing for other tokens. Raises InputError as `run`
+        does, for positions outside the inputs, and for an artifact without this signature.
         """
-        states = self.run(inputs, ["last_hidden_state"])["last_hidden_state"]
-        return self.run_head(states[tuple(positions.T)])
-
-    def run_head(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The masked-language-model head alone: last hidden states [N, H] of any tokens to logits [N, V]."""
-        raise NotImplementedError
+        if LOGITS_AT not in self.artifact.description:
+            if self.artifact.description["task"] == "fill-mask":
+                raise InputError(self.artifact.folder, f"has no {LOGITS_AT}: made by an older version; export it again")
+            raise InputError(self.artifact.folder, "has no masked-language-model head")
+        inputs = self._check(inputs)
+        return self._logits_at(inputs, _check_positions(positions, inputs.input_ids.shape))
 
     def signature_for(self, outputs: Sequence[str]) -> str:
         """The signature with the fewest outputs that has all of these. Raises InputError if none has."""
@@ -153,10 +150,22 @@ class Runtime:
         """What this artifact can show of TAPS inside one layer, [B, T, …] each; for finding mistakes, not for speed."""
         return {}
 
+    def _check(self, inputs: Inputs | Mapping[str, ArrayLike]) -> Inputs:
+        if not isinstance(inputs, Inputs):
+            unknown = set(inputs) - set(Inputs.__dataclass_fields__)
+            if unknown or "input_ids" not in inputs:
+                raise InputError("inputs", f"expected {', '.join(Inputs.__dataclass_fields__)}; found {sorted(inputs)}")
+            inputs = Inputs.of(**inputs)
+        inputs.check(self.config)
+        return inputs
+
     def _open(self) -> None:
         raise NotImplementedError
 
     def _run(self, inputs: Inputs, outputs: tuple[str, ...]) -> Mapping[str, NDArray]:
+        raise NotImplementedError
+
+    def _logits_at(self, inputs: Inputs, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         raise NotImplementedError
 
     def close(self) -> None:
@@ -169,6 +178,21 @@ class Runtime:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _check_positions(positions: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Raise InputError unless they are (row, position) pairs inside a batch of this shape: JAX would clamp them."""
+    found = np.asarray(positions)
+    if found.dtype.kind not in "iu" or found.ndim != 2 or found.shape[1] != 2 or not len(found):
+        raise InputError("positions", f"expected integers, one or more [row, position]; found {show(found.tolist())}")
+    outside = found[((found < 0) | (found >= shape)).any(axis=1)]
+    if len(outside):
+        raise InputError(
+            "positions",
+            f"expected rows 0 … {shape[0] - 1} and positions 0 … {shape[1] - 1}; found {outside[0].tolist()}"
+            + (f", and {len(outside) - 1} more" if len(outside) > 1 else ""),
+        )
+    return np.ascontiguousarray(found, np.int64)
 
 
 def open_runtime(artifact: str | Path, *, device: str = "cpu", threads: int | None = None) -> Runtime:

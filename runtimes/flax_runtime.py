@@ -48,21 +48,28 @@ class FlaxRuntime(Runtime):
 
     def _run(self, inputs: Inputs, outputs: tuple[str, ...]) -> Mapping[str, NDArray]:
         batch, length = inputs.input_ids.shape
+        with jax.default_device(self._device):
+            found = self._compute(*self._pad(inputs), outputs)
+        return {name: self._cut(name, np.asarray(found[name]), batch, length) for name in outputs}
+
+    def _logits_at(self, inputs: Inputs, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        count = len(positions)
+        positions = np.pad(positions.astype(np.int32), ((0, bucket(count) - count), (0, 0)))
+        with jax.default_device(self._device):
+            found = self._compute(*self._pad(inputs), ("logits",), positions)
+        return np.asarray(found["logits"])[:count]
+
+    def _pad(self, inputs: Inputs) -> tuple[NDArray, NDArray, NDArray]:
+        """Ids, mask and types, each [B, T], up to the next bucket of both axes."""
+        batch, length = inputs.input_ids.shape
         longest = self.config.max_position_embeddings
         padding = ((0, bucket(batch) - batch), (0, min(bucket(max(length, SHORTEST)), longest) - length))
         ids, mask, types = (np.pad(array, padding) for array in inputs.as_dict(np.int32).values())
-        with jax.default_device(self._device):
-            found = self._compute(ids, mask, types, outputs)
-        return {name: self._cut(name, np.asarray(found[name]), batch, length) for name in outputs}
+        return ids, mask, types
 
-    def run_head(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The masked-language-model head alone: [N, H] to [N, V]."""
-        count = len(states)
-        states = np.pad(states, ((0, bucket(count) - count), (0, 0)))
-        with jax.default_device(self._device):
-            return np.asarray(self._heads(self._parameters, states[None], ("logits",))["logits"][0, :count])
-
-    def _compute(self, ids: NDArray, mask: NDArray, types: NDArray, outputs: tuple[str, ...]) -> dict[str, jax.Array]:
+    def _compute(
+        self, ids: NDArray, mask: NDArray, types: NDArray, outputs: tuple[str, ...], positions: NDArray | None = None
+    ) -> dict[str, jax.Array]:
         found: dict[str, jax.Array] = {}
 
         def tap(name: str, x: jax.Array) -> jax.Array:
@@ -72,7 +79,7 @@ class FlaxRuntime(Runtime):
 
         p, spec = self._parameters, self._spec
         x = self._embed(p, ids, types)
-        x = tap("last_hidden_state", encoder(p, spec, x, mask_scores(mask, x), tap, self._run_compiled))
+        x = tap("last_hidden_state", encoder(p, spec, x, mask_scores(mask, x), tap, positions, self._run_compiled))
         return found | self._heads(p, x, tuple(name for name in outputs if name in ("logits", "pooler_output")))
 
     def look_inside(self, inputs: Inputs, layer: int) -> Outputs:
@@ -83,11 +90,18 @@ class FlaxRuntime(Runtime):
         return {tap: np.asarray(found[name]) for name, tap in names.items()}
 
     def _run_compiled(
-        self, p: Parameters, spec: EncoderSpec, layer: Layer, x: jax.Array, mask: jax.Array, tap: Tap
+        self,
+        p: Parameters,
+        spec: EncoderSpec,
+        layer: Layer,
+        x: jax.Array,
+        mask: jax.Array,
+        tap: Tap,
+        positions: NDArray | None,
     ) -> jax.Array:
         """`encoder_layer`, compiled once: each layer's parameters go in under the first layer's names."""
         names = zip(parameters_of(spec.layers[0]), parameters_of(layer), strict=True)
-        return self._step({first.name: p[this.name] for first, this in names}, x, mask)
+        return self._step({first.name: p[this.name] for first, this in names}, x, mask, positions)
 
     def _cut(self, output: str, array: NDArray, batch: int, length: int) -> NDArray:
         sizes = {"batch": batch, "length": length}
@@ -98,8 +112,10 @@ class FlaxRuntime(Runtime):
         self._parameters.clear()
 
 
-def _run_layer(spec: EncoderSpec, p: Parameters, x: jax.Array, mask: jax.Array) -> jax.Array:
-    return encoder_layer(p, spec, spec.layers[0], x, mask, lambda _, y: y)
+def _run_layer(
+    spec: EncoderSpec, p: Parameters, x: jax.Array, mask: jax.Array, positions: jax.Array | None
+) -> jax.Array:
+    return encoder_layer(p, spec, spec.layers[0], x, mask, lambda _, y: y, positions)
 
 
 _threads: list[int] = []  # what this process asked of JAX, at most once

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from converters.errors import InputError
 from converters.onnx_files import graph_file
-from converters.spec import HEAD, HEAD_INPUT
+from converters.spec import LOGITS_AT, POSITIONS
 from runtimes.base import Inputs, Outputs, Runtime
 
 _PROVIDERS = {
@@ -37,6 +37,9 @@ class OnnxRuntime(Runtime):
         session = self._session(self.signature_for(outputs))
         return dict(zip(outputs, session.run(outputs, inputs.as_dict()), strict=True))
 
+    def _logits_at(self, inputs: Inputs, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._session(LOGITS_AT).run(["logits"], {**inputs.as_dict(), POSITIONS: positions})[0]
+
     def look_inside(self, inputs: Inputs, layer: int) -> Outputs:
         """TAPS by the names of the graph's nodes, where onnx is installed to expose them."""
         from runtimes.onnx_taps import expose
@@ -62,10 +65,6 @@ class OnnxRuntime(Runtime):
                     self.artifact.folder / graph_file(signature), options, providers=_PROVIDERS[self.device]
                 )
             return self._sessions[signature]
-
-    def run_head(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The masked-language-model head alone: [N, H] to [N, V]."""
-        return self._session(HEAD).run(["logits"], {HEAD_INPUT: states})[0]
 
     def forget(self, signature: str) -> None:
         """Close the signature's session: its kernels take as much memory as the weights."""

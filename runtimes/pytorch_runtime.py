@@ -31,17 +31,18 @@ class PyTorchRuntime(Runtime):
         self._module = Encoder(build_spec(self.config, tensors.keys()), tensors).to(self.device).eval()
 
     def _run(self, inputs: Inputs, outputs: tuple[str, ...]) -> Mapping[str, NDArray]:
-        tensors = {name: torch.from_numpy(array).to(self.device) for name, array in inputs.as_dict().items()}
-        with torch.inference_mode():
-            found = self._module(**tensors, outputs=outputs)
-        return {name: tensor.cpu().numpy() for name, tensor in found.items()}
+        return self._compute(inputs, outputs, None)
 
     def look_inside(self, inputs: Inputs, layer: int) -> Outputs:
         """All of TAPS."""
         names = {f"layers.{layer}.{tap}": tap for tap in TAPS}
         return {names[name]: array for name, array in self._run(inputs, tuple(names)).items()}
 
-    def run_head(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The masked-language-model head alone: [N, H] to [N, V]."""
+    def _logits_at(self, inputs: Inputs, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._compute(inputs, ("logits",), torch.from_numpy(positions).to(self.device))["logits"]
+
+    def _compute(self, inputs: Inputs, outputs: tuple[str, ...], positions: torch.Tensor | None) -> Outputs:
+        tensors = {name: torch.from_numpy(array).to(self.device) for name, array in inputs.as_dict().items()}
         with torch.inference_mode():
-            return self._module.head(torch.from_numpy(states).to(self.device)).cpu().numpy()
+            found = self._module(**tensors, outputs=outputs, positions=positions)
+        return {name: tensor.cpu().numpy() for name, tensor in found.items()}

@@ -7,7 +7,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from converters.errors import InputError
-from converters.spec import HEAD, HEAD_INPUT
+from converters.spec import LOGITS_AT, POSITIONS
 from runtimes.base import Inputs, Runtime
 
 
@@ -26,16 +26,16 @@ class TensorFlowRuntime(Runtime):
             self._model = tf.saved_model.load(str(self.artifact.folder))
 
     def _run(self, inputs: Inputs, outputs: tuple[str, ...]) -> Mapping[str, NDArray]:
-        compute = self._model.signatures[self.signature_for(outputs)]
-        with tf.device(self._place):
-            tensors = {name: tf.constant(array) for name, array in inputs.as_dict(np.int32).items()}
-            found = compute(**tensors)
+        found = self._call(self.signature_for(outputs), inputs.as_dict(np.int32))
         return {name: found[name].numpy() for name in outputs}
 
-    def run_head(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The masked-language-model head alone: [N, H] to [N, V]."""
+    def _logits_at(self, inputs: Inputs, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        arrays = {**inputs.as_dict(np.int32), POSITIONS: positions.astype(np.int32)}
+        return self._call(LOGITS_AT, arrays)["logits"].numpy()
+
+    def _call(self, signature: str, arrays: Mapping[str, NDArray]) -> Mapping[str, tf.Tensor]:
         with tf.device(self._place):
-            return self._model.signatures[HEAD](**{HEAD_INPUT: tf.constant(states)})["logits"].numpy()
+            return self._model.signatures[signature](**{name: tf.constant(array) for name, array in arrays.items()})
 
     def close(self) -> None:
         """Free the model."""

@@ -25,7 +25,7 @@ from converters.manifest import (
     read_manifest,
     write_manifest,
 )
-from converters.spec import EncoderSpec, LinearHead
+from converters.spec import LOGITS_AT, POSITIONS, EncoderSpec, LinearHead, MaskedLMHead
 from converters.targets import TARGETS, Target
 from yizhi import __version__
 from yizhi.documents import write_documents
@@ -130,6 +130,7 @@ def describe_artifact(
         "inputs": {name: ["batch", "length"] for name in ("input_ids", "attention_mask", "token_type_ids")},
         "outputs": {name: list(spec.output_axes(name)) for names in signatures.values() for name in names},
         "signatures": signatures,
+        **_describe_logits_at(spec),
         **_describe_labels(spec),
         "source": digest,
         "options": options or {},
@@ -139,6 +140,13 @@ def describe_artifact(
             **(target.versions() if target.is_convertible() else {}),
         },
     }
+
+
+def _describe_logits_at(spec: EncoderSpec) -> dict[str, Any]:
+    """The signature with an input of its own, where there is a masked-language-model head."""
+    if not isinstance(spec.head, MaskedLMHead):
+        return {}
+    return {LOGITS_AT: {"inputs": {POSITIONS: ["count", 2]}, "outputs": {"logits": ["count", spec.head.vocab_size]}}}
 
 
 def _describe_labels(spec: EncoderSpec) -> dict[str, Any]:

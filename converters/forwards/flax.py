@@ -31,7 +31,7 @@ from converters.spec import (
 
 Parameters = Mapping[str, Array]
 Tap = Callable[[str, Array], Array]
-LayerFunction = Callable[[Parameters, EncoderSpec, Layer, Array, Array, Tap], Array]
+LayerFunction = Callable[[Parameters, EncoderSpec, Layer, Array, Array, Tap, Array | None], Array]
 
 _PRECISION = lax.Precision.HIGHEST
 _INITIALIZERS = {
@@ -93,9 +93,13 @@ def encode(
 
 
 def heads(p: Parameters, spec: EncoderSpec, x: Array, outputs: Collection[str]) -> dict[str, Array]:
-    """`pooler_output` and `logits`, where named, from the last hidden state [B, T, H]."""
+    """`pooler_output` and `logits`, where named, from the last hidden state [B, T, H].
+
+    Vocabulary logits alone may be asked for of any tokens, [N, H].
+    """
     found: dict[str, Array] = {}
-    pooled = pooler(p, spec.pooler, x) if spec.pooler else None
+    reads_pooler = "pooler_output" in outputs or ("logits" in outputs and spec.head_reads_pooler)
+    pooled = pooler(p, spec.pooler, x) if spec.pooler and reads_pooler else None
     if "pooler_output" in outputs and pooled is not None:
         found["pooler_output"] = pooled
     if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
@@ -122,36 +126,52 @@ def embeddings(p: Parameters, spec: EncoderSpec, input_ids: Array, token_type_id
 
 
 def encoder(
-    p: Parameters, spec: EncoderSpec, x: Array, mask: Array, tap: Tap, run_layer: LayerFunction | None = None
+    p: Parameters,
+    spec: EncoderSpec,
+    x: Array,
+    mask: Array,
+    tap: Tap,
+    positions: Array | None = None,
+    run_layer: LayerFunction | None = None,
 ) -> Array:
     """Every block in turn; `hidden_states.N` is the input of block N, the last is the result.
 
+    positions: the tokens [N, 2] that the last layer is to compute, as in `encoder_layer`.
     run_layer: a compiled stand-in for `encoder_layer`.
     """
     run_layer = run_layer or encoder_layer
-    number = 0
+    number, last = 0, len(spec.layers) - 1
     for index, block in enumerate(spec.blocks):
         x = tap(f"hidden_states.{index}", x)
         for layer in block:
-            x = run_layer(p, spec, layer, x, mask, lambda name, y, n=number: tap(f"layers.{n}.{name}", y))
+            wanted = positions if number == last else None
+            x = run_layer(p, spec, layer, x, mask, lambda name, y, n=number: tap(f"layers.{n}.{name}", y), wanted)
             number += 1
     if spec.final_norm:
         x = layer_norm(p, spec, spec.final_norm, x)
     return tap(f"hidden_states.{len(spec.blocks)}", x)
 
 
-def encoder_layer(p: Parameters, spec: EncoderSpec, layer: Layer, x: Array, mask: Array, tap: Tap) -> Array:
-    """Attention and feed-forward, each with a residual; LayerNorm after each sum, or before each part."""
+def encoder_layer(
+    p: Parameters, spec: EncoderSpec, layer: Layer, x: Array, mask: Array, tap: Tap, positions: Array | None = None
+) -> Array:
+    """Attention and feed-forward, each with a residual; LayerNorm after each sum, or before each part.
+
+    positions: the tokens [N, 2] whose results [N, H] are wanted, each by row and position; all [B, T, H] if None.
+    """
     if layer.norm_first:
-        x = x + attention(p, spec, layer, layer_norm(p, spec, layer.attention_norm, x), mask, tap)
-        tap("after_attention", x)
+        attended = attention(p, spec, layer, layer_norm(p, spec, layer.attention_norm, x), mask, tap, positions)
+        x = tap("after_attention", tokens_at(x, positions) + attended)
         return x + feed_forward(p, spec, layer, layer_norm(p, spec, layer.output_norm, x), tap)
-    x = layer_norm(p, spec, layer.attention_norm, x + attention(p, spec, layer, x, mask, tap))
+    attended = attention(p, spec, layer, x, mask, tap, positions)
+    x = layer_norm(p, spec, layer.attention_norm, tokens_at(x, positions) + attended)
     tap("after_attention", x)
     return layer_norm(p, spec, layer.output_norm, x + feed_forward(p, spec, layer, x, tap))
 
 
-def attention(p: Parameters, spec: EncoderSpec, layer: Layer, x: Array, mask: Array, tap: Tap) -> Array:
+def attention(
+    p: Parameters, spec: EncoderSpec, layer: Layer, x: Array, mask: Array, tap: Tap, positions: Array | None = None
+) -> Array:
     """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), then projected."""
     heads = (*x.shape[:2], spec.config.num_attention_heads, spec.config.head_size)
     query = tap("query", linear(p, layer.query, x)).reshape(heads)  # [B, T, A, d]
@@ -160,8 +180,13 @@ def attention(p: Parameters, spec: EncoderSpec, layer: Layer, x: Array, mask: Ar
     scores = jnp.einsum("bqad,bkad->baqk", query, key, precision=_PRECISION)  # [B, A, T, T]
     weights = jax.nn.softmax(scores * spec.config.head_size**-0.5 + mask, axis=-1)
     context = jnp.einsum("baqk,bkad->bqad", weights, value, precision=_PRECISION)
-    context = tap("context", context.reshape(x.shape))  # [B, T, H]
+    context = tap("context", tokens_at(context.reshape(x.shape), positions))  # [B, T, H] or [N, H]
     return tap("attention_output", linear(p, layer.attention_output, context))
+
+
+def tokens_at(x: Array, positions: Array | None) -> Array:
+    """[B, T, H] -> [N, H]: the tokens at (row, position) pairs [N, 2]; without any, x as it is."""
+    return x if positions is None else x[positions[:, 0], positions[:, 1]]
 
 
 def feed_forward(p: Parameters, spec: EncoderSpec, layer: Layer, x: Array, tap: Tap) -> Array:
@@ -176,10 +201,10 @@ def pooler(p: Parameters, dense: Linear, x: Array) -> Array:
 
 
 def mlm_head(p: Parameters, spec: EncoderSpec, head: MaskedLMHead, x: Array) -> Array:
-    """Vocabulary logits [B, T, V]."""
-    x = ACTIVATIONS[head.activation](linear(p, head.dense, x))  # [B, T, E]
+    """Vocabulary logits [..., V] of hidden states [..., H]."""
+    x = ACTIVATIONS[head.activation](linear(p, head.dense, x))  # [..., E]
     x = layer_norm(p, spec, head.norm, x)
-    product = "bte,ve->btv" if spec.tied else "bte,ev->btv"  # a tied decoder is the embedding table [V, E]
+    product = "...e,ve->...v" if spec.tied else "...e,ev->...v"  # a tied decoder is the embedding table [V, E]
     return jnp.einsum(product, x, p[head.decoder], precision=_PRECISION) + p[head.decoder_bias]
 
 

@@ -1,7 +1,8 @@
 """ONNX: the encoder as a graph of standard operators, built node by node.
 
 The functions are those of the PyTorch forward, in the same order. A token is a row: x is [N, H] with
-N = B·T, so that a linear layer is one Gemm over the checkpoint's own [outputs, inputs] bytes.
+N = B·T, or [M, H] where M of them are chosen, so that a linear layer is one Gemm over the checkpoint's
+own [outputs, inputs] bytes.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from collections.abc import Callable, Sequence
 from onnx import TensorProto
 
 from converters.onnx_graph import Graph
-from converters.spec import HEAD_INPUT, MASK_VALUE, EncoderSpec, Layer, Linear, LinearHead, MaskedLMHead, Norm
+from converters.spec import MASK_VALUE, POSITIONS, EncoderSpec, Layer, Linear, LinearHead, MaskedLMHead, Norm
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
@@ -39,9 +40,7 @@ def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
 
     Inputs are int64 [batch, length]; outputs are float32 with the axes of `spec.output_axes`.
     """
-    names = ("input_ids", "attention_mask", "token_type_ids")
-    input_ids, attention_mask, token_type_ids = (g.input(name, INT64, ("batch", "length")) for name in names)
-    g.node("tokens_shape", "Shape", [input_ids], result="tokens_shape")  # B, T
+    input_ids, attention_mask, token_type_ids = inputs(g)
     found: dict[str, tuple[int | str, ...]] = {}
 
     def tap(name: str, x: str) -> str:
@@ -66,11 +65,27 @@ def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
         g.output(name, FLOAT, found[name])
 
 
-def build_head(g: Graph, spec: EncoderSpec, head: MaskedLMHead) -> None:
-    """Add the masked-language-model head alone to `g`: `hidden` [rows, H] to `logits` [rows, V]."""
-    x = g.input(HEAD_INPUT, FLOAT, ("rows", spec.config.hidden_size))
+def build_logits_at(g: Graph, spec: EncoderSpec, head: MaskedLMHead) -> None:
+    """Add the encoder with its head to `g` for the tokens at `positions` alone.
+
+    Inputs are those of `build_encoder` and `positions`, int64 [count, 2], pairs of row and position; the output is
+    `logits` [count, V]. After attention, the last layer computes nothing for other tokens.
+    """
+    input_ids, attention_mask, token_type_ids = inputs(g)
+    positions = g.input(POSITIONS, INT64, ("count", 2))
+    x = embeddings(g, spec, input_ids, token_type_ids)  # [N, H]
+    x = encoder(g, spec, x, mask_scores(g, attention_mask), lambda _, y: y, positions)  # [M, H]
     g.node("logits", "Identity", [mlm_head(g, spec, head, x)], result="logits")
-    g.output("logits", FLOAT, ("rows", head.vocab_size))
+    g.output("logits", FLOAT, ("count", head.vocab_size))
+
+
+def inputs(g: Graph) -> tuple[str, str, str]:
+    """Declare `input_ids`, `attention_mask` and `token_type_ids`, and keep their shape for `to_tokens`."""
+    input_ids, attention_mask, token_type_ids = (
+        g.input(name, INT64, ("batch", "length")) for name in ("input_ids", "attention_mask", "token_type_ids")
+    )
+    g.node("tokens_shape", "Shape", [input_ids], result="tokens_shape")  # B, T
+    return input_ids, attention_mask, token_type_ids
 
 
 def embeddings(g: Graph, spec: EncoderSpec, input_ids: str, token_type_ids: str) -> str:
@@ -96,33 +111,46 @@ def mask_scores(g: Graph, attention_mask: str) -> str:
     return g.node(scope, "Unsqueeze", [scores, g.constant("heads_and_queries", INT64, [1, 2])])
 
 
-def encoder(g: Graph, spec: EncoderSpec, x: str, mask: str, tap: Tap) -> str:
-    """Every block in turn; `hidden_states.N` is the input of block N, the last is the result."""
-    number = 0
+def encoder(g: Graph, spec: EncoderSpec, x: str, mask: str, tap: Tap, positions: str | None = None) -> str:
+    """Every block in turn; `hidden_states.N` is the input of block N, the last is the result.
+
+    positions: the tokens [M, 2] that the last layer is to compute, as in `encoder_layer`.
+    """
+    number, last = 0, len(spec.layers) - 1
     for index, block in enumerate(spec.blocks):
         x = tap(f"hidden_states.{index}", x)
         for layer in block:
-            x = encoder_layer(g, spec, layer, x, mask, lambda name, y, n=number: tap(f"layers.{n}.{name}", y))
+            wanted = positions if number == last else None
+            x = encoder_layer(g, spec, layer, x, mask, lambda name, y, n=number: tap(f"layers.{n}.{name}", y), wanted)
             number += 1
     if spec.final_norm:
         x = layer_norm(g, spec, spec.final_norm, x)
     return tap(f"hidden_states.{len(spec.blocks)}", x)
 
 
-def encoder_layer(g: Graph, spec: EncoderSpec, layer: Layer, x: str, mask: str, tap: Tap) -> str:
-    """Attention and feed-forward, each with a residual; LayerNorm after each sum, or before each part."""
+def encoder_layer(
+    g: Graph, spec: EncoderSpec, layer: Layer, x: str, mask: str, tap: Tap, positions: str | None = None
+) -> str:
+    """Attention and feed-forward, each with a residual; LayerNorm after each sum, or before each part.
+
+    positions: the tokens [M, 2] whose results [M, H] are wanted, each by row and position; all [N, H] if None.
+    """
+    scope = layer.attention_output.name
     if layer.norm_first:
-        attended = attention(g, spec, layer, layer_norm(g, spec, layer.attention_norm, x), mask, tap)
-        x = tap("after_attention", g.node(layer.attention_output.name, "Add", [x, attended]))
+        attended = attention(g, spec, layer, layer_norm(g, spec, layer.attention_norm, x), mask, tap, positions)
+        x = tap("after_attention", g.node(scope, "Add", [tokens_at(g, spec, scope, x, positions), attended]))
         transformed = feed_forward(g, spec, layer, layer_norm(g, spec, layer.output_norm, x), tap)
         return g.node(layer.output.name, "Add", [x, transformed])
-    x = g.node(layer.attention_output.name, "Add", [x, attention(g, spec, layer, x, mask, tap)])
+    attended = attention(g, spec, layer, x, mask, tap, positions)
+    x = g.node(scope, "Add", [tokens_at(g, spec, scope, x, positions), attended])
     x = tap("after_attention", layer_norm(g, spec, layer.attention_norm, x))
     x = g.node(layer.output.name, "Add", [x, feed_forward(g, spec, layer, x, tap)])
     return layer_norm(g, spec, layer.output_norm, x)
 
 
-def attention(g: Graph, spec: EncoderSpec, layer: Layer, x: str, mask: str, tap: Tap) -> str:
+def attention(
+    g: Graph, spec: EncoderSpec, layer: Layer, x: str, mask: str, tap: Tap, positions: str | None = None
+) -> str:
     """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), projected."""
     scope = layer.query.name.rpartition(".")[0]
     heads = [spec.config.num_attention_heads, spec.config.head_size]
@@ -138,8 +166,18 @@ def attention(g: Graph, spec: EncoderSpec, layer: Layer, x: str, mask: str, tap:
     scores = g.node(scope, "Mul", [g.node(f"{scope}/scores", "MatMul", [query, key]), scale])  # [B, A, T, T]
     weights = g.node(scope, "Softmax", [g.node(scope, "Add", [scores, mask])], axis=-1)
     context = g.node(scope, "Transpose", [g.node(f"{scope}/context", "MatMul", [weights, value])], perm=(0, 2, 1, 3))
-    context = tap("context", to_rows(g, scope, context, spec.config.hidden_size))  # [N, H]
+    if positions:
+        context = g.node(scope, "GatherND", [context, positions])  # [M, A, d]
+    context = tap("context", to_rows(g, scope, context, spec.config.hidden_size))  # [N, H] or [M, H]
     return tap("attention_output", linear(g, layer.attention_output, context))
+
+
+def tokens_at(g: Graph, spec: EncoderSpec, scope: str, x: str, positions: str | None) -> str:
+    """[N, H] -> [M, H]: the tokens at (row, position) pairs [M, 2]; without any, x as it is."""
+    if positions is None:
+        return x
+    # By row and position, not by their place among all rows: then a position beyond its row is an error.
+    return g.node(scope, "GatherND", [to_tokens(g, scope, x, [spec.config.hidden_size]), positions])
 
 
 def feed_forward(g: Graph, spec: EncoderSpec, layer: Layer, x: str, tap: Tap) -> str:

@@ -38,9 +38,18 @@ class Encoder(nn.Module):
             _register(self, parameter.name, tensors[parameter.name])
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, outputs: Collection[str]
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor,
+        outputs: Collection[str],
+        positions: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """The named outputs, from integer tensors [B, T]."""
+        """The named outputs, from integer tensors [B, T].
+
+        positions: (row, position) pairs [N, 2]; then the last layer and a masked-language-model head compute
+        these tokens alone, and `logits` are [N, V].
+        """
         found: dict[str, Tensor] = {}
 
         def tap(name: str, x: Tensor) -> Tensor:
@@ -51,18 +60,15 @@ class Encoder(nn.Module):
         spec, p = self.spec, dict(self.named_parameters())
         x = embeddings(p, spec, input_ids, token_type_ids)  # [B, T, H]
         mask = (1 - attention_mask)[:, None, None, :].to(x.dtype) * torch.finfo(x.dtype).min  # [B, 1, 1, T]
-        x = encoder(p, spec, x, mask, tap)
+        x = encoder(p, spec, x, mask, tap, positions)
         tap("last_hidden_state", x)
-        pooled = tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler else None
+        reads_pooler = "pooler_output" in outputs or ("logits" in outputs and spec.head_reads_pooler)
+        pooled = tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler and reads_pooler else None
         if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
             tap("logits", mlm_head(p, spec, spec.head, x))
         elif "logits" in outputs and spec.head is not None:
             tap("logits", linear_head(p, spec.head, x, pooled))
         return found
-
-    def head(self, x: Tensor) -> Tensor:
-        """The masked-language-model head alone: last hidden states [N, H] to logits [N, V]."""
-        return mlm_head(dict(self.named_parameters()), self.spec, self.spec.head, x)
 
 
 def embeddings(p: Parameters, spec: EncoderSpec, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
@@ -76,39 +82,58 @@ def embeddings(p: Parameters, spec: EncoderSpec, input_ids: Tensor, token_type_i
     return linear(p, spec.embeddings_projection, x) if spec.embeddings_projection else x  # [B, T, H]
 
 
-def encoder(p: Parameters, spec: EncoderSpec, x: Tensor, mask: Tensor, tap: Tap) -> Tensor:
-    """Every block in turn; `hidden_states.N` is the input of block N, the last is the result."""
-    number = 0
+def encoder(
+    p: Parameters, spec: EncoderSpec, x: Tensor, mask: Tensor, tap: Tap, positions: Tensor | None = None
+) -> Tensor:
+    """Every block in turn; `hidden_states.N` is the input of block N, the last is the result.
+
+    positions: the tokens [N, 2] that the last layer is to compute, as in `encoder_layer`.
+    """
+    number, last = 0, len(spec.layers) - 1
     for index, block in enumerate(spec.blocks):
         x = tap(f"hidden_states.{index}", x)
         for layer in block:
-            x = encoder_layer(p, spec, layer, x, mask, lambda name, y, n=number: tap(f"layers.{n}.{name}", y))
+            wanted = positions if number == last else None
+            x = encoder_layer(p, spec, layer, x, mask, lambda name, y, n=number: tap(f"layers.{n}.{name}", y), wanted)
             number += 1
     if spec.final_norm:
         x = layer_norm(p, spec, spec.final_norm, x)
     return tap(f"hidden_states.{len(spec.blocks)}", x)
 
 
-def encoder_layer(p: Parameters, spec: EncoderSpec, layer: Layer, x: Tensor, mask: Tensor, tap: Tap) -> Tensor:
-    """Attention and feed-forward, each with a residual; LayerNorm after each sum, or before each part."""
+def encoder_layer(
+    p: Parameters, spec: EncoderSpec, layer: Layer, x: Tensor, mask: Tensor, tap: Tap, positions: Tensor | None = None
+) -> Tensor:
+    """Attention and feed-forward, each with a residual; LayerNorm after each sum, or before each part.
+
+    positions: the tokens [N, 2] whose results [N, H] are wanted, each by row and position; all [B, T, H] if None.
+    """
     if layer.norm_first:
-        x = x + attention(p, spec, layer, layer_norm(p, spec, layer.attention_norm, x), mask, tap)
-        tap("after_attention", x)
+        attended = attention(p, spec, layer, layer_norm(p, spec, layer.attention_norm, x), mask, tap, positions)
+        x = tap("after_attention", tokens_at(x, positions) + attended)
         return x + feed_forward(p, spec, layer, layer_norm(p, spec, layer.output_norm, x), tap)
-    x = layer_norm(p, spec, layer.attention_norm, x + attention(p, spec, layer, x, mask, tap))
+    attended = attention(p, spec, layer, x, mask, tap, positions)
+    x = layer_norm(p, spec, layer.attention_norm, tokens_at(x, positions) + attended)
     tap("after_attention", x)
     return layer_norm(p, spec, layer.output_norm, x + feed_forward(p, spec, layer, x, tap))
 
 
-def attention(p: Parameters, spec: EncoderSpec, layer: Layer, x: Tensor, mask: Tensor, tap: Tap) -> Tensor:
+def attention(
+    p: Parameters, spec: EncoderSpec, layer: Layer, x: Tensor, mask: Tensor, tap: Tap, positions: Tensor | None = None
+) -> Tensor:
     """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), projected."""
     heads = (spec.config.num_attention_heads, spec.config.head_size)
     query = tap("query", linear(p, layer.query, x)).unflatten(-1, heads).transpose(1, 2)  # [B, A, T, d]
     key = tap("key", linear(p, layer.key, x)).unflatten(-1, heads).transpose(1, 2)
     value = tap("value", linear(p, layer.value, x)).unflatten(-1, heads).transpose(1, 2)
     context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=heads[1] ** -0.5)
-    context = tap("context", context.transpose(1, 2).flatten(2))  # [B, T, H]
+    context = tap("context", tokens_at(context.transpose(1, 2).flatten(2), positions))  # [B, T, H] or [N, H]
     return tap("attention_output", linear(p, layer.attention_output, context))
+
+
+def tokens_at(x: Tensor, positions: Tensor | None) -> Tensor:
+    """[B, T, H] -> [N, H]: the tokens at (row, position) pairs [N, 2]; without any, x as it is."""
+    return x if positions is None else x[positions[:, 0], positions[:, 1]]
 
 
 def feed_forward(p: Parameters, spec: EncoderSpec, layer: Layer, x: Tensor, tap: Tap) -> Tensor:

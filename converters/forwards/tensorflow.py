@@ -54,8 +54,7 @@ class Encoder(tf.Module):
 
         spec, p = self._spec, self._by_name
         x = embeddings(p, spec, input_ids, token_type_ids)  # [B, T, H]
-        mask = tf.cast(1 - attention_mask, x.dtype)[:, tf.newaxis, tf.newaxis, :] * x.dtype.min  # [B, 1, 1, T]
-        tap("last_hidden_state", encoder(p, spec, x, mask, tap))
+        tap("last_hidden_state", encoder(p, spec, x, mask_scores(attention_mask, x), tap))
         return found
 
     def heads(self, x: Tensor, outputs: Collection[str]) -> dict[str, Tensor]:
@@ -71,9 +70,17 @@ class Encoder(tf.Module):
             found["logits"] = linear_head(p, spec.head, x, pooled)
         return found
 
-    def head(self, x: Tensor) -> Tensor:
-        """The masked-language-model head alone: last hidden states [N, H] to logits [N, V]."""
-        return mlm_head(self._by_name, self._spec, self._spec.head, x)
+    def logits_at(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, positions: Tensor) -> Tensor:
+        """Vocabulary logits [N, V] at (row, position) pairs [N, 2], with no work after attention for other tokens."""
+        spec, p = self._spec, self._by_name
+        x = embeddings(p, spec, input_ids, token_type_ids)
+        x = encoder(p, spec, x, mask_scores(attention_mask, x), lambda _, y: y, positions)
+        return mlm_head(p, spec, spec.head, x)
+
+
+def mask_scores(attention_mask: Tensor, x: Tensor) -> Tensor:
+    """What to add to attention scores: 0 for a token, the lowest finite value for padding, [B, 1, 1, T]."""
+    return tf.cast(1 - attention_mask, x.dtype)[:, tf.newaxis, tf.newaxis, :] * x.dtype.min
 
 
 def embeddings(p: Parameters, spec: EncoderSpec, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
@@ -87,31 +94,45 @@ def embeddings(p: Parameters, spec: EncoderSpec, input_ids: Tensor, token_type_i
     return linear(p, spec.embeddings_projection, x) if spec.embeddings_projection else x  # [B, T, H]
 
 
-def encoder(p: Parameters, spec: EncoderSpec, x: Tensor, mask: Tensor, tap: Tap) -> Tensor:
-    """Every block in turn; `hidden_states.N` is the input of block N, the last is the result."""
-    number = 0
+def encoder(
+    p: Parameters, spec: EncoderSpec, x: Tensor, mask: Tensor, tap: Tap, positions: Tensor | None = None
+) -> Tensor:
+    """Every block in turn; `hidden_states.N` is the input of block N, the last is the result.
+
+    positions: the tokens [N, 2] that the last layer is to compute, as in `encoder_layer`.
+    """
+    number, last = 0, len(spec.layers) - 1
     for index, block in enumerate(spec.blocks):
         x = tap(f"hidden_states.{index}", x)
         for layer in block:
-            x = encoder_layer(p, spec, layer, x, mask, lambda name, y, n=number: tap(f"layers.{n}.{name}", y))
+            wanted = positions if number == last else None
+            x = encoder_layer(p, spec, layer, x, mask, lambda name, y, n=number: tap(f"layers.{n}.{name}", y), wanted)
             number += 1
     if spec.final_norm:
         x = layer_norm(p, spec, spec.final_norm, x)
     return tap(f"hidden_states.{len(spec.blocks)}", x)
 
 
-def encoder_layer(p: Parameters, spec: EncoderSpec, layer: Layer, x: Tensor, mask: Tensor, tap: Tap) -> Tensor:
-    """Attention and feed-forward, each with a residual; LayerNorm after each sum, or before each part."""
+def encoder_layer(
+    p: Parameters, spec: EncoderSpec, layer: Layer, x: Tensor, mask: Tensor, tap: Tap, positions: Tensor | None = None
+) -> Tensor:
+    """Attention and feed-forward, each with a residual; LayerNorm after each sum, or before each part.
+
+    positions: the tokens [N, 2] whose results [N, H] are wanted, each by row and position; all [B, T, H] if None.
+    """
     if layer.norm_first:
-        x = x + attention(p, spec, layer, layer_norm(p, spec, layer.attention_norm, x), mask, tap)
-        tap("after_attention", x)
+        attended = attention(p, spec, layer, layer_norm(p, spec, layer.attention_norm, x), mask, tap, positions)
+        x = tap("after_attention", tokens_at(x, positions) + attended)
         return x + feed_forward(p, spec, layer, layer_norm(p, spec, layer.output_norm, x), tap)
-    x = layer_norm(p, spec, layer.attention_norm, x + attention(p, spec, layer, x, mask, tap))
+    attended = attention(p, spec, layer, x, mask, tap, positions)
+    x = layer_norm(p, spec, layer.attention_norm, tokens_at(x, positions) + attended)
     tap("after_attention", x)
     return layer_norm(p, spec, layer.output_norm, x + feed_forward(p, spec, layer, x, tap))
 
 
-def attention(p: Parameters, spec: EncoderSpec, layer: Layer, x: Tensor, mask: Tensor, tap: Tap) -> Tensor:
+def attention(
+    p: Parameters, spec: EncoderSpec, layer: Layer, x: Tensor, mask: Tensor, tap: Tap, positions: Tensor | None = None
+) -> Tensor:
     """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), then projected."""
     batch, length = tf.unstack(tf.shape(x)[:2])
     heads = (batch, length, spec.config.num_attention_heads, spec.config.head_size)
@@ -120,8 +141,14 @@ def attention(p: Parameters, spec: EncoderSpec, layer: Layer, x: Tensor, mask: T
     value = tf.transpose(tf.reshape(tap("value", linear(p, layer.value, x)), heads), (0, 2, 1, 3))
     scores = tf.matmul(query, key, transpose_b=True) * spec.config.head_size**-0.5  # [B, A, T, T]
     context = tf.transpose(tf.matmul(tf.nn.softmax(scores + mask), value), (0, 2, 1, 3))  # [B, T, A, d]
-    context = tap("context", tf.reshape(context, (batch, length, spec.config.hidden_size)))
+    context = tf.reshape(context, (batch, length, spec.config.hidden_size))
+    context = tap("context", tokens_at(context, positions))  # [B, T, H] or [N, H]
     return tap("attention_output", linear(p, layer.attention_output, context))
+
+
+def tokens_at(x: Tensor, positions: Tensor | None) -> Tensor:
+    """[B, T, H] -> [N, H]: the tokens at (row, position) pairs [N, 2]; without any, x as it is."""
+    return x if positions is None else tf.gather_nd(x, positions)
 
 
 def feed_forward(p: Parameters, spec: EncoderSpec, layer: Layer, x: Tensor, tap: Tap) -> Tensor:

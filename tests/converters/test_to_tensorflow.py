@@ -83,10 +83,11 @@ def test_signatures_are_those_of_the_spec(export, variant):
     checkpoint, folder = export(variant)
     loaded = tf.saved_model.load(str(folder))
     signatures = dict(loaded.signatures.items())
-    head = signatures.pop("head", None)
-    assert (head is not None) == (checkpoint.spec.task == "fill-mask")
-    if head:
-        assert head.structured_input_signature[1]["hidden"].shape.as_list() == [None, 32]
+    logits_at = signatures.pop("logits_at", None)
+    assert (logits_at is not None) == (checkpoint.spec.task == "fill-mask")
+    if logits_at:
+        positions = logits_at.structured_input_signature[1]["positions"]
+        assert (positions.dtype, positions.shape.as_list()) == (tf.int32, [None, 2])
     assert {name: set(function.structured_outputs) for name, function in signatures.items()} == {
         name: set(outputs) for name, outputs in checkpoint.spec.signatures().items()
     }

@@ -1,0 +1,92 @@
+"""Logits at chosen positions are those of a whole pass, and verification notices where they are not."""
+
+import json
+
+import numpy as np
+import pytest
+
+from converters.artifact import DESCRIPTION
+from converters.checkpoint import Checkpoint
+from converters.errors import InputError
+from converters.targets import TARGETS, MissingFramework
+from parity_tests.golden import Golden
+from parity_tests.verify import verify
+from runtimes import open_runtime
+from tests.agreement import padded_batch
+from tests.artifacts import export_artifact
+
+POSITIONS = np.array([[3, 20], [0, 0], [1, 2], [0, 7], [0, 0]])
+
+
+@pytest.fixture
+def open_artifact(make_checkpoint, tmp_path):
+    opened = []
+
+    def make(variant, target):
+        checkpoint = Checkpoint.open(make_checkpoint(variant))
+        opened.append(checkpoint)
+        try:
+            opened.append(open_runtime(export_artifact(checkpoint, target, tmp_path / target)))
+        except MissingFramework as missing:
+            pytest.skip(str(missing))
+        return checkpoint, opened[-1]
+
+    yield make
+    for each in opened:
+        each.close()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("variant", ["bert", "bert-untied", "albert-groups", "megatron-bert"])
+def test_they_are_those_of_the_whole_pass(open_artifact, target, variant):
+    checkpoint, runtime = open_artifact(variant, target)
+    inputs = padded_batch(checkpoint.config)
+    whole = runtime.run(inputs, ["logits"])["logits"][tuple(POSITIONS.T)]
+    found = runtime.logits_at(inputs, POSITIONS)
+    assert found.dtype == np.float32
+    if TARGETS[target].precision == "int8":
+        np.testing.assert_array_equal(found, whole)
+        np.testing.assert_array_equal(runtime.logits_at(inputs, POSITIONS[2:3]), whole[2:3])
+    else:
+        np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_verification_holds_them_to_the_oracle(open_artifact, target):
+    checkpoint, runtime = open_artifact("bert", target)
+    logits_at = runtime.logits_at
+    runtime.logits_at = lambda inputs, positions: logits_at(inputs, positions[::-1])
+    verdict = verify(runtime, Golden.make(checkpoint), TARGETS[target].precision)
+    assert any("logits" in fault or "agreement" in fault for fault in verdict.faults)
+
+
+@pytest.mark.parametrize(
+    ("positions", "fault"),
+    [
+        ([[0, 24]], r"rows 0 … 4 and positions 0 … 20; found \[0, 24\]"),
+        ([[5, 0], [0, -1], [1, 1]], r"found \[5, 0\], and 1 more"),
+        ([3, 4], r"one or more \[row, position\]; found \[3, 4\]"),
+        ([], "found "),
+        ([[0.0, 1.0]], "expected integers"),
+    ],
+)
+def test_positions_outside_the_inputs_are_refused(open_artifact, positions, fault):
+    checkpoint, runtime = open_artifact("bert", "onnx")
+    with pytest.raises(InputError, match=fault):
+        runtime.logits_at(padded_batch(checkpoint.config), positions)
+
+
+def test_artifacts_without_it_say_why(open_artifact):
+    _, runtime = open_artifact("electra-discriminator", "onnx")
+    with pytest.raises(InputError, match="has no masked-language-model head"):
+        runtime.logits_at({"input_ids": [[1, 2]]}, [[0, 0]])
+
+
+def test_an_artifact_of_older_code_is_to_be_exported_again(open_artifact):
+    _, runtime = open_artifact("bert", "onnx")
+    path = runtime.artifact.folder / DESCRIPTION
+    description = json.loads(path.read_text(encoding="utf-8"))
+    del description["logits_at"]
+    path.write_text(json.dumps(description), encoding="utf-8")
+    with open_runtime(path.parent) as older, pytest.raises(InputError, match="export it again"):
+        older.logits_at({"input_ids": [[1, 2]]}, [[0, 0]])
