@@ -192,7 +192,7 @@ def _check_positions(positions: ArrayLike, shape: tuple[int, ...]) -> NDArray[np
             f"expected rows 0 … {shape[0] - 1} and positions 0 … {shape[1] - 1}; found {outside[0].tolist()}"
             + (f", and {len(outside) - 1} more" if len(outside) > 1 else ""),
         )
-    return np.ascontiguousarray(found, np.int64)
+    return np.array(found, np.int64)  # a copy: one pair of a reversed array has a stride that torch refuses
 
 
 def open_runtime(artifact: str | Path, *, device: str = "cpu", threads: int | None = None) -> Runtime:
