@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from converters.errors import InputError
 from parity_tests.tolerances import TOLERANCES, FloatTolerance
 from runtimes.base import Runtime
-from runtimes.fill_mask import softmax
+from runtimes.scores import softmax
 from runtimes.tokenization import Tokenizer
 
 PUBLISHED = Path(__file__).with_name("published.toml")

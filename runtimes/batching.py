@@ -17,6 +17,8 @@ WINDOW = 1024
 # Tokens in a batch, padding included. On a CPU, matrix products gain nothing from more, and rows of more lengths
 # meet in a batch: see docs/performance.md. A GPU wants more.
 TOKENS = 512
+# `positions` of a request that wants every token.
+EVERY = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)

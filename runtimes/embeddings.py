@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from converters.errors import InputError
 from runtimes.base import Runtime
-from runtimes.batching import TOKENS, WINDOW, Request, Task, run_tasks
+from runtimes.batching import EVERY, TOKENS, WINDOW, Request, Task, run_tasks
 from runtimes.tokenization import Long, Text, Tokenizer, pad
 
 Vectors = NDArray[np.float32]
@@ -16,7 +16,6 @@ POOLINGS = ("mean", "cls", "max", "none")
 
 # Shorter vectors are not divided by their length: the direction of nothing is noise.
 _SHORTEST = 1e-12
-_EVERY = np.empty(0, np.int64)
 
 
 class Embedder:
@@ -82,7 +81,7 @@ class Embedder:
     def plan(self, text: Text) -> Task[Vectors]:
         """What one text asks of the model. Raises InputError for a text that cannot be used."""
         (row,) = self._tokenizer.fit(self._tokenizer.tokenize([text])[0], self._long)
-        return Task([Request(row, _EVERY, self._pool)], lambda results: results[0])
+        return Task([Request(row, EVERY, self._pool)], lambda results: results[0])
 
     def compute(self, requests: Sequence[Request]) -> list[Vectors]:
         """One batch: [H] or, with pooling `none`, [T, H] of each request."""

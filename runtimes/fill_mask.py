@@ -10,12 +10,10 @@ from numpy.typing import NDArray
 from converters.errors import InputError
 from runtimes.base import Runtime
 from runtimes.batching import TOKENS, Request, Task, run_tasks
-from runtimes.tokenization import Long, Row, Text, Tokenizer, pad
+from runtimes.scores import softmax
+from runtimes.tasks import FILL_MASK, require_task
+from runtimes.tokenization import Long, Row, Text, Tokenizer, assign_places, check_long, pad
 
-_WITHOUT_HEAD = {
-    "features": "the checkpoint has no masked-language-model head: it gives hidden states, not words",
-    "replaced-token-detection": "the checkpoint is a discriminator: it says which tokens were replaced, not by what",
-}
 SCORINGS = ("joint", "pseudo")
 
 
@@ -57,10 +55,7 @@ class FillMask:
         long: a text beyond the model's positions; with windows, each [MASK] is read where it has most context.
         Raises InputError where the artifact has no masked-language-model head.
         """
-        task = runtime.artifact.description["task"]
-        if task != "fill-mask":
-            reason = _WITHOUT_HEAD.get(task, f"the checkpoint's head does {task}")
-            raise InputError(runtime.artifact.folder, f"cannot fill masks: {reason}")
+        require_task(runtime, "fill masks", FILL_MASK)
         self._runtime = runtime
         self._tokenizer = tokenizer or Tokenizer.open(runtime.artifact.folder)
         self._top_k = top_k
@@ -77,8 +72,7 @@ class FillMask:
             raise InputError("top_k", f"expected 1 … {size}; found {self._top_k!r}")
         if self._scoring not in SCORINGS:
             raise InputError("scoring", f"expected one of {', '.join(SCORINGS)}; found {self._scoring!r}")
-        if self._long not in ("error", "truncate") and type(self._long) is not int:
-            raise InputError("long", f"expected error, truncate or a number of tokens; found {self._long!r}")
+        check_long(self._long)
 
     def __call__(self, text: Text, **settings: Any) -> list[list[Prediction]]:
         """For each [MASK] in the text, in its order, the `top_k` most likely tokens or targets, best first.
@@ -198,12 +192,6 @@ class FillMask:
         return Prediction(token, token_id, score, parts[0] if isinstance(text, str) else (parts[0], parts[1]))
 
 
-def softmax(logits: NDArray) -> NDArray[np.float64]:
-    """exp(x) / Σ exp(x) over the last axis, in float64, shifted by the largest so that nothing overflows."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    return shifted / shifted.sum(axis=-1, keepdims=True)
-
-
 def _log_likelihoods(logits: NDArray, words: list[list[int]]) -> list[float]:
     """Σ log P(id i at position i) of each word, from logits [n, V]."""
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
@@ -212,15 +200,13 @@ def _log_likelihoods(logits: NDArray, words: list[list[int]]) -> list[float]:
 
 
 def _assign_masks(windows: list[Row], mask_id: int) -> list[tuple[Row, int]]:
-    """Each mask of the text with the window where it has most context on its poorer side, in the text's order."""
-    best: dict[int, tuple[int, Row, int]] = {}
-    for row in windows:
-        for position in np.flatnonzero(row.ids == mask_id).tolist():
-            margin = min(position, len(row.ids) - 1 - position)
-            place = int(row.places[position])
-            if place not in best or margin > best[place][0]:
-                best[place] = (margin, row, position)
-    return [(row, position) for _, (_, row, position) in sorted(best.items())]
+    """Each mask of the text with the window that answers for it, in the text's order."""
+    masks = [
+        (int(row.places[position]), row, int(position))
+        for row, positions in zip(windows, assign_places(windows), strict=True)
+        for position in positions[row.ids[positions] == mask_id]
+    ]
+    return [(row, position) for _, row, position in sorted(masks, key=lambda mask: mask[0])]
 
 
 def _by_window(masks: list[tuple[Row, int]]) -> list[tuple[Row, NDArray[np.int64]]]:

@@ -17,8 +17,9 @@ from runtimes.base import Inputs
 Text = str | tuple[str, str]
 
 
-# What to do with a text that is too long: "error", "truncate", or windows that share so many tokens.
-Long = Literal["error", "truncate"] | int
+# What to do with a text that is too long: "error", "truncate", or windows that share so many tokens; "windows"
+# for those that share a quarter of theirs.
+Long = Literal["error", "truncate", "windows"] | int
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Tokenizer:
         self.pad_id = vocab.index("[PAD]")
         self.unknown_id = vocab.index("[UNK]")
         self._ids = {token: index for index, token in enumerate(vocab)}
+        self._goes_on = np.array([token.startswith("##") for token in vocab])
         self._tokenizer = build_tokenizer(vocab, settings)
 
     @classmethod
@@ -113,32 +115,60 @@ class Tokenizer:
             for encoding in encodings
         ]
 
-    def fit(self, row: Row, long: Long = "error", spare: int = 0) -> list[Row]:
+    def tokenize_words(self, words: Sequence[str]) -> tuple[Row, NDArray[np.int64]]:
+        """One row of words given apart, and where the tokens of each begin, int64 [words].
+
+        A word that leaves no token, such as one of control characters, is [UNK]. `offsets` count within each word.
+        Raises InputError unless it is a list of texts.
+        """
+        words = list(words)
+        if not all(isinstance(word, str) for word in words):
+            raise InputError("the words", f"expected a list of words; found {show(words)}")
+        pieces = [np.stack([row.ids, *row.offsets.T])[:, 1:-1] for row in (self.tokenize(words) if words else [])]
+        none = np.array([[self.unknown_id], [0], [0]])
+        pieces = [found if found.size else none for found in pieces]
+        special = np.array([[self._ids["[CLS]"], self._ids["[SEP]"]], [0, 0], [0, 0]])
+        ids, begins, ends = np.concatenate([special[:, :1], *pieces, special[:, 1:]], axis=1)
+        row = Row(ids, np.zeros_like(ids), np.stack([begins, ends], axis=1), np.arange(len(ids)))
+        return row, np.cumsum([1, *(found.shape[1] for found in pieces)])[: len(words)]
+
+    def goes_on(self, row: Row) -> NDArray[np.bool_]:
+        """Which tokens go on with the word of the one before: those written ##, [T]."""
+        return self._goes_on[row.ids]
+
+    def fit(self, row: Row, long: Long = "error", spare: int = 0, cut: int | None = None) -> list[Row]:
         """Windows of a row that the model has positions for, with `spare` positions to grow into.
 
         long: what to do with a row that has too many tokens. `error` raises InputError, naming the length;
         `truncate` keeps the beginning; a number makes windows over the whole row, of which neighbours share
-        so many tokens. In a pair, the longer text is cut; if both are long, `truncate` cuts them to equal
-        lengths, and windows are refused.
+        so many tokens, and `windows` those that share a quarter.
+        cut: which text of a pair is cut, the other being kept whole; InputError where that leaves no room. By
+        default it is the longer one; if both are long, `truncate` cuts them to equal lengths, and windows are refused.
         """
         room = self.max_length - spare
         if len(row.ids) <= room:
             return [row]
         if long == "error":
             raise InputError("the text", _too_long(len(row.ids), room))
-        parts = _parts(row)
+        parts = text_parts(row)
         sizes = [len(part) for part in parts]
         budget = room - (len(row.ids) - sum(sizes))
-        longest = int(np.argmax(sizes))
-        kept = [min(size, budget // len(sizes)) for size in sizes]
+        longest = int(np.argmax(sizes)) if cut is None else cut
+        kept = [min(size, budget // len(sizes)) for size in sizes] if cut is None else list(sizes)
         size = kept[longest] = budget - sum(kept[:longest] + kept[longest + 1 :])
+        if size < 1:
+            other = budget - size
+            raise InputError(
+                "the text", f"expected at most {budget - 1} tokens, to leave room for its pair; found {other}"
+            )
         if long == "truncate":
             return [_select(row, parts, [slice(count) for count in kept])]
         if [*kept[:longest], *kept[longest + 1 :]] != [*sizes[:longest], *sizes[longest + 1 :]]:
             raise InputError("the text", f"both texts of the pair are too long to be read in windows of {room} tokens")
-        if not 0 <= long < size:
-            raise InputError("--stride", f"expected 0 … {size - 1}; found {long}")
-        starts = range(0, sizes[longest] - long, size - long)
+        shared = size // 4 if long == "windows" else long
+        if not 0 <= shared < size:
+            raise InputError("--stride", f"expected 0 … {size - 1}; found {shared}")
+        starts = range(0, sizes[longest] - shared, size - shared)
         windows = [[slice(None)] * len(parts) for _ in starts]
         for window, start in zip(windows, starts, strict=True):
             window[longest] = slice(start, start + size)
@@ -167,7 +197,30 @@ def pad(rows: Sequence[Row], pad_id: int, multiple: int = 1) -> Inputs:
     return Inputs.of(ids, mask, types)
 
 
-def _parts(row: Row) -> list[NDArray[np.int64]]:
+def assign_places(windows: Sequence[Row]) -> list[NDArray[np.int64]]:
+    """Of each window, the positions of the tokens that it is to answer for: each token of the text in one window.
+
+    That is where the token has most context on its poorer side; of equals, the first.
+    """
+    size = 1 + max(int(window.places.max()) for window in windows)
+    margins, owners = np.full(size, -1), np.zeros(size, np.int64)
+    for index, window in enumerate(windows):
+        positions = np.arange(len(window.places))
+        found = np.minimum(positions, positions[::-1])
+        better = found > margins[window.places]
+        margins[window.places[better]], owners[window.places[better]] = found[better], index
+    return [np.flatnonzero(owners[window.places] == index) for index, window in enumerate(windows)]
+
+
+def check_long(long: object, *, windows: bool = True) -> None:
+    """Raise InputError unless this says what to do with a text that is too long; `windows`: also in windows."""
+    if long in ("error", "truncate") or (windows and (long == "windows" or (type(long) is int and long >= 0))):
+        return
+    known = "error, truncate, windows or a number of tokens" if windows else "error or truncate"
+    raise InputError("long", f"expected {known}; found {long!r}")
+
+
+def text_parts(row: Row) -> list[NDArray[np.int64]]:
     """Positions of the first text's tokens and, in a pair, of the second's: what lies between [CLS] and [SEP]s."""
     # A text may itself say [SEP], but only the template's own are where the segments end.
     first = int(np.count_nonzero(row.types == 0))

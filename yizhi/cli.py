@@ -6,6 +6,8 @@ import sys
 from converters.errors import CheckFailed, InputError
 from yizhi import __version__
 from yizhi.commands import (
+    answer,
+    classify,
     embed,
     export,
     fill_mask,
@@ -15,10 +17,25 @@ from yizhi.commands import (
     models,
     sign,
     synthesize,
+    tag,
     verify,
 )
 
-COMMANDS = (export, verify, sign, int8_report, inspect, models, import_checkpoint, synthesize, fill_mask, embed)
+COMMANDS = (
+    export,
+    verify,
+    sign,
+    int8_report,
+    inspect,
+    models,
+    import_checkpoint,
+    synthesize,
+    fill_mask,
+    classify,
+    tag,
+    answer,
+    embed,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from converters.tokenizer_files import read_tokenizer_settings
 from parity_tests import oracle, published
 from parity_tests.published import allowed, check_published, read_published
 from runtimes import open_runtime
-from runtimes.fill_mask import softmax
+from runtimes.scores import softmax
 from runtimes.tokenization import Tokenizer
 from tests.artifacts import export_artifact
 from tests.checkpoints import write_variant

@@ -10,7 +10,8 @@ from transformers import AutoModelForMaskedLM, BertTokenizer
 from converters.checkpoint import Checkpoint
 from converters.errors import InputError
 from runtimes import open_runtime
-from runtimes.fill_mask import FillMask, softmax
+from runtimes.fill_mask import FillMask
+from runtimes.scores import softmax
 from runtimes.tokenization import Tokenizer
 from tests.artifacts import export_artifact
 from tests.checkpoints import VOCAB
@@ -84,7 +85,7 @@ def test_a_text_that_is_too_long(make_checkpoint, make_fill_mask):
 
 @pytest.mark.parametrize(
     ("variant", "reason"),
-    [("bert-no-head", "has no masked-language-model head"), ("electra-discriminator", "a discriminator")],
+    [("bert-no-head", "has no head: it gives hidden states"), ("electra-discriminator", "a discriminator")],
 )
 def test_artifacts_without_the_head_say_so(make_checkpoint, make_fill_mask, variant, reason):
     with pytest.raises(InputError, match=f"cannot fill masks: the checkpoint (is )?{reason}"):

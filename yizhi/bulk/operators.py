@@ -82,6 +82,15 @@ def _describe_prediction(prediction: runtimes.Prediction) -> dict[str, Any]:
     return {**vars(prediction), **sentences}
 
 
+def _listing(make: Callable[..., Operator[Any]], name: str) -> Kind:
+    """A kind that gives lists of dataclasses: one column, whose kind is called as it is."""
+    return Kind(
+        make=make,
+        columns=lambda _: {name: name},
+        make_row=lambda results: {name: [vars(result) for result in results]},
+    )
+
+
 KINDS: Mapping[str, Kind] = {
     "embed": Kind(
         make=runtimes.Embedder,
@@ -90,4 +99,8 @@ KINDS: Mapping[str, Kind] = {
         is_vector=lambda settings: settings["pooling"] != "none",
     ),
     "fill-mask": Kind(make=runtimes.FillMask, columns=lambda _: {"masks": "masks"}, make_row=_masks_row),
+    "classify": _listing(runtimes.Classifier, "labels"),
+    "tag": _listing(runtimes.Tagger, "entities"),
+    "tag-words": _listing(runtimes.WordTagger, "tags"),
+    "answer": _listing(runtimes.Reader, "answers"),
 }

@@ -24,25 +24,30 @@ LONGEST_LINE = 1 << 20
 class Record:
     """One row of the input.
 
-    number: its line, or its row in Parquet, from 1. text: None where `fault` says why it cannot be used.
+    number: its line, or its row in Parquet, from 1. text: what the operator is given; None where `fault` says why
+    it cannot be used.
     """
 
     number: int
-    text: Text | None
+    text: Text | list[str] | None
     fault: str = ""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What to read. `column` and `pair_column` name fields of JSON objects and columns of tables."""
+    """What to read. `column` and `pair_column` name fields of JSON objects and columns of tables.
+
+    words: a text is a list of words, or words with spaces between them.
+    """
 
     path: str
     format: str
     column: str
     pair_column: str | None
+    words: bool = False
 
     @classmethod
-    def of(cls, path: str, format: str | None, column: str, pair_column: str | None) -> "Source":
+    def of(cls, path: str, format: str | None, column: str, pair_column: str | None, words: bool = False) -> "Source":
         """Raises InputError where there is no such file, or nothing says what format it has."""
         if path != STDIN and not Path(path).is_file():
             raise InputError(path, "no such file")
@@ -54,8 +59,8 @@ class Source:
         if found == "parquet":
             need_pyarrow(path)
         if found == "txt" and pair_column:
-            raise InputError("--pair-column", "a .txt file has one text in a line")
-        return cls(path, found, column, pair_column)
+            raise InputError(path, f"a .txt file has one text in a line, and no column {pair_column!r}")
+        return cls(path, found, column, pair_column, words)
 
     def size(self) -> int | None:
         """Bytes, to say how far the reading is; None for standard input."""
@@ -117,7 +122,7 @@ class Reader:
 
     def _txt(self) -> Iterator[Record]:
         for number, line, fault in self._lines():
-            yield Record(number, None if fault else line, fault)
+            yield Record(number, None, fault) if fault else self._record(number, {self._source.column: line})
 
     def _jsonl(self) -> Iterator[Record]:
         for number, line, fault in self._lines():
@@ -181,6 +186,8 @@ class Reader:
             raise InputError(self._source.path, faults)
 
     def _record(self, number: int, values: Mapping[str, Any]) -> Record:
+        if self._source.words:
+            return self._words(number, values)
         texts = []
         for name in (self._source.column, self._source.pair_column):
             if name is None:
@@ -190,6 +197,14 @@ class Reader:
                 return Record(number, None, f"{name}: expected a string; found {found}")
             texts.append(values[name])
         return Record(number, texts[0] if len(texts) == 1 else (texts[0], texts[1]))
+
+    def _words(self, number: int, values: Mapping[str, Any]) -> Record:
+        words = values.get(self._source.column)
+        if isinstance(words, str):
+            return Record(number, words.split())
+        if isinstance(words, list) and all(isinstance(word, str) for word in words):
+            return Record(number, words)
+        return Record(number, None, f"{self._source.column}: expected a list of words; found {show(words)}")
 
 
 def need_pyarrow(path: object) -> None:

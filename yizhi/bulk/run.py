@@ -102,7 +102,7 @@ def run(job: Job, progress: Progress, report: Callable[[str], None]) -> Position
         writer = open_writer(job.output, file, position.rows, width, job.operator.columns)
         if not position.output_bytes:
             writer.begin()
-        with job.source.open() as reader:
+        with _without_leftovers(job), job.source.open() as reader:
             position = _answer_all(job, operator, reader, writer, (file, errors), position, progress, report)
         position = _commit(job, position, writer, (file, errors))
         writer.finish(job.working, job.output)
@@ -201,6 +201,19 @@ def _commit(job: Job, position: Position, writer: Writer, files: tuple[BinaryIO,
         os.fsync(file.fileno())
     temporary.replace(job.state)
     return position
+
+
+@contextmanager
+def _without_leftovers(job: Job) -> Iterator[None]:
+    """Remove the working files of a run that ends before any of it counts: there is nothing to go on with."""
+    try:
+        yield
+    except BaseException:
+        if not job.state.exists():
+            for path in (job.working, job.errors):
+                if path is not None:
+                    path.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

@@ -169,18 +169,20 @@ def _arrow_type(kind: str) -> Any:
     import pyarrow
 
     vector = pyarrow.list_(pyarrow.float32())
-    prediction = pyarrow.struct(
-        [
-            ("token", pyarrow.string()),
-            ("token_id", pyarrow.int64()),
-            ("score", pyarrow.float64()),
-            ("sentence", pyarrow.string()),
-            ("sentence_pair", pyarrow.string()),
-        ]
-    )
+    text, number, score = pyarrow.string(), pyarrow.int64(), pyarrow.float64()
+    prediction = {"token": text, "token_id": number, "score": score, "sentence": text, "sentence_pair": text}
+    span = {"text": text, "start": number, "end": number, "score": score}
+
+    def rows(fields: dict[str, Any]) -> Any:
+        return pyarrow.list_(pyarrow.struct(list(fields.items())))
+
     return {
-        "row": pyarrow.int64(),
+        "row": number,
         "vector": vector,
         "vectors": pyarrow.list_(vector),
-        "masks": pyarrow.list_(pyarrow.list_(prediction)),
+        "masks": pyarrow.list_(rows(prediction)),
+        "labels": rows({"label": text, "score": score}),
+        "entities": rows({"label": text, **span}),
+        "tags": rows({"label": text, **span}),
+        "answers": rows(span),
     }[kind]

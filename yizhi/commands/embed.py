@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
         '  yizhi embed dist/bert-base-chinese/onnx-int8 "北京是中国的首都。"\n'
         "  yizhi embed dist/bert-base-chinese/onnx-int8 sentences.txt --output vectors.npy --normalize",
     )
-    add_text_options(parser, "a sentence")
+    add_text_options(parser, "a sentence", formats=".jsonl, .parquet, .npy or .safetensors")
     parser.add_argument(
         "--layer",
         type=int,

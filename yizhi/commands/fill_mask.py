@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from converters.errors import InputError
 from yizhi.commands.options import JSON_HELP, Commands, add_command, positive
-from yizhi.commands.text_options import add_text_options, make_operator, read_text, run_bulk
+from yizhi.commands.text_options import add_text_options, format_score, make_operator, read_text, run_bulk
 
 if TYPE_CHECKING:
     from runtimes import Prediction
@@ -69,5 +69,4 @@ def _print_answers(answers: "list[list[Prediction]]") -> None:
         for prediction in mask:
             sentence = prediction.sentence
             shown = sentence if isinstance(sentence, str) else " ‖ ".join(sentence)
-            score = f"{prediction.score:.3f}" if prediction.score >= 0.001 else f"{prediction.score:.1e}"
-            print(f"{prediction.token}\t{score}\t{shown}")
+            print(f"{prediction.token}\t{format_score(prediction.score)}\t{shown}")

@@ -1,10 +1,11 @@
-"""The arguments that `fill-mask` and `embed` share: which model, which texts, and where the answers go."""
+"""The arguments that the commands on texts share: which model, which texts, and where the answers go."""
 
 import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from converters.errors import InputError, printable
 from yizhi.commands.options import DEVICE_HELP, positive
 
 if TYPE_CHECKING:
@@ -14,20 +15,35 @@ if TYPE_CHECKING:
 _NAMED = 20
 
 
-def add_text_options(parser: argparse.ArgumentParser, unit: str) -> None:
-    """Declare them. `unit` is what a single text is called."""
+# The options that name columns, with their defaults and what they hold.
+TEXT_COLUMN = ("--column", "text", "the text")
+PAIR_COLUMN = ("--pair-column", None, "the second text of a pair")
+
+
+def add_text_options(
+    parser: argparse.ArgumentParser,
+    unit: str,
+    column: tuple[str, str, str] = TEXT_COLUMN,
+    pair_column: tuple[str, str | None, str] | None = PAIR_COLUMN,
+    formats: str = ".jsonl or .parquet",
+) -> None:
+    """Declare them. `unit` is what a single text is called; `formats`, what --output may be."""
     parser.add_argument("artifact", type=Path)
     parser.add_argument("text", help=f"{unit}; with --output, a .txt, .jsonl, .csv or .parquet file, or - for stdin")
-    parser.add_argument("--pair", metavar="TEXT", help="the second text of a pair")
+    if pair_column == PAIR_COLUMN:
+        parser.add_argument("--pair", metavar="TEXT", help="the second text of a pair")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help=DEVICE_HELP)
     parser.add_argument("--threads", type=positive, help="CPU threads (default: the framework's choice)")
     bulk = parser.add_argument_group("a whole file")
-    bulk.add_argument(
-        "--output", type=Path, metavar="FILE", help="write .jsonl or .parquet (embed: .npy, .safetensors)"
-    )
+    bulk.add_argument("--output", type=Path, metavar="FILE", help=f"write {formats}")
     bulk.add_argument("--format", choices=("txt", "jsonl", "csv"), help="what the input is (default: by its name)")
-    bulk.add_argument("--column", default="text", help="the field or column with the text (default: text)")
-    bulk.add_argument("--pair-column", metavar="COLUMN", help="the field or column with the second text of a pair")
+    parser.set_defaults(pair_column=None)
+    for destination, declared in (("column", column), ("pair_column", pair_column)):
+        if declared:
+            option, default, holds = declared
+            usual = f" (default: {default})" if default else ""
+            help_text = f"the field or column with {holds}{usual}"
+            bulk.add_argument(option, dest=destination, default=default, metavar="COLUMN", help=help_text)
     bulk.add_argument("--errors", type=Path, metavar="FILE", help="list rows that cannot be used here, as .jsonl")
     bulk.add_argument("--strict", action="store_true", help="stop at the first row that cannot be used")
     bulk.add_argument("--overwrite", action="store_true", help="replace an output that exists")
@@ -40,6 +56,25 @@ def read_text(options: argparse.Namespace) -> str | tuple[str, str]:
     return options.text if options.pair is None else (options.text, options.pair)
 
 
+def format_score(score: float) -> str:
+    """A probability in few digits, none of them lost where it is small."""
+    return f"{score:.3f}" if score >= 0.001 else f"{score:.1e}"
+
+
+def on_one_line(text: str) -> str:
+    """Text for a line of a table: line ends, tabs and what a terminal would obey are escaped."""
+    return printable(text).replace("\n", "\\n")
+
+
+def choose_long(options: argparse.Namespace) -> str | int:
+    """What `--stride` says of long texts; windows that share a quarter where it says nothing."""
+    if options.stride is None:
+        return "windows"
+    if options.stride < 0:
+        raise InputError("--stride", f"expected 0 or more; found {options.stride}")
+    return options.stride
+
+
 def make_operator(options: argparse.Namespace, kind: str, **settings: Any) -> "OperatorSpec":
     """What the command does, on the artifact and the device that the arguments say."""
     from yizhi.bulk.operators import OperatorSpec
@@ -47,8 +82,8 @@ def make_operator(options: argparse.Namespace, kind: str, **settings: Any) -> "O
     return OperatorSpec(kind, options.artifact, settings, options.device, options.threads)
 
 
-def run_bulk(options: argparse.Namespace, operator: "OperatorSpec") -> int:
-    """Answer a whole file. Returns 1 where some of its rows could not be used."""
+def run_bulk(options: argparse.Namespace, operator: "OperatorSpec", words: bool = False) -> int:
+    """Answer a whole file, of lists of words if `words`. Returns 1 where some of its rows could not be used."""
     from runtimes.batching import TOKENS, WINDOW
     from yizhi.bulk.progress import Progress
     from yizhi.bulk.readers import Source
@@ -65,7 +100,7 @@ def run_bulk(options: argparse.Namespace, operator: "OperatorSpec") -> int:
             print("yizhi: … --errors FILE lists them all", file=sys.stderr)
 
     job = Job(
-        source=Source.of(options.text, options.format, options.column, options.pair_column),
+        source=Source.of(options.text, options.format, options.column, options.pair_column, words),
         output=options.output,
         operator=operator,
         errors=options.errors,

@@ -1,0 +1,69 @@
+"""Labels of whole texts."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.errors import InputError
+from converters.label_heads import MULTI_LABEL, REGRESSION, SEQUENCE
+from runtimes.base import Runtime
+from runtimes.batching import EVERY, Request, Task
+from runtimes.label_operator import LabelOperator
+from runtimes.scores import sigmoid, softmax
+from runtimes.tokenization import Long, Text, Tokenizer
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """One label of a text. score: its probability; for a regression, the value itself."""
+
+    label: str
+    score: float
+
+
+class Classifier(LabelOperator[Text, list[LabelScore]]):
+    """Labels texts, or pairs of texts, with an artifact of task `text-classification`.
+
+    A call gives labels, best first. How a logit becomes a score is said by the artifact's `problem_type`:
+    `single_label_classification` takes a softmax over the labels, `multi_label_classification` a sigmoid of each,
+    and `regression` gives the values as they are, all of them and in the order of the labels.
+    """
+
+    tasks = (SEQUENCE,)
+    purpose = "classify texts"
+    reads_windows = False
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        tokenizer: Tokenizer | None = None,
+        *,
+        top_k: int | None = None,
+        long: Long = "error",
+    ) -> None:
+        """The artifact's own tokenizer if none is given.
+
+        top_k: how many labels, all if None. long: what to do with a text beyond the model's positions, `error`
+        or `truncate`. Raises InputError for an artifact of another task, or settings out of range.
+        """
+        super().__init__(runtime, tokenizer, long)
+        self.labels: list[str] = runtime.artifact.description["labels"]
+        self.problem_type: str = runtime.artifact.description["problem_type"]
+        count = len(self.labels)
+        if top_k is not None and (type(top_k) is not int or not 1 <= top_k <= count):
+            raise InputError("top_k", f"expected 1 … {count}; found {top_k!r}")
+        self._top_k = top_k
+
+    def plan(self, given: Text) -> Task[list[LabelScore]]:
+        """What one text asks of the model. Raises InputError for a text that cannot be used."""
+        (row,) = self._tokenizer.fit(self._tokenizer.tokenize([given])[0], self._long)
+        return Task([Request(row, EVERY, self._score)], lambda results: results[0])
+
+    def _score(self, logits: NDArray) -> list[LabelScore]:
+        """From logits [labels]."""
+        if self.problem_type == REGRESSION:
+            return [LabelScore(label, float(value)) for label, value in zip(self.labels, logits, strict=True)]
+        scores = sigmoid(logits) if self.problem_type == MULTI_LABEL else softmax(logits)
+        best = np.argsort(-scores, kind="stable")[: self._top_k]
+        return [LabelScore(self.labels[index], float(scores[index])) for index in best]

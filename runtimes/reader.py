@@ -1,0 +1,128 @@
+"""Answers to questions, as spans of a context."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.errors import InputError, show
+from converters.label_heads import ANSWER
+from runtimes.base import Runtime
+from runtimes.batching import EVERY, Request, Task
+from runtimes.label_operator import LabelOperator
+from runtimes.tokenization import Long, Row, Tokenizer, text_parts
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Characters `start` … `end` − 1 of the context, which `text` repeats; no answer is "" at None.
+
+    score: its probability, among every span that the settings allow, and no answer where that is one.
+    """
+
+    text: str
+    start: int | None
+    end: int | None
+    score: float
+
+
+class Reader(LabelOperator[tuple[str, str], list[Answer]]):
+    """Answers a question from a context, given as (question, context), with a `question-answering` artifact.
+
+    A call gives the best spans of the context, best first. A span from token i to token j is worth start logit i +
+    end logit j, and its probability is the softmax of that over all spans of at most `max_answer_tokens`. A long
+    context is read in windows, the question before each; a span in several is worth its best, as in the BERT
+    paper's code (`run_squad.py`). Spans begin and end with tokens, and may overlap each other.
+    """
+
+    tasks = (ANSWER,)
+    purpose = "answer questions"
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        tokenizer: Tokenizer | None = None,
+        *,
+        top_k: int = 1,
+        max_answer_tokens: int = 30,
+        no_answer: float | None = None,
+        long: Long = "windows",
+    ) -> None:
+        """The artifact's own tokenizer if none is given.
+
+        no_answer: also judge that the context has no answer, as SQuAD 2.0 (Rajpurkar et al. 2018) does it: worth
+        the logits of [CLS], the least of all windows, less this threshold (`null_score_diff_threshold`; 0 favours
+        nothing). It is then in every result, where it ranks, beside the `top_k` spans.
+        long: what to do with a context beyond the model's positions; a question is never cut.
+        Raises InputError, listing every fault, for settings out of range, and for an artifact of another task.
+        """
+        super().__init__(runtime, tokenizer, long)
+        faults = [
+            f"{name}: expected 1 or more; found {value!r}"
+            for name, value in {"top_k": top_k, "max_answer_tokens": max_answer_tokens}.items()
+            if type(value) is not int or value < 1
+        ]
+        if no_answer is not None and (type(no_answer) not in (int, float) or not np.isfinite(no_answer)):
+            faults.append(f"no_answer: expected a finite number; found {no_answer!r}")
+        if faults:
+            raise InputError("answers", faults)
+        self._top_k = top_k
+        self._longest = max_answer_tokens
+        self._threshold = no_answer
+
+    def plan(self, given: tuple[str, str]) -> Task[list[Answer]]:
+        """What one question asks of the model. Raises InputError for what cannot be used."""
+        if not isinstance(given, tuple) or len(given) != 2:
+            raise InputError("the question", f"expected a question and a context; found {show(given)}")
+        row = self._tokenizer.tokenize([given])[0]
+        context = text_parts(row)[1]
+        if not len(context):
+            raise InputError("the context", f"has no words to answer with: {show(given[1])}")
+        windows = self._tokenizer.fit(row, self._long, cut=1)
+
+        def conclude(results: list[NDArray[np.float64]]) -> list[Answer]:
+            """From each window's logits [1 + context tokens, 2], [CLS] first."""
+            spans = self._score_spans(windows, results, context)
+            null = None
+            if self._threshold is not None:
+                null = min(result[0].sum() for result in results) - self._threshold
+            return self._rank(given[1], row.offsets[context], spans, null)
+
+        return Task([self._request(window) for window in windows], conclude)
+
+    def _request(self, window: Row) -> Request:
+        wanted = np.append(0, text_parts(window)[1])
+        return Request(window, EVERY, lambda logits: logits[wanted].astype(np.float64))
+
+    def _score_spans(
+        self, windows: list[Row], results: list[NDArray[np.float64]], context: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """What the span of l + 1 tokens from context token i is worth, [i, l], or −inf: the best of all windows."""
+        spans = np.full((len(context), min(self._longest, len(context))), -np.inf)
+        for window, result in zip(windows, results, strict=True):
+            begin = int(window.places[text_parts(window)[1][0]] - context[0])
+            starts, ends = result[1:].T
+            for further in range(min(spans.shape[1], len(starts))):
+                worth = starts[: len(starts) - further] + ends[further:]
+                here = spans[begin : begin + len(worth), further]
+                np.maximum(here, worth, out=here)
+        return spans
+
+    def _rank(
+        self, text: str, offsets: NDArray[np.int64], spans: NDArray[np.float64], null: float | None
+    ) -> list[Answer]:
+        """The best spans; offsets [C, 2] are the context tokens' characters."""
+        worth = spans.ravel()
+        highest = max(worth.max(), -np.inf if null is None else null)
+        total = np.exp(worth - highest).sum() + (0 if null is None else np.exp(null - highest))
+        answers = []
+        for index in np.argsort(-worth, kind="stable")[: self._top_k]:
+            if worth[index] == -np.inf:
+                break
+            begin, further = divmod(int(index), spans.shape[1])
+            start, end = int(offsets[begin, 0]), int(offsets[begin + further, 1])
+            answers.append(Answer(text[start:end], start, end, float(np.exp(worth[index] - highest) / total)))
+        if null is not None:
+            nothing = Answer("", None, None, float(np.exp(null - highest) / total))
+            answers.insert(sum(answer.score >= nothing.score for answer in answers), nothing)
+        return answers
