@@ -95,6 +95,10 @@ class Checkpoint:
         """The file that holds a parameter, and its name there."""
         return self._sources[name]
 
+    def ignored_array(self, stored_name: str) -> np.ndarray:
+        """A tensor of `ignored`, in the dtype that it is stored in; BF16 as float32."""
+        return next(file.array(stored_name) for file in self._files if stored_name in file.entries)
+
     def release(self, name: str) -> None:
         """Let go of the memory behind `array(name)`; it is read again from the file when needed."""
         file, stored_name = self._sources[name]

@@ -85,6 +85,7 @@ def train(
         model=model,
         args=_arguments(settings, folder, goal),
         train_dataset=dataset,
+        eval_dataset=[] if goal else None,  # demanded, though `evaluate` has its own
         data_collator=collate,
         callbacks=[_Progress(), *_stopping(settings, goal), *callbacks],
         batches=batches,
@@ -93,6 +94,8 @@ def train(
     # It prints every log entry to standard output.
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    # Under bf16 its forward pass rounds; what is scored and written afterwards is the float32 model.
+    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     state = trainer.state
     best = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else ""
     return History(

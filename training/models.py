@@ -1,7 +1,7 @@
 """Checkpoint to transformers' model and back: canonical names on both sides, nothing lost on the way."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from converters.architectures import FAMILIES
 from converters.artifact import to_json
 from converters.checkpoint import WEIGHTS, Checkpoint
 from converters.errors import InputError
+from converters.spec import Parameter
 
 
 def build_model(
@@ -43,10 +44,15 @@ def build_model(
 
 
 def write_checkpoint(
-    folder: Path, model: transformers.PreTrainedModel, checkpoint: Checkpoint, config: Mapping[str, Any]
+    folder: Path,
+    model: transformers.PreTrainedModel,
+    checkpoint: Checkpoint,
+    config: Mapping[str, Any],
+    carry: Iterable[Parameter] = (),
 ) -> None:
     """Write a canonical checkpoint: the model's weights, the base's vocabulary, and its config but for `config`.
 
+    carry: the base's parameters to write as they are, where the model has no place for them.
     folder: an empty one, such as `converters.artifact.new_folder` gives. Raises InputError where `yizhi export`
     would not take it.
     """
@@ -62,6 +68,8 @@ def write_checkpoint(
     for name, tensor in model.state_dict().items():
         tensors.setdefault(tensor.data_ptr(), (name, tensor))
     stored = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.values()}
+    for parameter in carry:
+        stored.setdefault(parameter.name, torch.from_numpy(checkpoint.array(parameter.name).copy()))
     save_file(stored, folder / WEIGHTS, metadata={"format": "pt"})
     with Checkpoint.open(folder) as written:
         written.check_values()

@@ -1,0 +1,48 @@
+"""The arguments that every training command shares: how long, how fast, on what."""
+
+import argparse
+import os
+from typing import TYPE_CHECKING
+
+from yizhi.commands.options import positive
+
+if TYPE_CHECKING:
+    from training.settings import Settings
+
+
+def add_training_options(parser: argparse.ArgumentParser, epochs: int, learning_rate: float) -> None:
+    """Declare them."""
+    group = parser.add_argument_group("training")
+    group.add_argument("--epochs", type=positive, default=epochs, help=f"passes over the data (default: {epochs})")
+    group.add_argument("--max-steps", type=positive, metavar="N", help="optimizer steps, instead of whole epochs")
+    group.add_argument("--batch-size", type=positive, default=16, help="rows in a forward pass (default: 16)")
+    group.add_argument("--accumulation", type=positive, default=1, metavar="N", help="forward passes in a step")
+    group.add_argument(
+        "--learning-rate", type=float, default=learning_rate, help=f"AdamW's largest (default: {learning_rate:g})"
+    )
+    group.add_argument("--warmup", type=float, default=0.1, help="share of steps in which it rises (default: 0.1)")
+    group.add_argument(
+        "--weight-decay", type=float, default=0.01, help="on all but biases and LayerNorms (default: 0.01)"
+    )
+    group.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of products (default: fp32)")
+    group.add_argument(
+        "--evaluate-every", type=positive, metavar="N", help="steps between evaluations and saved states (an epoch)"
+    )
+    group.add_argument("--patience", type=positive, metavar="N", help="stop after N evaluations without a better score")
+    group.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    group.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")
+    group.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where torch sees one")
+
+
+def use_torch_alone() -> None:
+    """Before transformers is imported: version 4 would load TensorFlow and JAX too, where it finds them."""
+    os.environ |= {"USE_TF": "0", "USE_FLAX": "0"}
+
+
+def read_settings(options: argparse.Namespace) -> "Settings":
+    """Raises InputError, listing every fault."""
+    from dataclasses import fields
+
+    from training.settings import Settings
+
+    return Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
