@@ -10,7 +10,7 @@ from typing import Any
 
 from converters.config import EncoderConfig
 from converters.errors import InputError, show
-from converters.spec import Linear, LinearHead
+from converters.spec import EncoderSpec, Linear, LinearHead
 
 SEQUENCE, TOKENS, ANSWER = "text-classification", "token-classification", "question-answering"
 
@@ -71,6 +71,15 @@ def label_head(names: LabelHeadNames, task: str, config: EncoderConfig) -> Linea
         labels=labels,
         problem_type=problem_type if task == SEQUENCE else None,
     )
+
+
+def describe_labels(spec: EncoderSpec) -> dict[str, Any]:
+    """`labels`, the names of the logits, and `problem_type`, where the head has them; else nothing."""
+    head = spec.head
+    if not isinstance(head, LinearHead) or not head.labels:
+        return {}
+    kind = {"problem_type": head.problem_type} if head.problem_type else {}
+    return {"labels": list(head.labels), **kind}
 
 
 def _read_labels(raw: Mapping[str, Any], faults: list[str]) -> tuple[str, ...]:

@@ -36,6 +36,7 @@ class Plausibility:
     hits: sentences whose answer is among the first five; `needed` of them make a head trained.
     log_probability: mean natural logarithm of the right answers' probability; `chance` is −ln V.
     scored: sentences that were run. skipped: those with a character that the vocabulary lacks.
+    task: what the checkpoint does instead, where the head is absent.
     """
 
     verdict: str
@@ -45,6 +46,7 @@ class Plausibility:
     chance: float | None = None
     scored: int = 0
     skipped: int = 0
+    task: str | None = None
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
@@ -53,8 +55,9 @@ class Plausibility:
 
 def score_head(runtime: Runtime, cloze: Sequence[tuple[str, str]] = CLOZE) -> Plausibility:
     """Run the sentences through an opened artifact. Each is (text with one [MASK], the characters that fit)."""
-    if runtime.artifact.description["task"] != "fill-mask":
-        return Plausibility(ABSENT)
+    task = runtime.artifact.description["task"]
+    if task != "fill-mask":
+        return Plausibility(ABSENT, task=task)
     tokenizer = Tokenizer.open(runtime.artifact.folder)
     ids = {token: index for index, token in enumerate(tokenizer.vocab)}
     known = [(text, answers) for text, answers in cloze if _is_known(text, answers, ids, tokenizer.max_length)]

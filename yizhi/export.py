@@ -13,6 +13,7 @@ from typing import Any
 from converters.artifact import DESCRIPTION, Artifact, remove_leftovers
 from converters.checkpoint import Checkpoint, sha256_of_file
 from converters.errors import InputError
+from converters.label_heads import describe_labels
 from converters.manifest import (
     DOCUMENTS,
     GOLDEN,
@@ -25,7 +26,7 @@ from converters.manifest import (
     read_manifest,
     write_manifest,
 )
-from converters.spec import LOGITS_AT, POSITIONS, EncoderSpec, LinearHead, MaskedLMHead
+from converters.spec import LOGITS_AT, POSITIONS, EncoderSpec, MaskedLMHead
 from converters.targets import TARGETS, Target
 from yizhi import __version__
 from yizhi.documents import write_documents
@@ -131,7 +132,7 @@ def describe_artifact(
         "outputs": {name: list(spec.output_axes(name)) for names in signatures.values() for name in names},
         "signatures": signatures,
         **_describe_logits_at(spec),
-        **_describe_labels(spec),
+        **describe_labels(spec),
         "source": digest,
         "options": options or {},
         "made_with": {
@@ -147,15 +148,6 @@ def _describe_logits_at(spec: EncoderSpec) -> dict[str, Any]:
     if not isinstance(spec.head, MaskedLMHead):
         return {}
     return {LOGITS_AT: {"inputs": {POSITIONS: ["count", 2]}, "outputs": {"logits": ["count", spec.head.vocab_size]}}}
-
-
-def _describe_labels(spec: EncoderSpec) -> dict[str, Any]:
-    """The names of the logits, and what kind of labels they are, where the head gives labels."""
-    head = spec.head
-    if not isinstance(head, LinearHead) or not head.labels:
-        return {}
-    kind = {"problem_type": head.problem_type} if head.problem_type else {}
-    return {"labels": list(head.labels), **kind}
 
 
 def _assess(release: Path, source: dict[str, Any], descriptions: dict[str, dict[str, Any]]) -> _State:

@@ -3,10 +3,14 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from converters.label_heads import ANSWER, SEQUENCE, TOKENS
 from converters.targets import TARGETS
 
 # The head is scored once per release, through the artifact that is cheapest to run as the checkpoint means it.
 _PREFERRED = ("onnx", "pytorch", "flax", "tensorflow", *TARGETS)
+
+# What is said of a head that fills no masks; a checkpoint without any head has the task `features`.
+_OTHER_HEADS = {SEQUENCE: "classifier", TOKENS: "tagger", ANSWER: "reader", "replaced-token-detection": "discriminator"}
 
 
 def choose_scorer(targets: Sequence[str]) -> str | None:
@@ -26,6 +30,8 @@ def is_trained(head: dict[str, Any] | None) -> bool:
 
 def describe_head(head: dict[str, Any]) -> str:
     """The score in a sentence, with what follows from it."""
+    if head.get("task") in _OTHER_HEADS:
+        return f"head: {_OTHER_HEADS[head['task']]}; that all targets agree does not say that it is right"
     told = {
         "absent": "absent: this checkpoint gives hidden states, and does not fill masks",
         "not judged": f"not judged: the vocabulary lacks characters of {head['skipped']} everyday sentences, "

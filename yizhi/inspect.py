@@ -9,9 +9,14 @@ from rich.table import Table
 
 from converters.artifact import DESCRIPTION, Artifact
 from converters.checkpoint import Checkpoint
+from converters.errors import printable
 from converters.hub import resolve_checkpoint
+from converters.label_heads import describe_labels
 from converters.manifest import MANIFEST, read_manifest
 from yizhi.identify import Identity, describe_identity, identify
+
+# Entries of a list that are printed: a classifier may have thousands of labels. `--json` has them all.
+_LISTED = 40
 
 
 def describe(path: str, revision: str | None = None) -> dict[str, Any]:
@@ -29,6 +34,7 @@ def describe(path: str, revision: str | None = None) -> dict[str, Any]:
             "known_as": identity.as_dict() if identity else None,
             "model_type": config.model_type,
             "task": checkpoint.spec.task,
+            **describe_labels(checkpoint.spec),
             "parameters": sum(math.prod(parameter.shape) for parameter in parameters),
             "tensors": len(parameters),
             "stored_as": checkpoint.dtypes,
@@ -53,14 +59,21 @@ def print_description(console: Console, description: dict[str, Any]) -> None:
             value = describe_identity(_identity(value)) if value else "none of the known checkpoints (yizhi models)"
         elif isinstance(value, dict):
             value = "\n".join(f"{name}: {_short(item)}" for name, item in value.items()) or "none"
-        table.add_row(key.replace("_", " "), f"{value:,}" if isinstance(value, int) and value > 9999 else str(value))
+        else:
+            value = _short(value)
+        table.add_row(key.replace("_", " "), printable(value))
     console.print(table, markup=False)
 
 
 def _short(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(str(key) for key in value)
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        more = f", … {len(value) - _LISTED} more" if len(value) > _LISTED else ""
+        return (", ".join(map(str, value[:_LISTED])) or "none") + more
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    return f"{value:,}" if isinstance(value, int) and value > 9999 else str(value)
 
 
 def _identity(described: dict[str, Any]) -> Identity:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from parity_tests.cloze import CLOZE
-from tests.checkpoints import VOCAB, write_variant
+from tests.checkpoints import VARIANTS, VOCAB, write_variant
 from yizhi.cli import main
 from yizhi.head import choose_scorer, describe_head
 
@@ -51,6 +51,22 @@ def test_checkpoint_without_head(tmp_path, capsys):
     assert main(arguments) == 0
     assert "MLM head: absent" in capsys.readouterr().out
     assert main([*arguments, "--require-mlm"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("variant", "said"),
+    [("albert-classifier", "head: classifier;"), ("electra-discriminator", "head: discriminator;")],
+)
+def test_a_head_that_fills_no_masks_is_called_what_it_is(tmp_path, capsys, variant, said):
+    config = {**VARIANTS[variant].get("config", {}), "num_hidden_layers": 1}
+    checkpoint = write_variant(tmp_path / "checkpoint", variant, config=config)
+    arguments = ["export", str(checkpoint), "--out", str(tmp_path / "release"), "--target", "onnx"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert said in printed
+    assert "MLM" not in printed
+    assert said in (tmp_path / "release" / "report" / "parity.html").read_text(encoding="utf-8")
+    assert main(["inspect", str(tmp_path / "release")]) == 0  # the manifest is of its schema
 
 
 def test_full_precision_is_asked_first():

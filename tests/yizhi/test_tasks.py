@@ -8,6 +8,7 @@ import pytest
 from pyarrow import parquet
 
 from runtimes import Classifier, Reader, Tagger, WordTagger
+from tests.checkpoints import write_variant
 from yizhi.cli import main
 
 TEXTS = ["北京是中国的首都。", "这个酒店\u2028服务很好！", "Hello, worlds"]
@@ -147,3 +148,21 @@ def test_what_cannot_be_done(tmp_path, artifact, arguments, message, monkeypatch
     assert main([command, str(artifact(variant)), *rest]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("o.*"))
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "onnx-int8"])
+def test_inspect_lists_the_labels(artifact, kind, capsys):
+    path = str(artifact("bert-tagger").parent / kind)
+    assert main(["inspect", path]) == 0
+    printed = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert ["labels", "O, B-人, I-人, B-地, I-地"] in [[part.strip() for part in line] for line in printed]
+    assert ["task", "token-classification"] in [[part.strip() for part in line] for line in printed]
+    assert main(["inspect", path, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["labels"] == ["O", "B-人", "I-人", "B-地", "I-地"]
+
+
+def test_inspect_shortens_thousands_of_labels(tmp_path, capsys):
+    config = {"num_labels": 3000}
+    checkpoint = write_variant(tmp_path / "checkpoint", "bert-classifier", config=config)
+    assert main(["inspect", str(checkpoint)]) == 0
+    assert "LABEL_39, … 2960 more" in " ".join(capsys.readouterr().out.split())

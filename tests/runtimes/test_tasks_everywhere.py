@@ -1,0 +1,36 @@
+"""Labels, entities and answers do not depend on the runtime that computed the logits."""
+
+import pytest
+
+from converters.targets import TARGETS, MissingFramework
+from runtimes import Classifier, Reader, Tagger, WordTagger
+from tests.checkpoints import VARIANTS
+
+TEXTS = ["我住在北京的酒店。", "Hello  worlds 的", "花月春风" * 30]
+RUNS = {
+    "bert-classifier": (Classifier, {"long": "truncate"}, TEXTS),
+    "albert-tagger": (Tagger, {}, TEXTS),
+    "electra-discriminator": (WordTagger, {}, TEXTS),
+    "electra-reader": (Reader, {"top_k": 5, "no_answer": 0.0}, [("首都？", text) for text in TEXTS]),
+}
+
+
+@pytest.mark.parametrize("variant", RUNS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_runtime_gives_the_same_answers(open_variant, target, variant):
+    operator, settings, given = RUNS[variant]
+    config = {"config": {**VARIANTS[variant].get("config", {}), "num_hidden_layers": 1}}
+    try:
+        runtime = open_variant(variant, target, **config)
+    except MissingFramework as missing:
+        pytest.skip(str(missing))
+    found = operator(runtime, **settings).many(given)
+    if TARGETS[target].precision == "int8":  # other logits, but the same in any batch, bit for bit
+        assert found == [operator(runtime, **settings)(text) for text in given]
+        return
+    expected = operator(open_variant(variant, **config), **settings).many(given)
+    for answers, references in zip(found, expected, strict=True):
+        assert len(answers) == len(references) > 0
+        for answer, reference in zip(answers, references, strict=True):
+            assert {**vars(answer), "score": 0} == {**vars(reference), "score": 0}
+            assert answer.score == pytest.approx(reference.score, rel=1e-4)
