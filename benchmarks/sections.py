@@ -3,11 +3,11 @@
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.contestants import PRECISIONS
 from benchmarks.processes import Contestant, Failed
@@ -90,7 +90,7 @@ def exports(bench: Workbench) -> None:
     shutil.rmtree(bench.folder / "copied", ignore_errors=True)
     shutil.copytree(bench.folder / f"ours-{bench.layers}", bench.folder / "copied", copy_function=_link)
     rows: Rows = {}
-    for name, found in bench.take_turns("exports", entries, bench.rounds).items():
+    for name, found in bench.take_turns("exports", entries, 1 if bench.quick else bench.rounds).items():
         row, _, contestant = name.partition(" ")
         rows.setdefault(row, {})[contestant] = found
     rows["all"]["copy and hash"]["bytes"] = _size(bench.folder / "copied")
@@ -109,29 +109,22 @@ def fp32(bench: Workbench) -> None:
 
 def int8(bench: Workbench) -> None:
     """Passes of int8 models; how near each is to float32, and what a row's batch does to it."""
-    rows = passes(bench, "int8", INT8["int8"])
-    reference = _states(bench, OURS, bench.ours("pytorch"))
+    reference = bench.folder / "float32.npy"
+    with bench.contestant(OURS, bench.ours("pytorch")) as contestant:
+        contestant.ask(do="save", path=str(reference))
 
-    def entry(kind: str, folder: Callable[[Workbench], Path]) -> Entry:
-        def ask() -> dict[str, Any]:
-            states = _states(bench, kind, folder(bench))
-            norms = np.linalg.norm(states, axis=-1) * np.linalg.norm(reference, axis=-1)
-            with bench.contestant(kind, folder(bench)) as contestant:
-                moved = contestant.ask(do="batch_dependence")
-            return {"cosine": float(((states * reference).sum(-1) / norms).mean()), "moved": moved}
+    def judge(contestant: Contestant) -> dict[str, float]:
+        states = bench.folder / "states.npy"
+        contestant.ask(do="save", path=str(states))
+        return {"cosine": _cosine(states, reference), "moved": contestant.ask(do="batch_dependence")}
 
-        return ask
-
-    entries = {name: entry(*model) for name, model in INT8["int8"].items()}
-    rows["quality"] = bench.take_turns("int8 quality", entries, 1)
-    bench.keep("int8", rows)
+    bench.keep("int8", passes(bench, "int8", INT8["int8"], judge=judge))
 
 
-def _states(bench: Workbench, kind: str, folder: Path) -> NDArray[np.float32]:
-    path = bench.folder / "states.npy"
-    with bench.contestant(kind, folder) as contestant:
-        contestant.ask(do="save", path=str(path))
-    return np.load(path)
+def _cosine(one: Path, other: Path) -> float:
+    """The mean over tokens of the cosine of their states."""
+    a, b = np.load(one), np.load(other)
+    return float(((a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)).mean())
 
 
 def passes(
@@ -140,8 +133,12 @@ def passes(
     models: Mapping[str, Model],
     device: str = "cpu",
     shapes: Sequence[tuple[int, int]] = (),
+    judge: Callable[[Contestant], dict[str, float]] | None = None,
 ) -> Rows:
-    """Open every model in a process of its own, then let them take turns at each shape."""
+    """Open every model in a process of its own, then let them take turns at each shape.
+
+    judge: what to measure of each once, for a row named `quality`.
+    """
     broken: dict[str, dict[str, str]] = {}
     rows: Rows = {}
     with ExitStack() as opened:
@@ -170,6 +167,10 @@ def passes(
                     bench.say(f"{row}, {contestant}: failed: {error}")
             measured = bench.take_turns(row, {n: entry(n) for n in contestants}, bench.rounds + 2)
             rows[row] = {n: broken.get(n) or measured[n] for n in models}
+        if judge:
+            entries = {n: partial(judge, contestant) for n, contestant in contestants.items()}
+            measured = bench.take_turns(f"{name} quality", entries, 1)
+            rows["quality"] = {n: broken.get(n) or measured[n] for n in models}
     return rows
 
 
@@ -191,7 +192,9 @@ def first_answer(bench: Workbench) -> None:
                 folder(bench)  # so that making it is not measured
             except Failed as error:
                 bench.say(f"{name}: failed: {error}")
-        rows[name] = bench.take_turns(name, {n: entry(*model) for n, model in models.items()}, bench.rounds)
+        rows[name] = bench.take_turns(
+            name, {n: entry(*model) for n, model in models.items()}, 1 if bench.quick else bench.rounds
+        )
     bench.keep("first", rows)
 
 
