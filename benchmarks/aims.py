@@ -109,10 +109,11 @@ def _fastest(rows: Rows, start: str) -> Verdict:
 
 def _near_limit(rows: Rows, start: str) -> Verdict:
     row = f"{start} 8×128"
-    known = [name for name in LIMITS if "seconds" in rows.get(row, {}).get(name, {})]
+    beside = row if rows.get(row, {}).keys() & set(LIMITS) else f"{next(iter(FRAMEWORKS))} 8×128"
+    known = [name for name in LIMITS if "seconds" in rows.get(beside, {}).get(name, {})]
     if not known:
         raise Unknown("the products were not measured")
-    share = min(typical(rows, row, name) for name in known) / typical(rows, row, OURS)
+    share = min(typical(rows, beside, name) for name in known) / typical(rows, row, OURS)
     return Verdict(share >= 0.9, f"{share:.2f}")
 
 

@@ -148,8 +148,9 @@ def _table(rows: Rows) -> list[str]:
         ours = contestants.get(OURS, {}).get(main)
         for number, (name, found) in enumerate(contestants.items()):
             start = f"| {row if number == 0 else ''} | {name} |"
-            if "failed" in found:
-                lines.append(f"{start} failed: {_cell(found['failed'])} |" + " |" * (len(columns) + 1))
+            if "failed" in found or "not_run" in found:
+                why = f"failed: {found['failed']}" if "failed" in found else f"not run: {found['not_run']}"
+                lines.append(f"{start} {_cell(why)} |" + " |" * (len(columns) + 1))
                 continue
             cells = [_HEADS[key][1](statistics.median(found[key])) if key in found else "" for key in columns]
             cells[1:1] = [_spread(found.get(main)), _ratio(main, ours, found.get(main), name)]
@@ -209,7 +210,11 @@ def _bars(rows: Rows, value: str, change: Callable[[float], float] = lambda valu
     """The median of each contestant of each row, or that it failed; without the matrix products."""
     return {
         row: {
-            name: change(statistics.median(found[value])) if value in found else "failed"
+            name: change(statistics.median(found[value]))
+            if value in found
+            else "failed"
+            if "failed" in found
+            else "not run"
             for name, found in contestants.items()
             if name not in LIMITS
         }

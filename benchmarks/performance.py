@@ -33,7 +33,7 @@ INSTRUCTIONS = (
 def main(arguments: list[str] | None = None) -> int:
     """Measure, section by section, and write the document after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="3 layers, two rounds, short rows")
+    parser.add_argument("--quick", action="store_true", help="3 layers, few rounds, one shape")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="SECTION", help=", ".join(SECTIONS))
     parser.add_argument("--render-only", action="store_true", help="measure nothing")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="for everyone (default: a core each)")

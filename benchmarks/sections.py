@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def exports(bench: Workbench) -> None:
     shutil.rmtree(bench.folder / "copied", ignore_errors=True)
     shutil.copytree(bench.folder / f"ours-{bench.layers}", bench.folder / "copied", copy_function=_link)
     rows: Rows = {}
-    for name, found in bench.take_turns("exports", entries, 1 if bench.quick else bench.rounds).items():
+    for name, found in bench.take_turns("exports", entries, bench.rounds).items():
         row, _, contestant = name.partition(" ")
         rows.setdefault(row, {})[contestant] = found
     rows["all"]["copy and hash"]["bytes"] = _size(bench.folder / "copied")
@@ -103,7 +103,8 @@ def fp32(bench: Workbench) -> None:
     """Passes of each framework, ours and the same framework's usual way, and the matrix products alone."""
     rows: Rows = {}
     for framework, models in FP32.items():
-        rows |= passes(bench, framework, {**models, **PRODUCTS})
+        products = {} if bench.quick and rows else PRODUCTS  # in a quick run, beside the first framework alone
+        rows |= passes(bench, framework, {**models, **products})
     bench.keep("fp32", rows)
 
 
@@ -165,17 +166,30 @@ def passes(
                     contestants[contestant].ask(do="run", batch=batch, length=length, repeats=1)
                 except Failed as error:
                     bench.say(f"{row}, {contestant}: failed: {error}")
-            measured = bench.take_turns(row, {n: entry(n) for n in contestants}, bench.rounds + 2)
+            measured = bench.take_turns(row, {n: entry(n) for n in contestants}, 5)
             rows[row] = {n: broken.get(n) or measured[n] for n in models}
         if judge:
             entries = {n: partial(judge, contestant) for n, contestant in contestants.items()}
             measured = bench.take_turns(f"{name} quality", entries, 1)
             rows["quality"] = {n: broken.get(n) or measured[n] for n in models}
+        for contestant, process in contestants.items():
+            with suppress(Failed):
+                found = {"seconds": [process.first], "peak": [process.ask(do="peak")]}
+                bench.first_answers.setdefault(name, {})[contestant] = found
+        bench.first_answers.setdefault(name, {}).update(broken)
     return rows
 
 
 def first_answer(bench: Workbench) -> None:
-    """Fresh processes: from the start to the first answer, and the largest memory after a pass of 8×128."""
+    """Fresh processes: from the start to the first answer, and the largest memory after a pass of 8×128.
+
+    A quick run takes them from the processes that ran the passes, where it has any.
+    """
+    if bench.quick and bench.first_answers:
+        wanted = {**FP32, **INT8}
+        known = bench.first_answers.items()
+        bench.keep("first", {name: {n: found[n] for n in wanted[name] if n in found} for name, found in known})
+        return
 
     def entry(kind: str, folder: Callable[[Workbench], Path]) -> Entry:
         def ask() -> dict[str, Any]:
@@ -192,9 +206,7 @@ def first_answer(bench: Workbench) -> None:
                 folder(bench)  # so that making it is not measured
             except Failed as error:
                 bench.say(f"{name}: failed: {error}")
-        rows[name] = bench.take_turns(
-            name, {n: entry(*model) for n, model in models.items()}, 1 if bench.quick else bench.rounds
-        )
+        rows[name] = bench.take_turns(name, {n: entry(*model) for n, model in models.items()}, bench.rounds)
     bench.keep("first", rows)
 
 

@@ -32,6 +32,8 @@ class Workbench:
     peers: Path = PEERS
     say: Callable[[str], None] = lambda line: print(time.strftime("%H:%M:%S"), line, file=sys.stderr, flush=True)
     versions: dict[str, dict[str, str]] = field(default_factory=dict)
+    # Of the processes that ran the passes: framework -> contestant -> seconds to the first answer and peak memory.
+    first_answers: Rows = field(default_factory=dict)
 
     @property
     def layers(self) -> int:
@@ -40,13 +42,13 @@ class Workbench:
 
     @property
     def rounds(self) -> int:
-        """How often contestants take turns."""
-        return 2 if self.quick else 3
+        """How often whole processes take turns."""
+        return 1 if self.quick else 3
 
     @property
     def shapes(self) -> tuple[tuple[int, int], ...]:
         """(rows, tokens in each) of the passes that are timed."""
-        return ((1, 32), (8, 128)) if self.quick else ((1, 32), (8, 128), (4, 512))
+        return ((8, 128),) if self.quick else ((1, 32), (8, 128), (4, 512))
 
     def checkpoint(self, layers: int | None = None, width: int = 768) -> Path:
         """A random checkpoint of BERT-base's shape with so many layers, made once."""
