@@ -74,6 +74,7 @@ class ArtifactWriter:
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
         """Open a new file for writing; its sha256 is taken on the way."""
+        (self.folder / name).parent.mkdir(exist_ok=True)
         with open(self.folder / name, "xb") as file:
             hashing = _HashingFile(file)
             yield hashing  # type: ignore[misc]

@@ -5,7 +5,7 @@ import hashlib
 import re
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from converters.architectures import CLASS_SUFFIXES, FAMILIES, Family, build_spec
 from converters.config import EncoderConfig
 from converters.errors import InputError, collect_faults
-from converters.spec import EncoderSpec, LinearHead, Parameter
+from converters.spec import EncoderSpec, LinearHead, Parameter, Pooling
 from converters.weight_files import INDEX, POOLER, WEIGHTS, TensorFile, open_weights
 
 __all__ = ["INDEX", "POOLER", "WEIGHTS", "Checkpoint", "canonical_name", "find_family", "read_vocab", "sha256_of_file"]
@@ -48,9 +48,10 @@ class Checkpoint:
             raise InputError(folder, faults)
 
     @classmethod
-    def open(cls, path: str | Path) -> "Checkpoint":
+    def open(cls, path: str | Path, pooling: Pooling | None = None) -> "Checkpoint":
         """Open a folder, or a `.safetensors` file beside its `config.json` and `vocab.txt`.
 
+        pooling: what artifacts of it are to give as `sentence_embedding`, if they are to.
         Raises InputError, listing every fault, unless names, shapes and dtypes are exactly what
         the configuration asks for. Values are checked by `check_values`.
         """
@@ -70,6 +71,7 @@ class Checkpoint:
             _check_family(folder, config, files)
             checkpoint = cls(folder, files, config, vocab)
             _check_task(checkpoint)
+            checkpoint.spec = replace(checkpoint.spec, pooling=pooling)
             return checkpoint
         except BaseException:
             for file in files:

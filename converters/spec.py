@@ -17,6 +17,12 @@ LOGITS_AT, POSITIONS = "logits_at", "positions"
 # row of nothing but padding stays finite (every score equal) where -inf would give NaN.
 MASK_VALUE = -3.4028234663852886e38
 
+# One vector for each row of the batch, [B, H], where the export was told how to pool.
+SENTENCE_EMBEDDING = "sentence_embedding"
+POOLINGS = ("cls", "mean", "max")
+# Shorter vectors are not divided by their length: the direction of nothing is noise.
+SHORTEST_NORM = 1e-12
+
 EMBEDDING, KERNEL, VECTOR_BIAS, NORM_SCALE, NORM_OFFSET = "embedding", "kernel", "bias", "norm_scale", "norm_offset"
 
 
@@ -154,12 +160,25 @@ class LinearHead:
 
 
 @dataclass(frozen=True)
+class Pooling:
+    """How `sentence_embedding` [B, H] is made of the last hidden states of a row's own tokens, never of padding.
+
+    mode: their `mean`, their `max`, or `cls`, the first of them. A row of nothing but padding is finite.
+    normalize: divided by its L2 norm.
+    """
+
+    mode: str
+    normalize: bool = False
+
+
+@dataclass(frozen=True)
 class EncoderSpec:
     """Every parameter of a checkpoint by role.
 
     `blocks[i]` maps `hidden_states.i` to `hidden_states.i+1`; it is one layer except in an ALBERT
     with `inner_group_num` > 1. A shared layer simply appears in several blocks.
     `task` says what `head` computes; it is `features` when there is none.
+    `pooling` is not the checkpoint's: it is what the export was told, if anything.
     """
 
     config: EncoderConfig
@@ -173,6 +192,7 @@ class EncoderSpec:
     final_norm: Norm | None
     pooler: Linear | None
     head: MaskedLMHead | LinearHead | None
+    pooling: Pooling | None = None
 
     def parameters(self) -> tuple[Parameter, ...]:
         """Every parameter once, in the order in which the forward pass first reads it."""
@@ -198,7 +218,8 @@ class EncoderSpec:
 
     def signatures(self) -> dict[str, tuple[str, ...]]:
         """Named groups of outputs: what most want, no head, and everything. Nothing else is computed for a group."""
-        features = ("last_hidden_state", *(("pooler_output",) if self.pooler else ()))
+        pooled = (("pooler_output",) if self.pooler else ()) + ((SENTENCE_EMBEDDING,) if self.pooling else ())
+        features = ("last_hidden_state", *pooled)
         layers = tuple(f"hidden_states.{index}" for index in range(len(self.blocks) + 1))
         default = ("logits", *features) if self.head else features
         return {"serving_default": default, "features": features, "hidden_states": (*default, *layers)}
@@ -223,7 +244,7 @@ class EncoderSpec:
 
     def output_axes(self, output: str) -> tuple[str | int, ...]:
         """The shape of an output, with `batch` and `length` for the axes that inputs decide."""
-        if output == "pooler_output":
+        if output in ("pooler_output", SENTENCE_EMBEDDING):
             return ("batch", self.config.hidden_size)
         if output != "logits" or self.head is None:
             return ("batch", "length", self.config.hidden_size)

@@ -13,6 +13,7 @@ from converters.checkpoint import Checkpoint
 from converters.forwards.onnx import build_encoder, build_logits_at
 from converters.onnx_files import WEIGHT_FILE, StoredTensor, WeightFile, graph_file
 from converters.onnx_graph import Graph
+from converters.sentence_transformers import write_modules
 from converters.spec import LOGITS_AT, Embedding, EncoderSpec, MaskedLMHead
 
 
@@ -45,6 +46,7 @@ def write_graphs(
         graph = kind(weights)
         build_encoder(graph, spec, outputs)
         writer.write(graph_file(signature), graph.model().SerializeToString(deterministic=True))
+    write_modules(writer, spec, {"file_name": graph_file("features")})
     if isinstance(spec.head, MaskedLMHead):
         graph = kind(weights)
         build_logits_at(graph, spec, spec.head)

@@ -5,6 +5,7 @@ from itertools import chain
 from converters.artifact import ArtifactWriter
 from converters.checkpoint import POOLER, WEIGHTS, Checkpoint
 from converters.safetensors_file import write_safetensors
+from converters.sentence_transformers import write_modules
 from converters.spec import Parameter
 
 
@@ -17,6 +18,7 @@ def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
     has it.
     """
     spec = checkpoint.spec
+    write_modules(writer, spec, {})
     apart = spec.pooler and spec.head and not spec.head_reads_pooler
     pooler = set(spec.pooler.parameters()) if apart else set()
     files = {

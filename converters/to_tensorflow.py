@@ -40,7 +40,7 @@ def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
     def signature(name: str) -> tf.types.experimental.ConcreteFunction:
         def compute(input_ids: tf.Tensor, attention_mask: tf.Tensor, token_type_ids: tf.Tensor) -> dict[str, tf.Tensor]:
             found = encode(input_ids, attention_mask, token_type_ids)
-            found |= model.heads(found["last_hidden_state"], groups[name])
+            found |= model.heads(found["last_hidden_state"], attention_mask, groups[name])
             return {output: found[output] for output in groups[name]}
 
         compute.__name__ = name

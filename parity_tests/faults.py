@@ -8,7 +8,7 @@ one; `bisect` asks which of them would explain an artifact that failed.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -180,7 +180,7 @@ class AlteredCheckpoint:
         self._changed = dict(fault.config)
         self.config = EncoderConfig.from_dict({**checkpoint.config.raw, **fault.config})
         names = {parameter.name for parameter in checkpoint.parameters()} | self._weights.replaced.keys()
-        self.spec: EncoderSpec = build_spec(self.config, names)
+        self.spec: EncoderSpec = replace(build_spec(self.config, names), pooling=checkpoint.spec.pooling)
 
     def parameters(self) -> tuple[Parameter, ...]:
         """As `Checkpoint.parameters`."""

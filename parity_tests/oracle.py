@@ -11,7 +11,18 @@ from numpy.typing import NDArray
 from scipy.special import erf, softmax
 
 from converters.checkpoint import Checkpoint
-from converters.spec import MASK_VALUE, EncoderSpec, Layer, Linear, LinearHead, MaskedLMHead, Norm
+from converters.spec import (
+    MASK_VALUE,
+    SENTENCE_EMBEDDING,
+    SHORTEST_NORM,
+    EncoderSpec,
+    Layer,
+    Linear,
+    LinearHead,
+    MaskedLMHead,
+    Norm,
+    Pooling,
+)
 from runtimes.base import Inputs
 
 Array = NDArray[np.float64]
@@ -77,6 +88,8 @@ def run(
     x = encoder(p, spec, x, mask, tap)
     tap("last_hidden_state", x)
     pooled = tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler else None
+    if spec.pooling:
+        tap(SENTENCE_EMBEDDING, sentence_embedding(spec.pooling, x, inputs.attention_mask))
     if "logits" in wanted and isinstance(spec.head, MaskedLMHead):
         at = x if logit_positions is None else x[logit_positions[:, 0], logit_positions[:, 1]]
         tap("logits", mlm_head(p, spec, spec.head, at))
@@ -144,6 +157,16 @@ def feed_forward(p: Parameters, spec: EncoderSpec, layer: Layer, x: Array, tap: 
 def pooler(p: Parameters, dense: Linear, x: Array) -> Array:
     """tanh of a linear layer over the first token: [B, H]."""
     return np.tanh(linear(p, dense, x[:, 0]))
+
+
+def sentence_embedding(pooling: Pooling, x: Array, attention_mask: NDArray[np.int64]) -> Array:
+    """One vector [H] for each row: of its own tokens alone; zeros for a row that has none."""
+    rows = []
+    for states, mask in zip(x, attention_mask, strict=True):
+        own = states[mask == 1] if mask.any() else np.zeros((1, x.shape[-1]))
+        pooled = {"mean": own.mean(axis=0), "max": own.max(axis=0), "cls": own[0]}[pooling.mode]
+        rows.append(pooled / max(np.sqrt((pooled * pooled).sum()), SHORTEST_NORM) if pooling.normalize else pooled)
+    return np.stack(rows)
 
 
 def mlm_head(p: Parameters, spec: EncoderSpec, head: MaskedLMHead, x: Array) -> Array:

@@ -1,7 +1,7 @@
 """One interface to every artifact: `open_runtime(folder).run(inputs, outputs)`."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -9,10 +9,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from converters.architectures import build_spec
 from converters.artifact import DESCRIPTION, Artifact
 from converters.config import EncoderConfig
 from converters.errors import InputError, show
-from converters.spec import LOGITS_AT
+from converters.spec import LOGITS_AT, EncoderSpec, Pooling
 from converters.targets import TARGETS
 
 Outputs = dict[str, NDArray[np.float32]]
@@ -97,6 +98,12 @@ class Runtime:
         self._open()
 
     @property
+    def pooling(self) -> Pooling | None:
+        """What `sentence_embedding` is, where the artifact was exported with it."""
+        found = self.artifact.description.get("pooling")
+        return Pooling(**found) if found else None
+
+    @property
     def signatures(self) -> Mapping[str, Sequence[str]]:
         """Named groups of outputs; `hidden_states` holds every layer."""
         return self.artifact.signatures
@@ -109,7 +116,8 @@ class Runtime:
     def run(self, inputs: Inputs | Mapping[str, ArrayLike], outputs: Sequence[str] | None = None) -> Outputs:
         """Compute the named outputs as float32 arrays; those of `serving_default` if none are named.
 
-        `logits` [B, T, V], `last_hidden_state` and `hidden_states.N` [B, T, H], `pooler_output` [B, H].
+        `logits` [B, T, V], `last_hidden_state` and `hidden_states.N` [B, T, H], `pooler_output` and
+        `sentence_embedding` [B, H].
         Raises InputError for ids out of range, rows too long, or an output the artifact does not have.
         """
         inputs = self._check(inputs)
@@ -158,6 +166,10 @@ class Runtime:
             inputs = Inputs.of(**inputs)
         inputs.check(self.config)
         return inputs
+
+    def _build_spec(self, names: Collection[str]) -> EncoderSpec:
+        """The spec of an artifact that holds these parameters."""
+        return replace(build_spec(self.config, names), pooling=self.pooling)
 
     def _open(self) -> None:
         raise NotImplementedError

@@ -7,15 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import InputError
+from converters.spec import SENTENCE_EMBEDDING, SHORTEST_NORM, Pooling
 from runtimes.base import Runtime
 from runtimes.batching import EVERY, TOKENS, WINDOW, Request, Task, run_tasks
 from runtimes.tokenization import Long, Text, Tokenizer, pad
 
 Vectors = NDArray[np.float32]
 POOLINGS = ("mean", "cls", "max", "none")
-
-# Shorter vectors are not divided by their length: the direction of nothing is noise.
-_SHORTEST = 1e-12
 
 
 class Embedder:
@@ -31,16 +29,17 @@ class Embedder:
         tokenizer: Tokenizer | None = None,
         *,
         layers: Sequence[int] = (-1,),
-        pooling: Literal["mean", "cls", "max", "none"] = "mean",
-        normalize: bool = False,
+        pooling: Literal["mean", "cls", "max", "none"] | None = None,
+        normalize: bool | None = None,
         long: Long = "error",
     ) -> None:
         """The artifact's own tokenizer if none is given.
 
         layers: which hidden states to average: 0 is the embedding layer, 1 … L the layers, −1 the last.
         pooling: over the text's tokens with [CLS] and [SEP], never padding; `cls` takes the first, `none` all.
-        normalize: make each vector's L2 norm 1. long: what to do with a text beyond the model's positions,
-        `error` or `truncate`.
+        As the artifact's `sentence_embedding` if None, or `mean` where it has none.
+        normalize: make each vector's L2 norm 1. If None, as the artifact does with this pooling, else no.
+        long: what to do with a text beyond the model's positions, `error` or `truncate`.
         Raises InputError, listing every fault, for layers or a pooling that do not exist.
         """
         count = runtime.config.num_hidden_layers
@@ -51,6 +50,7 @@ class Embedder:
         ]
         if not layers:
             faults.append("layers: expected one or more; found none")
+        pooling, normalize = _complete(runtime.pooling, pooling, normalize)
         if pooling not in POOLINGS:
             faults.append(f"pooling: expected one of {', '.join(POOLINGS)}; found {pooling!r}")
         if long not in ("error", "truncate"):
@@ -64,6 +64,9 @@ class Embedder:
         self._pooling = pooling
         self._normalize = normalize
         self._long = long
+        # What the artifact pools itself is the same, and a batch then hands over [B, H], not [B, T, H].
+        last = self._outputs == ["last_hidden_state"]
+        self._in_graph = last and runtime.pooling == Pooling(pooling, normalize)
 
     def __call__(self, texts: Sequence[Text], *, window: int = WINDOW, tokens: int = TOKENS) -> Any:
         """float32 [N, H], one vector per text; with pooling `none`, a list of [T, H], one vector per token.
@@ -86,6 +89,8 @@ class Embedder:
     def compute(self, requests: Sequence[Request]) -> list[Vectors]:
         """One batch: [H] or, with pooling `none`, [T, H] of each request."""
         inputs = pad([request.row for request in requests], self._tokenizer.pad_id)
+        if self._in_graph:
+            return list(self._runtime.run(inputs, [SENTENCE_EMBEDDING])[SENTENCE_EMBEDDING])
         found = self._runtime.run(inputs, list(dict.fromkeys(self._outputs)))
         vectors = []
         for index, request in enumerate(requests):
@@ -104,8 +109,14 @@ class Embedder:
         else:
             pooled = states.mean(axis=0) if self._pooling == "mean" else states.max(axis=0)
         if self._normalize:
-            pooled /= np.maximum(np.linalg.norm(pooled, axis=-1, keepdims=True), _SHORTEST)
+            pooled /= np.maximum(np.linalg.norm(pooled, axis=-1, keepdims=True), SHORTEST_NORM)
         return pooled
+
+
+def _complete(own: Pooling | None, pooling: str | None, normalize: bool | None) -> tuple[str, bool]:
+    """The settings where what was left open is the artifact's own."""
+    mode = pooling or (own.mode if own else "mean")
+    return mode, bool(own and own.normalize and own.mode == mode) if normalize is None else normalize
 
 
 def _output(layer: int, last: int) -> str:

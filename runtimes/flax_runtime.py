@@ -12,11 +12,10 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.architectures import build_spec
 from converters.errors import InputError
 from converters.forwards.flax import Parameters, Tap, embeddings, encode, encoder, encoder_layer, heads, mask_scores
 from converters.layout import FLAX_WEIGHTS, canonical_parameters
-from converters.spec import EncoderSpec, Layer, parameters_of
+from converters.spec import SENTENCE_EMBEDDING, EncoderSpec, Layer, parameters_of
 from converters.to_flax import ARRAY_TYPE, CHUNKED
 from runtimes.base import TAPS, Inputs, Outputs, Runtime
 
@@ -41,10 +40,10 @@ class FlaxRuntime(Runtime):
             raise InputError(f"--device {self.device}", f"this JAX sees no such device: {error}") from None
         tree = read_tree(self.artifact.folder / FLAX_WEIGHTS, self._device)
         self._parameters = canonical_parameters(tree)
-        self._spec = spec = build_spec(self.config, self._parameters.keys())
+        self._spec = spec = self._build_spec(self._parameters.keys())
         self._embed = jax.jit(lambda p, ids, types: embeddings(p, spec, ids, types))
         self._step = jax.jit(partial(_run_layer, spec))
-        self._heads = jax.jit(lambda p, x, outputs: heads(p, spec, x, outputs), static_argnames="outputs")
+        self._heads = jax.jit(lambda p, x, mask, outputs: heads(p, spec, x, mask, outputs), static_argnames="outputs")
 
     def _run(self, inputs: Inputs, outputs: tuple[str, ...]) -> Mapping[str, NDArray]:
         batch, length = inputs.input_ids.shape
@@ -80,7 +79,8 @@ class FlaxRuntime(Runtime):
         p, spec = self._parameters, self._spec
         x = self._embed(p, ids, types)
         x = tap("last_hidden_state", encoder(p, spec, x, mask_scores(mask, x), tap, positions, self._run_compiled))
-        return found | self._heads(p, x, tuple(name for name in outputs if name in ("logits", "pooler_output")))
+        after = tuple(name for name in outputs if name in ("logits", "pooler_output", SENTENCE_EMBEDDING))
+        return found | self._heads(p, x, mask, after)
 
     def look_inside(self, inputs: Inputs, layer: int) -> Outputs:
         """All of TAPS, without compiling."""

@@ -7,7 +7,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from converters.architectures import build_spec
 from converters.checkpoint import POOLER, WEIGHTS
 from converters.errors import InputError
 from converters.forwards.pytorch import Encoder
@@ -28,7 +27,7 @@ class PyTorchRuntime(Runtime):
         tensors = load_file(self.artifact.folder / WEIGHTS)
         if (self.artifact.folder / POOLER).exists():
             tensors |= load_file(self.artifact.folder / POOLER)
-        self._module = Encoder(build_spec(self.config, tensors.keys()), tensors).to(self.device).eval()
+        self._module = Encoder(self._build_spec(tensors.keys()), tensors).to(self.device).eval()
 
     def _run(self, inputs: Inputs, outputs: tuple[str, ...]) -> Mapping[str, NDArray]:
         return self._compute(inputs, outputs, None)

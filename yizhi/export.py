@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from converters.manifest import (
     read_manifest,
     write_manifest,
 )
-from converters.spec import LOGITS_AT, POSITIONS, EncoderSpec, MaskedLMHead
+from converters.spec import LOGITS_AT, POSITIONS, EncoderSpec, MaskedLMHead, Pooling
 from converters.targets import TARGETS, Target
 from yizhi import __version__
 from yizhi.documents import write_documents
@@ -61,15 +61,17 @@ def export(
     progress: Progress,
     origin: dict[str, str] | None = None,
     int8_options: dict[str, Any] | None = None,
+    pooling: Pooling | None = None,
 ) -> list[Row]:
     """Export and verify `targets`; what is up to date is left alone. Returns a row per target.
 
     origin: hub id and revision, for the manifest.
     int8_options: arguments of `converters.to_onnx_int8.convert`, as far as they differ from its defaults.
+    pooling: also give `sentence_embedding`, made so.
     Raises InputError, before anything is written, for a checkpoint that cannot be used.
     """
     progress.note(f"checking {checkpoint_path}")
-    with Checkpoint.open(checkpoint_path) as checkpoint:
+    with Checkpoint.open(checkpoint_path, pooling) as checkpoint:
         checkpoint.check_values()
         source = describe_source(checkpoint, origin)
         descriptions = {
@@ -82,7 +84,7 @@ def export(
     with _locked(release):
         progress.note(f"hashing {release}")
         state = _assess(release, source, descriptions)
-        plan = _plan(checkpoint_path, release, targets, descriptions, state, source.get("known"))
+        plan = _plan(checkpoint_path, release, targets, descriptions, state, source.get("known"), source.get("pooling"))
         _check_space(release, sum(_estimate_bytes(job, parameters) for job in plan))
         if plan or not state.documents:
             # What they say is about to stop being true; the manifest first, since it vouches for the rest.
@@ -111,6 +113,7 @@ def describe_source(checkpoint: Checkpoint, origin: dict[str, str] | None) -> di
         "task": checkpoint.spec.task,
         "judged_with": code_digest("parity_tests", "runtimes"),
         **({"origin": origin} if origin else {}),
+        **_describe_pooling(checkpoint.spec),
         **({"known": known} if known else {}),
     }
 
@@ -132,6 +135,7 @@ def describe_artifact(
         "outputs": {name: list(spec.output_axes(name)) for names in signatures.values() for name in names},
         "signatures": signatures,
         **_describe_logits_at(spec),
+        **_describe_pooling(spec),
         **describe_labels(spec),
         "source": digest,
         "options": options or {},
@@ -141,6 +145,11 @@ def describe_artifact(
             **(target.versions() if target.is_convertible() else {}),
         },
     }
+
+
+def _describe_pooling(spec: EncoderSpec) -> dict[str, Any]:
+    """What `sentence_embedding` is, where there is one."""
+    return {"pooling": asdict(spec.pooling)} if spec.pooling else {}
 
 
 def _describe_logits_at(spec: EncoderSpec) -> dict[str, Any]:
@@ -183,6 +192,7 @@ def _plan(
     descriptions: dict[str, dict[str, Any]],
     state: _State,
     known: str | None,
+    pooling: dict[str, Any] | None,
 ) -> list[Job]:
     """The jobs still to do. The slowest start first, so that no core idles at the end.
 
@@ -204,7 +214,8 @@ def _plan(
         for target in sorted(stale, key=lambda target: not target.slow)
     ]
     if unverified and not state.golden:
-        golden = Job("oracle", "make_golden", {"checkpoint": str(checkpoint), "folder": str(release / GOLDEN)})
+        arguments = {"checkpoint": str(checkpoint), "folder": str(release / GOLDEN), "pooling": pooling}
+        golden = Job("oracle", "make_golden", arguments)
         plan.insert(1, golden)
     planned = {job.name for job in plan}
     scores = None if find_head(state.verdicts.values()) else choose_scorer([target.name for target in unverified])

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from converters.artifact import Artifact, ArtifactWriter, new_folder
 from converters.checkpoint import Checkpoint
 from converters.errors import InputError, NotRun
+from converters.spec import Pooling
 from converters.targets import TARGETS
 
 if TYPE_CHECKING:
@@ -28,7 +29,11 @@ def convert(checkpoint: str, target: str, folder: str, description: dict[str, An
     """Export one target into its folder; the answer is its size in bytes."""
     chosen = TARGETS[target]
     converter = chosen.load_converter()
-    with Checkpoint.open(checkpoint) as opened, new_folder(Path(folder)) as temporary:
+    pooling = description.get("pooling")
+    with (
+        Checkpoint.open(checkpoint, Pooling(**pooling) if pooling else None) as opened,
+        new_folder(Path(folder)) as temporary,
+    ):
         writer = ArtifactWriter(temporary)
         converter.convert(opened, writer, **description.get("options", {}))
         writer.write_config_and_tokenizer(opened)
@@ -36,11 +41,14 @@ def convert(checkpoint: str, target: str, folder: str, description: dict[str, An
     return {"size": Artifact.read(folder).size()}
 
 
-def make_golden(checkpoint: str, folder: str, threads: int) -> None:
-    """Run the oracle on every case and write `golden/`."""
+def make_golden(checkpoint: str, folder: str, threads: int, pooling: dict[str, Any] | None = None) -> None:
+    """Run the oracle on every case and write `golden/`. pooling: that of the artifacts."""
     from parity_tests.golden import CASES, Golden
 
-    with Checkpoint.open(checkpoint) as opened, new_folder(Path(folder), replaces=(CASES,)) as temporary:
+    with (
+        Checkpoint.open(checkpoint, Pooling(**pooling) if pooling else None) as opened,
+        new_folder(Path(folder), replaces=(CASES,)) as temporary,
+    ):
         Golden.make(opened).write(temporary)
 
 
@@ -85,7 +93,7 @@ def _diagnose(runtime: "Runtime", checkpoint: str, golden: "Golden", verdict: "V
     """What bisecting adds to a verdict: its lines after the first fault, and `diagnosis`."""
     from parity_tests.bisect import bisect  # needs scipy, which a machine that only verifies does not have
 
-    with Checkpoint.open(checkpoint) as opened:
+    with Checkpoint.open(checkpoint, runtime.pooling) as opened:
         diagnosis = bisect(runtime, opened, golden, verdict)
     if diagnosis is None:
         return {}

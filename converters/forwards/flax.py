@@ -19,6 +19,8 @@ from converters.spec import (
     KERNEL,
     NORM_OFFSET,
     NORM_SCALE,
+    SENTENCE_EMBEDDING,
+    SHORTEST_NORM,
     VECTOR_BIAS,
     EncoderSpec,
     Layer,
@@ -27,6 +29,7 @@ from converters.spec import (
     MaskedLMHead,
     Norm,
     Parameter,
+    Pooling,
 )
 
 Parameters = Mapping[str, Array]
@@ -68,7 +71,7 @@ class FlaxEncoder(nn.Module):
         """The named outputs, from integer arrays [B, T]. Under `jit`, `outputs` is a static tuple."""
         p = _declare(self, flax_tree(self.spec.parameters()))
         x, found = encode(p, self.spec, input_ids, attention_mask, token_type_ids, outputs)
-        return found | heads(p, self.spec, x, outputs)
+        return found | heads(p, self.spec, x, attention_mask, outputs)
 
 
 def encode(
@@ -92,8 +95,10 @@ def encode(
     return tap("last_hidden_state", x), found
 
 
-def heads(p: Parameters, spec: EncoderSpec, x: Array, outputs: Collection[str]) -> dict[str, Array]:
-    """`pooler_output` and `logits`, where named, from the last hidden state [B, T, H].
+def heads(
+    p: Parameters, spec: EncoderSpec, x: Array, attention_mask: Array, outputs: Collection[str]
+) -> dict[str, Array]:
+    """`pooler_output`, `sentence_embedding` and `logits`, where named, from the last hidden state [B, T, H].
 
     Vocabulary logits alone may be asked for of any tokens, [N, H].
     """
@@ -102,6 +107,8 @@ def heads(p: Parameters, spec: EncoderSpec, x: Array, outputs: Collection[str]) 
     pooled = pooler(p, spec.pooler, x) if spec.pooler and reads_pooler else None
     if "pooler_output" in outputs and pooled is not None:
         found["pooler_output"] = pooled
+    if SENTENCE_EMBEDDING in outputs and spec.pooling:
+        found[SENTENCE_EMBEDDING] = sentence_embedding(spec.pooling, x, attention_mask)
     if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
         found["logits"] = mlm_head(p, spec, spec.head, x)
     elif "logits" in outputs and spec.head is not None:
@@ -198,6 +205,20 @@ def feed_forward(p: Parameters, spec: EncoderSpec, layer: Layer, x: Array, tap: 
 def pooler(p: Parameters, dense: Linear, x: Array) -> Array:
     """tanh of a linear layer over the first token: [B, H]."""
     return jnp.tanh(linear(p, dense, x[:, 0]))
+
+
+def sentence_embedding(pooling: Pooling, x: Array, attention_mask: Array) -> Array:
+    """[B, T, H] -> [B, H]: each row's own tokens as one vector."""
+    kept = attention_mask[..., None].astype(x.dtype)  # [B, T, 1]
+    if pooling.mode == "mean":
+        pooled = (x * kept).sum(1) / jnp.maximum(kept.sum(1), 1)
+    elif pooling.mode == "max":
+        pooled = jnp.where(kept == 0, jnp.finfo(x.dtype).min, x).max(1) * kept.max(1)
+    else:
+        pooled = x[jnp.arange(len(x)), attention_mask.argmax(1)]
+    if not pooling.normalize:
+        return pooled
+    return pooled / jnp.maximum(jnp.linalg.norm(pooled, axis=-1, keepdims=True), SHORTEST_NORM)
 
 
 def mlm_head(p: Parameters, spec: EncoderSpec, head: MaskedLMHead, x: Array) -> Array:

@@ -10,7 +10,19 @@ from collections.abc import Callable, Sequence
 from onnx import TensorProto
 
 from converters.onnx_graph import Graph
-from converters.spec import MASK_VALUE, POSITIONS, EncoderSpec, Layer, Linear, LinearHead, MaskedLMHead, Norm
+from converters.spec import (
+    MASK_VALUE,
+    POSITIONS,
+    SENTENCE_EMBEDDING,
+    SHORTEST_NORM,
+    EncoderSpec,
+    Layer,
+    Linear,
+    LinearHead,
+    MaskedLMHead,
+    Norm,
+    Pooling,
+)
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
@@ -57,6 +69,8 @@ def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
     x = encoder(g, spec, x, mask_scores(g, attention_mask), tap)
     tap("last_hidden_state", x)
     pooled = tap("pooler_output", pooler(g, spec, spec.pooler, x)) if spec.pooler else ""  # [B, H]
+    if SENTENCE_EMBEDDING in outputs and spec.pooling:
+        tap(SENTENCE_EMBEDDING, sentence_embedding(g, spec, spec.pooling, x, attention_mask))
     if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
         tap("logits", mlm_head(g, spec, spec.head, x))
     elif "logits" in outputs and spec.head is not None:
@@ -190,6 +204,35 @@ def feed_forward(g: Graph, spec: EncoderSpec, layer: Layer, x: str, tap: Tap) ->
 def pooler(g: Graph, spec: EncoderSpec, dense: Linear, x: str) -> str:
     """tanh of a linear layer over the first token: [B, H]."""
     return g.node(dense.name, "Tanh", [linear(g, dense, first_tokens(g, spec, dense.name, x))])
+
+
+def sentence_embedding(g: Graph, spec: EncoderSpec, pooling: Pooling, x: str, attention_mask: str) -> str:
+    """[N, H] -> [B, H]: each row's own tokens as one vector."""
+    scope = "pooling"
+
+    def axis(number: int) -> str:
+        return g.constant(f"axis.{number}", INT64, [number])
+
+    states = to_tokens(g, scope, x, [spec.config.hidden_size])  # [B, T, H]
+    kept = g.node(scope, "Cast", [attention_mask], to=FLOAT)  # [B, T]
+    if pooling.mode == "mean":
+        # A product, because its sums do not change with padding after them, to the last bit.
+        total = g.node(scope, "MatMul", [g.node(scope, "Unsqueeze", [kept, axis(1)]), states])  # [B, 1, H]
+        count = g.node(scope, "Max", [g.node(scope, "ReduceSum", [kept, axis(1)]), g.constant("one", FLOAT, 1.0)])
+        pooled = g.node(scope, "Div", [g.node(scope, "Squeeze", [total, axis(1)]), count])
+    elif pooling.mode == "max":
+        lowest = g.node(scope, "Sub", [kept, g.constant("one", FLOAT, 1.0)])
+        lowest = g.node(scope, "Mul", [lowest, g.constant("highest", FLOAT, -MASK_VALUE)])
+        hidden = g.node(scope, "Add", [states, g.node(scope, "Unsqueeze", [lowest, axis(-1)])])  # [B, T, H]
+        highest = g.node(scope, "ReduceMax", [hidden, axis(1)], keepdims=0)
+        pooled = g.node(scope, "Mul", [highest, g.node(scope, "ReduceMax", [kept, axis(1)])])
+    else:
+        first = g.node(scope, "ArgMax", [kept], axis=1)  # [B, 1]
+        pooled = g.node(scope, "GatherND", [states, first], batch_dims=1)
+    if not pooling.normalize:
+        return pooled
+    norm = g.node(scope, "ReduceL2", [pooled, axis(-1)])  # [B, 1]
+    return g.node(scope, "Div", [pooled, g.node(scope, "Max", [norm, g.constant("shortest", FLOAT, SHORTEST_NORM)])])
 
 
 def mlm_head(g: Graph, spec: EncoderSpec, head: MaskedLMHead, x: str) -> str:

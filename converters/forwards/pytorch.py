@@ -9,7 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from converters.spec import EncoderSpec, Layer, Linear, LinearHead, MaskedLMHead, Norm
+from converters.spec import (
+    SENTENCE_EMBEDDING,
+    SHORTEST_NORM,
+    EncoderSpec,
+    Layer,
+    Linear,
+    LinearHead,
+    MaskedLMHead,
+    Norm,
+    Pooling,
+)
 
 Parameters = Mapping[str, Tensor]
 Tap = Callable[[str, Tensor], Tensor]
@@ -64,6 +74,8 @@ class Encoder(nn.Module):
         tap("last_hidden_state", x)
         reads_pooler = "pooler_output" in outputs or ("logits" in outputs and spec.head_reads_pooler)
         pooled = tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler and reads_pooler else None
+        if SENTENCE_EMBEDDING in outputs and spec.pooling:
+            tap(SENTENCE_EMBEDDING, sentence_embedding(spec.pooling, x, attention_mask))
         if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
             tap("logits", mlm_head(p, spec, spec.head, x))
         elif "logits" in outputs and spec.head is not None:
@@ -145,6 +157,18 @@ def feed_forward(p: Parameters, spec: EncoderSpec, layer: Layer, x: Tensor, tap:
 def pooler(p: Parameters, dense: Linear, x: Tensor) -> Tensor:
     """tanh of a linear layer over the first token: [B, H]."""
     return torch.tanh(linear(p, dense, x[:, 0]))
+
+
+def sentence_embedding(pooling: Pooling, x: Tensor, attention_mask: Tensor) -> Tensor:
+    """[B, T, H] -> [B, H]: each row's own tokens as one vector."""
+    kept = attention_mask[..., None].to(x.dtype)  # [B, T, 1]
+    if pooling.mode == "mean":
+        pooled = (x * kept).sum(1) / kept.sum(1).clamp(min=1)
+    elif pooling.mode == "max":
+        pooled = x.masked_fill(kept == 0, torch.finfo(x.dtype).min).amax(1) * kept.amax(1)
+    else:
+        pooled = x[torch.arange(len(x), device=x.device), attention_mask.argmax(1)]
+    return pooled / pooled.norm(dim=-1, keepdim=True).clamp(min=SHORTEST_NORM) if pooling.normalize else pooled
 
 
 def mlm_head(p: Parameters, spec: EncoderSpec, head: MaskedLMHead, x: Tensor) -> Tensor:

@@ -11,7 +11,17 @@ from types import MappingProxyType
 import tensorflow as tf
 from tensorflow import Tensor
 
-from converters.spec import EncoderSpec, Layer, Linear, LinearHead, MaskedLMHead, Norm
+from converters.spec import (
+    SENTENCE_EMBEDDING,
+    SHORTEST_NORM,
+    EncoderSpec,
+    Layer,
+    Linear,
+    LinearHead,
+    MaskedLMHead,
+    Norm,
+    Pooling,
+)
 
 Parameters = Mapping[str, tf.Variable]
 Tap = Callable[[str, Tensor], Tensor]
@@ -57,13 +67,15 @@ class Encoder(tf.Module):
         tap("last_hidden_state", encoder(p, spec, x, mask_scores(attention_mask, x), tap))
         return found
 
-    def heads(self, x: Tensor, outputs: Collection[str]) -> dict[str, Tensor]:
-        """`pooler_output` and `logits`, where named, from `last_hidden_state` [B, T, H]."""
+    def heads(self, x: Tensor, attention_mask: Tensor, outputs: Collection[str]) -> dict[str, Tensor]:
+        """`pooler_output`, `sentence_embedding` and `logits`, where named, from `last_hidden_state` [B, T, H]."""
         spec, p = self._spec, self._by_name
         found: dict[str, Tensor] = {}
         pooled = pooler(p, spec.pooler, x) if spec.pooler else None
         if "pooler_output" in outputs:
             found["pooler_output"] = pooled
+        if SENTENCE_EMBEDDING in outputs and spec.pooling:
+            found[SENTENCE_EMBEDDING] = sentence_embedding(spec.pooling, x, attention_mask)
         if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
             found["logits"] = mlm_head(p, spec, spec.head, x)
         elif "logits" in outputs and spec.head is not None:
@@ -160,6 +172,18 @@ def feed_forward(p: Parameters, spec: EncoderSpec, layer: Layer, x: Tensor, tap:
 def pooler(p: Parameters, dense: Linear, x: Tensor) -> Tensor:
     """tanh of a linear layer over the first token: [B, H]."""
     return tf.math.tanh(linear(p, dense, x[:, 0]))
+
+
+def sentence_embedding(pooling: Pooling, x: Tensor, attention_mask: Tensor) -> Tensor:
+    """[B, T, H] -> [B, H]: each row's own tokens as one vector."""
+    kept = tf.cast(attention_mask, x.dtype)[..., tf.newaxis]  # [B, T, 1]
+    if pooling.mode == "mean":
+        pooled = tf.reduce_sum(x * kept, 1) / tf.maximum(tf.reduce_sum(kept, 1), 1)
+    elif pooling.mode == "max":
+        pooled = tf.reduce_max(tf.where(kept == 0, x.dtype.min, x), 1) * tf.reduce_max(kept, 1)
+    else:
+        pooled = tf.gather(x, tf.argmax(attention_mask, 1), batch_dims=1)
+    return pooled / tf.maximum(tf.norm(pooled, axis=-1, keepdims=True), SHORTEST_NORM) if pooling.normalize else pooled
 
 
 def mlm_head(p: Parameters, spec: EncoderSpec, head: MaskedLMHead, x: Tensor) -> Tensor:

@@ -62,6 +62,25 @@ def test_adding_a_target_keeps_the_others(checkpoint, tmp_path, capsys):
     assert set(json.loads((release / "manifest.json").read_text())["artifacts"]) == {"pytorch", "onnx"}
 
 
+def test_pooling_is_exported_verified_and_taken_back(checkpoint, tmp_path, capsys):
+    release = tmp_path / "release"
+    command = ["export", str(checkpoint), "--out", str(release), "--target", "onnx"]
+    assert main([*command, "--pooling", "mean", "--normalize"]) == 0
+    manifest = json.loads((release / "manifest.json").read_text())
+    assert manifest["source"]["pooling"] == {"mode": "mean", "normalize": True}
+    assert manifest["artifacts"]["onnx"]["outputs"]["sentence_embedding"] == ["batch", 32]
+    assert "sentence_embedding" in manifest["artifacts"]["onnx"]["parity"]["worst"]
+    assert main(command) == 0
+    assert "up to date" not in capsys.readouterr().out
+    assert "sentence_embedding" not in (release / "manifest.json").read_text()
+
+
+def test_normalize_alone_is_refused(checkpoint, tmp_path, capsys):
+    assert main(["export", str(checkpoint), "--out", str(tmp_path / "release"), "--normalize"]) == 2
+    assert "--pooling" in capsys.readouterr().err
+    assert not (tmp_path / "release").exists()
+
+
 def test_two_builds_are_identical(checkpoint, finished_release, tmp_path):
     other = tmp_path / "elsewhere" / "release"
     assert main(["export", str(checkpoint), "--out", str(other), *TARGETS]) == 0

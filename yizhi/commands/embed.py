@@ -14,7 +14,8 @@ def add(commands: Commands) -> None:
         "embed",
         run,
         "turn a sentence, or every line of a file, into a vector",
-        "Give each text's vector: the mean of its tokens' last hidden states, unless asked for another.\n\n"
+        "Give each text's vector: as the artifact was exported with --pooling, else the mean of its tokens' last\n"
+        "hidden states, unless asked for another.\n\n"
         '  yizhi embed dist/bert-base-chinese/onnx-int8 "北京是中国的首都。"\n'
         "  yizhi embed dist/bert-base-chinese/onnx-int8 sentences.txt --output vectors.npy --normalize",
     )
@@ -30,10 +31,13 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--pooling",
         choices=("mean", "cls", "max", "none"),
-        default="mean",
-        help="over the text's own tokens; none gives each token's vector (default: mean)",
+        help="over the text's own tokens; none gives each token's vector (default: as exported, else mean)",
     )
-    parser.add_argument("--normalize", action="store_true", help="make each vector's L2 norm 1")
+    parser.add_argument(
+        "--normalize",
+        action=argparse.BooleanOptionalAction,
+        help="make each vector's L2 norm 1 (default: as exported with this pooling, else no)",
+    )
     parser.add_argument("--truncate", action="store_true", help="cut what is too long for the model")
 
 

@@ -4,6 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
+from converters.errors import InputError
+from converters.spec import POOLINGS, Pooling
 from converters.targets import TARGETS, find_targets
 from yizhi.commands.options import CHECKPOINT_HELP, JSON_HELP, Commands, add_command, add_require_mlm, finish, positive
 
@@ -39,6 +41,12 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="int8: weights of 7 bits, for the same result on CPUs without VNNI",
     )
+    parser.add_argument(
+        "--pooling",
+        choices=POOLINGS,
+        help="also give sentence_embedding, each row's own tokens as one vector (docs/using.md)",
+    )
+    parser.add_argument("--normalize", action="store_true", help="with --pooling: make its L2 norm 1")
     add_require_mlm(parser)
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
@@ -50,9 +58,12 @@ def run(options: argparse.Namespace) -> int:
     from yizhi.progress import Progress
 
     targets = find_targets(options.target)
+    if options.normalize and not options.pooling:
+        raise InputError("--normalize", f"expected --pooling {', '.join(POOLINGS)} with it")
+    pooling = Pooling(options.pooling, options.normalize) if options.pooling else None
     source = resolve_checkpoint(options.checkpoint, options.revision)
     with Progress() as progress:
         given = {"keep_fp32": sorted(options.keep_fp32), "reduced_range": options.int8_reduced_range}
         int8_options = {name: value for name, value in given.items() if value}
-        rows = export(source.path, options.out, targets, options.jobs, progress, source.origin, int8_options)
+        rows = export(source.path, options.out, targets, options.jobs, progress, source.origin, int8_options, pooling)
     return finish(rows, options.out, options.json, options.require_mlm)

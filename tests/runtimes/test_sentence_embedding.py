@@ -1,0 +1,175 @@
+"""`sentence_embedding`: pooled inside the artifact, over a row's own tokens, as `Embedder` and the oracle do it."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from converters.checkpoint import Checkpoint
+from converters.spec import SENTENCE_EMBEDDING, Pooling
+from converters.targets import TARGETS, MissingFramework
+from parity_tests import oracle
+from parity_tests.golden import Golden
+from parity_tests.verify import verify
+from runtimes import Embedder, open_runtime
+from tests.agreement import padded_batch
+from tests.artifacts import export_artifact
+
+TEXTS = ["北京是中国的首都。", "你", ("这个酒店", "服务很好！"), "Hello world, hello"]
+POOLINGS = [Pooling("mean", True), Pooling("max", True), Pooling("cls")]
+
+
+@pytest.fixture
+def open_artifact(make_checkpoint, tmp_path):
+    opened = []
+
+    def make(variant, target, pooling):
+        checkpoint = Checkpoint.open(make_checkpoint(variant), pooling)
+        opened.append(checkpoint)
+        try:
+            opened.append(open_runtime(export_artifact(checkpoint, target, tmp_path / target)))
+        except MissingFramework as missing:
+            pytest.skip(str(missing))
+        return checkpoint, opened[-1]
+
+    yield make
+    for each in opened:
+        each.close()
+
+
+@pytest.mark.parametrize("pooling", POOLINGS, ids=str)
+@pytest.mark.parametrize("target", TARGETS)
+def test_padding_does_not_count_and_nothing_but_padding_is_finite(open_artifact, target, pooling):
+    checkpoint, runtime = open_artifact("bert", target, pooling)
+    inputs = padded_batch(checkpoint.config)
+    states, found = runtime.run(inputs, ["last_hidden_state", SENTENCE_EMBEDDING]).values()
+    pool = {"mean": lambda x: x.mean(0), "max": lambda x: x.max(0), "cls": lambda x: x[0]}[pooling.mode]
+    for row, mask in enumerate(inputs.attention_mask[:4]):
+        expected = pool(states[row, mask == 1])
+        if pooling.normalize:
+            expected = expected / np.linalg.norm(expected)
+        np.testing.assert_allclose(found[row], expected, atol=2e-6, rtol=1e-5)
+    assert np.isfinite(found[4]).all()
+
+
+@pytest.mark.parametrize("target", ["pytorch", "onnx", "onnx-int8"])
+@pytest.mark.parametrize(("variant", "pooling"), zip(("bert-no-head", "megatron-bert", "bert"), POOLINGS, strict=True))
+def test_it_is_verified_as_the_rest(open_artifact, target, variant, pooling):
+    checkpoint, runtime = open_artifact(variant, target, pooling)
+    golden = Golden.make(checkpoint)
+    assert golden.per[SENTENCE_EMBEDDING] == "row"
+    verdict = verify(runtime, golden, TARGETS[target].precision)
+    assert verdict.passed, verdict.faults
+    assert SENTENCE_EMBEDDING in verdict.worst()
+    assert verdict.change_alone == 0 or target != "onnx-int8"
+
+    run = runtime._run
+
+    def shifted(inputs, outputs):
+        found = dict(run(inputs, outputs))
+        if SENTENCE_EMBEDDING in found:
+            found[SENTENCE_EMBEDDING] = np.roll(found[SENTENCE_EMBEDDING], 1, axis=-1)
+        return found
+
+    runtime._run = shifted
+    faults = verify(runtime, golden, TARGETS[target].precision).faults
+    assert faults
+    assert all(SENTENCE_EMBEDDING in fault or "alone" in fault for fault in faults)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS, ids=str)
+@pytest.mark.parametrize("target", ["pytorch", "onnx-int8"])
+def test_embedder_gives_the_same_inside_and_outside_of_the_graph(open_artifact, target, pooling):
+    _, runtime = open_artifact("bert", target, pooling)
+    asked = []
+    run = runtime.run
+    runtime.run = lambda inputs, outputs: asked.append(outputs) or run(inputs, outputs)
+    inside = Embedder(runtime)
+    inside_vectors = inside(TEXTS)
+    assert all(outputs == [SENTENCE_EMBEDDING] for outputs in asked)
+    asked.clear()
+    outside = Embedder(runtime, pooling=pooling.mode, normalize=pooling.normalize)
+    outside._in_graph = False
+    outside_vectors = outside(TEXTS)
+    assert all(outputs == ["last_hidden_state"] for outputs in asked)
+    assert (inside_vectors.dtype, inside_vectors.shape) == (np.float32, outside_vectors.shape)
+    np.testing.assert_allclose(inside_vectors, outside_vectors, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "same"),
+    [
+        ({}, True),
+        ({"pooling": "mean"}, True),
+        ({"normalize": True}, True),
+        ({"normalize": False}, False),
+        ({"pooling": "max"}, False),
+        ({"layers": (-2,)}, False),
+        ({"layers": (3,)}, True),
+        ({"layers": (-1, -1)}, False),
+    ],
+)
+def test_only_the_same_settings_are_taken_from_the_graph(open_artifact, settings, same):
+    _, runtime = open_artifact("bert", "onnx", Pooling("mean", True))
+    embed = Embedder(runtime, **settings)
+    assert embed._in_graph is same
+    norms = np.linalg.norm(embed(TEXTS), axis=1)
+    assert np.allclose(norms, 1, atol=1e-5) == (settings.get("normalize", settings.get("pooling") != "max"))
+
+
+def test_the_oracle_pools_a_rows_own_tokens(make_checkpoint):
+    for mode, pool in {"mean": np.mean, "max": np.max, "cls": lambda x, axis: x[0]}.items():
+        with Checkpoint.open(make_checkpoint(), Pooling(mode)) as checkpoint:
+            inputs = padded_batch(checkpoint.config)
+            found = oracle.run(checkpoint, inputs, {"last_hidden_state", SENTENCE_EMBEDDING})
+        states = found["last_hidden_state"][2][inputs.attention_mask[2] == 1]
+        np.testing.assert_allclose(found[SENTENCE_EMBEDDING][2], pool(states, axis=0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("target", ["onnx", "pytorch"])
+def test_files_for_sentence_transformers(open_artifact, target):
+    _, runtime = open_artifact("bert", target, Pooling("max", True))
+    folder = runtime.artifact.folder
+
+    def read(name):
+        return json.loads((folder / name).read_text(encoding="utf-8"))
+
+    assert [module["type"].rpartition(".")[2] for module in read("modules.json")] == [
+        "Transformer",
+        "Pooling",
+        "Normalize",
+    ]
+    assert read("1_Pooling/config.json") == {
+        "word_embedding_dimension": 32,
+        "pooling_mode_cls_token": False,
+        "pooling_mode_mean_tokens": False,
+        "pooling_mode_max_tokens": True,
+    }
+    arguments = read("sentence_bert_config.json").get("model_args", {})
+    assert not arguments or (folder / arguments["file_name"]).is_file()
+    assert {"modules.json", "1_Pooling/config.json"} <= runtime.artifact.description["files"].keys()
+    assert not runtime.artifact.find_altered_files()
+
+
+def test_the_first_graph_of_an_encoder_without_head_has_it(open_artifact):
+    _, runtime = open_artifact("bert-no-head", "onnx", Pooling("mean"))
+    assert SENTENCE_EMBEDDING in runtime.signatures["serving_default"]
+    session = onnxruntime.InferenceSession(runtime.artifact.folder / "model.onnx")
+    assert [output.shape for output in session.get_outputs() if output.name == SENTENCE_EMBEDDING] == [["batch", 32]]
+
+
+@pytest.mark.parametrize("pooling", POOLINGS, ids=str)
+def test_the_graph_holds_nothing_unused(open_artifact, pooling):
+    """ONNX Runtime warns of each initializer that no node reads."""
+    _, runtime = open_artifact("bert", "onnx", pooling)
+    graph = onnx.load(runtime.artifact.folder / "features.onnx", load_external_data=False).graph
+    assert {tensor.name for tensor in graph.initializer} <= {name for node in graph.node for name in node.input}
+
+
+def test_without_it_nothing_changes(open_artifact):
+    _, runtime = open_artifact("bert", "onnx", None)
+    assert SENTENCE_EMBEDDING not in runtime.outputs
+    assert runtime.pooling is None
+    assert not (runtime.artifact.folder / "modules.json").exists()
