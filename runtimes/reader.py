@@ -77,7 +77,7 @@ class Reader(LabelOperator[tuple[str, str], list[Answer]]):
         row = self._tokenizer.tokenize([given])[0]
         context = text_parts(row)[1]
         if not len(context):
-            raise InputError("the context", f"has no words to answer with: {show(given[1])}")
+            raise InputError("the question", f"its context has no words to answer with: {show(given[1])}")
         windows = self._tokenizer.fit(row, self._long, cut=1)
 
         def conclude(results: list[NDArray[np.float64]]) -> list[Answer]:

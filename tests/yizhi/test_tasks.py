@@ -111,7 +111,7 @@ def test_one_text_on_the_line(open_variant, artifact, capsys):
     assert run("tag", "bert-tagger", " ") == ""
 
     answers = Reader(open_variant("bert-reader", "onnx-int8"), top_k=2, no_answer=-99.0)(QUESTIONS[0])
-    arguments = (*QUESTIONS[0], "--top-k", "2", "--no-answer", "--no-answer-threshold", "-99")
+    arguments = (*QUESTIONS[0], "--top-k", "2", "--no-answer-threshold", "-99")
     assert json.loads(run("answer", "bert-reader", *arguments, "--json")) == plain(answers)
     assert run("answer", "bert-reader", *arguments).startswith("no answer\t1.000\n")
 

@@ -41,9 +41,8 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--no-answer-threshold",
         type=float,
-        default=0.0,
         metavar="X",
-        help="what no answer must be better by than the best span, in logits (default: 0)",
+        help="the same, and what it must be better by than the best span, in logits (default: 0)",
     )
     parser.add_argument(
         "--stride", type=int, metavar="N", help="read long contexts in windows that share N tokens (default: a quarter)"
@@ -55,12 +54,13 @@ def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
     if (options.context is None) != (options.output is not None):
         raise InputError("answer", "expected a question and its context, or a file of them with --output")
+    threshold = 0.0 if options.no_answer and options.no_answer_threshold is None else options.no_answer_threshold
     operator = make_operator(
         options,
         "answer",
         top_k=options.top_k,
         max_answer_tokens=options.max_answer_tokens,
-        no_answer=options.no_answer_threshold if options.no_answer else None,
+        no_answer=threshold,
         long=choose_long(options),
     )
     if options.output:

@@ -29,7 +29,8 @@ def add_text_options(
 ) -> None:
     """Declare them. `unit` is what a single text is called; `formats`, what --output may be."""
     parser.add_argument("artifact", type=Path)
-    parser.add_argument("text", help=f"{unit}; with --output, a .txt, .jsonl, .csv or .parquet file, or - for stdin")
+    files = ".jsonl, .csv or .parquet" if pair_column and pair_column[1] else ".txt, .jsonl, .csv or .parquet"
+    parser.add_argument("text", help=f"{unit}; with --output, a {files} file, or - for stdin")
     if pair_column == PAIR_COLUMN:
         parser.add_argument("--pair", metavar="TEXT", help="the second text of a pair")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help=DEVICE_HELP)
