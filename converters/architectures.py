@@ -7,10 +7,12 @@ configuration. docs/adding-an-architecture.md walks through adding one.
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from converters.adapters import bottleneck
 from converters.config import EncoderConfig
 from converters.errors import InputError
 from converters.label_heads import LABEL_CLASS_SUFFIXES, LABEL_HEADS, LabelHeadNames, label_head, task_of
 from converters.spec import (
+    Adapter,
     Embedding,
     EncoderSpec,
     Layer,
@@ -25,7 +27,7 @@ from converters.spec import (
 
 @dataclass(frozen=True)
 class LayerNames:
-    """Names of a layer's parts, inside the layer."""
+    """Names of a layer's parts, inside the layer. Adapters have their own name after that of their place."""
 
     query: str
     key: str
@@ -35,6 +37,8 @@ class LayerNames:
     intermediate: str
     output: str
     output_norm: str
+    attention_adapters: str | None = None
+    output_adapters: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class Family:
     layer: a layer's name, with {block}, {group} and {inner} for its numbers.
     embeddings_projection: from embedding_size to hidden_size; `projects_always`, or where they differ.
     norm_first: LayerNorm before each sub-layer, and a final one.
+    swaps_attention: the `adapters` library takes attention's input for its output there, and the other way round.
     label_heads: of each task that gives labels.
     ignored: name patterns (fnmatch) that may be present and are not used, each with the reason.
     """
@@ -86,6 +91,7 @@ class Family:
     embeddings_projection: str | None = None
     projects_always: bool = False
     norm_first: bool = False
+    swaps_attention: bool = False
     final_norm: str | None = None
     pooler: str | None = None
     discriminator: DiscriminatorNames | None = None
@@ -102,10 +108,10 @@ class Family:
             word_embeddings=Embedding(self.word_embeddings, config.vocab_size, width),
             position_embeddings=Embedding(self.position_embeddings, config.max_position_embeddings, width),
             token_type_embeddings=Embedding(self.token_type_embeddings, config.type_vocab_size, width),
-            embeddings_norm=Norm(self.embeddings_norm, width) if self.embeddings_norm else None,
+            embeddings_norm=Norm(self.embeddings_norm, width, config.layer_norm_eps) if self.embeddings_norm else None,
             embeddings_projection=Linear(self.embeddings_projection, width, hidden) if projects else None,
             blocks=tuple(self._block(config, number) for number in range(config.num_hidden_layers)),
-            final_norm=Norm(self.final_norm, hidden) if self.final_norm else None,
+            final_norm=Norm(self.final_norm, hidden, config.layer_norm_eps) if self.final_norm else None,
             pooler=Linear(self.pooler, hidden, hidden) if self.pooler and has_pooler else None,
             head=None,
         )
@@ -116,7 +122,7 @@ class Family:
         return MaskedLMHead(
             dense=Linear(names.dense, config.hidden_size, config.embedding_size),
             activation=names.activation or config.activation,
-            norm=Norm(names.norm, config.embedding_size),
+            norm=Norm(names.norm, config.embedding_size, config.layer_norm_eps),
             decoder=f"{self.word_embeddings if config.tie_word_embeddings else names.untied_decoder}.weight",
             decoder_bias=names.decoder_bias,
             vocab_size=config.vocab_size,
@@ -152,23 +158,39 @@ class Family:
         # Block b belongs to group floor(b · groups / blocks), as in transformers' AlbertTransformer.
         group = int(number / (config.num_hidden_layers / config.num_hidden_groups))
         return tuple(
-            self._layer(config, self.layer.format(block=number, group=group, inner=inner))
+            self._layer(
+                config,
+                self.layer.format(block=number, group=group, inner=inner),
+                group * config.inner_group_num + inner if "{group}" in self.layer else number,
+            )
             for inner in range(config.inner_group_num)
         )
 
-    def _layer(self, config: EncoderConfig, name: str) -> Layer:
+    def _layer(self, config: EncoderConfig, name: str, number: int) -> Layer:
         hidden, inner, names = config.hidden_size, config.intermediate_size, self.layer_names
         return Layer(
             query=Linear(f"{name}.{names.query}", hidden, hidden),
             key=Linear(f"{name}.{names.key}", hidden, hidden),
             value=Linear(f"{name}.{names.value}", hidden, hidden),
             attention_output=Linear(f"{name}.{names.attention_output}", hidden, hidden),
-            attention_norm=Norm(f"{name}.{names.attention_norm}", hidden),
+            attention_norm=Norm(f"{name}.{names.attention_norm}", hidden, config.layer_norm_eps),
             intermediate=Linear(f"{name}.{names.intermediate}", hidden, inner),
             output=Linear(f"{name}.{names.output}", inner, hidden),
-            output_norm=Norm(f"{name}.{names.output_norm}", hidden),
+            output_norm=Norm(f"{name}.{names.output_norm}", hidden, config.layer_norm_eps),
             norm_first=self.norm_first,
+            **self._adapters(config, name, number),
         )
+
+    def _adapters(self, config: EncoderConfig, name: str, number: int) -> dict[str, Adapter]:
+        """The layer's adapters by their field of Layer. `number` counts layers that have parameters of their own."""
+        adapter, names, hidden = config.adapter, self.layer_names, config.hidden_size
+        found: dict[str, Adapter] = {}
+        if adapter and adapter.mh_adapter and number not in adapter.leave_out:
+            place = f"{name}.{names.attention_adapters}"
+            found["attention_adapter"] = bottleneck(adapter, place, hidden, number, self.swaps_attention)
+        if adapter and adapter.output_adapter and number not in adapter.leave_out:
+            found["output_adapter"] = bottleneck(adapter, f"{name}.{names.output_adapters}", hidden, number)
+        return found
 
 
 # What transformers' class for a task ends with.
@@ -179,7 +201,10 @@ CLASS_SUFFIXES = {
     **LABEL_CLASS_SUFFIXES,
 }
 
-_POSITION_IDS = {"*embeddings.position_ids": "a buffer holding 0, 1, 2, …"}
+_UNUSED_BUFFERS = {
+    "*embeddings.position_ids": "a buffer holding 0, 1, 2, …",
+    "*prompt_tuning.base_model_embeddings.weight": "the word embeddings once more, as the adapters library saves them",
+}
 
 BERT = Family(
     class_name="Bert",
@@ -198,6 +223,8 @@ BERT = Family(
         intermediate="intermediate.dense",
         output="output.dense",
         output_norm="output.LayerNorm",
+        attention_adapters="attention.output.adapters",
+        output_adapters="output.adapters",
     ),
     pooler="bert.pooler.dense",
     masked_lm_names=MaskedLMNames(
@@ -207,7 +234,7 @@ BERT = Family(
         decoder_bias="cls.predictions.bias",
         decoder_bias_alias="cls.predictions.decoder.bias",
     ),
-    ignored={**_POSITION_IDS, "cls.seq_relationship.*": "the next-sentence head; no output uses it"},
+    ignored={**_UNUSED_BUFFERS, "cls.seq_relationship.*": "the next-sentence head; no output uses it"},
 )
 
 FAMILIES: Mapping[str, Family] = {
@@ -239,7 +266,10 @@ FAMILIES: Mapping[str, Family] = {
             intermediate="ffn",
             output="ffn_output",
             output_norm="full_layer_layer_norm",
+            attention_adapters="attention.attention_adapters.adapters",
+            output_adapters="output_adapters.adapters",
         ),
+        swaps_attention=True,
         pooler="albert.pooler",
         masked_lm_names=MaskedLMNames(
             dense="predictions.dense",
@@ -248,7 +278,7 @@ FAMILIES: Mapping[str, Family] = {
             decoder_bias="predictions.bias",
             decoder_bias_alias="predictions.decoder.bias",
         ),
-        ignored={**_POSITION_IDS, "sop_classifier.*": "the sentence-order head; no output uses it"},
+        ignored={**_UNUSED_BUFFERS, "sop_classifier.*": "the sentence-order head; no output uses it"},
     ),
     "electra": Family(
         class_name="Electra",
@@ -279,7 +309,7 @@ FAMILIES: Mapping[str, Family] = {
                 activation="gelu_erf",  # fixed in transformers' ElectraClassificationHead
             ),
         },
-        ignored=_POSITION_IDS,
+        ignored=_UNUSED_BUFFERS,
     ),
 }
 

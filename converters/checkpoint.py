@@ -170,6 +170,9 @@ class Checkpoint:
                     self._sources[name] = (file, stored_name)
         names = family.masked_lm_names
         faults += self._merge_alias(names.decoder_bias_alias, names.decoder_bias)
+        if self.config.adapter and self.config.adapter.ln_before:  # the library registers this norm twice
+            for alias in [name for name in self._sources if ".adapter_down.0." in name]:
+                faults += self._merge_alias(alias, alias.replace(".adapter_down.0.", ".adapter_norm_before."))
         faults += self._settle_decoder(f"{names.untied_decoder}.weight", f"{family.word_embeddings}.weight")
         return faults
 
@@ -274,7 +277,7 @@ def find_family(names: Collection[str]) -> str | None:
 def _count_known(family: Family, names: Collection[str]) -> int:
     """How many tensors belong to a module that this family has."""
     layer = re.sub(r"\\\{\w+\\\}", r"\\d+", re.escape(family.layer))  # each {number} as digits
-    parts = "|".join(re.escape(part) for part in asdict(family.layer_names).values())
+    parts = "|".join(re.escape(part) for part in asdict(family.layer_names).values() if part)
     others = [value for value in asdict(family).values() if isinstance(value, str)]
     for heads in (family.masked_lm_names, family.discriminator):
         others += [value for value in asdict(heads).values() if value] if heads else []

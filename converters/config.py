@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from converters.adapter_config import AdapterConfig, read_adapters
 from converters.errors import InputError, show
 
 # hidden_act -> the function it names. "gelu" is the exact erf form; the tanh form has three names.
@@ -94,6 +95,7 @@ class EncoderConfig:
     pad_token_id: int
     tie_word_embeddings: bool
     architecture: str | None
+    adapter: AdapterConfig | None
     raw: MappingProxyType
 
     @property
@@ -141,6 +143,7 @@ class EncoderConfig:
             faults.append(f"architectures: expected a list of class names; found {show(architectures)}")
             architectures = None
         faults += _find_contradictions(values)
+        adapter = read_adapters(raw, model_type, faults)
         if faults:
             raise InputError(source, faults)
         return cls(
@@ -150,6 +153,7 @@ class EncoderConfig:
             pad_token_id=pad,
             tie_word_embeddings=tie,
             architecture=architectures[0] if architectures else None,
+            adapter=adapter,
             raw=MappingProxyType(dict(raw)),
             **values,
         )

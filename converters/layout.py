@@ -9,7 +9,7 @@ one is the embedding table, which Flax keeps as [rows, size] and has no second n
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from converters.spec import EMBEDDING, KERNEL, NORM_OFFSET, NORM_SCALE, VECTOR_BIAS, Parameter
+from converters.spec import EMBEDDING, KERNEL, NORM_OFFSET, NORM_SCALE, SCALING, VECTOR_BIAS, Parameter
 
 # The weight file's name in every Flax folder.
 FLAX_WEIGHTS = "flax_model.msgpack"
@@ -20,6 +20,7 @@ FLAX_LEAVES = {
     VECTOR_BIAS: "bias",
     NORM_SCALE: "scale",
     NORM_OFFSET: "bias",
+    SCALING: "scaling",
 }
 
 
@@ -61,5 +62,5 @@ def canonical_parameters(tree: Mapping[str, Any], prefix: str = "") -> dict[str,
         if isinstance(branch, Mapping):
             found |= canonical_parameters(branch, f"{prefix}{name}.")
         else:
-            found[prefix + ("bias" if name == "bias" else "weight")] = branch
+            found[prefix + (name if name in ("bias", "scaling") else "weight")] = branch
     return found

@@ -24,6 +24,10 @@ POOLINGS = ("cls", "mean", "max")
 SHORTEST_NORM = 1e-12
 
 EMBEDDING, KERNEL, VECTOR_BIAS, NORM_SCALE, NORM_OFFSET = "embedding", "kernel", "bias", "norm_scale", "norm_offset"
+SCALING = "scaling"
+
+# What an adapter works on: a sub-layer's input x, its output y, x + y, or LayerNorm(x + y).
+INPUT, OUTPUT, SUM, NORMED = "input", "output", "sum", "normed"
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class Norm:
 
     name: str
     size: int
+    epsilon: float
 
     @property
     def weight(self) -> str:
@@ -101,6 +106,43 @@ class Norm:
 
 
 @dataclass(frozen=True)
+class Scaling:
+    """A factor `name` for all of a vector [1], or one for each of its elements [size]."""
+
+    name: str
+    size: int
+
+    def parameters(self) -> Iterator[Parameter]:
+        """The factors."""
+        yield Parameter(self.name, SCALING, (self.size,))
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A bottleneck between a sub-layer and its LayerNorm (Houlsby et al. 2019, arXiv:1902.00751).
+
+    Of x, the sub-layer's input, and y, its output, it makes what LayerNorm(x + y) is without it:
+
+        b = scaling · up(activation(down(norm_before(reads))))
+        z = norm_after(b) + residual, or norm_after(b + residual) with residual_in_norm
+        LayerNorm(z + adds), or z where adds is None
+
+    reads, residual, adds: INPUT, OUTPUT, SUM or NORMED. Either norm may be None.
+    """
+
+    reads: str
+    norm_before: Norm | None
+    down: Linear
+    activation: str
+    up: Linear
+    scaling: Scaling | float
+    residual: str
+    residual_in_norm: bool
+    norm_after: Norm | None
+    adds: str | None
+
+
+@dataclass(frozen=True)
 class Layer:
     """One Transformer layer. `norm_first` puts each LayerNorm before its sub-layer (MegatronBERT)."""
 
@@ -113,6 +155,8 @@ class Layer:
     output: Linear
     output_norm: Norm
     norm_first: bool = False
+    attention_adapter: Adapter | None = None
+    output_adapter: Adapter | None = None
 
 
 @dataclass(frozen=True)
@@ -226,8 +270,13 @@ class EncoderSpec:
 
     def is_sum(self, output: str) -> bool:
         """Whether an output is a sum that no LayerNorm brought back to size: it errs as its largest terms do."""
-        residual = self.final_norm is not None and output.startswith("hidden_states.")
-        return output == "logits" or (residual and output != f"hidden_states.{len(self.blocks)}")
+        if not output.startswith("hidden_states.") and output != "last_hidden_state":
+            return output == "logits"
+        after = len(self.blocks) if output == "last_hidden_state" else int(output.rpartition(".")[2])
+        if self.final_norm is not None:
+            return after != len(self.blocks)
+        adapter = self.blocks[after - 1][-1].output_adapter if after else None
+        return adapter is not None and adapter.adds is None
 
     def norm_of(self, output: str) -> Norm | None:
         """The LayerNorm that gives an output, if one does: scale · normalised + offset."""

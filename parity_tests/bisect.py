@@ -137,7 +137,8 @@ def _first_tensor(
     # No LayerNorm has made their elements alike in size: like logits, they are measured against their vector.
     bad = [name for name in names if name in found and not agrees(LOGITS, found[name], expected[name])]
     if not bad:
-        return None, "every tensor inside the layer is right: the mistake is after the last of them, in its LayerNorm"
+        after = "adapter or its LayerNorm" if checkpoint.spec.layers[layers[-1]].output_adapter else "LayerNorm"
+        return None, f"every tensor inside the layer is right: the mistake is after the last of them, in its {after}"
     return bad[0], f"looked at {', '.join(name.rpartition('.')[2] for name in names if name in found)}"
 
 

@@ -12,9 +12,13 @@ from scipy.special import erf, softmax
 
 from converters.checkpoint import Checkpoint
 from converters.spec import (
+    INPUT,
     MASK_VALUE,
+    OUTPUT,
     SENTENCE_EMBEDDING,
     SHORTEST_NORM,
+    SUM,
+    Adapter,
     EncoderSpec,
     Layer,
     Linear,
@@ -22,6 +26,7 @@ from converters.spec import (
     MaskedLMHead,
     Norm,
     Pooling,
+    Scaling,
 )
 from runtimes.base import Inputs
 
@@ -44,7 +49,12 @@ def relu(x: Array) -> Array:
     return np.maximum(x, 0.0)
 
 
-ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": relu}
+def silu(x: Array) -> Array:
+    """x / (1 + exp(−x)) (Hendrycks & Gimpel 2016, arXiv:1606.08415)."""
+    return x / (1.0 + np.exp(-x))
+
+
+ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": relu, "silu": silu, "tanh": np.tanh}
 
 
 class Parameters:
@@ -128,9 +138,37 @@ def encoder_layer(p: Parameters, spec: EncoderSpec, layer: Layer, x: Array, mask
         x = x + attention(p, spec, layer, layer_norm(p, spec, layer.attention_norm, x), mask, tap)
         tap("after_attention", x)
         return x + feed_forward(p, spec, layer, layer_norm(p, spec, layer.output_norm, x), tap)
-    x = layer_norm(p, spec, layer.attention_norm, x + attention(p, spec, layer, x, mask, tap))
-    tap("after_attention", x)
-    return layer_norm(p, spec, layer.output_norm, x + feed_forward(p, spec, layer, x, tap))
+    y = attention(p, spec, layer, x, mask, tap)
+    x = tap("after_attention", add_and_norm(p, spec, layer.attention_norm, layer.attention_adapter, x, y))
+    return add_and_norm(p, spec, layer.output_norm, layer.output_adapter, x, feed_forward(p, spec, layer, x, tap))
+
+
+def add_and_norm(p: Parameters, spec: EncoderSpec, norm: Norm, part: Adapter | None, x: Array, y: Array) -> Array:
+    """LayerNorm(x + y) of a sub-layer's input and output, with an adapter on the way where there is one."""
+    if part is None:
+        return layer_norm(p, spec, norm, x + y)
+    z = adapter(p, spec, norm, part, x, y)
+    return z if part.adds is None else layer_norm(p, spec, norm, z + (x if part.adds == INPUT else y))
+
+
+def adapter(p: Parameters, spec: EncoderSpec, norm: Norm, part: Adapter, x: Array, y: Array) -> Array:
+    """A bottleneck and the residual around it: the z of `converters.spec.Adapter`."""
+
+    def take(which: str) -> Array:
+        if which in (INPUT, OUTPUT):
+            return x if which == INPUT else y
+        return x + y if which == SUM else layer_norm(p, spec, norm, x + y)
+
+    read = take(part.reads)  # [B, T, H]
+    z = layer_norm(p, spec, part.norm_before, read) if part.norm_before else read
+    z = ACTIVATIONS[part.activation](linear(p, part.down, z))  # [B, T, bottleneck]
+    z = linear(p, part.up, z) * (p[part.scaling.name] if isinstance(part.scaling, Scaling) else part.scaling)
+    residual = read if part.residual == part.reads else take(part.residual)
+    if part.residual_in_norm:
+        z = z + residual
+    if part.norm_after:
+        z = layer_norm(p, spec, part.norm_after, z)
+    return z if part.residual_in_norm else z + residual
 
 
 def attention(p: Parameters, spec: EncoderSpec, layer: Layer, x: Array, mask: Array, tap: Tap) -> Array:
@@ -193,4 +231,4 @@ def layer_norm(p: Parameters, spec: EncoderSpec, norm: Norm, x: Array) -> Array:
     """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = (centred * centred).mean(axis=-1, keepdims=True)
-    return centred / np.sqrt(variance + spec.config.layer_norm_eps) * p[norm.weight] + p[norm.bias]
+    return centred / np.sqrt(variance + norm.epsilon) * p[norm.weight] + p[norm.bias]

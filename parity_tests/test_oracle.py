@@ -7,7 +7,7 @@ from converters.checkpoint import Checkpoint
 from converters.label_heads import LABEL_CLASS_SUFFIXES
 from parity_tests import oracle
 from parity_tests.cases import make_cases
-from tests.checkpoints import VARIANTS, write_variant
+from tests.checkpoints import ADAPTER_VARIANTS, VARIANTS, write_variant
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -39,8 +39,33 @@ def test_agrees_with_transformers_in_float64(variant, tmp_path):
     if checkpoint.spec.task in LABEL_CLASS_SUFFIXES:
         assert not report.missing_keys
     model.tie_weights()
-    model = model.double().eval()
+    assert_same_outputs(checkpoint, model.double().eval())
 
+
+@pytest.mark.parametrize("variant", ADAPTER_VARIANTS)
+def test_agrees_with_the_adapters_library_in_float64(variant, tmp_path):
+    adapters = pytest.importorskip("adapters")
+    folder = write_variant(tmp_path, variant)
+    checkpoint = Checkpoint.open(folder)
+    config = transformers.AutoConfig.from_pretrained(folder, attn_implementation="eager", torch_dtype="float64")
+    ((name, key),) = config.adapters["adapters"].items()
+    bottleneck = adapters.BnConfig.from_dict(config.adapters["config_map"][key])
+    del config.adapters
+    model = getattr(transformers, checkpoint.published_config()["architectures"][0])(config)
+    adapters.init(model)
+    model.add_adapter(name, config=bottleneck)
+    model.set_active_adapters(name)
+    used = model.state_dict().keys()
+    state = {parameter.name: checkpoint.array(parameter.name) for parameter in checkpoint.parameters()}
+    state = {name: torch.tensor(array) for name, array in state.items() if name in used or ".pooler." not in name}
+    report = model.load_state_dict(state, strict=False)
+    assert not report.unexpected_keys
+    assert not [key for key in report.missing_keys if ".adapters." in key and ".adapter_down.0." not in key]
+    model.tie_weights()
+    assert_same_outputs(checkpoint, model.double().eval())
+
+
+def assert_same_outputs(checkpoint, model):
     for case in make_cases(checkpoint):
         ours = oracle.run(checkpoint, case.inputs)
         with torch.no_grad():

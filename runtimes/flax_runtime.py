@@ -1,7 +1,7 @@
 """Flax artifacts, run by the native `linen.Module` under `jit`."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ class FlaxRuntime(Runtime):
     """Compiles one layer per bucket of batch and length and runs every layer with it, in strict float32.
 
     XLA compiles for exact shapes, and a whole encoder takes seconds each time; its layers differ in
-    nothing but their parameters. Inputs are padded, with the padding masked, to the next bucket of
-    both axes, and results are cut back: a token's result does not depend on padding.
+    nothing but their parameters (one of each form is compiled where not all have the same adapters).
+    Inputs are padded, with the padding masked, to the next bucket of both axes, and results are cut
+    back: a token's result does not depend on padding.
     """
 
     def _open(self) -> None:
@@ -42,7 +43,9 @@ class FlaxRuntime(Runtime):
         self._parameters = canonical_parameters(tree)
         self._spec = spec = self._build_spec(self._parameters.keys())
         self._embed = jax.jit(lambda p, ids, types: embeddings(p, spec, ids, types))
-        self._step = jax.jit(partial(_run_layer, spec))
+        self._step = jax.jit(partial(_run_layer, spec), static_argnames="layer")
+        forms: dict[Hashable, Layer] = {}
+        self._first_like = {layer: forms.setdefault(_form(layer), layer) for layer in spec.layers}
         self._heads = jax.jit(lambda p, x, mask, outputs: heads(p, spec, x, mask, outputs), static_argnames="outputs")
 
     def _run(self, inputs: Inputs, outputs: tuple[str, ...]) -> Mapping[str, NDArray]:
@@ -99,9 +102,10 @@ class FlaxRuntime(Runtime):
         tap: Tap,
         positions: NDArray | None,
     ) -> jax.Array:
-        """`encoder_layer`, compiled once: each layer's parameters go in under the first layer's names."""
-        names = zip(parameters_of(spec.layers[0]), parameters_of(layer), strict=True)
-        return self._step({first.name: p[this.name] for first, this in names}, x, mask, positions)
+        """`encoder_layer`, compiled once: each layer's parameters go in under those of the first layer like it."""
+        like = self._first_like[layer]
+        names = zip(parameters_of(like), parameters_of(layer), strict=True)
+        return self._step({first.name: p[this.name] for first, this in names}, x, mask, positions, layer=like)
 
     def _cut(self, output: str, array: NDArray, batch: int, length: int) -> NDArray:
         sizes = {"batch": batch, "length": length}
@@ -113,9 +117,15 @@ class FlaxRuntime(Runtime):
 
 
 def _run_layer(
-    spec: EncoderSpec, p: Parameters, x: jax.Array, mask: jax.Array, positions: jax.Array | None
+    spec: EncoderSpec, p: Parameters, x: jax.Array, mask: jax.Array, positions: jax.Array | None, layer: Layer
 ) -> jax.Array:
-    return encoder_layer(p, spec, spec.layers[0], x, mask, lambda _, y: y, positions)
+    return encoder_layer(p, spec, layer, x, mask, lambda _, y: y, positions)
+
+
+def _form(layer: Layer) -> Hashable:
+    """Equal for layers that compute the same of parameters of the same shapes."""
+    shapes = tuple(parameter.shape for parameter in parameters_of(layer))
+    return layer.attention_adapter is None, layer.output_adapter is None, shapes
 
 
 _threads: list[int] = []  # what this process asked of JAX, at most once

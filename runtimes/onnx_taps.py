@@ -44,7 +44,11 @@ def _names(layer: Layer) -> dict[str, list[str]]:
     names["context"] = [f"{layer.query.name.rpartition('.')[0]}/Reshape"]
     names["intermediate"] = [f"{layer.intermediate.name}/{operator}" for operator in ("Gelu", "Relu")]
     after = layer.attention_output.name
-    names["after_attention"] = (
-        [f"{after}/Add_1", f"{after}/Add"] if layer.norm_first else [f"{layer.attention_norm.name}/LayerNormalization"]
-    )
+    normed = f"{layer.attention_norm.name}/LayerNormalization"
+    if layer.norm_first:
+        names["after_attention"] = [f"{after}/Add_1", f"{after}/Add"]
+    elif layer.attention_adapter is None:
+        names["after_attention"] = [normed]
+    elif layer.attention_adapter.adds is not None:
+        names["after_attention"] = [f"{normed}_1", normed]  # the adapter may have read the first
     return names

@@ -55,6 +55,12 @@ _BY_FAMILY: dict[str, dict[str, Any]] = {
     "electra": _FACTORISED,
 }
 
+
+def adapter_entry(config: Mapping[str, Any], name: str = "senti") -> dict[str, Any]:
+    """What the `adapters` library writes into `config.json` for one adapter."""
+    return {"adapters": {name: "configuration"}, "config_map": {"configuration": dict(config)}, "fusions": {}}
+
+
 _ENTITIES = {"0": "O", "1": "B-人", "2": "I-人", "3": "B-地", "4": "I-地"}
 _LABEL_HEADS: Mapping[str, Mapping[str, Any]] = {
     "classifier": {"task": "text-classification", "config": {"id2label": {"0": "差", "1": "中", "2": "好"}}},
@@ -97,6 +103,49 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
+# Bottlenecks as the `adapters` library's configurations of these names have them, but for wider ones.
+_SEQ_BN: dict[str, Any] = {
+    **{"mh_adapter": False, "output_adapter": True, "original_ln_before": True, "original_ln_after": True},
+    **{"reduction_factor": 4, "non_linearity": "relu"},
+}
+_DOUBLE_SEQ_BN: dict[str, Any] = {
+    **{"mh_adapter": True, "output_adapter": True, "original_ln_before": False, "original_ln_after": True},
+    **{"reduction_factor": 4, "non_linearity": "swish"},
+}
+_PAR_BN: dict[str, Any] = {**_DOUBLE_SEQ_BN, "mh_adapter": False, "is_parallel": True, "scaling": 4.0}
+_ADAPTER_PLUS: dict[str, Any] = {
+    **_SEQ_BN,
+    **{"original_ln_after": False, "residual_before_ln": False, "scaling": "channel", "non_linearity": "gelu"},
+}
+_BOTH: dict[str, Any] = {"mh_adapter": True, "output_adapter": True}
+_ADAPTERS: Mapping[str, Mapping[str, Any]] = {
+    "seq_bn": _SEQ_BN,
+    "double_seq_bn": _DOUBLE_SEQ_BN,
+    "par_bn": _PAR_BN,
+    "adapter_plus": _ADAPTER_PLUS,
+    "norms": {**_DOUBLE_SEQ_BN, "ln_before": True, "ln_after": True},
+    "norm_of_residual": {**_SEQ_BN, **_BOTH, "ln_after": True, "adapter_residual_before_ln": True},
+    "post_add": {**_SEQ_BN, **_BOTH, "residual_before_ln": "post_add", "scaling": "learned"},
+    "by_layer": {**_DOUBLE_SEQ_BN, "leave_out": [1], "reduction_factor": {"0": 2, "default": 0.5}},
+    "both_parallel": {**_PAR_BN, **_BOTH, "ln_after": True, "non_linearity": "tanh", "original_ln_before": True},
+}
+
+
+def _adapted(base: str, adapter: Mapping[str, Any]) -> dict[str, Any]:
+    return {**VARIANTS[base], "config": {**VARIANTS[base].get("config", {}), "adapters": adapter_entry(adapter)}}
+
+
+# Kept apart from VARIANTS, since transformers' own classes do not know them.
+ADAPTER_VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    f"{base}-{kind}": _adapted(base, _ADAPTERS[kind])
+    for bases, kinds in {
+        ("bert", "albert-groups", "electra-generator"): tuple(_ADAPTERS),
+        ("bert-classifier", "albert-tagger", "electra-discriminator", "electra-reader"): ("double_seq_bn",),
+    }.items()
+    for base in bases
+    for kind in kinds
+}
+
 
 def small_config(model_type: str = "bert", **changes: Any) -> dict[str, Any]:
     """A `config.json` of 3 layers, 32 wide, over `VOCAB`."""
@@ -104,8 +153,8 @@ def small_config(model_type: str = "bert", **changes: Any) -> dict[str, Any]:
 
 
 def write_variant(folder: Path, name: str, **changes: Any) -> Path:
-    """Write one of VARIANTS. `changes` override its arguments of `write_checkpoint`."""
-    arguments = {**VARIANTS[name], **changes}
+    """Write one of VARIANTS or ADAPTER_VARIANTS. `changes` override its arguments of `write_checkpoint`."""
+    arguments = {**{**VARIANTS, **ADAPTER_VARIANTS}[name], **changes}
     config = small_config(arguments.pop("model_type", "bert"), **arguments.pop("config", {}))
     return write_checkpoint(folder, config, **arguments)
 

@@ -16,12 +16,17 @@ from jax import Array, lax
 from converters.layout import flax_shape, flax_tree
 from converters.spec import (
     EMBEDDING,
+    INPUT,
     KERNEL,
     NORM_OFFSET,
     NORM_SCALE,
+    OUTPUT,
+    SCALING,
     SENTENCE_EMBEDDING,
     SHORTEST_NORM,
+    SUM,
     VECTOR_BIAS,
+    Adapter,
     EncoderSpec,
     Layer,
     Linear,
@@ -30,6 +35,7 @@ from converters.spec import (
     Norm,
     Parameter,
     Pooling,
+    Scaling,
 )
 
 Parameters = Mapping[str, Array]
@@ -43,6 +49,7 @@ _INITIALIZERS = {
     VECTOR_BIAS: nn.initializers.zeros_init(),
     NORM_SCALE: nn.initializers.ones_init(),
     NORM_OFFSET: nn.initializers.zeros_init(),
+    SCALING: nn.initializers.ones_init(),
 }
 
 
@@ -56,7 +63,7 @@ def gelu_tanh(x: Array) -> Array:
     return 0.5 * x * (1 + jnp.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
-ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": jax.nn.relu}
+ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": jax.nn.relu, "silu": jax.nn.silu, "tanh": jnp.tanh}
 
 
 class FlaxEncoder(nn.Module):
@@ -170,10 +177,37 @@ def encoder_layer(
         attended = attention(p, spec, layer, layer_norm(p, spec, layer.attention_norm, x), mask, tap, positions)
         x = tap("after_attention", tokens_at(x, positions) + attended)
         return x + feed_forward(p, spec, layer, layer_norm(p, spec, layer.output_norm, x), tap)
-    attended = attention(p, spec, layer, x, mask, tap, positions)
-    x = layer_norm(p, spec, layer.attention_norm, tokens_at(x, positions) + attended)
-    tap("after_attention", x)
-    return layer_norm(p, spec, layer.output_norm, x + feed_forward(p, spec, layer, x, tap))
+    x, y = tokens_at(x, positions), attention(p, spec, layer, x, mask, tap, positions)
+    x = tap("after_attention", add_and_norm(p, spec, layer.attention_norm, layer.attention_adapter, x, y))
+    return add_and_norm(p, spec, layer.output_norm, layer.output_adapter, x, feed_forward(p, spec, layer, x, tap))
+
+
+def add_and_norm(p: Parameters, spec: EncoderSpec, norm: Norm, part: Adapter | None, x: Array, y: Array) -> Array:
+    """LayerNorm(x + y) of a sub-layer's input and output, with an adapter on the way where there is one."""
+    if part is None:
+        return layer_norm(p, spec, norm, x + y)
+    z = adapter(p, spec, norm, part, x, y)
+    return z if part.adds is None else layer_norm(p, spec, norm, z + (x if part.adds == INPUT else y))
+
+
+def adapter(p: Parameters, spec: EncoderSpec, norm: Norm, part: Adapter, x: Array, y: Array) -> Array:
+    """A bottleneck and the residual around it: the z of `converters.spec.Adapter`."""
+
+    def take(which: str) -> Array:
+        if which in (INPUT, OUTPUT):
+            return x if which == INPUT else y
+        return x + y if which == SUM else layer_norm(p, spec, norm, x + y)
+
+    read = take(part.reads)  # [B, T, H]
+    z = layer_norm(p, spec, part.norm_before, read) if part.norm_before else read
+    z = ACTIVATIONS[part.activation](linear(p, part.down, z))  # [B, T, bottleneck]
+    z = linear(p, part.up, z) * (p[part.scaling.name] if isinstance(part.scaling, Scaling) else part.scaling)
+    residual = read if part.residual == part.reads else take(part.residual)
+    if part.residual_in_norm:
+        z = z + residual
+    if part.norm_after:
+        z = layer_norm(p, spec, part.norm_after, z)
+    return z if part.residual_in_norm else z + residual
 
 
 def attention(
@@ -252,7 +286,7 @@ def layer_norm(p: Parameters, spec: EncoderSpec, norm: Norm, x: Array) -> Array:
     """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
     centred = x - x.mean(-1, keepdims=True)
     variance = jnp.square(centred).mean(-1, keepdims=True)
-    return centred * lax.rsqrt(variance + spec.config.layer_norm_eps) * p[norm.weight] + p[norm.bias]
+    return centred * lax.rsqrt(variance + norm.epsilon) * p[norm.weight] + p[norm.bias]
 
 
 class _Branch(nn.Module):

@@ -11,10 +11,14 @@ from onnx import TensorProto
 
 from converters.onnx_graph import Graph
 from converters.spec import (
+    INPUT,
     MASK_VALUE,
+    OUTPUT,
     POSITIONS,
     SENTENCE_EMBEDDING,
     SHORTEST_NORM,
+    SUM,
+    Adapter,
     EncoderSpec,
     Layer,
     Linear,
@@ -22,6 +26,7 @@ from converters.spec import (
     MaskedLMHead,
     Norm,
     Pooling,
+    Scaling,
 )
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
@@ -44,7 +49,17 @@ def relu(g: Graph, scope: str, x: str) -> str:
     return g.node(scope, "Relu", [x])
 
 
-ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": relu}
+def silu(g: Graph, scope: str, x: str) -> str:
+    """x / (1 + exp(−x)) (Hendrycks & Gimpel 2016, arXiv:1606.08415)."""
+    return g.node(scope, "Mul", [x, g.node(scope, "Sigmoid", [x])])
+
+
+def tanh(g: Graph, scope: str, x: str) -> str:
+    """The hyperbolic tangent."""
+    return g.node(scope, "Tanh", [x])
+
+
+ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": relu, "silu": silu, "tanh": tanh}
 
 
 def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
@@ -155,11 +170,45 @@ def encoder_layer(
         x = tap("after_attention", g.node(scope, "Add", [tokens_at(g, spec, scope, x, positions), attended]))
         transformed = feed_forward(g, spec, layer, layer_norm(g, spec, layer.output_norm, x), tap)
         return g.node(layer.output.name, "Add", [x, transformed])
-    attended = attention(g, spec, layer, x, mask, tap, positions)
-    x = g.node(scope, "Add", [tokens_at(g, spec, scope, x, positions), attended])
-    x = tap("after_attention", layer_norm(g, spec, layer.attention_norm, x))
-    x = g.node(layer.output.name, "Add", [x, feed_forward(g, spec, layer, x, tap)])
-    return layer_norm(g, spec, layer.output_norm, x)
+    y = attention(g, spec, layer, x, mask, tap, positions)
+    x = tokens_at(g, spec, scope, x, positions)
+    x = tap("after_attention", add_and_norm(g, spec, layer.attention_norm, layer.attention_adapter, x, y))
+    return add_and_norm(g, spec, layer.output_norm, layer.output_adapter, x, feed_forward(g, spec, layer, x, tap))
+
+
+def add_and_norm(g: Graph, spec: EncoderSpec, norm: Norm, part: Adapter | None, x: str, y: str) -> str:
+    """LayerNorm(x + y) of a sub-layer's input and output, with an adapter on the way where there is one."""
+    if part is None:
+        return layer_norm(g, spec, norm, g.node(norm.name, "Add", [x, y]))
+    z = adapter(g, spec, norm, part, x, y)
+    if part.adds is None:
+        return z
+    return layer_norm(g, spec, norm, g.node(norm.name, "Add", [z, x if part.adds == INPUT else y]))
+
+
+def adapter(g: Graph, spec: EncoderSpec, norm: Norm, part: Adapter, x: str, y: str) -> str:
+    """A bottleneck and the residual around it: the z of `converters.spec.Adapter`."""
+    scope = part.up.name
+
+    def take(which: str) -> str:
+        if which in (INPUT, OUTPUT):
+            return x if which == INPUT else y
+        total = g.node(norm.name, "Add", [x, y])
+        return total if which == SUM else layer_norm(g, spec, norm, total)
+
+    read = take(part.reads)  # [N, H]
+    z = layer_norm(g, spec, part.norm_before, read) if part.norm_before else read
+    z = linear(g, part.up, ACTIVATIONS[part.activation](g, part.down.name, linear(g, part.down, z)))  # [N, H]
+    if isinstance(part.scaling, Scaling):
+        z = g.node(scope, "Mul", [z, g.weight(part.scaling.name)])
+    elif part.scaling != 1.0:
+        z = g.node(scope, "Mul", [z, g.constant("adapter_scaling", FLOAT, part.scaling)])
+    residual = read if part.residual == part.reads else take(part.residual)
+    if part.residual_in_norm:
+        z = g.node(scope, "Add", [z, residual])
+    if part.norm_after:
+        z = layer_norm(g, spec, part.norm_after, z)
+    return z if part.residual_in_norm else g.node(scope, "Add", [z, residual])
 
 
 def attention(
@@ -261,7 +310,7 @@ def linear(g: Graph, layer: Linear, x: str) -> str:
 def layer_norm(g: Graph, spec: EncoderSpec, norm: Norm, x: str) -> str:
     """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
     inputs = [x, g.weight(norm.weight), g.weight(norm.bias)]
-    return g.node(norm.name, "LayerNormalization", inputs, axis=-1, epsilon=spec.config.layer_norm_eps)
+    return g.node(norm.name, "LayerNormalization", inputs, axis=-1, epsilon=norm.epsilon)
 
 
 def to_tokens(g: Graph, scope: str, rows: str, axes: Sequence[int], result: str = "") -> str:

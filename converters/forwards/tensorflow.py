@@ -12,8 +12,12 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from converters.spec import (
+    INPUT,
+    OUTPUT,
     SENTENCE_EMBEDDING,
     SHORTEST_NORM,
+    SUM,
+    Adapter,
     EncoderSpec,
     Layer,
     Linear,
@@ -21,6 +25,7 @@ from converters.spec import (
     MaskedLMHead,
     Norm,
     Pooling,
+    Scaling,
 )
 
 Parameters = Mapping[str, tf.Variable]
@@ -37,7 +42,12 @@ def gelu_tanh(x: Tensor) -> Tensor:
     return 0.5 * x * (1 + tf.math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * tf.math.pow(x, 3))))
 
 
-ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": tf.nn.relu}
+def silu(x: Tensor) -> Tensor:
+    """x / (1 + exp(−x)) (Hendrycks & Gimpel 2016, arXiv:1606.08415)."""
+    return x * tf.math.sigmoid(x)
+
+
+ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": tf.nn.relu, "silu": silu, "tanh": tf.math.tanh}
 
 
 class Encoder(tf.Module):
@@ -136,10 +146,37 @@ def encoder_layer(
         attended = attention(p, spec, layer, layer_norm(p, spec, layer.attention_norm, x), mask, tap, positions)
         x = tap("after_attention", tokens_at(x, positions) + attended)
         return x + feed_forward(p, spec, layer, layer_norm(p, spec, layer.output_norm, x), tap)
-    attended = attention(p, spec, layer, x, mask, tap, positions)
-    x = layer_norm(p, spec, layer.attention_norm, tokens_at(x, positions) + attended)
-    tap("after_attention", x)
-    return layer_norm(p, spec, layer.output_norm, x + feed_forward(p, spec, layer, x, tap))
+    x, y = tokens_at(x, positions), attention(p, spec, layer, x, mask, tap, positions)
+    x = tap("after_attention", add_and_norm(p, spec, layer.attention_norm, layer.attention_adapter, x, y))
+    return add_and_norm(p, spec, layer.output_norm, layer.output_adapter, x, feed_forward(p, spec, layer, x, tap))
+
+
+def add_and_norm(p: Parameters, spec: EncoderSpec, norm: Norm, part: Adapter | None, x: Tensor, y: Tensor) -> Tensor:
+    """LayerNorm(x + y) of a sub-layer's input and output, with an adapter on the way where there is one."""
+    if part is None:
+        return layer_norm(p, spec, norm, x + y)
+    z = adapter(p, spec, norm, part, x, y)
+    return z if part.adds is None else layer_norm(p, spec, norm, z + (x if part.adds == INPUT else y))
+
+
+def adapter(p: Parameters, spec: EncoderSpec, norm: Norm, part: Adapter, x: Tensor, y: Tensor) -> Tensor:
+    """A bottleneck and the residual around it: the z of `converters.spec.Adapter`."""
+
+    def take(which: str) -> Tensor:
+        if which in (INPUT, OUTPUT):
+            return x if which == INPUT else y
+        return x + y if which == SUM else layer_norm(p, spec, norm, x + y)
+
+    read = take(part.reads)  # [B, T, H]
+    z = layer_norm(p, spec, part.norm_before, read) if part.norm_before else read
+    z = ACTIVATIONS[part.activation](linear(p, part.down, z))  # [B, T, bottleneck]
+    z = linear(p, part.up, z) * (p[part.scaling.name] if isinstance(part.scaling, Scaling) else part.scaling)
+    residual = read if part.residual == part.reads else take(part.residual)
+    if part.residual_in_norm:
+        z = z + residual
+    if part.norm_after:
+        z = layer_norm(p, spec, part.norm_after, z)
+    return z if part.residual_in_norm else z + residual
 
 
 def attention(
@@ -217,7 +254,7 @@ def layer_norm(p: Parameters, spec: EncoderSpec, norm: Norm, x: Tensor) -> Tenso
     """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
     centred = x - tf.reduce_mean(x, -1, keepdims=True)
     variance = tf.reduce_mean(tf.square(centred), -1, keepdims=True)
-    return centred * tf.math.rsqrt(variance + spec.config.layer_norm_eps) * p[norm.weight] + p[norm.bias]
+    return centred * tf.math.rsqrt(variance + norm.epsilon) * p[norm.weight] + p[norm.bias]
 
 
 def _register(module: tf.Module, name: str, values: Tensor) -> tf.Variable:
