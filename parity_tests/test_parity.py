@@ -26,6 +26,11 @@ SUBJECTS = (
     "albert-tagger",
     "electra-regression",
     "electra-reader",
+    "bert-double_seq_bn",
+    "bert-adapter_plus",
+    "albert-groups-norm_of_residual",
+    "electra-generator-by_layer",
+    "bert-classifier-double_seq_bn",
 )
 
 

@@ -1,7 +1,7 @@
 """`import_checkpoint`: from any published format to a canonical checkpoint, whole or not at all."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from itertools import chain
 from pathlib import Path
@@ -11,6 +11,7 @@ from converters.artifact import ArtifactWriter, new_folder
 from converters.checkpoint import WEIGHTS, Checkpoint, read_vocab
 from converters.config import EncoderConfig, read_json_object
 from converters.errors import InputError, collect_faults
+from converters.importers.adapter import REPLACED, join_adapter
 from converters.importers.archive import unpack
 from converters.importers.configs import GELU_NOTE, canonical_config
 from converters.importers.foreign import REPEATED, ForeignWeights
@@ -19,17 +20,23 @@ from converters.importers.report import ImportedTensor, ImportReport
 from converters.importers.sources import Source, choose, list_folder
 from converters.safetensors_file import write_safetensors
 from converters.tokenizer_files import read_tokenizer_settings
+from converters.weight_files import TensorFile
 
 _UNPACKED = "unpacked"
 
 
 def import_checkpoint(
-    source: str | Path, out: str | Path, config: Path | None = None, vocab: Path | None = None
+    source: str | Path,
+    out: str | Path,
+    config: Path | None = None,
+    vocab: Path | None = None,
+    adapter: Path | None = None,
 ) -> ImportReport:
     """Write `config.json`, `model.safetensors`, `vocab.txt` and, where known, `tokenizer_config.json` to a new folder.
 
     source: a folder, a zip, a file of weights, or the prefix of a TensorFlow checkpoint.
     config, vocab: files to use instead of those beside the weights.
+    adapter: a folder of the adapters library's `save_adapter`, to be put into the checkpoint.
     Every parameter is written as float32 under its canonical name. Raises InputError, having written nothing,
     where the source is not safe to read, not understood, or not what its configuration says.
     """
@@ -44,7 +51,8 @@ def import_checkpoint(
         config_path = config or folder / found.config
         raw = read_json_object(config_path)
         with closing(found.format.open(folder / found.weights)) as opened:
-            report = _convert(opened, raw, config_path, vocab or folder / found.vocab, folder, found, temporary)
+            vocab_path = vocab or folder / found.vocab
+            report = _convert(opened, raw, config_path, vocab_path, folder, found, temporary, adapter)
         shutil.rmtree(temporary / _UNPACKED, ignore_errors=True)
         with Checkpoint.open(temporary) as result:
             result.check_values()
@@ -69,7 +77,14 @@ def _index_of(prefix: Path) -> Path:
 
 
 def _convert(
-    opened: Opened, raw: dict[str, Any], config_path: Path, vocab_path: Path, folder: Path, found: Source, out: Path
+    opened: Opened,
+    raw: dict[str, Any],
+    config_path: Path,
+    vocab_path: Path,
+    folder: Path,
+    found: Source,
+    out: Path,
+    adapter: Path | None,
 ) -> dict[str, Any]:
     """Write the four files; return what the report says of them."""
     config = EncoderConfig.from_dict(canonical_config(raw, config_path, opened), config_path)
@@ -85,14 +100,19 @@ def _convert(
     with _naming_tensors(opened):
         checkpoint = Checkpoint(folder, opened.weights, config, vocab)
     _check_task(checkpoint, config_path)
+    ignored, notes = _find_ignored(checkpoint, opened.weights), opened.notes
+    if adapter:
+        checkpoint, of_adapter, more = join_adapter(checkpoint, opened.weights, adapter)
+        ignored = {**_find_ignored(checkpoint, [*opened.weights, of_adapter], REPLACED), **ignored}
+        notes = (*notes, *more)
     _write(checkpoint, out, settings)
     return {
         "format": opened.format,
         "model_type": config.model_type,
         "task": checkpoint.spec.task,
         "tensors": tuple(_describe(checkpoint, parameter.name) for parameter in checkpoint.parameters()),
-        "ignored": _find_ignored(checkpoint, opened),
-        "notes": (*opened.notes, *_notes(opened, config, settings)),
+        "ignored": dict(sorted(ignored.items())),
+        "notes": (*notes, *_notes(opened, config, settings)),
     }
 
 
@@ -125,18 +145,19 @@ def _describe(checkpoint: Checkpoint, name: str) -> ImportedTensor:
     return ImportedTensor(name, stored, dtype, (*changes, *(("widened to float32",) if dtype != "F32" else ())))
 
 
-def _find_ignored(checkpoint: Checkpoint, opened: Opened) -> dict[str, str]:
-    """Every tensor of the source that is not in the result, by its name there."""
-    used = {checkpoint.source(parameter.name) for parameter in checkpoint.parameters()}
+def _find_ignored(checkpoint: Checkpoint, files: Iterable[TensorFile], otherwise: str = REPEATED) -> dict[str, str]:
+    """Every tensor of these files that is not in the result, by its name there, with the reason or else `otherwise`."""
+    sources = [checkpoint.source(parameter.name) for parameter in checkpoint.parameters()]
+    used = {(file.path, stored) for file, stored in sources}
     ignored: dict[str, str] = {}
-    for file in opened.weights:
+    for file in files:
         foreign = isinstance(file, ForeignWeights)
         ignored |= file.ignored if foreign else {}
         for stored in file.entries:
-            if (file, stored) not in used:
+            if (file.path, stored) not in used:
                 name = file.origin(stored)[0].name if foreign else stored
-                ignored[name] = checkpoint.ignored.get(stored, REPEATED)
-    return dict(sorted(ignored.items()))
+                ignored[name] = checkpoint.ignored.get(stored, otherwise)
+    return ignored
 
 
 def _notes(opened: Opened, config: EncoderConfig, settings: dict[str, Any] | None) -> Iterator[str]:

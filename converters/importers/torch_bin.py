@@ -41,7 +41,6 @@ _DAMAGED = (
 
 def open_bin(path: Path) -> Opened:
     """Open a state dictionary, or the shards that a `.bin.index.json` names. Raises InputError."""
-    need("torch", path)
     tensors: dict[str, torch.Tensor] = {}
     for shard in _shards(path):
         tensors |= _load(shard)
@@ -50,6 +49,11 @@ def open_bin(path: Path) -> Opened:
     if is_uer(tensors):
         return open_uer(path, found)
     return Opened("PyTorch .bin", [ForeignWeights(path, found, keep_name)])
+
+
+def read_bin(path: Path) -> list[ForeignTensor]:
+    """The tensors of one state dictionary, whatever their names. Raises InputError."""
+    return [_describe(name, tensor) for name, tensor in _load(path).items()]
 
 
 def _shards(path: Path) -> list[Path]:
@@ -67,6 +71,7 @@ def _shards(path: Path) -> list[Path]:
 
 def _load(path: Path) -> "dict[str, torch.Tensor]":
     """A file's tensors. Those of torch ≥ 1.6 are memory-mapped; before, they were one pickle after another."""
+    need("torch", path)
     import torch
 
     try:

@@ -19,7 +19,8 @@ def add(commands: Commands) -> None:
         "that the other commands take. Nothing in the source is run; nothing is written if anything is amiss.\n\n"
         "  yizhi import chinese_wwm_ext_pytorch.zip --out ./bert-wwm-ext\n"
         "  yizhi import chinese_L-12_H-768_A-12 --out ./bert-base-chinese\n"
-        "  yizhi import model.bin --config models/bert/base_config.json --vocab google_zh_vocab.txt --out ./uer",
+        "  yizhi import model.bin --config models/bert/base_config.json --vocab google_zh_vocab.txt --out ./uer\n"
+        "  yizhi import bert-base-chinese --adapter ./sentiment-adapter --out ./bert-sentiment",
     )
     parser.add_argument(
         "source", metavar="SOURCE", help="a folder, a zip, a file of weights, or a TF1 checkpoint's prefix"
@@ -27,6 +28,9 @@ def add(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="CHECKPOINT", help="the new folder to write")
     parser.add_argument("--config", type=Path, metavar="FILE", help="the configuration, if not beside the weights")
     parser.add_argument("--vocab", type=Path, metavar="FILE", help="the vocabulary, if not beside the weights")
+    parser.add_argument(
+        "--adapter", type=Path, metavar="FOLDER", help="put in this bottleneck adapter, saved by the adapters library"
+    )
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
 
@@ -35,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     from converters.importers import import_checkpoint
     from yizhi.importing import print_report
 
-    report = import_checkpoint(options.source, options.out, options.config, options.vocab)
+    report = import_checkpoint(options.source, options.out, options.config, options.vocab, options.adapter)
     if options.json:
         print(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
     else:
