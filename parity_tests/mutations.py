@@ -7,13 +7,14 @@ therefore made in a checkpoint whose scores are that large.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converters.architectures import FAMILIES
-from converters.spec import KERNEL, MASK_VALUE, EncoderSpec, Layer, MaskedLMHead, Norm, parameters_of
+from converters.spec import INPUT, KERNEL, MASK_VALUE, EncoderSpec, Layer, MaskedLMHead, Norm, parameters_of
 from parity_tests.faults import (
     EMBEDDINGS,
     FIRST_LAYER,
@@ -188,6 +189,16 @@ def drop_residual(forward: Forward, original: Callable) -> Callable:
         return forward.minus(p, attended, forward.tokens_at(p, spec, x, positions))
 
     return attention
+
+
+def skip_adapter(forward: Forward, original: Callable) -> Callable:
+    """LayerNorm(x + y), as if there were none."""
+    return lambda p, spec, norm, part, x, y: original(p, spec, norm, None, x, y)
+
+
+def take_residual_from_input(forward: Forward, original: Callable) -> Callable:
+    """The bottleneck is added to the sub-layer's input."""
+    return lambda p, spec, norm, part, x, y: original(p, spec, norm, replace(part, residual=INPUT), x, y)
 
 
 def pool_without_tanh(forward: Forward, original: Callable) -> Callable:
@@ -370,6 +381,21 @@ FAULTS: tuple[Fault, ...] = (
         variant="loud",
     ),
     Fault("residual dropped", "a graph rewrite that lost an edge", FIRST_LAYER, code={"attention": drop_residual}),
+    # Adapters
+    Fault(
+        "adapter skipped",
+        "a class that knows no adapters: it warns of tensors that it does not use, and goes on",
+        FIRST_LAYER,
+        code={"add_and_norm": skip_adapter},
+        variant="bert-double_seq_bn",
+    ),
+    Fault(
+        "adapter's residual from the wrong place",
+        "Houlsby's and Pfeiffer's adapters, and parallel ones, each take another",
+        FIRST_LAYER,
+        code={"adapter": take_residual_from_input},
+        variant="bert-double_seq_bn",
+    ),
     # Arithmetic
     Fault(
         "GELU by tanh",

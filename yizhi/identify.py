@@ -20,6 +20,7 @@ class Identity:
 
     by: what the recognition rests on. equal: how many tensors are its own; None after a file's hash.
     different, absent: canonical names of tensors that were changed since, or are not here.
+    adapter: name of the bottleneck adapter that was put into it.
     """
 
     name: str
@@ -27,11 +28,12 @@ class Identity:
     equal: int | None = None
     different: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
+    adapter: str | None = None
 
     @property
     def is_unaltered(self) -> bool:
         """Whether every tensor that is here is the published one."""
-        return not self.different
+        return not self.different and self.adapter is None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -71,9 +73,12 @@ def describe_identity(identity: Identity) -> str:
     absent = f"; not here: {', '.join(identity.absent)}" if identity.absent else ""
     if identity.is_unaltered:
         return f"{identity.name}, unaltered ({identity.by}: all {total} are equal{absent})"
+    adapter = f" with the adapter {identity.adapter}" if identity.adapter else ""
+    if not identity.different:
+        return f"{identity.name}{adapter} ({identity.by}: all {total} others are equal{absent})"
     named = ", ".join(identity.different[:8]) + (", …" if len(identity.different) > 8 else "")
     return (
-        f"a child of {identity.name} ({identity.by}): {identity.equal} of {total} tensors are equal; "
+        f"a child of {identity.name}{adapter} ({identity.by}): {identity.equal} of {total} tensors are equal; "
         f"{len(identity.different)} differ: {named}{absent}"
     )
 
@@ -112,6 +117,7 @@ def _compare(checkpoint: Checkpoint, entry: KnownCheckpoint) -> Identity | None:
         equal,
         tuple(different),
         tuple(sorted(listed.keys() - ours.keys())),
+        checkpoint.config.adapter and checkpoint.config.adapter.name,
     )
 
 

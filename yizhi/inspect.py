@@ -45,6 +45,7 @@ def describe(path: str, revision: str | None = None) -> dict[str, Any]:
             "positions": config.max_position_embeddings,
             "hidden_act": config.hidden_act,
             "pooler": checkpoint.spec.pooler is not None,
+            "adapter": config.adapter and config.adapter.name,
             "decoder": "tied" if checkpoint.spec.tied else "untied" if checkpoint.spec.task == "fill-mask" else None,
             "ignored": checkpoint.ignored,
             "sha256": digest,

@@ -145,6 +145,12 @@ def test_child_is_recognised_and_its_changes_named(ours, tmp_path):
     assert f"1 differ: {changed}" in describe_identity(identity)
 
 
+def test_with_an_adapter_it_is_not_unaltered(ours, tmp_path):
+    identity = recognise(write_variant(tmp_path / "adapted", "bert-seq_bn"))
+    assert (identity.different, identity.is_unaltered) == ((), False)
+    assert describe_identity(identity).startswith("ours with the adapter senti (CRC32C")
+
+
 def test_part_of_it_is_recognised_with_what_is_missing(ours, tmp_path):
     identity = recognise(write_variant(tmp_path / "part", "bert-no-head"))
     assert identity.is_unaltered

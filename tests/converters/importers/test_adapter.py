@@ -12,6 +12,7 @@ from converters.importers import import_checkpoint
 from converters.importers.adapter import REPLACED
 from parity_tests import oracle
 from runtimes.base import Inputs
+from tests.artifacts import export_artifact
 from tests.checkpoints import write_variant
 
 torch = pytest.importorskip("torch")
@@ -147,6 +148,24 @@ def test_the_result_loads_into_the_library(make_checkpoint, tmp_path):
     again = adapters.AutoAdapterModel.from_pretrained(tmp_path / "out", attn_implementation="eager").double().eval()
     again.set_active_adapters("senti")
     np.testing.assert_allclose(outputs_of(again).logits.numpy(), outputs_of(model).logits.numpy(), rtol=1e-12)
+
+
+def test_a_class_without_adapters_says_what_it_leaves_out(make_checkpoint, tmp_path):
+    """The PyTorch artifact is the whole model to the library, and its base to transformers alone, with a warning."""
+    base = make_checkpoint("bert-classifier")
+    model = load("BertForSequenceClassification", base)
+    import_checkpoint(base, tmp_path / "out", adapter=save(model, tmp_path / "adapter"))
+    with Checkpoint.open(tmp_path / "out") as checkpoint:
+        artifact = export_artifact(checkpoint, "pytorch", tmp_path / "pytorch")
+    again = adapters.AutoAdapterModel.from_pretrained(artifact, attn_implementation="eager").double().eval()
+    again.set_active_adapters("senti")
+    np.testing.assert_allclose(outputs_of(again).logits.numpy(), outputs_of(model).logits.numpy(), rtol=1e-12)
+    load_plain = transformers.AutoModelForSequenceClassification.from_pretrained
+    plain, loading = load_plain(artifact, attn_implementation="eager", output_loading_info=True)
+    assert all(".adapters.senti." in key for key in loading["unexpected_keys"])
+    assert len(loading["unexpected_keys"]) == 3 * 2 * 4
+    model.set_active_adapters(None)
+    np.testing.assert_allclose(outputs_of(plain.double()).logits.numpy(), outputs_of(model).logits.numpy(), rtol=1e-12)
 
 
 # --- what is refused, all faults at once
