@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from converters.checkpoint import Checkpoint
+from tests.checkpoints import write_json, write_tensors, write_variant
 from yizhi.cli import main
 
 
@@ -29,6 +31,35 @@ def test_import_as_json(make_checkpoint, tmp_path: Path, capsys: pytest.CaptureF
         "source_dtype": "F16",
         "changes": ["widened to float32"],
     }
+
+
+def write_adapter(folder: Path) -> Path:
+    """An adapter for the variant `bert`, as the adapters library's `save_adapter` leaves it."""
+    whole = write_variant(folder.with_name("whole"), "bert-seq_bn")
+    entry = json.loads((whole / "config.json").read_text())["adapters"]
+    folder.mkdir()
+    config = {
+        "name": "senti/ment",
+        "model_type": "bert",
+        "hidden_size": 32,
+        "config": entry["config_map"]["configuration"],
+    }
+    write_json(folder / "adapter_config.json", config)
+    with Checkpoint.open(whole) as checkpoint:
+        names = [parameter.name for parameter in checkpoint.parameters() if ".adapters." in parameter.name]
+        tensors = {name.replace(".senti.", ".senti/ment."): checkpoint.array(name) for name in names}
+        write_tensors(folder / "adapter.safetensors", tensors)
+    return folder
+
+
+def test_an_adapter_goes_in(make_checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture):
+    base, adapter, out = make_checkpoint("bert"), write_adapter(tmp_path / "adapter"), tmp_path / "out"
+    assert main(["import", str(base), "--adapter", str(adapter), "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "72 tensors read, 0 ignored, 72 written\nof these 12 renamed\n" in printed
+    assert "note adapter senti_ment (there senti/ment), of an unknown version of the library" in printed
+    assert main(["inspect", str(out)]) == 0
+    assert "adapter senti_ment" in " ".join(capsys.readouterr().out.split())
 
 
 def test_bad_input_is_exit_code_2(make_checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture):
