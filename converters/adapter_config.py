@@ -16,6 +16,8 @@ from converters.errors import show
 ADAPTED_FAMILIES = ("bert", "albert", "electra")
 # A part of tensor names in every framework; TensorFlow takes no others.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+# A bottleneck wider than the layer is allowed, one that fills the memory is not.
+_SMALLEST_FACTOR = 1 / 64
 LEARNED, CHANNEL, POST_ADD = "learned", "channel", "post_add"
 
 # non_linearity, in any case -> the function, as the library takes it from transformers.
@@ -98,7 +100,7 @@ def read_adapters(raw: Mapping[str, Any], model_type: str, faults: list[str]) ->
         faults.append(f"adapters: expected an object with adapters and config_map; found {show(entry)}")
         return None
     if entry.get("fusions"):
-        faults.append(f"adapters: AdapterFusion is not supported; found {', '.join(map(show, entry['fusions']))}")
+        faults.append(f"adapters: AdapterFusion is not supported; found {show(entry['fusions'])}")
     if not adapters:
         return None
     if len(adapters) > 1:
@@ -164,8 +166,8 @@ def read_adapter(
 
 def _read_factors(value: object, faults: list[str]) -> tuple[tuple[str, float], ...]:
     factors = value if isinstance(value, dict) else {"default": value}
-    if not factors or not all(_is_number(factor) and factor > 0 for factor in factors.values()):
-        faults.append(f"reduction_factor: expected a number above 0, or one for each layer; found {show(value)}")
+    if not factors or not all(_is_number(factor) and factor >= _SMALLEST_FACTOR for factor in factors.values()):
+        faults.append(f"reduction_factor: expected {_SMALLEST_FACTOR} or more, alone or by layer; found {show(value)}")
         return ()
     return tuple(factors.items())
 
