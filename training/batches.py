@@ -1,38 +1,17 @@
 """Rows to batches: rows of similar length together, padded to the longest of their own batch."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch.utils.data import Sampler
 
-from runtimes.tokenization import Row, pad
+from runtimes.tokenization import pad
+from training.features import IGNORED, Feature
 
-# What the losses of transformers' heads pass over.
-IGNORED = -100
 # Batches that are sorted by length together: as random as can be while rows of a batch are of nearly one length.
 _SORTED_TOGETHER = 50
-
-
-@dataclass(frozen=True)
-class Feature:
-    """One row for the model, and what its head should say.
-
-    targets: arguments of the model's `forward` by name, such as `labels`; a number or a vector each.
-    token_targets: int64 [T] each, one for every token; padding gets IGNORED.
-    """
-
-    row: Row
-    targets: Mapping[str, ArrayLike] = field(default_factory=dict)
-    token_targets: Mapping[str, ArrayLike] = field(default_factory=dict)
-
-    @property
-    def length(self) -> int:
-        """Tokens, with [CLS] and [SEP]."""
-        return len(self.row.ids)
 
 
 def collate(features: Sequence[Feature], pad_id: int, multiple: int = 1) -> dict[str, torch.Tensor]:

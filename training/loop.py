@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,10 @@ def train(
     )
     # It prints every log entry to standard output.
     trainer.remove_callback(transformers.PrinterCallback)
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    with warnings.catch_warnings():
+        # It then goes by the numbers in their names, which is what is meant.
+        warnings.filterwarnings("ignore", "mtime may not be reliable", UserWarning)
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     # Under bf16 its forward pass rounds; what is scored and written afterwards is the float32 model.
     trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     state = trainer.state
@@ -152,7 +156,8 @@ def _arguments(settings: Settings, folder: Path, goal: Goal | None) -> transform
     if goal:
         every |= {"eval_strategy": every["save_strategy"], "eval_steps": settings.evaluate_every}
         every |= {"load_best_model_at_end": True, "metric_for_best_model": goal.best, "greater_is_better": goal.greater}
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Else what one run of a process asked for would hold for the next.
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if settings.precision == "bf16" else "no"
     return transformers.TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=settings.epochs,

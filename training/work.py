@@ -56,11 +56,22 @@ def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
             raise InputError(folder, f"is in the way, and not ours: it holds no {_IDENTITY}")
         path.write_text(to_json(identity), encoding="utf-8")
         return
-    found = read_json_object(path)
-    differing = [name for name in {**found, **identity} if found.get(name) != identity.get(name)]
-    if differing:
-        faults = [f"{name}: was {show(found.get(name))}; is {show(identity.get(name))}" for name in sorted(differing)]
+    before, now = _flatten(read_json_object(path)), _flatten(identity)
+    faults = [
+        f"{name}: was {show(before.get(name))}; is {show(now.get(name))}"
+        for name in sorted({**before, **now})
+        if before.get(name) != now.get(name)
+    ]
+    if faults:
         raise InputError(folder, ["holds an interrupted run of other settings; remove it to begin anew", *faults])
+
+
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values of nested objects by their dotted names."""
+    flat: dict[str, Any] = {}
+    for name, item in value.items():
+        flat |= _flatten(item, f"{prefix}{name}.") if isinstance(item, Mapping) else {f"{prefix}{name}": item}
+    return flat
 
 
 def write_record(

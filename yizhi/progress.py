@@ -37,6 +37,10 @@ class Progress:
         self._forget_note()
         self._tasks[""] = self._bar.add_task(text)
 
+    def warn(self, text: str) -> None:
+        """Something that a person should know, terminal or not."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def begin(self, names: list[str]) -> None:
         """So many jobs are about to run."""
         self._left = len(names)

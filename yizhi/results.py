@@ -12,6 +12,7 @@ class Row:
     """One target: how its export and verification went. What was not done is None.
 
     altered: faults of its files. verdict: the parity verdict, new or kept from the manifest.
+    evaluation: its scores on labelled data, where that was asked for.
     """
 
     target: str
@@ -20,6 +21,7 @@ class Row:
     verdict: dict[str, Any] | None = None
     size: int | None = None
     altered: list[str] = field(default_factory=list)
+    evaluation: dict[str, Any] | None = None
 
     @property
     def faults(self) -> list[str]:
@@ -29,7 +31,9 @@ class Row:
                 return result.faults
         if self.altered:
             return self.altered
-        return self.verdict["faults"] if self.verdict else ["not verified"]
+        if not self.verdict:
+            return ["not verified"]
+        return [*self.verdict["faults"], *(self.evaluation["faults"] if self.evaluation else [])]
 
     @property
     def passed(self) -> bool:
@@ -57,6 +61,7 @@ class Row:
             "verification": self.verification
             and {"seconds": self.verification.seconds, "peak_bytes": self.verification.peak_bytes},
             "parity": self.verdict,
+            **({"evaluation": self.evaluation} if self.evaluation else {}),
             # Only in the report: a manifest is the same wherever it was made.
             "int8_kernels": describe_int8_kernels() if self._is_int8 else None,
         }

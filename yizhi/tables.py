@@ -16,6 +16,9 @@ def print_release(console: Console, release: object, rows: Sequence[Row]) -> Non
     table.add_column("target")
     for heading in ("size", "export", "verify", "peak memory", "worst error", "verdict"):
         table.add_column(heading, justify="right" if heading != "verdict" else "left")
+    scored = next((row.evaluation for row in rows if row.evaluation and "best" in row.evaluation), None)
+    if scored:
+        table.add_column(f"{scored['best']} on {scored['data']}", justify="right")
     for row in rows:
         peaks = [result.peak_bytes for result in (row.export, row.verification) if result and result.peak_bytes]
         table.add_row(
@@ -26,6 +29,7 @@ def print_release(console: Console, release: object, rows: Sequence[Row]) -> Non
             format_bytes(max(peaks, default=None)),
             describe_errors(row.verdict),
             _verdict(row),
+            *([_score(row.evaluation)] if scored else []),
         )
     console.print(table)
     head = find_head(row.verdict for row in rows)
@@ -45,6 +49,14 @@ def _verdict(row: Row) -> Text:
     if row.not_run:
         return Text("not run", "bold yellow")
     return Text("pass", "bold green") if row.passed else Text("FAIL", "bold red")
+
+
+def _score(evaluation: dict | None) -> str:
+    """The score that counts, and its share of the reference's."""
+    if not evaluation or "scores" not in evaluation:
+        return "-"
+    relative = "" if evaluation["relative"] is None else f" ({evaluation['relative']:.1%})"
+    return f"{evaluation['scores'][evaluation['best']]:.4f}{relative}"
 
 
 def describe_errors(verdict: dict | None) -> str:

@@ -7,6 +7,7 @@ from converters.errors import InputError
 from converters.manifest import GOLDEN, find_altered_release, read_manifest
 from converters.targets import TARGETS, Target
 from yizhi.catalogue import find_name_by_files
+from yizhi.evaluation import Evaluation
 from yizhi.head import choose_scorer
 from yizhi.jobs import Job, run_jobs
 from yizhi.progress import Progress
@@ -20,10 +21,11 @@ def verify_path(
     jobs: int,
     progress: Progress,
     bisect: Path | None = None,
+    evaluation: Evaluation | None = None,
 ) -> list[Row]:
     """Check the files and outputs of a release, or of one artifact inside or outside a release.
 
-    bisect: the checkpoint it was made from, to say more of what fails.
+    bisect: the checkpoint it was made from, to say more of what fails. evaluation: labelled data to score on too.
     Raises InputError where the path is neither, or a target that was asked for is not in it.
     """
     progress.note(f"hashing {path}")
@@ -44,6 +46,9 @@ def verify_path(
             if missing:
                 raise InputError(path, f"has no {', '.join(missing)}; it has {', '.join(names)}")
             names = [target.name for target in targets]
+    if evaluation:
+        for fault in evaluation.check(release, names):
+            progress.warn(f"left out: {fault}")
     elsewhere = [f"{part}/{fault}" for part in (GOLDEN, ".") for fault in altered.get(part, [])]
     rows = {name: Row(name, altered=[*altered.get(name, []), *elsewhere]) for name in names}
     unaltered = [name for name, row in rows.items() if not row.altered]
@@ -69,4 +74,6 @@ def verify_path(
     for name, row in rows.items():
         if not row.altered:
             row.size = Artifact.read(release / name).size()
+    if evaluation:
+        evaluation.run(release, rows, device, jobs, progress)
     return list(rows.values())

@@ -103,8 +103,17 @@ def _diagnose(runtime: "Runtime", checkpoint: str, golden: "Golden", verdict: "V
     }
 
 
+def score(
+    folder: str, data: str, columns: dict[str, str], skip_faulty: bool, device: str, threads: int
+) -> dict[str, Any]:
+    """Run an artifact on labelled data; the answer is its scores."""
+    from training.scoring import score_artifact
+
+    return score_artifact(Path(folder), Path(data), columns, skip_faulty=skip_faulty, device=device, threads=threads)
+
+
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-TASKS = {"convert": convert, "make_golden": make_golden, "verify": verify}
+TASKS = {"convert": convert, "make_golden": make_golden, "verify": verify, "score": score}
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,17 +25,18 @@ class Record:
     """One row of the input.
 
     number: its line, or its row in Parquet, from 1. text: what the operator is given; None where `fault` says why
-    it cannot be used.
+    it cannot be used. others: the values of `Source.others`.
     """
 
     number: int
     text: Text | list[str] | None
     fault: str = ""
+    others: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Source:
-    """What to read. `column` and `pair_column` name fields of JSON objects and columns of tables.
+    """What to read. `column`, `pair_column` and `others` name fields of JSON objects and columns of tables.
 
     words: a text is a list of words, or words with spaces between them.
     """
@@ -45,9 +46,18 @@ class Source:
     column: str
     pair_column: str | None
     words: bool = False
+    others: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, path: str, format: str | None, column: str, pair_column: str | None, words: bool = False) -> "Source":
+    def of(
+        cls,
+        path: str,
+        format: str | None,
+        column: str,
+        pair_column: str | None,
+        words: bool = False,
+        others: tuple[str, ...] = (),
+    ) -> "Source":
         """Raises InputError where there is no such file, or nothing says what format it has."""
         if path != STDIN and not Path(path).is_file():
             raise InputError(path, "no such file")
@@ -60,7 +70,12 @@ class Source:
             need_pyarrow(path)
         if found == "txt" and pair_column:
             raise InputError(path, f"a .txt file has one text in a line, and no column {pair_column!r}")
-        return cls(path, found, column, pair_column, words)
+        return cls(path, found, column, pair_column, words, others)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column that is read."""
+        return (self.column, *((self.pair_column,) if self.pair_column else ()), *self.others)
 
     def size(self) -> int | None:
         """Bytes, to say how far the reading is; None for standard input."""
@@ -166,7 +181,7 @@ class Reader:
         try:
             file = parquet.ParquetFile(self._file, pre_buffer=False)
             self._check_columns(file.schema_arrow.names)
-            columns = [name for name in (self._source.column, self._source.pair_column) if name]
+            columns = list(self._source.columns)
             number, rows = 0, max(file.metadata.num_rows, 1)
             for batch in file.iter_batches(batch_size=1024, columns=columns):
                 for values in batch.to_pylist():
@@ -179,8 +194,8 @@ class Reader:
     def _check_columns(self, found: list[str]) -> None:
         faults = [
             f"has no column {name!r}; found {', '.join(map(show, found[:20]))}"
-            for name in (self._source.column, self._source.pair_column)
-            if name and name not in found
+            for name in self._source.columns
+            if name not in found
         ]
         if faults:
             raise InputError(self._source.path, faults)
@@ -196,7 +211,8 @@ class Reader:
                 found = show(values[name]) if name in values else "nothing"
                 return Record(number, None, f"{name}: expected a string; found {found}")
             texts.append(values[name])
-        return Record(number, texts[0] if len(texts) == 1 else (texts[0], texts[1]))
+        others = {name: values.get(name) for name in self._source.others}
+        return Record(number, texts[0] if len(texts) == 1 else (texts[0], texts[1]), others=others)
 
     def _words(self, number: int, values: Mapping[str, Any]) -> Record:
         words = values.get(self._source.column)

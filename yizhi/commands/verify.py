@@ -3,9 +3,15 @@
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from converters.errors import InputError
 from converters.targets import find_targets
 from yizhi.commands.options import DEVICE_HELP, JSON_HELP, Commands, add_command, add_require_mlm, finish, positive
+from yizhi.commands.task_options import add_data_options, read_columns
+
+if TYPE_CHECKING:
+    from yizhi.evaluation import Evaluation
 
 
 def add(commands: Commands) -> None:
@@ -39,6 +45,16 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--public-key", type=Path, metavar="FILE", help="also check the release's signature, with this PEM key"
     )
+    parser.add_argument(
+        "--eval", type=Path, metavar="FILE", help="also score every artifact on labelled data (needs a label head)"
+    )
+    parser.add_argument(
+        "--min-relative-f1",
+        type=float,
+        metavar="SHARE",
+        help="with --eval: fail where a score is below this share of the pytorch artifact's, such as 0.95",
+    )
+    add_data_options(parser, task_required=False)
     add_require_mlm(parser)
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
@@ -57,9 +73,23 @@ def run(options: argparse.Namespace) -> int:
     targets = find_targets(options.target)
     if options.bisect:
         Checkpoint.open(options.bisect).close()  # a mistake in its path should not wait for the first failure
+    evaluation = _read_evaluation(options)
     with Progress() as progress:
         targets = targets if options.target else None
-        rows = verify_path(options.path, targets, options.device, options.jobs, progress, options.bisect)
+        rows = verify_path(options.path, targets, options.device, options.jobs, progress, options.bisect, evaluation)
     if options.report:
         write_report(options.report, rows)
     return finish(rows, options.path, options.json, options.require_mlm)
+
+
+def _read_evaluation(options: argparse.Namespace) -> "Evaluation | None":
+    from yizhi.evaluation import Evaluation
+
+    columns = read_columns(options)
+    if options.eval is None:
+        stray = [*columns, *(["min_relative_f1"] if options.min_relative_f1 is not None else [])]
+        stray += ["skip_faulty"] if options.skip_faulty else []
+        if stray:
+            raise InputError("options", [f"--{name.replace('_', '-')}: needs --eval" for name in stray])
+        return None
+    return Evaluation(options.eval, columns, options.skip_faulty, options.min_relative_f1)

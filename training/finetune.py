@@ -1,0 +1,179 @@
+"""Fine-tuning: a checkpoint and labelled data in, a checkpoint with a head for the task out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from converters.artifact import new_folder
+from converters.checkpoint import Checkpoint, sha256_of_file
+from converters.errors import InputError
+from converters.label_heads import LABEL_CLASS_SUFFIXES
+from converters.tokenizer_files import read_tokenizer_settings
+from runtimes.tokenization import Tokenizer
+from training import loop, models
+from training.batches import LengthGroupedBatches, collate
+from training.features import Feature
+from training.methods import Method
+from training.predict import predict
+from training.settings import Settings
+from training.tasks import Reader, Task
+from training.tasks.faults import Faults
+from training.work import RECORD, work_folder, write_record
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it.
+
+    scores: of the written model on the evaluation file; empty without one. new: parameters that started at random.
+    examples, rows: of the training file. trained, parameters: how many numbers were trained, of how many.
+    skipped: faults of rows that were left out.
+    """
+
+    labels: tuple[str, ...]
+    scores: dict[str, float]
+    best: str
+    history: loop.History
+    new: tuple[str, ...]
+    examples: int
+    rows: int
+    trained: int
+    parameters: int
+    seconds: float
+    skipped: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        kept = ("labels", "scores", "best", "new", "examples", "rows", "trained", "parameters", "seconds", "skipped")
+        steps = {"steps": self.history.steps, "best_step": self.history.best_step}
+        return {name: getattr(self, name) for name in kept} | steps | {"resumed_at": self.history.resumed_at}
+
+
+def finetune(
+    base: Path,
+    reader: Reader,
+    train: Path,
+    evaluation: Path | None,
+    out: Path,
+    settings: Settings,
+    method: Method,
+    *,
+    max_length: int | None = None,
+    new_head: bool = False,
+    skip_faulty: bool = False,
+) -> Outcome:
+    """Train the checkpoint `base` and write the checkpoint `out`.
+
+    Interrupted, it leaves `OUT.partial`, from which the same call goes on.
+    max_length: tokens of a row at most; the model's positions if None. new_head: replace a head that `base` has for
+    this task. skip_faulty: leave out rows that cannot be read.
+    Raises InputError, listing every fault, for data, settings or a checkpoint that cannot be used.
+    """
+    began = monotonic()
+    with new_folder(out, replaces=(RECORD,)) as folder, Checkpoint.open(base) as checkpoint:
+        tokenizer = _open_tokenizer(checkpoint, max_length)
+        faults = Faults()
+        examples = reader.read(train, faults)
+        held_out = reader.read(evaluation, faults) if evaluation else []
+        skipped = faults.take_rows() if skip_faulty else []
+        task = _choose_task(checkpoint, reader, examples, new_head, faults)
+        _check_labels(task, [*examples, *held_out], checkpoint, new_head, faults)
+        faults.check()
+        features = task.encode(examples, tokenizer, faults)
+        held_out_features = task.encode(held_out, tokenizer, faults) if held_out else []
+        faults.check()
+
+        identity = {
+            "checkpoint": checkpoint.digest(),
+            "task": task.name,
+            **task.config(),
+            "train": sha256_of_file(train),
+            "eval": sha256_of_file(evaluation) if evaluation else None,
+            "max_length": tokenizer.max_length,
+            "method": method.as_dict(),
+            "settings": settings.as_dict(),
+        }
+
+        def measure(model: Any) -> dict[str, float]:
+            logits, loss = predict(model, held_out_features, tokenizer.pad_id)
+            return {"loss": loss, **task.score(held_out, held_out_features, logits)}
+
+        with work_folder(out, identity) as work:
+            loop.seed_everything(settings)
+            model, new = models.build_model(checkpoint, LABEL_CLASS_SUFFIXES[task.name], task.config())
+            prepared = method.prepare(model, checkpoint, new)
+            counts = _count(prepared, trained=True), _count(prepared, trained=False)
+            goal = loop.Goal(measure, task.best) if held_out else None
+            history = loop.train(
+                prepared,
+                features,
+                LengthGroupedBatches([feature.length for feature in features], settings.batch_size, settings.seed),
+                _Collate(tokenizer.pad_id),
+                settings,
+                work,
+                goal,
+            )
+            model = method.finish(prepared, folder).eval()
+            scores = measure(model) if held_out else {}
+            models.write_checkpoint(folder, model, checkpoint, task.config())
+            outcome = Outcome(
+                labels=task.labels,
+                scores=scores,
+                best=task.best,
+                history=history,
+                new=tuple(new),
+                examples=len(examples),
+                rows=len(features),
+                trained=counts[0],
+                parameters=counts[1],
+                seconds=monotonic() - began,
+                skipped=tuple(skipped),
+            )
+            write_record(folder, identity, history, tuple(name for name in scores if name != "loss"), **_told(outcome))
+    return outcome
+
+
+def _told(outcome: Outcome) -> Mapping[str, Any]:
+    return {key: value for key, value in outcome.as_dict().items() if key not in ("steps", "best_step", "resumed_at")}
+
+
+@dataclass(frozen=True)
+class _Collate:
+    pad_id: int
+
+    def __call__(self, features: list[Feature]) -> dict[str, Any]:
+        return collate(features, self.pad_id)
+
+
+def _open_tokenizer(checkpoint: Checkpoint, max_length: int | None) -> Tokenizer:
+    positions = checkpoint.config.max_position_embeddings
+    if max_length is not None and not 8 <= max_length <= positions:
+        raise InputError("--max-length", f"expected 8 … {positions}; found {max_length}")
+    return Tokenizer(checkpoint.vocab, read_tokenizer_settings(checkpoint.folder), max_length or positions)
+
+
+def _choose_task(checkpoint: Checkpoint, reader: Reader, examples: list[Any], new_head: bool, faults: Faults) -> Task:
+    """The data's labels; but those of a head that is there already, for it is trained on."""
+    found = reader.make_task(examples)
+    head = checkpoint.spec.head
+    if new_head or checkpoint.spec.task != found.name or head is None:
+        return found
+    task = reader.task_of(head.labels, head.problem_type)
+    if task.config().get("problem_type") != found.config().get("problem_type"):
+        kind = task.config()["problem_type"]
+        faults.add(checkpoint.folder, None, f"its head is for {kind}; --new-head replaces it")
+        return found
+    return task
+
+
+def _check_labels(task: Task, examples: list[Any], checkpoint: Checkpoint, new_head: bool, faults: Faults) -> None:
+    known = len(faults)
+    task.check(examples, faults)
+    if len(faults) > known and not new_head and checkpoint.spec.task == task.name:
+        faults.add(checkpoint.folder, None, f"its head has {len(task.labels)} labels; --new-head replaces it")
+
+
+def _count(model: Any, trained: bool) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trained)

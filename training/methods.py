@@ -1,0 +1,124 @@
+"""What of a model is trained: all of it, all but the bottom layers, or LoRA's small matrices."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import transformers
+
+from converters.checkpoint import Checkpoint
+from converters.errors import InputError
+from converters.spec import parameters_of
+
+# Beside the checkpoint's own files, where it is kept.
+LORA_FOLDER = "lora"
+
+
+class Method(Protocol):
+    """How a model is changed for training, and back into one that can be exported."""
+
+    def prepare(self, model: transformers.PreTrainedModel, checkpoint: Checkpoint, new: Sequence[str]) -> Any:
+        """The model to train. new: names of parameters that the checkpoint does not have.
+
+        Raises InputError where the checkpoint cannot be trained so.
+        """
+
+    def finish(self, model: Any, folder: Path) -> transformers.PreTrainedModel:
+        """The model to write, of the checkpoint's own architecture. What is kept apart is written into `folder`."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+
+
+@dataclass(frozen=True)
+class Full:
+    """Every parameter; or, with freeze_layers, all but the embeddings and so many layers from the bottom."""
+
+    freeze_layers: int = 0
+
+    def prepare(self, model: transformers.PreTrainedModel, checkpoint: Checkpoint, new: Sequence[str]) -> Any:
+        """Raises InputError where there are not so many layers, or the frozen ones are the same as later ones."""
+        frozen = _bottom(checkpoint, self.freeze_layers) if self.freeze_layers else set()
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad = name not in frozen
+        return model
+
+    def finish(self, model: Any, folder: Path) -> transformers.PreTrainedModel:
+        """The model itself."""
+        return model
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"name": "full", **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank updates of some linear layers (Hu et al. 2021, arXiv:2106.09685) and a new head; all else is frozen.
+
+    modules: what the names of those layers end with. keep: also write peft's own folder, `lora/`, with the updates
+    apart.
+    """
+
+    rank: int = 8
+    alpha: int = 16
+    dropout: float = 0.1
+    modules: tuple[str, ...] = ("query", "value")
+    keep: bool = False
+
+    def prepare(self, model: transformers.PreTrainedModel, checkpoint: Checkpoint, new: Sequence[str]) -> Any:
+        """Raises InputError for modules that the model does not have."""
+        import peft
+
+        names = [name for name, _ in model.named_modules()]
+        unknown = [end for end in self.modules if not any(name.split(".")[-1] == end for name in names)]
+        if unknown:
+            raise InputError("--lora-modules", f"the model has no {', '.join(unknown)}")
+        heads = {
+            name for name, module in model.named_children() if name != model.base_model_prefix and _has_weights(module)
+        }
+        poolers = {name.split(".")[1] for name in new if name.startswith(f"{model.base_model_prefix}.")}
+        config = peft.LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=list(self.modules),
+            modules_to_save=sorted(heads | poolers),
+        )
+        # Where the updates belong to, in peft's own folder.
+        model.name_or_path = str(checkpoint.folder)
+        return peft.get_peft_model(model, config)
+
+    def finish(self, model: Any, folder: Path) -> transformers.PreTrainedModel:
+        """The model with the updates added to its weights."""
+        if self.keep:
+            model.save_pretrained(folder / LORA_FOLDER)
+        return model.merge_and_unload()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"name": "lora", **asdict(self), "modules": list(self.modules)}
+
+
+def _bottom(checkpoint: Checkpoint, count: int) -> set[str]:
+    """Names of the embeddings' parameters and of the first `count` layers'."""
+    spec = checkpoint.spec
+    if not 0 < count <= len(spec.blocks):
+        raise InputError("--freeze-layers", f"expected 0 … {len(spec.blocks)}; found {count}")
+    embeddings = (
+        spec.word_embeddings,
+        spec.position_embeddings,
+        spec.token_type_embeddings,
+        spec.embeddings_norm,
+        spec.embeddings_projection,
+    )
+    below = {parameter.name for parameter in parameters_of((embeddings, spec.blocks[:count]))}
+    above = {parameter.name for parameter in parameters_of(spec.blocks[count:])}
+    if below & above:
+        raise InputError("--freeze-layers", "layers share their weights here: the bottom ones are the upper ones too")
+    return below
+
+
+def _has_weights(module: Any) -> bool:
+    return next(module.parameters(), None) is not None

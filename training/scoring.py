@@ -1,0 +1,60 @@
+"""An artifact's score on labelled data: what its own framework needs, and the libraries that count."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from converters.artifact import Artifact
+from converters.errors import InputError
+from converters.label_heads import LABEL_CLASS_SUFFIXES, SEQUENCE, TOKENS
+from runtimes import Tokenizer, open_runtime
+from training.predict import predict_with_artifact
+from training.requirements import require
+from training.tasks import Task
+from training.tasks.faults import Faults
+from training.tasks.readers import find_reader
+
+_COUNTED_BY = {TOKENS: ("seqeval", "sklearn"), SEQUENCE: ("sklearn",)}
+
+
+def read_labelled(
+    artifact: Artifact, data: Path, columns: Mapping[str, str], skip_faulty: bool = False
+) -> tuple[Task[Any], list[Any], list[str]]:
+    """The artifact's task, the examples of a file, and the faults of rows that were left out.
+
+    Raises InputError, listing every fault, for data that does not fit the artifact's labels.
+    """
+    said = artifact.description
+    if said["task"] not in LABEL_CLASS_SUFFIXES:
+        raise InputError(artifact.folder, f"has no labels to be scored: its task is {said['task']}")
+    require(*_COUNTED_BY.get(said["task"], ()))
+    reader = find_reader(said["task"], said.get("problem_type"), columns)
+    faults = Faults()
+    examples = reader.read(data, faults)
+    skipped = faults.take_rows() if skip_faulty else []
+    task = reader.task_of(said["labels"], said.get("problem_type"))
+    task.check(examples, faults)
+    faults.check()
+    return task, examples, skipped
+
+
+def score_artifact(
+    folder: Path,
+    data: Path,
+    columns: Mapping[str, str],
+    *,
+    skip_faulty: bool = False,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """`scores` from 0 to 1 by name, `best`, the name of the one that counts, and how many `examples` there were.
+
+    Raises InputError as `read_labelled` does.
+    """
+    task, examples, _ = read_labelled(Artifact.read(folder), data, columns, skip_faulty)
+    tokenizer, faults = Tokenizer.open(folder), Faults()
+    features = task.encode(examples, tokenizer, faults)
+    faults.check()
+    with open_runtime(folder, device=device, threads=threads) as runtime:
+        logits = predict_with_artifact(runtime, features, tokenizer.pad_id)
+    return {"scores": task.score(examples, features, logits), "best": task.best, "examples": len(examples)}

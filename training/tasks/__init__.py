@@ -1,0 +1,55 @@
+"""What can be fine-tuned: how its data is read, turned into rows for a model, and scored.
+
+No framework is needed here, for artifacts are scored by the same code.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from numpy.typing import NDArray
+
+from runtimes.tokenization import Tokenizer
+from training.features import Feature
+from training.tasks.faults import Faults
+
+Example = TypeVar("Example")
+
+
+class Task(Protocol[Example]):
+    """One task with its labels.
+
+    name: as in converters.label_heads. labels: in the order of the logits. best: the score by which models are
+    chosen and artifacts judged, and `greater` whether more of it is better.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    best: str
+
+    def config(self) -> Mapping[str, Any]:
+        """What `config.json` says of the labels."""
+
+    def check(self, examples: Sequence[Example], faults: Faults) -> None:
+        """Note every label that this task does not have."""
+
+    def encode(self, examples: Sequence[Example], tokenizer: Tokenizer, faults: Faults) -> list[Feature]:
+        """Rows with targets, in the order of the examples."""
+
+    def score(
+        self, examples: Sequence[Example], features: Sequence[Feature], logits: Sequence[NDArray]
+    ) -> dict[str, float]:
+        """Scores from each feature's logits: [labels], or [T, labels] of a row's tokens."""
+
+
+class Reader(Protocol[Example]):
+    """How a task's examples are read, and its labels found."""
+
+    def read(self, path: Path, faults: Faults) -> list[Example]:
+        """Every example of a file; what cannot be used is noted."""
+
+    def make_task(self, examples: Sequence[Example]) -> Task[Example]:
+        """The task with the labels that these examples have."""
+
+    def task_of(self, labels: Sequence[str], problem_type: str | None) -> Task[Example]:
+        """The task with the labels of a model that is there."""

@@ -1,0 +1,39 @@
+"""Faults of data files, each with its file and line, gathered so that they are told together."""
+
+from pathlib import Path
+
+from converters.errors import InputError
+
+# A file of another layout has a fault in every line; nobody reads them all.
+_TOLD = 20
+
+
+class Faults:
+    """Collects faults; `check` raises one InputError for all of them, those of whole files first."""
+
+    def __init__(self) -> None:
+        self._told: list[tuple[str, bool]] = []
+
+    def add(self, path: Path, line: int | None, fault: str) -> None:
+        """Note one fault. line: counted from 1; None where it is the whole file's."""
+        self._told.append((f"{path}{f', line {line}' if line else ''}: {fault}", line is not None))
+
+    def __len__(self) -> int:
+        return len(self._told)
+
+    def check(self) -> None:
+        """Raise InputError if there was any."""
+        if self._told:
+            whole_first = sorted(self._told, key=lambda told: told[1])
+            raise InputError("data", _shorten([fault for fault, _ in whole_first]))
+
+    def take_rows(self) -> list[str]:
+        """Forget what is wrong with single rows, which are left out then, and return it."""
+        taken = [fault for fault, of_row in self._told if of_row]
+        self._told = [(fault, of_row) for fault, of_row in self._told if not of_row]
+        return taken
+
+
+def _shorten(faults: list[str]) -> list[str]:
+    more = [f"and {len(faults) - _TOLD} more"] if len(faults) > _TOLD else []
+    return faults[:_TOLD] + more

@@ -1,0 +1,122 @@
+"""`yizhi finetune`."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from converters.errors import InputError
+from yizhi.commands.options import CHECKPOINT_HELP, JSON_HELP, Commands, add_command, positive
+from yizhi.commands.task_options import PROBLEMS, TASKS, add_data_options, read_columns
+from yizhi.commands.training_options import add_training_options, read_settings, use_torch_alone
+
+if TYPE_CHECKING:
+    from training.finetune import Outcome
+    from training.methods import Method
+
+
+def add(commands: Commands) -> None:
+    """Declare the command and its arguments."""
+    parser = add_command(
+        commands,
+        "finetune",
+        run,
+        "train a classifier, a tagger or a reader from a checkpoint",
+        "Train a checkpoint with a head for a task on labelled data, and write a checkpoint that `yizhi export`\n"
+        "takes. The same command again goes on where an interrupted one was.\n\n"
+        "  yizhi finetune ./rbt3 --task tag --train train.txt --eval dev.txt --out build/ner --freeze-layers 1\n"
+        "  yizhi finetune ./rbt3 --task classify --train train.csv --eval dev.csv --out build/reviews\n"
+        "  yizhi finetune ./rbt3 --task answer --train cmrc_train.json --eval cmrc_dev.json --out build/reader",
+    )
+    parser.add_argument("checkpoint", help=CHECKPOINT_HELP)
+    parser.add_argument("--revision", help="branch, tag or commit, for a hub id")
+    parser.add_argument("--out", type=Path, required=True, metavar="CHECKPOINT", help="the new folder to write")
+    parser.add_argument("--train", type=Path, required=True, metavar="FILE", help="labelled data to train on")
+    parser.add_argument("--eval", type=Path, metavar="FILE", help="labelled data to score, and to keep the best by")
+    add_data_options(parser, task_required=True)
+    parser.add_argument("--max-length", type=positive, metavar="N", help="tokens of a row (default: the model's most)")
+    parser.add_argument("--new-head", action="store_true", help="replace the head that the checkpoint has for the task")
+    method = parser.add_argument_group("what is trained")
+    method.add_argument("--method", choices=("full", "lora"), default="full", help="default: full")
+    method.add_argument(
+        "--freeze-layers", type=positive, metavar="N", help="full: leave the embeddings and the bottom N layers alone"
+    )
+    method.add_argument("--lora-rank", type=positive, metavar="R", help="default: 8")
+    method.add_argument("--lora-alpha", type=positive, metavar="A", help="updates count A / R (default: 16)")
+    method.add_argument("--lora-modules", metavar="NAMES", help="default: query,value")
+    method.add_argument("--keep-lora", action="store_true", help="also write peft's folder, OUT/lora")
+    add_training_options(parser, epochs=3, learning_rate=5e-5)
+    parser.add_argument("--json", action="store_true", help=JSON_HELP)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it, and return the exit code."""
+    from training.requirements import require
+
+    require("torch", "transformers", "accelerate", "peft", "seqeval", "sklearn", "matplotlib")
+    use_torch_alone()
+    from converters.hub import resolve_checkpoint
+    from training.finetune import finetune
+    from training.tasks.readers import find_reader
+
+    if options.problem and options.task != "classify":
+        raise InputError("options", "--problem: needs --task classify")
+    reader = find_reader(TASKS[options.task], PROBLEMS.get(options.problem), read_columns(options))
+    settings, method = read_settings(options), _read_method(options)
+    base = resolve_checkpoint(options.checkpoint, options.revision).path
+    outcome = finetune(
+        Path(base),
+        reader,
+        options.train,
+        options.eval,
+        options.out,
+        settings,
+        method,
+        max_length=options.max_length,
+        new_head=options.new_head,
+        skip_faulty=options.skip_faulty,
+    )
+    if options.json:
+        print(json.dumps(outcome.as_dict(), ensure_ascii=False, indent=2))
+    else:
+        _print(options.out, outcome)
+    return 0
+
+
+def _read_method(options: argparse.Namespace) -> "Method":
+    from training.methods import Full, Lora
+
+    lora = {"rank": options.lora_rank, "alpha": options.lora_alpha, "modules": options.lora_modules}
+    lora = {name: value for name, value in lora.items() if value is not None}
+    faults = []
+    if options.method == "lora" and options.freeze_layers:
+        faults.append("--freeze-layers: LoRA freezes every layer")
+    if options.method != "lora":
+        faults += [f"--lora-{name}: needs --method lora" for name in lora]
+        faults += ["--keep-lora: needs --method lora"] if options.keep_lora else []
+    if faults:
+        raise InputError("options", faults)
+    if options.method == "full":
+        return Full(options.freeze_layers or 0)
+    if "modules" in lora:
+        lora["modules"] = tuple(lora["modules"].split(","))
+    return Lora(**lora, keep=options.keep_lora)
+
+
+def _print(out: Path, outcome: "Outcome") -> None:
+    for fault in outcome.skipped:
+        print(f"left out: {fault}", file=sys.stderr)
+    labels = ", ".join(outcome.labels[:12]) + (", …" if len(outcome.labels) > 12 else "")
+    print(f"{outcome.examples:,} examples in {outcome.rows:,} rows; {len(outcome.labels)} labels: {labels}")
+    if outcome.new:
+        print(f"random at first: {', '.join(outcome.new)}")
+    resumed = f", from step {outcome.history.resumed_at}" if outcome.history.resumed_at else ""
+    print(
+        f"trained {outcome.trained / 1e6:.2f} M of {outcome.parameters / 1e6:.2f} M parameters, "
+        f"{outcome.history.steps} steps{resumed}, {outcome.seconds:.0f} s"
+    )
+    if outcome.scores:
+        best = f"best at step {outcome.history.best_step}" if outcome.history.best_step else "at the end"
+        print(f"{best}: {', '.join(f'{name} {value:.4f}' for name, value in outcome.scores.items())}")
+    print(f"{out}: `yizhi export {out}` takes it; metrics.json and training.svg say how it went", file=sys.stderr)
