@@ -1,6 +1,7 @@
 """One training run on Hugging Face Trainer: AdamW with warm-up, evaluated, resumable, quiet."""
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -84,7 +85,7 @@ def train(
     resume = find_state(folder)
     trainer = _Trainer(
         model=model,
-        args=_arguments(settings, folder, goal),
+        args=_arguments(settings, folder, goal, len(batches)),
         train_dataset=dataset,
         eval_dataset=[] if goal else None,  # demanded, though `evaluate` has its own
         data_collator=collate,
@@ -149,7 +150,8 @@ class _Trainer(transformers.Trainer):
         return scores
 
 
-def _arguments(settings: Settings, folder: Path, goal: Goal | None) -> transformers.TrainingArguments:
+def _arguments(settings: Settings, folder: Path, goal: Goal | None, batches: int) -> transformers.TrainingArguments:
+    steps = settings.max_steps or settings.epochs * math.ceil(batches / settings.accumulation)
     every: dict[str, Any] = {"save_strategy": "epoch"}
     if settings.evaluate_every:
         every = {"save_strategy": "steps", "save_steps": settings.evaluate_every}
@@ -166,7 +168,7 @@ def _arguments(settings: Settings, folder: Path, goal: Goal | None) -> transform
         gradient_accumulation_steps=settings.accumulation,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="linear",
-        warmup_ratio=settings.warmup,
+        warmup_steps=math.ceil(settings.warmup * steps),  # transformers 5 takes no ratio
         weight_decay=settings.weight_decay,
         bf16=settings.precision == "bf16",
         use_cpu=choose_device(settings) == "cpu",
