@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
+from converters.errors import InputError
 from runtimes.base import Runtime
 from runtimes.batching import TOKENS, Request, Task, run_tasks
 from runtimes.tasks import require_task
@@ -38,6 +39,8 @@ class LabelOperator(Generic[Given, Result]):
 
     def many(self, given: Sequence[Given], *, tokens: int = TOKENS) -> list[Result]:
         """The answers of many texts, computed in batches of at most so many tokens."""
+        if isinstance(given, str):
+            raise InputError("texts", "expected a list of texts; found one text")
         return list(run_tasks(self, map(self.plan, given), tokens=tokens))
 
     def plan(self, given: Given) -> Task[Result]:

@@ -121,8 +121,7 @@ class Tokenizer:
         A word that leaves no token, such as one of control characters, is [UNK]. `offsets` count within each word.
         Raises InputError unless it is a list of texts.
         """
-        words = list(words)
-        if not all(isinstance(word, str) for word in words):
+        if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
             raise InputError("the words", f"expected a list of words; found {show(words)}")
         pieces = [np.stack([row.ids, *row.offsets.T])[:, 1:-1] for row in (self.tokenize(words) if words else [])]
         none = np.array([[self.unknown_id], [0], [0]])

@@ -146,7 +146,7 @@ def test_one_tag_for_each_word_given(open_variant):
     assert [(t.label, t.score) for t in tagger(list("我住北京"))] == [(t.label, t.score) for t in tagger("我住北京")]
     assert tagger(["的", "\u200b"])[1].score == pytest.approx(tagger(["的", "[UNK]"])[1].score)
     assert len(tagger(["helloing"] * 100)) == 100
-    for bad in ([1], ["的", None], [["的"]]):
+    for bad in ([1], ["的", None], [["的"]], None, b"a"):
         with pytest.raises(InputError, match="expected a list of words"):
             tagger(bad)
 
@@ -158,6 +158,8 @@ def test_a_text_without_words(open_variant):
     assert WordTagger(open_variant("bert-tagger"))([]) == []
     with pytest.raises(InputError, match="expected one text; found"):
         Tagger(open_variant("bert-tagger"))(("我", "你"))
+    with pytest.raises(InputError, match="expected a list of texts; found one text"):
+        Tagger(open_variant("bert-tagger")).many("我你")
     with pytest.raises(InputError, match="half of a surrogate pair"):
         Tagger(open_variant("bert-tagger"))("我\ud83d")
 
