@@ -57,7 +57,8 @@ class Inputs:
                 faults.append(f"{name}: expected the shape of input_ids, {list(ids.shape)}; found {list(array.shape)}")
         if faults:
             raise InputError("inputs", faults)
-        return cls(**{name: np.ascontiguousarray(array, np.int64) for name, array in given.items()})
+        # Copies: the one row of a reversed array counts as contiguous, with a stride that torch refuses.
+        return cls(**{name: np.array(array, np.int64, order="C") for name, array in given.items()})
 
     def check(self, config: EncoderConfig) -> None:
         """Raise InputError for what this encoder has no parameters for: JAX would clamp it silently."""
@@ -84,7 +85,7 @@ class Inputs:
 
 
 class Runtime:
-    """An opened artifact. Subclasses implement `_open`, `_run` and, where there is something to free, `close`.
+    """An opened artifact. Subclasses implement `_open`, `_run`, `_logits_at` and, if need be, `close`.
 
     Thread safety: `run` may be called from several threads at once.
     """
@@ -204,7 +205,7 @@ def _check_positions(positions: ArrayLike, shape: tuple[int, ...]) -> NDArray[np
             f"expected rows 0 … {shape[0] - 1} and positions 0 … {shape[1] - 1}; found {outside[0].tolist()}"
             + (f", and {len(outside) - 1} more" if len(outside) > 1 else ""),
         )
-    return np.array(found, np.int64)  # a copy: one pair of a reversed array has a stride that torch refuses
+    return np.array(found, np.int64, order="C")  # a copy, as in `Inputs.of`
 
 
 def open_runtime(artifact: str | Path, *, device: str = "cpu", threads: int | None = None) -> Runtime:

@@ -105,7 +105,7 @@ def count_matrix_products(folder, signature_name):
     with v1.Session(graph=tf.Graph()) as session:
         signature = v1.saved_model.load(session, ["serve"], str(folder)).signature_def[signature_name]
         outputs = {name: tensor.name for name, tensor in signature.outputs.items()}
-        feed = {tensor.name: np.ones((1, 2)) for tensor in signature.inputs.values()}
+        feed = {tensor.name: np.zeros((1, 2)) for tensor in signature.inputs.values()}
         session.run(outputs, feed, options=options, run_metadata=metadata)
     return sum("MatMul" in node.op for graph in metadata.partition_graphs for node in graph.node)
 
@@ -117,6 +117,7 @@ def test_a_signature_computes_no_more_than_it_names(export):
     assert count_matrix_products(folder, "features") == encoder + 1  # the pooler
     assert count_matrix_products(folder, "serving_default") == encoder + 3  # and the head's transform and decoder
     assert count_matrix_products(folder, "hidden_states") == encoder + 3
+    assert count_matrix_products(folder, "logits_at") == encoder + 2
 
 
 @pytest.mark.parametrize("variant", ["bert", "bert-untied", "albert-groups"])

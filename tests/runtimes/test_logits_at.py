@@ -3,6 +3,8 @@
 import json
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
 from converters.artifact import DESCRIPTION
@@ -51,6 +53,21 @@ def test_they_are_those_of_the_whole_pass(open_artifact, target, variant):
     else:
         np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(one, whole[2:3], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["bert", "albert-groups", "megatron-bert"])
+def test_nothing_after_the_last_attention_is_computed_elsewhere(open_artifact, variant):
+    checkpoint, runtime = open_artifact(variant, "onnx")
+    folder = runtime.artifact.folder
+    model = onnx.load(folder / "logits_at.onnx", load_external_data=False)
+    activations = [node.output[0] for node in model.graph.node if node.op_type in ("Gelu", "Relu")]
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in activations)
+    (folder / "exposed.onnx").write_bytes(model.SerializeToString())
+    inputs = padded_batch(checkpoint.config)
+    session = onnxruntime.InferenceSession(folder / "exposed.onnx")
+    rows = [len(array) for array in session.run(activations, {**inputs.as_dict(), "positions": POSITIONS})]
+    # The last two are the last layer's feed-forward and the head.
+    assert rows == [inputs.input_ids.size] * (len(checkpoint.spec.layers) - 1) + [len(POSITIONS)] * 2
 
 
 @pytest.mark.parametrize("target", TARGETS)
