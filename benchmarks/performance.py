@@ -21,6 +21,7 @@ from benchmarks.document import make_document
 from benchmarks.processes import ROOT
 from benchmarks.sections import SECTIONS
 from benchmarks.workbench import PEERS, Workbench
+from yizhi.commands.options import positive
 from yizhi.environment import describe_environment
 
 EXPLANATIONS = Path(__file__).with_name("explanations.toml")
@@ -36,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="3 layers, few rounds, one shape")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="SECTION", help=", ".join(SECTIONS))
     parser.add_argument("--render-only", action="store_true", help="measure nothing")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="for everyone (default: a core each)")
+    parser.add_argument("--threads", type=positive, default=os.cpu_count(), help="for everyone (default: a core each)")
     parser.add_argument("--results", type=Path, help="default: build/bench.json, or build/bench-quick.json")
     parser.add_argument("--docs", type=Path, help="default: docs, or build/bench-quick")
     options = parser.parse_args(arguments)

@@ -78,13 +78,13 @@ def test_bisecting_claims_no_cause_for_an_unknown_fault(laboratory):
     checkpoint, golden = laboratory.subject("bert")
     golden = cut(golden, "pytorch")
     runtime = laboratory.original("bert", "pytorch")
-    weight = runtime._module.get_parameter("bert.encoder.layer.1.output.dense.weight")
-    before = weight.clone()
+    bias = runtime._module.get_parameter("bert.encoder.layer.1.output.dense.bias")
+    before = bias.clone()
     try:
-        weight[3:9] = before[3:9].flip(1)
+        bias[3:9] = before[3:9].flip(0)
         diagnosis = bisect(runtime, checkpoint, golden, verify(runtime, golden, "fp32"))
     finally:
-        weight.copy_(before)
+        bias.copy_(before)
     assert (diagnosis.tensor, diagnosis.cause) == ("layers.1.output", None)
 
 

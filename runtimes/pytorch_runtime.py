@@ -1,6 +1,8 @@
 """PyTorch artifacts, run by the native `nn.Module`."""
 
 from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,7 +11,9 @@ from safetensors.torch import load_file
 
 from converters.checkpoint import POOLER, WEIGHTS
 from converters.errors import InputError
-from converters.forwards.pytorch import Encoder
+from converters.forwards.pytorch import Encoder, can_pack, pack
+from converters.safetensors_file import SafetensorsFile
+from converters.spec import KERNEL, EncoderSpec, MaskedLMHead
 from runtimes.base import TAPS, Inputs, Outputs, Runtime
 
 
@@ -27,7 +31,10 @@ class PyTorchRuntime(Runtime):
         tensors = load_file(self.artifact.folder / WEIGHTS)
         if (self.artifact.folder / POOLER).exists():
             tensors |= load_file(self.artifact.folder / POOLER)
-        self._module = Encoder(self._build_spec(tensors.keys()), tensors).to(self.device).eval()
+        spec = self._build_spec(tensors.keys())
+        if can_pack(self.device):
+            tensors = pack_kernels(spec, tensors, self.artifact.folder)
+        self._module = Encoder(spec, tensors).to(self.device).eval()
 
     def _run(self, inputs: Inputs, outputs: tuple[str, ...]) -> Mapping[str, NDArray]:
         return self._compute(inputs, outputs, None)
@@ -45,3 +52,24 @@ class PyTorchRuntime(Runtime):
         with torch.inference_mode():
             found = self._module(**tensors, outputs=outputs, positions=positions)
         return {name: tensor.cpu().numpy() for name, tensor in found.items()}
+
+
+def pack_kernels(spec: EncoderSpec, tensors: Mapping[str, torch.Tensor], folder: Path) -> dict[str, torch.Tensor]:
+    """The kernels packed, the rest as they are: mapped from their files, and in memory as far as they are used.
+
+    Kernels are read beside that mapping, whose pages would count as memory beside the packed ones.
+    """
+    packed = {parameter.name for parameter in spec.parameters() if parameter.kind == KERNEL}
+    if isinstance(spec.head, MaskedLMHead):
+        packed.discard(spec.head.decoder)  # it may be the embeddings too
+    scratch = np.empty(max(tensors[name].numel() for name in packed), np.float32)
+    found = dict(tensors)
+    for path in (folder / WEIGHTS, folder / POOLER):
+        if path.exists():
+            with closing(SafetensorsFile(path)) as file:
+                for name in packed & file.entries.keys():
+                    values = scratch[: found[name].numel()].reshape(found[name].shape)
+                    np.copyto(values, file.array(name))
+                    file.release(name)
+                    found[name] = pack(torch.from_numpy(values))
+    return found

@@ -220,7 +220,23 @@ def linear_head(p: Parameters, head: LinearHead, x: Tensor, pooled: Tensor | Non
 
 def linear(p: Parameters, layer: Linear, x: Tensor) -> Tensor:
     """x Wᵀ + b."""
-    return F.linear(x, p[layer.weight], p[layer.bias])
+    weight, bias = p[layer.weight], p[layer.bias]
+    if weight.is_mkldnn:  # packed
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
+
+
+def can_pack(device: str) -> bool:
+    """Whether `pack` works here."""
+    return device == "cpu" and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def pack(weight: Tensor) -> Tensor:
+    """A kernel laid out as oneDNN's products read it, as torch.compile's compiler does; only `linear` can use it.
+
+    On an AMD processor with AVX-512 a product took 0.6 to 0.85 of the time of `F.linear`, which is MKL's.
+    """
+    return torch.ops.mkldnn._reorder_linear_weight(weight)
 
 
 def layer_norm(p: Parameters, spec: EncoderSpec, norm: Norm, x: Tensor) -> Tensor:
