@@ -39,7 +39,7 @@ def open_artifact(make_checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("variant", ["bert", "bert-untied", "albert-groups", "megatron-bert"])
+@pytest.mark.parametrize("variant", ["bert", "bert-untied", "albert-groups", "megatron-bert", "bert-both_parallel"])
 def test_they_are_those_of_the_whole_pass(open_artifact, target, variant):
     checkpoint, runtime = open_artifact(variant, target)
     inputs = padded_batch(checkpoint.config)
