@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.checkpoint import Checkpoint
-from converters.spec import EncoderSpec, MaskedLMHead
+from converters.spec import EncoderSpec
 from parity_tests import oracle
 from parity_tests.cases import Case
 from parity_tests.compare import compare, lowest_cosine
 from parity_tests.faults import LOGITS, AlteredCheckpoint, Fault
-from parity_tests.golden import Golden
+from parity_tests.golden import POSITION, TOKEN, Golden
 from parity_tests.mutations import FAULTS
 from parity_tests.tolerances import TOLERANCES, FloatTolerance, QuantizedGates
 from parity_tests.verify import Verdict
@@ -25,6 +25,8 @@ from runtimes.base import TAPS, Runtime
 
 # What is tried has to be computed in float64 once for each known fault.
 _LONGEST = 32
+# Any tensor inside a layer. No LayerNorm has made its elements alike in size: it is measured against its vector.
+TAP = "tap"
 # How much of the error a fault must leave unexplained at most, if it does not bring it within tolerance.
 _RESEMBLES = 0.1
 
@@ -66,16 +68,16 @@ def bisect(runtime: Runtime, checkpoint: Checkpoint, golden: Golden, verdict: Ve
     for case in sorted(golden.cases, key=lambda case: case.inputs.input_ids.size):
         if case.inputs.input_ids.shape[1] > _LONGEST:
             continue
-        found = _real(case, runtime.run(case.inputs, runtime.signatures["hidden_states"]))
-        expected = _real(case, golden.reference[case.name])
+        found = _real(case, golden, runtime.run(case.inputs, runtime.signatures["hidden_states"]))
+        expected = _real(case, golden, golden.reference[case.name])
         bad = next((i for i, name in enumerate(order) if not agrees(name, found[name], expected[name])), len(order))
         if bad < (first[0] if first else len(order)):
             first = bad, case, found[order[bad]], expected[order[bad]]
     if first is None:
         return None
     output, case = order[first[0]], first[1]
-    tensor, note = _first_tensor(runtime, checkpoint, case, output, agrees)
-    cause = _find_cause(checkpoint, case, output, first[2], first[3], agrees)
+    tensor, note = _first_tensor(runtime, checkpoint, golden, case, output, agrees)
+    cause = _find_cause(checkpoint, golden, case, output, first[2], first[3], agrees)
     return Diagnosis(case.name, output, tensor, cause, note)
 
 
@@ -83,10 +85,19 @@ Agrees = Callable[[str, NDArray, NDArray], bool]
 
 
 def _judge(gates: FloatTolerance | QuantizedGates, golden: Golden) -> Agrees:
+    # As `verify` judges labels: those of one case may all lie near 0.
+    labels = [golden.reference[case.name].get(LOGITS, np.zeros(0)).ravel() for case in golden.cases]
+    typical = _rms(np.concatenate(labels)) if isinstance(gates, QuantizedGates) else 0.0
+
     def agrees(name: str, found: NDArray, expected: NDArray) -> bool:
         if isinstance(gates, FloatTolerance):
-            return compare("", "", name, found, expected, gates, golden.scale(name, expected)).passed
-        return bool(np.isfinite(found).all()) and lowest_cosine(found, expected) >= gates.cosine
+            scale = np.abs(expected).max(axis=-1, keepdims=True) if name == TAP else golden.scale(name, expected)
+            return compare("", "", name, found, expected, gates, scale).passed
+        if not np.isfinite(found).all():
+            return False
+        if name == LOGITS and golden.per[LOGITS] != POSITION:
+            return bool(_rms(found - expected) <= gates.label_error * typical)
+        return lowest_cosine(found, expected) >= gates.cosine
 
     return agrees
 
@@ -97,15 +108,16 @@ def _in_order(outputs: Iterable[str]) -> list[str]:
     return [*layers, *(name for name in ("pooler_output", "logits") if name in outputs)]
 
 
-def _real(case: Case, outputs: dict[str, NDArray]) -> dict[str, NDArray]:
+def _real(case: Case, golden: Golden, outputs: dict[str, NDArray]) -> dict[str, NDArray]:
     """Only what means something: real tokens, rows that have any, and compared positions."""
     real = case.inputs.attention_mask == 1
     kept = {}
     for name, array in outputs.items():
-        if array.shape[:2] == real.shape:
-            kept[name] = array[tuple(case.logit_positions.T)] if name == LOGITS else array[real]
+        per = golden.per.get(name, TOKEN)
+        if per == POSITION:  # golden outputs, and the oracle's, have no others
+            kept[name] = array[tuple(case.logit_positions.T)] if array.shape[:2] == real.shape else array
         else:
-            kept[name] = array if name == LOGITS else array[real.any(axis=1)]
+            kept[name] = array[real] if per == TOKEN else array[real.any(axis=1)]
     return kept
 
 
@@ -119,23 +131,22 @@ def _layers_before(spec: EncoderSpec, output: str) -> list[int]:
 
 
 def _first_tensor(
-    runtime: Runtime, checkpoint: Checkpoint, case: Case, output: str, agrees: Agrees
+    runtime: Runtime, checkpoint: Checkpoint, golden: Golden, case: Case, output: str, agrees: Agrees
 ) -> tuple[str | None, str]:
     """The first tap that differs, and what was looked at."""
     layers = _layers_before(checkpoint.spec, output)
     if not layers:
         return None, f"{output} is computed outside of the layers"
     names = [f"layers.{layer}.{tap}" for layer in layers for tap in TAPS]
-    expected = _real(case, oracle.run(checkpoint, case.inputs, set(names)))
+    expected = _real(case, golden, oracle.run(checkpoint, case.inputs, set(names)))
     found = {}
     for layer in layers:
         inside = runtime.look_inside(case.inputs, layer)
         found |= {f"layers.{layer}.{tap}": array for tap, array in inside.items()}
     if not found:
         return None, f"this {runtime.artifact.target} artifact does not show what is inside a layer"
-    found = _real(case, found)
-    # No LayerNorm has made their elements alike in size: like logits, they are measured against their vector.
-    bad = [name for name in names if name in found and not agrees(LOGITS, found[name], expected[name])]
+    found = _real(case, golden, found)
+    bad = [name for name in names if name in found and not agrees(TAP, found[name], expected[name])]
     if not bad:
         after = "adapter or its LayerNorm" if checkpoint.spec.layers[layers[-1]].output_adapter else "LayerNorm"
         return None, f"every tensor inside the layer is right: the mistake is after the last of them, in its {after}"
@@ -143,7 +154,7 @@ def _first_tensor(
 
 
 def _find_cause(
-    checkpoint: Checkpoint, case: Case, output: str, found: NDArray, expected: NDArray, agrees: Agrees
+    checkpoint: Checkpoint, golden: Golden, case: Case, output: str, found: NDArray, expected: NDArray, agrees: Agrees
 ) -> str | None:
     """The known fault under which the oracle comes closest to the artifact, if it comes close enough."""
     if not np.isfinite(found).all():
@@ -152,7 +163,7 @@ def _find_cause(
     for number in _layers_before(checkpoint.spec, output) or [0]:
         for fault in FAULTS:
             if _is_candidate(fault, checkpoint.spec, number, output):
-                faulty = _under(fault, checkpoint, number, case, output)
+                faulty = _under(fault, checkpoint, number, golden, case, output)
                 error = _rms(found - faulty)
                 if best is None or error < best[0]:
                     best = (error, fault, faulty)
@@ -168,10 +179,10 @@ def _rms(error: NDArray) -> float:
 def _is_candidate(fault: Fault, spec: EncoderSpec, layer: int, output: str) -> bool:
     if not fault.in_oracle or fault.first_output(spec, layer) != output:
         return False
-    return output != LOGITS or isinstance(spec.head, MaskedLMHead)
+    return not fault.tasks or spec.task in fault.tasks
 
 
-def _under(fault: Fault, checkpoint: Checkpoint, layer: int, case: Case, output: str) -> NDArray:
+def _under(fault: Fault, checkpoint: Checkpoint, layer: int, golden: Golden, case: Case, output: str) -> NDArray:
     """The output that the oracle gives under a fault, computing no further than it must."""
     altered = AlteredCheckpoint(checkpoint, fault, checkpoint.spec.layers[layer])
     blocks = _blocks_needed(altered.spec, output)
@@ -180,7 +191,7 @@ def _under(fault: Fault, checkpoint: Checkpoint, layer: int, case: Case, output:
         altered.spec, blocks=altered.spec.blocks[:blocks], final_norm=altered.spec.final_norm if last else None
     )
     with fault.made_in(oracle):
-        return _real(case, oracle.run(altered, case.inputs, {output}, case.logit_positions))[output]
+        return _real(case, golden, oracle.run(altered, case.inputs, {output}, case.logit_positions))[output]
 
 
 def _blocks_needed(spec: EncoderSpec, output: str) -> int:

@@ -126,6 +126,7 @@ class Fault:
     graph: attributes of `converters.to_onnx_int8`'s graph by name, and their replacements.
     targets: where it can be made, and can be seen; `why_not` says why not in the others.
     variant: the small checkpoint it is made in.
+    tasks: the heads it can be made in, where it is made in the head.
     """
 
     name: str
@@ -139,6 +140,7 @@ class Fault:
     targets: tuple[str, ...] = FP32 + INT8
     why_not: str = ""
     variant: str = "bert"
+    tasks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.name

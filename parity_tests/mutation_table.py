@@ -29,7 +29,7 @@ from parity_tests.verify import Verdict, verify
 from runtimes import open_runtime
 from runtimes.base import Runtime
 from tests.artifacts import export_artifact
-from tests.checkpoints import ADAPTER_VARIANTS, write_variant
+from tests.checkpoints import ADAPTER_VARIANTS, VARIANTS, write_variant
 
 LAYER = 1  # where a fault of one layer is made: not the first, so that a gate must find it
 # Enough to see every fault, in few shapes: JAX compiles for each. int8 is also run row by row.
@@ -135,8 +135,9 @@ def first_failure(verdict: Verdict) -> str | None:
 
 def _write(folder: Path, variant: str) -> Path:
     if variant != "loud":
-        config = ADAPTER_VARIANTS.get(variant, {}).get("config", {})
-        return write_variant(folder, variant, config={**config, **_CONFIG}, alter=_resemble_trained)
+        given = {**VARIANTS, **ADAPTER_VARIANTS}[variant]
+        config = {**given.get("config", {}), **_CONFIG}
+        return write_variant(folder, variant, config=config, alter=_resemble_trained)
 
     def alter(tensors: dict[str, np.ndarray]) -> None:
         _resemble_trained(tensors)

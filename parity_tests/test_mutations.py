@@ -7,8 +7,9 @@ from parity_tests import oracle
 from parity_tests.bisect import bisect
 from parity_tests.faults import FP32, INT8, AlteredCheckpoint
 from parity_tests.mutation_table import LAYER, Laboratory, cut, first_failure
-from parity_tests.mutations import FAULTS, round_mantissa
-from parity_tests.verify import verify
+from parity_tests.mutations import FAULTS
+from parity_tests.verify import Verdict, verify
+from parity_tests.weight_faults import round_mantissa
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
@@ -72,6 +73,18 @@ def test_bisecting_names_the_first_tensor(laboratory, name, tensor):
     with laboratory.faulty(fault, "onnx") as runtime:
         diagnosis = bisect(runtime, checkpoint, golden, verify(runtime, golden, "fp32"))
     assert (diagnosis.tensor and diagnosis.tensor.rpartition(".")[2]) == tensor
+
+
+@pytest.mark.parametrize("name", ["two labels swapped", "start and end swapped"])
+def test_bisecting_int8_labels(laboratory, name):
+    """By their relative error, as the gate judges them: two labels' cosine says little."""
+    fault = next(fault for fault in FAULTS if fault.name == name)
+    checkpoint, golden = laboratory.subject(fault.variant)
+    golden = cut(golden, "onnx-int8")
+    assert bisect(laboratory.original(fault.variant, "onnx-int8"), checkpoint, golden, Verdict("int8", "cpu")) is None
+    with laboratory.faulty(fault, "onnx-int8") as runtime:
+        diagnosis = bisect(runtime, checkpoint, golden, verify(runtime, golden, "int8"))
+    assert (diagnosis.output, diagnosis.cause.partition(" (")[0]) == ("logits", name)
 
 
 def test_bisecting_claims_no_cause_for_an_unknown_fault(laboratory):
