@@ -236,6 +236,14 @@ def random_tensor(parameter: Parameter, seed: int = 0) -> NDArray[np.float32]:
     return rng.normal(middle, spread, parameter.shape).astype(np.float32)
 
 
+def expected_tensors(variant: str) -> dict[str, np.ndarray]:
+    """The tensors of one of VARIANTS under their canonical names."""
+    arguments = VARIANTS[variant]
+    config = EncoderConfig.from_dict(small_config(arguments.get("model_type", "bert"), **arguments.get("config", {})))
+    spec = make_spec(config, arguments.get("task", "fill-mask"), arguments.get("pooler", True))
+    return {parameter.name: random_tensor(parameter) for parameter in spec.parameters()}
+
+
 def write_weights(folder: Path, tensors: Tensors, dtype: str = "F32", shards: int = 1) -> None:
     """Write tensors to `model.safetensors`, or to so many shards and their index."""
     if shards == 1:

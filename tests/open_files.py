@@ -2,6 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
+from converters.checkpoint import Checkpoint
+from converters.errors import InputError
+
 _DESCRIPTORS = Path("/proc/self/fd")
 
 
@@ -11,3 +16,12 @@ def open_files(suffix: str = ".safetensors") -> list[str]:
         return []
     paths = [str(link.readlink()) for link in _DESCRIPTORS.iterdir() if link.is_symlink()]
     return sorted(path for path in paths if path.endswith(suffix))
+
+
+def faults_of(path: Path) -> list[str]:
+    """The faults of opening the checkpoint `path`, which must not leave a file open behind them."""
+    before = open_files()
+    with pytest.raises(InputError) as caught, Checkpoint.open(path) as checkpoint:
+        checkpoint.check_values()
+    assert open_files() == before
+    return caught.value.faults
