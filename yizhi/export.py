@@ -197,6 +197,8 @@ def _plan(
     """The jobs still to do. The slowest start first, so that no core idles at the end.
 
     known: the known checkpoint that this is, whose published outputs are to be checked.
+    The order in which float sums are added depends on the number of threads, so what ends in the manifest is computed
+    by one: the same release has the same manifest however many jobs run, on however many cores.
     """
     stale = [target for target in targets if target.name not in state.current]
     unverified = [target for target in targets if target.name not in state.verdicts]
@@ -215,7 +217,7 @@ def _plan(
     ]
     if unverified and not state.golden:
         arguments = {"checkpoint": str(checkpoint), "folder": str(release / GOLDEN), "pooling": pooling}
-        golden = Job("oracle", "make_golden", arguments)
+        golden = Job("oracle", "make_golden", arguments, threads=1)
         plan.insert(1, golden)
     planned = {job.name for job in plan}
     scores = None if find_head(state.verdicts.values()) else choose_scorer([target.name for target in unverified])
@@ -229,7 +231,7 @@ def _plan(
             "known": known,
         }
         after = tuple(name for name in (f"export {target.name}", "oracle") if name in planned)
-        plan.append(Job(f"verify {target.name}", "verify", arguments, after))
+        plan.append(Job(f"verify {target.name}", "verify", arguments, after, threads=1))
     return plan
 
 

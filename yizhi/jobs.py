@@ -21,13 +21,14 @@ from typing import Any
 class Job:
     """A call of `yizhi.worker`: `task` names the function, `arguments` go to it as JSON.
 
-    after: names of the jobs that must succeed first.
+    after: names of the jobs that must succeed first. threads: so many, or as many as leave each job its share.
     """
 
     name: str
     task: str
     arguments: dict[str, Any]
     after: tuple[str, ...] = ()
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def run_jobs(
                 elif len(running) < parallel and all(name in results for name in job.after):
                     waiting.remove(job)
                     started(job.name)
-                    running[pool.submit(_run, job, threads)] = job.name
+                    running[pool.submit(_run, job, job.threads or threads)] = job.name
             if running:
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
