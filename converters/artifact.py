@@ -102,15 +102,15 @@ class ArtifactWriter:
         files = {}
         for path in sorted(self.folder.rglob("*")):
             if path.is_dir():
-                _fsync(path)
+                fsync(path)
             else:
                 name = path.relative_to(self.folder).as_posix()
                 if name not in self._digests:
-                    _fsync(path)
+                    fsync(path)
                 files[name] = {"sha256": self._digests.get(name) or sha256_of_file(path), "size": path.stat().st_size}
         description = {"schema_version": SCHEMA_VERSION, **description, "files": files}
         self.write_json(DESCRIPTION, description)
-        _fsync(self.folder)
+        fsync(self.folder)
         return description
 
 
@@ -170,7 +170,7 @@ def _swap(temporary: Path, final: Path) -> None:
         if replacing:
             outgoing.rename(final)
         raise
-    _fsync(final.parent)
+    fsync(final.parent)
     shutil.rmtree(outgoing, ignore_errors=True)
 
 
@@ -239,7 +239,8 @@ class _HashingFile:
         return self._sha256.hexdigest()
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

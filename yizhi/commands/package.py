@@ -1,0 +1,71 @@
+"""`yizhi package`."""
+
+import argparse
+import json
+from pathlib import Path
+
+from yizhi.commands.options import JSON_HELP, Commands, add_command, positive
+
+# As in `yizhi.serving.package.SERVERS`, which is not imported until it is needed.
+_SERVERS = ("triton", "tf-serving")
+
+
+def add(commands: Commands) -> None:
+    """Declare the command and its arguments."""
+    parser = add_command(
+        commands,
+        "package",
+        run,
+        "write the folder that Triton or TensorFlow Serving expects",
+        "Check every file of a release against its manifest, then write what a model server loads: version\n"
+        "folders, configuration, warm-up requests from the golden inputs, the tokenizer for clients, and\n"
+        "package.json with every file's sha256.\n\n"
+        "  yizhi package dist/bert-base-chinese --for triton --out serve/triton\n"
+        "  yizhi package dist/bert-base-chinese --for triton --target onnx-int8 --signature features --out serve/int8\n"
+        "  yizhi package dist/bert-base-chinese --for tf-serving --out serve/tf",
+    )
+    parser.add_argument("release", type=Path, metavar="RELEASE")
+    parser.add_argument("--for", dest="server", choices=_SERVERS, required=True, help="the server")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the folder to write")
+    parser.add_argument(
+        "--target", action="append", metavar="T", help="only this target (default: all that the server can run)"
+    )
+    parser.add_argument(
+        "--signature", action="append", metavar="S", help="Triton: a model for this one (default: serving_default)"
+    )
+    parser.add_argument("--name", help="the models' name (default: the release folder's)")
+    parser.add_argument(
+        "--model-version", type=positive, default=1, metavar="N", help="the models' version (default: 1)"
+    )
+    parser.add_argument(
+        "--public-key", type=Path, metavar="FILE", help="also check the release's signature, with this PEM key"
+    )
+    parser.add_argument("--json", action="store_true", help=JSON_HELP)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it, and return the exit code."""
+    from yizhi.serving.package import SERVERS, package
+    from yizhi.tables import format_bytes
+
+    if options.public_key:
+        from yizhi.signing import check_signature
+
+        check_signature(options.release, options.public_key)
+    found = package(
+        options.release,
+        options.server,
+        options.out,
+        options.target,
+        options.signature,
+        options.name,
+        options.model_version,
+    )
+    if options.json:
+        print(json.dumps(found, ensure_ascii=False, indent=2))
+        return 0
+    print(f"{options.out}: {format_bytes(sum(entry['size'] for entry in found['files'].values()))}")
+    for model in found["models"]:
+        print(f"  {model['name']}: {model['target']}, {', '.join(model['signatures'])}")
+    print(SERVERS[options.server].start.format(package=options.out, name=found["models"][0]["name"]))
+    return 0

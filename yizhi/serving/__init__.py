@@ -1,0 +1,1 @@
+"""Serving layouts: a verified release in the folders that model servers expect."""
