@@ -12,9 +12,10 @@ CHECKPOINT ?= $(SYNTHETIC)
 REVISION   ?=
 OUT        ?= dist/$(notdir $(patsubst %/,%,$(CHECKPOINT)))
 DEVICE     ?= cpu
+MATH       ?= strict
 
 .DEFAULT_GOAL := help
-.PHONY: help export-all test verify mutations families bench bench-render lint clean
+.PHONY: help export-all test verify mutations gpu families bench bench-render lint clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,10 +30,13 @@ test: $(VENV)/installed  ## everything that CI runs
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python -m pytest
 
 verify: $(VENV)/installed  ## check a finished release again
-	@$(BIN)/yizhi verify $(OUT) --device $(DEVICE) --jobs $(JOBS)
+	@$(BIN)/yizhi verify $(OUT) --device $(DEVICE) --math $(MATH) --jobs $(JOBS)
 
 mutations: $(VENV)/installed  ## make every known fault on every target: each must be caught
 	@$(BIN)/python -m parity_tests.mutation_table
+
+gpu: $(VENV)/installed  ## every target and tier of arithmetic on a GPU: docs/gpu.md
+	@$(BIN)/python -m benchmarks.gpu
 
 families: $(VENV)/installed  ## every family at its published shape, an hour: docs/families.md
 	@$(BIN)/python -m benchmarks.families --jobs $(JOBS)

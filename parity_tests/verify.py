@@ -17,6 +17,8 @@ from runtimes.base import Inputs, Outputs, Runtime
 # Quantized outputs are compared like any other, so that shapes, NaN and errors are known; it is the
 # gates that judge them.
 _NOT_JUDGED = FloatTolerance(float("inf"), 0.0, "")
+# Where no tolerance is known, `Difference.excess` is the smallest t with |error| ≤ t + t · scale.
+_UNIT = FloatTolerance(1.0, 1.0, "")
 
 
 @dataclass
@@ -26,6 +28,8 @@ class Verdict:
     differences: one per case, signature and output.
     change_alone: largest change in a row's default outputs when it is run alone, unpadded.
     quality, cosine, label_error: for a quantized artifact, what its gates judge; cosine is the lowest, per output.
+    settings: how the framework said it computed. Where there are no `gates` for this precision on this device,
+    errors are measured and nothing passes.
     """
 
     precision: str
@@ -35,12 +39,23 @@ class Verdict:
     quality: Quality | None = None
     cosine: dict[str, float] = field(default_factory=dict)
     label_error: float | None = None
+    settings: dict[str, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
     @property
+    def gates(self) -> FloatTolerance | QuantizedGates | None:
+        """What it is judged by; None where nothing was measured to judge it by."""
+        return TOLERANCES.get((self.precision, self.device))
+
+    @property
     def passed(self) -> bool:
-        """Whether everything was compared and nothing failed."""
-        return bool(self.differences) and not self.faults
+        """Whether everything was compared and judged, and nothing failed."""
+        return bool(self.differences) and not self.faults and self.gates is not None
+
+    @property
+    def not_judged(self) -> bool:
+        """Whether all was run and there is nothing to judge it by."""
+        return self.gates is None and not self.faults
 
     def worst(self) -> dict[str, Difference]:
         """Per output, the difference that used most of its tolerance (or, not judged, the largest)."""
@@ -61,43 +76,49 @@ class Verdict:
 
     def failed_outputs(self) -> set[str]:
         """The outputs that differ too much, element by element or, for int8 ones but logits, in direction."""
-        gates = TOLERANCES[self.precision, self.device]
+        gates = self.gates
         lowest = gates.cosine if isinstance(gates, QuantizedGates) else -1.0
-        failed = {name for name, difference in self.worst().items() if not difference.passed}
+        worst = self.worst().items()
+        failed = {name for name, found in worst if found.fault or (gates is not None and not found.passed)}
         if isinstance(gates, QuantizedGates) and self.label_error is not None and self.label_error > gates.label_error:
             failed.add("logits")
         return failed | {name for name, cosine in self.cosine.items() if not cosine >= lowest}
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for JSON: the verdict, its reasons, and the worst value per output."""
+        unmeasured = f"not run: no tolerance was measured for {self.precision} on {self.device}; errors are not judged"
         return {
             "passed": self.passed,
+            "not_judged": self.not_judged,
             "precision": self.precision,
             "device": self.device,
-            "faults": self.faults,
+            "settings": self.settings,
+            "faults": [*self.faults, *([] if self.gates else [unmeasured])],
             "first_bad_layer": self.first_bad_layer(),
             "worst": {name: difference.as_dict() for name, difference in self.worst().items()},
             "change_alone": self.change_alone,
             "quality": asdict(self.quality) if self.quality else None,
             "cosine": self.cosine,
             "label_error": self.label_error,
-            "tolerance": asdict(TOLERANCES[self.precision, self.device]),
+            "tolerance": asdict(self.gates) if self.gates else None,
         }
 
 
 def verify(runtime: Runtime, golden: Golden, precision: str) -> Verdict:
     """Run all cases through every signature of the artifact and judge them by `precision`.
 
-    Raises InputError where the golden outputs are not this artifact's, or no tolerance is defined.
+    precision: the artifact's, or the `runtimes.base.MATH` it was opened with if that is not `strict`.
+    Raises InputError where the golden outputs are not this artifact's.
     """
-    if (precision, runtime.device) not in TOLERANCES:
-        raise InputError("tolerances", f"none is defined for {precision} on {runtime.device}")
     if set(golden.per) != set(runtime.outputs):
         raise InputError(
             runtime.artifact.folder,
             f"outputs: expected {', '.join(golden.per)} (golden); found {', '.join(runtime.outputs)}",
         )
-    verdict = Verdict(precision, runtime.device)
+    verdict = Verdict(precision, runtime.device, settings=runtime.settings())
+    if runtime.device != "cpu":
+        fallbacks = runtime.find_fallbacks(golden.cases[0].inputs)
+        verdict.faults += [f"not computed on {runtime.device}: {line}" for line in fallbacks]
     judge = _Judge(golden, verdict)
     for signature, names in runtime.signatures.items():
         for case in golden.cases:
@@ -121,8 +142,10 @@ class _Judge:
     def __init__(self, golden: Golden, verdict: Verdict) -> None:
         self._golden = golden
         self._verdict = verdict
-        self._gates = TOLERANCES[verdict.precision, verdict.device]
-        self._tolerance = self._gates if isinstance(self._gates, FloatTolerance) else _NOT_JUDGED
+        self._gates = verdict.gates
+        self._tolerance = _UNIT if self._gates is None else _NOT_JUDGED
+        if isinstance(self._gates, FloatTolerance):
+            self._tolerance = self._gates
         self._logits: list[tuple[NDArray, NDArray]] = []
         self._labels: list[tuple[NDArray, NDArray]] = []
 
@@ -134,7 +157,7 @@ class _Judge:
             difference, pair = self._compare_one(case, signature, name, found.get(name), expected)
             self._verdict.differences.append(difference)
             comparable = comparable and pair is not None
-            if pair is None or isinstance(self._gates, FloatTolerance):
+            if pair is None or not isinstance(self._gates, QuantizedGates):
                 continue
             if self._golden.per[name] == POSITION:
                 self._logits.append(pair)
@@ -196,7 +219,7 @@ class _Judge:
         """Turn what was measured into faults."""
         verdict = self._verdict
         for difference in sorted(verdict.worst().values(), key=lambda difference: difference.rank, reverse=True):
-            if not difference.passed:
+            if difference.fault or (self._gates is not None and not difference.passed):
                 verdict.faults.append(f"{difference.output} ({difference.case}): {difference.explain()}")
         if isinstance(self._gates, QuantizedGates):
             if self._logits:

@@ -12,11 +12,14 @@ from numpy.typing import ArrayLike, NDArray
 from converters.architectures import build_spec
 from converters.artifact import DESCRIPTION, Artifact
 from converters.config import EncoderConfig
-from converters.errors import InputError, show
+from converters.errors import InputError, NotRun, show
 from converters.spec import LOGITS_AT, EncoderSpec, Pooling
 from converters.targets import TARGETS
 
 Outputs = dict[str, NDArray[np.float32]]
+# How numbers are multiplied. strict: the artifact's own type, with no rounding of operands that a framework adds.
+# tf32: float32 products of operands rounded to 10 bits of mantissa. bf16, fp16: weights and activations of 16 bits.
+MATH = ("strict", "tf32", "bf16", "fp16")
 # The tensors inside a layer that forwards tap as `layers.N.NAME`, in the order they are computed.
 TAPS = ("query", "key", "value", "context", "attention_output", "after_attention", "intermediate", "output")
 
@@ -87,11 +90,24 @@ class Inputs:
 class Runtime:
     """An opened artifact. Subclasses implement `_open`, `_run`, `_logits_at` and, if need be, `close`.
 
-    Thread safety: `run` may be called from several threads at once.
+    Thread safety: `run` may be called from several threads at once. The arithmetic is the process's: two
+    runtimes of one framework in one process must not differ in `math`.
     """
 
-    def __init__(self, artifact: Artifact, *, device: str = "cpu", threads: int | None = None) -> None:
-        """Open the artifact on `cpu` or `cuda` with so many CPU threads (the framework's choice if None)."""
+    # Of MATH, what this framework can do on each device.
+    tiers: Mapping[str, Sequence[str]] = {"cpu": ("strict",), "cuda": ("strict",)}
+
+    def __init__(
+        self, artifact: Artifact, *, device: str = "cpu", threads: int | None = None, math: str = "strict"
+    ) -> None:
+        """Open the artifact on `cpu` or `cuda` with so many CPU threads (the framework's choice if None).
+
+        math: one of MATH. Raises NotRun where it or the device is not to be had here.
+        """
+        tiers = self.tiers[device] if TARGETS[artifact.target].precision == "fp32" else ("strict",)
+        if math not in tiers:
+            raise NotRun("--math", f"no {math} for {artifact.target} on {device}: it has {', '.join(tiers)}")
+        self.math = math
         self.artifact = artifact
         self.config = EncoderConfig.read(artifact.folder / "config.json")
         self.device = device
@@ -155,6 +171,14 @@ class Runtime:
     def forget(self, signature: str) -> None:
         """Free what this signature alone holds; it comes back when it is needed again."""
 
+    def settings(self) -> dict[str, str]:
+        """How this process computes, as read back from the framework."""
+        return {}
+
+    def find_fallbacks(self, inputs: Inputs) -> list[str]:
+        """What was not computed on the device that was asked for, a line each; empty where all of it was."""
+        return []
+
     def look_inside(self, inputs: Inputs, layer: int) -> Outputs:
         """What this artifact can show of TAPS inside one layer, [B, T, …] each; for finding mistakes, not for speed."""
         return {}
@@ -208,10 +232,13 @@ def _check_positions(positions: ArrayLike, shape: tuple[int, ...]) -> NDArray[np
     return np.array(found, np.int64, order="C")  # a copy, as in `Inputs.of`
 
 
-def open_runtime(artifact: str | Path, *, device: str = "cpu", threads: int | None = None) -> Runtime:
-    """Open an artifact folder with the framework it was made for.
+def open_runtime(
+    artifact: str | Path, *, device: str = "cpu", threads: int | None = None, math: str = "strict"
+) -> Runtime:
+    """Open an artifact folder with the framework it was made for. math: one of MATH.
 
-    Raises InputError where the folder is not an artifact or its framework is not installed.
+    Raises InputError where the folder is not an artifact, and NotRun where its framework, the device or the
+    arithmetic is not to be had here.
     """
     folder = Path(artifact)
     inside = [name for name in TARGETS if (folder / name / DESCRIPTION).is_file()]
@@ -222,4 +249,6 @@ def open_runtime(artifact: str | Path, *, device: str = "cpu", threads: int | No
         raise InputError(opened.folder, f"target: expected one of {', '.join(TARGETS)}; found {opened.target!r}")
     if device not in ("cpu", "cuda"):
         raise InputError("--device", f"expected cpu or cuda; found {device!r}")
-    return TARGETS[opened.target].load_runtime()(opened, device=device, threads=threads)
+    if math not in MATH:
+        raise InputError("--math", f"expected one of {', '.join(MATH)}; found {math!r}")
+    return TARGETS[opened.target].load_runtime()(opened, device=device, threads=threads, math=math)

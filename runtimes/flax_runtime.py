@@ -1,7 +1,9 @@
 """Flax artifacts, run by the native `linen.Module` under `jit`."""
 
 import os
-from collections.abc import Hashable, Mapping
+import re
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,19 +14,20 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.errors import InputError
+from converters.errors import InputError, NotRun
 from converters.forwards.flax import Parameters, Tap, embeddings, encode, encoder, encoder_layer, heads, mask_scores
 from converters.layout import FLAX_WEIGHTS, canonical_parameters
 from converters.spec import SENTENCE_EMBEDDING, EncoderSpec, Layer, parameters_of
 from converters.to_flax import ARRAY_TYPE, CHUNKED
-from runtimes.base import TAPS, Inputs, Outputs, Runtime
+from runtimes.base import MATH, TAPS, Inputs, Outputs, Runtime
 
 # Below this length there is less to save than a compilation costs.
 SHORTEST = 16
+_TYPES = {"bf16": jnp.bfloat16, "fp16": jnp.float16}
 
 
 class FlaxRuntime(Runtime):
-    """Compiles one layer per bucket of batch and length and runs every layer with it, in strict float32.
+    """Compiles one layer per bucket of batch and length and runs every layer with it.
 
     XLA compiles for exact shapes, and a whole encoder takes seconds each time; its layers differ in
     nothing but their parameters (one of each form is compiled where not all have the same adapters).
@@ -32,15 +35,18 @@ class FlaxRuntime(Runtime):
     back: a token's result does not depend on padding.
     """
 
+    tiers: Mapping[str, Sequence[str]] = {"cpu": ("strict", "bf16", "fp16"), "cuda": MATH}
+
     def _open(self) -> None:
         if self.threads:
             _set_threads(self.threads)
         try:
             self._device = jax.devices(self.device)[0]
         except RuntimeError as error:
-            raise InputError(f"--device {self.device}", f"this JAX sees no such device: {error}") from None
+            raise NotRun(f"--device {self.device}", f"this JAX sees no such device: {error}") from None
         tree = read_tree(self.artifact.folder / FLAX_WEIGHTS, self._device)
-        self._parameters = canonical_parameters(tree)
+        self._type = _TYPES.get(self.math, jnp.float32)
+        self._parameters = {name: array.astype(self._type) for name, array in canonical_parameters(tree).items()}
         self._spec = spec = self._build_spec(self._parameters.keys())
         self._embed = jax.jit(lambda p, ids, types: embeddings(p, spec, ids, types))
         self._step = jax.jit(partial(_run_layer, spec), static_argnames="layer")
@@ -50,16 +56,16 @@ class FlaxRuntime(Runtime):
 
     def _run(self, inputs: Inputs, outputs: tuple[str, ...]) -> Mapping[str, NDArray]:
         batch, length = inputs.input_ids.shape
-        with jax.default_device(self._device):
+        with self._arithmetic():
             found = self._compute(*self._pad(inputs), outputs)
-        return {name: self._cut(name, np.asarray(found[name]), batch, length) for name in outputs}
+        return {name: self._cut(name, np.asarray(found[name], np.float32), batch, length) for name in outputs}
 
     def _logits_at(self, inputs: Inputs, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         count = len(positions)
         positions = np.pad(positions.astype(np.int32), ((0, bucket(count) - count), (0, 0)))
-        with jax.default_device(self._device):
+        with self._arithmetic():
             found = self._compute(*self._pad(inputs), ("logits",), positions)
-        return np.asarray(found["logits"])[:count]
+        return np.asarray(found["logits"], np.float32)[:count]
 
     def _pad(self, inputs: Inputs) -> tuple[NDArray, NDArray, NDArray]:
         """Ids, mask and types, each [B, T], up to the next bucket of both axes."""
@@ -88,9 +94,40 @@ class FlaxRuntime(Runtime):
     def look_inside(self, inputs: Inputs, layer: int) -> Outputs:
         """All of TAPS, without compiling."""
         names = {f"layers.{layer}.{tap}": tap for tap in TAPS}
-        with jax.default_device(self._device):
+        with self._arithmetic():
             _, found = encode(self._parameters, self._spec, *inputs.as_dict(np.int32).values(), tuple(names))
-        return {tap: np.asarray(found[name]) for name, tap in names.items()}
+        return {tap: np.asarray(found[name], np.float32) for name, tap in names.items()}
+
+    @contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        """On the device, with products as `math` says whatever the process has set."""
+        precision = "tensorfloat32" if self.math == "tf32" else None  # None: each product asks for HIGHEST
+        with jax.default_device(self._device), jax.default_matmul_precision(precision):
+            yield
+
+    def settings(self) -> dict[str, str]:
+        """What the products of a layer ask XLA for, read from the lowered program; and the type of the weights."""
+        hidden = jax.ShapeDtypeStruct((1, SHORTEST, self.config.hidden_size), self._type)
+        mask = jax.ShapeDtypeStruct((1, 1, 1, SHORTEST), self._type)
+        layer = self._spec.layers[0]
+        parameters = {p.name: self._parameters[p.name] for p in parameters_of(layer)}
+        with self._arithmetic():
+            program = self._step.lower(parameters, hidden, mask, None, layer=layer).as_text()
+        asked = re.findall(r"dot_general[^\n]*precision = \[(\w+), (\w+)\]", program)
+        return {
+            "weights": str(jnp.dtype(self._type)),
+            "product precision": ", ".join(sorted({name for pair in asked for name in pair})) or "not found",
+            "device": f"{self._device.platform} {self._device.device_kind}",
+        }
+
+    def find_fallbacks(self, inputs: Inputs) -> list[str]:
+        """Parameters that are elsewhere: XLA computes where they are, or not at all."""
+        return [
+            f"{name}: on {place}"
+            for name, array in self._parameters.items()
+            for place in array.devices()
+            if place != self._device
+        ]
 
     def _run_compiled(
         self,

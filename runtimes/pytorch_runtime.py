@@ -1,6 +1,6 @@
 """PyTorch artifacts, run by the native `nn.Module`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -10,31 +10,34 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from converters.checkpoint import POOLER, WEIGHTS
-from converters.errors import InputError
+from converters.errors import NotRun
 from converters.forwards.pytorch import Encoder, can_pack, pack
 from converters.safetensors_file import SafetensorsFile
 from converters.spec import KERNEL, EncoderSpec, MaskedLMHead
-from runtimes.base import TAPS, Inputs, Outputs, Runtime
+from runtimes.base import MATH, TAPS, Inputs, Outputs, Runtime
+
+_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class PyTorchRuntime(Runtime):
-    """Runs the whole forward pass under `torch.inference_mode`, in strict float32."""
+    """Runs the whole forward pass under `torch.inference_mode`."""
+
+    tiers: Mapping[str, Sequence[str]] = {"cpu": ("strict", "bf16", "fp16"), "cuda": MATH}
 
     def _open(self) -> None:
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise InputError("--device cuda", "this PyTorch sees no CUDA device")
-        # TF32 rounds inputs to 10 bits of mantissa: never in strict mode.
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
+            raise NotRun("--device cuda", "this PyTorch sees no CUDA device")
+        _set_arithmetic(self.device, self.math)
         if self.threads:
             torch.set_num_threads(self.threads)
         tensors = load_file(self.artifact.folder / WEIGHTS)
         if (self.artifact.folder / POOLER).exists():
             tensors |= load_file(self.artifact.folder / POOLER)
+        self._type = _TYPES.get(self.math, torch.float32)
         spec = self._build_spec(tensors.keys())
-        if can_pack(self.device):
+        if can_pack(self.device) and self._type == torch.float32:
             tensors = pack_kernels(spec, tensors, self.artifact.folder)
-        self._module = Encoder(spec, tensors).to(self.device).eval()
+        self._module = Encoder(spec, tensors).to(self.device, self._type).eval()
 
     def _run(self, inputs: Inputs, outputs: tuple[str, ...]) -> Mapping[str, NDArray]:
         return self._compute(inputs, outputs, None)
@@ -51,7 +54,46 @@ class PyTorchRuntime(Runtime):
         tensors = {name: torch.from_numpy(array).to(self.device) for name, array in inputs.as_dict().items()}
         with torch.inference_mode():
             found = self._module(**tensors, outputs=outputs, positions=positions)
-        return {name: tensor.cpu().numpy() for name, tensor in found.items()}
+        return {name: tensor.float().cpu().numpy() for name, tensor in found.items()}
+
+    def settings(self) -> dict[str, str]:
+        """TF32, which attention kernels are allowed, and the type of the weights."""
+        cuda = torch.backends.cuda
+        found = {
+            "weights": str(self._type),
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+            "cuda.matmul.allow_tf32": str(cuda.matmul.allow_tf32),
+            "cudnn.allow_tf32": str(torch.backends.cudnn.allow_tf32),
+        }
+        if self.device == "cuda":
+            kernels = ("flash", "mem_efficient", "cudnn", "math")
+            allowed = [name for name in kernels if getattr(cuda, f"{name}_sdp_enabled")()]
+            found |= {"attention kernels": ", ".join(allowed), "device": torch.cuda.get_device_name()}
+        return found
+
+    def find_fallbacks(self, inputs: Inputs) -> list[str]:
+        """Parameters that are elsewhere: PyTorch computes where they are, or not at all."""
+        return [
+            f"{name}: on {parameter.device}"
+            for name, parameter in self._module.named_parameters()
+            if parameter.device.type != self.device
+        ]
+
+
+def _set_arithmetic(device: str, math: str) -> None:
+    """Set everything that decides how float32 is multiplied, whatever the process had set before."""
+    tf32 = math == "tf32"
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+    # A 16-bit product's sum stays float32: rounding it between blocks would be a tier of its own.
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    if device == "cuda":
+        # The fused kernels choose their products by themselves; the plain one obeys what is set above.
+        for enable in ("enable_flash_sdp", "enable_mem_efficient_sdp", "enable_cudnn_sdp"):
+            getattr(torch.backends.cuda, enable)(math != "strict")
+        torch.backends.cuda.enable_math_sdp(True)
 
 
 def pack_kernels(spec: EncoderSpec, tensors: Mapping[str, torch.Tensor], folder: Path) -> dict[str, torch.Tensor]:

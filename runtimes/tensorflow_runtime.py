@@ -1,24 +1,25 @@
 """TensorFlow artifacts, run through the SavedModel's own signatures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from converters.errors import InputError
+from converters.errors import InputError, NotRun
 from converters.spec import LOGITS_AT, POSITIONS
 from runtimes.base import Inputs, Runtime
 
 
 class TensorFlowRuntime(Runtime):
-    """Calls the smallest signature that computes what is asked for, in strict float32."""
+    """Calls the smallest signature that computes what is asked for."""
+
+    tiers: Mapping[str, Sequence[str]] = {"cpu": ("strict",), "cuda": ("strict", "tf32")}
 
     def _open(self) -> None:
         if self.device == "cuda" and not tf.config.list_physical_devices("GPU"):
-            raise InputError("--device cuda", "this TensorFlow sees no CUDA device")
-        # TF32 rounds inputs to 10 bits of mantissa: never in strict mode.
-        tf.config.experimental.enable_tensor_float_32_execution(False)
+            raise NotRun("--device cuda", "this TensorFlow sees no CUDA device")
+        tf.config.experimental.enable_tensor_float_32_execution(self.math == "tf32")
         if self.threads:
             _set_threads(self.threads)
         self._place = "/GPU:0" if self.device == "cuda" else "/CPU:0"
@@ -36,6 +37,19 @@ class TensorFlowRuntime(Runtime):
     def _call(self, signature: str, arrays: Mapping[str, NDArray]) -> Mapping[str, tf.Tensor]:
         with tf.device(self._place):
             return self._model.signatures[signature](**{name: tf.constant(array) for name, array in arrays.items()})
+
+    def settings(self) -> dict[str, str]:
+        """TF32, and where it runs."""
+        return {
+            "tensor_float_32_execution": str(tf.config.experimental.tensor_float_32_execution_enabled()),
+            "device": self._place,
+        }
+
+    def find_fallbacks(self, inputs: Inputs) -> list[str]:
+        """Outputs that were computed elsewhere."""
+        found = self._call("serving_default", inputs.as_dict(np.int32))
+        kind = {"cuda": "GPU", "cpu": "CPU"}[self.device]
+        return [f"{name}: on {x.device}" for name, x in found.items() if f":{kind}:" not in x.device]
 
     def close(self) -> None:
         """Free the model."""

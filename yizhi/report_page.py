@@ -73,9 +73,22 @@ def _target(name: str, found: Mapping[str, Any]) -> str:
     if found["faults"]:
         parts.append("<ul class=faults>" + "".join(f"<li>{escape(fault)}</li>" for fault in found["faults"]) + "</ul>")
     parity = found["parity"]
-    if parity and parity["worst"]:
+    if parity and parity["worst"] and not parity["tolerance"]:
+        parts.append(_errors(parity))
+    elif parity and parity["worst"]:
         parts += [_layers(name, parity), _worst_cases(parity), _quality(parity), _tolerance(parity)]
     return "\n".join([*parts, "</section>"])
+
+
+def _errors(parity: Mapping[str, Any]) -> str:
+    """What was measured where nothing is known to judge it by."""
+    rows = [
+        [output, found["case"], *("-" if found[key] is None else f"{found[key]:.1e}" for key in ("error", "excess"))]
+        for output, found in parity["worst"].items()
+    ]
+    settings = ", ".join(f"{name} {value}" for name, value in parity["settings"].items())
+    heading = f"{parity['precision']} on {parity['device']}: measured, not judged"
+    return f"<h3>{heading}</h3><p>{escape(settings)}</p>" + _table(("output", "case", "error", "needs"), rows)
 
 
 def _layers(name: str, parity: Mapping[str, Any]) -> str:

@@ -42,8 +42,10 @@ class Row:
 
     @property
     def not_run(self) -> bool:
-        """Whether this machine lacks the framework or the device that was asked for."""
-        return any(result is not None and result.not_run for result in (self.export, self.verification))
+        """Whether this machine lacks the framework or the device that was asked for, or nothing can judge it."""
+        return bool(self.verdict and self.verdict.get("not_judged")) or any(
+            result is not None and result.not_run for result in (self.export, self.verification)
+        )
 
     @property
     def bad_input(self) -> bool:

@@ -9,6 +9,9 @@ from rich.text import Text
 from yizhi.head import describe_head, find_head
 from yizhi.results import Row
 
+# Where arithmetic is set by the release alone; elsewhere the table says how each framework computed.
+_USUAL = (("cpu", "fp32"), ("cpu", "int8"))
+
 
 def print_release(console: Console, release: object, rows: Sequence[Row]) -> None:
     """One line per target: size, seconds, peak memory, worst error per output, verdict; then the reasons."""
@@ -38,6 +41,10 @@ def print_release(console: Console, release: object, rows: Sequence[Row]) -> Non
     published = next((row.verdict["published"] for row in rows if row.verdict and "published" in row.verdict), None)
     if published:
         console.print(_describe_published(published))
+    for row in rows:
+        if row.verdict and (row.verdict["device"], row.verdict["precision"]) not in _USUAL:
+            settings = ", ".join(f"{name} {value}" for name, value in row.verdict["settings"].items())
+            console.print(Text(f"{row.target}: {row.verdict['precision']} on {row.verdict['device']}: {settings}"))
     for row in rows:
         for fault in row.faults:
             console.print(Text(f"{row.target}: {fault}", "red"))

@@ -22,10 +22,12 @@ def verify_path(
     progress: Progress,
     bisect: Path | None = None,
     evaluation: Evaluation | None = None,
+    math: str = "strict",
 ) -> list[Row]:
     """Check the files and outputs of a release, or of one artifact inside or outside a release.
 
     bisect: the checkpoint it was made from, to say more of what fails. evaluation: labelled data to score on too.
+    math: one of `runtimes.base.MATH`.
     Raises InputError where the path is neither, or a target that was asked for is not in it.
     """
     progress.note(f"hashing {path}")
@@ -64,6 +66,7 @@ def verify_path(
                 "score_head": name == scores,
                 **({"bisect": str(bisect)} if bisect else {}),
                 "known": known,
+                "math": math,
             },
         )
         for name in unaltered

@@ -60,24 +60,25 @@ def verify(
     threads: int,
     known: str | None = None,
     bisect: str | None = None,
+    math: str = "strict",
 ) -> dict[str, Any]:
     """Run the cases through an artifact; the answer is the verdict.
 
     score_head: also look whether the masked-language-model head makes sense, as `head`.
     known: the known checkpoint that the release was made from: also compare with what was published for it.
-    bisect: the checkpoint it was made from, to say more of what fails.
+    bisect: the checkpoint it was made from, to say more of what fails. math: one of `runtimes.base.MATH`.
     """
     from parity_tests import plausibility, published
     from parity_tests.golden import Golden
     from parity_tests.verify import verify as judge
     from runtimes import open_runtime
 
-    with open_runtime(folder, device=device, threads=threads) as runtime:
+    with open_runtime(folder, device=device, threads=threads, math=math) as runtime:
         expected = Golden.read(Path(golden))
-        precision = TARGETS[runtime.artifact.target].precision
+        precision = TARGETS[runtime.artifact.target].precision if math == "strict" else math
         verdict = judge(runtime, expected, precision)
         answer = verdict.as_dict()
-        if bisect and not verdict.passed:
+        if bisect and verdict.gates and not verdict.passed:
             answer |= _diagnose(runtime, bisect, expected, verdict)
         if known and precision == "fp32":  # int8 cannot be held to published digits
             check = published.check_published(runtime, known)

@@ -1,7 +1,7 @@
 """Flax: the encoder as a `linen.Module` whose parameter tree is that of `flax_model.msgpack`.
 
-Kernels are [inputs, outputs]. Every product asks for full float32: on GPUs and TPUs, JAX's default
-rounds its operands to 10 or 8 bits of mantissa.
+Kernels are [inputs, outputs]. Every product asks for full float32, since on GPUs and TPUs JAX's default
+rounds its operands to 10 or 8 bits of mantissa; unless `jax.default_matmul_precision` says otherwise.
 """
 
 import math
@@ -42,7 +42,6 @@ Parameters = Mapping[str, Array]
 Tap = Callable[[str, Array], Array]
 LayerFunction = Callable[[Parameters, EncoderSpec, Layer, Array, Array, Tap, Array | None], Array]
 
-_PRECISION = lax.Precision.HIGHEST
 _INITIALIZERS = {
     EMBEDDING: nn.initializers.normal(0.02),
     KERNEL: nn.initializers.normal(0.02),
@@ -64,6 +63,11 @@ def gelu_tanh(x: Array) -> Array:
 
 
 ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": jax.nn.relu, "silu": jax.nn.silu, "tanh": jnp.tanh}
+
+
+def precision() -> lax.Precision | None:
+    """What every product asks for; None leaves it to `jax.default_matmul_precision`, where that is set."""
+    return None if jax.config.jax_default_matmul_precision else lax.Precision.HIGHEST
 
 
 class FlaxEncoder(nn.Module):
@@ -218,9 +222,9 @@ def attention(
     query = tap("query", linear(p, layer.query, x)).reshape(heads)  # [B, T, A, d]
     key = tap("key", linear(p, layer.key, x)).reshape(heads)
     value = tap("value", linear(p, layer.value, x)).reshape(heads)
-    scores = jnp.einsum("bqad,bkad->baqk", query, key, precision=_PRECISION)  # [B, A, T, T]
+    scores = jnp.einsum("bqad,bkad->baqk", query, key, precision=precision())  # [B, A, T, T]
     weights = jax.nn.softmax(scores * spec.config.head_size**-0.5 + mask, axis=-1)
-    context = jnp.einsum("baqk,bkad->bqad", weights, value, precision=_PRECISION)
+    context = jnp.einsum("baqk,bkad->bqad", weights, value, precision=precision())
     context = tap("context", tokens_at(context.reshape(x.shape), positions))  # [B, T, H] or [N, H]
     return tap("attention_output", linear(p, layer.attention_output, context))
 
@@ -260,7 +264,7 @@ def mlm_head(p: Parameters, spec: EncoderSpec, head: MaskedLMHead, x: Array) -> 
     x = ACTIVATIONS[head.activation](linear(p, head.dense, x))  # [..., E]
     x = layer_norm(p, spec, head.norm, x)
     product = "...e,ve->...v" if spec.tied else "...e,ev->...v"  # a tied decoder is the embedding table [V, E]
-    return jnp.einsum(product, x, p[head.decoder], precision=_PRECISION) + p[head.decoder_bias]
+    return jnp.einsum(product, x, p[head.decoder], precision=precision()) + p[head.decoder_bias]
 
 
 def linear_head(p: Parameters, head: LinearHead, x: Array, pooled: Array | None) -> Array:
@@ -279,7 +283,7 @@ def lookup(table: Array, ids: Array) -> Array:
 
 def linear(p: Parameters, layer: Linear, x: Array) -> Array:
     """x K + b, with the kernel K [inputs, outputs]."""
-    return jnp.matmul(x, p[layer.weight], precision=_PRECISION) + p[layer.bias]
+    return jnp.matmul(x, p[layer.weight], precision=precision()) + p[layer.bias]
 
 
 def layer_norm(p: Parameters, spec: EncoderSpec, norm: Norm, x: Array) -> Array:

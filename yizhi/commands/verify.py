@@ -25,11 +25,18 @@ def add(commands: Commands) -> None:
         "travel with the release. Exit code 1, with the file or the first layer that differs, if not.\n\n"
         "  yizhi verify dist/bert-base-chinese\n"
         "  yizhi verify dist/bert-base-chinese/onnx-int8\n"
-        "  yizhi verify dist/bert-base-chinese --bisect ./bert-base-chinese",
+        "  yizhi verify dist/bert-base-chinese --bisect ./bert-base-chinese\n"
+        "  yizhi verify dist/bert-base-chinese --target pytorch --device cuda --math tf32",
     )
     parser.add_argument("path", type=Path, metavar="RELEASE|ARTIFACT")
     parser.add_argument("--target", action="append", metavar="T", help="only this target of the release")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help=DEVICE_HELP)
+    parser.add_argument(
+        "--math",
+        choices=("strict", "tf32", "bf16", "fp16"),
+        default="strict",
+        help="how numbers are multiplied: docs/gpu.md (default: strict, the artifact's own type)",
+    )
     parser.add_argument(
         "--jobs", type=positive, default=os.cpu_count(), help="processes at once (default: a core each)"
     )
@@ -76,7 +83,9 @@ def run(options: argparse.Namespace) -> int:
     evaluation = _read_evaluation(options)
     with Progress() as progress:
         targets = targets if options.target else None
-        rows = verify_path(options.path, targets, options.device, options.jobs, progress, options.bisect, evaluation)
+        rows = verify_path(
+            options.path, targets, options.device, options.jobs, progress, options.bisect, evaluation, options.math
+        )
     if options.report:
         write_report(options.report, rows)
     return finish(rows, options.path, options.json, options.require_mlm)
