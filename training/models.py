@@ -31,6 +31,10 @@ def build_model(
     raw = {key: value for key, value in raw.items() if not (key == "num_labels" and "id2label" in config)}
     model = model_class(model_class.config_class.from_dict({**raw, **config}))
     weights = {p.name: torch.from_numpy(checkpoint.array(p.name).copy()) for p in checkpoint.parameters()}
+    # transformers 5 holds an untied decoder's bias twice, and reads the second.
+    alias, bias = family.masked_lm_names.decoder_bias_alias, family.masked_lm_names.decoder_bias
+    if alias and bias in weights:
+        weights[alias] = weights[bias]
     own = model.state_dict()
     fitting = {name: tensor for name, tensor in weights.items() if name in own and own[name].shape == tensor.shape}
     model.load_state_dict(fitting, strict=False)
@@ -65,7 +69,11 @@ def write_checkpoint(
             shutil.copyfile(checkpoint.folder / name, folder / name)
     # A tensor with two names is stored under its first.
     tensors: dict[int, tuple[str, torch.Tensor]] = {}
-    for name, tensor in model.state_dict().items():
+    state = model.state_dict()
+    names = FAMILIES[checkpoint.config.model_type].masked_lm_names
+    if names.decoder_bias_alias in state:
+        state[names.decoder_bias] = state.pop(names.decoder_bias_alias)
+    for name, tensor in state.items():
         tensors.setdefault(tensor.data_ptr(), (name, tensor))
     stored = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.values()}
     for parameter in carry:
