@@ -90,7 +90,7 @@ def render(rows: list[dict[str, Any]], device: str, environment: dict[str, Any])
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns 1 where something failed or was computed elsewhere; what is not judged is neither."""
+    """Returns 1 where something failed or was computed elsewhere, 2 where nothing could be run, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, help="default: a synthetic one of BERT-base's shape")
     parser.add_argument("--out", type=Path, default=Path("build/gpu"))
@@ -115,7 +115,9 @@ def main(arguments: list[str] | None = None) -> int:
     environment = describe_environment()
     (options.out / "gpu.json").write_text(json.dumps({"environment": environment, "rows": rows}, indent=1))
     print(render(rows, options.device, environment))
-    return 1 if any(row["verdict"] == "FAIL" for row in rows) else 0
+    if any(row["verdict"] == "FAIL" for row in rows):
+        return 1
+    return 0 if any(row["verdict"] == "pass" or row["needs"] is not None for row in rows) else 2
 
 
 if __name__ == "__main__":

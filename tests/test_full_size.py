@@ -1,12 +1,15 @@
 """`make export-all`, once, at real size: five passes on the embedded default, within its memory."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from converters.artifact import Artifact
 from converters.targets import TARGETS
 from yizhi.cli import main
+from yizhi.jobs import Job, run_jobs
 
 ROOT = Path(__file__).parent.parent
 CHECKPOINT = ROOT / "build" / "synthetic-bert-base"
@@ -58,3 +61,26 @@ def test_onnx_export_streams(report):
     if not report["targets"]["onnx"]["export"]:
         pytest.skip("everything was up to date: nothing ran to be measured")
     assert report["targets"]["onnx"]["export"]["peak_bytes"] < 600e6
+
+
+def test_a_second_build_has_the_same_bytes(report, tmp_path):
+    """Each artifact converted again, in another folder and process; its artifact.json has every file's digest."""
+    written = {name: Artifact.read(RELEASE / name).description for name in TARGETS}
+    plan = [
+        Job(
+            name,
+            "convert",
+            {
+                "checkpoint": str(CHECKPOINT),
+                "target": name,
+                "folder": str(tmp_path / name),
+                "description": {key: found[key] for key in found.keys() - {"files", "schema_version"}},
+            },
+        )
+        for name, found in written.items()
+    ]
+    results = run_jobs(plan, 1, lambda name: None, lambda result: None)
+    assert not any(result.faults for result in results.values())
+    again = {name: Artifact.read(tmp_path / name).description for name in TARGETS}
+    shutil.rmtree(tmp_path)  # 1.7 GB, which pytest would keep
+    assert again == written

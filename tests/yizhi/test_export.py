@@ -47,6 +47,13 @@ def test_release_holds_what_its_manifest_says(finished_release):
     assert files == {"manifest.json", "bom.cdx.json", "provenance.json", "golden", "report", "pytorch", "onnx"}
 
 
+def test_a_second_build_elsewhere_has_the_same_manifest(checkpoint, finished_release, tmp_path):
+    """In another folder and other processes, of which one runs at a time."""
+    again = tmp_path / "again"
+    assert main(["export", str(checkpoint), "--out", str(again), "--jobs", "1", *TARGETS]) == 0
+    assert (again / "manifest.json").read_bytes() == (finished_release / "manifest.json").read_bytes()
+
+
 def test_second_run_exports_nothing(checkpoint, release, capsys):
     before = {path: path.stat().st_mtime_ns for path in release.rglob("*")}
     assert main(["export", str(checkpoint), "--out", str(release), *TARGETS]) == 0
