@@ -24,6 +24,12 @@ def build_model(
     class_suffix: such as ForTokenClassification. config: what differs from the checkpoint's own `config.json`.
     Seed first: new parameters are random. Raises InputError where the encoder itself would not be the checkpoint's.
     """
+    if checkpoint.config.adapter:
+        raise InputError(
+            checkpoint.folder,
+            f"holds the adapter {checkpoint.config.adapter.name}, which transformers' classes would drop: "
+            "train the base that it was made from, or the adapter with the adapters library",
+        )
     family = FAMILIES[checkpoint.config.model_type]
     model_class = getattr(transformers, family.class_name + class_suffix)
     raw = {key: value for key, value in checkpoint.config.raw.items() if key not in ("torch_dtype", "dtype")}
