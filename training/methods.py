@@ -1,4 +1,4 @@
-"""What of a model is trained: all of it, all but the bottom layers, or LoRA's small matrices."""
+"""What of a model is trained: all of it, all but the bottom layers, LoRA's small matrices, or an adapter."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -7,12 +7,16 @@ from typing import Any, Protocol
 
 import transformers
 
+from converters.adapter_config import ADAPTED_FAMILIES
 from converters.checkpoint import Checkpoint
 from converters.errors import InputError
 from converters.spec import parameters_of
 
 # Beside the checkpoint's own files, where it is kept.
 LORA_FOLDER = "lora"
+# Pfeiffer's, Houlsby's and He's adapters, by the adapters library's names; and what ours is called in the checkpoint.
+BOTTLENECKS = ("seq_bn", "double_seq_bn", "par_bn")
+ADAPTER_NAME = "finetuned"
 
 
 class Method(Protocol):
@@ -99,6 +103,44 @@ class Lora:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {"name": "lora", **asdict(self), "modules": list(self.modules)}
+
+
+@dataclass(frozen=True)
+class Bottleneck:
+    """A bottleneck adapter of the adapters library and a new head; all else is frozen. docs/adapters.md
+
+    kind: one of BOTTLENECKS. reduction_factor: the layers are so many times as wide as the bottleneck; the
+    configuration's own if None.
+    """
+
+    kind: str = "seq_bn"
+    reduction_factor: float | None = None
+
+    def prepare(self, model: transformers.PreTrainedModel, checkpoint: Checkpoint, new: Sequence[str]) -> Any:
+        """Raises InputError for a family that the library has no adapters for."""
+        import adapters
+
+        if checkpoint.config.model_type not in ADAPTED_FAMILIES:
+            known = ", ".join(ADAPTED_FAMILIES)
+            raise InputError("--method adapter", f"expected one of {known}; found {checkpoint.config.model_type}")
+        adapters.init(model)
+        model.add_adapter(ADAPTER_NAME, config=adapters.AdapterConfig.load(self.kind, **self._changes()))
+        model.train_adapter(ADAPTER_NAME)
+        for name, parameter in model.named_parameters():
+            if name in new:  # a pooler that the base does not have belongs to the encoder, which is frozen
+                parameter.requires_grad = True
+        return model
+
+    def finish(self, model: Any, folder: Path) -> transformers.PreTrainedModel:
+        """The model itself, with the adapter in it."""
+        return model
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"name": "adapter", **asdict(self)}
+
+    def _changes(self) -> dict[str, float]:
+        return {} if self.reduction_factor is None else {"reduction_factor": self.reduction_factor}
 
 
 def _bottom(checkpoint: Checkpoint, count: int) -> set[str]:

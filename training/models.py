@@ -69,6 +69,8 @@ def write_checkpoint(
     architecture = type(model).__name__
     raw = {key: value for key, value in checkpoint.config.raw.items() if key not in ("torch_dtype", "num_labels")}
     raw |= {"architectures": [architecture], "dtype": "float32", **config}
+    if hasattr(model, "adapters_config"):
+        raw["adapters"] = model.adapters_config.to_dict()
     (folder / "config.json").write_text(to_json(raw), encoding="utf-8")
     for name in ("vocab.txt", "tokenizer_config.json"):
         if (checkpoint.folder / name).exists():

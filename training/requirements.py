@@ -7,6 +7,7 @@ from converters.errors import NotRun
 # Module -> the name that pip knows it by.
 _MODULES = {
     "accelerate": "accelerate",
+    "adapters": "adapters",
     "jieba": "jieba",
     "matplotlib": "matplotlib",
     "peft": "peft",
@@ -21,4 +22,5 @@ def require(*modules: str) -> None:
     """Raise NotRun, naming the extra, unless all these modules can be imported."""
     missing = [_MODULES[module] for module in modules if not find_spec(module)]
     if missing:
-        raise NotRun("training", f"needs {', '.join(missing)}: pip install 'yizhi[training]'")
+        extra = "adapters" if "adapters" in missing else "training"
+        raise NotRun("training", f"needs {', '.join(missing)}: pip install 'yizhi[{extra}]'")

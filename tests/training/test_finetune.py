@@ -10,7 +10,7 @@ from converters.errors import InputError
 from runtimes import open_runtime
 from runtimes.tokenization import Tokenizer
 from tests.artifacts import export_artifact
-from training.methods import Full, Lora
+from training.methods import Bottleneck, Full, Lora
 from training.settings import Settings
 from training.tasks import classification, reading, tagging
 from training.tasks.faults import Faults
@@ -157,6 +157,53 @@ def test_lora_merged_is_lora_applied(make_checkpoint, tmp_path, variant):
     moved = {name for name, array in after.items() if name in before and not np.array_equal(array, before[name])}
     assert moved
     assert all(name.endswith(("query.weight", "value.weight")) for name in moved)
+
+
+@pytest.mark.parametrize(
+    ("variant", "kind"), [("bert", "seq_bn"), ("albert", "double_seq_bn"), ("electra-generator", "par_bn")]
+)
+def test_an_adapter_is_trained_alone_and_leaves_in_the_graph(make_checkpoint, tmp_path, variant, kind):
+    pytest.importorskip("adapters")
+    base = make_checkpoint(variant)
+    method = Bottleneck(kind, reduction_factor=4)
+    outcome = run(base, tmp_path, method=method)
+    assert outcome.trained < outcome.parameters / 2
+    before, after = tensors(base), tensors(tmp_path / "out")
+    assert all(np.array_equal(before[name], after[name]) for name in before.keys() & after.keys())
+    ups = [name for name in after if name.endswith("adapter_up.weight")]
+    assert ups
+    assert all(np.abs(after[name]).max() > 0 for name in ups)
+    reader, _, name = TASKS["tag"]
+    with Checkpoint.open(tmp_path / "out") as trained:
+        assert trained.config.adapter.name == "finetuned"
+        artifact = export_artifact(trained, "onnx", tmp_path / "onnx")
+        with pytest.raises(InputError, match="holds the adapter finetuned"):
+            build_model(trained, "ForTokenClassification", {})
+    examples = reader.read(tmp_path / name, Faults())
+    task = reader.make_task(examples)
+    with open_runtime(artifact) as runtime:
+        tokenizer = Tokenizer.open(artifact)
+        features = task.encode(examples, tokenizer, Faults())
+        found = predict_with_artifact(runtime, features, tokenizer.pad_id)
+    assert task.score(examples, features, found) == pytest.approx(
+        {name: value for name, value in outcome.scores.items() if name != "loss"}, abs=0.05
+    )
+
+
+def test_an_adapter_trained_twice_is_the_same(make_checkpoint, tmp_path):
+    pytest.importorskip("adapters")
+    base, method = make_checkpoint("bert"), Bottleneck("double_seq_bn", 4)
+    whole = run(base, tmp_path, method=method)
+    again = run(base, tmp_path, method=method, out="again")
+    assert again.scores == whole.scores
+    one, other = tensors(tmp_path / "out"), tensors(tmp_path / "again")
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_an_adapter_for_a_family_without(make_checkpoint, tmp_path):
+    pytest.importorskip("adapters")
+    with pytest.raises(InputError, match="expected one of bert, albert, electra; found megatron-bert"):
+        run(make_checkpoint("megatron-bert"), tmp_path, method=Bottleneck())
 
 
 def test_unknown_lora_modules(make_checkpoint, tmp_path):

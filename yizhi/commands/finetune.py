@@ -39,7 +39,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--max-length", type=positive, metavar="N", help="tokens of a row (default: the model's most)")
     parser.add_argument("--new-head", action="store_true", help="replace the head that the checkpoint has for the task")
     method = parser.add_argument_group("what is trained")
-    method.add_argument("--method", choices=("full", "lora"), default="full", help="default: full")
+    method.add_argument("--method", choices=("full", "lora", "adapter"), default="full", help="default: full")
     method.add_argument(
         "--freeze-layers", type=positive, metavar="N", help="full: leave the embeddings and the bottom N layers alone"
     )
@@ -47,6 +47,10 @@ def add(commands: Commands) -> None:
     method.add_argument("--lora-alpha", type=positive, metavar="A", help="updates count A / R (default: 16)")
     method.add_argument("--lora-modules", metavar="NAMES", help="default: query,value")
     method.add_argument("--keep-lora", action="store_true", help="also write peft's folder, OUT/lora")
+    method.add_argument("--adapter-kind", choices=("seq_bn", "double_seq_bn", "par_bn"), help="default: seq_bn")
+    method.add_argument(
+        "--adapter-reduction", type=positive, metavar="R", help="hidden size over bottleneck (default: the kind's)"
+    )
     vectors = parser.add_argument_group("--task embed")
     vectors.add_argument(
         "--objective", choices=("cosent", "simcse"), help="of scored pairs (cosent, the default) or plain text (simcse)"
@@ -61,6 +65,8 @@ def run(options: argparse.Namespace) -> int:
     from training.requirements import require
 
     require("torch", "transformers", "accelerate", "peft", "seqeval", "sklearn", "matplotlib")
+    if options.method == "adapter":
+        require("adapters")
     use_torch_alone()
     from converters.hub import resolve_checkpoint
     from training.finetune import finetune
@@ -126,18 +132,25 @@ def _embed(options: argparse.Namespace) -> int:
 
 
 def _read_method(options: argparse.Namespace) -> "Method":
-    from training.methods import Full, Lora
+    from training.methods import Bottleneck, Full, Lora
 
     lora = {"rank": options.lora_rank, "alpha": options.lora_alpha, "modules": options.lora_modules}
     lora = {name: value for name, value in lora.items() if value is not None}
     faults = []
-    if options.method == "lora" and options.freeze_layers:
-        faults.append("--freeze-layers: LoRA freezes every layer")
+    if options.method != "full" and options.freeze_layers:
+        what = "LoRA" if options.method == "lora" else "an adapter"
+        faults.append(f"--freeze-layers: {what} freezes every layer")
     if options.method != "lora":
         faults += [f"--lora-{name}: needs --method lora" for name in lora]
         faults += ["--keep-lora: needs --method lora"] if options.keep_lora else []
+    bottleneck = {"kind": options.adapter_kind, "reduction_factor": options.adapter_reduction}
+    bottleneck = {name: value for name, value in bottleneck.items() if value is not None}
+    if bottleneck and options.method != "adapter":
+        faults.append("--adapter-kind, --adapter-reduction: need --method adapter")
     if faults:
         raise InputError("options", faults)
+    if options.method == "adapter":
+        return Bottleneck(**bottleneck)
     if options.method == "full":
         return Full(options.freeze_layers or 0)
     if "modules" in lora:
