@@ -20,7 +20,14 @@ _MODULES = {
 
 def require(*modules: str) -> None:
     """Raise NotRun, naming the extra, unless all these modules can be imported."""
-    missing = [_MODULES[module] for module in modules if not find_spec(module)]
+    missing = [_MODULES[module] for module in modules if not _is_installed(module)]
     if missing:
         extra = "adapters" if "adapters" in missing else "training"
         raise NotRun("training", f"needs {', '.join(missing)}: pip install 'yizhi[{extra}]'")
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ValueError:  # adapters, once imported, has put another module without a spec in its own place
+        return True

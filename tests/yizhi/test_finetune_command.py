@@ -33,6 +33,8 @@ def test_a_tagger_is_trained_and_described(make_checkpoint, tmp_path, capsys):
     [
         (["--freeze-layers", "1", "--method", "lora"], "--freeze-layers: LoRA freezes every layer"),
         (["--lora-rank", "4", "--keep-lora"], "--lora-rank: needs --method lora\n  - --keep-lora: needs --method lora"),
+        (["--freeze-layers", "1", "--method", "adapter"], "--freeze-layers: an adapter freezes every layer"),
+        (["--adapter-kind", "par_bn"], "--adapter-kind, --adapter-reduction: need --method adapter"),
         (["--problem", "multi"], "--problem: needs --task classify"),
         (["--column", "text"], "--column: needs a classifier"),
         (["--learning-rate", "-1", "--warmup", "2"], "learning_rate: expected more than 0; found -1.0\n  - warmup"),
