@@ -129,6 +129,8 @@ class _Trainer(transformers.Trainer):
 
     def __init__(self, *, batches: Any, goal: Goal | None, **arguments: Any) -> None:
         super().__init__(**arguments)
+        # Under transformers 5 heads take a count of labels and do not divide by it: accumulated losses would add up.
+        self.model_accepts_loss_kwargs = False
         self._batches = batches
         self._goal = goal
 

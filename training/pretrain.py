@@ -1,5 +1,6 @@
 """Keep pretraining: a checkpoint and plain text in, the same checkpoint with its masked-LM head, trained on, out."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -8,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from converters.architectures import CLASS_SUFFIXES, FAMILIES
-from converters.artifact import new_folder
+from converters.artifact import new_folder, to_json
 from converters.checkpoint import Checkpoint, sha256_of_file
+from converters.config import read_json_object
 from converters.errors import InputError
 from converters.spec import parameters_of
 from converters.tokenizer_files import SPECIAL_TOKENS, read_tokenizer_settings
@@ -21,6 +23,7 @@ from training.segmentation import open_segmenter
 from training.sequences import PAIRS, EpochBatches, Sequences
 from training.settings import Settings
 from training.similar_words import build_lexicon, find_neighbours, read_similar_words, read_vectors
+from training.work import RECORD
 
 # By model_type: what a head for pairs of segments is called, in files and in `forward`. ELECTRA has none.
 _PAIR_HEADS = {
@@ -135,7 +138,8 @@ def prepare(checkpoint: Checkpoint, objective: Objective, seed: int) -> Prepared
     if faults:
         raise InputError("options", faults)
     tokenizer = Tokenizer(checkpoint.vocab, read_tokenizer_settings(checkpoint.folder), length)
-    segment = open_segmenter(objective.segmenter)
+    # Words are not asked for where tokens are chosen.
+    segment = open_segmenter(objective.segmenter if SCHEMES[objective.masking].whole_words else "spaces")
     corpus = read_corpus(objective.text, tokenizer, segment)
     masker = Masker(
         SCHEMES[objective.masking],
@@ -179,6 +183,15 @@ def count_masking(prepared: Prepared) -> Statistics:
     return statistics
 
 
+def is_done(base: Path, objective: Objective, out: Path, settings: Settings) -> bool:
+    """Whether `out` is what `pretrain` made of the same checkpoint, text and settings: it would make it again."""
+    if not (out / RECORD).is_file():
+        return False
+    with Checkpoint.open(base) as checkpoint:
+        identity = _identify(checkpoint, objective, settings)
+    return read_json_object(out / RECORD).get("run") == json.loads(to_json(identity))
+
+
 def pretrain(base: Path, objective: Objective, out: Path, settings: Settings, new_head: bool = False) -> Outcome:
     """Train the checkpoint `base` on, and write the checkpoint `out`.
 
@@ -189,13 +202,13 @@ def pretrain(base: Path, objective: Objective, out: Path, settings: Settings, ne
     """
     from training import loop, models
     from training.batches import collate
-    from training.work import RECORD, work_folder, write_record
+    from training.work import work_folder, write_record
 
     began = monotonic()
     with new_folder(out, replaces=(RECORD,)) as folder, Checkpoint.open(base) as checkpoint:
         _check_head(checkpoint, new_head)
         prepared = prepare(checkpoint, objective, settings.seed)
-        identity = {"checkpoint": checkpoint.digest(), **objective.identity(), "settings": settings.as_dict()}
+        identity = _identify(checkpoint, objective, settings)
         config = {"architectures": [FAMILIES[checkpoint.config.model_type].class_name + CLASS_SUFFIXES["fill-mask"]]}
         with work_folder(out, identity) as work:
             loop.seed_everything(settings)
@@ -234,6 +247,10 @@ def pretrain(base: Path, objective: Objective, out: Path, settings: Settings, ne
             }
             write_record(folder, identity, history, tuple(name for name in scores if name != "loss"), **told)
     return outcome
+
+
+def _identify(checkpoint: Checkpoint, objective: Objective, settings: Settings) -> dict[str, Any]:
+    return {"checkpoint": checkpoint.digest(), **objective.identity(), "settings": settings.as_dict()}
 
 
 def _check_head(checkpoint: Checkpoint, new_head: bool) -> None:

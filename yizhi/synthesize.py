@@ -46,18 +46,23 @@ OUTLIER_SIZE = {NORM_SCALE: 2.0, NORM_OFFSET: 4.0}
 SHARED_OUTLIERS = 0.5
 
 
-def synthesize(folder: Path, config: dict[str, object], seed: int = 0) -> None:
+def synthesize(folder: Path, config: dict[str, object], seed: int = 0, vocab: list[str] | None = None) -> None:
     """Write a random checkpoint of this configuration, with pooler and the family's usual head.
 
-    Raises InputError for an unsupported configuration, or a vocabulary too small for the special tokens.
+    vocab: its entries; `make_vocab`'s if None.
+    Raises InputError for an unsupported configuration, a vocabulary of another size, or one too small for the
+    special tokens.
     """
     checked = EncoderConfig.from_dict(config)
     if checked.vocab_size < len(SPECIAL_TOKENS):
         raise InputError("config", f"vocab_size: expected at least {len(SPECIAL_TOKENS)}; found {checked.vocab_size}")
+    if vocab is not None and len(vocab) != checked.vocab_size:
+        raise InputError("config", f"vocab_size: expected {len(vocab)}, the vocabulary's; found {checked.vocab_size}")
     spec = full_spec(checked)
     with new_folder(folder) as temporary:
         (temporary / "config.json").write_text(to_json(config), encoding="utf-8")
-        (temporary / "vocab.txt").write_text("\n".join(make_vocab(checked.vocab_size)) + "\n", encoding="utf-8")
+        entries = make_vocab(checked.vocab_size) if vocab is None else vocab
+        (temporary / "vocab.txt").write_text("\n".join(entries) + "\n", encoding="utf-8")
         with open(temporary / "model.safetensors", "wb") as file:
             header = {parameter.name: ("F32", parameter.shape) for parameter in spec.parameters()}
             write_safetensors(file, header, (_values(p, seed, spec).data.cast("B") for p in spec.parameters()))

@@ -167,3 +167,16 @@ def test_cuda_that_is_not_there_is_refused():
         pytest.skip("there is CUDA here")
     with pytest.raises(InputError, match="torch sees no CUDA device"):
         loop.choose_device(Settings(device="cuda"))
+
+
+def test_accumulated_batches_weigh_as_much_as_one(make_checkpoint, tmp_path):
+    """transformers 5 leaves the division to models that are told the count, and BERT's heads do not divide by it."""
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    base = make_checkpoint("bert", config=still)
+    found = {}
+    for size, accumulation in ((len(TEXTS), 1), (len(TEXTS) // 2, 2)):
+        changes = {"batch_size": size, "accumulation": accumulation, "epochs": 1, "evaluate_every": None}
+        _, history = fine_tune(base, tmp_path / str(size), **changes)
+        found[size] = [(entry["loss"], entry["grad_norm"]) for entry in history.log if "loss" in entry]
+    one, accumulated = found.values()
+    assert accumulated[0] == pytest.approx(one[0], rel=1e-3)

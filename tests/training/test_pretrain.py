@@ -216,6 +216,8 @@ def test_the_command(tmp_path, text, capsys):
     assert "15%" in shown
     assert main([*command, "--out", str(tmp_path / "out"), "--max-steps", "2", "--device", "cpu", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 2
+    assert main([*command, "--out", str(tmp_path / "out"), "--max-steps", "2", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'out'}: up to date\n"
     assert main(command) == 2
     assert "--out" in capsys.readouterr().err
     assert main([*command, "--text", str(tmp_path / "none.txt"), "--show-masking", "1"]) == 2

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.checkpoints import small_config
+from converters.checkpoint import Checkpoint
+from converters.tokenizer_files import SPECIAL_TOKENS
+from tests.checkpoints import small_config, write_json
+from yizhi.cli import main
 from yizhi.synthesize import SHARED_OUTLIERS, SPREAD, synthesize
 
 KERNEL = "encoder.layer.0.attention.self.query.weight"
@@ -32,3 +35,17 @@ def test_layers_of_their_own_keep_theirs(tmp_path):
     own = weights(tmp_path / "albert", model_type="albert", num_hidden_groups=3)
     own = own["albert.encoder.albert_layer_groups.0.albert_layers.0.full_layer_layer_norm.bias"]
     assert np.sort(own)[-3:].mean() > 3.5
+
+
+def test_a_vocabulary_of_your_own(tmp_path, capsys):
+    vocab = [*SPECIAL_TOKENS, *"一二三"]
+    (tmp_path / "vocab.txt").write_text("\n".join(vocab) + "\n", encoding="utf-8")
+    write_json(tmp_path / "config.json", small_config(vocab_size=8))
+    command = ["synthesize", "--config", str(tmp_path / "config.json"), "--vocab", str(tmp_path / "vocab.txt")]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    with Checkpoint.open(tmp_path / "out") as checkpoint:
+        assert checkpoint.vocab == vocab
+    write_json(tmp_path / "config.json", small_config(vocab_size=9))
+    assert main([*command, "--out", str(tmp_path / "other")]) == 2
+    assert "vocab_size: expected 8, the vocabulary's; found 9" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()

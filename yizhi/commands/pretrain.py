@@ -79,12 +79,15 @@ def run(options: argparse.Namespace) -> int:
     require("torch", "transformers", "accelerate", "matplotlib")
     use_torch_alone()
     from converters.hub import resolve_checkpoint
-    from training.pretrain import pretrain
+    from training.pretrain import is_done, pretrain
 
     objective, settings = _read_objective(options), read_settings(options)
     base = Path(resolve_checkpoint(options.checkpoint, options.revision).path)
     if options.show_masking:
         return _show(base, objective, settings.seed, options)
+    if is_done(base, objective, options.out, settings):
+        print(f"{options.out}: up to date")
+        return 0
     outcome = pretrain(base, objective, options.out, settings, options.new_head)
     if options.json:
         print(json.dumps(outcome.as_dict(), ensure_ascii=False, indent=2))

@@ -22,18 +22,20 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="a config.json (default: bert-base-chinese's shape)"
     )
+    parser.add_argument("--vocab", type=Path, metavar="FILE", help="a vocab.txt (default: characters, made up)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--if-missing", action="store_true", help="do nothing if the folder is already there")
 
 
 def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
+    from converters.checkpoint import read_vocab
     from converters.config import read_json_object
     from yizhi.synthesize import DEFAULT_CONFIG, synthesize
 
     if options.if_missing and (options.out / "model.safetensors").exists():
         return 0
     config = read_json_object(options.config) if options.config else DEFAULT_CONFIG
-    synthesize(options.out, config, options.seed)
+    synthesize(options.out, config, options.seed, read_vocab(options.vocab) if options.vocab else None)
     print(f"{options.out}: random weights from seed {options.seed}")
     return 0
