@@ -1,4 +1,6 @@
-"""Every family × every target: exported, opened with its own framework, and held to the gates."""
+"""Every family × every task × every target: exported, opened with its own framework, and held to the gates."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from parity_tests.tolerances import FloatTolerance
 from parity_tests.verify import verify
 from runtimes import open_runtime
 from tests.artifacts import export_artifact
-from tests.checkpoints import write_variant
+from tests.checkpoints import VARIANTS, write_variant
 
 # One of each shape that a forward pass can take; the other variants differ in their files alone.
 SUBJECTS = (
@@ -33,12 +35,27 @@ SUBJECTS = (
     "bert-classifier-double_seq_bn",
 )
 
+# With those above, every head of every family: one layer and few inputs, for what differs is the head.
+HEADS = tuple(
+    variant
+    for family in ("bert", "albert", "electra")
+    for head in ("classifier", "multi-label", "regression", "tagger", "reader")
+    if (variant := f"{family}-{head}") not in SUBJECTS
+)
+FEW_CASES = {"segments": ("hidden_states",), "padding-right": ("serving_default",)}
 
-@pytest.fixture(scope="module", params=SUBJECTS)
+
+@pytest.fixture(scope="module", params=[*SUBJECTS, *HEADS])
 def subject(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    checkpoint = Checkpoint.open(write_variant(folder / "checkpoint", request.param))
-    return checkpoint, Golden.make(checkpoint), folder
+    if request.param in SUBJECTS:
+        checkpoint = Checkpoint.open(write_variant(folder / "checkpoint", request.param))
+        return checkpoint, Golden.make(checkpoint), folder
+    config = {**VARIANTS[request.param].get("config", {}), "num_hidden_layers": 1}
+    checkpoint = Checkpoint.open(write_variant(folder / "checkpoint", request.param, config=config))
+    golden = Golden.make(checkpoint)
+    few = [replace(case, alone=(), signatures=FEW_CASES[case.name]) for case in golden.cases if case.name in FEW_CASES]
+    return checkpoint, replace(golden, cases=few), folder
 
 
 @pytest.mark.parametrize("target", TARGETS)
