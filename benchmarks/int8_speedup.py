@@ -1,0 +1,55 @@
+"""int8 beside fp32 in one release: size of the weights, and milliseconds for one batch.
+
+    python -m benchmarks.int8_speedup RELEASE [--batch 8] [--length 128] [--threads 1] [--rounds 5]
+
+RELEASE holds `onnx` and `onnx-int8`. The two take turns, so that a slow minute of the machine falls on both; each
+keeps its best round.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+
+from runtimes import open_runtime
+from runtimes.base import Inputs, Runtime
+
+
+def measure(runtime: Runtime, inputs: Inputs) -> float:
+    start = time.perf_counter()
+    runtime.run(inputs)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("release", type=Path)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    names = ("onnx", "onnx-int8")
+    runtimes = {name: open_runtime(options.release / name, threads=options.threads) for name in names}
+    first = runtimes["onnx"]
+    length = min(options.length, first.config.max_position_embeddings)
+    ids = np.random.default_rng(0).integers(200, first.config.vocab_size, (options.batch, length))
+    best = dict.fromkeys(names, float("inf"))
+    for round_number in range(options.rounds + 1):
+        for name in names:
+            seconds = measure(runtimes[name], Inputs.of(ids))
+            best[name] = min(best[name], seconds) if round_number else best[name]  # the first one warms up
+    sizes = {name: (options.release / name / "model.onnx.data").stat().st_size for name in names}
+    for name in names:
+        print(
+            f"{name:10}  {sizes[name] / 1e6:6.1f} MB  {best[name] * 1e3:8.1f} ms for {options.batch} × {length} tokens"
+        )
+    ratio, speedup = sizes["onnx-int8"] / sizes["onnx"], best["onnx"] / best["onnx-int8"]
+    print(f"int8 is {ratio:.3f} of the size and {speedup:.2f} times as fast, on {options.threads} thread(s)")
+    for runtime in runtimes.values():
+        runtime.close()
+
+
+if __name__ == "__main__":
+    main()
