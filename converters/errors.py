@@ -16,6 +16,10 @@ class InputError(ValueError):
         self.faults = [printable(fault) for fault in ([faults] if isinstance(faults, str) else faults)]
         super().__init__("\n".join([f"{self.subject}:", *(f"  - {fault}" for fault in self.faults)]))
 
+    def __reduce__(self) -> tuple[type["InputError"], tuple[str, list[str]]]:
+        # An exception is pickled by its message alone, unless it says what it was made of.
+        return type(self), (self.subject, self.faults)
+
 
 class NotRun(InputError):
     """What was asked for cannot be run on this machine: a framework or a device is missing. Never a pass."""

@@ -12,62 +12,14 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from converters.config import EncoderConfig
 from converters.errors import InputError
-from runtimes.batching import TOKENS, WINDOW, Operator, Task, run_tasks
-from yizhi.bulk.operators import OperatorSpec
+from yizhi.bulk.job import Answers, Engine, Job, answer_here
 from yizhi.bulk.progress import Progress
-from yizhi.bulk.readers import Reader, Record, Source
-from yizhi.bulk.writers import Writer, check_output, open_writer
-
-
-@dataclass(frozen=True)
-class Job:
-    """What to do.
-
-    operator: what is done to each row. A run is gone on with only by the same operator on the same input.
-    errors: where rows that cannot be used are listed; None for a message each. strict: stop at the first.
-    """
-
-    source: Source
-    output: Path
-    operator: OperatorSpec
-    errors: Path | None = None
-    strict: bool = False
-    overwrite: bool = False
-    window: int = WINDOW
-    tokens: int = TOKENS
-
-    def check(self) -> None:
-        """Raise InputError for what cannot work, before anything is written."""
-        check_output(self.output, self.operator.is_vector)
-        if not self.output.parent.is_dir():
-            raise InputError(self.output.parent, "no such folder")
-        files = [self.output] if self.errors is None else [self.output, self.errors]
-        if len({path.resolve() for path in files}) < len(files):
-            raise InputError(self.output, "is both --output and --errors")
-        for path in files:
-            if path.exists() and not self.overwrite and not self.state.exists():
-                raise InputError(path, "exists; give another name, or --overwrite")
-
-    @property
-    def working(self) -> Path:
-        """The unfinished output."""
-        return self.output.with_name(self.output.name + ".partial")
-
-    @property
-    def state(self) -> Path:
-        """What of it counts."""
-        return self.output.with_name(self.output.name + ".progress")
-
-    def identity(self) -> dict[str, Any]:
-        """What must be equal for a run to go on."""
-        errors = None if self.errors is None else str(self.errors.resolve())
-        return {"input": self.source.identity(), "settings": self.operator.identity(), "errors": errors}
+from yizhi.bulk.writers import Writer, open_writer
 
 
 @dataclass(frozen=True)
@@ -81,11 +33,11 @@ class Position:
     error_bytes: int = 0
 
 
-def run(job: Job, progress: Progress, report: Callable[[str], None]) -> Position:
+def run(job: Job, progress: Progress, report: Callable[[str], None], engine: Engine = answer_here) -> Position:
     """Do the job from where it was left. `report` is told of each bad row where there is no errors file.
 
-    Raises InputError for a job that cannot be done, for an unfinished run with other settings, and, with
-    `strict`, for the first bad row.
+    What one engine began, another can go on with. Raises InputError for a job that cannot be done, for an unfinished
+    run with other settings, and, with `strict`, for the first bad row.
     """
     job.check()
     position = _resume(job)
@@ -94,7 +46,7 @@ def run(job: Job, progress: Progress, report: Callable[[str], None]) -> Position
         return position
     position = position or Position()
     with (
-        job.operator.open() as operator,
+        engine(job, position.records) as windows,
         _open_at(job.working, position.output_bytes) as file,
         _open_at(job.errors, position.error_bytes) as errors,
     ):
@@ -102,66 +54,45 @@ def run(job: Job, progress: Progress, report: Callable[[str], None]) -> Position
         writer = open_writer(job.output, file, position.rows, width, job.operator.columns)
         if not position.output_bytes:
             writer.begin()
-        with _without_leftovers(job), job.source.open() as reader:
-            position = _answer_all(job, operator, reader, writer, (file, errors), position, progress, report)
+        progress.begin(position.records)
+        with _without_leftovers(job):
+            for answers in windows:
+                position = _write(job, answers, writer, (file, errors), position, report)
+                progress.advance(position.records, answers.done)
         position = _commit(job, position, writer, (file, errors))
         writer.finish(job.working, job.output)
     job.state.unlink()
     return position
 
 
-def _answer_all(
+def _write(
     job: Job,
-    operator: Operator[Any],
-    reader: Reader,
+    answers: Answers,
     writer: Writer,
     files: tuple[BinaryIO, BinaryIO | None],
     position: Position,
-    progress: Progress,
     report: Callable[[str], None],
 ) -> Position:
-    records = iter(reader)
-    for _ in islice(records, position.records):  # answered by an earlier run
-        pass
-    progress.begin(position.records)
-    while group := list(islice(records, job.window)):
-        answers, faults = _answer(job, operator, group)
-        rows = []
-        for record in group:
-            if record.number in answers:
-                rows.append({"row": record.number, **job.operator.make_row(answers[record.number])})
-            elif not _names_rows(job.output):
-                rows.append({"row": record.number, "embedding": None})
-        for number, fault in faults.items():
-            if files[1] is None:
-                report(f"{job.source.path}: row {number}: {fault}")
-            else:
-                line = json.dumps({"row": number, "error": fault}, ensure_ascii=False)
-                files[1].write(line.encode() + b"\n")
-        writer.append(rows)
-        position = replace(
-            position, records=position.records + len(group), failed=position.failed + len(faults), rows=writer.rows
-        )
-        position = _commit(job, position, writer, files)
-        progress.advance(position.records, reader.done)
-    return position
-
-
-def _answer(job: Job, operator: Operator[Any], group: list[Record]) -> tuple[dict[int, Any], dict[int, str]]:
-    """Results and faults of a window of rows, by row number."""
-    tasks: dict[int, Task[Any]] = {}
-    faults = {}
-    for record in group:
-        try:
-            if record.text is None:
-                raise InputError("the row", record.fault)
-            tasks[record.number] = operator.plan(record.text)
-        except InputError as error:
-            faults[record.number] = "; ".join(error.faults)
-            if job.strict:
-                raise InputError(job.source.path, f"row {record.number}: {faults[record.number]}") from None
-    results = run_tasks(operator, tasks.values(), window=job.window, tokens=job.tokens)
-    return dict(zip(tasks, results, strict=True)), faults
+    """Add a window to the files and make it count."""
+    for number, fault in answers.faults.items():
+        if job.strict:
+            raise InputError(job.source.path, f"row {number}: {fault}")
+        if files[1] is None:
+            report(f"{job.source.path}: row {number}: {fault}")
+        else:
+            line = json.dumps({"row": number, "error": fault}, ensure_ascii=False)
+            files[1].write(line.encode() + b"\n")
+    rows = []
+    for number, columns in answers.rows.items():
+        if columns is not None:
+            rows.append({"row": number, **columns})
+        elif not _names_rows(job.output):
+            rows.append({"row": number, "embedding": None})
+    writer.append(rows)
+    position = replace(
+        position, records=position.records + len(answers.rows), failed=position.failed + len(answers.faults)
+    )
+    return _commit(job, position, writer, files)
 
 
 def _names_rows(output: Path) -> bool:

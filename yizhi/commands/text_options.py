@@ -9,6 +9,7 @@ from converters.errors import InputError, printable
 from yizhi.commands.options import DEVICE_HELP, positive
 
 if TYPE_CHECKING:
+    from yizhi.bulk.job import Engine
     from yizhi.bulk.operators import OperatorSpec
 
 # Bad rows that are named on a terminal where there is no file for them.
@@ -50,6 +51,10 @@ def add_text_options(
     bulk.add_argument("--overwrite", action="store_true", help="replace an output that exists")
     bulk.add_argument("--window", type=positive, help="rows sorted by length together (default: 1024)")
     bulk.add_argument("--batch-tokens", type=positive, help="tokens in a batch (default: 512)")
+    engine = parser.add_argument_group("a whole file on many processors or machines")
+    engine.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: workers of a Ray cluster")
+    engine.add_argument("--address", help="of the cluster, as auto or HOST:PORT (default: one of this machine alone)")
+    engine.add_argument("--workers", type=positive, help="each with a model and --threads (default: all that fit)")
 
 
 def read_text(options: argparse.Namespace) -> str | tuple[str, str]:
@@ -86,9 +91,10 @@ def make_operator(options: argparse.Namespace, kind: str, **settings: Any) -> "O
 def run_bulk(options: argparse.Namespace, operator: "OperatorSpec", words: bool = False) -> int:
     """Answer a whole file, of lists of words if `words`. Returns 1 where some of its rows could not be used."""
     from runtimes.batching import TOKENS, WINDOW
+    from yizhi.bulk.job import Job
     from yizhi.bulk.progress import Progress
     from yizhi.bulk.readers import Source
-    from yizhi.bulk.run import Job, run
+    from yizhi.bulk.run import run
 
     named = 0
 
@@ -110,8 +116,21 @@ def run_bulk(options: argparse.Namespace, operator: "OperatorSpec", words: bool 
         window=options.window or WINDOW,
         tokens=options.batch_tokens or TOKENS,
     )
+    engine = _choose_engine(options)
     with Progress() as progress:
-        position = run(job, progress, report)
+        position = run(job, progress, report, engine)
     answered = position.records - position.failed
     print(f"{options.output}: {answered:,} of {position.records:,} rows", file=sys.stderr)
     return 1 if position.failed else 0
+
+
+def _choose_engine(options: argparse.Namespace) -> "Engine":
+    from yizhi.bulk.job import answer_here
+    from yizhi.bulk.ray_engine import RayEngine
+
+    if options.engine == "ray":
+        return RayEngine(options.address, options.workers)
+    for name in ("address", "workers"):
+        if getattr(options, name) is not None:
+            raise InputError(f"--{name}", "is for --engine ray")
+    return answer_here

@@ -1,0 +1,125 @@
+"""What a bulk run does, as plain values, and one window of it: the same on whatever engine does the work."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+from converters.errors import InputError
+from runtimes.batching import TOKENS, WINDOW, Operator, Task, run_tasks
+from yizhi.bulk.operators import OperatorSpec
+from yizhi.bulk.readers import Record, Source
+from yizhi.bulk.writers import check_output
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to do.
+
+    operator: what is done to each row. A run is gone on with only by the same operator on the same input.
+    window: rows sorted by length together. tokens: in a batch, padding included.
+    errors: where rows that cannot be used are listed; None for a message each. strict: stop at the first.
+    """
+
+    source: Source
+    output: Path
+    operator: OperatorSpec
+    errors: Path | None = None
+    strict: bool = False
+    overwrite: bool = False
+    window: int = WINDOW
+    tokens: int = TOKENS
+
+    def check(self) -> None:
+        """Raise InputError for what cannot work, before anything is written."""
+        check_output(self.output, self.operator.is_vector)
+        if not self.output.parent.is_dir():
+            raise InputError(self.output.parent, "no such folder")
+        files = [self.output] if self.errors is None else [self.output, self.errors]
+        if len({path.resolve() for path in files}) < len(files):
+            raise InputError(self.output, "is both --output and --errors")
+        for path in files:
+            if path.exists() and not self.overwrite and not self.state.exists():
+                raise InputError(path, "exists; give another name, or --overwrite")
+
+    @property
+    def working(self) -> Path:
+        """The unfinished output."""
+        return self.output.with_name(self.output.name + ".partial")
+
+    @property
+    def state(self) -> Path:
+        """What of it counts."""
+        return self.output.with_name(self.output.name + ".progress")
+
+    def identity(self) -> dict[str, Any]:
+        """What must be equal for a run to go on."""
+        errors = None if self.errors is None else str(self.errors.resolve())
+        return {"input": self.source.identity(), "settings": self.operator.identity(), "errors": errors}
+
+    def read(self, skip: int) -> Iterator["Window"]:
+        """The input's rows after the first `skip`, a window at a time."""
+        with self.source.open() as reader:
+            records = iter(reader)
+            for _ in islice(records, skip):
+                pass
+            while group := list(islice(records, self.window)):
+                yield Window(group, reader.done)
+
+    def answer(self, operator: Operator[Any], window: "Window") -> "Answers":
+        """What the operator says of each row. With `strict`, nothing is computed where a row cannot be used."""
+        tasks: dict[int, Task[Any]] = {}
+        faults = {}
+        for record in window.records:
+            try:
+                if record.text is None:
+                    raise InputError("the row", record.fault)
+                tasks[record.number] = operator.plan(record.text)
+            except InputError as error:
+                faults[record.number] = "; ".join(error.faults)
+                if self.strict:
+                    return Answers({}, faults, window.done)
+        results = run_tasks(operator, tasks.values(), window=self.window, tokens=self.tokens)
+        rows: dict[int, dict[str, Any] | None] = dict.fromkeys(record.number for record in window.records)
+        for number, result in zip(tasks, results, strict=True):
+            rows[number] = self.operator.make_row(result)
+        return Answers(rows, faults, window.done)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows that are sorted by length together. done: the share of the input read with them, if that is known."""
+
+    records: list[Record]
+    done: float | None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A window's rows, answered.
+
+    rows: number -> columns of the output row but `row`; None for a row that could not be used, and `faults` says why.
+    """
+
+    rows: dict[int, dict[str, Any] | None]
+    faults: dict[int, str]
+    done: float | None
+
+
+class Engine(Protocol):
+    """Where the work is done."""
+
+    def __call__(self, job: Job, skip: int) -> AbstractContextManager[Iterator[Answers]]:
+        """Every window after the first `skip` rows, in the input's order.
+
+        Raises InputError, on entering where it can, for what cannot work.
+        """
+
+
+@contextmanager
+def answer_here(job: Job, skip: int) -> Iterator[Iterator[Answers]]:
+    """The engine that answers in this process."""
+    with job.operator.open() as operator:
+        yield (job.answer(operator, window) for window in job.read(skip))

@@ -1,0 +1,216 @@
+"""The same work on Ray Data: one task reads the input's windows, a pool of actors answers them, in order.
+
+Everything else stays where it was: this process writes the output in the input's order and keeps what a killed run
+goes on with. A window is read and answered by the code of the local engine, so the bytes written are the same.
+"""
+
+import logging
+import os
+import pickle
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converters.artifact import DESCRIPTION
+from converters.checkpoint import sha256_of_file
+from converters.errors import InputError
+from yizhi.bulk.job import Answers, Job, Window
+from yizhi.bulk.readers import STDIN
+
+if TYPE_CHECKING:
+    import ray.data
+
+# A worker that dies takes its window with it, which another then answers; a window that has cost so many is at fault.
+_RETRIES = 5
+# Ray reports its use to its makers, and warns of what it will do in later versions, unless told not to.
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+
+@dataclass(frozen=True)
+class RayEngine:
+    """Where to work, and with how many.
+
+    address: of a running cluster, as `ray.init` takes it; None for $RAY_ADDRESS, or else for a cluster of its own on
+    this machine. workers: actors, each with a model; None for as many as the cluster's processors allow.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+
+    @contextmanager
+    def __call__(self, job: Job, skip: int) -> Iterator[Iterator[Answers]]:
+        """An `Engine`. The first window is answered on entering: what cannot work shows before anything is written."""
+        if not find_spec("ray"):
+            raise InputError("--engine ray", "needs Ray: pip install 'yizhi[ray]'")
+        if job.source.path == STDIN:
+            raise InputError("standard input", "--engine ray reads a file: a worker that is lost reads it again")
+        threads = job.operator.threads or 1
+        # Workers have a working directory of their own.
+        job = replace(
+            job,
+            source=replace(job.source, path=str(Path(job.source.path).resolve())),
+            operator=replace(job.operator, artifact=job.operator.artifact.resolve(), threads=threads),
+        )
+        digest = sha256_of_file(job.operator.artifact / DESCRIPTION)
+        with _connect(self.address, (self.workers or 1) * threads if self.workers else None):
+            workers = self.workers or _count_places(job)
+            windows = _stream(job, skip, digest, workers)
+            first = list(islice(windows, 1))
+            yield chain(first, windows)
+
+
+@contextmanager
+def _connect(address: str | None, processors: int | None) -> Iterator[None]:
+    """A cluster for the block: the one at `address`, the one this process has already, or one started for it."""
+    if address and address not in ("auto", "local"):
+        _reach(address)
+    import ray
+
+    if address is None and ray.is_initialized():
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    own = {"num_cpus": processors, "include_dashboard": False} if address == "local" else {}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **own)
+    except Exception as error:  # noqa: BLE001 - where it cannot be started, Ray raises Exception itself
+        where = "this machine" if address == "local" else address
+        raise InputError("--engine ray", f"no cluster could be used on {where}: {_first_line(error)}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raise InputError where nothing listens, which Ray itself takes minutes to say."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise InputError("--address", f"expected auto, HOST:PORT or ray://HOST:PORT; found {address!r}")
+    try:
+        socket.create_connection((host, int(port)), timeout=20).close()
+    except OSError as error:
+        raise InputError(f"--address {address}", f"nothing answers there: {error.strerror or error}") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).split("\n")[0]
+
+
+def _count_places(job: Job) -> int:
+    """Workers that the cluster's nodes have room for."""
+    import ray
+
+    places = 0
+    threads, gpu = job.operator.threads or 1, job.operator.device == "cuda"
+    for node in ray.nodes():
+        if node["Alive"]:
+            room = int(node["Resources"].get("CPU", 0)) // threads
+            places += min(room, int(node["Resources"].get("GPU", 0))) if gpu else room
+    if not places:
+        raise InputError("--engine ray", f"no node has {threads} processors{' and a GPU' if gpu else ''} for a worker")
+    return places
+
+
+class Worker:
+    """What an actor does: opens the artifact once, then answers windows.
+
+    A row holds pickled bytes both ways: a Window, then its Answers; or the InputError why there are none.
+    """
+
+    def __init__(self, job: Job, digest: str) -> None:
+        """digest: sha256 of the artifact's description where the run was started. Must be the same here."""
+        self._job = job
+        self._open = ExitStack()  # for as long as the actor lives
+        self._fault: InputError | None = None
+        try:
+            self._check(digest)
+            self._operator = self._open.enter_context(job.operator.open())
+        except InputError as error:
+            self._fault = InputError(
+                f"worker on {os.uname().nodename}", [f"{error.subject}: {f}" for f in error.faults]
+            )
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch of one window."""
+        (value,) = batch["window"]
+        window = pickle.loads(value)
+        fault = window if isinstance(window, InputError) else self._fault
+        return {"answers": [pickle.dumps(fault or self._job.answer(self._operator, window))]}
+
+    def _check(self, digest: str) -> None:
+        description = self._job.operator.artifact / DESCRIPTION
+        if not description.is_file():
+            raise InputError(self._job.operator.artifact, "no artifact on this path, which every node must have")
+        found = sha256_of_file(description)
+        if found != digest:
+            raise InputError(description, f"is another artifact: expected sha256 {digest}; found {found}")
+
+
+def _stream(job: Job, skip: int, digest: str, workers: int) -> Iterator[Answers]:
+    import ray.data
+
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = True
+    # A row is a window: Ray Data shall neither gather them nor split them.
+    context.target_max_block_size = 1
+    with ray.data.DataContext.current(context):
+        answered = (
+            # No processor of its own: reading is little work, and would keep one from a worker.
+            ray.data.read_datasource(_windows_source(job, skip), override_num_blocks=1, num_cpus=0)
+            .map_batches(
+                Worker,
+                fn_constructor_args=(job, digest),
+                batch_size=1,
+                # Fewer are better than none, where machines come and go.
+                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
+                num_cpus=job.operator.threads,
+                num_gpus=1 if job.operator.device == "cuda" else 0,
+                max_task_retries=_RETRIES,
+            )
+            .iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+        )
+        for batch in answered:
+            for value in batch["answers"]:
+                found = pickle.loads(value.as_buffer())
+                if isinstance(found, InputError):
+                    raise found
+                yield found
+
+
+def _windows_source(job: Job, skip: int) -> "ray.data.Datasource":
+    """The input's windows as a dataset. Read again from the start, it gives the same."""
+    import pyarrow
+    from ray.data import Datasource, ReadTask
+    from ray.data.block import BlockMetadata
+
+    def read() -> Iterator[pyarrow.Table]:
+        try:
+            for window in job.read(skip):
+                yield table(window)
+        except InputError as error:
+            yield table(error)
+
+    def table(value: Window | InputError) -> pyarrow.Table:
+        return pyarrow.table({"window": pyarrow.array([pickle.dumps(value)], pyarrow.large_binary())})
+
+    class Windows(Datasource):
+        # On the machine where the run was started: the input need not be anywhere else.
+        supports_distributed_reads = False
+
+        def estimate_inmemory_data_size(self) -> int | None:
+            return job.source.size()
+
+        def get_read_tasks(self, parallelism: int, *_: object, **__: object) -> list[ReadTask]:
+            return [ReadTask(read, BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None))]
+
+    return Windows()
