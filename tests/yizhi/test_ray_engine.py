@@ -234,7 +234,12 @@ def test_standard_input_and_a_missing_ray_are_refused(release, source, tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("address", "message"), [("127.0.0.1:{port}", "nothing answers there: Connection refused"), ("here", "HOST:PORT")]
+    ("address", "message"),
+    [
+        ("127.0.0.1:{port}", "nothing answers there: Connection refused"),
+        ("here", "expected auto or HOST:PORT; found 'here'"),
+        ("ray://127.0.0.1:{port}", "run this on a node"),
+    ],
 )
 def test_a_wrong_address(release, source, tmp_path, capsys, address, message):
     with socket.socket() as silent:

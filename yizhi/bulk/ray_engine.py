@@ -16,7 +16,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converters.artifact import DESCRIPTION
+from converters.artifact import DESCRIPTION, Artifact
 from converters.checkpoint import sha256_of_file
 from converters.errors import InputError
 from yizhi.bulk.job import Answers, Job, Window
@@ -56,6 +56,7 @@ class RayEngine:
             source=replace(job.source, path=str(Path(job.source.path).resolve())),
             operator=replace(job.operator, artifact=job.operator.artifact.resolve(), threads=threads),
         )
+        Artifact.read(job.operator.artifact)  # raises InputError where this is none
         digest = sha256_of_file(job.operator.artifact / DESCRIPTION)
         with _connect(self.address, (self.workers or 1) * threads if self.workers else None):
             workers = self.workers or _count_places(job)
@@ -91,9 +92,12 @@ def _connect(address: str | None, processors: int | None) -> Iterator[None]:
 
 def _reach(address: str) -> None:
     """Raise InputError where nothing listens, which Ray itself takes minutes to say."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address.startswith("ray://"):
+        reason = "a Ray client is outside of the cluster, whose nodes cannot read its files"
+        raise InputError(f"--address {address}", f"{reason}; run this on a node, for instance by `ray job submit`")
+    host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
-        raise InputError("--address", f"expected auto, HOST:PORT or ray://HOST:PORT; found {address!r}")
+        raise InputError("--address", f"expected auto or HOST:PORT; found {address!r}")
     try:
         socket.create_connection((host, int(port)), timeout=20).close()
     except OSError as error:
@@ -179,12 +183,18 @@ def _stream(job: Job, skip: int, digest: str, workers: int) -> Iterator[Answers]
             )
             .iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
         )
-        for batch in answered:
-            for value in batch["answers"]:
-                found = pickle.loads(value.as_buffer())
-                if isinstance(found, InputError):
-                    raise found
-                yield found
+        try:
+            for batch in answered:
+                for value in batch["answers"]:
+                    found = pickle.loads(value.as_buffer())
+                    if isinstance(found, InputError):
+                        raise found
+                    yield found
+        except ray.exceptions.RayTaskError:
+            raise  # a fault of ours: its traceback is wanted
+        except ray.exceptions.RayError as error:
+            reason = f"the cluster broke the run off: {_first_line(error)}; the same command goes on where it was"
+            raise InputError("--engine ray", reason) from error
 
 
 def _windows_source(job: Job, skip: int) -> "ray.data.Datasource":
