@@ -5,7 +5,6 @@ import os
 import pickle
 import signal
 import socket
-from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
@@ -30,29 +29,34 @@ if not importlib.util.find_spec("ray"):
 TEXTS = ["北京是[MASK]国的首都。", "你[MASK]", "这个酒店\u2028服务很[MASK]！", "Hello, [MASK] world", "天[MASK]" * 20]
 
 
-def _free_ports():
-    # Ray waits no more than 15 s for an agent to tell a port that was left to it, too little on a busy machine.
-    names = ["metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port"]
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(closing(socket.socket())) for _ in names]
-        for each in sockets:
-            each.bind(("", 0))
-        return {name: each.getsockname()[1] for name, each in zip(names, sockets, strict=True)}
+def _start_cluster():
+    """Two nodes of one processor each."""
+    from ray.cluster_utils import Cluster
+
+    for attempt in range(3):
+        cluster = Cluster()
+        try:
+            for _ in range(2):
+                cluster.add_node(num_cpus=1, object_store_memory=100 << 20, include_dashboard=False)
+        except Exception:  # a node's agents have 15 s to start, too little on a very busy machine
+            cluster.shutdown()
+            if attempt == 2:
+                raise
+        else:
+            return cluster
+    raise AssertionError
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Two nodes of one processor, which this process is connected to."""
+    """What this process is connected to."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**ray_engine.QUIET, "RAY_raylet_start_wait_time_s": "120"}.items():
+        for name, value in ray_engine.QUIET.items():
             patch.setenv(name, value)
         import ray
-        from ray.cluster_utils import Cluster
 
-        cluster = Cluster()
+        cluster = _start_cluster()
         try:
-            for _ in range(2):
-                cluster.add_node(num_cpus=1, object_store_memory=100 << 20, include_dashboard=False, **_free_ports())
             ray.init(address=cluster.address, log_to_driver=False, logging_level="critical")
             yield cluster
         finally:
