@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import socket
+import time
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,10 @@ def release(tmp_path_factory):
     with Checkpoint.open(write_variant(folder / "checkpoint", "bert")) as checkpoint:
         for target in ("onnx", "onnx-int8"):
             export_artifact(checkpoint, target, folder / target)
+    # Slow enough for a worker to be killed in the middle.
+    config = {"hidden_size": 256, "num_hidden_layers": 4, "intermediate_size": 1024}
+    with Checkpoint.open(write_variant(folder / "wide-checkpoint", "bert", config=config)) as checkpoint:
+        export_artifact(checkpoint, "onnx-int8", folder / "wide")
     return folder
 
 
@@ -94,16 +99,16 @@ class Stop(Exception):
 
 
 class Watched(Progress):
-    """Calls `act` when so many windows are written."""
+    """Calls acts[n] when n windows are written."""
 
-    def __init__(self, windows=-1, act=None):
+    def __init__(self, acts=None):
         super().__init__()
-        self._left, self._act = windows, act
+        self._written, self._acts = 0, acts or {}
 
     def advance(self, rows, done):
-        self._left -= 1
-        if not self._left:
-            self._act()
+        self._written += 1
+        if self._written in self._acts:
+            self._acts[self._written]()
 
 
 def answer_locally(release, source, output, **changes):
@@ -136,6 +141,13 @@ def find_workers(actor="MapWorker"):
     return [process for process in found if descends(process)]
 
 
+def wait_for_workers(count):
+    end = time.monotonic() + 120
+    while len(find_workers()) < count:
+        assert time.monotonic() < end, f"{count} workers were not started"
+        time.sleep(0.1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("suffix", "changes"),
@@ -143,26 +155,28 @@ def find_workers(actor="MapWorker"):
 )
 def test_the_bytes_are_those_of_the_local_engine(cluster, release, source, tmp_path, suffix, changes):
     expected = answer_locally(release, source, tmp_path / f"local.{suffix}", **changes)
-    output, seen = tmp_path / f"ray.{suffix}", []
-    progress = Watched(10, lambda: seen.extend(find_workers()))
+    output = tmp_path / f"ray.{suffix}"
+    progress = Watched({1: lambda: wait_for_workers(2)})
     run(make_job(release, source, output, **changes), progress, pytest.fail, RayEngine())
     assert read_both(output) == expected
-    assert len(seen) == 2
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_loses_nothing(cluster, release, source, tmp_path):
-    expected = answer_locally(release, source, tmp_path / "local.jsonl")
-    killed = []
+def test_workers_that_die_lose_nothing(cluster, release, source, tmp_path):
+    expected = answer_locally(release, source, tmp_path / "local.jsonl", target="wide")
+    killed, others = [], []
 
     def kill():
-        killed.append(find_workers()[0])
-        os.kill(killed[0], signal.SIGKILL)
+        killed.extend(find_workers())
+        for process in killed:
+            os.kill(process, signal.SIGKILL)
 
     output = tmp_path / "ray.jsonl"
-    run(make_job(release, source, output), Watched(3, kill), pytest.fail, RayEngine())
-    assert killed
+    progress = Watched({3: kill, 49: lambda: others.extend(find_workers())})
+    run(make_job(release, source, output, target="wide"), progress, pytest.fail, RayEngine())
     assert read_both(output) == expected
+    assert killed
+    assert set(others) - set(killed), "all was answered before the workers died"
 
 
 @pytest.mark.slow
@@ -175,7 +189,7 @@ def test_what_one_engine_began_another_finishes(cluster, release, source, tmp_pa
     output = tmp_path / "ray.npy"
     for engine in (RayEngine(), RayEngine(workers=1)):
         with pytest.raises(Stop):
-            run(make_job(release, source, output), Watched(10, stop), pytest.fail, engine)
+            run(make_job(release, source, output), Watched({10: stop}), pytest.fail, engine)
         assert not output.exists()
     position = run(make_job(release, source, output), Watched(), pytest.fail)
     assert (position.records, position.failed) == (1000, 20)

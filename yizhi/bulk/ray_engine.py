@@ -25,10 +25,13 @@ from yizhi.bulk.readers import STDIN
 if TYPE_CHECKING:
     import ray.data
 
-# A worker that dies takes its window with it, which another then answers; a window that has cost so many is at fault.
-_RETRIES = 5
-# Ray reports its use to its makers, and warns of what it will do in later versions, unless told not to.
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+# Ray reports its use to its makers, warns of what later versions will do, and writes its own log to standard error,
+# unless told not to.
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,7 @@ def _stream(job: Job, skip: int, digest: str, workers: int) -> Iterator[Answers]
     context.execution_options.preserve_order = True
     # A row is a window: Ray Data shall neither gather them nor split them.
     context.target_max_block_size = 1
-    with ray.data.DataContext.current(context):
+    with _silence(logging.getLogger("ray.data")), ray.data.DataContext.current(context):
         answered = (
             # No processor of its own: reading is little work, and would keep one from a worker.
             ray.data.read_datasource(_windows_source(job, skip), override_num_blocks=1, num_cpus=0)
@@ -179,7 +182,6 @@ def _stream(job: Job, skip: int, digest: str, workers: int) -> Iterator[Answers]
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
                 num_cpus=job.operator.threads,
                 num_gpus=1 if job.operator.device == "cuda" else 0,
-                max_task_retries=_RETRIES,
             )
             .iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
         )
@@ -195,6 +197,17 @@ def _stream(job: Job, skip: int, digest: str, workers: int) -> Iterator[Answers]
         except ray.exceptions.RayError as error:
             reason = f"the cluster broke the run off: {_first_line(error)}; the same command goes on where it was"
             raise InputError("--engine ray", reason) from error
+
+
+@contextmanager
+def _silence(logger: logging.Logger) -> Iterator[None]:
+    """Nothing but errors, for the block."""
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _windows_source(job: Job, skip: int) -> "ray.data.Datasource":
