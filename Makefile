@@ -15,7 +15,7 @@ DEVICE     ?= cpu
 MATH       ?= strict
 
 .DEFAULT_GOAL := help
-.PHONY: help export-all test verify mutations gpu families bench bench-render lint clean
+.PHONY: help export-all demo test verify mutations gpu families bench bench-render lint clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ help:  ## this list
 export-all: $(VENV)/installed  ## export all targets, verify each, print a table
 	@if [ "$(CHECKPOINT)" = "$(SYNTHETIC)" ]; then $(BIN)/yizhi synthesize --out $(SYNTHETIC) --if-missing; fi
 	@$(BIN)/yizhi export $(CHECKPOINT) --out $(OUT) --jobs $(JOBS) $(if $(REVISION),--revision $(REVISION))
+
+demo: $(VENV)/installed  ## train a small model that knows something, export it, verify it, ask it: a few minutes
+	@$(BIN)/python -m training.demo --jobs $(JOBS)
 
 test: $(VENV)/installed  ## everything that CI runs
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python -m pytest
