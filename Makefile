@@ -15,7 +15,7 @@ DEVICE     ?= cpu
 MATH       ?= strict
 
 .DEFAULT_GOAL := help
-.PHONY: help export-all demo test verify mutations gpu families bench bench-render lint clean
+.PHONY: help export-all demo test verify mutations gpu families bench bench-render walkthrough lint clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ bench: $(VENV)/installed $(PEERS)/installed  ## ours and peers side by side: doc
 
 bench-render: $(VENV)/installed  ## docs/performance.md again, from what was measured
 	@$(BIN)/python -m benchmarks.performance --render-only
+
+walkthrough: $(VENV)/installed  ## a Chinese NER model from pretraining to int8, on a small model: docs/ner-walkthrough.md
+	@PATH="$(CURDIR)/$(BIN):$$PATH" docs/examples/ner-walkthrough.sh
 
 lint: $(VENV)/installed  ## style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

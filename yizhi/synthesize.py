@@ -44,12 +44,22 @@ OUTLIER_SIZE = {NORM_SCALE: 2.0, NORM_OFFSET: 4.0}
 # A shared layer's outliers feed themselves: at full size they reached 35 in a 312-wide ALBERT, which left the other
 # channels so few of int8's steps that its cosine fell to 0.9935. At half they reach 14, and int8 is still tried.
 SHARED_OUTLIERS = 0.5
+# What training starts from: BERT's own initialisation (Devlin et al. 2019, `initializer_range`).
+UNTRAINED_SPREAD = {EMBEDDING: 0.02, KERNEL: 0.02}
+UNTRAINED_CENTRE = {NORM_SCALE: 1.0}
 
 
-def synthesize(folder: Path, config: dict[str, object], seed: int = 0, vocab: list[str] | None = None) -> None:
+def synthesize(
+    folder: Path,
+    config: dict[str, object],
+    seed: int = 0,
+    vocab: list[str] | None = None,
+    untrained: bool = False,
+) -> None:
     """Write a random checkpoint of this configuration, with pooler and the family's usual head.
 
-    vocab: its entries; `make_vocab`'s if None.
+    vocab: its entries; `make_vocab`'s if None. untrained: with the weights that training starts from, and not with
+    trained weights' spread and outliers.
     Raises InputError for an unsupported configuration, a vocabulary of another size, or one too small for the
     special tokens.
     """
@@ -65,7 +75,8 @@ def synthesize(folder: Path, config: dict[str, object], seed: int = 0, vocab: li
         (temporary / "vocab.txt").write_text("\n".join(entries) + "\n", encoding="utf-8")
         with open(temporary / "model.safetensors", "wb") as file:
             header = {parameter.name: ("F32", parameter.shape) for parameter in spec.parameters()}
-            write_safetensors(file, header, (_values(p, seed, spec).data.cast("B") for p in spec.parameters()))
+            make = _untrained if untrained else _values
+            write_safetensors(file, header, (make(p, seed, spec).data.cast("B") for p in spec.parameters()))
 
 
 def make_vocab(size: int) -> list[str]:
@@ -85,7 +96,31 @@ def make_vocab(size: int) -> list[str]:
 
 
 def _values(parameter: Parameter, seed: int, spec: EncoderSpec) -> NDArray[np.float32]:
-    """Near-normal float32 values in the parameter's shape, from integer arithmetic and exact scaling.
+    """Float32 values in the parameter's shape, spread as trained ones are, with outlier channels."""
+    spread = SPREAD[parameter.kind]
+    if parameter.kind == KERNEL:
+        # As wide at every width as it is at 768: narrower layers would else drown in their residuals.
+        spread *= np.sqrt(768 / spec.config.hidden_size)
+    values = _near_normal(parameter, seed, spread)
+    values += np.float32(CENTRE.get(parameter.kind, 0.0))
+    if parameter.kind in OUTLIER_SIZE:
+        # The same channels in every layer, as trained encoders have them.
+        count = len(values)
+        channels = [count * (2 * number + 1) // (2 * OUTLIER_CHANNELS) for number in range(OUTLIER_CHANNELS)]
+        shares_layers = len(set(spec.layers)) < len(spec.layers)
+        size = np.float32(OUTLIER_SIZE[parameter.kind] * (SHARED_OUTLIERS if shares_layers else 1.0))
+        values[channels] *= size
+        values[channels] += size
+    return values.reshape(parameter.shape)
+
+
+def _untrained(parameter: Parameter, seed: int, spec: EncoderSpec) -> NDArray[np.float32]:
+    values = _near_normal(parameter, seed, UNTRAINED_SPREAD.get(parameter.kind, 0.0))
+    return (values + np.float32(UNTRAINED_CENTRE.get(parameter.kind, 0.0))).reshape(parameter.shape)
+
+
+def _near_normal(parameter: Parameter, seed: int, spread: float) -> NDArray[np.float32]:
+    """One value for each element, around 0 with this standard deviation, from integers and exact scaling.
 
     Four random bytes are summed per value (Irwin–Hall), which no maths library can round differently.
     """
@@ -94,18 +129,5 @@ def _values(parameter: Parameter, seed: int, spec: EncoderSpec) -> NDArray[np.fl
     raw = np.random.Philox(key=key).random_raw(-(-count // 2)).view("<u4")[:count]
     pairs = (raw & 0x00FF00FF) + (raw >> 8 & 0x00FF00FF)
     sums = (pairs & 0xFFFF) + (pairs >> 16)
-    spread = SPREAD[parameter.kind]
-    if parameter.kind == KERNEL:
-        # As wide at every width as it is at 768: narrower layers would else drown in their residuals.
-        spread *= np.sqrt(768 / spec.config.hidden_size)
     deviation = np.float32(spread / np.sqrt(4 * (256**2 - 1) / 12))
-    values = (sums.astype(np.float32) - np.float32(510)) * deviation
-    values += np.float32(CENTRE.get(parameter.kind, 0.0))
-    if parameter.kind in OUTLIER_SIZE:
-        # The same channels in every layer, as trained encoders have them.
-        channels = [count * (2 * number + 1) // (2 * OUTLIER_CHANNELS) for number in range(OUTLIER_CHANNELS)]
-        shares_layers = len(set(spec.layers)) < len(spec.layers)
-        size = np.float32(OUTLIER_SIZE[parameter.kind] * (SHARED_OUTLIERS if shares_layers else 1.0))
-        values[channels] *= size
-        values[channels] += size
-    return values.reshape(parameter.shape)
+    return (sums.astype(np.float32) - np.float32(510)) * deviation

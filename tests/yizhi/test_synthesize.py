@@ -49,3 +49,16 @@ def test_a_vocabulary_of_your_own(tmp_path, capsys):
     assert main([*command, "--out", str(tmp_path / "other")]) == 2
     assert "vocab_size: expected 8, the vocabulary's; found 9" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_what_training_starts_from(tmp_path):
+    """BERT's initialisation: normal with 0.02, biases 0, LayerNorm 1 and 0."""
+    synthesize(tmp_path / "start", small_config(), untrained=True)
+    with Checkpoint.open(tmp_path / "start") as checkpoint:
+        layer = checkpoint.spec.layers[0]
+        kernel = checkpoint.array(layer.intermediate.weight)
+        assert abs(kernel.std() - 0.02) < 0.001
+        assert abs(kernel.mean()) < 0.001
+        assert not checkpoint.array(layer.intermediate.bias).any()
+        assert (checkpoint.array(layer.output_norm.weight) == 1).all()
+        assert not checkpoint.array(layer.output_norm.bias).any()

@@ -22,9 +22,9 @@ CONFIG = {
 # The questions ask for one character, so characters are hidden, and not whole words.
 TRAINING = (
     *("--masking", "bert", "--line-by-line", "--max-length", "32"),
-    *("--batch-size", "32", "--learning-rate", "1e-3", "--evaluate-every", "1000", "--device", "cpu"),
+    *("--batch-size", "32", "--learning-rate", "1e-3", "--evaluate-every", "1000", "--device", "cpu", "--threads", "1"),
 )
-STEPS = 1500
+STEPS = 2000
 
 
 def read_questions() -> list[tuple[str, str]]:

@@ -37,7 +37,17 @@ def demo(work: Path, release: Path, steps: int, jobs: int) -> None:
     start, trained = work / "random", work / "trained"
     if start.exists() and (start / "vocab.txt").read_text(encoding="utf-8").split("\n")[:-1] != vocab:
         shutil.rmtree(start)  # of other sentences
-    _run("synthesize", "--config", work / "config.json", "--vocab", work / "vocab.txt", "--out", start, "--if-missing")
+    _run(
+        "synthesize",
+        "--config",
+        work / "config.json",
+        "--vocab",
+        work / "vocab.txt",
+        "--out",
+        start,
+        "--untrained",
+        "--if-missing",
+    )
 
     _say("Train it: hide characters, and let it say what they were.")
     _run("pretrain", start, "--text", *TEXTS, "--out", trained, *TRAINING, "--max-steps", steps)

@@ -16,7 +16,8 @@ def add(commands: Commands) -> None:
         "Make a random checkpoint: by default of bert-base-chinese's shape (411 MB), the same bytes\n"
         "everywhere for the same seed. It knows nothing; it is for testing.\n\n"
         "  yizhi synthesize --out build/synthetic\n"
-        "  yizhi synthesize --out build/tiny --config tiny/config.json --seed 7",
+        "  yizhi synthesize --out build/tiny --config tiny/config.json --seed 7\n"
+        "  yizhi synthesize --out build/start --config tiny/config.json --untrained     to train from scratch",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="CHECKPOINT", help="the folder to write")
     parser.add_argument(
@@ -24,6 +25,11 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--vocab", type=Path, metavar="FILE", help="a vocab.txt (default: characters, made up)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--untrained",
+        action="store_true",
+        help="weights as training starts from them (default: spread as trained ones are, with outliers)",
+    )
     parser.add_argument("--if-missing", action="store_true", help="do nothing if the folder is already there")
 
 
@@ -36,6 +42,8 @@ def run(options: argparse.Namespace) -> int:
     if options.if_missing and (options.out / "model.safetensors").exists():
         return 0
     config = read_json_object(options.config) if options.config else DEFAULT_CONFIG
-    synthesize(options.out, config, options.seed, read_vocab(options.vocab) if options.vocab else None)
+    synthesize(
+        options.out, config, options.seed, read_vocab(options.vocab) if options.vocab else None, options.untrained
+    )
     print(f"{options.out}: random weights from seed {options.seed}")
     return 0
