@@ -40,9 +40,8 @@ def artifacts(tmp_path_factory):
     synthesize(folder / "random", {**CONFIG, "vocab_size": len(vocab)}, vocab=vocab, untrained=True)
     texts = [str(path) for path in TEXTS]
     out = str(folder / "trained")
-    assert (
-        main(["pretrain", str(folder / "random"), "--text", *texts, "--out", out, *TRAINING, "--max-steps", "1000"]) == 0
-    )
+    command = ["pretrain", str(folder / "random"), "--text", *texts, "--out", out]
+    assert main([*command, *TRAINING, "--max-steps", "1000"]) == 0
     with Checkpoint.open(folder / "trained") as checkpoint:
         return {target: export_artifact(checkpoint, target, folder / target) for target in ("onnx", "onnx-int8")}
 
