@@ -154,6 +154,16 @@ def _constant(rows: Rows) -> Verdict:
     return Verdict(max(growth.values()) <= CONSTANT_WITHIN, f"{found}, from {first} to {last}")
 
 
+def _rate(rows: Rows, start: str, least: float) -> Verdict:
+    """Ours over the fastest of the contestants whose names begin so."""
+    rates = {name: typical(rows, "bulk", name, "rate") for name in rows["bulk"] if name.startswith(start)}
+    if not rates:
+        raise Unknown("not run")
+    name = max(rates, key=lambda name: rates[name])
+    ratio = typical(rows, "bulk", OURS, "rate") / rates[name]
+    return Verdict(ratio >= least, f"{ratio:.2f}× {name}")
+
+
 def _targets(rows: Rows) -> list[str]:
     if len(rows) < 3:
         raise Unknown("not run: a line needs three sizes")
@@ -244,6 +254,22 @@ AIMS: tuple[Aim, ...] = (
             partial(_least, row=key, value="peak"),
         )
         for key, name in CLASSES.items()
+    ),
+    *(
+        Aim(
+            f"bulk-{key}",
+            "bulk",
+            f"many sentences, against {what}",
+            f"≥ {least:g}×",
+            partial(_rate, start=start, least=least),
+        )
+        for key, what, start, least in (
+            ("padded", "padding to 512", "yizhi, padded", 10),
+            ("pipeline", "optimum's pipeline at its best batch size", "optimum pipeline", 2),
+            ("sentence-transformers", "sentence-transformers", "sentence-transformers", 1),
+            ("ctranslate2", "CTranslate2", "CTranslate2", 1),
+            ("equal", "our own on sentences of one length", "yizhi, all of one length", 0.92),
+        )
     ),
     Aim("scale-time", "scale", "time of exports of growing models", "linear in bytes, within 25 %", _linear),
     Aim("scale-memory", "scale", "memory of ONNX and Flax exports", "nearly constant: ≤ 1.25×", _constant),
