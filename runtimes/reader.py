@@ -101,11 +101,9 @@ class Reader(LabelOperator[tuple[str, str], list[Answer]]):
         spans = np.full((len(context), min(self._longest, len(context))), -np.inf)
         for window, result in zip(windows, results, strict=True):
             begin = int(window.places[text_parts(window)[1][0]] - context[0])
-            starts, ends = result[1:].T
-            for further in range(min(spans.shape[1], len(starts))):
-                worth = starts[: len(starts) - further] + ends[further:]
-                here = spans[begin : begin + len(worth), further]
-                np.maximum(here, worth, out=here)
+            worth = worth_of_spans(result[1:], spans.shape[1])
+            here = spans[begin : begin + len(worth), : worth.shape[1]]
+            np.maximum(here, worth, out=here)
         return spans
 
     def _rank(
@@ -126,3 +124,15 @@ class Reader(LabelOperator[tuple[str, str], list[Answer]]):
             nothing = Answer("", None, None, float(np.exp(null - highest) / total))
             answers.insert(sum(answer.score >= nothing.score for answer in answers), nothing)
         return answers
+
+
+def worth_of_spans(logits: NDArray, longest: int) -> NDArray[np.float64]:
+    """Start logit i + end logit i + l, [i, l], for spans of at most `longest` tokens; −inf past the last token.
+
+    logits: [C, 2] of a context's tokens.
+    """
+    starts, ends = logits.astype(np.float64).T
+    worth = np.full((len(starts), min(longest, len(starts))), -np.inf)
+    for further in range(worth.shape[1]):
+        worth[: len(starts) - further, further] = starts[: len(starts) - further] + ends[further:]
+    return worth

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from converters.artifact import new_folder
 from converters.checkpoint import Checkpoint, sha256_of_file
 from converters.errors import InputError, show
-from converters.tokenizer_files import read_tokenizer_settings
 from runtimes.batching import make_batches
 from runtimes.tokenization import Row, Tokenizer, pad
 from training import loop, models
 from training.batches import LengthGroupedBatches
+from training.features import open_tokenizer
 from training.methods import Full
 from training.settings import Settings
 from training.similarity import cosines, find_matches, rank_correlation, retrieval
@@ -195,15 +195,9 @@ def train_embedding(
     began = monotonic()
     with new_folder(out, replaces=(RECORD,)) as folder, Checkpoint.open(base) as checkpoint:
         _check_dropout(checkpoint, embedding)
-        tokenizer = _open_tokenizer(checkpoint, max_length)
+        tokenizer = open_tokenizer(checkpoint, max_length)
         held_out = read_pairs(evaluation, columns) if evaluation else None
-        if embedding.objective == "cosent":
-            pairs = read_pairs(train, columns)
-            rows = _tokenize(tokenizer, [text for pair in pairs.texts for text in pair])
-            dataset: list[Any] = list(zip(rows[0::2], rows[1::2], pairs.scores, strict=True))
-        else:
-            rows = _tokenize(tokenizer, read_texts(train, columns.first))
-            dataset = [(row, row, None) for row in rows]
+        dataset = _read_dataset(train, embedding.objective, columns, tokenizer)
         identity = {
             "checkpoint": checkpoint.digest(),
             "task": "embed",
@@ -239,6 +233,17 @@ def train_embedding(
             told = {"before": before, "scores": scores, "examples": len(dataset), "seconds": outcome.seconds}
             write_record(folder, identity, history, ("spearman", "mrr"), **told)
     return outcome
+
+
+def _read_dataset(
+    path: Path, objective: str, columns: Columns, tokenizer: Tokenizer
+) -> list[tuple[Row, Row, float | None]]:
+    """Scored pairs for CoSENT; each text with itself for SimCSE."""
+    if objective == "cosent":
+        pairs = read_pairs(path, columns)
+        rows = _tokenize(tokenizer, [text for pair in pairs.texts for text in pair])
+        return list(zip(rows[0::2], rows[1::2], pairs.scores, strict=True))
+    return [(row, row, None) for row in _tokenize(tokenizer, read_texts(path, columns.first))]
 
 
 def score(pairs: Pairs, embed: Callable[[Sequence[str]], NDArray]) -> dict[str, float]:
@@ -286,13 +291,6 @@ def _embed(model: Encoder, tokenizer: Tokenizer, texts: Sequence[str]) -> NDArra
 def _tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Row]:
     """What is too long is cut."""
     return [tokenizer.fit(row, "truncate")[0] for row in tokenizer.tokenize(texts)]
-
-
-def _open_tokenizer(checkpoint: Checkpoint, max_length: int | None) -> Tokenizer:
-    positions = checkpoint.config.max_position_embeddings
-    if max_length is not None and not 8 <= max_length <= positions:
-        raise InputError("--max-length", f"expected 8 … {positions}; found {max_length}")
-    return Tokenizer(checkpoint.vocab, read_tokenizer_settings(checkpoint.folder), max_length or positions)
 
 
 def _build_encoder(checkpoint: Checkpoint, freeze_layers: int) -> Any:

@@ -1,11 +1,14 @@
-"""Feature: one row for a model with what its head should say. No framework needed."""
+"""What a model is trained on: rows of a checkpoint's own tokens, with what its head should say. No framework needed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from numpy.typing import ArrayLike
 
-from runtimes.tokenization import Row
+from converters.checkpoint import Checkpoint
+from converters.errors import InputError
+from converters.tokenizer_files import read_tokenizer_settings
+from runtimes.tokenization import Row, Tokenizer
 
 # What the losses of transformers' heads pass over.
 IGNORED = -100
@@ -29,3 +32,14 @@ class Feature:
     def length(self) -> int:
         """Tokens, with [CLS] and [SEP]."""
         return len(self.row.ids)
+
+
+def open_tokenizer(checkpoint: Checkpoint, max_length: int | None) -> Tokenizer:
+    """The checkpoint's tokenizer, for rows of at most so many tokens; as many as it has positions if None.
+
+    Raises InputError for a length that it cannot have.
+    """
+    positions = checkpoint.config.max_position_embeddings
+    if max_length is not None and not 8 <= max_length <= positions:
+        raise InputError("--max-length", f"expected 8 … {positions}; found {max_length}")
+    return Tokenizer(checkpoint.vocab, read_tokenizer_settings(checkpoint.folder), max_length or positions)

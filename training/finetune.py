@@ -8,13 +8,11 @@ from typing import Any
 
 from converters.artifact import new_folder
 from converters.checkpoint import Checkpoint, sha256_of_file
-from converters.errors import InputError
 from converters.label_heads import LABEL_CLASS_SUFFIXES
-from converters.tokenizer_files import read_tokenizer_settings
 from runtimes.tokenization import Tokenizer
 from training import loop, models
 from training.batches import LengthGroupedBatches, collate
-from training.features import Feature
+from training.features import Feature, open_tokenizer
 from training.methods import Method
 from training.predict import predict
 from training.settings import Settings
@@ -73,18 +71,9 @@ def finetune(
     """
     began = monotonic()
     with new_folder(out, replaces=(RECORD,)) as folder, Checkpoint.open(base) as checkpoint:
-        tokenizer = _open_tokenizer(checkpoint, max_length)
-        faults = Faults()
-        examples = reader.read(train, faults)
-        held_out = reader.read(evaluation, faults) if evaluation else []
-        skipped = faults.take_rows() if skip_faulty else []
-        task = _choose_task(checkpoint, reader, examples, new_head, faults)
-        _check_labels(task, [*examples, *held_out], checkpoint, new_head, faults)
-        faults.check()
-        features = task.encode(examples, tokenizer, faults)
-        held_out_features = task.encode(held_out, tokenizer, faults) if held_out else []
-        faults.check()
-
+        tokenizer = open_tokenizer(checkpoint, max_length)
+        data = _read(checkpoint, reader, train, evaluation, tokenizer, new_head, skip_faulty)
+        task = data.task
         identity = {
             "checkpoint": checkpoint.digest(),
             "task": task.name,
@@ -97,26 +86,26 @@ def finetune(
         }
 
         def measure(model: Any) -> dict[str, float]:
-            logits, loss = predict(model, held_out_features, tokenizer.pad_id)
-            return {"loss": loss, **task.score(held_out, held_out_features, logits)}
+            logits, loss = predict(model, data.held_out_features, tokenizer.pad_id)
+            return {"loss": loss, **task.score(data.held_out, data.held_out_features, logits)}
 
         with work_folder(out, identity) as work:
             loop.seed_everything(settings)
             model, new = models.build_model(checkpoint, LABEL_CLASS_SUFFIXES[task.name], task.config())
             prepared = method.prepare(model, checkpoint, new)
             counts = _count(prepared, trained=True), _count(prepared, trained=False)
-            goal = loop.Goal(measure, task.best) if held_out else None
+            goal = loop.Goal(measure, task.best) if data.held_out else None
             history = loop.train(
                 prepared,
-                features,
-                LengthGroupedBatches([feature.length for feature in features], settings.batch_size, settings.seed),
+                data.features,
+                LengthGroupedBatches([feature.length for feature in data.features], settings.batch_size, settings.seed),
                 _Collate(tokenizer.pad_id),
                 settings,
                 work,
                 goal,
             )
             model = method.finish(prepared, folder).eval()
-            scores = measure(model) if held_out else {}
+            scores = measure(model) if data.held_out else {}
             models.write_checkpoint(folder, model, checkpoint, task.config())
             outcome = Outcome(
                 labels=task.labels,
@@ -124,15 +113,50 @@ def finetune(
                 best=task.best,
                 history=history,
                 new=tuple(new),
-                examples=len(examples),
-                rows=len(features),
+                examples=data.examples,
+                rows=len(data.features),
                 trained=counts[0],
                 parameters=counts[1],
                 seconds=monotonic() - began,
-                skipped=tuple(skipped),
+                skipped=data.skipped,
             )
             write_record(folder, identity, history, tuple(name for name in scores if name != "loss"), **_told(outcome))
     return outcome
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What was read of both files; `held_out` is the evaluation file's, empty without one."""
+
+    task: Task
+    examples: int
+    features: list[Feature]
+    held_out: list[Any]
+    held_out_features: list[Feature]
+    skipped: tuple[str, ...]
+
+
+def _read(
+    checkpoint: Checkpoint,
+    reader: Reader,
+    train: Path,
+    evaluation: Path | None,
+    tokenizer: Tokenizer,
+    new_head: bool,
+    skip_faulty: bool,
+) -> _Data:
+    """Raises InputError, listing every fault of both files."""
+    faults = Faults()
+    examples = reader.read(train, faults)
+    held_out = reader.read(evaluation, faults) if evaluation else []
+    skipped = tuple(faults.take_rows()) if skip_faulty else ()
+    task = _choose_task(checkpoint, reader, examples, new_head, faults)
+    _check_labels(task, [*examples, *held_out], checkpoint, new_head, faults)
+    faults.check()
+    features = task.encode(examples, tokenizer, faults)
+    held_out_features = task.encode(held_out, tokenizer, faults) if held_out else []
+    faults.check()
+    return _Data(task, len(examples), features, held_out, held_out_features, skipped)
 
 
 def _told(outcome: Outcome) -> Mapping[str, Any]:
@@ -145,13 +169,6 @@ class _Collate:
 
     def __call__(self, features: list[Feature]) -> dict[str, Any]:
         return collate(features, self.pad_id)
-
-
-def _open_tokenizer(checkpoint: Checkpoint, max_length: int | None) -> Tokenizer:
-    positions = checkpoint.config.max_position_embeddings
-    if max_length is not None and not 8 <= max_length <= positions:
-        raise InputError("--max-length", f"expected 8 … {positions}; found {max_length}")
-    return Tokenizer(checkpoint.vocab, read_tokenizer_settings(checkpoint.folder), max_length or positions)
 
 
 def _choose_task(checkpoint: Checkpoint, reader: Reader, examples: list[Any], new_head: bool, faults: Faults) -> Task:

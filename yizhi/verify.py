@@ -31,23 +31,7 @@ def verify_path(
     Raises InputError where the path is neither, or a target that was asked for is not in it.
     """
     progress.note(f"hashing {path}")
-    if (path / DESCRIPTION).exists():
-        release, names = path.parent, [path.name]
-        artifact = Artifact.read(path)
-        altered = {path.name: artifact.find_altered_files()}
-        known = find_name_by_files(artifact.description.get("source"))
-        if not (release / GOLDEN).is_dir():
-            raise InputError(path, f"cannot be run against anything: there is no {GOLDEN}/ beside it")
-    else:
-        release, manifest = path, read_manifest(path)
-        names = [name for name in TARGETS if name in manifest["artifacts"]]
-        altered = find_altered_release(release, manifest)
-        known = manifest["source"].get("known")
-        if targets:
-            missing = [target.name for target in targets if target.name not in names]
-            if missing:
-                raise InputError(path, f"has no {', '.join(missing)}; it has {', '.join(names)}")
-            names = [target.name for target in targets]
+    release, names, altered, known = _check_files(path, targets)
     if evaluation:
         for fault in evaluation.check(release, names):
             progress.warn(f"left out: {fault}")
@@ -80,3 +64,21 @@ def verify_path(
     if evaluation:
         evaluation.run(release, rows, device, jobs, progress)
     return list(rows.values())
+
+
+def _check_files(path: Path, targets: list[Target] | None) -> tuple[Path, list[str], dict[str, list[str]], str | None]:
+    """The release, its artifacts to run, what was altered by folder, and which known checkpoint it was made from."""
+    if (path / DESCRIPTION).exists():
+        if not (path.parent / GOLDEN).is_dir():
+            raise InputError(path, f"cannot be run against anything: there is no {GOLDEN}/ beside it")
+        artifact = Artifact.read(path)
+        known = find_name_by_files(artifact.description.get("source"))
+        return path.parent, [path.name], {path.name: artifact.find_altered_files()}, known
+    manifest = read_manifest(path)
+    names = [name for name in TARGETS if name in manifest["artifacts"]]
+    if targets:
+        missing = [target.name for target in targets if target.name not in names]
+        if missing:
+            raise InputError(path, f"has no {', '.join(missing)}; it has {', '.join(names)}")
+        names = [target.name for target in targets]
+    return path, names, find_altered_release(path, manifest), manifest["source"].get("known")

@@ -8,34 +8,14 @@ import onnxruntime
 import pytest
 
 from converters.artifact import DESCRIPTION
-from converters.checkpoint import Checkpoint
 from converters.errors import InputError
-from converters.targets import TARGETS, MissingFramework
+from converters.targets import TARGETS
 from parity_tests.golden import Golden
 from parity_tests.verify import verify
 from runtimes import open_runtime
 from tests.agreement import padded_batch
-from tests.artifacts import export_artifact
 
 POSITIONS = np.array([[3, 20], [0, 0], [1, 2], [0, 7], [0, 0]])
-
-
-@pytest.fixture
-def open_artifact(make_checkpoint, tmp_path):
-    opened = []
-
-    def make(variant, target):
-        checkpoint = Checkpoint.open(make_checkpoint(variant))
-        opened.append(checkpoint)
-        try:
-            opened.append(open_runtime(export_artifact(checkpoint, target, tmp_path / target)))
-        except MissingFramework as missing:
-            pytest.skip(str(missing))
-        return checkpoint, opened[-1]
-
-    yield make
-    for each in opened:
-        each.close()
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -9,34 +9,15 @@ import pytest
 
 from converters.checkpoint import Checkpoint
 from converters.spec import SENTENCE_EMBEDDING, Pooling
-from converters.targets import TARGETS, MissingFramework
+from converters.targets import TARGETS
 from parity_tests import oracle
 from parity_tests.golden import Golden
 from parity_tests.verify import verify
-from runtimes import Embedder, open_runtime
+from runtimes import Embedder
 from tests.agreement import padded_batch
-from tests.artifacts import export_artifact
 
 TEXTS = ["北京是中国的首都。", "你", ("这个酒店", "服务很好！"), "Hello world, hello"]
 POOLINGS = [Pooling("mean", True), Pooling("max", True), Pooling("cls")]
-
-
-@pytest.fixture
-def open_artifact(make_checkpoint, tmp_path):
-    opened = []
-
-    def make(variant, target, pooling):
-        checkpoint = Checkpoint.open(make_checkpoint(variant), pooling)
-        opened.append(checkpoint)
-        try:
-            opened.append(open_runtime(export_artifact(checkpoint, target, tmp_path / target)))
-        except MissingFramework as missing:
-            pytest.skip(str(missing))
-        return checkpoint, opened[-1]
-
-    yield make
-    for each in opened:
-        each.close()
 
 
 @pytest.mark.parametrize("pooling", POOLINGS, ids=str)

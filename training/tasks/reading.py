@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from converters.config import read_json_object
 from converters.errors import InputError, show
 from converters.label_heads import ANSWER
+from runtimes.reader import worth_of_spans
 from runtimes.tokenization import Row, Tokenizer, text_parts
 from training import cmrc
 from training.features import Feature
@@ -126,11 +127,9 @@ class Reading:
 
 def best_span(logits: NDArray, places: NDArray[np.int64]) -> tuple[float, int, int]:
     """The start and end, among these places, with the largest sum of logits [T, 2], and that sum."""
-    starts, ends = logits[places, 0].astype(np.float64), logits[places, 1].astype(np.float64)
-    sums = starts[:, None] + ends[None, :]
-    allowed = np.triu(np.ones_like(sums, bool)) & ~np.triu(np.ones_like(sums, bool), LONGEST_ANSWER)
-    start, end = np.unravel_index(np.where(allowed, sums, -np.inf).argmax(), sums.shape)
-    return float(sums[start, end]), int(places[start]), int(places[end])
+    worth = worth_of_spans(logits[places], LONGEST_ANSWER)
+    start, further = np.unravel_index(worth.argmax(), worth.shape)
+    return float(worth[start, further]), int(places[start]), int(places[start + further])
 
 
 def _find_answer(row: Row, answer: str, begin: int) -> NDArray[np.int64]:
