@@ -66,12 +66,12 @@ def transformers_pytorch(
 
 def transformers_tensorflow(folder: Path, threads: int, device: str) -> Run:
     """`TFAutoModel` in a `tf.function`, traced for each shape."""
-    import tensorflow as tf
-    from transformers import TFAutoModel
-
     from benchmarks.tensorflow_peer import mend_loader
 
     mend_loader()
+    import tensorflow as tf
+    from transformers import TFAutoModel
+
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     model = tf.function(TFAutoModel.from_pretrained(folder))
     return lambda inputs: model({n: tf.constant(a, tf.int32) for n, a in inputs.items()}).last_hidden_state.numpy()

@@ -29,7 +29,11 @@ class _Archive:
 
 
 def mend_loader() -> None:
-    """Have transformers use it."""
+    """Have transformers use it.
+
+    To be called before TensorFlow is imported: transformers imports torch first, and torch's Triton, where it has one,
+    crashes a process that has TensorFlow already.
+    """
     from transformers import modeling_tf_utils
 
     modeling_tf_utils.safe_open = _Archive

@@ -23,6 +23,7 @@ from converters.tokenizer_files import tokenizer_files
 DESCRIPTION = "artifact.json"
 SCHEMA_VERSION = 1
 SCHEMA = "artifact.v1"
+_WORTH_A_THREAD = 1 << 18
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -75,8 +76,8 @@ class ArtifactWriter:
     def open(self, name: str) -> Iterator[BinaryIO]:
         """Open a new file for writing; its sha256 is taken on the way."""
         (self.folder / name).parent.mkdir(exist_ok=True)
-        with open(self.folder / name, "xb") as file:
-            hashing = _HashingFile(file)
+        with open(self.folder / name, "xb") as file, ThreadPoolExecutor(1) as thread:
+            hashing = _HashingFile(file, thread)
             yield hashing  # type: ignore[misc]
             file.flush()
             os.fsync(file.fileno())
@@ -221,13 +222,21 @@ def to_json(value: object) -> str:
 
 
 class _HashingFile:
-    def __init__(self, file: BinaryIO) -> None:
+    """Hashes a large piece in the thread while it is written: neither holds the interpreter."""
+
+    def __init__(self, file: BinaryIO, thread: ThreadPoolExecutor) -> None:
         self._file = file
+        self._thread = thread
         self._sha256 = hashlib.sha256()
 
     def write(self, data: bytes | memoryview) -> int:
-        self._sha256.update(data)
-        return self._file.write(data)
+        if memoryview(data).nbytes < _WORTH_A_THREAD:
+            self._sha256.update(data)
+            return self._file.write(data)
+        hashed = self._thread.submit(self._sha256.update, data)
+        length = self._file.write(data)
+        hashed.result()  # whoever wrote it may now change it
+        return length
 
     def flush(self) -> None:
         self._file.flush()

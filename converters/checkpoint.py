@@ -84,7 +84,7 @@ class Checkpoint:
         return file.array(stored_name).astype(np.float32, copy=False)
 
     def chunks(self, parameter: Parameter, transpose: bool = False) -> Iterator[bytes | memoryview]:
-        """The parameter's float32 bytes in row-major order, using little memory of its own."""
+        """The parameter's float32 bytes in row-major order, in little memory. A piece is good until the next comes."""
         file, stored_name = self._sources[parameter.name]
         if file.entries[stored_name].dtype == "F32" and not transpose:
             yield from file.chunks(stored_name)

@@ -86,17 +86,22 @@ class SafetensorsFile:
         stored = np.frombuffer(self._map, NUMPY_TYPES[entry.dtype], math.prod(entry.shape), entry.offset)
         return stored.reshape(entry.shape)
 
-    def chunks(self, name: str) -> Iterator[bytes]:
-        """The tensor's bytes, read piece by piece so that they never count as this process's memory."""
+    def chunks(self, name: str) -> Iterator[memoryview]:
+        """The tensor's bytes, piece by piece; a piece is good until the next is asked for, which takes its place.
+
+        Raises InputError where the file has become shorter, which would kill a process that reads it as mapped memory.
+        """
         entry = self.entries[name]
         position, end = entry.offset, entry.offset + entry.nbytes
+        # One buffer, since a new one for each piece costs more than the reading.
+        buffer = memoryview(bytearray(min(entry.nbytes, _CHUNK)))
         while position < end:
-            # pread keeps no position of its own, so threads may read one file side by side.
-            piece = os.pread(self._file.fileno(), min(end - position, _CHUNK), position)
-            if not piece:
+            # preadv keeps no position of its own, so threads may read one file side by side.
+            length = os.preadv(self._file.fileno(), [buffer[: end - position]], position)
+            if not length:
                 raise InputError(self.path, f"{name}: the file was shortened while it was read")
-            position += len(piece)
-            yield piece
+            position += length
+            yield buffer[:length]
 
     def release(self, name: str) -> None:
         """Tell the kernel that this tensor's pages are not needed any more."""

@@ -6,12 +6,12 @@ Byte-identical exports need a fresh process each: TensorFlow numbers its functio
 import hashlib
 from pathlib import Path
 
-import tensorflow as tf
 from tensorflow.core.protobuf.fingerprint_pb2 import FingerprintDef
 
 from converters.artifact import ArtifactWriter
 from converters.checkpoint import Checkpoint
 from converters.forwards.tensorflow import Encoder
+from converters.lean_tensorflow import tf
 from converters.spec import LOGITS_AT, POSITIONS, MaskedLMHead
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")

@@ -75,7 +75,7 @@ def make_cases(checkpoint: Checkpoint) -> list[Case]:
     """The cases that fit this checkpoint's vocabulary, positions and token types."""
     make = _CaseMaker(checkpoint)
     longest = checkpoint.config.max_position_embeddings
-    masked = [make.sentence(16) for _ in range(3)]
+    masked = [make.sentence(24) for _ in range(3)]
     masked[0][1] = masked[1][-2] = make.mask
     masked[2][2:-1:3] = [make.mask] * len(masked[2][2:-1:3])
     repeated = [make.cls, *[make.sentence(8)[3]] * 14, make.sep]
@@ -97,7 +97,7 @@ def make_cases(checkpoint: Checkpoint) -> list[Case]:
         make.batch(
             "batch-of-8",
             "rows of a batch mixed up, or dependent on their neighbours",
-            [make.sentence(length) for length in (3, 31, 8, 17, 24, 2, 12, 5)],
+            [make.sentence(length) for length in (3, 15, 8, 11, 16, 2, 12, 5)],
         ),
         make.long("length-128", "an error that grows with length", min(128, longest), "features"),
         make.long("longest-but-one", "positions off by one at the far end", longest - 1, "hidden_states"),

@@ -24,6 +24,8 @@ from runtimes.base import Inputs
 CASES = "cases.json"
 ARRAYS = "golden.safetensors"
 SCHEMA = "cases.v1"
+# Of the oracle's parameters: all of a BERT-base's.
+_KEPT_BYTES = 2**30
 _INPUTS = tuple(Inputs.__dataclass_fields__)
 # What a reference holds one vector for: each chosen position, each token, or each row of the batch.
 POSITION, TOKEN, ROW = "position", "token", "row"
@@ -63,9 +65,10 @@ class Golden:
         from parity_tests import oracle  # needs scipy, which a machine that only verifies does not have
 
         cases = make_cases(checkpoint)
+        parameters = oracle.Parameters(checkpoint, keep=_KEPT_BYTES)
         reference = {}
         for case in cases:
-            outputs = oracle.run(checkpoint, case.inputs, logit_positions=case.logit_positions)
+            outputs = oracle.run(checkpoint, case.inputs, logit_positions=case.logit_positions, parameters=parameters)
             reference[case.name] = {name: array.astype(np.float32) for name, array in outputs.items()}
         names = list(reference[cases[0].name])
         per = {name: _per(checkpoint.spec, name) for name in names}

@@ -58,14 +58,25 @@ ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": relu, "silu
 
 
 class Parameters:
-    """Float64 parameters by canonical name; only the one in use takes memory."""
+    """Float64 parameters by canonical name.
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    The first to be read are kept, up to so many bytes, for the passes to come; of the others only the one in use
+    takes memory.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, keep: int = 0) -> None:
         self._checkpoint = checkpoint
+        self._room = keep
+        self._kept: dict[str, Array] = {}
 
     def __getitem__(self, name: str) -> Array:
+        if name in self._kept:
+            return self._kept[name]
         array = self._checkpoint.array(name).astype(np.float64)
         self._checkpoint.release(name)
+        if array.nbytes <= self._room:
+            self._room -= array.nbytes
+            self._kept[name] = array
         return array
 
     def rows(self, name: str, ids: NDArray[np.int64]) -> Array:
@@ -78,13 +89,14 @@ def run(
     inputs: Inputs,
     outputs: set[str] | None = None,
     logit_positions: NDArray[np.int64] | None = None,
+    parameters: Parameters | None = None,
 ) -> dict[str, Array]:
     """Every output of the checkpoint, or the named ones, in float64.
 
     logit_positions: [N, 2] pairs of (row, position); then token `logits` come as [N, V], computed
-    there only.
+    there only. parameters: the checkpoint's, where they serve several passes.
     """
-    spec, p = checkpoint.spec, Parameters(checkpoint)
+    spec, p = checkpoint.spec, parameters or Parameters(checkpoint)
     wanted = outputs or {name for names in spec.signatures().values() for name in names}
     found: dict[str, Array] = {}
 

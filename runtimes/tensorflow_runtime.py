@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from converters.errors import InputError, NotRun
+from converters.lean_tensorflow import tf
 from converters.spec import LOGITS_AT, POSITIONS
 from runtimes.base import Inputs, Runtime
 

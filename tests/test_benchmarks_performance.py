@@ -14,6 +14,7 @@ from benchmarks.contestants import products
 from benchmarks.document import make_document
 from benchmarks.performance import main
 from benchmarks.processes import Failed, run
+from benchmarks.sections import exports
 from benchmarks.workbench import Workbench
 from converters.artifact import Artifact
 from converters.targets import TARGETS
@@ -228,6 +229,22 @@ def test_products_are_those_of_a_pass(bench):
     inputs = {"input_ids": np.zeros((2, 16), int)}
     for library in ("numpy", "torch"):
         products(bench.checkpoint(), 1, "cpu", library)(inputs)
+
+
+def test_what_the_exports_section_keeps_can_be_shown(bench, results, monkeypatch):
+    def pretend(_, *commands):
+        for *_, out in commands:
+            (bench.folder / out).mkdir(parents=True, exist_ok=True)
+        return {"seconds": 2.0, "cpu": 2.0, "peak": GB}
+
+    monkeypatch.setattr(Workbench, "make", pretend)
+    (bench.folder / "out" / "peer-optimum").mkdir(parents=True)
+    (bench.folder / "out" / "peer-optimum" / "model.onnx").touch()
+    exports(bench)
+    kept = json.loads(bench.results.read_text())["sections"]
+    document = make_document(make_results(**kept), {})["performance.md"]
+    assert "| onnx | optimum | 2 |" in document
+    assert "|  | copy and hash | 2 |" in document
 
 
 def test_rendering_needs_a_measurement(tmp_path, capsys):

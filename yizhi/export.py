@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -72,7 +73,6 @@ def export(
     """
     progress.note(f"checking {checkpoint_path}")
     with Checkpoint.open(checkpoint_path, pooling) as checkpoint:
-        checkpoint.check_values()
         source = describe_source(checkpoint, origin)
         descriptions = {
             target.name: describe_artifact(
@@ -104,8 +104,11 @@ def export(
 
 
 def describe_source(checkpoint: Checkpoint, origin: dict[str, str] | None) -> dict[str, Any]:
-    """What the release was made from and judged with."""
-    digest = checkpoint.digest()
+    """What the release was made from and judged with. Raises InputError for values that cannot be used."""
+    with ThreadPoolExecutor(1) as thread:
+        hashing = thread.submit(checkpoint.digest)
+        checkpoint.check_values()
+        digest = hashing.result()
     known = find_origin(checkpoint, digest, origin)
     return {
         "files": digest,

@@ -1,5 +1,6 @@
 """Which known checkpoint a checkpoint is, or was made from: by a file's hash, or tensor by tensor."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -102,20 +103,19 @@ def _compare(checkpoint: Checkpoint, entry: KnownCheckpoint) -> Identity | None:
     if entry.tensors is None or not any(shapes.get(name) == shape for name, shape in ours.items() if len(shape) > 1):
         return None
     listed = read_tensor_list(entry.tensors)
-    different = []
-    equal = 0
-    for name, (crc, transposed) in listed.items():
-        if name not in ours:
-            continue
-        if shapes.get(name) == ours[name] and _crc32c(checkpoint, name, transposed) == crc:
-            equal += 1
-        else:
-            different.append(name)
+
+    def is_equal(name: str) -> bool:
+        crc, transposed = listed[name]
+        return shapes.get(name) == ours[name] and _crc32c(checkpoint, name, transposed) == crc
+
+    here = [name for name in listed if name in ours]
+    with ThreadPoolExecutor() as pool:
+        equal = dict(zip(here, pool.map(is_equal, here), strict=True))
     return Identity(
         entry.name,
         f"CRC32C of each tensor in {entry.tensors_source}",
-        equal,
-        tuple(different),
+        sum(equal.values()),
+        tuple(name for name in here if not equal[name]),
         tuple(sorted(listed.keys() - ours.keys())),
         checkpoint.config.adapter and checkpoint.config.adapter.name,
     )

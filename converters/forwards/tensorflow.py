@@ -8,9 +8,9 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 
-import tensorflow as tf
 from tensorflow import Tensor
 
+from converters.lean_tensorflow import tf
 from converters.spec import (
     INPUT,
     OUTPUT,

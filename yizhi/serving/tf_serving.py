@@ -77,7 +77,7 @@ pad_variable_length_inputs: false
 
 def _requests(name: str, artifact: Artifact, samples: Mapping[str, Inputs]) -> "Iterator[Message]":
     """A PredictionLog per signature and sample: int32 [1, length], as the SavedModel takes them."""
-    import tensorflow as tf
+    from converters.lean_tensorflow import tf
 
     log_type = _prediction_log()
     for signature in artifact.signatures:
@@ -91,7 +91,7 @@ def _requests(name: str, artifact: Artifact, samples: Mapping[str, Inputs]) -> "
 
 
 def _write_records(path: Path, records: "Iterator[Message]") -> None:
-    import tensorflow as tf
+    from converters.lean_tensorflow import tf
 
     path.parent.mkdir()
     with tf.io.TFRecordWriter(str(path)) as writer:
