@@ -6,6 +6,7 @@ of their canonical names: `model.bert.encoder.layer` and so on in a loaded Saved
 
 import math
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from types import MappingProxyType
 
 from tensorflow import Tensor
@@ -30,6 +31,7 @@ from converters.spec import (
 
 Parameters = Mapping[str, tf.Variable]
 Tap = Callable[[str, Tensor], Tensor]
+LayerFunction = Callable[..., Tensor]
 
 
 def gelu_erf(x: Tensor) -> Tensor:
@@ -56,6 +58,7 @@ class Encoder(tf.Module):
     def __init__(self, spec: EncoderSpec, read: Callable[[str], Tensor]) -> None:
         super().__init__(name="encoder")
         self._spec = spec
+        self._run_layer = _trace_once()
         # A proxy, because TensorFlow would save a dictionary's items under a second set of names.
         self._by_name = MappingProxyType(
             {parameter.name: _register(self, parameter.name, read(parameter.name)) for parameter in spec.parameters()}
@@ -74,7 +77,7 @@ class Encoder(tf.Module):
 
         spec, p = self._spec, self._by_name
         x = embeddings(p, spec, input_ids, token_type_ids)  # [B, T, H]
-        tap("last_hidden_state", encoder(p, spec, x, mask_scores(attention_mask, x), tap))
+        tap("last_hidden_state", encoder(p, spec, x, mask_scores(attention_mask, x), tap, None, self._run_layer))
         return found
 
     def heads(self, x: Tensor, attention_mask: Tensor, outputs: Collection[str]) -> dict[str, Tensor]:
@@ -96,8 +99,29 @@ class Encoder(tf.Module):
         """Vocabulary logits [N, V] at (row, position) pairs [N, 2], with no work after attention for other tokens."""
         spec, p = self._spec, self._by_name
         x = embeddings(p, spec, input_ids, token_type_ids)
-        x = encoder(p, spec, x, mask_scores(attention_mask, x), lambda _, y: y, positions)
+        x = encoder(p, spec, x, mask_scores(attention_mask, x), _ignore, positions, self._run_layer)
         return mlm_head(p, spec, spec.head, x)
+
+
+def _trace_once() -> LayerFunction:
+    """`encoder_layer` without taps, as a function of the graph's own for each layer, whichever signatures run it."""
+    traced: dict[Layer, Callable[[Tensor, Tensor], Tensor]] = {}
+
+    def run_layer(
+        p: Parameters, spec: EncoderSpec, layer: Layer, x: Tensor, mask: Tensor, tap: Tap, positions: Tensor | None
+    ) -> Tensor:
+        if positions is not None:
+            return encoder_layer(p, spec, layer, x, mask, tap, positions)
+        if layer not in traced:
+            alone = partial(encoder_layer, p, spec, layer, tap=_ignore)
+            traced[layer] = tf.function(lambda x, mask: alone(x, mask), autograph=False)
+        return traced[layer](x, mask)
+
+    return run_layer
+
+
+def _ignore(name: str, x: Tensor) -> Tensor:
+    return x
 
 
 def mask_scores(attention_mask: Tensor, x: Tensor) -> Tensor:
@@ -117,18 +141,26 @@ def embeddings(p: Parameters, spec: EncoderSpec, input_ids: Tensor, token_type_i
 
 
 def encoder(
-    p: Parameters, spec: EncoderSpec, x: Tensor, mask: Tensor, tap: Tap, positions: Tensor | None = None
+    p: Parameters,
+    spec: EncoderSpec,
+    x: Tensor,
+    mask: Tensor,
+    tap: Tap,
+    positions: Tensor | None = None,
+    run_layer: LayerFunction | None = None,
 ) -> Tensor:
     """Every block in turn; `hidden_states.N` is the input of block N, the last is the result.
 
     positions: the tokens [N, 2] that the last layer is to compute, as in `encoder_layer`.
+    run_layer: a traced stand-in for `encoder_layer`.
     """
+    run_layer = run_layer or encoder_layer
     number, last = 0, len(spec.layers) - 1
     for index, block in enumerate(spec.blocks):
         x = tap(f"hidden_states.{index}", x)
         for layer in block:
             wanted = positions if number == last else None
-            x = encoder_layer(p, spec, layer, x, mask, lambda name, y, n=number: tap(f"layers.{n}.{name}", y), wanted)
+            x = run_layer(p, spec, layer, x, mask, lambda name, y, n=number: tap(f"layers.{n}.{name}", y), wanted)
             number += 1
     if spec.final_norm:
         x = layer_norm(p, spec, spec.final_norm, x)
