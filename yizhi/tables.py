@@ -70,12 +70,15 @@ def describe_errors(verdict: dict | None) -> str:
     """Worst error per kind of output, or an int8 artifact's agreement, in a few words."""
     if not verdict or not verdict["worst"]:
         return "-"
-    if verdict["quality"]:
-        quality = verdict["quality"]
-        top1 = "" if quality["top1"] is None else f"top-1 {quality['top1']:.1%}, "
-        return f"{top1}KL {quality['kl_mean']:.1e}, cosine {min(verdict['cosine'].values()):.4f}"
-    if verdict["label_error"] is not None:
-        return f"logits off by {verdict['label_error']:.1%}, cosine {min(verdict['cosine'].values()):.4f}"
+    if verdict["cosine"]:
+        agreement = [f"cosine {min(verdict['cosine'].values()):.4f}"]
+        if verdict["quality"]:
+            quality = verdict["quality"]
+            top1 = [] if quality["top1"] is None else [f"top-1 {quality['top1']:.1%}"]
+            agreement = [*top1, f"KL {quality['kl_mean']:.1e}", *agreement]
+        elif verdict["label_error"] is not None:
+            agreement = [f"logits off by {verdict['label_error']:.1%}", *agreement]
+        return ", ".join(agreement)
     worst: dict[str, float] = {}
     for output, difference in verdict["worst"].items():
         kind = {"logits": "logits", "pooler_output": "pooler"}.get(output, "hidden")

@@ -13,6 +13,7 @@ from yizhi.jobs import Result
 from yizhi.report import describe, render_junit, write_report
 from yizhi.report_page import render_page
 from yizhi.results import Row
+from yizhi.tables import describe_errors
 
 TOLERANCE = {"absolute": 1e-5, "relative": 1e-5, "reason": "because <it> was measured"}
 GATES = {
@@ -173,3 +174,10 @@ def test_page_in_a_browser(tmp_path, width, scheme):
     assert verdict_on_top == "true"
     assert int(bars) == 2 + 3 + 2
     assert paper == {"dark": "rgb(20, 24, 28)", "light": "rgb(252, 252, 250)"}[scheme]
+
+
+def test_int8_is_told_by_what_its_gates_judge_whatever_its_head():
+    agreement = {"cosine": {"hidden_states.0": 0.9999, "hidden_states.1": 0.9991}, "precision": "int8"}
+    assert describe_errors(verdict([8.0], **agreement)) == "cosine 0.9991"
+    assert describe_errors(verdict([8.0], **agreement, label_error=0.01)) == "logits off by 1.0%, cosine 0.9991"
+    assert describe_errors(make_rows()[-1].verdict) == "KL 1.0e-03, cosine 0.9991"
