@@ -44,6 +44,7 @@ def run(commands: Sequence[Sequence[str]], log: Path, threads: int, limit: float
     found = {"seconds": 0.0, "cpu": 0.0, "peak": 0.0}
     for command in commands:
         with open(log, "wb") as output:
+            os.sync()  # or one who syncs would wait for what another left unwritten
             start = time.perf_counter()
             process = subprocess.Popen(
                 command, cwd=ROOT, env=environment(threads), stdout=output, stderr=output, start_new_session=True
