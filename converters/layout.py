@@ -1,9 +1,10 @@
 """Parameter kind -> each framework's leaf name and orientation.
 
-PyTorch, TensorFlow and ONNX keep the checkpoint's names and its [outputs, inputs] kernels: their
-matrix products take a transposed operand at no cost, so the bytes are copied as they are. Flax has
-its own leaf names and stores kernels as [inputs, outputs]. An untied decoder is such a kernel; a tied
-one is the embedding table, which Flax keeps as [rows, size] and has no second name for.
+PyTorch and ONNX keep the checkpoint's names and its [outputs, inputs] kernels: their matrix products
+take a transposed operand at no cost, so the bytes are copied as they are. Flax and TensorFlow store
+kernels as [inputs, outputs]: Flax's users expect it, and TensorFlow multiplies a few rows by a
+transposed kernel at half the speed. An untied decoder is such a kernel; a tied one is the embedding
+table, which stays [rows, size] and has no second name.
 """
 
 from collections.abc import Iterable, Mapping
@@ -33,14 +34,19 @@ def flax_path(parameter: Parameter) -> tuple[str, ...]:
     return (*modules, FLAX_LEAVES[parameter.kind])
 
 
-def flax_transposes(parameter: Parameter) -> bool:
-    """Whether Flax stores this parameter transposed."""
+def transposes(parameter: Parameter) -> bool:
+    """Whether Flax and TensorFlow store this parameter transposed."""
     return parameter.kind == KERNEL
+
+
+def tensorflow_name(parameter: Parameter) -> str:
+    """The variable's path in a SavedModel: the canonical name, ending in `kernel` where it is stored transposed."""
+    return f"{parameter.name.removesuffix('weight')}kernel" if transposes(parameter) else parameter.name
 
 
 def flax_shape(parameter: Parameter) -> tuple[int, ...]:
     """Shape of this parameter in the tree."""
-    return parameter.shape[::-1] if flax_transposes(parameter) else parameter.shape
+    return parameter.shape[::-1] if transposes(parameter) else parameter.shape
 
 
 def flax_tree(parameters: Iterable[Parameter]) -> dict[str, Any]:

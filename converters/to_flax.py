@@ -13,7 +13,7 @@ import numpy as np
 
 from converters.artifact import ArtifactWriter
 from converters.checkpoint import Checkpoint
-from converters.layout import FLAX_WEIGHTS, flax_shape, flax_transposes, flax_tree
+from converters.layout import FLAX_WEIGHTS, flax_shape, flax_tree, transposes
 from converters.spec import Parameter
 
 # From flax/serialization.py: the msgpack extension type of an array, and the size in bytes above
@@ -45,12 +45,12 @@ def _pack_tree(checkpoint: Checkpoint, tree: Mapping[str, Any]) -> Pieces:
             yield from _pack_chunked_array(checkpoint, branch)
         else:
             yield _array_header(flax_shape(branch))
-            yield from checkpoint.chunks(branch, transpose=flax_transposes(branch))
+            yield from checkpoint.chunks(branch, transpose=transposes(branch))
 
 
 def _pack_chunked_array(checkpoint: Checkpoint, parameter: Parameter) -> Pieces:
     array = checkpoint.array(parameter.name)
-    flat = np.ascontiguousarray(array.T if flax_transposes(parameter) else array).reshape(-1)
+    flat = np.ascontiguousarray(array.T if transposes(parameter) else array).reshape(-1)
     step = MAX_CHUNK_BYTES // 4
     starts = range(0, flat.size, step)
     yield msgpack.Packer().pack_map_header(3)

@@ -11,8 +11,9 @@ from tensorflow.core.protobuf.fingerprint_pb2 import FingerprintDef
 from converters.artifact import ArtifactWriter
 from converters.checkpoint import Checkpoint
 from converters.forwards.tensorflow import Encoder
+from converters.layout import transposes
 from converters.lean_tensorflow import tf
-from converters.spec import LOGITS_AT, POSITIONS, MaskedLMHead
+from converters.spec import LOGITS_AT, POSITIONS, MaskedLMHead, Parameter
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -23,9 +24,10 @@ def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
     Inputs are int32 [batch, length], both dynamic: what clients of transformers' SavedModels send.
     """
 
-    def read(name: str) -> tf.Tensor:
-        tensor = tf.constant(checkpoint.array(name))
-        checkpoint.release(name)  # else the file's pages count beside the copy
+    def read(parameter: Parameter) -> tf.Tensor:
+        array = checkpoint.array(parameter.name)
+        tensor = tf.constant(array.T if transposes(parameter) else array)
+        checkpoint.release(parameter.name)  # else the file's pages count beside the copy
         return tensor
 
     model = Encoder(checkpoint.spec, read)

@@ -21,6 +21,7 @@ import numpy as np
 
 from converters.checkpoint import Checkpoint
 from converters.errors import CheckFailed
+from converters.layout import tensorflow_name, transposes
 from converters.targets import TARGETS
 from parity_tests.faults import FP32, AlteredCheckpoint, Fault
 from parity_tests.golden import Golden
@@ -163,10 +164,11 @@ def _assigned(runtime: Runtime, altered: AlteredCheckpoint) -> Iterator[Runtime]
     before = {}
     for parameter in altered.parameters():
         variable = runtime._model
-        for part in parameter.name.split("."):
+        for part in tensorflow_name(parameter).split("."):
             variable = getattr(variable, part)
         before[parameter.name] = (variable, variable.numpy())
-        variable.assign(altered.array(parameter.name))
+        array = altered.array(parameter.name)
+        variable.assign(array.T if transposes(parameter) else array)
     try:
         yield runtime
     finally:

@@ -1,7 +1,7 @@
 """TensorFlow: the encoder as a `tf.Module`, without Keras.
 
-Variables keep the checkpoint's [outputs, inputs] kernels, and hang on modules named after the parts
-of their canonical names: `model.bert.encoder.layer` and so on in a loaded SavedModel.
+Variables hang on modules named after the parts of their canonical names, `model.bert.encoder.layer` and so
+on in a loaded SavedModel; kernels are [inputs, outputs].
 """
 
 import math
@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from tensorflow import Tensor
 
+from converters.layout import tensorflow_name
 from converters.lean_tensorflow import tf
 from converters.spec import (
     INPUT,
@@ -25,6 +26,7 @@ from converters.spec import (
     LinearHead,
     MaskedLMHead,
     Norm,
+    Parameter,
     Pooling,
     Scaling,
 )
@@ -53,15 +55,18 @@ ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": tf.nn.relu,
 
 
 class Encoder(tf.Module):
-    """An encoder with its head. `read` gives each parameter's values by canonical name."""
+    """An encoder with its head. `read` gives each parameter's values, kernels transposed."""
 
-    def __init__(self, spec: EncoderSpec, read: Callable[[str], Tensor]) -> None:
+    def __init__(self, spec: EncoderSpec, read: Callable[[Parameter], Tensor]) -> None:
         super().__init__(name="encoder")
         self._spec = spec
         self._run_layer = _trace_once()
         # A proxy, because TensorFlow would save a dictionary's items under a second set of names.
         self._by_name = MappingProxyType(
-            {parameter.name: _register(self, parameter.name, read(parameter.name)) for parameter in spec.parameters()}
+            {
+                parameter.name: _register(self, tensorflow_name(parameter), read(parameter))
+                for parameter in spec.parameters()
+            }
         )
 
     def encode(
@@ -258,7 +263,7 @@ def sentence_embedding(pooling: Pooling, x: Tensor, attention_mask: Tensor) -> T
 def mlm_head(p: Parameters, spec: EncoderSpec, head: MaskedLMHead, x: Tensor) -> Tensor:
     """Vocabulary logits [..., V] of hidden states [..., H]."""
     x = ACTIVATIONS[head.activation](linear(p, head.dense, x))  # [B, T, E]
-    return affine(layer_norm(p, spec, head.norm, x), p[head.decoder], p[head.decoder_bias])
+    return affine(layer_norm(p, spec, head.norm, x), p[head.decoder], p[head.decoder_bias], tied=spec.tied)
 
 
 def linear_head(p: Parameters, head: LinearHead, x: Tensor, pooled: Tensor | None) -> Tensor:
@@ -275,11 +280,14 @@ def linear(p: Parameters, layer: Linear, x: Tensor) -> Tensor:
     return affine(x, p[layer.weight], p[layer.bias])
 
 
-def affine(x: Tensor, weight: tf.Variable, bias: tf.Variable) -> Tensor:
-    """x Wᵀ + b over the last axis, as one plain matrix product: a broadcast one is far slower."""
-    rows = tf.reshape(x, (-1, weight.shape[1]))
-    product = tf.nn.bias_add(tf.matmul(rows, weight, transpose_b=True), bias)
-    return tf.reshape(product, tf.concat((tf.shape(x)[:-1], (weight.shape[0],)), 0))
+def affine(x: Tensor, kernel: tf.Variable, bias: tf.Variable, tied: bool = False) -> Tensor:
+    """x K + b over the last axis, as one plain matrix product: a broadcast one is far slower.
+
+    kernel: [inputs, outputs]; where tied, the embedding table [outputs, inputs].
+    """
+    rows = tf.reshape(x, (-1, x.shape[-1]))
+    product = tf.nn.bias_add(tf.matmul(rows, kernel, transpose_b=tied), bias)
+    return tf.reshape(product, tf.concat((tf.shape(x)[:-1], bias.shape), 0))
 
 
 def layer_norm(p: Parameters, spec: EncoderSpec, norm: Norm, x: Tensor) -> Tensor:

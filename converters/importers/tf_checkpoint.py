@@ -96,11 +96,16 @@ def place_google_name(
 
 
 def place_object_name(tensor: ForeignTensor) -> Place | Ignored | None:
-    """The path that leads to a variable in a saved module: our own modules spell the canonical name."""
+    """The path that leads to a variable in a saved module: our own modules spell the canonical name.
+
+    A kernel that is stored transposed is called so (`converters.layout.tensorflow_name`).
+    """
     ignored = _find_ignored(tensor.name)
     if ignored or not tensor.name.endswith(_OBJECT_SUFFIX):
         return ignored
-    return Place(tensor.name.removesuffix(_OBJECT_SUFFIX).replace("/", "."))
+    name = tensor.name.removesuffix(_OBJECT_SUFFIX).replace("/", ".")
+    module, _, leaf = name.rpartition(".")
+    return Place(f"{module}.weight", transpose=True) if leaf == "kernel" else Place(name)
 
 
 def _find_ignored(name: str) -> Ignored | None:

@@ -12,7 +12,7 @@ from converters import to_flax
 from converters.artifact import ArtifactWriter
 from converters.checkpoint import Checkpoint
 from converters.errors import InputError
-from converters.layout import FLAX_WEIGHTS, flax_path, flax_transposes
+from converters.layout import FLAX_WEIGHTS, flax_path, transposes
 from runtimes import open_runtime
 from tests.agreement import ARCHITECTURES, assert_agree, padded_batch, run_everything
 from tests.artifacts import export_artifact
@@ -35,7 +35,7 @@ def expected_tree(checkpoint: Checkpoint) -> dict:
         for part in path:
             branch = branch.setdefault(part, {})
         array = checkpoint.array(parameter.name)
-        branch[leaf] = np.ascontiguousarray(array.T) if flax_transposes(parameter) else array
+        branch[leaf] = np.ascontiguousarray(array.T) if transposes(parameter) else array
     return tree
 
 

@@ -9,7 +9,7 @@ import pytest
 from converters.checkpoint import Checkpoint, sha256_of_file
 from converters.importers.crc32c import crc32c
 from converters.importers.tensor_bundle import read_index
-from converters.layout import flax_transposes
+from converters.layout import transposes
 from tests.checkpoints import write_variant
 from yizhi import catalogue
 from yizhi.cli import main
@@ -60,7 +60,7 @@ def test_google_s_list_names_every_tensor_of_its_checkpoint():
     assert {name for name in listed if not name.startswith("cls.seq_relationship")} == parameters.keys()
     for name, parameter in parameters.items():
         tied = name == entry.spec.word_embeddings.weight
-        assert listed[name][1] == (flax_transposes(parameter) and not tied), name
+        assert listed[name][1] == (transposes(parameter) and not tied), name
 
 
 def test_google_s_list_is_that_of_its_index(shared_data):
