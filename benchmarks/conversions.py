@@ -21,12 +21,13 @@ def yizhi(source: Path, out: Path, target: str) -> None:
     from converters.checkpoint import Checkpoint
     from converters.targets import TARGETS
     from yizhi.export import describe_artifact, describe_source
-    from yizhi.worker import convert
+    from yizhi.worker import convert, leave
 
     with Checkpoint.open(source) as checkpoint:
         digest = describe_source(checkpoint, None)["files"]
         description = describe_artifact(TARGETS[target], checkpoint, digest)
     convert(str(source), target, str(out), description, threads=1)
+    leave()
 
 
 def transformers_tensorflow(source: Path, out: Path) -> None:

@@ -6,8 +6,6 @@ Byte-identical exports need a fresh process each: TensorFlow numbers its functio
 import hashlib
 from pathlib import Path
 
-from tensorflow.core.protobuf.fingerprint_pb2 import FingerprintDef
-
 from converters.artifact import ArtifactWriter
 from converters.checkpoint import Checkpoint
 from converters.forwards.tensorflow import Encoder
@@ -74,6 +72,8 @@ def _logits_at_signature(model: Encoder) -> tf.types.experimental.ConcreteFuncti
 
 def _fix_fingerprint(path: Path) -> None:
     """Replace the random number in `fingerprint.pb` by one that follows from the hashes beside it."""
+    from tensorflow.core.protobuf.fingerprint_pb2 import FingerprintDef  # not before lean_tensorflow
+
     fingerprint = FingerprintDef.FromString(path.read_bytes())
     fingerprint.ClearField("uuid")
     digest = hashlib.sha256(fingerprint.SerializeToString(deterministic=True)).digest()

@@ -9,8 +9,6 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from types import MappingProxyType
 
-from tensorflow import Tensor
-
 from converters.layout import tensorflow_name
 from converters.lean_tensorflow import tf
 from converters.spec import (
@@ -31,6 +29,7 @@ from converters.spec import (
     Scaling,
 )
 
+Tensor = tf.Tensor
 Parameters = Mapping[str, tf.Variable]
 Tap = Callable[[str, Tensor], Tensor]
 LayerFunction = Callable[..., Tensor]

@@ -12,9 +12,14 @@ def run(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_neither_keras_nor_jax_is_imported_with_it():
-    code = "import sys; from converters.lean_tensorflow import tf; print({'keras', 'tf_keras', 'jax'} & {*sys.modules})"
-    assert run(code) == "set()"
+@pytest.mark.parametrize(
+    "module", ["converters.lean_tensorflow", "converters.to_tensorflow", "runtimes.tensorflow_runtime"]
+)
+def test_neither_keras_nor_jax_is_imported_with_it(module):
+    code = (
+        f"import sys, {module}; print({{'keras', 'tf_keras', 'jax'}} & {{*sys.modules}}, 'tensorflow' in sys.modules)"
+    )
+    assert run(code) == "set() True"
 
 
 def test_keras_still_loads_when_it_is_used():
