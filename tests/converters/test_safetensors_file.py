@@ -4,6 +4,7 @@ import io
 import json
 import os
 import struct
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,16 @@ def test_a_missing_or_unreadable_file(tmp_path):
 def test_control_characters_in_names_are_not_printed(tmp_path):
     faults = faults_of(tmp_path, pack({"\x1b[2J\ud800": 1}))
     assert faults == ["\\x1b[2J\\ud800: expected an object; found int"]
+
+
+def test_chunks_of_a_tensor_that_is_no_multiple_of_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("converters.safetensors_file._CHUNK", 64)
+    array = np.arange(50, dtype=np.float32)
+    safetensors.numpy.save_file({"x": array, "y": -array}, tmp_path / "x.safetensors")
+    with closing(SafetensorsFile(tmp_path / "x.safetensors")) as file:
+        pieces = [bytes(piece) for piece in file.chunks("x")]
+    assert [len(piece) for piece in pieces] == [64, 64, 64, 8]
+    assert b"".join(pieces) == array.tobytes()
 
 
 def test_a_file_shortened_while_it_is_read(tmp_path):
