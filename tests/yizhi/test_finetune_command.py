@@ -39,6 +39,7 @@ def test_a_tagger_is_trained_and_described(make_checkpoint, tmp_path, capsys):
         (["--column", "text"], "--column: needs a classifier"),
         (["--learning-rate", "-1", "--warmup", "2"], "learning_rate: expected more than 0; found -1.0\n  - warmup"),
         (["--max-length", "65"], "--max-length:\n  - expected 8 … 64; found 65"),
+        (["--max-length", "7"], "--max-length:\n  - expected 8 … 64; found 7"),
         (["--eval", "none.txt"], "none.txt: cannot be read: No such file or directory"),
     ],
 )
