@@ -134,6 +134,17 @@ def test_verify_names_the_first_layer_where_kernels_were_swapped(release, capsys
     assert "first layer that differs: hidden_states.2, the output of layer 1" in capsys.readouterr().out
 
 
+def test_verify_of_a_target_that_the_release_has_not(release, capsys):
+    assert main(["verify", str(release), "--target", "flax", "--target", "onnx"]) == 2
+    assert capsys.readouterr().err == f"yizhi: {release}:\n  - has no flax; it has pytorch, onnx\n"
+
+
+def test_verify_of_an_artifact_with_nothing_to_run_it_against(release, capsys):
+    shutil.rmtree(release / "golden")
+    assert main(["verify", str(release / "onnx")]) == 2
+    assert "there is no golden/ beside it" in capsys.readouterr().err
+
+
 def test_verify_of_one_artifact(release, capsys):
     assert main(["verify", str(release / "onnx"), "--report", str(release.parent / "report")]) == 0
     assert json.loads((release.parent / "report" / "parity.json").read_text())["targets"]["onnx"]["passed"]
