@@ -3,7 +3,7 @@
 import json
 
 from benchmarks import families
-from benchmarks.families import main, make_table, passed, shapes
+from benchmarks.families import describe_share, main, make_table, passed, shapes
 from converters.config import EncoderConfig
 from converters.targets import TARGETS
 from tests.checkpoints import small_config
@@ -40,3 +40,9 @@ def test_one_shape_is_measured_and_removed_again(tmp_path, monkeypatch):
     assert json.loads(measured.read_text())["small"]["onnx"]["passed"]
     assert "| onnx | " in table.read_text()
     assert not (measured.parent / "families").exists()
+
+
+def test_the_share_of_the_tolerance_is_where_most_is_used():
+    parity = {"cosine": {}, "worst": {"logits": {"excess": 0.2}, "pooler_output": {"excess": 0.31}}}
+    assert describe_share(parity) == "0.31"
+    assert describe_share({**parity, "cosine": {"logits": 0.9}}) == describe_share(None) == ""

@@ -154,6 +154,15 @@ def test_growing_exports_are_held_to_a_line():
     assert verdicts(make_results(scale=section(rows(2, 17, 65, 401))))["scale-time"].met is False
 
 
+def test_bulk_is_held_to_the_fastest_of_each_kind():
+    rows = {"yizhi": {"rate": [150.0]}, "CTranslate2 int8, sorted": {"rate": [140.0]}}
+    rows |= {f"optimum pipeline, batches of {size}": {"rate": [rate]} for size, rate in ((1, 100.0), (8, 60.0))}
+    found = verdicts(make_results(bulk=section({"bulk": rows})))
+    assert found["bulk-ctranslate2"].met
+    assert not found["bulk-pipeline"].met
+    assert found["bulk-pipeline"].found == "1.50× optimum pipeline, batches of 1"
+
+
 def test_every_explanation_belongs_to_an_aim():
     import tomllib
 
