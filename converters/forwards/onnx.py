@@ -265,10 +265,13 @@ def sentence_embedding(g: Graph, spec: EncoderSpec, pooling: Pooling, x: str, at
     states = to_tokens(g, scope, x, [spec.config.hidden_size])  # [B, T, H]
     kept = g.node(scope, "Cast", [attention_mask], to=FLOAT)  # [B, T]
     if pooling.mode == "mean":
-        # A product, because its sums do not change with padding after them, to the last bit.
-        total = g.node(scope, "MatMul", [g.node(scope, "Unsqueeze", [kept, axis(1)]), states])  # [B, 1, H]
+        # A product, because its sums do not change with padding after them, to the last bit; and of two equal rows,
+        # because ONNX Runtime multiplies one by another kernel, which adds four tokens at a time.
+        one = g.node(scope, "Unsqueeze", [kept, axis(1)])  # [B, 1, T]
+        total = g.node(scope, "MatMul", [g.node(scope, "Concat", [one, one], axis=1), states])  # [B, 2, H]
+        total = g.node(scope, "Gather", [total, g.constant("first", INT64, 0)], axis=1)  # [B, H]
         count = g.node(scope, "Max", [g.node(scope, "ReduceSum", [kept, axis(1)]), g.constant("one", FLOAT, 1.0)])
-        pooled = g.node(scope, "Div", [g.node(scope, "Squeeze", [total, axis(1)]), count])
+        pooled = g.node(scope, "Div", [total, count])
     elif pooling.mode == "max":
         lowest = g.node(scope, "Sub", [kept, g.constant("one", FLOAT, 1.0)])
         lowest = g.node(scope, "Mul", [lowest, g.constant("highest", FLOAT, -MASK_VALUE)])
