@@ -32,7 +32,7 @@ from converters.spec import (
 Tensor = tf.Tensor
 Parameters = Mapping[str, tf.Variable]
 Tap = Callable[[str, Tensor], Tensor]
-LayerFunction = Callable[..., Tensor]
+LayerFunction = Callable[[Parameters, EncoderSpec, Layer, Tensor, Tensor, Tap, Tensor | None], Tensor]
 
 
 def gelu_erf(x: Tensor) -> Tensor:
@@ -117,8 +117,7 @@ def _trace_once() -> LayerFunction:
         if positions is not None:
             return encoder_layer(p, spec, layer, x, mask, tap, positions)
         if layer not in traced:
-            alone = partial(encoder_layer, p, spec, layer, tap=_ignore)
-            traced[layer] = tf.function(lambda x, mask: alone(x, mask), autograph=False)
+            traced[layer] = tf.function(partial(encoder_layer, p, spec, layer, tap=_ignore), autograph=False)
         return traced[layer](x, mask)
 
     return run_layer
