@@ -27,7 +27,7 @@ export-all: $(VENV)/installed  ## export all targets, verify each, print a table
 	@$(BIN)/yizhi export $(CHECKPOINT) --out $(OUT) --jobs $(JOBS) $(if $(REVISION),--revision $(REVISION))
 
 demo: $(VENV)/installed  ## train a small model that knows something, export it, verify it, ask it: a few minutes
-	@$(BIN)/python -m training.demo --jobs $(JOBS)
+	@$(BIN)/python -m yizhi.demo --jobs $(JOBS)
 
 test: $(VENV)/installed  ## everything that CI runs
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python -m pytest

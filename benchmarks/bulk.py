@@ -29,15 +29,15 @@ SENTENCES, SENTENCES_QUICK = 2000, 60
 
 def yizhi(folder: Path, threads: int) -> Embed:
     """Our Embedder, which sorts by length and keeps to a number of tokens a batch."""
-    from runtimes import Embedder, open_runtime
+    from yizhi.runtimes import Embedder, open_runtime
 
     return Embedder(open_runtime(folder, threads=threads))
 
 
 def yizhi_padded(folder: Path, threads: int) -> Embed:
     """Our own artifact, fed as `padding="max_length"` does it."""
-    from runtimes import Tokenizer, open_runtime
-    from runtimes.tokenization import pad
+    from yizhi.runtimes import Tokenizer, open_runtime
+    from yizhi.runtimes.tokenization import pad
 
     runtime, tokenizer = open_runtime(folder, threads=threads), Tokenizer.open(folder)
 
@@ -80,8 +80,8 @@ def ctranslate2_sorted(folder: Path, threads: int) -> Embed:
     """CTranslate2's int8 encoder on our tokens, in batches sorted by length of at most 2,048 tokens."""
     import ctranslate2
 
-    from runtimes import Tokenizer
-    from runtimes.batching import make_batches
+    from yizhi.runtimes import Tokenizer
+    from yizhi.runtimes.batching import make_batches
 
     encoder = ctranslate2.Encoder(str(folder), device="cpu", compute_type="int8", intra_threads=threads)
     tokenizer = Tokenizer.open(folder / "tokenizer")
@@ -127,7 +127,7 @@ def make_sentences(count: int, vocab: list[str], seed: int = 0) -> list[str]:
 
 def measure(bench: "Workbench") -> "Rows":
     """Real tokens a second of each, one process after another, so that none waits in another's memory."""
-    from runtimes import Tokenizer
+    from yizhi.runtimes import Tokenizer
 
     tokenizer = Tokenizer.open(bench.ours("onnx-int8"))
     sentences = make_sentences(SENTENCES_QUICK if bench.quick else SENTENCES, tokenizer.vocab)

@@ -34,7 +34,7 @@ SQUARE = 8192  # of the matrices that a card's rate is measured with
 
 def yizhi(folder: Path, threads: int, device: str) -> Run:
     """An artifact of ours, whichever target."""
-    from runtimes import open_runtime
+    from yizhi.runtimes import open_runtime
 
     runtime = open_runtime(folder, threads=threads, device=device)
     return lambda inputs: runtime.run(inputs, ["last_hidden_state"])["last_hidden_state"]

@@ -18,10 +18,10 @@ CALIBRATION_ROWS = 32
 
 def yizhi(source: Path, out: Path, target: str) -> None:
     """All that `yizhi export` does for one target except verification: checks, hashes, the artifact on the disk."""
-    from converters.checkpoint import Checkpoint
-    from converters.targets import TARGETS
-    from yizhi.export import describe_artifact, describe_source
-    from yizhi.worker import convert, leave
+    from yizhi.converters.targets import TARGETS
+    from yizhi.pipeline.export import describe_artifact, describe_source
+    from yizhi.pipeline.worker import convert, leave
+    from yizhi.reading.checkpoint import Checkpoint
 
     with Checkpoint.open(source) as checkpoint:
         digest = describe_source(checkpoint, None)["files"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.aims import AIMS, CLASSES, FRAMEWORKS, LIMITS, OURS, Rows, judge
 from benchmarks.charts import Groups, bar_chart
-from yizhi.tables import format_bytes
+from yizhi.reports.tables import format_bytes
 
 # What each section says before its figures.
 SECTIONS: Mapping[str, tuple[str, str]] = {

@@ -16,12 +16,12 @@ from unittest.mock import patch
 import numpy as np
 
 from benchmarks.families import shapes
-from converters.checkpoint import Checkpoint
-from parity_tests.golden import Golden
-from parity_tests.tolerances import TOLERANCES
-from runtimes import open_runtime
 from tests.artifacts import export_artifact
-from yizhi import synthesize as made
+from yizhi.model import synthesis as made
+from yizhi.parity.golden import Golden
+from yizhi.parity.tolerances import TOLERANCES
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.runtimes import open_runtime
 
 # Title -> (shape in benchmarks.families, seeds).
 MODELS = {

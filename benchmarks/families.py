@@ -16,15 +16,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from converters.artifact import to_json
-from converters.config import EncoderConfig
-from converters.targets import TARGETS, find_targets
-from yizhi.catalogue import read_catalogue
-from yizhi.export import export
-from yizhi.progress import Progress
-from yizhi.results import rows_as_dict
-from yizhi.synthesize import synthesize
-from yizhi.tables import describe_errors, format_bytes
+from yizhi.catalogue.catalogue import read_catalogue
+from yizhi.converters.targets import TARGETS, find_targets
+from yizhi.model.config import EncoderConfig
+from yizhi.model.synthesis import synthesize
+from yizhi.pipeline.export import export
+from yizhi.pipeline.progress import Progress
+from yizhi.pipeline.results import rows_as_dict
+from yizhi.reports.tables import describe_errors, format_bytes
+from yizhi.storage.json_files import to_json
 
 ROOT = Path(__file__).parents[1]
 MEASURED = ROOT / "build" / "families.json"

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from runtimes import FillMask, open_runtime
-from runtimes.base import Inputs
+from yizhi.runtimes import FillMask, open_runtime
+from yizhi.runtimes.base import Inputs
 
 SHAPES = ((1, 32), (8, 128), (4, 512))
 SENTENCE = "今天天气很[MASK]。"

@@ -15,17 +15,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from converters.errors import InputError
-from converters.manifest import GOLDEN
-from converters.targets import TARGETS
-from runtimes.base import MATH
-from yizhi.environment import describe_environment
-from yizhi.export import export
-from yizhi.jobs import Job, run_jobs
-from yizhi.progress import Progress
-from yizhi.results import Row
-from yizhi.synthesize import DEFAULT_CONFIG, synthesize
-from yizhi.tables import describe_errors
+from yizhi.converters.targets import TARGETS
+from yizhi.errors import InputError
+from yizhi.model.synthesis import DEFAULT_CONFIG, synthesize
+from yizhi.pipeline.environment import describe_environment
+from yizhi.pipeline.export import export
+from yizhi.pipeline.jobs import Job, run_jobs
+from yizhi.pipeline.progress import Progress
+from yizhi.pipeline.results import Row
+from yizhi.release.manifest import GOLDEN
+from yizhi.reports.tables import describe_errors
+from yizhi.runtimes.base import MATH
 
 
 def measure(checkpoint: Path, out: Path, device: str, targets: list[str], tiers: list[str]) -> list[dict[str, Any]]:

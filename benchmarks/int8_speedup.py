@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from runtimes import open_runtime
-from runtimes.base import Inputs, Runtime
+from yizhi.runtimes import open_runtime
+from yizhi.runtimes.base import Inputs, Runtime
 
 
 def measure(runtime: Runtime, inputs: Inputs) -> float:

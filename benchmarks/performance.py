@@ -22,7 +22,7 @@ from benchmarks.processes import ROOT
 from benchmarks.sections import SECTIONS
 from benchmarks.workbench import PEERS, Workbench
 from yizhi.commands.options import positive
-from yizhi.environment import describe_environment
+from yizhi.pipeline.environment import describe_environment
 
 EXPLANATIONS = Path(__file__).with_name("explanations.toml")
 INSTRUCTIONS = (

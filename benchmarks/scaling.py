@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.bulk import make_sentences
-from runtimes import Tokenizer
 from yizhi.bulk.job import Answers, Engine, Job, answer_here
 from yizhi.bulk.operators import OperatorSpec
 from yizhi.bulk.progress import Progress
 from yizhi.bulk.ray_engine import QUIET, RayEngine
 from yizhi.bulk.readers import Source
 from yizhi.bulk.run import run
+from yizhi.runtimes import Tokenizer
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 

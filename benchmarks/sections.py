@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.contestants import PRECISIONS
 from benchmarks.processes import Contestant, Failed
 from benchmarks.workbench import OURS, Rows, Workbench
-from converters.targets import TARGETS
+from yizhi.converters.targets import TARGETS
 
 Entry = Callable[[], dict[str, Any]]
 

@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from converters.checkpoint import Checkpoint
-from converters.label_heads import LABEL_CLASS_SUFFIXES
-from converters.tokenizer_files import read_tokenizer_settings
-from runtimes.tokenization import Tokenizer
-from training.batches import LengthGroupedBatches, collate
-from training.features import Feature
-from training.models import build_model
-from training.tasks import reading, tagging
-from training.tasks.faults import Faults
+from yizhi.model.label_heads import LABEL_CLASS_SUFFIXES
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.reading.tokenizer_files import read_tokenizer_settings
+from yizhi.runtimes.tokenization import Tokenizer
+from yizhi.training.batches import LengthGroupedBatches, collate
+from yizhi.training.features import Feature
+from yizhi.training.models import build_model
+from yizhi.training.tasks import reading, tagging
+from yizhi.training.tasks.faults import Faults
 
 Batches = list[list[Feature]]
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from onnx import GraphProto, ModelProto, StringStringEntryProto, TensorProto, helper
 
-from converters.onnx_files import WEIGHT_FILE, StoredTensor
-from converters.spec import Embedding
+from yizhi.converters.onnx_files import WEIGHT_FILE, StoredTensor
+from yizhi.model.spec import Embedding
 
 # Fixed, so that an artifact's bytes do not depend on which onnx release wrote them. Opset 20 is the
 # first with Gelu; IR version 9 came with it (onnx 1.15, ONNX Runtime 1.17).

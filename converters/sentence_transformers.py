@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from converters.artifact import ArtifactWriter
-from converters.spec import EncoderSpec
+from yizhi.model.spec import EncoderSpec
+from yizhi.release.artifact import ArtifactWriter
 
 # Classes by the names that every release of sentence-transformers has known them by.
 _MODULES = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
-from converters.errors import InputError, NotRun
+from yizhi.errors import InputError, NotRun
 
 
 class MissingFramework(NotRun):
@@ -84,8 +84,8 @@ TARGETS: Mapping[str, Target] = {
         Target(
             name="pytorch",
             precision="fp32",
-            converter="converters.to_pytorch",
-            runtime="runtimes.pytorch_runtime:PyTorchRuntime",
+            converter="yizhi.converters.to_pytorch",
+            runtime="yizhi.runtimes.pytorch_runtime:PyTorchRuntime",
             converts_with=(),
             runs_with=("torch", "safetensors"),
             extra="pytorch",
@@ -93,8 +93,8 @@ TARGETS: Mapping[str, Target] = {
         Target(
             name="tensorflow",
             precision="fp32",
-            converter="converters.to_tensorflow",
-            runtime="runtimes.tensorflow_runtime:TensorFlowRuntime",
+            converter="yizhi.converters.to_tensorflow",
+            runtime="yizhi.runtimes.tensorflow_runtime:TensorFlowRuntime",
             converts_with=("tensorflow",),
             runs_with=("tensorflow",),
             extra="tensorflow",
@@ -103,8 +103,8 @@ TARGETS: Mapping[str, Target] = {
         Target(
             name="flax",
             precision="fp32",
-            converter="converters.to_flax",
-            runtime="runtimes.flax_runtime:FlaxRuntime",
+            converter="yizhi.converters.to_flax",
+            runtime="yizhi.runtimes.flax_runtime:FlaxRuntime",
             converts_with=("msgpack",),
             runs_with=("jax", "flax"),
             extra="flax",
@@ -112,8 +112,8 @@ TARGETS: Mapping[str, Target] = {
         Target(
             name="onnx",
             precision="fp32",
-            converter="converters.to_onnx",
-            runtime="runtimes.onnx_runtime:OnnxRuntime",
+            converter="yizhi.converters.to_onnx",
+            runtime="yizhi.runtimes.onnx_runtime:OnnxRuntime",
             converts_with=("onnx",),
             runs_with=("onnxruntime",),
             extra="onnx",
@@ -122,8 +122,8 @@ TARGETS: Mapping[str, Target] = {
         Target(
             name="onnx-int8",
             precision="int8",
-            converter="converters.to_onnx_int8",
-            runtime="runtimes.onnx_runtime:OnnxRuntime",
+            converter="yizhi.converters.to_onnx_int8",
+            runtime="yizhi.runtimes.onnx_runtime:OnnxRuntime",
             converts_with=("onnx",),
             runs_with=("onnxruntime",),
             extra="onnx",

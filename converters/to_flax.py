@@ -11,10 +11,10 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from converters.artifact import ArtifactWriter
-from converters.checkpoint import Checkpoint
-from converters.layout import FLAX_WEIGHTS, flax_shape, flax_tree, transposes
-from converters.spec import Parameter
+from yizhi.model.layout import FLAX_WEIGHTS, flax_shape, flax_tree, transposes
+from yizhi.model.spec import Parameter
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.release.artifact import ArtifactWriter
 
 # From flax/serialization.py: the msgpack extension type of an array, and the size in bytes above
 # which an array becomes a map of flat pieces, each well under msgpack's limit for one object.

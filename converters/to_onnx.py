@@ -8,13 +8,13 @@ from collections.abc import Mapping
 
 from onnx import TensorProto
 
-from converters.artifact import ArtifactWriter
-from converters.checkpoint import Checkpoint
-from converters.forwards.onnx import build_encoder, build_logits_at
-from converters.onnx_files import WEIGHT_FILE, StoredTensor, WeightFile, graph_file
-from converters.onnx_graph import Graph
-from converters.sentence_transformers import write_modules
-from converters.spec import LOGITS_AT, Embedding, EncoderSpec, MaskedLMHead
+from yizhi.converters.forwards.onnx import build_encoder, build_logits_at
+from yizhi.converters.onnx_files import WEIGHT_FILE, StoredTensor, WeightFile, graph_file
+from yizhi.converters.onnx_graph import Graph
+from yizhi.converters.sentence_transformers import write_modules
+from yizhi.model.spec import LOGITS_AT, Embedding, EncoderSpec, MaskedLMHead
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.release.artifact import ArtifactWriter
 
 
 class Float32Graph(Graph):

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from converters.artifact import ArtifactWriter
-from converters.checkpoint import Checkpoint
-from converters.errors import InputError
-from converters.onnx_files import WEIGHT_FILE, StoredTensor, WeightFile
-from converters.onnx_graph import CONTRIB_DOMAIN
-from converters.spec import KERNEL, Embedding, EncoderSpec, MaskedLMHead
-from converters.to_onnx import Float32Graph, write_graphs
+from yizhi.converters.onnx_files import WEIGHT_FILE, StoredTensor, WeightFile
+from yizhi.converters.onnx_graph import CONTRIB_DOMAIN
+from yizhi.converters.to_onnx import Float32Graph, write_graphs
+from yizhi.errors import InputError
+from yizhi.model.spec import KERNEL, Embedding, EncoderSpec, MaskedLMHead
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.release.artifact import ArtifactWriter
 
 FLOAT, INT8, UINT8, INT64 = TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT64
 

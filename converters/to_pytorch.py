@@ -2,11 +2,11 @@
 
 from itertools import chain
 
-from converters.artifact import ArtifactWriter
-from converters.checkpoint import POOLER, WEIGHTS, Checkpoint
-from converters.safetensors_file import write_safetensors
-from converters.sentence_transformers import write_modules
-from converters.spec import Parameter
+from yizhi.converters.sentence_transformers import write_modules
+from yizhi.model.spec import Parameter
+from yizhi.reading.checkpoint import POOLER, WEIGHTS, Checkpoint
+from yizhi.reading.safetensors_file import write_safetensors
+from yizhi.release.artifact import ArtifactWriter
 
 
 def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:

@@ -6,12 +6,12 @@ Byte-identical exports need a fresh process each: TensorFlow numbers its functio
 import hashlib
 from pathlib import Path
 
-from converters.artifact import ArtifactWriter
-from converters.checkpoint import Checkpoint
-from converters.forwards.tensorflow import Encoder
-from converters.layout import transposes
-from converters.lean_tensorflow import tf
-from converters.spec import LOGITS_AT, POSITIONS, MaskedLMHead, Parameter
+from yizhi.converters.forwards.tensorflow import Encoder
+from yizhi.converters.lean_tensorflow import tf
+from yizhi.model.layout import transposes
+from yizhi.model.spec import LOGITS_AT, POSITIONS, MaskedLMHead, Parameter
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.release.artifact import ArtifactWriter
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 

@@ -19,24 +19,24 @@ from unittest.mock import patch
 
 import numpy as np
 
-from converters.checkpoint import Checkpoint
-from converters.errors import CheckFailed
-from converters.layout import tensorflow_name, transposes
-from converters.targets import TARGETS
-from parity_tests.faults import FP32, AlteredCheckpoint, Fault
-from parity_tests.golden import Golden
-from parity_tests.mutations import FAULTS
-from parity_tests.verify import Verdict, verify
-from runtimes import open_runtime
-from runtimes.base import Runtime
 from tests.artifacts import export_artifact
 from tests.checkpoints import ADAPTER_VARIANTS, VARIANTS, write_variant
+from yizhi.converters.targets import TARGETS
+from yizhi.errors import CheckFailed
+from yizhi.model.layout import tensorflow_name, transposes
+from yizhi.parity.faults import FP32, AlteredCheckpoint, Fault
+from yizhi.parity.golden import Golden
+from yizhi.parity.judge import Verdict, verify
+from yizhi.parity.mutations import FAULTS
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.runtimes import open_runtime
+from yizhi.runtimes.base import Runtime
 
 LAYER = 1  # where a fault of one layer is made: not the first, so that a gate must find it
 # Enough to see every fault, in few shapes: JAX compiles for each. int8 is also run row by row.
 CASES = ("masks", "segments", "padding-right", "padding-interior")
 _CONFIG = {"num_hidden_layers": 3, "max_position_embeddings": 24}
-FORWARDS = {name: f"converters.forwards.{name.removesuffix('-int8')}" for name in TARGETS}
+FORWARDS = {name: f"yizhi.converters.forwards.{name.removesuffix('-int8')}" for name in TARGETS}
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from parity_tests import oracle
-from parity_tests.bisect import bisect
-from parity_tests.faults import FP32, INT8, AlteredCheckpoint
 from parity_tests.mutation_table import LAYER, Laboratory, cut, first_failure
-from parity_tests.mutations import FAULTS
-from parity_tests.verify import Verdict, verify
-from parity_tests.weight_faults import round_mantissa
+from yizhi.parity import oracle
+from yizhi.parity.bisect import bisect
+from yizhi.parity.faults import FP32, INT8, AlteredCheckpoint
+from yizhi.parity.judge import Verdict, verify
+from yizhi.parity.mutations import FAULTS
+from yizhi.parity.weight_faults import round_mantissa
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from converters.checkpoint import Checkpoint
-from converters.label_heads import LABEL_CLASS_SUFFIXES
-from parity_tests import oracle
-from parity_tests.cases import make_cases
 from tests.checkpoints import ADAPTER_VARIANTS, VARIANTS, write_variant
+from yizhi.model.label_heads import LABEL_CLASS_SUFFIXES
+from yizhi.parity import oracle
+from yizhi.parity.cases import make_cases
+from yizhi.reading.checkpoint import Checkpoint
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

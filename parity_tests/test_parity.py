@@ -5,15 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from converters.checkpoint import Checkpoint
-from converters.targets import TARGETS, MissingFramework
-from parity_tests.compare import compare
-from parity_tests.golden import Golden
-from parity_tests.tolerances import FloatTolerance
-from parity_tests.verify import verify
-from runtimes import open_runtime
 from tests.artifacts import export_artifact
 from tests.checkpoints import VARIANTS, write_variant
+from yizhi.converters.targets import TARGETS, MissingFramework
+from yizhi.parity.compare import compare
+from yizhi.parity.golden import Golden
+from yizhi.parity.judge import verify
+from yizhi.parity.tolerances import FloatTolerance
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.runtimes import open_runtime
 
 # One of each shape that a forward pass can take; the other variants differ in their files alone.
 SUBJECTS = (

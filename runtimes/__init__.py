@@ -1,13 +1,13 @@
 """Artifact in, arrays out; and texts in, answers out."""
 
-from runtimes.base import Inputs, Outputs, Runtime, open_runtime
-from runtimes.classifier import Classifier, LabelScore
-from runtimes.embeddings import Embedder
-from runtimes.entities import Chunk, TagScheme
-from runtimes.fill_mask import FillMask, Prediction
-from runtimes.reader import Answer, Reader
-from runtimes.tagger import Entity, Tag, Tagger, WordTagger
-from runtimes.tokenization import Tokenizer
+from yizhi.runtimes.base import Inputs, Outputs, Runtime, open_runtime
+from yizhi.runtimes.classifier import Classifier, LabelScore
+from yizhi.runtimes.embeddings import Embedder
+from yizhi.runtimes.entities import Chunk, TagScheme
+from yizhi.runtimes.fill_mask import FillMask, Prediction
+from yizhi.runtimes.reader import Answer, Reader
+from yizhi.runtimes.tagger import Entity, Tag, Tagger, WordTagger
+from yizhi.runtimes.tokenization import Tokenizer
 
 __all__ = [
     "Answer",

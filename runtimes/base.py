@@ -9,12 +9,12 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from converters.architectures import build_spec
-from converters.artifact import DESCRIPTION, Artifact
-from converters.config import EncoderConfig
-from converters.errors import InputError, NotRun, show
-from converters.spec import LOGITS_AT, EncoderSpec, Pooling
-from converters.targets import TARGETS
+from yizhi.converters.targets import TARGETS
+from yizhi.errors import InputError, NotRun, show
+from yizhi.model.architectures import build_spec
+from yizhi.model.config import EncoderConfig
+from yizhi.model.spec import LOGITS_AT, EncoderSpec, Pooling
+from yizhi.release.artifact import DESCRIPTION, Artifact
 
 Outputs = dict[str, NDArray[np.float32]]
 # How numbers are multiplied. strict: the artifact's own type, with no rounding of operands that a framework adds.

@@ -8,7 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.tokenization import Row, Text
+from yizhi.runtimes.tokenization import Row, Text
 
 Result = TypeVar("Result", covariant=True)
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.errors import InputError
-from converters.label_heads import MULTI_LABEL, REGRESSION, SEQUENCE
-from runtimes.base import Runtime
-from runtimes.batching import EVERY, Request, Task
-from runtimes.label_operator import LabelOperator
-from runtimes.scores import sigmoid, softmax
-from runtimes.tokenization import Long, Text, Tokenizer
+from yizhi.errors import InputError
+from yizhi.model.label_heads import MULTI_LABEL, REGRESSION, SEQUENCE
+from yizhi.runtimes.base import Runtime
+from yizhi.runtimes.batching import EVERY, Request, Task
+from yizhi.runtimes.label_operator import LabelOperator
+from yizhi.runtimes.scores import sigmoid, softmax
+from yizhi.runtimes.tokenization import Long, Text, Tokenizer
 
 
 @dataclass(frozen=True)

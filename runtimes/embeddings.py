@@ -6,11 +6,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.errors import InputError
-from converters.spec import SENTENCE_EMBEDDING, SHORTEST_NORM, Pooling
-from runtimes.base import Runtime
-from runtimes.batching import EVERY, TOKENS, WINDOW, Request, Task, run_tasks
-from runtimes.tokenization import Long, Text, Tokenizer, pad
+from yizhi.errors import InputError
+from yizhi.model.spec import SENTENCE_EMBEDDING, SHORTEST_NORM, Pooling
+from yizhi.runtimes.base import Runtime
+from yizhi.runtimes.batching import EVERY, TOKENS, WINDOW, Request, Task, run_tasks
+from yizhi.runtimes.tokenization import Long, Text, Tokenizer, pad
 
 Vectors = NDArray[np.float32]
 POOLINGS = ("mean", "cls", "max", "none")

@@ -7,12 +7,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.errors import InputError
-from runtimes.base import Runtime
-from runtimes.batching import TOKENS, Request, Task, run_tasks
-from runtimes.scores import softmax
-from runtimes.tasks import FILL_MASK, require_task
-from runtimes.tokenization import Long, Row, Text, Tokenizer, assign_places, check_long, pad
+from yizhi.errors import InputError
+from yizhi.runtimes.base import Runtime
+from yizhi.runtimes.batching import TOKENS, Request, Task, run_tasks
+from yizhi.runtimes.scores import softmax
+from yizhi.runtimes.tasks import FILL_MASK, require_task
+from yizhi.runtimes.tokenization import Long, Row, Text, Tokenizer, assign_places, check_long, pad
 
 SCORINGS = ("joint", "pseudo")
 

@@ -14,12 +14,21 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.errors import InputError, NotRun
-from converters.forwards.flax import Parameters, Tap, embeddings, encode, encoder, encoder_layer, heads, mask_scores
-from converters.layout import FLAX_WEIGHTS, canonical_parameters
-from converters.spec import SENTENCE_EMBEDDING, EncoderSpec, Layer, parameters_of
-from converters.to_flax import ARRAY_TYPE, CHUNKED
-from runtimes.base import MATH, TAPS, Inputs, Outputs, Runtime
+from yizhi.converters.forwards.flax import (
+    Parameters,
+    Tap,
+    embeddings,
+    encode,
+    encoder,
+    encoder_layer,
+    heads,
+    mask_scores,
+)
+from yizhi.converters.to_flax import ARRAY_TYPE, CHUNKED
+from yizhi.errors import InputError, NotRun
+from yizhi.model.layout import FLAX_WEIGHTS, canonical_parameters
+from yizhi.model.spec import SENTENCE_EMBEDDING, EncoderSpec, Layer, parameters_of
+from yizhi.runtimes.base import MATH, TAPS, Inputs, Outputs, Runtime
 
 # Below this length there is less to save than a compilation costs.
 SHORTEST = 16

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
-from converters.errors import InputError
-from runtimes.base import Runtime
-from runtimes.batching import TOKENS, Request, Task, run_tasks
-from runtimes.tasks import require_task
-from runtimes.tokenization import Long, Tokenizer, check_long, pad
+from yizhi.errors import InputError
+from yizhi.runtimes.base import Runtime
+from yizhi.runtimes.batching import TOKENS, Request, Task, run_tasks
+from yizhi.runtimes.tasks import require_task
+from yizhi.runtimes.tokenization import Long, Tokenizer, check_long, pad
 
 Given = TypeVar("Given", contravariant=True)
 Result = TypeVar("Result", covariant=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from converters.errors import InputError
+from yizhi.errors import InputError
 
 _END = "_kernel_time"
 _MOST = 10

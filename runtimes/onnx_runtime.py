@@ -9,11 +9,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from converters.errors import NotRun
-from converters.onnx_files import graph_file
-from converters.spec import LOGITS_AT, POSITIONS
-from runtimes.base import Inputs, Outputs, Runtime
-from runtimes.onnx_placement import find_misplaced
+from yizhi.converters.onnx_files import graph_file
+from yizhi.errors import NotRun
+from yizhi.model.spec import LOGITS_AT, POSITIONS
+from yizhi.runtimes.base import Inputs, Outputs, Runtime
+from yizhi.runtimes.onnx_placement import find_misplaced
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
@@ -43,7 +43,7 @@ class OnnxRuntime(Runtime):
 
     def look_inside(self, inputs: Inputs, layer: int) -> Outputs:
         """TAPS by the names of the graph's nodes, where onnx is installed to expose them."""
-        from runtimes.onnx_taps import expose
+        from yizhi.runtimes.onnx_taps import expose
 
         exposed = expose(self.artifact.folder, self.config, layer)
         if exposed is None:

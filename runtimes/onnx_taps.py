@@ -3,10 +3,10 @@
 import importlib.util
 from pathlib import Path
 
-from converters.architectures import build_spec
-from converters.config import EncoderConfig
-from converters.onnx_files import graph_file
-from converters.spec import Layer
+from yizhi.converters.onnx_files import graph_file
+from yizhi.model.architectures import build_spec
+from yizhi.model.config import EncoderConfig
+from yizhi.model.spec import Layer
 
 
 def expose(folder: Path, config: EncoderConfig, number: int) -> tuple[bytes, dict[str, str]] | None:

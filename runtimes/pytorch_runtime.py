@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from converters.checkpoint import POOLER, WEIGHTS
-from converters.errors import NotRun
-from converters.forwards.pytorch import Encoder, can_pack, pack
-from converters.safetensors_file import SafetensorsFile
-from converters.spec import KERNEL, EncoderSpec, MaskedLMHead
-from runtimes.base import MATH, TAPS, Inputs, Outputs, Runtime
+from yizhi.converters.forwards.pytorch import Encoder, can_pack, pack
+from yizhi.errors import NotRun
+from yizhi.model.spec import KERNEL, EncoderSpec, MaskedLMHead
+from yizhi.reading.checkpoint import POOLER, WEIGHTS
+from yizhi.reading.safetensors_file import SafetensorsFile
+from yizhi.runtimes.base import MATH, TAPS, Inputs, Outputs, Runtime
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.errors import InputError, show
-from converters.label_heads import ANSWER
-from runtimes.base import Runtime
-from runtimes.batching import EVERY, Request, Task
-from runtimes.label_operator import LabelOperator
-from runtimes.tokenization import Long, Row, Tokenizer, text_parts
+from yizhi.errors import InputError, show
+from yizhi.model.label_heads import ANSWER
+from yizhi.runtimes.base import Runtime
+from yizhi.runtimes.batching import EVERY, Request, Task
+from yizhi.runtimes.label_operator import LabelOperator
+from yizhi.runtimes.tokenization import Long, Row, Tokenizer, text_parts
 
 
 @dataclass(frozen=True)

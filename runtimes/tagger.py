@@ -7,15 +7,15 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.errors import InputError, show
-from converters.label_heads import TOKENS
-from runtimes.base import Runtime
-from runtimes.batching import Request, Task
-from runtimes.entities import OUTSIDE, TagScheme
-from runtimes.label_operator import Given, LabelOperator, Result
-from runtimes.scores import softmax
-from runtimes.tasks import REPLACED
-from runtimes.tokenization import Long, Row, Tokenizer, assign_places
+from yizhi.errors import InputError, show
+from yizhi.model.label_heads import TOKENS
+from yizhi.runtimes.base import Runtime
+from yizhi.runtimes.batching import Request, Task
+from yizhi.runtimes.entities import OUTSIDE, TagScheme
+from yizhi.runtimes.label_operator import Given, LabelOperator, Result
+from yizhi.runtimes.scores import softmax
+from yizhi.runtimes.tasks import REPLACED
+from yizhi.runtimes.tokenization import Long, Row, Tokenizer, assign_places
 
 T = TypeVar("T")
 # The labels of a discriminator, whose one logit is the log-odds of the second.

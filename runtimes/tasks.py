@@ -1,8 +1,8 @@
 """Which task an artifact was exported for, and what to use it with."""
 
-from converters.errors import InputError
-from converters.label_heads import ANSWER, SEQUENCE, TOKENS
-from runtimes.base import Runtime
+from yizhi.errors import InputError
+from yizhi.model.label_heads import ANSWER, SEQUENCE, TOKENS
+from yizhi.runtimes.base import Runtime
 
 FILL_MASK, FEATURES, REPLACED = "fill-mask", "features", "replaced-token-detection"
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.errors import InputError, NotRun
-from converters.lean_tensorflow import tf
-from converters.spec import LOGITS_AT, POSITIONS
-from runtimes.base import Inputs, Runtime
+from yizhi.converters.lean_tensorflow import tf
+from yizhi.errors import InputError, NotRun
+from yizhi.model.spec import LOGITS_AT, POSITIONS
+from yizhi.runtimes.base import Inputs, Runtime
 
 
 class TensorFlowRuntime(Runtime):

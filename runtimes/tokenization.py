@@ -8,11 +8,11 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.checkpoint import read_vocab
-from converters.config import EncoderConfig
-from converters.errors import InputError, show
-from converters.tokenizer_files import build_tokenizer, read_tokenizer_settings
-from runtimes.base import Inputs
+from yizhi.errors import InputError, show
+from yizhi.model.config import EncoderConfig
+from yizhi.reading.checkpoint import read_vocab
+from yizhi.reading.tokenizer_files import build_tokenizer, read_tokenizer_settings
+from yizhi.runtimes.base import Inputs
 
 Text = str | tuple[str, str]
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from converters.config import EncoderConfig
-from runtimes.base import Inputs, Outputs, Runtime
+from yizhi.model.config import EncoderConfig
+from yizhi.runtimes.base import Inputs, Outputs, Runtime
 
 # Variants of tests.checkpoints that between them use every part of EncoderSpec.
 ARCHITECTURES = (

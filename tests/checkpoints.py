@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.architectures import CLASS_SUFFIXES, FAMILIES, build_spec
-from converters.checkpoint import INDEX, WEIGHTS
-from converters.config import EncoderConfig
-from converters.safetensors_file import SAFETENSORS_TYPES, write_safetensors
-from converters.spec import EMBEDDING, KERNEL, NORM_SCALE, EncoderSpec, Parameter
+from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES, build_spec
+from yizhi.model.config import EncoderConfig
+from yizhi.model.spec import EMBEDDING, KERNEL, NORM_SCALE, EncoderSpec, Parameter
+from yizhi.reading.checkpoint import INDEX, WEIGHTS
+from yizhi.reading.safetensors_file import SAFETENSORS_TYPES, write_safetensors
 
 Tensors = dict[str, NDArray]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from converters.checkpoint import Checkpoint
-from runtimes import Runtime, open_runtime
 from tests.artifacts import export_artifact
 from tests.checkpoints import write_variant
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.runtimes import Runtime, open_runtime
 
 DEFAULT_DATA = Path(__file__).parents[2] / "shared" / "data"
 

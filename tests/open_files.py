@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from converters.checkpoint import Checkpoint
-from converters.errors import InputError
+from yizhi.errors import InputError
+from yizhi.reading.checkpoint import Checkpoint
 
 _DESCRIPTORS = Path("/proc/self/fd")
 

@@ -4,9 +4,9 @@ import json
 
 from benchmarks import families
 from benchmarks.families import describe_share, main, make_table, passed, shapes
-from converters.config import EncoderConfig
-from converters.targets import TARGETS
 from tests.checkpoints import small_config
+from yizhi.converters.targets import TARGETS
+from yizhi.model.config import EncoderConfig
 
 
 def test_shapes_are_configurations_of_every_family():

@@ -16,10 +16,10 @@ from benchmarks.performance import main
 from benchmarks.processes import Failed, run
 from benchmarks.sections import exports
 from benchmarks.workbench import Workbench
-from converters.artifact import Artifact
-from converters.targets import TARGETS
 from tests.checkpoints import small_config
-from yizhi.synthesize import synthesize
+from yizhi.converters.targets import TARGETS
+from yizhi.model.synthesis import synthesize
+from yizhi.release.artifact import Artifact
 
 GB = 10**9
 

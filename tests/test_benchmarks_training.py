@@ -6,8 +6,8 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from benchmarks.training import fixed, grouped, read
-from runtimes.tokenization import Tokenizer
-from training.tasks.faults import Faults
+from yizhi.runtimes.tokenization import Tokenizer
+from yizhi.training.tasks.faults import Faults
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from converters.artifact import Artifact
-from converters.targets import TARGETS
 from yizhi.cli import main
-from yizhi.jobs import Job, run_jobs
+from yizhi.converters.targets import TARGETS
+from yizhi.pipeline.jobs import Job, run_jobs
+from yizhi.release.artifact import Artifact
 
 ROOT = Path(__file__).parent.parent
 CHECKPOINT = ROOT / "build" / "synthetic-bert-base"

@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from converters.artifact import DESCRIPTION, Artifact
-from converters.checkpoint import INDEX, WEIGHTS, read_vocab
-from converters.config import EncoderConfig
-from converters.errors import InputError
-from converters.manifest import MANIFEST, read_manifest
-from converters.safetensors_file import SafetensorsFile
-from converters.schema import find_violations
-from converters.tokenizer_files import read_tokenizer_settings
-from converters.weight_files import open_weights
-from parity_tests.golden import ARRAYS, CASES, Golden
 from tests.checkpoints import small_config, write_variant
+from yizhi.errors import InputError
+from yizhi.model.config import EncoderConfig
+from yizhi.parity.golden import ARRAYS, CASES, Golden
+from yizhi.reading.checkpoint import INDEX, WEIGHTS, read_vocab
+from yizhi.reading.safetensors_file import SafetensorsFile
+from yizhi.reading.tokenizer_files import read_tokenizer_settings
+from yizhi.reading.weight_files import open_weights
+from yizhi.release.artifact import DESCRIPTION, Artifact
+from yizhi.release.manifest import MANIFEST, read_manifest
+from yizhi.release.schema import find_violations
 
 INPUTS_OF_EACH = 12_600
 
@@ -255,7 +255,7 @@ def test_enough_inputs():
 def test_our_reader_of_schemas_agrees_with_jsonschema(samples):
     """On damaged manifests and descriptions, valid is valid to both."""
     jsonschema = pytest.importorskip("jsonschema")
-    from converters.schema import load_schema
+    from yizhi.release.schema import load_schema
 
     chance = random.Random("schema")
     agreed = {True: 0, False: 0}

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from runtimes.tokenization import pad
-from training.features import IGNORED, Feature
+from yizhi.runtimes.tokenization import pad
+from yizhi.training.features import IGNORED, Feature
 
 # Batches that are sorted by length together: as random as can be while rows of a batch are of nearly one length.
 _SORTED_TOGETHER = 50

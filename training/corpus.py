@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.errors import InputError
-from runtimes.tokenization import Tokenizer
-from training.segmentation import Segmenter, WordNumberer
 from yizhi.bulk.readers import Source
+from yizhi.errors import InputError
+from yizhi.runtimes.tokenization import Tokenizer
+from yizhi.training.segmentation import Segmenter, WordNumberer
 
 _TOGETHER = 1000
 _MOST_FAULTS = 20

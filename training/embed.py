@@ -14,19 +14,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from converters.artifact import new_folder
-from converters.checkpoint import Checkpoint, sha256_of_file
-from converters.errors import InputError, show
-from runtimes.batching import make_batches
-from runtimes.tokenization import Row, Tokenizer, pad
-from training import loop, models
-from training.batches import LengthGroupedBatches
-from training.features import open_tokenizer
-from training.methods import Full
-from training.settings import Settings
-from training.similarity import cosines, find_matches, rank_correlation, retrieval
-from training.work import RECORD, work_folder, write_record
 from yizhi.bulk.readers import Source
+from yizhi.errors import InputError, show
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.runtimes.batching import make_batches
+from yizhi.runtimes.tokenization import Row, Tokenizer, pad
+from yizhi.storage.digests import sha256_of_file
+from yizhi.storage.folders import new_folder
+from yizhi.training import loop, models
+from yizhi.training.batches import LengthGroupedBatches
+from yizhi.training.features import open_tokenizer
+from yizhi.training.methods import Full
+from yizhi.training.settings import Settings
+from yizhi.training.similarity import cosines, find_matches, rank_correlation, retrieval
+from yizhi.training.work import RECORD, work_folder, write_record
 
 OBJECTIVES = ("cosent", "simcse")
 POOLINGS = ("mean", "cls")

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 from numpy.typing import ArrayLike
 
-from converters.checkpoint import Checkpoint
-from converters.errors import InputError
-from converters.tokenizer_files import read_tokenizer_settings
-from runtimes.tokenization import Row, Tokenizer
+from yizhi.errors import InputError
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.reading.tokenizer_files import read_tokenizer_settings
+from yizhi.runtimes.tokenization import Row, Tokenizer
 
 # What the losses of transformers' heads pass over.
 IGNORED = -100

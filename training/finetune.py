@@ -6,19 +6,20 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from converters.artifact import new_folder
-from converters.checkpoint import Checkpoint, sha256_of_file
-from converters.label_heads import LABEL_CLASS_SUFFIXES
-from runtimes.tokenization import Tokenizer
-from training import loop, models
-from training.batches import LengthGroupedBatches, collate
-from training.features import Feature, open_tokenizer
-from training.methods import Method
-from training.predict import predict
-from training.settings import Settings
-from training.tasks import Reader, Task
-from training.tasks.faults import Faults
-from training.work import RECORD, work_folder, write_record
+from yizhi.model.label_heads import LABEL_CLASS_SUFFIXES
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.runtimes.tokenization import Tokenizer
+from yizhi.storage.digests import sha256_of_file
+from yizhi.storage.folders import new_folder
+from yizhi.training import loop, models
+from yizhi.training.batches import LengthGroupedBatches, collate
+from yizhi.training.features import Feature, open_tokenizer
+from yizhi.training.methods import Method
+from yizhi.training.predict import predict
+from yizhi.training.settings import Settings
+from yizhi.training.tasks import Reader, Task
+from yizhi.training.tasks.faults import Faults
+from yizhi.training.work import RECORD, work_folder, write_record
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 from torch.utils.data import DataLoader
 
-from converters.errors import InputError
-from training.settings import Settings
+from yizhi.errors import InputError
+from yizhi.training.settings import Settings
 
 Scores = dict[str, float]
 _STATE = "trainer_state.json"

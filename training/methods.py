@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 import transformers
 
-from converters.adapter_config import ADAPTED_FAMILIES
-from converters.checkpoint import Checkpoint
-from converters.errors import InputError
-from converters.spec import parameters_of
+from yizhi.errors import InputError
+from yizhi.model.adapter_config import ADAPTED_FAMILIES
+from yizhi.model.spec import parameters_of
+from yizhi.reading.checkpoint import Checkpoint
 
 # Beside the checkpoint's own files, where it is kept.
 LORA_FOLDER = "lora"

@@ -9,11 +9,11 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from converters.architectures import FAMILIES
-from converters.artifact import to_json
-from converters.checkpoint import WEIGHTS, Checkpoint
-from converters.errors import InputError
-from converters.spec import Parameter
+from yizhi.errors import InputError
+from yizhi.model.architectures import FAMILIES
+from yizhi.model.spec import Parameter
+from yizhi.reading.checkpoint import WEIGHTS, Checkpoint
+from yizhi.storage.json_files import to_json
 
 
 def build_model(
@@ -63,7 +63,7 @@ def write_checkpoint(
     """Write a canonical checkpoint: the model's weights, the base's vocabulary, and its config but for `config`.
 
     carry: the base's parameters to write as they are, where the model has no place for them.
-    folder: an empty one, such as `converters.artifact.new_folder` gives. Raises InputError where `yizhi export`
+    folder: an empty one, such as `yizhi.release.artifact.new_folder` gives. Raises InputError where `yizhi export`
     would not take it.
     """
     architecture = type(model).__name__

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.base import Runtime
-from runtimes.batching import make_batches
-from runtimes.tokenization import pad
-from training.features import IGNORED, Feature
+from yizhi.runtimes.base import Runtime
+from yizhi.runtimes.batching import make_batches
+from yizhi.runtimes.tokenization import pad
+from yizhi.training.features import IGNORED, Feature
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +22,7 @@ def predict(model: "torch.nn.Module", features: Sequence[Feature], pad_id: int) 
     """Each row's logits, float32 [labels] or [T, labels], and the mean loss over rows or labelled tokens."""
     import torch
 
-    from training.batches import collate
+    from yizhi.training.batches import collate
 
     logits: list[NDArray] = [np.empty(0)] * len(features)
     device = next(model.parameters()).device

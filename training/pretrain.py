@@ -8,22 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from converters.architectures import CLASS_SUFFIXES, FAMILIES
-from converters.artifact import new_folder, to_json
-from converters.checkpoint import Checkpoint, sha256_of_file
-from converters.config import read_json_object
-from converters.errors import InputError
-from converters.spec import parameters_of
-from converters.tokenizer_files import SPECIAL_TOKENS, read_tokenizer_settings
-from runtimes.batching import make_batches
-from runtimes.tokenization import Tokenizer
-from training.corpus import Corpus, pack, read_corpus
-from training.masking import IGNORED, SCHEMES, Ids, Lexicon, Masker, Statistics, mark_words
-from training.segmentation import open_segmenter
-from training.sequences import PAIRS, EpochBatches, Sequences
-from training.settings import Settings
-from training.similar_words import build_lexicon, find_neighbours, read_similar_words, read_vectors
-from training.work import RECORD
+from yizhi.errors import InputError
+from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES
+from yizhi.model.spec import parameters_of
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.reading.tokenizer_files import SPECIAL_TOKENS, read_tokenizer_settings
+from yizhi.runtimes.batching import make_batches
+from yizhi.runtimes.tokenization import Tokenizer
+from yizhi.storage.digests import sha256_of_file
+from yizhi.storage.folders import new_folder
+from yizhi.storage.json_files import read_json_object, to_json
+from yizhi.training.corpus import Corpus, pack, read_corpus
+from yizhi.training.masking import IGNORED, SCHEMES, Ids, Lexicon, Masker, Statistics, mark_words
+from yizhi.training.segmentation import open_segmenter
+from yizhi.training.sequences import PAIRS, EpochBatches, Sequences
+from yizhi.training.settings import Settings
+from yizhi.training.similar_words import build_lexicon, find_neighbours, read_similar_words, read_vectors
+from yizhi.training.work import RECORD
 
 # By model_type: what a head for pairs of segments is called, in files and in `forward`. ELECTRA has none.
 _PAIR_HEADS = {
@@ -200,9 +201,9 @@ def pretrain(base: Path, objective: Objective, out: Path, settings: Settings, ne
     `model.safetensors`, where BERT and ALBERT publish it; no artifact has it.
     Raises InputError, listing every fault, for text, settings or a checkpoint that cannot be used.
     """
-    from training import loop, models
-    from training.batches import collate
-    from training.work import work_folder, write_record
+    from yizhi.training import loop, models
+    from yizhi.training.batches import collate
+    from yizhi.training.work import work_folder, write_record
 
     began = monotonic()
     with new_folder(out, replaces=(RECORD,)) as folder, Checkpoint.open(base) as checkpoint:
@@ -297,7 +298,7 @@ def _measure(model: Any, held_out: Sequences, pad_id: int) -> dict[str, float]:
     """Scores on the evaluation text, masked the same way each time."""
     import torch
 
-    from training.batches import collate
+    from yizhi.training.batches import collate
 
     device = next(model.parameters()).device
     losses, hits, in_order = [], [], []

@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from converters.errors import NotRun
+from yizhi.errors import NotRun
 
 # Module -> the name that pip knows it by.
 _MODULES = {

@@ -3,7 +3,7 @@
 Written for this project: names are put together from the lists below and into the sentences below. No name of the
 test file is in the training file, and no sentence of it either, so that a score says that something was learnt.
 
-    python -m training.sample_entities --out build/walkthrough/data
+    python -m yizhi.training.sample_entities --out build/walkthrough/data
 """
 
 import argparse
@@ -11,8 +11,8 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from converters.artifact import to_json
-from converters.tokenizer_files import SPECIAL_TOKENS
+from yizhi.reading.tokenizer_files import SPECIAL_TOKENS
+from yizhi.storage.json_files import to_json
 
 # A small BERT over the characters of these sentences.
 _CONFIG = {

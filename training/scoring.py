@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from converters.artifact import Artifact
-from converters.errors import InputError
-from converters.label_heads import LABEL_CLASS_SUFFIXES, SEQUENCE, TOKENS
-from runtimes import Tokenizer, open_runtime
-from training.predict import predict_with_artifact
-from training.requirements import require
-from training.tasks import Task
-from training.tasks.faults import Faults
-from training.tasks.readers import find_reader
+from yizhi.errors import InputError
+from yizhi.model.label_heads import LABEL_CLASS_SUFFIXES, SEQUENCE, TOKENS
+from yizhi.release.artifact import Artifact
+from yizhi.runtimes import Tokenizer, open_runtime
+from yizhi.training.predict import predict_with_artifact
+from yizhi.training.requirements import require
+from yizhi.training.tasks import Task
+from yizhi.training.tasks.faults import Faults
+from yizhi.training.tasks.readers import find_reader
 
 _COUNTED_BY = {TOKENS: ("seqeval", "sklearn"), SEQUENCE: ("sklearn",)}
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.errors import InputError, show
-from converters.tokenizer_files import SPECIAL_TOKENS
-from runtimes.tokenization import Row
+from yizhi.errors import InputError, show
+from yizhi.reading.tokenizer_files import SPECIAL_TOKENS
+from yizhi.runtimes.tokenization import Row
 
 # A text to its words, in order. White space may be left out; nothing else may be added, left out or changed.
 Segmenter = Callable[[str], Sequence[str]]

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from converters.errors import InputError
-from runtimes.tokenization import Row, Tokenizer
-from training.batches import Feature, LengthGroupedBatches
-from training.corpus import Corpus, Piece
-from training.masking import Ids, Masker, Statistics
+from yizhi.errors import InputError
+from yizhi.runtimes.tokenization import Row, Tokenizer
+from yizhi.training.batches import Feature, LengthGroupedBatches
+from yizhi.training.corpus import Corpus, Piece
+from yizhi.training.masking import Ids, Masker, Statistics
 
 # What a second segment is: after the first, or of another document (BERT's next-sentence prediction); after the
 # first, or before it (sentence-order prediction, ALBERT, arXiv:1909.11942).

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from converters.errors import InputError
+from yizhi.errors import InputError
 
 
 @dataclass(frozen=True)

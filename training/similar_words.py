@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.errors import InputError, show
-from runtimes.tokenization import Tokenizer
-from training.masking import Lexicon
 from yizhi.bulk.readers import Source
+from yizhi.errors import InputError, show
+from yizhi.runtimes.tokenization import Tokenizer
+from yizhi.training.masking import Lexicon
 
 # As many as `synonyms.nearby` gives.
 NEIGHBOURS = 10

@@ -1,7 +1,5 @@
 """What a training run leaves: the state to go on from while it runs, and its record when it is done."""
 
-import fcntl
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,13 +7,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converters.artifact import to_json
-from converters.config import read_json_object
-from converters.errors import InputError, show
-from training.plots import draw
+from yizhi.errors import InputError, show
+from yizhi.storage.json_files import read_json_object, to_json
+from yizhi.storage.locks import hold
+from yizhi.training.plots import draw
 
 if TYPE_CHECKING:
-    from training.loop import History
+    from yizhi.training.loop import History
 
 RECORD = "metrics.json"
 PLOT = "training.svg"
@@ -31,12 +29,7 @@ def work_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
     """
     folder = out.parent / f"{out.name}.partial"
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(folder, "another training into this folder is running") from None
+    with hold(folder, "another training into this folder is running"):
         _check_identity(folder, identity)
         try:
             yield folder
@@ -45,8 +38,6 @@ def work_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
                 shutil.rmtree(folder)  # nothing to go on from
             raise
         shutil.rmtree(folder)
-    finally:
-        os.close(descriptor)
 
 
 def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:

@@ -3,7 +3,6 @@
 import argparse
 import sys
 
-from converters.errors import CheckFailed, InputError
 from yizhi import __version__
 from yizhi.commands import (
     answer,
@@ -23,6 +22,7 @@ from yizhi.commands import (
     tag,
     verify,
 )
+from yizhi.errors import CheckFailed, InputError
 
 COMMANDS = (
     export,

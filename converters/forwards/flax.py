@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
 
-from converters.layout import flax_shape, flax_tree
-from converters.spec import (
+from yizhi.model.layout import flax_shape, flax_tree
+from yizhi.model.spec import (
     EMBEDDING,
     INPUT,
     KERNEL,
@@ -195,7 +195,7 @@ def add_and_norm(p: Parameters, spec: EncoderSpec, norm: Norm, part: Adapter | N
 
 
 def adapter(p: Parameters, spec: EncoderSpec, norm: Norm, part: Adapter, x: Array, y: Array) -> Array:
-    """A bottleneck and the residual around it: the z of `converters.spec.Adapter`."""
+    """A bottleneck and the residual around it: the z of `yizhi.model.spec.Adapter`."""
 
     def take(which: str) -> Array:
         if which in (INPUT, OUTPUT):

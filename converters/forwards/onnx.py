@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 from onnx import TensorProto
 
-from converters.onnx_graph import Graph
-from converters.spec import (
+from yizhi.converters.onnx_graph import Graph
+from yizhi.model.spec import (
     INPUT,
     MASK_VALUE,
     OUTPUT,
@@ -187,7 +187,7 @@ def add_and_norm(g: Graph, spec: EncoderSpec, norm: Norm, part: Adapter | None, 
 
 
 def adapter(g: Graph, spec: EncoderSpec, norm: Norm, part: Adapter, x: str, y: str) -> str:
-    """A bottleneck and the residual around it: the z of `converters.spec.Adapter`."""
+    """A bottleneck and the residual around it: the z of `yizhi.model.spec.Adapter`."""
     scope = part.up.name
 
     def take(which: str) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from converters.spec import (
+from yizhi.model.spec import (
     INPUT,
     OUTPUT,
     SENTENCE_EMBEDDING,
@@ -143,7 +143,7 @@ def add_and_norm(p: Parameters, spec: EncoderSpec, norm: Norm, part: Adapter | N
 
 
 def adapter(p: Parameters, spec: EncoderSpec, norm: Norm, part: Adapter, x: Tensor, y: Tensor) -> Tensor:
-    """A bottleneck and the residual around it: the z of `converters.spec.Adapter`."""
+    """A bottleneck and the residual around it: the z of `yizhi.model.spec.Adapter`."""
 
     def take(which: str) -> Tensor:
         if which in (INPUT, OUTPUT):

@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from types import MappingProxyType
 
-from converters.layout import tensorflow_name
-from converters.lean_tensorflow import tf
-from converters.spec import (
+from yizhi.converters.lean_tensorflow import tf
+from yizhi.model.layout import tensorflow_name
+from yizhi.model.spec import (
     INPUT,
     OUTPUT,
     SENTENCE_EMBEDDING,
@@ -195,7 +195,7 @@ def add_and_norm(p: Parameters, spec: EncoderSpec, norm: Norm, part: Adapter | N
 
 
 def adapter(p: Parameters, spec: EncoderSpec, norm: Norm, part: Adapter, x: Tensor, y: Tensor) -> Tensor:
-    """A bottleneck and the residual around it: the z of `converters.spec.Adapter`."""
+    """A bottleneck and the residual around it: the z of `yizhi.model.spec.Adapter`."""
 
     def take(which: str) -> Tensor:
         if which in (INPUT, OUTPUT):

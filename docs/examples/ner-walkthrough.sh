@@ -8,7 +8,7 @@ base=${1:-}
 rm -rf "$work"
 
 # Tagged sentences; and where no base was given, a small one, trained on the same sentences without their tags.
-python -m training.sample_entities --out "$work/data"
+python -m yizhi.training.sample_entities --out "$work/data"
 if [ -z "$base" ]; then
   base=$work/base
   yizhi synthesize --config "$work/data/config.json" --vocab "$work/data/vocab.txt" --untrained --out "$work/random"

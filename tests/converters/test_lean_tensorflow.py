@@ -13,7 +13,8 @@ def run(code):
 
 
 @pytest.mark.parametrize(
-    "module", ["converters.lean_tensorflow", "converters.to_tensorflow", "runtimes.tensorflow_runtime"]
+    "module",
+    ["yizhi.converters.lean_tensorflow", "yizhi.converters.to_tensorflow", "yizhi.runtimes.tensorflow_runtime"],
 )
 def test_neither_keras_nor_jax_is_imported_with_it(module):
     code = (
@@ -24,7 +25,8 @@ def test_neither_keras_nor_jax_is_imported_with_it(module):
 
 def test_keras_still_loads_when_it_is_used():
     code = (
-        "from converters.lean_tensorflow import tf; from tensorflow.keras import layers; print(layers.Dense(2).units)"
+        "from yizhi.converters.lean_tensorflow import tf; from tensorflow.keras import layers; "
+        "print(layers.Dense(2).units)"
     )
     assert run(code) == "2"
-    assert run("from converters.lean_tensorflow import tf; print(tf.keras.layers.Dense(2).units)") == "2"
+    assert run("from yizhi.converters.lean_tensorflow import tf; print(tf.keras.layers.Dense(2).units)") == "2"

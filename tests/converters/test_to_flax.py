@@ -8,20 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converters import to_flax
-from converters.artifact import ArtifactWriter
-from converters.checkpoint import Checkpoint
-from converters.errors import InputError
-from converters.layout import FLAX_WEIGHTS, flax_path, transposes
-from runtimes import open_runtime
 from tests.agreement import ARCHITECTURES, assert_agree, padded_batch, run_everything
 from tests.artifacts import export_artifact
+from yizhi.converters import to_flax
+from yizhi.errors import InputError
+from yizhi.model.layout import FLAX_WEIGHTS, flax_path, transposes
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.release.artifact import ArtifactWriter
+from yizhi.runtimes import open_runtime
 
 jax = pytest.importorskip("jax")
 serialization = pytest.importorskip("flax.serialization")
 
-from converters.forwards.flax import FlaxEncoder, embeddings  # noqa: E402
-from runtimes.flax_runtime import bucket, read_tree  # noqa: E402
+from yizhi.converters.forwards.flax import FlaxEncoder, embeddings  # noqa: E402
+from yizhi.runtimes.flax_runtime import bucket, read_tree  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 
@@ -122,8 +122,8 @@ def test_transformers_loads_it(make_checkpoint, tmp_path, family, variant):
 
 def test_converting_needs_neither_jax_nor_flax(make_checkpoint, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from converters.artifact import ArtifactWriter; "
-        "from converters.checkpoint import Checkpoint; from converters.to_flax import convert; "
+        "import sys; from pathlib import Path; from yizhi.release.artifact import ArtifactWriter; "
+        "from yizhi.reading.checkpoint import Checkpoint; from yizhi.converters.to_flax import convert; "
         "convert(Checkpoint.open(sys.argv[1]), ArtifactWriter(Path(sys.argv[2]))); "
         "sys.exit(bool({'jax', 'flax'} & set(sys.modules)))"
     )
@@ -193,7 +193,7 @@ def test_leaves_jax_as_it_was(runtime):
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads in Linux's /proc")
 def test_threads(runtime):
     code = (
-        "import os, sys; from runtimes import open_runtime; "
+        "import os, sys; from yizhi.runtimes import open_runtime; "
         "open_runtime(sys.argv[1], threads=3).run({'input_ids': [[1, 2]]}); "
         "names = [open(f'/proc/self/task/{task}/comm').read() for task in os.listdir('/proc/self/task')]; "
         "print(sum('XLAEigen' in name for name in names))"

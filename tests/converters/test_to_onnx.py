@@ -7,21 +7,21 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from converters import to_onnx
-from converters.artifact import ArtifactWriter
-from converters.checkpoint import Checkpoint
-from converters.onnx_files import WEIGHT_FILE, StoredTensor, graph_file
-from parity_tests import oracle
-from runtimes import open_runtime
 from tests.agreement import ARCHITECTURES, assert_agree, padded_batch, run_everything
 from tests.artifacts import export_artifact
+from yizhi.converters import to_onnx
+from yizhi.converters.onnx_files import WEIGHT_FILE, StoredTensor, graph_file
+from yizhi.parity import oracle
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.release.artifact import ArtifactWriter
+from yizhi.runtimes import open_runtime
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 
-from converters.forwards.onnx import build_encoder  # noqa: E402
+from yizhi.converters.forwards.onnx import build_encoder  # noqa: E402
 
 SIGNATURES = ("serving_default", "features", "hidden_states")
 

@@ -5,20 +5,20 @@ from math import prod
 import numpy as np
 import pytest
 
-from converters.checkpoint import Checkpoint
-from converters.config import EncoderConfig
-from converters.onnx_files import WEIGHT_FILE, StoredTensor, graph_file
-from converters.spec import KERNEL
-from runtimes import open_runtime
 from tests.agreement import ARCHITECTURES, padded_batch
 from tests.artifacts import export_artifact
 from tests.checkpoints import make_spec
 from tests.converters.test_to_onnx import SIGNATURES, place, read_graph, stored_weights
+from yizhi.converters.onnx_files import WEIGHT_FILE, StoredTensor, graph_file
+from yizhi.model.config import EncoderConfig
+from yizhi.model.spec import KERNEL
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.runtimes import open_runtime
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from converters.to_onnx_int8 import (  # noqa: E402
+from yizhi.converters.to_onnx_int8 import (  # noqa: E402
     Int8Graph,
     quantize_in_chunks,
     quantize_rows,
@@ -90,7 +90,7 @@ def test_no_weight_is_off_by_more_than_half_a_step():
 
 
 def test_chunks_join_to_the_whole(monkeypatch):
-    monkeypatch.setattr("converters.to_onnx_int8._CHUNK_VALUES", 1000)
+    monkeypatch.setattr("yizhi.converters.to_onnx_int8._CHUNK_VALUES", 1000)
     weight = np.random.default_rng(0).normal(0, 1, (307, 77)).astype(np.float32)
     scales = []
     with ThreadPoolExecutor() as pool:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from converters.checkpoint import POOLER, Checkpoint
-from runtimes import open_runtime
 from tests.agreement import padded_batch
 from tests.artifacts import export_artifact
+from yizhi.reading.checkpoint import POOLER, Checkpoint
+from yizhi.runtimes import open_runtime
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

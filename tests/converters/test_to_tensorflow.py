@@ -6,19 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converters.artifact import Artifact
-from converters.checkpoint import Checkpoint
-from converters.errors import InputError
-from converters.spec import KERNEL
-from runtimes import open_runtime
 from tests.agreement import ARCHITECTURES, assert_agree, padded_batch, run_everything
 from tests.artifacts import export_artifact
+from yizhi.errors import InputError
+from yizhi.model.spec import KERNEL
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.release.artifact import Artifact
+from yizhi.runtimes import open_runtime
 
 tf = pytest.importorskip("tensorflow")
 
 ROOT = Path(__file__).parents[2]
 EXPORT = (
-    "import sys; from pathlib import Path; from converters.checkpoint import Checkpoint; "
+    "import sys; from pathlib import Path; from yizhi.reading.checkpoint import Checkpoint; "
     "from tests.artifacts import export_artifact; "
     "export_artifact(Checkpoint.open(sys.argv[1]), 'tensorflow', Path(sys.argv[2]))"
 )

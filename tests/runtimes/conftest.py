@@ -2,10 +2,10 @@
 
 import pytest
 
-from converters.checkpoint import Checkpoint
-from converters.targets import MissingFramework
-from runtimes import open_runtime
 from tests.artifacts import export_artifact
+from yizhi.converters.targets import MissingFramework
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.runtimes import open_runtime
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converters.errors import InputError
-from runtimes.batching import Request, Task, make_batches, run_tasks
-from runtimes.tokenization import Row, Tokenizer, pad
+from yizhi.errors import InputError
+from yizhi.runtimes.batching import Request, Task, make_batches, run_tasks
+from yizhi.runtimes.tokenization import Row, Tokenizer, pad
 
 
 def make_row(length, number=0):

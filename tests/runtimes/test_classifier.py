@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from transformers import pipeline
 
-from converters.errors import InputError
-from runtimes import Classifier
-from runtimes.scores import sigmoid
+from yizhi.errors import InputError
+from yizhi.runtimes import Classifier
+from yizhi.runtimes.scores import sigmoid
 
 TEXTS = ["这个酒店的服务很好。", "你", ("我去说", "你来！"), "Hello world"]
 

@@ -6,15 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from converters.checkpoint import Checkpoint
-from converters.errors import InputError, NotRun
-from parity_tests.golden import Golden
-from parity_tests.verify import verify
-from runtimes import open_runtime
-from runtimes.base import Inputs
-from runtimes.onnx_placement import find_misplaced, read_placement
 from tests.artifacts import export_artifact
 from tests.checkpoints import write_variant
+from yizhi.errors import InputError, NotRun
+from yizhi.parity.golden import Golden
+from yizhi.parity.judge import verify
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.runtimes import open_runtime
+from yizhi.runtimes.base import Inputs
+from yizhi.runtimes.onnx_placement import find_misplaced, read_placement
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 INPUTS = Inputs.of([[2, 5, 7, 3]])
@@ -84,7 +84,7 @@ def test_pytorch_strict_overrides_what_the_process_had_set(subject):
 
 def test_pytorch_on_cuda_strict_has_no_tf32_and_no_fused_attention():
     torch = pytest.importorskip("torch")
-    from runtimes.pytorch_runtime import _set_arithmetic
+    from yizhi.runtimes.pytorch_runtime import _set_arithmetic
 
     cuda = torch.backends.cuda
     try:
@@ -116,7 +116,7 @@ def test_jax_products_ask_for_full_float32_whatever_the_process_had_set(subject)
 
 def test_jax_tf32_reaches_the_products(subject, monkeypatch):
     pytest.importorskip("flax")
-    from runtimes.flax_runtime import FlaxRuntime
+    from yizhi.runtimes.flax_runtime import FlaxRuntime
 
     monkeypatch.setattr(FlaxRuntime, "tiers", {"cpu": ("strict", "tf32")})
     with open_runtime(artifact(subject, "flax"), math="tf32") as runtime:

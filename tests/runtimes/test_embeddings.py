@@ -5,10 +5,10 @@ import pytest
 import torch
 from transformers import AutoModel, BertTokenizer
 
-from converters.checkpoint import Checkpoint
-from converters.errors import InputError
-from runtimes import Embedder, open_runtime
 from tests.artifacts import export_artifact
+from yizhi.errors import InputError
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.runtimes import Embedder, open_runtime
 
 TEXTS = ["北京是中国的首都。", "你", ("这个酒店", "服务很好！"), "Hello world, hello"]
 

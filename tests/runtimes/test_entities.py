@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from seqeval.metrics.sequence_labeling import get_entities
 
-from runtimes import TagScheme
+from yizhi.runtimes import TagScheme
 
 BIO = ["O", *(f"{place}-{label}" for label in ("人", "地", "a-b") for place in "BI")]
 BIOES = ["O", *(f"{place}-{label}" for label in ("人", "地", "a-b") for place in "BIES")]

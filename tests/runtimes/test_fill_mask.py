@@ -7,14 +7,14 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, BertTokenizer
 
-from converters.checkpoint import Checkpoint
-from converters.errors import InputError
-from runtimes import open_runtime
-from runtimes.fill_mask import FillMask
-from runtimes.scores import softmax
-from runtimes.tokenization import Tokenizer
 from tests.artifacts import export_artifact
 from tests.checkpoints import VOCAB
+from yizhi.errors import InputError
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.runtimes import open_runtime
+from yizhi.runtimes.fill_mask import FillMask
+from yizhi.runtimes.scores import softmax
+from yizhi.runtimes.tokenization import Tokenizer
 
 
 @pytest.fixture

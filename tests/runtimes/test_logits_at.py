@@ -7,13 +7,13 @@ import onnx
 import onnxruntime
 import pytest
 
-from converters.artifact import DESCRIPTION
-from converters.errors import InputError
-from converters.targets import TARGETS
-from parity_tests.golden import Golden
-from parity_tests.verify import verify
-from runtimes import open_runtime
 from tests.agreement import padded_batch
+from yizhi.converters.targets import TARGETS
+from yizhi.errors import InputError
+from yizhi.parity.golden import Golden
+from yizhi.parity.judge import verify
+from yizhi.release.artifact import DESCRIPTION
+from yizhi.runtimes import open_runtime
 
 POSITIONS = np.array([[3, 20], [0, 0], [1, 2], [0, 7], [0, 0]])
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from converters.checkpoint import Checkpoint
-from converters.errors import InputError
-from runtimes import open_runtime
 from tests.artifacts import export_artifact
+from yizhi.errors import InputError
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.runtimes import open_runtime
 
 pytest.importorskip("onnxruntime")
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from converters.checkpoint import Checkpoint
-from converters.forwards.pytorch import can_pack
-from runtimes import open_runtime
 from tests.artifacts import export_artifact
 from tests.checkpoints import write_variant
+from yizhi.converters.forwards.pytorch import can_pack
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.runtimes import open_runtime
 
 pytestmark = pytest.mark.skipif(not can_pack("cpu"), reason="this PyTorch has no oneDNN")
 INPUTS = {"input_ids": [[2, 7, 9, 3, 0], [2, 5, 8, 6, 3]], "attention_mask": [[1, 1, 1, 1, 0], [1] * 5]}
@@ -19,7 +19,7 @@ def test_packing_changes_rounding_alone(tmp_path, monkeypatch, variant):
         folder = export_artifact(checkpoint, "pytorch", tmp_path / "artifact")
     with open_runtime(folder) as packed:
         found = packed.run(INPUTS, packed.outputs)
-    monkeypatch.setattr("runtimes.pytorch_runtime.can_pack", lambda device: False)
+    monkeypatch.setattr("yizhi.runtimes.pytorch_runtime.can_pack", lambda device: False)
     with open_runtime(folder) as plain:
         expected = plain.run(INPUTS, plain.outputs)
     assert not any(parameter.is_mkldnn for parameter in plain._module.parameters())

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from transformers import pipeline
 
-from converters.errors import InputError
-from runtimes import Reader
-from runtimes.tokenization import Tokenizer
 from tests.checkpoints import VOCAB
+from yizhi.errors import InputError
+from yizhi.runtimes import Reader
+from yizhi.runtimes.tokenization import Tokenizer
 
 QUESTION = "首都是哪里？"
 CONTEXT = "北京是中国的首都，上海 hello worlds 来。"

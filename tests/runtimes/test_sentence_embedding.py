@@ -7,14 +7,14 @@ import onnx
 import onnxruntime
 import pytest
 
-from converters.checkpoint import Checkpoint
-from converters.spec import SENTENCE_EMBEDDING, Pooling
-from converters.targets import TARGETS
-from parity_tests import oracle
-from parity_tests.golden import Golden
-from parity_tests.verify import verify
-from runtimes import Embedder
 from tests.agreement import padded_batch
+from yizhi.converters.targets import TARGETS
+from yizhi.model.spec import SENTENCE_EMBEDDING, Pooling
+from yizhi.parity import oracle
+from yizhi.parity.golden import Golden
+from yizhi.parity.judge import verify
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.runtimes import Embedder
 
 TEXTS = ["北京是中国的首都。", "你", ("这个酒店", "服务很好！"), "Hello world, hello"]
 POOLINGS = [Pooling("mean", True), Pooling("max", True), Pooling("cls")]

@@ -5,9 +5,9 @@ import pytest
 import torch
 from transformers import AutoModelForPreTraining, AutoTokenizer, pipeline
 
-from converters.errors import InputError
-from runtimes import Tagger, TagScheme, WordTagger
 from tests.checkpoints import VOCAB
+from yizhi.errors import InputError
+from yizhi.runtimes import Tagger, TagScheme, WordTagger
 
 # What a tagger may be given; tokens are looked for in it where they are.
 HOSTILE = [

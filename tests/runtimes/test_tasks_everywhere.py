@@ -2,9 +2,9 @@
 
 import pytest
 
-from converters.targets import TARGETS, MissingFramework
-from runtimes import Classifier, Reader, Tagger, WordTagger
 from tests.checkpoints import VARIANTS
+from yizhi.converters.targets import TARGETS, MissingFramework
+from yizhi.runtimes import Classifier, Reader, Tagger, WordTagger
 
 TEXTS = ["我住在北京的酒店。", "Hello  worlds 的", "花月春风" * 30]
 RUNS = {

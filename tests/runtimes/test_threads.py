@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from converters.checkpoint import Checkpoint
-from converters.targets import TARGETS, MissingFramework
-from runtimes import Embedder, FillMask, open_runtime
 from tests.artifacts import export_artifact
+from yizhi.converters.targets import TARGETS, MissingFramework
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.runtimes import Embedder, FillMask, open_runtime
 
 TEXTS = ["[MASK]", "这个[MASK]很[MASK]。", "北京是[MASK]国的首都。", "你" * 20 + "[MASK]"]
 

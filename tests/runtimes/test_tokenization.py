@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from transformers import BertTokenizer
 
-from converters.checkpoint import Checkpoint
-from converters.errors import InputError
-from converters.tokenizer_files import tokenizer_files
-from runtimes.tokenization import Tokenizer
 from tests.checkpoints import VOCAB, write_json
+from yizhi.errors import InputError
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.reading.tokenizer_files import tokenizer_files
+from yizhi.runtimes.tokenization import Tokenizer
 
 TEXTS = ["北京是[MASK]国的首都。", "Hello world", ("你来", "我去说！"), ""]
 

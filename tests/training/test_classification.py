@@ -6,12 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from converters.errors import InputError
-from converters.label_heads import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from runtimes.tokenization import Tokenizer
 from tests.checkpoints import VOCAB
-from training.tasks.classification import Classification, Reader
-from training.tasks.faults import Faults
+from yizhi.errors import InputError
+from yizhi.model.label_heads import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from yizhi.runtimes.tokenization import Tokenizer
+from yizhi.training.tasks.classification import Classification, Reader
+from yizhi.training.tasks.faults import Faults
 
 ROWS = [("酒店很好", "好"), ("房间不干净", "差"), ("早餐", "好")]
 
@@ -156,7 +156,7 @@ def test_scores(tmp_path):
 
 
 def test_what_is_too_long_is_cut():
-    from training.tasks.classification import Labelled
+    from yizhi.training.tasks.classification import Labelled
 
     task = Classification(("0", "1"), SINGLE_LABEL)
     example = Labelled(None, 1, ("天" * 50, "地"), ("1",))

@@ -2,10 +2,10 @@
 
 import pytest
 
-from converters.errors import InputError
-from converters.tokenizer_files import SPECIAL_TOKENS
-from runtimes.tokenization import Tokenizer
-from training.corpus import pack, read_corpus
+from yizhi.errors import InputError
+from yizhi.reading.tokenizer_files import SPECIAL_TOKENS
+from yizhi.runtimes.tokenization import Tokenizer
+from yizhi.training.corpus import pack, read_corpus
 
 VOCAB = [*SPECIAL_TOKENS, *"一二三四五六七八九十，。"]
 

@@ -7,20 +7,20 @@ import math
 import numpy as np
 import pytest
 
-from converters.checkpoint import Checkpoint
-from converters.errors import InputError
-from runtimes import Embedder, open_runtime
 from tests.artifacts import export_artifact
 from tests.checkpoints import write_variant
-from training.settings import Settings
-from training.similarity import cosines, find_matches, rank_correlation, retrieval
 from yizhi.cli import main
+from yizhi.errors import InputError
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.runtimes import Embedder, open_runtime
+from yizhi.training.settings import Settings
+from yizhi.training.similarity import cosines, find_matches, rank_correlation, retrieval
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
-from training.embed import (  # noqa: E402
+from yizhi.training.embed import (  # noqa: E402
     Columns,
     Embedding,
     cosent_loss,

@@ -5,23 +5,23 @@ import json
 import numpy as np
 import pytest
 
-from converters.checkpoint import Checkpoint
-from converters.errors import InputError
-from runtimes import open_runtime
-from runtimes.tokenization import Tokenizer
 from tests.artifacts import export_artifact
-from training.methods import Bottleneck, Full, Lora
-from training.settings import Settings
-from training.tasks import classification, reading, tagging
-from training.tasks.faults import Faults
+from yizhi.errors import InputError
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.runtimes import open_runtime
+from yizhi.runtimes.tokenization import Tokenizer
+from yizhi.training.methods import Bottleneck, Full, Lora
+from yizhi.training.settings import Settings
+from yizhi.training.tasks import classification, reading, tagging
+from yizhi.training.tasks.faults import Faults
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from training.finetune import finetune  # noqa: E402
-from training.models import build_model  # noqa: E402
-from training.predict import predict, predict_with_artifact  # noqa: E402
+from yizhi.training.finetune import finetune  # noqa: E402
+from yizhi.training.models import build_model  # noqa: E402
+from yizhi.training.predict import predict, predict_with_artifact  # noqa: E402
 
 SENTENCES = ["北京好", "山水很好", "房间不干净", "天地", "早餐不好", "服务很快", "花月", "不快"] * 4
 QUICK = Settings(max_steps=6, batch_size=8, learning_rate=1e-3, evaluate_every=3, device="cpu")
@@ -203,7 +203,7 @@ def test_unknown_lora_modules(make_checkpoint, tmp_path):
 
 @pytest.mark.parametrize("method", [Full(), Bottleneck("double_seq_bn", 4)], ids=["full", "adapter"])
 def test_an_interrupted_run_goes_on_and_another_is_refused(make_checkpoint, tmp_path, monkeypatch, method):
-    from training import loop
+    from yizhi.training import loop
 
     if isinstance(method, Bottleneck):
         pytest.importorskip("adapters")

@@ -3,19 +3,19 @@
 import numpy as np
 import pytest
 
-from converters.checkpoint import Checkpoint
-from converters.errors import InputError
-from runtimes.tokenization import Tokenizer
 from tests.checkpoints import VOCAB
-from training.features import IGNORED, Feature
-from training.settings import Settings
+from yizhi.errors import InputError
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.runtimes.tokenization import Tokenizer
+from yizhi.training.features import IGNORED, Feature
+from yizhi.training.settings import Settings
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
-from training import loop, models  # noqa: E402
-from training.batches import LengthGroupedBatches, collate  # noqa: E402
+from yizhi.training import loop, models  # noqa: E402
+from yizhi.training.batches import LengthGroupedBatches, collate  # noqa: E402
 
 TEXTS = ["北京", "天地好", "酒店的服务很好", "房间干净", "早餐", "学习机器语言模型", "山水", "花月春风雨", "我你他"] * 2
 

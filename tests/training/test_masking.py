@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.masking import (
+from yizhi.training.masking import (
     ACTIONS,
     IGNORED,
     KEPT,

@@ -5,18 +5,18 @@ import json
 import numpy as np
 import pytest
 
-from converters.checkpoint import Checkpoint
-from converters.errors import InputError
 from tests.checkpoints import small_config, write_checkpoint, write_variant
-from training.masking import IGNORED
-from training.settings import Settings
 from yizhi.cli import main
+from yizhi.errors import InputError
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.training.masking import IGNORED
+from yizhi.training.settings import Settings
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
-from training.pretrain import Objective, prepare, pretrain  # noqa: E402
+from yizhi.training.pretrain import Objective, prepare, pretrain  # noqa: E402
 
 # Words of VOCAB, with spaces between; two documents.
 TEXT = """我 在 北京 学习 机器 语言

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from converters.errors import InputError
-from runtimes.tokenization import Tokenizer
 from tests.checkpoints import VOCAB
-from training import cmrc
-from training.tasks.faults import Faults
-from training.tasks.reading import Question, Reader, Reading, best_span
+from yizhi.errors import InputError
+from yizhi.runtimes.tokenization import Tokenizer
+from yizhi.training import cmrc
+from yizhi.training.tasks.faults import Faults
+from yizhi.training.tasks.reading import Question, Reader, Reading, best_span
 
 SETTINGS = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
 CONTEXT = "北京的酒店服务很好，早餐不好。"

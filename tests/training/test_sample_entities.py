@@ -1,8 +1,8 @@
 """The sentences of docs/ner-walkthrough.md: well-formed, repeatable, and with nothing of the test in training."""
 
-from training.sample_entities import make_sentences, write_conll
-from training.tasks.faults import Faults
-from training.tasks.tagging import Reader
+from yizhi.training.sample_entities import make_sentences, write_conll
+from yizhi.training.tasks.faults import Faults
+from yizhi.training.tasks.tagging import Reader
 
 
 def names(sentences):

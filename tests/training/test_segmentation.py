@@ -4,10 +4,10 @@ import sys
 
 import pytest
 
-from converters.errors import InputError
-from converters.tokenizer_files import SPECIAL_TOKENS
-from runtimes.tokenization import Tokenizer
-from training.segmentation import WordNumberer, open_segmenter
+from yizhi.errors import InputError
+from yizhi.reading.tokenizer_files import SPECIAL_TOKENS
+from yizhi.runtimes.tokenization import Tokenizer
+from yizhi.training.segmentation import WordNumberer, open_segmenter
 
 VOCAB = [
     *SPECIAL_TOKENS,

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from converters.errors import InputError
-from converters.tokenizer_files import SPECIAL_TOKENS
-from runtimes.tokenization import Tokenizer
-from training.similar_words import build_lexicon, find_neighbours, read_similar_words, read_vectors
+from yizhi.errors import InputError
+from yizhi.reading.tokenizer_files import SPECIAL_TOKENS
+from yizhi.runtimes.tokenization import Tokenizer
+from yizhi.training.similar_words import build_lexicon, find_neighbours, read_similar_words, read_vectors
 
 VOCAB = [*SPECIAL_TOKENS, *"今明后天昨日早晨好坏"]
 

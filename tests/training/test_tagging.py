@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from converters.errors import InputError
-from runtimes.tokenization import Tokenizer
 from tests.checkpoints import VOCAB
-from training.features import IGNORED
-from training.tasks.faults import Faults
-from training.tasks.tagging import Reader, Sentence, Tagging
+from yizhi.errors import InputError
+from yizhi.runtimes.tokenization import Tokenizer
+from yizhi.training.features import IGNORED
+from yizhi.training.tasks.faults import Faults
+from yizhi.training.tasks.tagging import Reader, Sentence, Tagging
 
 BIO = ("O", "B-LOC", "I-LOC", "B-ORG", "I-ORG")
 SETTINGS = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}

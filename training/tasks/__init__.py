@@ -9,9 +9,9 @@ from typing import Any, Protocol, TypeVar
 
 from numpy.typing import NDArray
 
-from runtimes.tokenization import Tokenizer
-from training.features import Feature
-from training.tasks.faults import Faults
+from yizhi.runtimes.tokenization import Tokenizer
+from yizhi.training.features import Feature
+from yizhi.training.tasks.faults import Faults
 
 Example = TypeVar("Example")
 
@@ -19,7 +19,7 @@ Example = TypeVar("Example")
 class Task(Protocol[Example]):
     """One task with its labels.
 
-    name: as in converters.label_heads. labels: in the order of the logits. best: the score by which models are
+    name: as in yizhi.model.label_heads. labels: in the order of the logits. best: the score by which models are
     chosen and artifacts judged, and `greater` whether more of it is better.
     """
 

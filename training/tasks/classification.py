@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.errors import InputError, show
-from converters.label_heads import MULTI_LABEL, REGRESSION, SEQUENCE, SINGLE_LABEL
-from runtimes.tokenization import Text, Tokenizer
-from training.features import Feature
-from training.tasks.faults import Faults
 from yizhi.bulk.readers import Source
+from yizhi.errors import InputError, show
+from yizhi.model.label_heads import MULTI_LABEL, REGRESSION, SEQUENCE, SINGLE_LABEL
+from yizhi.runtimes.tokenization import Text, Tokenizer
+from yizhi.training.features import Feature
+from yizhi.training.tasks.faults import Faults
 
 # Between the labels of one cell of a CSV file.
 SEPARATOR = "|"

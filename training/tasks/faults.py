@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from converters.errors import InputError
+from yizhi.errors import InputError
 
 # A file of another layout has a fault in every line; nobody reads them all.
 _TOLD = 20

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from converters.errors import show
-from training.tasks.faults import Faults
+from yizhi.errors import show
+from yizhi.training.tasks.faults import Faults
 
 
 def read_lines(path: Path, faults: Faults) -> Iterator[tuple[int, str]]:

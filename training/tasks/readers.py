@@ -1,11 +1,11 @@
-"""The reader of each task, by its name in converters.label_heads."""
+"""The reader of each task, by its name in yizhi.model.label_heads."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from converters.errors import InputError
-from converters.label_heads import LABEL_CLASS_SUFFIXES, SEQUENCE, SINGLE_LABEL, TOKENS
-from training.tasks import Reader, classification, reading, tagging
+from yizhi.errors import InputError
+from yizhi.model.label_heads import LABEL_CLASS_SUFFIXES, SEQUENCE, SINGLE_LABEL, TOKENS
+from yizhi.training.tasks import Reader, classification, reading, tagging
 
 
 def find_reader(task: str, problem_type: str | None, columns: Mapping[str, str]) -> Reader[Any]:

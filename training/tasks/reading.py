@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.config import read_json_object
-from converters.errors import InputError, show
-from converters.label_heads import ANSWER
-from runtimes.reader import worth_of_spans
-from runtimes.tokenization import Row, Tokenizer, text_parts
-from training import cmrc
-from training.features import Feature
-from training.tasks.faults import Faults
+from yizhi.errors import InputError, show
+from yizhi.model.label_heads import ANSWER
+from yizhi.runtimes.reader import worth_of_spans
+from yizhi.runtimes.tokenization import Row, Tokenizer, text_parts
+from yizhi.storage.json_files import read_json_object
+from yizhi.training import cmrc
+from yizhi.training.features import Feature
+from yizhi.training.tasks.faults import Faults
 
 # Tokens of an answer at most, as transformers' and BERT's own scripts have it.
 LONGEST_ANSWER = 30

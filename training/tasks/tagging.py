@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.errors import show
-from converters.label_heads import TOKENS
-from runtimes.tokenization import Row, Tokenizer
-from training.features import IGNORED, Feature
-from training.tasks.faults import Faults
-from training.tasks.files import read_json_lines, read_lines
+from yizhi.errors import show
+from yizhi.model.label_heads import TOKENS
+from yizhi.runtimes.tokenization import Row, Tokenizer
+from yizhi.training.features import IGNORED, Feature
+from yizhi.training.tasks.faults import Faults
+from yizhi.training.tasks.files import read_json_lines, read_lines
 
 _OUTSIDE = "O"
 _ENTITY = re.compile(r"([BIES])-(.+)")

@@ -7,11 +7,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from converters.errors import InputError
-from runtimes.batching import TOKENS, WINDOW, Operator, Task, run_tasks
 from yizhi.bulk.operators import OperatorSpec
 from yizhi.bulk.readers import Record, Source
 from yizhi.bulk.writers import check_output
+from yizhi.errors import InputError
+from yizhi.runtimes.batching import TOKENS, WINDOW, Operator, Task, run_tasks
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import runtimes
-from converters.artifact import DESCRIPTION
-from converters.checkpoint import sha256_of_file
-from runtimes.batching import Operator
+from yizhi import runtimes
+from yizhi.release.artifact import DESCRIPTION
+from yizhi.runtimes.batching import Operator
+from yizhi.storage.digests import sha256_of_file
 
 
 @dataclass(frozen=True)

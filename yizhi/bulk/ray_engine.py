@@ -16,11 +16,11 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converters.artifact import DESCRIPTION, Artifact
-from converters.checkpoint import sha256_of_file
-from converters.errors import InputError
 from yizhi.bulk.job import Answers, Job, Window
 from yizhi.bulk.readers import STDIN
+from yizhi.errors import InputError
+from yizhi.release.artifact import DESCRIPTION, Artifact
+from yizhi.storage.digests import sha256_of_file
 
 if TYPE_CHECKING:
     import ray.data

@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from converters.errors import InputError, show
-from runtimes.tokenization import Text
+from yizhi.errors import InputError, show
+from yizhi.runtimes.tokenization import Text
 
 FORMATS = ("txt", "jsonl", "csv", "parquet")
 STDIN = "-"

@@ -6,7 +6,6 @@ cuts the files back to that, passes over the rows already answered, and goes on:
 is there twice.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -15,11 +14,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from converters.config import EncoderConfig
-from converters.errors import InputError
 from yizhi.bulk.job import Answers, Engine, Job, answer_here
 from yizhi.bulk.progress import Progress
 from yizhi.bulk.writers import Writer, open_writer
+from yizhi.errors import InputError
+from yizhi.model.config import EncoderConfig
+from yizhi.storage.locks import hold
 
 
 @dataclass(frozen=True)
@@ -153,11 +153,8 @@ def _open_at(path: Path | None, size: int) -> Iterator[BinaryIO | None]:
     if path is None:
         yield None
         return
-    with open(path, "r+b" if path.exists() else "x+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(path, "another run is writing this file") from None
+    mode = "r+b" if path.exists() else "x+b"
+    with open(path, mode) as file, hold(path, "another run is writing this file"):
         if path.stat().st_size < size:
             raise InputError(path, f"expected the {size} bytes an earlier run wrote; found {path.stat().st_size}")
         file.truncate(size)

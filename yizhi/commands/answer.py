@@ -3,7 +3,6 @@
 import argparse
 import json
 
-from converters.errors import InputError
 from yizhi.commands.options import JSON_HELP, Commands, add_command, positive
 from yizhi.commands.text_options import (
     add_text_options,
@@ -13,6 +12,7 @@ from yizhi.commands.text_options import (
     on_one_line,
     run_bulk,
 )
+from yizhi.errors import InputError
 
 
 def add(commands: Commands) -> None:

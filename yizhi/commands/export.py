@@ -4,10 +4,10 @@ import argparse
 import os
 from pathlib import Path
 
-from converters.errors import InputError
-from converters.spec import POOLINGS, Pooling
-from converters.targets import TARGETS, find_targets
 from yizhi.commands.options import CHECKPOINT_HELP, JSON_HELP, Commands, add_command, add_require_mlm, finish, positive
+from yizhi.converters.targets import TARGETS, find_targets
+from yizhi.errors import InputError
+from yizhi.model.spec import POOLINGS, Pooling
 
 
 def add(commands: Commands) -> None:
@@ -53,9 +53,9 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
-    from converters.hub import resolve_checkpoint
-    from yizhi.export import export
-    from yizhi.progress import Progress
+    from yizhi.pipeline.export import export
+    from yizhi.pipeline.progress import Progress
+    from yizhi.reading.hub import resolve_checkpoint
 
     targets = find_targets(options.target)
     if options.normalize and not options.pooling:

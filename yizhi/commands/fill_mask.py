@@ -4,12 +4,12 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from converters.errors import InputError
 from yizhi.commands.options import JSON_HELP, Commands, add_command, positive
 from yizhi.commands.text_options import add_text_options, format_score, make_operator, read_text, run_bulk
+from yizhi.errors import InputError
 
 if TYPE_CHECKING:
-    from runtimes import Prediction
+    from yizhi.runtimes import Prediction
 
 
 def add(commands: Commands) -> None:

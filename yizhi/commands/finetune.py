@@ -6,14 +6,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from converters.errors import InputError
 from yizhi.commands.options import CHECKPOINT_HELP, JSON_HELP, Commands, add_command, positive
 from yizhi.commands.task_options import EMBED, PROBLEMS, TASKS, add_data_options, read_columns
 from yizhi.commands.training_options import add_training_options, read_settings, use_torch_alone
+from yizhi.errors import InputError
 
 if TYPE_CHECKING:
-    from training.finetune import Outcome
-    from training.methods import Method
+    from yizhi.training.finetune import Outcome
+    from yizhi.training.methods import Method
 
 
 def add(commands: Commands) -> None:
@@ -62,15 +62,15 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
-    from training.requirements import require
+    from yizhi.training.requirements import require
 
     require("torch", "transformers", "accelerate", "peft", "seqeval", "sklearn", "matplotlib")
     if options.method == "adapter":
         require("adapters")
     use_torch_alone()
-    from converters.hub import resolve_checkpoint
-    from training.finetune import finetune
-    from training.tasks.readers import find_reader
+    from yizhi.reading.hub import resolve_checkpoint
+    from yizhi.training.finetune import finetune
+    from yizhi.training.tasks.readers import find_reader
 
     if options.problem and options.task != "classify":
         raise InputError("options", "--problem: needs --task classify")
@@ -101,8 +101,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _embed(options: argparse.Namespace) -> int:
-    from converters.hub import resolve_checkpoint
-    from training.embed import Columns, Embedding, train_embedding
+    from yizhi.reading.hub import resolve_checkpoint
+    from yizhi.training.embed import Columns, Embedding, train_embedding
 
     if options.method != "full" or options.new_head or options.skip_faulty:
         raise InputError("options", "--method, --new-head, --skip-faulty: not for --task embed")
@@ -132,7 +132,7 @@ def _embed(options: argparse.Namespace) -> int:
 
 
 def _read_method(options: argparse.Namespace) -> "Method":
-    from training.methods import Bottleneck, Full, Lora
+    from yizhi.training.methods import Bottleneck, Full, Lora
 
     lora = {"rank": options.lora_rank, "alpha": options.lora_alpha, "modules": options.lora_modules}
     lora = {name: value for name, value in lora.items() if value is not None}

@@ -36,8 +36,8 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
-    from converters.importers import import_checkpoint
-    from yizhi.importing import print_report
+    from yizhi.reading.importers import import_checkpoint
+    from yizhi.reports.imported import print_report
 
     report = import_checkpoint(options.source, options.out, options.config, options.vocab, options.adapter)
     if options.json:

@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
-    from yizhi.inspect import describe, print_description
+    from yizhi.reports.inspection import describe, print_description
 
     description = describe(options.path, options.revision)
     if options.json:

@@ -24,8 +24,8 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
-    from yizhi.catalogue import find_known, read_catalogue
-    from yizhi.models import print_model, print_models
+    from yizhi.catalogue.catalogue import find_known, read_catalogue
+    from yizhi.reports.known import print_model, print_models
 
     if options.name:
         chosen = find_known(options.name)

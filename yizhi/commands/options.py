@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from yizhi.results import Row
+    from yizhi.pipeline.results import Row
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -50,9 +50,9 @@ def add_require_mlm(parser: argparse.ArgumentParser) -> None:
 
 def finish(rows: "list[Row]", title: Path, as_json: bool, require_mlm: bool = False) -> int:
     """Print the rows and return the exit code."""
-    from yizhi.head import find_head, is_trained
-    from yizhi.results import rows_as_dict
-    from yizhi.tables import print_release
+    from yizhi.pipeline.head import find_head, is_trained
+    from yizhi.pipeline.results import rows_as_dict
+    from yizhi.reports.tables import print_release
 
     if as_json:
         print(json.dumps(rows_as_dict(rows), ensure_ascii=False, indent=2))

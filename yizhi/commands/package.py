@@ -6,7 +6,7 @@ from pathlib import Path
 
 from yizhi.commands.options import JSON_HELP, Commands, add_command, positive
 
-# As in `yizhi.serving.package.SERVERS`, which is not imported until it is needed.
+# As in `yizhi.packaging.package.SERVERS`, which is not imported until it is needed.
 _SERVERS = ("triton", "tf-serving")
 
 
@@ -45,11 +45,11 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
-    from yizhi.serving.package import SERVERS, package
-    from yizhi.tables import format_bytes
+    from yizhi.packaging.package import SERVERS, package
+    from yizhi.reports.tables import format_bytes
 
     if options.public_key:
-        from yizhi.signing import check_signature
+        from yizhi.release.signing import check_signature
 
         check_signature(options.release, options.public_key)
     found = package(

@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from converters.errors import InputError
 from yizhi.commands.options import CHECKPOINT_HELP, JSON_HELP, Commands, add_command, make_console, positive
 from yizhi.commands.training_options import add_training_options, read_settings, use_torch_alone
+from yizhi.errors import InputError
 
 if TYPE_CHECKING:
-    from training.masking import Statistics
-    from training.pretrain import Objective, Outcome
+    from yizhi.training.masking import Statistics
+    from yizhi.training.pretrain import Objective, Outcome
 
 
 def add(commands: Commands) -> None:
@@ -72,14 +72,14 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
-    from training.requirements import require
+    from yizhi.training.requirements import require
 
     if not options.out and not options.show_masking:
         raise InputError("--out", "expected a folder to write (or --show-masking)")
     require("torch", "transformers", "accelerate", "matplotlib")
     use_torch_alone()
-    from converters.hub import resolve_checkpoint
-    from training.pretrain import is_done, pretrain
+    from yizhi.reading.hub import resolve_checkpoint
+    from yizhi.training.pretrain import is_done, pretrain
 
     objective, settings = _read_objective(options), read_settings(options)
     base = Path(resolve_checkpoint(options.checkpoint, options.revision).path)
@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _read_objective(options: argparse.Namespace) -> "Objective":
-    from training.pretrain import Objective
+    from yizhi.training.pretrain import Objective
 
     same = ("masking", "segmenter", "similar_words", "word_vectors", "vectors", "pairs", "line_by_line", "max_length")
     return Objective(
@@ -108,8 +108,8 @@ def _read_objective(options: argparse.Namespace) -> "Objective":
 
 
 def _show(base: Path, objective: "Objective", seed: int, options: argparse.Namespace) -> int:
-    from converters.checkpoint import Checkpoint
-    from training.pretrain import count_masking, prepare, show_masking
+    from yizhi.reading.checkpoint import Checkpoint
+    from yizhi.training.pretrain import count_masking, prepare, show_masking
 
     with Checkpoint.open(base) as checkpoint:
         prepared = prepare(checkpoint, objective, seed)

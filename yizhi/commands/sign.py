@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
-    from yizhi.signing import sign
+    from yizhi.release.signing import sign
 
     print(sign(options.release, options.key))
     return 0

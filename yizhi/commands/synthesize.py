@@ -35,9 +35,9 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
-    from converters.checkpoint import read_vocab
-    from converters.config import read_json_object
-    from yizhi.synthesize import DEFAULT_CONFIG, synthesize
+    from yizhi.model.synthesis import DEFAULT_CONFIG, synthesize
+    from yizhi.reading.checkpoint import read_vocab
+    from yizhi.storage.json_files import read_json_object
 
     if options.if_missing and (options.out / "model.safetensors").exists():
         return 0

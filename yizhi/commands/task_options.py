@@ -2,7 +2,7 @@
 
 import argparse
 
-from converters.label_heads import ANSWER, MULTI_LABEL, REGRESSION, SEQUENCE, SINGLE_LABEL, TOKENS
+from yizhi.model.label_heads import ANSWER, MULTI_LABEL, REGRESSION, SEQUENCE, SINGLE_LABEL, TOKENS
 
 TASKS = {"classify": SEQUENCE, "tag": TOKENS, "answer": ANSWER}
 EMBED = "embed"

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converters.errors import InputError, printable
 from yizhi.commands.options import DEVICE_HELP, positive
+from yizhi.errors import InputError, printable
 
 if TYPE_CHECKING:
     from yizhi.bulk.job import Engine
@@ -90,11 +90,11 @@ def make_operator(options: argparse.Namespace, kind: str, **settings: Any) -> "O
 
 def run_bulk(options: argparse.Namespace, operator: "OperatorSpec", words: bool = False) -> int:
     """Answer a whole file, of lists of words if `words`. Returns 1 where some of its rows could not be used."""
-    from runtimes.batching import TOKENS, WINDOW
     from yizhi.bulk.job import Job
     from yizhi.bulk.progress import Progress
     from yizhi.bulk.readers import Source
     from yizhi.bulk.run import run
+    from yizhi.runtimes.batching import TOKENS, WINDOW
 
     named = 0
 

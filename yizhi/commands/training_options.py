@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from yizhi.commands.options import positive
 
 if TYPE_CHECKING:
-    from training.settings import Settings
+    from yizhi.training.settings import Settings
 
 
 def add_training_options(parser: argparse.ArgumentParser, epochs: int, learning_rate: float) -> None:
@@ -43,6 +43,6 @@ def read_settings(options: argparse.Namespace) -> "Settings":
     """Raises InputError, listing every fault."""
     from dataclasses import fields
 
-    from training.settings import Settings
+    from yizhi.training.settings import Settings
 
     return Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})

@@ -5,13 +5,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from converters.errors import InputError
-from converters.targets import find_targets
 from yizhi.commands.options import DEVICE_HELP, JSON_HELP, Commands, add_command, add_require_mlm, finish, positive
 from yizhi.commands.task_options import add_data_options, read_columns
+from yizhi.converters.targets import find_targets
+from yizhi.errors import InputError
 
 if TYPE_CHECKING:
-    from yizhi.evaluation import Evaluation
+    from yizhi.pipeline.evaluation import Evaluation
 
 
 def add(commands: Commands) -> None:
@@ -68,13 +68,13 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
-    from converters.checkpoint import Checkpoint
-    from yizhi.progress import Progress
-    from yizhi.report import write_report
-    from yizhi.verify import verify_path
+    from yizhi.pipeline.progress import Progress
+    from yizhi.pipeline.recheck import verify_path
+    from yizhi.reading.checkpoint import Checkpoint
+    from yizhi.reports.report import write_report
 
     if options.public_key:
-        from yizhi.signing import check_signature
+        from yizhi.release.signing import check_signature
 
         check_signature(options.path, options.public_key)
     targets = find_targets(options.target)
@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _read_evaluation(options: argparse.Namespace) -> "Evaluation | None":
-    from yizhi.evaluation import Evaluation
+    from yizhi.pipeline.evaluation import Evaluation
 
     columns = read_columns(options)
     if options.eval is None:

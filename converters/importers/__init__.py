@@ -1,6 +1,0 @@
-"""Foreign formats in, a canonical checkpoint out. docs/importing.md says what is read, and how exactly."""
-
-from converters.importers.importer import import_checkpoint
-from converters.importers.report import ImportReport
-
-__all__ = ["ImportReport", "import_checkpoint"]

@@ -1,0 +1,222 @@
+"""config.json: what is read, what is refused, and that everything wrong is said at once."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.checkpoints import small_config
+from yizhi.errors import InputError
+from yizhi.model.config import ACTIVATIONS, EncoderConfig
+from yizhi.storage.json_files import read_json_object
+
+MANY_DIGITS = 10**4000
+
+
+def faults_of(config: dict) -> list[str]:
+    with pytest.raises(InputError) as caught:
+        EncoderConfig.from_dict(config)
+    return caught.value.faults
+
+
+@pytest.mark.parametrize("model_type", ["bert", "albert", "electra", "megatron-bert"])
+def test_reads_every_family(model_type):
+    config = EncoderConfig.from_dict(small_config(model_type))
+    assert (config.model_type, config.hidden_size, config.head_size) == (model_type, 32, 8)
+    assert config.embedding_size == (16 if model_type in ("albert", "electra") else 32)
+
+
+def test_silent_fields_get_the_published_defaults():
+    silent = small_config("bert")
+    for key in ("hidden_act", "layer_norm_eps", "pad_token_id"):
+        del silent[key]
+    config = EncoderConfig.from_dict(silent)
+    assert (config.activation, config.layer_norm_eps, config.pad_token_id) == ("gelu_erf", 1e-12, 0)
+    assert config.tie_word_embeddings is True
+
+    silent = small_config("albert")
+    for key in ("hidden_act", "embedding_size", "num_hidden_groups", "inner_group_num"):
+        del silent[key]
+    config = EncoderConfig.from_dict(silent)
+    assert (config.activation, config.embedding_size) == ("gelu_tanh", 128)
+    assert (config.num_hidden_groups, config.inner_group_num) == (1, 1)
+
+
+def test_a_stray_embedding_size_means_nothing_to_bert():
+    assert EncoderConfig.from_dict(small_config("bert", embedding_size=7)).embedding_size == 32
+
+
+@pytest.mark.parametrize(("hidden_act", "function"), list(ACTIVATIONS.items()))
+def test_activation_names(hidden_act, function):
+    # "gelu" is the erf form: tanh would be wrong by up to 5e-4.
+    assert EncoderConfig.from_dict(small_config(hidden_act=hidden_act)).activation == function
+    assert (function == "gelu_erf") == (hidden_act == "gelu")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("hidden_act", "swish"),
+        ("hidden_act", None),
+        ("hidden_act", ["gelu"]),
+        ("layer_norm_eps", math.nan),
+        ("layer_norm_eps", math.inf),
+        ("layer_norm_eps", 0),
+        ("layer_norm_eps", -1e-12),
+        ("layer_norm_eps", True),
+        ("layer_norm_eps", "1e-12"),
+        ("vocab_size", True),
+        ("vocab_size", 116.0),
+        ("vocab_size", 0),
+        ("vocab_size", -116),
+        ("vocab_size", "116"),
+        ("hidden_size", MANY_DIGITS),
+        ("num_hidden_layers", 10**9),
+        ("intermediate_size", 2**40),
+        ("pad_token_id", 10**6),
+        ("pad_token_id", False),
+        ("tie_word_embeddings", 1),
+        ("tie_word_embeddings", "false"),
+        ("architectures", "BertForMaskedLM"),
+        ("architectures", [7]),
+        ("position_embedding_type", "relative_key"),
+        ("position_embedding_type", "relative_key_query"),
+        ("is_decoder", True),
+        ("add_cross_attention", True),
+        ("is_encoder_decoder", True),
+        ("pruned_heads", {"0": [1]}),
+        ("quantization_config", {"bits": 8}),
+    ],
+)
+def test_one_bad_value_is_one_fault_that_names_it(key, value):
+    (fault,) = faults_of(small_config(**{key: value}))
+    assert fault.startswith(f"{key}: ")
+    assert len(fault) < 250
+
+
+@pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "num_hidden_layers", "type_vocab_size"])
+def test_a_missing_size_is_named(key):
+    config = small_config()
+    del config[key]
+    assert f"{key}: missing" in faults_of(config)
+
+
+def test_every_fault_is_reported_at_once():
+    faults = faults_of(
+        small_config(hidden_size=33, hidden_act="mish", layer_norm_eps=2, vocab_size=None, is_decoder=True)
+    )
+    assert [fault.split(":")[0] for fault in faults] == [
+        "is_decoder",
+        "vocab_size",
+        "hidden_act",
+        "layer_norm_eps",
+        "hidden_size",
+    ]
+
+
+def test_contradictions_between_sizes():
+    (fault,) = faults_of(small_config("albert", num_hidden_groups=4))
+    assert fault.startswith("num_hidden_groups: expected at most num_hidden_layers (3)")
+    (fault,) = faults_of(small_config("albert", num_hidden_layers=500, inner_group_num=500))
+    assert fault.startswith("inner_group_num: ")
+
+
+@pytest.mark.parametrize(
+    ("config", "hint"),
+    [
+        ({"model_type": "roberta"}, "are BERT models"),
+        ({"model_type": "ernie"}, "task-type"),
+        ({"model_type": "nezha"}, "relative positions"),
+        ({"model_type": "gpt2"}, "expected one of bert, albert"),
+        ({"model_type": ["bert"]}, "expected one of"),
+        ({}, "found None"),
+        ({"layers_num": 24, "heads_num": 16}, "UER-py"),
+        ({"num_hidden_layers": 12, "hidden_size": 768}, "yizhi import"),
+    ],
+)
+def test_other_model_types_get_an_explanation(config, hint):
+    (fault,) = faults_of(config)
+    assert fault.startswith("model_type: ")
+    assert hint in fault
+
+
+def test_published_configurations(shared_data: Path):
+    accepted, refused = [], {}
+    for path in sorted((shared_data / "configs").glob("*/*config.json")):
+        if path.name == "tokenizer_config.json":
+            continue
+        try:
+            EncoderConfig.read(path)
+            accepted.append(f"{path.parent.name}/{path.name}")
+        except InputError as error:
+            refused[f"{path.parent.name}/{path.name}"] = error.faults
+    assert "bert-base-chinese/config.json" in accepted
+    assert len(accepted) >= 7
+    assert "bert-base-chinese/bert_config.json" in refused
+    assert "uer_albert_large_native/config.json" in refused
+    assert all("yizhi import" in faults[0] for faults in refused.values())
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is not JSON"),
+        (b'{"model_type": "bert"', "is not JSON"),
+        (b"[1, 2]", "expected a JSON object; found list"),
+        (b'{"a": "\xff"}', "is not UTF-8 (byte 7)"),
+        (b'{"a": NaN}', "is not JSON"),
+        (b'{"a": 1e999}', "is not JSON"),
+        (b'{"a": "\\ud800"}', "surrogate"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "is not JSON"),
+        (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "is not JSON"),
+    ],
+)
+def test_files_that_are_not_json(tmp_path, content, says):
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"config\.json") as caught:
+        read_json_object(path)
+    (fault,) = caught.value.faults
+    assert says in fault
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(InputError, match="the file is missing"):
+        read_json_object(tmp_path / "config.json")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_json_object(tmp_path)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=8), children, max_size=4),
+    max_leaves=10,
+)
+KEYS = [*small_config("albert"), "architectures", "tie_word_embeddings", "is_decoder", "position_embedding_type"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(["bert", "albert", "electra"]), st.dictionaries(st.sampled_from(KEYS), JSON, max_size=4))
+def test_any_values_are_read_or_refused(model_type, changes):
+    try:
+        config = EncoderConfig.from_dict({**small_config(model_type), **changes})
+    except InputError as error:
+        str(error).encode()
+    else:
+        assert isinstance(config.vocab_size, int)
+        assert 0 < config.layer_norm_eps < 1
+        assert config.hidden_size % config.num_attention_heads == 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(content=st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_any_file_is_read_or_refused(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    path.write_bytes(content)
+    try:
+        assert isinstance(read_json_object(path), dict)
+    except InputError as error:
+        str(error).encode()

@@ -1,0 +1,183 @@
+"""report/: parity.json, parity.xml and the page, which is also opened in a browser where there is one."""
+
+import json
+import re
+import shutil
+import subprocess
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+
+import pytest
+
+from yizhi.pipeline.jobs import Result
+from yizhi.pipeline.results import Row
+from yizhi.reports.report import describe, render_junit, write_report
+from yizhi.reports.report_page import render_page
+from yizhi.reports.tables import describe_errors
+
+TOLERANCE = {"absolute": 1e-5, "relative": 1e-5, "reason": "because <it> was measured"}
+GATES = {
+    "lead": 0.5,
+    "top1": 0.99,
+    "top5": 0.99,
+    "kl_mean": 5e-3,
+    "kl_p99": 2e-2,
+    "cosine": 0.995,
+    "reason": "measured",
+}
+
+
+def difference(output: str, error: float | None, excess: float | None) -> dict:
+    passed = excess is not None and excess <= 1
+    fault = "3 of 9 values are NaN or Inf" if error is None else None
+    where = {"case": "masks", "signature": "hidden_states", "output": output, "at": [0]}
+    return {**where, "error": error, "excess": excess, "fault": fault, "passed": passed}
+
+
+def verdict(excesses: list[float | None], **changes: object) -> dict:
+    worst = {
+        f"hidden_states.{index}": difference(f"hidden_states.{index}", excess and excess * 1e-5, excess)
+        for index, excess in enumerate(excesses)
+    }
+    common = {
+        "precision": "fp32",
+        "device": "cpu",
+        "change_alone": 0.0,
+        "quality": None,
+        "label_error": None,
+        "cosine": {},
+    }
+    faults = [] if all(found["passed"] for found in worst.values()) else ["hidden_states.1 (masks): off & <away>"]
+    return {**common, "passed": not faults, "faults": faults, "worst": worst, "tolerance": TOLERANCE, **changes}
+
+
+def make_rows() -> list[Row]:
+    quality = {
+        "decided": 9,
+        "top1": None,
+        "top5": 1.0,
+        "kl_mean": 1e-3,
+        "kl_p99": 2e-3,
+        "kl_max": 3e-3,
+        "positions": 12,
+    }
+    cosine = {"hidden_states.0": 0.9999, "hidden_states.1": 0.9991}
+    int8 = verdict([0.0, 0.0], quality=quality, cosine=cosine, tolerance=GATES, precision="int8")
+    return [
+        Row("pytorch", verification=Result("pytorch", seconds=1.5), verdict=verdict([0.1, 0.4]), size=1_000_000),
+        Row("flax", verification=Result("flax"), verdict=verdict([0.1, 40.0, None])),
+        Row("tensorflow", verification=Result("tensorflow", faults=["no GPU"], bad_input=True, not_run=True)),
+        Row("onnx", altered=["model.onnx: missing"]),
+        Row("onnx-int8", verification=Result("onnx-int8"), verdict=int8),
+    ]
+
+
+def test_json_says_what_machine_and_whether_all_passed(tmp_path):
+    write_report(tmp_path, make_rows())
+    report = json.loads((tmp_path / "parity.json").read_text())
+    assert report["schema_version"] == 1
+    assert report["passed"] is False
+    assert {"processor", "int8_kernels", "packages"} <= report["environment"].keys()
+    assert report["targets"]["tensorflow"]["not_run"] is True
+    assert {name for name, found in report["targets"].items() if found["passed"]} == {"pytorch", "onnx-int8"}
+
+
+def test_junit_counts_failures_and_what_was_not_run():
+    root = ET.fromstring(render_junit(describe(make_rows())))
+    suites = {suite.get("name"): suite for suite in root}
+    counted = {
+        name: tuple(suite.get(key) for key in ("tests", "failures", "skipped")) for name, suite in suites.items()
+    }
+    assert counted == {
+        "pytorch": ("3", "0", "0"),
+        "flax": ("4", "3", "0"),
+        "tensorflow": ("1", "0", "1"),
+        "onnx": ("1", "1", "0"),
+        "onnx-int8": ("3", "0", "0"),
+    }
+    assert (root.get("tests"), root.get("failures"), root.get("skipped")) == ("12", "4", "1")
+    for suite in root:
+        assert len(suite.findall("testcase")) == int(suite.get("tests"))
+        assert len(suite.findall("testcase/failure")) == int(suite.get("failures"))
+    assert suites["flax"].find("testcase[@name='hidden_states.2']/failure").get("message") == (
+        "masks: 3 of 9 values are NaN or Inf"
+    )
+
+
+class Page(HTMLParser):
+    """Collects text in order, open tags, and every reference to something else."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attributes if name in ("src", "href", "srcset", "data")]
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def test_page_stands_alone_and_says_the_verdict_first():
+    html = render_page(describe(make_rows()))
+    page = Page(html)
+    assert all(link.startswith("#") for link in page.links)
+    assert not {"script", "link", "img", "iframe"} & set(page.tags)
+    assert not re.search(r"url\(|@import|https?://", html)
+    body = " ".join(" ".join(page.words).split("</style>")[-1].split())
+    assert body.index("Not fit for release") < body.index("2 of 5 targets") < body.index("worst error")
+    assert page.tags.count("svg") == 3
+    assert any("off & <away>" in words for words in page.words)
+    assert html.count('class="bar over"') == 2
+    assert "prefers-color-scheme: dark" in html
+
+
+def test_page_of_a_good_release():
+    rows = [row for row in make_rows() if row.passed]
+    assert "Fit for release" in Page(render_page(describe(rows))).words
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1100, "light")])
+def test_page_in_a_browser(tmp_path, width, scheme):
+    """Laid out by Chromium in a frame of this width, nothing makes the page itself scroll sideways."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if not chromium:
+        pytest.skip("there is no chromium here: apt-get install chromium")
+    page = render_page(describe(make_rows()))
+    (tmp_path / "parity.html").write_text(page, encoding="utf-8")
+    # Chromium's own windows are at least 500 wide, so the width is that of a frame.
+    quoted = page.replace("'", "&#39;")
+    probe = (
+        f"<iframe id=f style='width:{width}px;height:900px;border:0' srcdoc='{quoted}'></iframe>"
+        "<script>f.onload = () => { const d = f.contentDocument, c = f.contentWindow.getComputedStyle(d.body);"
+        "document.title = [d.documentElement.scrollWidth, d.querySelector('h1').getBoundingClientRect().top < 200,"
+        "d.querySelectorAll('svg rect').length, c.backgroundColor].join('|') }</script>"
+    )
+    (tmp_path / "probe.html").write_text(f"<meta charset=utf-8><title></title>{probe}", encoding="utf-8")
+    quiet = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    options = [
+        *quiet.split(),
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
+    options += [f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}", "--dump-dom"]
+    command = [chromium, *options, (tmp_path / "probe.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    found = re.search(r"<title>([^<]*)</title>", done.stdout)
+    scroll_width, verdict_on_top, bars, paper = found.group(1).split("|")
+    assert int(scroll_width) <= width
+    assert verdict_on_top == "true"
+    assert int(bars) == 2 + 3 + 2
+    assert paper == {"dark": "rgb(20, 24, 28)", "light": "rgb(252, 252, 250)"}[scheme]
+
+
+def test_int8_is_told_by_what_its_gates_judge_whatever_its_head():
+    agreement = {"cosine": {"hidden_states.0": 0.9999, "hidden_states.1": 0.9991}, "precision": "int8"}
+    assert describe_errors(verdict([8.0], **agreement)) == "cosine 0.9991"
+    assert describe_errors(verdict([8.0], **agreement, label_error=0.01)) == "logits off by 1.0%, cosine 0.9991"
+    assert describe_errors(make_rows()[-1].verdict) == "KL 1.0e-03, cosine 0.9991"

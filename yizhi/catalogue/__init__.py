@@ -1,0 +1,1 @@
+"""Known checkpoints, and which of them a checkpoint is."""

@@ -1,0 +1,182 @@
+"""The catalogue of known checkpoints, and which of them a checkpoint is.
+
+The facts are in `catalogue.toml`; parameters and sizes follow from the shapes there. A team adds its own
+checkpoints with a file of the same form, named by the environment variable YIZHI_CATALOGUE.
+"""
+
+import math
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from yizhi.errors import InputError
+from yizhi.model.architectures import full_spec
+from yizhi.model.config import EncoderConfig
+from yizhi.model.spec import EncoderSpec
+from yizhi.parity.published import OWN_CATALOGUE
+
+CATALOGUE = Path(__file__).with_name("catalogue.toml")
+HEADS = ("trained", "random", "corrector", "absent", "unknown")
+# What a file's name must look like for its hash to say whose weights these are. A config.json is often shared.
+_WEIGHT_FILES = (".safetensors", ".bin", ".h5", ".msgpack", ".index")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement, and where it was read; `source` is None where nothing is claimed."""
+
+    text: str
+    source: str | None
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    """A published file. size: in bytes, or None where only its hash is known."""
+
+    name: str
+    sha256: str
+    size: int | None
+    source: str | None
+
+
+@dataclass(frozen=True)
+class KnownCheckpoint:
+    """One entry of the catalogue.
+
+    hub: its ids there. spec: what a full file of its shape holds; None where the shape is not recorded.
+    head: what its masked-language-model head is worth: trained, random, corrector, absent or unknown.
+    tensors: a file of CRC32C and Google name per line (see `identify.py`), or None.
+    """
+
+    name: str
+    hub: tuple[str, ...]
+    spec: EncoderSpec | None
+    shape: Claim
+    licence: Claim
+    head: Claim
+    choose: Claim
+    files: tuple[KnownFile, ...]
+    tensors: Path | None
+    tensors_source: str | None
+
+    @property
+    def parameters(self) -> int | None:
+        """How many numbers the encoder and its head have, shared ones counted once."""
+        return sum(math.prod(parameter.shape) for parameter in self.spec.parameters()) if self.spec else None
+
+    @property
+    def size(self) -> int | None:
+        """Bytes as float32."""
+        return 4 * self.parameters if self.parameters else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: every claim beside its source."""
+        config = self.spec.config if self.spec else None
+        return {
+            "name": self.name,
+            "hub": list(self.hub),
+            "family": config and config.model_type,
+            "task": self.spec and self.spec.task,
+            "parameters": self.parameters,
+            "size_float32": self.size,
+            "layers": config and config.num_hidden_layers,
+            "hidden_size": config and config.hidden_size,
+            "embedding_size": config and config.embedding_size,
+            "vocab_size": config and config.vocab_size,
+            "hidden_act": config and config.hidden_act,
+            "shape_source": self.shape.source,
+            **{key: vars(getattr(self, key)) for key in ("licence", "head", "choose")},
+            "files": [vars(file) for file in self.files],
+            "tensors_source": self.tensors_source,
+        }
+
+
+def read_catalogue() -> Mapping[str, KnownCheckpoint]:
+    """Every known checkpoint by name; one's own come last and may replace others. Raises InputError."""
+    own = os.environ.get(OWN_CATALOGUE)
+    return {**_read(CATALOGUE), **(_read(Path(own)) if own else {})}
+
+
+def find_known(name: str) -> KnownCheckpoint:
+    """The entry of this name or hub id. Raises InputError, listing the names, where there is none."""
+    known = read_catalogue()
+    for entry in known.values():
+        if name in (entry.name, *entry.hub):
+            return entry
+    raise InputError(name, f"not in the catalogue; known: {', '.join(known)}")
+
+
+def find_by_files(digest: Mapping[str, str]) -> tuple[KnownCheckpoint, str] | None:
+    """The checkpoint that one of these files (name -> sha256) was published with, and that file's name."""
+    for entry in read_catalogue().values():
+        published = {file.sha256: file.name for file in entry.files if _holds_weights(file.name)}
+        for name, sha256 in digest.items():
+            if sha256 in published:
+                return entry, name
+    return None
+
+
+def find_name_by_files(digest: object) -> str | None:
+    """The name alone, from what an artifact says that it was made from."""
+    found = find_by_files(digest) if isinstance(digest, Mapping) else None
+    return found[0].name if found else None
+
+
+def find_by_hub(origin: Mapping[str, str] | None) -> KnownCheckpoint | None:
+    """The checkpoint that a download (`origin` of a manifest) claims to be."""
+    hub = (origin or {}).get("hub")
+    return next((entry for entry in read_catalogue().values() if hub in entry.hub), None) if hub else None
+
+
+def _holds_weights(name: str) -> bool:
+    return name.endswith(_WEIGHT_FILES) or ".data-" in name
+
+
+@cache
+def _read(path: Path) -> Mapping[str, KnownCheckpoint]:
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(path, f"cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(path, f"is not TOML: {error}") from None
+    try:
+        entries = [_entry(item, raw, path.parent) for item in raw["checkpoints"]]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(path, f"is not a catalogue: {type(error).__name__}: {error}") from None
+    return {entry.name: entry for entry in entries}
+
+
+def _entry(item: dict[str, Any], raw: dict[str, Any], folder: Path) -> KnownCheckpoint:
+    sources = raw.get("sources", {})
+
+    def source(table: dict[str, Any]) -> str | None:
+        """A source is written out, or by its short name."""
+        return sources.get(table["source"], table["source"]) if "source" in table else None
+
+    if item["head"]["is"] not in HEADS:
+        raise InputError(item["name"], f"head: expected one of {', '.join(HEADS)}; found {item['head']['is']!r}")
+    shape, tensors = item.get("shape"), item.get("tensors")
+    return KnownCheckpoint(
+        name=item["name"],
+        hub=tuple(item.get("hub", ())),
+        spec=_spec(raw["shapes"], shape) if shape else None,
+        shape=Claim(shape["of"], source(shape)) if shape else Claim("not recorded", None),
+        licence=Claim(item["licence"]["is"], source(item["licence"])),
+        head=Claim(item["head"]["is"], source(item["head"])),
+        choose=Claim(item["choose"]["when"], source(item["choose"])),
+        files=tuple(
+            KnownFile(file["name"], file["sha256"], file.get("size"), source(file)) for file in item.get("files", ())
+        ),
+        tensors=folder / tensors["list"] if tensors else None,
+        tensors_source=source(tensors) if tensors else None,
+    )
+
+
+def _spec(shapes: dict[str, Any], shape: dict[str, Any]) -> EncoderSpec:
+    config = EncoderConfig.from_dict({**shapes["common"], **shapes[shape["of"]], **shape.get("change", {})}, "shape")
+    return full_spec(config)

@@ -1,0 +1,315 @@
+"""EncoderSpec: every parameter of a checkpoint by role (`layer.query`, `head.decoder`).
+
+Every forward pass reads roles, never names, so one forward per framework serves every family; and
+the parameters that a checkpoint must hold, with their shapes, follow from the same objects.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+
+from yizhi.model.config import EncoderConfig
+
+# The signature that gives a masked-language model's `logits` [N, V] at chosen `positions` [N, 2] alone, pairs of row
+# and position.
+LOGITS_AT, POSITIONS = "logits_at", "positions"
+
+# What hides a padded position: added to its attention scores. The lowest finite float32, so that a
+# row of nothing but padding stays finite (every score equal) where -inf would give NaN.
+MASK_VALUE = -3.4028234663852886e38
+
+# One vector for each row of the batch, [B, H], where the export was told how to pool.
+SENTENCE_EMBEDDING = "sentence_embedding"
+POOLINGS = ("cls", "mean", "max")
+# Shorter vectors are not divided by their length: the direction of nothing is noise.
+SHORTEST_NORM = 1e-12
+
+EMBEDDING, KERNEL, VECTOR_BIAS, NORM_SCALE, NORM_OFFSET = "embedding", "kernel", "bias", "norm_scale", "norm_offset"
+SCALING = "scaling"
+
+# What an adapter works on: a sub-layer's input x, its output y, x + y, or LayerNorm(x + y).
+INPUT, OUTPUT, SUM, NORMED = "input", "output", "sum", "normed"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One tensor: its canonical name, its kind (see `layout.py`) and its shape in the checkpoint."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A lookup table `name.weight` [rows, size]."""
+
+    name: str
+    rows: int
+    size: int
+
+    @property
+    def weight(self) -> str:
+        """Canonical name of the table."""
+        return f"{self.name}.weight"
+
+    def parameters(self) -> Iterator[Parameter]:
+        """The table itself."""
+        yield Parameter(self.weight, EMBEDDING, (self.rows, self.size))
+
+
+@dataclass(frozen=True)
+class Linear:
+    """`y = x Wᵀ + b`, with `name.weight` [outputs, inputs] and `name.bias` [outputs]."""
+
+    name: str
+    inputs: int
+    outputs: int
+
+    @property
+    def weight(self) -> str:
+        """Canonical name of W."""
+        return f"{self.name}.weight"
+
+    @property
+    def bias(self) -> str:
+        """Canonical name of b."""
+        return f"{self.name}.bias"
+
+    def parameters(self) -> Iterator[Parameter]:
+        """W, then b."""
+        yield Parameter(self.weight, KERNEL, (self.outputs, self.inputs))
+        yield Parameter(self.bias, VECTOR_BIAS, (self.outputs,))
+
+
+@dataclass(frozen=True)
+class Norm:
+    """LayerNorm over the last axis: `name.weight` [size] scales, `name.bias` [size] shifts."""
+
+    name: str
+    size: int
+    epsilon: float
+
+    @property
+    def weight(self) -> str:
+        """Canonical name of the scale."""
+        return f"{self.name}.weight"
+
+    @property
+    def bias(self) -> str:
+        """Canonical name of the offset."""
+        return f"{self.name}.bias"
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Scale, then offset."""
+        yield Parameter(self.weight, NORM_SCALE, (self.size,))
+        yield Parameter(self.bias, NORM_OFFSET, (self.size,))
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """A factor `name` for all of a vector [1], or one for each of its elements [size]."""
+
+    name: str
+    size: int
+
+    def parameters(self) -> Iterator[Parameter]:
+        """The factors."""
+        yield Parameter(self.name, SCALING, (self.size,))
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A bottleneck between a sub-layer and its LayerNorm (Houlsby et al. 2019, arXiv:1902.00751).
+
+    Of x, the sub-layer's input, and y, its output, it makes what LayerNorm(x + y) is without it:
+
+        b = scaling · up(activation(down(norm_before(reads))))
+        z = norm_after(b) + residual, or norm_after(b + residual) with residual_in_norm
+        LayerNorm(z + adds), or z where adds is None
+
+    reads, residual, adds: INPUT, OUTPUT, SUM or NORMED. Either norm may be None.
+    """
+
+    reads: str
+    norm_before: Norm | None
+    down: Linear
+    activation: str
+    up: Linear
+    scaling: Scaling | float
+    residual: str
+    residual_in_norm: bool
+    norm_after: Norm | None
+    adds: str | None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One Transformer layer. `norm_first` puts each LayerNorm before its sub-layer (MegatronBERT)."""
+
+    query: Linear
+    key: Linear
+    value: Linear
+    attention_output: Linear
+    attention_norm: Norm
+    intermediate: Linear
+    output: Linear
+    output_norm: Norm
+    norm_first: bool = False
+    attention_adapter: Adapter | None = None
+    output_adapter: Adapter | None = None
+
+
+@dataclass(frozen=True)
+class MaskedLMHead:
+    """Transform, LayerNorm, and a decoder to vocabulary logits [B, T, V].
+
+    `decoder` is the canonical name of the [V, E] matrix: the word embeddings when tied.
+    """
+
+    dense: Linear
+    activation: str
+    norm: Norm
+    decoder: str
+    decoder_bias: str
+    vocab_size: int
+
+    def parameters(self) -> Iterator[Parameter]:
+        """The transform, its norm, the decoder and its bias.
+
+        A tied decoder has appeared before, as the embedding table, and stays one in `EncoderSpec.parameters`.
+        """
+        yield from self.dense.parameters()
+        yield from self.norm.parameters()
+        yield Parameter(self.decoder, KERNEL, (self.vocab_size, self.norm.size))
+        yield Parameter(self.decoder_bias, VECTOR_BIAS, (self.vocab_size,))
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """An optional dense layer with activation, then a projection to labels.
+
+    over: `tokens` gives logits [B, T, labels]; `first_token` and `pooler` give [B, labels].
+    squeeze: drop a single label's axis, so `tokens` gives [B, T] (replaced-token detection).
+    labels: their names, in the order of the logits, where the head gives labels.
+    problem_type: of a sequence's labels: `regression`, `single_label_classification` or `multi_label_classification`.
+    """
+
+    over: str
+    dense: Linear | None
+    activation: str | None
+    projection: Linear
+    squeeze: bool = False
+    labels: tuple[str, ...] = ()
+    problem_type: str | None = None
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """How `sentence_embedding` [B, H] is made of the last hidden states of a row's own tokens, never of padding.
+
+    mode: their `mean`, their `max`, or `cls`, the first of them. A row of nothing but padding is finite.
+    normalize: divided by its L2 norm.
+    """
+
+    mode: str
+    normalize: bool = False
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """Every parameter of a checkpoint by role.
+
+    `blocks[i]` maps `hidden_states.i` to `hidden_states.i+1`; it is one layer except in an ALBERT
+    with `inner_group_num` > 1. A shared layer simply appears in several blocks.
+    `task` says what `head` computes; it is `features` when there is none.
+    `pooling` is not the checkpoint's: it is what the export was told, if anything.
+    """
+
+    config: EncoderConfig
+    task: str
+    word_embeddings: Embedding
+    position_embeddings: Embedding
+    token_type_embeddings: Embedding
+    embeddings_norm: Norm | None
+    embeddings_projection: Linear | None
+    blocks: tuple[tuple[Layer, ...], ...]
+    final_norm: Norm | None
+    pooler: Linear | None
+    head: MaskedLMHead | LinearHead | None
+    pooling: Pooling | None = None
+
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Every parameter once, in the order in which the forward pass first reads it."""
+        found: dict[str, Parameter] = {}
+        for parameter in parameters_of(self):
+            found.setdefault(parameter.name, parameter)
+        return tuple(found.values())
+
+    @property
+    def tied(self) -> bool:
+        """Whether the MLM decoder is the word-embedding table."""
+        return isinstance(self.head, MaskedLMHead) and self.head.decoder == self.word_embeddings.weight
+
+    @property
+    def head_reads_pooler(self) -> bool:
+        """Whether the head works on the pooler's output."""
+        return isinstance(self.head, LinearHead) and self.head.over == "pooler"
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Every layer in the order it runs; a shared layer appears each time."""
+        return tuple(layer for block in self.blocks for layer in block)
+
+    def signatures(self) -> dict[str, tuple[str, ...]]:
+        """Named groups of outputs: what most want, no head, and everything. Nothing else is computed for a group."""
+        pooled = (("pooler_output",) if self.pooler else ()) + ((SENTENCE_EMBEDDING,) if self.pooling else ())
+        features = ("last_hidden_state", *pooled)
+        layers = tuple(f"hidden_states.{index}" for index in range(len(self.blocks) + 1))
+        default = ("logits", *features) if self.head else features
+        return {"serving_default": default, "features": features, "hidden_states": (*default, *layers)}
+
+    def is_sum(self, output: str) -> bool:
+        """Whether an output is a sum that no LayerNorm brought back to size: it errs as its largest terms do."""
+        if not output.startswith("hidden_states.") and output != "last_hidden_state":
+            return output == "logits"
+        after = len(self.blocks) if output == "last_hidden_state" else int(output.rpartition(".")[2])
+        if self.final_norm is not None:
+            return after != len(self.blocks)
+        adapter = self.blocks[after - 1][-1].output_adapter if after else None
+        return adapter is not None and adapter.adds is None
+
+    def norm_of(self, output: str) -> Norm | None:
+        """The LayerNorm that gives an output, if one does: scale · normalised + offset."""
+        if output == "last_hidden_state":
+            output = f"hidden_states.{len(self.blocks)}"
+        prefix, _, number = output.rpartition(".")
+        if prefix != "hidden_states" or self.is_sum(output):
+            return None
+        if number == "0":
+            return None if self.embeddings_projection else self.embeddings_norm
+        if int(number) == len(self.blocks) and self.final_norm:
+            return self.final_norm
+        return self.blocks[int(number) - 1][-1].output_norm
+
+    def output_axes(self, output: str) -> tuple[str | int, ...]:
+        """The shape of an output, with `batch` and `length` for the axes that inputs decide."""
+        if output in ("pooler_output", SENTENCE_EMBEDDING):
+            return ("batch", self.config.hidden_size)
+        if output != "logits" or self.head is None:
+            return ("batch", "length", self.config.hidden_size)
+        if isinstance(self.head, MaskedLMHead):
+            return ("batch", "length", self.head.vocab_size)
+        rows = ("batch", "length") if self.head.over == "tokens" else ("batch",)
+        return rows if self.head.squeeze else (*rows, self.head.projection.outputs)
+
+
+def parameters_of(node: object) -> Iterator[Parameter]:
+    """The parameters of a role, a layer or a whole spec, in the order of their fields."""
+    if hasattr(node, "parameters") and not isinstance(node, EncoderSpec):
+        yield from node.parameters()
+    elif isinstance(node, tuple):
+        for item in node:
+            yield from parameters_of(item)
+    elif is_dataclass(node) and not isinstance(node, EncoderConfig):
+        for field in fields(node):
+            yield from parameters_of(getattr(node, field.name))

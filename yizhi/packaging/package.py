@@ -1,0 +1,141 @@
+"""`yizhi package`: a release's artifacts as a model server wants them, whole or not at all, with a manifest."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yizhi.errors import CheckFailed, InputError
+from yizhi.packaging import tf_serving, triton
+from yizhi.parity.golden import Golden
+from yizhi.release.artifact import Artifact
+from yizhi.release.manifest import GOLDEN, MANIFEST, find_altered_release, read_manifest
+from yizhi.runtimes.base import Inputs
+from yizhi.storage.digests import describe_folder, sha256_of_file
+from yizhi.storage.folders import fsync, new_folder, write_whole
+from yizhi.storage.json_files import to_json
+
+PACKAGE = "package.json"
+SCHEMA_VERSION = 1
+# What a client needs to turn text into ids. In a folder of their own: a server takes every folder beside its
+# models for a model.
+TOKENIZER = ("config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A model server.
+
+    targets: what it can run. write: puts the models below a folder and returns a description of each.
+    start: the command that serves the finished package.
+    """
+
+    targets: tuple[str, ...]
+    write: Callable[..., list[dict[str, Any]]]
+    start: str
+
+
+SERVERS: Mapping[str, Server] = {
+    "triton": Server(("onnx", "onnx-int8"), triton.write, triton.START),
+    "tf-serving": Server(("tensorflow",), tf_serving.write, tf_serving.START),
+}
+
+
+def package(
+    release: Path,
+    server: str,
+    out: Path,
+    targets: Sequence[str] | None = None,
+    signatures: Sequence[str] | None = None,
+    name: str | None = None,
+    version: int = 1,
+) -> dict[str, Any]:
+    """Write the folder that a server expects and return its manifest, `package.json`.
+
+    targets: those of the server's that are in the release if None. signatures: for Triton, a model each;
+    `serving_default` if None. name: the models' name, the release's own if None. version: the models' version.
+    Raises CheckFailed where a file of the release is not as its manifest says, and InputError, before anything
+    is written, for what the release or the server does not have.
+    """
+    manifest = read_manifest(release)
+    altered = find_altered_release(release, manifest)
+    if altered:
+        lines = [f"{part}/{fault}" for part, faults in altered.items() for fault in faults]
+        raise CheckFailed("\n".join([f"{release}: is not as its {MANIFEST} says:", *(f"  - {line}" for line in lines)]))
+    name = name or release.resolve().name
+    artifacts = _choose(release, manifest, server, targets)
+    signatures = list(dict.fromkeys(signatures or ["serving_default"]))
+    _check(name, artifacts, signatures, server)
+    if out.resolve().is_relative_to(release.resolve()):
+        raise InputError("--out", "expected a folder outside of the release, which would not be as signed any more")
+    samples = _samples(Golden.read(release / GOLDEN))
+    with new_folder(out, replaces=(PACKAGE,)) as folder:
+        models = SERVERS[server].write(folder, artifacts, signatures, samples, name, version)
+        _copy_all(artifacts[0].folder, folder / "tokenizer", TOKENIZER)
+        files = describe_folder(folder)
+        _compare(files, models, artifacts)
+        described = {
+            "schema_version": SCHEMA_VERSION,
+            "server": server,
+            "release": {MANIFEST: sha256_of_file(release / MANIFEST)},
+            "models": models,
+            "files": files,
+        }
+        for path in folder.rglob("*"):
+            fsync(path)
+        write_whole(folder / PACKAGE, to_json(described))
+    return described
+
+
+def _choose(release: Path, manifest: dict[str, Any], server: str, targets: Sequence[str] | None) -> list[Artifact]:
+    can = SERVERS[server].targets
+    wrong = [target for target in targets or () if target not in can]
+    if wrong:
+        raise InputError("--target", f"{server} runs {', '.join(can)}; found {', '.join(wrong)}")
+    wanted = list(dict.fromkeys(targets)) if targets else [target for target in can if target in manifest["artifacts"]]
+    missing = [target for target in wanted if target not in manifest["artifacts"]]
+    if missing or not wanted:
+        has = ", ".join(manifest["artifacts"])
+        raise InputError(release, f"has no {', '.join(missing) or ' and no '.join(can)}; it has {has}")
+    return [Artifact.read(release / target) for target in wanted]
+
+
+def _check(name: str, artifacts: Sequence[Artifact], signatures: Sequence[str], server: str) -> None:
+    faults = []
+    if not _NAME.fullmatch(name):
+        faults.append(f"--name: expected letters, digits, '.', '_' and '-'; found {json.dumps(name)}")
+    if server == "tf-serving" and list(signatures) != ["serving_default"]:
+        faults.append("--signature: a SavedModel is served with all its signatures; leave it out")
+    known = artifacts[0].signatures
+    faults += [f"--signature: expected {', '.join(known)}; found {one!r}" for one in signatures if one not in known]
+    if faults:
+        raise InputError("package", faults)
+
+
+def _samples(golden: Golden) -> dict[str, Inputs]:
+    """What to warm up with: the golden cases of a single row, from one token to the longest."""
+    return {case.name: case.inputs for case in golden.cases if len(case.inputs.input_ids) == 1}
+
+
+def _copy_all(source: Path, target: Path, names: Sequence[str]) -> None:
+    target.mkdir(parents=True)
+    for name in names:
+        if (source / name).exists():
+            shutil.copyfile(source / name, target / name)
+
+
+def _compare(files: Mapping[str, Any], models: Sequence[Mapping[str, Any]], artifacts: Sequence[Artifact]) -> None:
+    """What was copied must be what was verified: a release on a network disk may change meanwhile."""
+    released = {artifact.target: artifact.description["files"] for artifact in artifacts}
+    faults = [
+        f"{place}: differs from the release's {model['target']}/{source}"
+        for model in models
+        for place, source in model["copied"].items()
+        if files[place] != released[model["target"]][source]
+    ]
+    if faults:
+        raise CheckFailed("\n".join(["package:", *(f"  - {fault}" for fault in faults)]))

@@ -1,0 +1,1 @@
+"""The proof: oracle, cases, comparison, tolerances, and the verdict on one artifact."""

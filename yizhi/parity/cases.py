@@ -1,0 +1,126 @@
+"""The parity inputs. Each case says which mistake it would catch.
+
+Token ids come from a counter-based generator, so the same case is the same on every machine.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yizhi.model.spec import LOGITS_AT
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.runtimes.base import Inputs
+
+# Vocabulary logits are compared at every real token of a short case, and at this many of a long one:
+# the head works on each position alone, so more positions would say the same again.
+LOGIT_POSITIONS = 32
+
+
+@dataclass(frozen=True)
+class Case:
+    """A named batch.
+
+    alone: rows that must come out the same when run by themselves, unpadded.
+    signatures: what to run it through. The one that most users call and the one with every layer see each short
+    case; the others compute the same with less, which a few cases show.
+    """
+
+    name: str
+    catches: str
+    inputs: Inputs
+    alone: tuple[int, ...] = ()
+    signatures: tuple[str, ...] = ("serving_default", "hidden_states")
+
+    @property
+    def logit_positions(self) -> NDArray[np.int64]:
+        """[N, 2] (row, position) pairs of real tokens at which vocabulary logits are compared."""
+        real = np.argwhere(self.inputs.attention_mask == 1)
+        if len(real) <= 4 * LOGIT_POSITIONS:
+            return real
+        return real[np.linspace(0, len(real) - 1, LOGIT_POSITIONS).round().astype(int)]
+
+
+class _CaseMaker:
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        vocab = checkpoint.vocab
+        self.cls, self.sep, self.mask = (vocab.index(token) for token in ("[CLS]", "[SEP]", "[MASK]"))
+        self.pad = checkpoint.config.pad_token_id
+        self.vocab_size = len(vocab)
+        self._random = np.random.Philox(key=20_211)
+
+    def sentence(self, length: int) -> list[int]:
+        """[CLS] … [SEP] of so many ids in all; [CLS] alone for one."""
+        words = [int(raw) for raw in self._random.random_raw(length) % self.vocab_size]
+        return [self.cls, *words[: length - 2], self.sep][:length] if length > 1 else [self.cls]
+
+    def long(self, name: str, catches: str, length: int, signature: str) -> Case:
+        """One long row, through this signature only."""
+        return replace(self.batch(name, catches, [self.sentence(length)]), signatures=(signature,))
+
+    def batch(self, name: str, catches: str, rows: Sequence[list[int]], side: str = "right") -> Case:
+        """Rows of different lengths, padded on one side."""
+        width = max(len(row) for row in rows)
+        ids = np.full((len(rows), width), self.pad)
+        mask = np.zeros_like(ids)
+        for index, row in enumerate(rows):
+            where = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
+            ids[index, where], mask[index, where] = row, 1
+        alone = tuple(index for index, row in enumerate(rows) if row) if side == "right" and len(rows) > 1 else ()
+        return Case(name, catches, Inputs.of(ids, mask), alone)
+
+
+def make_cases(checkpoint: Checkpoint) -> list[Case]:
+    """The cases that fit this checkpoint's vocabulary, positions and token types."""
+    make = _CaseMaker(checkpoint)
+    longest = checkpoint.config.max_position_embeddings
+    masked = [make.sentence(24) for _ in range(3)]
+    masked[0][1] = masked[1][-2] = make.mask
+    masked[2][2:-1:3] = [make.mask] * len(masked[2][2:-1:3])
+    repeated = [make.cls, *[make.sentence(8)[3]] * 14, make.sep]
+
+    cases = [
+        make.batch("length-1", "attention over a single token; axes of size one dropped", [make.sentence(1)]),
+        make.batch("length-2", "nothing but special tokens", [make.sentence(2)]),
+        make.batch("length-17", "a kernel that only handles multiples of its vector width", [make.sentence(17)]),
+        make.batch("masks", "[MASK] first, last and many", masked),
+        make.batch("repeated-token", "positions dropped, or off by one", [repeated]),
+        _segments(make, checkpoint.config.type_vocab_size),
+        make.batch(
+            "padding-right",
+            "padding that leaks into real tokens; NaN from a row of nothing but padding",
+            [make.sentence(24), make.sentence(9), []],
+        ),
+        make.batch("padding-left", "a mask applied from the wrong end", [make.sentence(5), make.sentence(20)], "left"),
+        _interior_padding(make),
+        make.batch(
+            "batch-of-8",
+            "rows of a batch mixed up, or dependent on their neighbours",
+            [make.sentence(length) for length in (3, 15, 8, 11, 16, 2, 12, 5)],
+        ),
+        make.long("length-128", "an error that grows with length", min(128, longest), "features"),
+        make.long("longest-but-one", "positions off by one at the far end", longest - 1, "hidden_states"),
+        make.long("longest", "the last position missing", longest, "serving_default"),
+    ]
+    also = {"masks": (LOGITS_AT,), "segments": ("features",), "padding-right": ("features", LOGITS_AT)}
+    return [
+        replace(case, signatures=(*case.signatures, *also.get(case.name, ())))
+        for case in cases
+        if case.inputs.input_ids.shape[1] <= longest
+    ]
+
+
+def _segments(make: _CaseMaker, type_vocab_size: int) -> Case:
+    inputs = make.batch("", "", [make.sentence(24), make.sentence(13)]).inputs
+    types = np.zeros_like(inputs.input_ids)
+    types[0, 10:], types[1, 6:] = type_vocab_size - 1, type_vocab_size - 1
+    types *= inputs.attention_mask
+    return Case("segments", "token types missing or swapped", Inputs.of(inputs.input_ids, inputs.attention_mask, types))
+
+
+def _interior_padding(make: _CaseMaker) -> Case:
+    inputs = make.batch("", "", [make.sentence(20), make.sentence(20)]).inputs
+    mask = inputs.attention_mask.copy()
+    mask[0, 5:9] = mask[1, 1::4] = 0
+    return Case("padding-interior", "a mask reduced to a length", Inputs.of(inputs.input_ids, mask))

@@ -1,0 +1,211 @@
+"""Fault: one mistake of the kind that really happens, and what it takes to make it on purpose.
+
+A fault is said once and made everywhere: in the weights, in the configuration, or in functions of a
+forward pass. The four forwards and the oracle have the same functions, so the same replacement fits
+them all. `yizhi.parity.mutations` lists the faults; `mutation_table` shows that the gates see each
+one; `bisect` asks which of them would explain an artifact that failed.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yizhi.model.architectures import build_spec
+from yizhi.model.config import EncoderConfig
+from yizhi.model.spec import EncoderSpec, Layer, Parameter
+from yizhi.reading.checkpoint import Checkpoint
+
+# Where a fault must first be seen; LAYER is the output of the one layer that it is made in.
+EMBEDDINGS, FIRST_LAYER, LAYER, LAST_LAYER = "hidden_states.0", "hidden_states.1", "layer", "last layer"
+POOLER, LOGITS = "pooler_output", "logits"
+
+FP32 = ("pytorch", "tensorflow", "flax", "onnx")
+INT8 = ("onnx-int8",)
+
+
+class Weights:
+    """A checkpoint's arrays by name; writing one replaces it, and the checkpoint stays as it is."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self.replaced: dict[str, NDArray[np.float32]] = {}
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        return self.replaced[name] if name in self.replaced else self._checkpoint.array(name)
+
+    def __setitem__(self, name: str, array: NDArray) -> None:
+        self.replaced[name] = np.ascontiguousarray(array, np.float32)
+
+    def swap(self, one: str, other: str) -> None:
+        """Exchange two arrays of equal shape."""
+        self[one], self[other] = self[other], self[one]
+
+
+class Forward:
+    """A forward pass's module, with the arithmetic that a fault needs. `p` is what its functions take first."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self.module = module
+        # Significant bits of its numbers: the oracle's are float64.
+        self.bits = 24 if module.__name__.startswith("yizhi.converters.") else 53
+
+    def times(self, p: Any, x: Any, factor: float) -> Any:
+        """x · factor."""
+        return x * factor
+
+    def times_heads(self, p: Any, x: Any, factors: NDArray[np.float32]) -> Any:
+        """x [B, 1, 1, T] times a factor per head [A]: [B, A, 1, T]."""
+        column = factors[:, None, None]
+        return x * (self.module.torch.from_numpy(column) if hasattr(self.module, "torch") else column)
+
+    def minus(self, p: Any, x: Any, y: Any) -> Any:
+        """x − y."""
+        return x - y
+
+    def first_tokens(self, p: Any, spec: EncoderSpec, x: Any) -> Any:
+        """[B, T, H] -> [B, H]."""
+        return x[:, 0]
+
+    def tokens_at(self, p: Any, spec: EncoderSpec, x: Any, positions: Any) -> Any:
+        """[B, T, H] -> [N, H]."""
+        return self.module.tokens_at(x, positions)
+
+
+class OnnxForward(Forward):
+    """The same arithmetic as nodes of the graph `p`."""
+
+    def times(self, p: Any, x: Any, factor: float) -> str:
+        """x · factor."""
+        return p.node("fault", "Mul", [x, p.constant(f"fault.{factor}", self.module.FLOAT, factor)])
+
+    def times_heads(self, p: Any, x: Any, factors: NDArray[np.float32]) -> str:
+        """x [B, 1, 1, T] times a factor per head [A]: [B, A, 1, T]."""
+        vector = p.constant("fault.heads", self.module.FLOAT, factors.tolist())
+        axes = p.constant("fault.axes", self.module.INT64, [1, 2])
+        return p.node("fault", "Mul", [x, p.node("fault", "Unsqueeze", [vector, axes])])
+
+    def minus(self, p: Any, x: Any, y: Any) -> str:
+        """x − y."""
+        return p.node("fault", "Sub", [x, y])
+
+    def first_tokens(self, p: Any, spec: EncoderSpec, x: Any) -> str:
+        """[N, H] -> [B, H]."""
+        return self.module.first_tokens(p, spec, "fault", x)
+
+    def tokens_at(self, p: Any, spec: EncoderSpec, x: Any, positions: Any) -> str:
+        """[N, H] -> [M, H]."""
+        return self.module.tokens_at(p, spec, "fault", x, positions)
+
+
+def forward_of(module: ModuleType) -> Forward:
+    """The arithmetic that goes with a forward's module."""
+    return OnnxForward(module) if module.__name__.endswith(".onnx") else Forward(module)
+
+
+# Wraps one function of a forward: (forward, the original) -> the faulty one.
+Wrapper = Callable[[Forward, Callable[..., Any]], Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One mistake.
+
+    happens: how it comes about in the field.
+    shows: the output in which it must first be seen; int8, whose gates are wider, may see it later.
+    weights: changes arrays, given the spec and the layer to make it in.
+    config: keys of `config.json` and their wrong values.
+    code: functions of a forward by name, each with what wraps it. Code is one for all layers.
+    artifact: changes the files of a finished artifact, given the layer.
+    graph: attributes of `yizhi.converters.to_onnx_int8`'s graph by name, and their replacements.
+    targets: where it can be made, and can be seen; `why_not` says why not in the others.
+    variant: the small checkpoint it is made in.
+    tasks: the heads it can be made in, where it is made in the head.
+    """
+
+    name: str
+    happens: str
+    shows: str
+    weights: Callable[[EncoderSpec, Layer, Weights], None] | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    code: Mapping[str, Wrapper] = field(default_factory=dict)
+    artifact: Callable[[Path, Layer], None] | None = None
+    graph: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    targets: tuple[str, ...] = FP32 + INT8
+    why_not: str = ""
+    variant: str = "bert"
+    tasks: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def in_weights_alone(self) -> bool:
+        """Whether the computation is the right one, over wrong weights."""
+        return not (self.config or self.code or self.artifact or self.graph)
+
+    @property
+    def in_oracle(self) -> bool:
+        """Whether the oracle can make it too."""
+        return not (self.artifact or self.graph)
+
+    def first_output(self, spec: EncoderSpec, layer: int) -> str:
+        """The name of the output in which it must first be seen when it is made in this layer."""
+        named = {LAYER: f"hidden_states.{layer + 1}", LAST_LAYER: f"hidden_states.{len(spec.blocks)}"}
+        return named.get(self.shows, self.shows)
+
+    @contextmanager
+    def made_in(self, module: ModuleType) -> Iterator[None]:
+        """While it lasts, the functions of this forward are the faulty ones."""
+        forward = forward_of(module)
+        with ExitStack() as stack:
+            for name, wrap in self.code.items():
+                stack.enter_context(patch.object(module, name, wrap(forward, getattr(module, name))))
+            yield
+
+
+class AlteredCheckpoint:
+    """A checkpoint as a fault leaves it: what converters and the oracle read of a `Checkpoint`."""
+
+    def __init__(self, checkpoint: Checkpoint, fault: Fault, layer: Layer) -> None:
+        self._original = checkpoint
+        self._weights = Weights(checkpoint)
+        if fault.weights:
+            fault.weights(checkpoint.spec, layer, self._weights)
+        self.folder, self.vocab = checkpoint.folder, checkpoint.vocab
+        self._changed = dict(fault.config)
+        self.config = EncoderConfig.from_dict({**checkpoint.config.raw, **fault.config})
+        names = {parameter.name for parameter in checkpoint.parameters()} | self._weights.replaced.keys()
+        self.spec: EncoderSpec = replace(build_spec(self.config, names), pooling=checkpoint.spec.pooling)
+
+    def parameters(self) -> tuple[Parameter, ...]:
+        """As `Checkpoint.parameters`."""
+        return self.spec.parameters()
+
+    def array(self, name: str) -> NDArray[np.float32]:
+        """As `Checkpoint.array`."""
+        return self._weights[name]
+
+    def chunks(self, parameter: Parameter, transpose: bool = False) -> Iterator[memoryview]:
+        """As `Checkpoint.chunks`."""
+        array = self.array(parameter.name)
+        yield np.ascontiguousarray(array.T if transpose else array).reshape(-1).view(np.uint8).data
+
+    def release(self, name: str) -> None:
+        """As `Checkpoint.release`."""
+        if name not in self._weights.replaced:
+            self._original.release(name)
+
+    def digest(self) -> dict[str, str]:
+        """As `Checkpoint.digest`: the original's."""
+        return self._original.digest()
+
+    def published_config(self) -> dict[str, object]:
+        """As `Checkpoint.published_config`."""
+        return {**self._original.published_config(), **self._changed}

@@ -1,0 +1,130 @@
+"""golden/: the cases' inputs with the oracle's outputs, shipped inside the release.
+
+Outputs are rounded from float64 to float32, which moves them by at most 6e-8 of their value: a
+hundredth of the strictest tolerance. Vocabulary logits are kept at each case's `logit_positions`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from yizhi.errors import InputError
+from yizhi.model.spec import EncoderSpec, MaskedLMHead
+from yizhi.parity.cases import Case, make_cases
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.release.schema import find_violations
+from yizhi.runtimes.base import Inputs
+from yizhi.storage.json_files import read_json_object, to_json
+
+CASES = "cases.json"
+ARRAYS = "golden.safetensors"
+SCHEMA = "cases.v1"
+# Of the oracle's parameters: all of a BERT-base's.
+_KEPT_BYTES = 2**30
+_INPUTS = tuple(Inputs.__dataclass_fields__)
+# What a reference holds one vector for: each chosen position, each token, or each row of the batch.
+POSITION, TOKEN, ROW = "position", "token", "row"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The cases, and the reference outputs of each: `reference[case name][output]`.
+
+    per: what each output holds one vector for. sums: outputs whose error is measured against their vector.
+    offsets: [H] each, of the outputs that a LayerNorm gives: what it adds.
+    """
+
+    cases: list[Case]
+    reference: dict[str, dict[str, NDArray[np.float32]]]
+    per: dict[str, str]
+    sums: list[str]
+    offsets: dict[str, NDArray[np.float32]]
+
+    def scale(self, output: str, reference: NDArray) -> NDArray[np.float64]:
+        """How large the numbers are that each element of an output was made of: what float32 errs in proportion to.
+
+        A sum errs as the largest of its vector. A LayerNorm adds an offset: where that cancels most of the product
+        before it, the element is small and its rounding is not, so the two terms count, not their sum.
+        """
+        size = np.abs(reference.astype(np.float64))
+        if output in self.sums:
+            return size.max(axis=-1, keepdims=True)
+        if output in self.offsets:
+            offset = self.offsets[output].astype(np.float64)
+            return np.abs(reference - offset) + np.abs(offset)
+        return size
+
+    @classmethod
+    def make(cls, checkpoint: Checkpoint) -> "Golden":
+        """Run the oracle on every case."""
+        from yizhi.parity import oracle  # needs scipy, which a machine that only verifies does not have
+
+        cases = make_cases(checkpoint)
+        parameters = oracle.Parameters(checkpoint, keep=_KEPT_BYTES)
+        reference = {}
+        for case in cases:
+            outputs = oracle.run(checkpoint, case.inputs, logit_positions=case.logit_positions, parameters=parameters)
+            reference[case.name] = {name: array.astype(np.float32) for name, array in outputs.items()}
+        names = list(reference[cases[0].name])
+        per = {name: _per(checkpoint.spec, name) for name in names}
+        sums = [name for name in names if checkpoint.spec.is_sum(name)]
+        norms = {name: norm for name in names if (norm := checkpoint.spec.norm_of(name))}
+        offsets = {name: checkpoint.array(norm.bias).astype(np.float32) for name, norm in norms.items()}
+        return cls(cases, reference, per, sums, offsets)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Golden":
+        """Read a release's `golden/`. Raises InputError."""
+        description = read_json_object(folder / CASES)
+        faults = find_violations(description, SCHEMA)
+        if faults:
+            raise InputError(folder / CASES, faults)
+        try:
+            arrays = load_file(folder / ARRAYS)
+        except OSError as error:
+            raise InputError(folder / ARRAYS, f"cannot be read: {error.strerror}") from None
+        except SafetensorError as error:
+            raise InputError(folder / ARRAYS, str(error)) from None
+        names = [f"{entry['name']}/{key}" for entry in description["cases"] for key in (*_INPUTS, *description["per"])]
+        names += [f"offsets/{name}" for name in description["offsets"]]
+        missing = [f"{name}: missing" for name in names if name not in arrays]
+        if missing:
+            raise InputError(folder / ARRAYS, missing)
+        cases, reference = [], {}
+        for entry in description["cases"]:
+            name = entry["name"]
+            inputs = Inputs.of(**{key: arrays[f"{name}/{key}"] for key in _INPUTS})
+            cases.append(Case(name, entry["catches"], inputs, tuple(entry["alone"]), tuple(entry["signatures"])))
+            reference[name] = {key: arrays[f"{name}/{key}"] for key in description["per"]}
+        offsets = {name: arrays[f"offsets/{name}"] for name in description["offsets"]}
+        return cls(cases, reference, description["per"], description["sums"], offsets)
+
+    def write(self, folder: Path) -> None:
+        """Write `cases.json` and `golden.safetensors` into an existing folder."""
+        arrays: dict[str, NDArray] = {f"offsets/{name}": array for name, array in self.offsets.items()}
+        entries = []
+        for case in self.cases:
+            reference = self.reference[case.name]
+            arrays |= {f"{case.name}/{key}": array for key, array in case.inputs.as_dict(np.int32).items()}
+            arrays |= {f"{case.name}/{key}": np.ascontiguousarray(array) for key, array in reference.items()}
+            entry = {"name": case.name, "catches": case.catches, "alone": case.alone, "signatures": case.signatures}
+            entries.append(entry)
+        (folder / ARRAYS).write_bytes(save(arrays))
+        description = {
+            "schema_version": 1,
+            "per": self.per,
+            "sums": self.sums,
+            "offsets": list(self.offsets),
+            "cases": entries,
+        }
+        (folder / CASES).write_text(to_json(description), encoding="utf-8")
+
+
+def _per(spec: EncoderSpec, output: str) -> str:
+    if output == "logits" and isinstance(spec.head, MaskedLMHead):
+        return POSITION
+    return TOKEN if "length" in spec.output_axes(output) else ROW

@@ -1,0 +1,62 @@
+"""The faults that only an int8 artifact can have: made in its files or in the graph that quantizes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yizhi.converters.onnx_files import WEIGHT_FILE
+from yizhi.model.spec import Layer
+
+if TYPE_CHECKING:
+    from yizhi.converters.to_onnx_int8 import Int8Graph
+
+
+def scale_one_channel(folder: Path, layer: Layer) -> None:
+    """Four times the scale of the first output of the layer's last kernel."""
+    _change(folder, f"{layer.output.weight}.scale", lambda scales: np.r_[scales[:1] * 4, scales[1:]])
+
+
+def swap_scales(folder: Path, layer: Layer) -> None:
+    """Value's scales and the attention output's."""
+    names = [f"{part.weight}.scale" for part in (layer.value, layer.attention_output)]
+    value, output = (_change(folder, name, lambda scales: scales) for name in names)
+    _change(folder, names[0], lambda _: output)
+    _change(folder, names[1], lambda _: value)
+
+
+def roll_rows(folder: Path, layer: Layer) -> None:
+    """Each output of the layer's last kernel has its neighbour's scale."""
+    _change(folder, f"{layer.output.weight}.scale", lambda scales: np.roll(scales, 1))
+
+
+def quantize_per_batch(graph: "Int8Graph", x: str) -> tuple[str, str]:
+    """`Int8Graph.quantize` with one scale for all rows, as in DynamicQuantizeLinear."""
+    from yizhi.converters.to_onnx_int8 import FLOAT, INT64, LARGEST, TINY
+
+    if x not in graph._quantized:
+        axes = graph.constant("all_axes", INT64, [0, 1])
+        highest = graph.node(x, "ReduceMax", [graph.node(x, "Abs", [x]), axes])  # [1, 1]
+        largest = graph.node(x, "Max", [highest, graph.constant("tiny", FLOAT, TINY)])
+        scale = graph.node(x, "Div", [largest, graph.constant("largest_int8", FLOAT, LARGEST)])
+        flat = graph.node(x, "Squeeze", [scale])
+        graph._quantized[x] = graph.node(x, "QuantizeLinear", [x, flat, graph._zero_point()]), scale
+    return graph._quantized[x]
+
+
+def _change(folder: Path, name: str, become: Callable[[NDArray], NDArray]) -> NDArray[np.float32]:
+    """Rewrite one float32 vector of the weight file in place; returns what was there."""
+    import onnx
+
+    tensors = {
+        tensor.name: tensor for tensor in onnx.load(folder / "model.onnx", load_external_data=False).graph.initializer
+    }
+    place = {entry.key: entry.value for entry in tensors[name].external_data}
+    with open(folder / WEIGHT_FILE, "r+b") as file:
+        file.seek(int(place["offset"]))
+        found = np.frombuffer(file.read(int(place["length"])), np.float32)
+        file.seek(int(place["offset"]))
+        file.write(become(found).astype(np.float32).tobytes())
+    return found

@@ -1,0 +1,129 @@
+"""What int8 costs on real sentences: against fp32 on masked tokens, and by what part of the encoder."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yizhi.errors import InputError
+from yizhi.model.spec import EncoderSpec, Layer, Linear, MaskedLMHead
+from yizhi.parity.compare import Quality, measure_quality
+from yizhi.runtimes.base import Inputs, Runtime
+from yizhi.runtimes.tokenization import Tokenizer
+
+# Every so many tokens one is masked: about the share that these encoders were trained with.
+EVERY = 7
+_ROWS = 8
+# Longer sentences are left out: they would only repeat what short ones show, at a square's cost.
+_LONGEST = 128
+
+
+@dataclass(frozen=True)
+class TextQuality:
+    """int8 against fp32 on the masked tokens of some texts.
+
+    quality: KL(fp32 ‖ int8) in nats, and agreement; top-1 counts every position, decided or not.
+    cosine, cosine_mean: the lowest and the mean cosine of the masked tokens' vectors, per hidden state.
+    """
+
+    texts: int
+    quality: Quality
+    cosine: dict[str, float]
+    cosine_mean: dict[str, float]
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def masked_batches(
+    tokenizer: Tokenizer, texts: Sequence[str], positions: int | None = None
+) -> Iterator[tuple[Inputs, NDArray[np.int64]]]:
+    """Batches of sentences of like length with every seventh token masked, and where: [N, 2] (row, position).
+
+    Sentences are taken in their order until so many tokens are masked.
+    """
+    rows: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+    masked = 0
+    for row in tokenizer.tokenize(list(texts)):
+        length = len(row.ids)
+        if 3 <= length <= min(_LONGEST, tokenizer.max_length) and (positions is None or masked < positions):
+            at = np.arange(1 + len(rows) % min(EVERY, length - 2), length - 1, EVERY)
+            rows.append((row.ids, at))
+            masked += len(at)
+    rows.sort(key=lambda row: len(row[0]))
+    for start in range(0, len(rows), _ROWS):
+        batch = rows[start : start + _ROWS]
+        ids = np.full((len(batch), len(batch[-1][0])), tokenizer.pad_id)
+        attention = np.zeros_like(ids)
+        for index, (row, at) in enumerate(batch):
+            ids[index, : len(row)], attention[index, : len(row)] = row, 1
+            ids[index, at] = tokenizer.mask_id
+        yield Inputs.of(ids, attention), np.argwhere(ids == tokenizer.mask_id)
+
+
+def compare_on_texts(int8: Runtime, fp32: Runtime, texts: Sequence[str], positions: int | None = None) -> TextQuality:
+    """Run both artifacts of one checkpoint on the texts, until so many masked tokens are compared.
+
+    Raises InputError where they have no masked-language-model head, or no text can be used.
+    """
+    if int8.artifact.description["task"] != "fill-mask":
+        raise InputError(int8.artifact.folder, "has no masked-language-model head to compare")
+    tokenizer = Tokenizer.open(int8.artifact.folder)
+    names = list(int8.signatures["hidden_states"])
+    layers = [name for name in names if name.startswith("hidden_states.")]
+    pairs: dict[str, list[tuple[NDArray, NDArray]]] = {name: [] for name in ["logits", *layers]}
+    used = compared = 0
+    for inputs, at in masked_batches(tokenizer, texts, positions):
+        found, expected = (runtime.run(inputs, names) for runtime in (int8, fp32))
+        for name, kept in pairs.items():
+            kept.append((found[name][tuple(at.T)], expected[name][tuple(at.T)]))
+        used, compared = used + len(inputs.input_ids), compared + len(at)
+    if not compared:
+        raise InputError("--text", f"no text of 1 … {_LONGEST - 2} tokens")
+    joined = {name: [np.concatenate(arrays) for arrays in zip(*kept, strict=True)] for name, kept in pairs.items()}
+    cosines = {name: _cosines(*joined[name]) for name in layers}
+    return TextQuality(
+        texts=used,
+        quality=measure_quality(*joined["logits"], lead=0.0),
+        cosine={name: float(values.min()) for name, values in cosines.items()},
+        cosine_mean={name: float(values.mean()) for name, values in cosines.items()},
+    )
+
+
+def parts_of(spec: EncoderSpec) -> dict[str, list[str]]:
+    """What can be kept in fp32, by name: each layer with its kernels, the word embeddings, the head's transform."""
+    parts: dict[str, list[str]] = {spec.word_embeddings.name: []}
+    for layer in dict.fromkeys(spec.layers):
+        kernels = _kernels(layer)
+        parts[_common_beginning(kernels)] = kernels
+    if isinstance(spec.head, MaskedLMHead):
+        parts[spec.head.dense.name] = []
+    return parts
+
+
+def find_costs(measure: Callable[[str], float], parts: dict[str, list[str]]) -> dict[str, float]:
+    """Mean KL with each part kept in fp32, lowest first; then the kernels of the layer that gains most.
+
+    measure: mean KL with this part kept.
+    """
+    costs = {name: measure(name) for name in parts}
+    worst = min((name for name in parts if parts[name]), key=costs.__getitem__)
+    costs |= {kernel: measure(kernel) for kernel in parts[worst]}
+    return dict(sorted(costs.items(), key=lambda item: item[1]))
+
+
+def _kernels(layer: Layer) -> list[str]:
+    return [part.name for part in vars(layer).values() if isinstance(part, Linear)]
+
+
+def _common_beginning(names: list[str]) -> str:
+    columns = zip(*(name.split(".") for name in names), strict=False)
+    same = [len(set(column)) == 1 for column in columns]
+    return ".".join(names[0].split(".")[: same.index(False)])
+
+
+def _cosines(found: NDArray, expected: NDArray) -> NDArray[np.float64]:
+    a, b = found.astype(np.float64), expected.astype(np.float64)
+    return (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))

@@ -1,0 +1,278 @@
+"""Run every case through one opened artifact and judge the outputs."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yizhi.errors import InputError
+from yizhi.model.spec import LOGITS_AT
+from yizhi.parity.cases import Case
+from yizhi.parity.compare import Difference, Quality, compare, lowest_cosine, measure_quality, relative_error
+from yizhi.parity.golden import POSITION, ROW, TOKEN, Golden
+from yizhi.parity.tolerances import TOLERANCES, FloatTolerance, QuantizedGates
+from yizhi.runtimes.base import Inputs, Outputs, Runtime
+
+# Quantized outputs are compared like any other, so that shapes, NaN and errors are known; it is the
+# gates that judge them.
+_NOT_JUDGED = FloatTolerance(float("inf"), 0.0, "")
+# Where no tolerance is known, `Difference.excess` is the smallest t with |error| ≤ t + t · scale.
+_UNIT = FloatTolerance(1.0, 1.0, "")
+
+
+@dataclass
+class Verdict:
+    """What was found about one artifact.
+
+    differences: one per case, signature and output.
+    change_alone: largest change in a row's default outputs when it is run alone, unpadded.
+    quality, cosine, label_error: for a quantized artifact, what its gates judge; cosine is the lowest, per output.
+    settings: how the framework said it computed. Where there are no `gates` for this precision on this device,
+    errors are measured and nothing passes.
+    """
+
+    precision: str
+    device: str
+    differences: list[Difference] = field(default_factory=list)
+    change_alone: float = 0.0
+    quality: Quality | None = None
+    cosine: dict[str, float] = field(default_factory=dict)
+    label_error: float | None = None
+    settings: dict[str, str] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def gates(self) -> FloatTolerance | QuantizedGates | None:
+        """What it is judged by; None where nothing was measured to judge it by."""
+        return TOLERANCES.get((self.precision, self.device))
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything was compared and judged, and nothing failed."""
+        return bool(self.differences) and not self.faults and self.gates is not None
+
+    @property
+    def not_judged(self) -> bool:
+        """Whether all was run and there is nothing to judge it by."""
+        return self.gates is None and not self.faults
+
+    def worst(self) -> dict[str, Difference]:
+        """Per output, the difference that used most of its tolerance (or, not judged, the largest)."""
+        result: dict[str, Difference] = {}
+        for difference in self.differences:
+            kept = result.get(difference.output)
+            if kept is None or difference.rank > kept.rank:
+                result[difference.output] = difference
+        return result
+
+    def first_bad_layer(self) -> str | None:
+        """The first hidden state that failed: where to look for the mistake."""
+        layers = sorted(
+            (name for name in self.worst() if name.startswith("hidden_states.")),
+            key=lambda name: int(name.rpartition(".")[2]),
+        )
+        return next((name for name in layers if name in self.failed_outputs()), None)
+
+    def failed_outputs(self) -> set[str]:
+        """The outputs that differ too much, element by element or, for int8 ones but logits, in direction."""
+        gates = self.gates
+        lowest = gates.cosine if isinstance(gates, QuantizedGates) else -1.0
+        worst = self.worst().items()
+        failed = {name for name, found in worst if found.fault or (gates is not None and not found.passed)}
+        if isinstance(gates, QuantizedGates) and self.label_error is not None and self.label_error > gates.label_error:
+            failed.add("logits")
+        return failed | {name for name, cosine in self.cosine.items() if not cosine >= lowest}
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values for JSON: the verdict, its reasons, and the worst value per output."""
+        unmeasured = f"not run: no tolerance was measured for {self.precision} on {self.device}; errors are not judged"
+        return {
+            "passed": self.passed,
+            "not_judged": self.not_judged,
+            "precision": self.precision,
+            "device": self.device,
+            "settings": self.settings,
+            "faults": [*self.faults, *([] if self.gates else [unmeasured])],
+            "first_bad_layer": self.first_bad_layer(),
+            "worst": {name: difference.as_dict() for name, difference in self.worst().items()},
+            "change_alone": self.change_alone,
+            "quality": asdict(self.quality) if self.quality else None,
+            "cosine": self.cosine,
+            "label_error": self.label_error,
+            "tolerance": asdict(self.gates) if self.gates else None,
+        }
+
+
+def verify(runtime: Runtime, golden: Golden, precision: str) -> Verdict:
+    """Run all cases through every signature of the artifact and judge them by `precision`.
+
+    precision: the artifact's, or the `yizhi.runtimes.base.MATH` it was opened with if that is not `strict`.
+    Raises InputError where the golden outputs are not this artifact's.
+    """
+    if set(golden.per) != set(runtime.outputs):
+        raise InputError(
+            runtime.artifact.folder,
+            f"outputs: expected {', '.join(golden.per)} (golden); found {', '.join(runtime.outputs)}",
+        )
+    verdict = Verdict(precision, runtime.device, settings=runtime.settings())
+    if runtime.device != "cpu":
+        fallbacks = runtime.find_fallbacks(golden.cases[0].inputs)
+        verdict.faults += [f"not computed on {runtime.device}: {line}" for line in fallbacks]
+    judge = _Judge(golden, verdict)
+    for signature, names in runtime.signatures.items():
+        for case in golden.cases:
+            if signature not in case.signatures:
+                continue
+            found = runtime.run(case.inputs, names)
+            comparable = judge.compare(case, signature, names, found)
+            if signature == "serving_default" and comparable:
+                judge.compare_alone(case, runtime, found)
+        runtime.forget(signature)
+    if runtime.artifact.description["task"] == "fill-mask":
+        for case in golden.cases:
+            if LOGITS_AT in case.signatures:
+                judge.compare_logits_at(case, runtime)
+        runtime.forget(LOGITS_AT)
+    judge.conclude()
+    return verdict
+
+
+class _Judge:
+    def __init__(self, golden: Golden, verdict: Verdict) -> None:
+        self._golden = golden
+        self._verdict = verdict
+        self._gates = verdict.gates
+        self._tolerance = _UNIT if self._gates is None else _NOT_JUDGED
+        if isinstance(self._gates, FloatTolerance):
+            self._tolerance = self._gates
+        self._logits: list[tuple[NDArray, NDArray]] = []
+        self._labels: list[tuple[NDArray, NDArray]] = []
+
+    def compare(self, case: Case, signature: str, names: Sequence[str], found: Outputs) -> bool:
+        """Compare one run's outputs with the golden ones, on real tokens. Returns whether all could be compared."""
+        comparable = True
+        for name in names:
+            expected = self._golden.reference[case.name][name]
+            difference, pair = self._compare_one(case, signature, name, found.get(name), expected)
+            self._verdict.differences.append(difference)
+            comparable = comparable and pair is not None
+            if pair is None or not isinstance(self._gates, QuantizedGates):
+                continue
+            if self._golden.per[name] == POSITION:
+                self._logits.append(pair)
+            elif name == "logits":
+                self._labels.append(pair)
+            else:
+                self._verdict.cosine[name] = min(self._verdict.cosine.get(name, 1.0), lowest_cosine(*pair))
+        return comparable
+
+    def compare_alone(self, case: Case, runtime: Runtime, together: Outputs) -> None:
+        """Padded = unpadded and batched = single: each row run alone must meet the same golden row."""
+        for row in case.alone:
+            length = int(case.inputs.attention_mask[row].sum())
+            given = (case.inputs.input_ids, case.inputs.token_type_ids)
+            ids, types = (array[row : row + 1, :length] for array in given)
+            name_of_row = f"{case.name}, row {row} alone"
+            alone = runtime.run(Inputs.of(ids, None, types), tuple(together))
+            for name, batched in together.items():
+                cut = batched[row : row + 1] if self._golden.per[name] == ROW else batched[row : row + 1, :length]
+                found, expected = alone[name], self._golden.reference[case.name][name]
+                if found.shape != cut.shape:
+                    expected = cut  # `compare` will report the shape
+                else:
+                    change = float(np.abs(cut - found).max())
+                    self._verdict.change_alone = max(self._verdict.change_alone, change)
+                    if self._golden.per[name] == POSITION:
+                        at = case.logit_positions[:, 0] == row
+                        found, expected = found[0, case.logit_positions[at, 1]], expected[at]
+                    else:
+                        expected = (
+                            expected[row, None] if self._golden.per[name] == ROW else expected[row, None, :length]
+                        )
+                self._verdict.differences.append(
+                    compare(
+                        name_of_row,
+                        "serving_default",
+                        name,
+                        found,
+                        expected,
+                        self._tolerance,
+                        self._golden.scale(name, expected),
+                    )
+                )
+
+    def compare_logits_at(self, case: Case, runtime: Runtime) -> None:
+        """Logits computed at chosen positions alone must meet the oracle's there.
+
+        In reverse, so that their order among the case's tokens is not the one in which they are asked for.
+        """
+        expected = self._golden.reference[case.name]["logits"][::-1]
+        found = runtime.logits_at(case.inputs, case.logit_positions[::-1])
+        scale = self._golden.scale("logits", expected)
+        difference = compare(case.name, LOGITS_AT, "logits", found, expected, self._tolerance, scale)
+        self._verdict.differences.append(difference)
+        if isinstance(self._gates, QuantizedGates) and not difference.fault:
+            self._logits.append((found, expected))
+
+    def conclude(self) -> None:
+        """Turn what was measured into faults."""
+        verdict = self._verdict
+        for difference in sorted(verdict.worst().values(), key=lambda difference: difference.rank, reverse=True):
+            if difference.fault or (self._gates is not None and not difference.passed):
+                verdict.faults.append(f"{difference.output} ({difference.case}): {difference.explain()}")
+        if isinstance(self._gates, QuantizedGates):
+            if self._logits:
+                verdict.quality = measure_quality(
+                    *(np.concatenate(arrays) for arrays in zip(*self._logits, strict=True)), self._gates.lead
+                )
+            if self._labels:
+                verdict.label_error = relative_error(
+                    *(np.concatenate([array.ravel() for array in arrays]) for arrays in zip(*self._labels, strict=True))
+                )
+            verdict.faults += _judge_quality(verdict, self._gates)
+        bad = verdict.first_bad_layer()
+        if bad:
+            number = int(bad.rpartition(".")[2])
+            made_by = f"the output of layer {number - 1}" if number else "the embeddings"
+            verdict.faults.insert(0, f"first layer that differs: {bad}, {made_by}")
+
+    def _compare_one(
+        self, case: Case, signature: str, name: str, found: NDArray | None, expected: NDArray
+    ) -> tuple[Difference, tuple[NDArray, NDArray] | None]:
+        """The difference, and the two arrays where both are meaningful, one vector each."""
+        real = case.inputs.attention_mask == 1
+        per = self._golden.per[name]
+        got = found
+        if found is not None and np.isfinite(found).all():
+            # A row of nothing but padding means nothing, and neither does a padded token, but NaN there
+            # is still a fault: it is left for `compare` to see.
+            keep = real if per == TOKEN else real.any(axis=1)
+            if per == POSITION and found.shape == (*real.shape, expected.shape[-1]):
+                got = found[tuple(case.logit_positions.T)]
+            elif found.shape == expected.shape:
+                got, expected = found[keep], expected[keep]
+        scale = self._golden.scale(name, expected)
+        difference = compare(case.name, signature, name, got, expected, self._tolerance, scale)
+        return difference, None if difference.fault or got is None else (got, expected)
+
+
+def _judge_quality(verdict: Verdict, gates: QuantizedGates) -> list[str]:
+    faults = []
+    if verdict.change_alone:
+        faults.append(f"a row changes by {verdict.change_alone:.2e} when it is run alone; must be bit-identical")
+    if verdict.quality:
+        for name in ("top1", "top5"):
+            found, allowed = getattr(verdict.quality, name), getattr(gates, name)
+            if found is not None and not found >= allowed:
+                faults.append(f"{name} agreement: expected at least {allowed}; found {found:.3f}")
+        for name in ("kl_mean", "kl_p99"):
+            found, allowed = getattr(verdict.quality, name), getattr(gates, name)
+            if not found <= allowed:
+                faults.append(f"{name}: expected at most {allowed:.0e}; found {found:.2e}")
+    if verdict.label_error is not None and not verdict.label_error <= gates.label_error:
+        faults.append(f"logits: relative error: expected at most {gates.label_error}; found {verdict.label_error:.3f}")
+    for name, cosine in verdict.cosine.items():
+        if not cosine >= gates.cosine:
+            faults.append(f"{name}: cosine: expected at least {gates.cosine}; found {cosine:.5f}")
+    return faults

@@ -1,0 +1,432 @@
+"""FAULTS: mistakes that really happen, each of which the gates must catch on every target it can be made in.
+
+Two that cannot be caught, because they change nothing: a dropped *key* bias (it adds the same number
+to all scores of a query, and softmax does not see it), and a finite mask of −10000 wherever a padded
+key's score does not exceed every real key's by 9,896 (exp(−104) is 0 in float32). The second is
+therefore made in a checkpoint whose scores are that large.
+"""
+
+import numpy as np
+
+from yizhi.model.label_heads import ANSWER, SEQUENCE, TOKENS
+from yizhi.model.spec import MASK_VALUE
+from yizhi.parity.code_faults import (
+    change_head,
+    change_mask,
+    drop_residual,
+    pool_without_tanh,
+    round_to_tf32,
+    skip_adapter,
+    skip_norm,
+    take_residual_from_input,
+    unmask_first_head,
+)
+from yizhi.parity.faults import (
+    EMBEDDINGS,
+    FIRST_LAYER,
+    FP32,
+    INT8,
+    LAST_LAYER,
+    LAYER,
+    LOGITS,
+    POOLER,
+    Fault,
+)
+from yizhi.parity.int8_faults import quantize_per_batch, roll_rows, scale_one_channel, swap_scales
+from yizhi.parity.weight_faults import (
+    changed,
+    flip_a_sign,
+    forget_head,
+    forget_norm,
+    forget_projection,
+    in_all,
+    label_head,
+    mlm_head,
+    roll_vocabulary,
+    round_kernels,
+    round_mantissa,
+    scale_query,
+    shift_labels,
+    split_heads_wrongly,
+    swap_heads,
+    swap_key_and_value,
+    swap_labels,
+    swap_layers,
+    swap_query_and_key,
+    untie_decoder,
+    use_unbiased_variance,
+    zero_layer,
+)
+
+LABEL_TASKS = (SEQUENCE, TOKENS, ANSWER, "replaced-token-detection")
+_BELOW_INT8 = "smaller than the rounding of int8 itself, which is judged by its own gates"
+_SAME_CODE = "the attention is the one of onnx"
+
+
+FAULTS: tuple[Fault, ...] = (
+    # Names and roles
+    Fault("query and key swapped", "a name table with two lines exchanged", LAYER, swap_query_and_key),
+    Fault("key and value swapped", "a fused QKV kernel split in another order", LAYER, swap_key_and_value),
+    Fault(
+        "value and attention output swapped",
+        "two square kernels: no shape tells them apart",
+        LAYER,
+        lambda spec, layer, w: w.swap(layer.value.weight, layer.attention_output.weight),
+    ),
+    Fault("layers swapped", "layers sorted as text, or numbered from 1", LAYER, swap_layers),
+    Fault("one layer zeroed", "a shard that was not read; tensors left at their initial zeros", LAYER, zero_layer),
+    Fault(
+        "query bias dropped",
+        "a converter for a model without biases",
+        LAYER,
+        changed(lambda spec, layer: (layer.query.bias, np.zeros_like)),
+    ),
+    Fault(
+        "intermediate bias dropped",
+        "a fused linear layer exported without its addition",
+        LAYER,
+        changed(lambda spec, layer: (layer.intermediate.bias, np.zeros_like)),
+    ),
+    Fault(
+        "attention output transposed",
+        "[in, out] taken for [out, in]: square, so every shape fits",
+        LAYER,
+        changed(lambda spec, layer: (layer.attention_output.weight, np.transpose)),
+    ),
+    Fault("query transposed", "the same", LAYER, changed(lambda spec, layer: (layer.query.weight, np.transpose))),
+    Fault(
+        "LayerNorm scale and offset swapped",
+        "gamma and beta renamed the wrong way round",
+        LAYER,
+        lambda spec, layer, w: w.swap(layer.output_norm.weight, layer.output_norm.bias),
+    ),
+    Fault(
+        "LayerNorm left at its initial values",
+        "gamma and beta not recognized, and the framework went on with a warning",
+        LAYER,
+        lambda spec, layer, w: forget_norm(layer.output_norm, w),
+    ),
+    Fault(
+        "one sign flipped",
+        "a bit lost on the way, in a file without a checksum",
+        LAYER,
+        flip_a_sign,
+        targets=FP32,
+        why_not="one weight of thousands turns a vector no more than rounding all of them may",
+    ),
+    # Vocabulary and embeddings
+    Fault(
+        "vocabulary rows shifted",
+        "a vocabulary that begins at 1",
+        EMBEDDINGS,
+        lambda spec, layer, w: roll_vocabulary(spec, w, 0),
+    ),
+    Fault(
+        "vocabulary rows shifted from the middle on",
+        "vocab.txt split at U+2028, a line break to str.splitlines",
+        EMBEDDINGS,
+        lambda spec, layer, w: roll_vocabulary(spec, w, spec.word_embeddings.rows // 2),
+    ),
+    Fault(
+        "positions off by one",
+        "positions counted from 1, as after RoBERTa's padding index",
+        EMBEDDINGS,
+        changed(lambda spec, layer: (spec.position_embeddings.weight, lambda table: np.roll(table, -1, axis=0))),
+    ),
+    Fault(
+        "positions missing",
+        "position_ids constant-folded to zeros by a tracing exporter",
+        EMBEDDINGS,
+        changed(
+            lambda spec, layer: (spec.position_embeddings.weight, lambda table: np.broadcast_to(table[0], table.shape))
+        ),
+    ),
+    Fault(
+        "token types missing",
+        "an exporter that drops token_type_ids: every token is of the first segment",
+        EMBEDDINGS,
+        changed(lambda spec, layer: (spec.token_type_embeddings.weight, lambda table: table[[0] * len(table)])),
+    ),
+    Fault(
+        "token types swapped",
+        "segments numbered 1 and 0",
+        EMBEDDINGS,
+        changed(lambda spec, layer: (spec.token_type_embeddings.weight, lambda table: table[::-1])),
+    ),
+    Fault(
+        "embeddings' LayerNorm skipped",
+        "it is the encoder's in some code and the embeddings' in other",
+        EMBEDDINGS,
+        code={"layer_norm": skip_norm(lambda spec: [spec.embeddings_norm])},
+    ),
+    # Attention
+    Fault(
+        "attention scale missing",
+        "√d folded into the query's kernel by one side only",
+        LAYER,
+        lambda spec, layer, w: scale_query(spec, layer, w, 0.5),
+    ),
+    Fault(
+        "attention scaled twice",
+        "the same, the other way",
+        LAYER,
+        lambda spec, layer, w: scale_query(spec, layer, w, -0.5),
+    ),
+    Fault(
+        "heads split in the wrong order", "reshape to [d, heads] where [heads, d] is meant", LAYER, split_heads_wrongly
+    ),
+    Fault(
+        "two heads of the query exchanged",
+        "kernels sharded over devices and joined in another order",
+        LAYER,
+        swap_heads,
+    ),
+    Fault(
+        "mask ignored",
+        "attention_mask is an input that nothing reads",
+        FIRST_LAYER,
+        code={"attention": change_mask(0.0)},
+    ),
+    Fault(
+        "mask ignored for one head",
+        "a mask broadcast along the wrong axis",
+        FIRST_LAYER,
+        code={"attention": unmask_first_head},
+    ),
+    Fault(
+        "mask of −10000",
+        "what BERT's first code added; not enough where scores are large",
+        LAST_LAYER,
+        code={"attention": change_mask(-10000 / MASK_VALUE)},
+        targets=FP32,
+        why_not=_SAME_CODE,
+        variant="loud",
+    ),
+    Fault("residual dropped", "a graph rewrite that lost an edge", FIRST_LAYER, code={"attention": drop_residual}),
+    # Adapters
+    Fault(
+        "adapter skipped",
+        "a class that knows no adapters: it warns of tensors that it does not use, and goes on",
+        FIRST_LAYER,
+        code={"add_and_norm": skip_adapter},
+        variant="bert-double_seq_bn",
+    ),
+    Fault(
+        "adapter's residual from the wrong place",
+        "Houlsby's and Pfeiffer's adapters, and parallel ones, each take another",
+        FIRST_LAYER,
+        code={"adapter": take_residual_from_input},
+        variant="bert-double_seq_bn",
+    ),
+    # Arithmetic
+    Fault(
+        "GELU by tanh",
+        "a framework's default approximation, or old Google code",
+        FIRST_LAYER,
+        config={"hidden_act": "gelu_new"},
+        targets=FP32,
+        why_not=_BELOW_INT8,
+    ),
+    Fault(
+        "ReLU for GELU", "a fused activation that the kernel does not have", FIRST_LAYER, config={"hidden_act": "relu"}
+    ),
+    Fault(
+        "epsilon 1e-5",
+        "PyTorch's default, where BERT has 1e-12",
+        EMBEDDINGS,
+        config={"layer_norm_eps": 1e-5},
+        targets=FP32,
+        why_not=_BELOW_INT8,
+    ),
+    Fault(
+        "unbiased variance in LayerNorm",
+        "UER-py's, and torch.std's default",
+        LAYER,
+        use_unbiased_variance,
+        targets=FP32,
+        why_not="it scales vectors by 1.6 %, and int8 is judged by their direction",
+    ),
+    Fault(
+        "layers' last LayerNorm skipped",
+        "an encoder whose norms are placed before, in code written for after",
+        FIRST_LAYER,
+        code={"layer_norm": skip_norm(lambda spec: [layer.output_norm for layer in spec.layers])},
+    ),
+    Fault(
+        "final LayerNorm skipped",
+        "models with norms before each part have one more at the end",
+        LAST_LAYER,
+        code={"layer_norm": skip_norm(lambda spec: [spec.final_norm])},
+        variant="megatron-bert",
+    ),
+    Fault(
+        "weights through float16",
+        "a checkpoint saved in half precision on the way",
+        EMBEDDINGS,
+        in_all(lambda array: array.astype(np.float16)),
+        targets=FP32,
+        why_not=_BELOW_INT8,
+    ),
+    Fault(
+        "weights through bfloat16",
+        "a checkpoint saved from a training run in bfloat16",
+        EMBEDDINGS,
+        in_all(lambda array: round_mantissa(array, 7)),
+        targets=FP32,
+        why_not=_BELOW_INT8,
+    ),
+    Fault(
+        "TF32 left on",
+        "a GPU's default: products of operands with 10 bits of mantissa",
+        FIRST_LAYER,
+        lambda spec, layer, w: round_kernels(spec, w),
+        code={"linear": round_to_tf32},
+        targets=FP32,
+        why_not=_BELOW_INT8,
+    ),
+    # Heads
+    Fault(
+        "decoder untied",
+        "a framework that finds no decoder and initializes one",
+        LOGITS,
+        untie_decoder,
+        config={"tie_word_embeddings": False},
+        tasks=("fill-mask",),
+    ),
+    Fault(
+        "MLM transform left at random",
+        "a published checkpoint whose head was never trained",
+        LOGITS,
+        forget_head,
+        tasks=("fill-mask",),
+    ),
+    Fault(
+        "decoder bias dropped",
+        "`cls.predictions.bias` not recognized as the decoder's",
+        LOGITS,
+        changed(lambda spec, layer: (mlm_head(spec).decoder_bias, np.zeros_like)),
+        tasks=("fill-mask",),
+    ),
+    Fault(
+        "MLM LayerNorm left at its initial values",
+        "gamma and beta of the head not recognized",
+        LOGITS,
+        lambda spec, layer, w: forget_norm(mlm_head(spec).norm, w),
+        tasks=("fill-mask",),
+    ),
+    Fault("pooler without tanh", "the linear layer exported alone", POOLER, code={"pooler": pool_without_tanh}),
+    Fault(
+        "pooler transposed",
+        "square, and used by nobody until a classifier is trained on it",
+        POOLER,
+        changed(lambda spec, layer: (spec.pooler.weight, np.transpose)),
+    ),
+    # Heads that give labels
+    Fault(
+        "two labels swapped",
+        "`id2label` sorted as text, or taken from another fine-tuning",
+        LOGITS,
+        swap_labels,
+        variant="bert-classifier",
+        tasks=(SEQUENCE, TOKENS),
+    ),
+    Fault(
+        "labels off by one",
+        "a label such as `O` or [PAD] counted on one side only",
+        LOGITS,
+        shift_labels,
+        variant="bert-tagger",
+        tasks=(SEQUENCE, TOKENS),
+    ),
+    Fault(
+        "start and end swapped",
+        "`qa_outputs` split in the other order",
+        LOGITS,
+        swap_labels,
+        variant="bert-reader",
+        tasks=(ANSWER,),
+    ),
+    Fault(
+        "classifier bias dropped",
+        "a projection exported without its addition",
+        LOGITS,
+        changed(lambda spec, layer: (label_head(spec).projection.bias, np.zeros_like)),
+        variant="bert-classifier",
+        tasks=LABEL_TASKS,
+    ),
+    Fault(
+        "classifier left at random",
+        "a head under a name that was not recognized: the framework initialized one and went on with a warning",
+        LOGITS,
+        forget_projection,
+        variant="electra-tagger",
+        tasks=LABEL_TASKS,
+    ),
+    Fault(
+        "classifier over the first token's state",
+        "BERT's classifiers read the pooler's output, ELECTRA's the first token",
+        LOGITS,
+        code={"linear_head": change_head(over="first_token")},
+        variant="bert-classifier",
+        tasks=(SEQUENCE,),
+    ),
+    Fault(
+        "dense layer of ELECTRA's head left out",
+        "a head taken for BERT's, which is a projection alone",
+        LOGITS,
+        code={"linear_head": change_head(dense=None)},
+        variant="electra-regression",
+        tasks=LABEL_TASKS,
+    ),
+    Fault(
+        "ReLU for GELU in ELECTRA's head",
+        "an activation that is not `hidden_act` and is in no configuration",
+        LOGITS,
+        code={"linear_head": change_head(activation="relu")},
+        targets=FP32,
+        why_not=_BELOW_INT8,
+        variant="electra-classifier",
+        tasks=LABEL_TASKS,
+    ),
+    Fault(
+        "discriminator's dense layer transposed",
+        "square, as every dense layer of a head",
+        LOGITS,
+        changed(lambda spec, layer: (label_head(spec).dense.weight, np.transpose)),
+        variant="electra-discriminator",
+        tasks=("replaced-token-detection",),
+    ),
+    # int8
+    Fault(
+        "one channel's scale wrong",
+        "a scale computed over the wrong rows, or overwritten",
+        LAYER,
+        artifact=scale_one_channel,
+        targets=INT8,
+        why_not="fp32 has no scales",
+    ),
+    Fault(
+        "scales of two kernels swapped",
+        "two vectors of equal length",
+        LAYER,
+        artifact=swap_scales,
+        targets=INT8,
+        why_not="fp32 has no scales",
+    ),
+    Fault(
+        "scales one row off",
+        "an off-by-one between quantized rows and their scales",
+        LAYER,
+        artifact=roll_rows,
+        targets=INT8,
+        why_not="fp32 has no scales",
+    ),
+    Fault(
+        "activations scaled per batch",
+        "ONNX Runtime's usual dynamic quantization: a sentence's answer depends on its neighbours",
+        FIRST_LAYER,
+        graph={"quantize": quantize_per_batch},
+        targets=INT8,
+        why_not="fp32 has no scales",
+    ),
+)

@@ -1,0 +1,167 @@
+"""The faults that are made in a checkpoint's weights: each takes the spec, the layer it is made in, and the weights."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yizhi.model.architectures import FAMILIES
+from yizhi.model.spec import KERNEL, EncoderSpec, Layer, LinearHead, MaskedLMHead, Norm, parameters_of
+from yizhi.parity.faults import Weights
+
+
+def swap_query_and_key(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
+    """Kernels and biases both."""
+    w.swap(layer.query.weight, layer.key.weight)
+    w.swap(layer.query.bias, layer.key.bias)
+
+
+def swap_key_and_value(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
+    """Kernels and biases both."""
+    w.swap(layer.key.weight, layer.value.weight)
+    w.swap(layer.key.bias, layer.value.bias)
+
+
+def zero_layer(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
+    """Every kernel of the layer."""
+    for parameter in parameters_of(layer):
+        if parameter.kind == KERNEL:
+            w[parameter.name] = np.zeros(parameter.shape)
+
+
+def swap_layers(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
+    """This layer and the next, or the one before if it is the last."""
+    layers = [*spec.layers, spec.layers[-2]]
+    for one, other in zip(parameters_of(layer), parameters_of(layers[layers.index(layer) + 1]), strict=True):
+        w.swap(one.name, other.name)
+
+
+def forget_norm(norm: Norm, w: Weights) -> None:
+    """Back to what a LayerNorm starts as."""
+    w[norm.weight], w[norm.bias] = np.ones(norm.size), np.zeros(norm.size)
+
+
+def swap_heads(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
+    """Query's first two heads."""
+    size = spec.config.head_size
+    order = np.r_[size : 2 * size, :size, 2 * size : spec.config.hidden_size]
+    w[layer.query.weight], w[layer.query.bias] = w[layer.query.weight][order], w[layer.query.bias][order]
+
+
+def split_heads_wrongly(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
+    """[T, A, d] taken for [T, d, A], in query, key and value."""
+    config = spec.config
+    order = np.arange(config.hidden_size).reshape(config.head_size, config.num_attention_heads).T.reshape(-1)
+    for part in (layer.query, layer.key, layer.value):
+        w[part.weight], w[part.bias] = w[part.weight][order], w[part.bias][order]
+
+
+def scale_query(spec: EncoderSpec, layer: Layer, w: Weights, power: float) -> None:
+    """Multiply the scores by d^power."""
+    factor = spec.config.head_size**power
+    w[layer.query.weight], w[layer.query.bias] = w[layer.query.weight] * factor, w[layer.query.bias] * factor
+
+
+def roll_vocabulary(spec: EncoderSpec, w: Weights, start: int) -> None:
+    """Every row from `start` on is one too late."""
+    table = w[spec.word_embeddings.weight]
+    w[spec.word_embeddings.weight] = np.concatenate((table[:start], np.roll(table[start:], 1, axis=0)))
+
+
+def untie_decoder(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
+    """A freshly initialized decoder, as a framework makes where it finds none."""
+    table = spec.word_embeddings
+    names = FAMILIES[spec.config.model_type].masked_lm_names
+    w[f"{names.untied_decoder}.weight"] = np.random.default_rng(0).normal(0, 0.02, (table.rows, table.size))
+
+
+def forget_head(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
+    """A freshly initialized transform."""
+    dense = mlm_head(spec).dense
+    w[dense.weight] = np.random.default_rng(0).normal(0, 0.02, (dense.outputs, dense.inputs))
+
+
+def use_unbiased_variance(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
+    """Σ(x − mean)² / (N − 1): the scale times √((N − 1) / N)."""
+    for parameter in parameters_of(layer):
+        if parameter.kind == "norm_scale":
+            w[parameter.name] = w[parameter.name] * ((parameter.shape[0] - 1) / parameter.shape[0]) ** 0.5
+
+
+def flip_a_sign(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
+    """Of the largest weight of the layer's last kernel."""
+    kernel = w[layer.output.weight].copy()
+    kernel.reshape(-1)[np.abs(kernel).argmax()] *= -1
+    w[layer.output.weight] = kernel
+
+
+def in_all(change: Callable[[NDArray[np.float32]], NDArray[Any]]) -> Callable[[EncoderSpec, Layer, Weights], None]:
+    """The same change to every parameter."""
+
+    def alter(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
+        for parameter in spec.parameters():
+            w[parameter.name] = change(w[parameter.name])
+
+    return alter
+
+
+def round_mantissa(x: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
+    """To so many explicit bits, halves to even: 10 is TF32, 7 is bfloat16."""
+    drop = 23 - bits
+    raw = np.ascontiguousarray(x).view(np.uint32)
+    raw = raw + np.uint32((1 << (drop - 1)) - 1) + (raw >> np.uint32(drop) & np.uint32(1))
+    return (raw >> np.uint32(drop) << np.uint32(drop)).view(np.float32)
+
+
+def round_kernels(spec: EncoderSpec, w: Weights) -> None:
+    """Every kernel as TF32 reads it."""
+    for parameter in spec.parameters():
+        if parameter.kind == KERNEL:
+            w[parameter.name] = round_mantissa(w[parameter.name], 10)
+
+
+def swap_labels(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
+    """The first two labels."""
+    projection = label_head(spec).projection
+    order = list(range(projection.outputs))
+    order[:2] = order[1::-1]  # of a regression, whose label is one, nothing
+    w[projection.weight], w[projection.bias] = w[projection.weight][order], w[projection.bias][order]
+
+
+def shift_labels(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
+    """Every label's row is the one before."""
+    projection = label_head(spec).projection
+    for name in (projection.weight, projection.bias):
+        w[name] = np.roll(w[name], 1, axis=0)
+
+
+def forget_projection(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
+    """A freshly initialized one."""
+    projection = label_head(spec).projection
+    w[projection.weight] = np.random.default_rng(0).normal(0, 0.02, (projection.outputs, projection.inputs))
+    w[projection.bias] = np.zeros(projection.outputs)
+
+
+def mlm_head(spec: EncoderSpec) -> MaskedLMHead:
+    """The head of a masked language model. Raises TypeError where there is none."""
+    if not isinstance(spec.head, MaskedLMHead):
+        raise TypeError("the checkpoint has no MLM head")
+    return spec.head
+
+
+def label_head(spec: EncoderSpec) -> LinearHead:
+    """The head that gives labels. Raises TypeError where there is none."""
+    if not isinstance(spec.head, LinearHead):
+        raise TypeError("the checkpoint has no head that gives labels")
+    return spec.head
+
+
+def changed(change: Callable[[EncoderSpec, Layer], tuple[str, Callable[[NDArray], NDArray]]]) -> Callable:
+    """One array, by name, and what becomes of it."""
+
+    def alter(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
+        name, become = change(spec, layer)
+        w[name] = become(w[name])
+
+    return alter

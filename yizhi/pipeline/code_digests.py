@@ -1,0 +1,35 @@
+"""Digests of our own code: which artifacts and which verdicts a change of the code makes out of date."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import yizhi
+from yizhi.storage.digests import sha256_of_file
+
+# Below the package: what shapes an artifact's bytes. A test holds that converters import nothing else.
+MADE_WITH = (
+    "converters",
+    "model",
+    "reading/checkpoint.py",
+    "reading/safetensors_file.py",
+    "reading/tokenizer_files.py",
+    "reading/weight_files.py",
+    "release/artifact.py",
+    "storage/json_files.py",
+)
+# What shapes a verdict of these bytes.
+JUDGED_WITH = ("parity", "runtimes")
+
+_ROOT = Path(yizhi.__file__).parent
+
+
+def code_digest(parts: Iterable[str], root: Path = _ROOT) -> str:
+    """sha256 over the source files in these folders and files below `root`."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for path in [root / part] if (root / part).is_file() else sorted((root / part).rglob("*")):
+            if path.suffix in (".py", ".toml"):
+                digest.update(json.dumps([path.relative_to(root).as_posix(), sha256_of_file(path)]).encode())
+    return digest.hexdigest()

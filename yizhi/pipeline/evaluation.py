@@ -1,0 +1,92 @@
+"""`yizhi verify --eval`: each artifact's score on labelled data, against the PyTorch artifact's."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yizhi.errors import InputError
+from yizhi.pipeline.jobs import Job, run_jobs
+from yizhi.pipeline.progress import Progress
+from yizhi.pipeline.results import Row
+from yizhi.release.artifact import DESCRIPTION, Artifact
+from yizhi.storage.digests import sha256_of_file
+
+# In fp32 and with the fewest steps from the checkpoint: its weights are the checkpoint's own file.
+REFERENCE = "pytorch"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What to score on, and what is demanded.
+
+    columns: as yizhi.training.tasks.readers.find_reader takes them. minimum: the least share of the reference's score
+    with which an artifact passes; None demands nothing.
+    """
+
+    data: Path
+    columns: Mapping[str, str]
+    skip_faulty: bool = False
+    minimum: float | None = None
+
+    def check(self, release: Path, names: list[str]) -> list[str]:
+        """Read the data once, before anything is run; returns the faults of rows that are left out.
+
+        Raises InputError for data that cannot be used, or a release without the reference.
+        """
+        from yizhi.training.scoring import read_labelled
+
+        if self.minimum is not None and not 0 < self.minimum <= 1:
+            raise InputError("--min-relative-f1", f"expected more than 0, at most 1; found {self.minimum}")
+        if not (release / REFERENCE / DESCRIPTION).is_file():
+            raise InputError(release, f"has no {REFERENCE} artifact, which scores are compared with")
+        return read_labelled(Artifact.read(release / names[0]), self.data, self.columns, self.skip_faulty)[2]
+
+    def run(self, release: Path, rows: Mapping[str, Row], device: str, jobs: int, progress: Progress) -> None:
+        """Score the artifact of each row that passed so far, and set its `evaluation`."""
+        names = [name for name, row in rows.items() if row.passed]
+        plan = [
+            Job(
+                f"score {name}",
+                "score",
+                {
+                    "folder": str(release / name),
+                    "data": str(self.data),
+                    "columns": dict(self.columns),
+                    "skip_faulty": self.skip_faulty,
+                    "device": device,
+                },
+            )
+            for name in dict.fromkeys([REFERENCE, *names])
+        ]
+        progress.begin([job.name for job in plan])
+        results = run_jobs(plan, jobs, progress.started, progress.finished)
+        reference = results[f"score {REFERENCE}"]
+        digest = sha256_of_file(self.data)
+        for name in names:
+            found = results[f"score {name}"]
+            evaluation: dict[str, Any] = {"data": self.data.name, "sha256": digest, "minimum": self.minimum}
+            if found.faults or reference.faults:
+                about = "" if found.faults else f"{REFERENCE}: "
+                evaluation["faults"] = [
+                    f"{self.data.name}: {about}{fault}" for fault in found.faults or reference.faults
+                ]
+            else:
+                evaluation |= found.value | self._compare(found.value, reference.value)
+            rows[name].evaluation = evaluation
+
+    def _compare(self, found: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, Any]:
+        """`relative` to the reference, and `faults`."""
+        best = found["best"]
+        score, expected = found["scores"][best], reference["scores"][best]
+        if expected <= 0:
+            faults = [f"{self.data.name}: {REFERENCE} has {best} {expected:.4f}, which nothing can be held to"]
+            return {"relative": None, "faults": faults if self.minimum else []}
+        relative = score / expected
+        faults = []
+        if self.minimum is not None and relative < self.minimum:
+            faults.append(
+                f"{self.data.name}: {best} {score:.4f} is {relative:.1%} of {REFERENCE}'s {expected:.4f}; "
+                f"expected {self.minimum:.1%} or more"
+            )
+        return {"relative": relative, "faults": faults}

@@ -1,0 +1,287 @@
+"""`yizhi export`: plan what is out of date, run it, verify it, write the manifest."""
+
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from yizhi import __version__
+from yizhi.catalogue.identify import find_origin
+from yizhi.converters.targets import TARGETS, Target
+from yizhi.errors import InputError
+from yizhi.model.label_heads import describe_labels
+from yizhi.model.spec import LOGITS_AT, POSITIONS, EncoderSpec, MaskedLMHead, Pooling
+from yizhi.pipeline.code_digests import JUDGED_WITH, MADE_WITH, code_digest
+from yizhi.pipeline.head import choose_scorer, find_head
+from yizhi.pipeline.jobs import Job, Result, run_jobs
+from yizhi.pipeline.progress import Progress
+from yizhi.pipeline.results import Row
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.release.artifact import DESCRIPTION, Artifact
+from yizhi.release.documents import write_documents
+from yizhi.release.manifest import (
+    DOCUMENTS,
+    GOLDEN,
+    MANIFEST,
+    SIGNATURE,
+    describe_release,
+    read_manifest,
+    write_manifest,
+)
+from yizhi.reports.report import write_report
+from yizhi.storage.digests import describe_file, describe_folder, sha256_of_file
+from yizhi.storage.folders import remove_leftovers
+from yizhi.storage.locks import hold
+
+
+@dataclass(frozen=True)
+class _State:
+    """What is already in the release folder and still true.
+
+    current: targets whose artifact is what this checkpoint and this code would write again.
+    verdicts: verdicts in the manifest that still hold, by target.
+    golden: whether `golden/` is this checkpoint's. documents: whether those beside the folders are as written.
+    """
+
+    current: set[str]
+    verdicts: dict[str, dict[str, Any]]
+    golden: bool
+    documents: bool
+
+
+def export(
+    checkpoint_path: Path,
+    release: Path,
+    targets: list[Target],
+    jobs: int,
+    progress: Progress,
+    origin: dict[str, str] | None = None,
+    int8_options: dict[str, Any] | None = None,
+    pooling: Pooling | None = None,
+) -> list[Row]:
+    """Export and verify `targets`; what is up to date is left alone. Returns a row per target.
+
+    origin: hub id and revision, for the manifest.
+    int8_options: arguments of `yizhi.converters.to_onnx_int8.convert`, as far as they differ from its defaults.
+    pooling: also give `sentence_embedding`, made so.
+    Raises InputError, before anything is written, for a checkpoint that cannot be used.
+    """
+    progress.note(f"checking {checkpoint_path}")
+    with Checkpoint.open(checkpoint_path, pooling) as checkpoint:
+        source = describe_source(checkpoint, origin)
+        descriptions = {
+            target.name: describe_artifact(
+                target, checkpoint, source["files"], int8_options if target.precision == "int8" else None
+            )
+            for target in targets
+        }
+        parameters = sum(math.prod(parameter.shape) for parameter in checkpoint.parameters())
+    with _locked(release):
+        progress.note(f"hashing {release}")
+        state = _assess(release, source, descriptions)
+        plan = _plan(checkpoint_path, release, targets, descriptions, state, source.get("known"), source.get("pooling"))
+        _check_space(release, sum(_estimate_bytes(job, parameters) for job in plan))
+        if plan or not state.documents:
+            # What they say is about to stop being true; the manifest first, since it vouches for the rest.
+            for name in (MANIFEST, SIGNATURE, *DOCUMENTS):
+                (release / name).unlink(missing_ok=True)
+        progress.begin([job.name for job in plan])
+        results = run_jobs(plan, jobs, progress.started, progress.finished)
+        rows = [_row(release, target, results, state) for target in targets]
+        if (plan or not state.documents) and all(row.passed for row in rows):
+            verdicts = {**state.verdicts, **{row.target: row.verdict for row in rows if row.verdict}}
+            artifacts = [Artifact.read(release / name) for name in TARGETS if name in verdicts]
+            write_documents(release, source, artifacts)
+            write_manifest(release, describe_release(release, source, artifacts, _round(verdicts)))
+        if plan:
+            write_report(release / "report", rows)
+    return rows
+
+
+def describe_source(checkpoint: Checkpoint, origin: dict[str, str] | None) -> dict[str, Any]:
+    """What the release was made from and judged with. Raises InputError for values that cannot be used."""
+    with ThreadPoolExecutor(1) as thread:
+        hashing = thread.submit(checkpoint.digest)
+        checkpoint.check_values()
+        digest = hashing.result()
+    known = find_origin(checkpoint, digest, origin)
+    return {
+        "files": digest,
+        "model_type": checkpoint.config.model_type,
+        "task": checkpoint.spec.task,
+        "judged_with": code_digest(JUDGED_WITH),
+        **({"origin": origin} if origin else {}),
+        **_describe_pooling(checkpoint.spec),
+        **({"known": known} if known else {}),
+    }
+
+
+def describe_artifact(
+    target: Target, checkpoint: Checkpoint, digest: dict[str, str], options: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """What `artifact.json` will say, but for the files: equal descriptions make equal bytes.
+
+    digest: sha256 of each of the checkpoint's files. options: what the converter is told beside them.
+    """
+    spec = checkpoint.spec
+    signatures = {name: list(outputs) for name, outputs in spec.signatures().items()}
+    return {
+        "target": target.name,
+        "precision": target.precision,
+        "task": spec.task,
+        "inputs": {name: ["batch", "length"] for name in ("input_ids", "attention_mask", "token_type_ids")},
+        "outputs": {name: list(spec.output_axes(name)) for names in signatures.values() for name in names},
+        "signatures": signatures,
+        **_describe_logits_at(spec),
+        **_describe_pooling(spec),
+        **describe_labels(spec),
+        "source": digest,
+        "options": options or {},
+        "made_with": {
+            "yizhi": __version__,
+            "converters": code_digest(MADE_WITH),
+            **(target.versions() if target.is_convertible() else {}),
+        },
+    }
+
+
+def _describe_pooling(spec: EncoderSpec) -> dict[str, Any]:
+    """What `sentence_embedding` is, where there is one."""
+    return {"pooling": asdict(spec.pooling)} if spec.pooling else {}
+
+
+def _describe_logits_at(spec: EncoderSpec) -> dict[str, Any]:
+    """The signature with an input of its own, where there is a masked-language-model head."""
+    if not isinstance(spec.head, MaskedLMHead):
+        return {}
+    return {LOGITS_AT: {"inputs": {POSITIONS: ["count", 2]}, "outputs": {"logits": ["count", spec.head.vocab_size]}}}
+
+
+def _assess(release: Path, source: dict[str, Any], descriptions: dict[str, dict[str, Any]]) -> _State:
+    try:
+        manifest = read_manifest(release)
+    except InputError:
+        manifest = {"source": None, "golden": {}, "artifacts": {}, "documents": {}}
+    judged = manifest["artifacts"] if manifest["source"] == source else {}
+    golden = bool(judged) and describe_folder(release / GOLDEN) == manifest["golden"]
+    current = {name for name in {*descriptions, *judged} if _is_current(release / name, descriptions.get(name, {}))}
+    verdicts = {
+        name: entry["parity"]
+        for name, entry in judged.items()
+        if golden and name in current and sha256_of_file(release / name / DESCRIPTION) == entry[DESCRIPTION]
+    }
+    documents = {name: description for name in DOCUMENTS if (description := describe_file(release / name))}
+    return _State(current, verdicts, golden, bool(documents) and documents == manifest["documents"])
+
+
+def _is_current(folder: Path, description: dict[str, Any]) -> bool:
+    try:
+        artifact = Artifact.read(folder)
+    except InputError:
+        return False
+    as_described = all(artifact.description.get(key) == value for key, value in description.items())
+    return as_described and not artifact.find_altered_files()
+
+
+def _plan(
+    checkpoint: Path,
+    release: Path,
+    targets: list[Target],
+    descriptions: dict[str, dict[str, Any]],
+    state: _State,
+    known: str | None,
+    pooling: dict[str, Any] | None,
+) -> list[Job]:
+    """The jobs still to do. The slowest start first, so that no core idles at the end.
+
+    known: the known checkpoint that this is, whose published outputs are to be checked.
+    The order in which float sums are added depends on the number of threads, so what ends in the manifest is computed
+    by one: the same release has the same manifest however many jobs run, on however many cores.
+    """
+    stale = [target for target in targets if target.name not in state.current]
+    unverified = [target for target in targets if target.name not in state.verdicts]
+    plan = [
+        Job(
+            f"export {target.name}",
+            "convert",
+            {
+                "checkpoint": str(checkpoint),
+                "target": target.name,
+                "folder": str(release / target.name),
+                "description": descriptions[target.name],
+            },
+        )
+        for target in sorted(stale, key=lambda target: not target.slow)
+    ]
+    if unverified and not state.golden:
+        arguments = {"checkpoint": str(checkpoint), "folder": str(release / GOLDEN), "pooling": pooling}
+        golden = Job("oracle", "make_golden", arguments, threads=1)
+        plan.insert(1, golden)
+    planned = {job.name for job in plan}
+    scores = None if find_head(state.verdicts.values()) else choose_scorer([target.name for target in unverified])
+    for target in unverified:
+        arguments = {
+            "folder": str(release / target.name),
+            "golden": str(release / GOLDEN),
+            "device": "cpu",
+            "score_head": target.name == scores,
+            "bisect": str(checkpoint),
+            "known": known,
+        }
+        after = tuple(name for name in (f"export {target.name}", "oracle") if name in planned)
+        plan.append(Job(f"verify {target.name}", "verify", arguments, after, threads=1))
+    return plan
+
+
+def _row(release: Path, target: Target, results: dict[str, Result], state: _State) -> Row:
+    exported, verified = (results.get(f"{step} {target.name}") for step in ("export", "verify"))
+    verdict = state.verdicts.get(target.name) or (verified.value if verified else None)
+    size = None if exported and exported.faults else Artifact.read(release / target.name).size()
+    return Row(target.name, exported, verified, verdict, size)
+
+
+def _round(value: Any) -> Any:
+    """Floats to three significant digits of themselves, or of their distance from 1, free of last-bit noise."""
+    if isinstance(value, float):
+        return 1 - float(f"{1 - value:.2e}") if 0.9 < value < 1 else float(f"{value:.2e}")
+    if isinstance(value, dict):
+        return {key: _round(item) for key, item in value.items()}
+    return [_round(item) for item in value] if isinstance(value, list) else value
+
+
+def _estimate_bytes(job: Job, parameters: int) -> int:
+    """What a job will write, more or less, from the number of parameters."""
+    if job.task == "convert":
+        return int(TARGETS[job.arguments["target"]].size * parameters)
+    return parameters if job.task == "make_golden" else 0
+
+
+def _check_space(release: Path, needed: int) -> None:
+    free = shutil.disk_usage(release).free
+    if free < needed:
+        raise InputError(release, f"no space: needs about {needed / 1e9:.2f} GB; {free / 1e9:.2f} GB are free")
+
+
+@contextmanager
+def _locked(release: Path) -> Iterator[None]:
+    """Hold the release folder against other exports. The lock goes with the process, however it ends."""
+    existed = release.exists()
+    try:
+        release.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(release, f"cannot be written: {error.strerror}") from None
+    try:
+        with hold(release, "another export into this folder is running"):
+            if not os.access(release, os.W_OK):
+                raise InputError(release, "cannot be written: Permission denied")
+            for name in (*TARGETS, GOLDEN):
+                remove_leftovers(release / name)
+            yield
+    finally:
+        if not existed and not any(release.iterdir()):
+            release.rmdir()

@@ -1,0 +1,52 @@
+"""What a release says of its masked-language-model head: which artifact is asked, and how the answer is told."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from yizhi.converters.targets import TARGETS
+from yizhi.model.label_heads import ANSWER, SEQUENCE, TOKENS
+
+# The head is scored once per release, through the artifact that is cheapest to run as the checkpoint means it.
+_PREFERRED = ("onnx", "pytorch", "flax", "tensorflow", *TARGETS)
+
+# What is said of a head that fills no masks; a checkpoint without any head has the task `features`.
+_OTHER_HEADS = {SEQUENCE: "classifier", TOKENS: "tagger", ANSWER: "reader", "replaced-token-detection": "discriminator"}
+
+
+def choose_scorer(targets: Sequence[str]) -> str | None:
+    """Which of these targets to score the head through; None where there is none."""
+    return min(targets, key=_PREFERRED.index, default=None)
+
+
+def find_head(verdicts: Iterable[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """The score among a release's verdicts (see `yizhi.parity.plausibility`), or None if nothing was scored."""
+    return next((verdict["head"] for verdict in verdicts if verdict and verdict.get("head")), None)
+
+
+def is_trained(head: dict[str, Any] | None) -> bool:
+    """Whether a head was scored and found trained."""
+    return head is not None and head["verdict"] == "trained"
+
+
+def describe_head(head: dict[str, Any]) -> str:
+    """The score in a sentence, with what follows from it."""
+    if head.get("task") in _OTHER_HEADS:
+        return f"head: {_OTHER_HEADS[head['task']]}; that all targets agree does not say that it is right"
+    told = {
+        "absent": "absent: this checkpoint gives hidden states, and does not fill masks",
+        "not judged": f"not judged: the vocabulary lacks characters of {head['skipped']} everyday sentences, "
+        f"which leaves {head['scored']}",
+    }
+    if head["verdict"] in told:
+        return f"MLM head: {told[head['verdict']]}"
+    figures = (
+        f"{head['hits']} of {head['scored']} everyday sentences answered among the first five, where {head['needed']} "
+        f"tell it from chance; mean log-probability {head['log_probability']:.2f}, by chance {head['chance']:.2f}"
+    )
+    skipped = f"; {head['skipped']} sentences skipped" if head["skipped"] else ""
+    if head["verdict"] == "trained":
+        return f"MLM head: trained ({figures}{skipped})"
+    return (
+        f"WARNING: MLM head: UNTRAINED ({figures}{skipped}). Every target agrees on its answers, and they are noise: "
+        "do not use it to fill masks. Hidden states do not depend on it"
+    )

@@ -1,0 +1,84 @@
+"""`yizhi verify`: files first, then outputs, of a release or of one artifact."""
+
+from pathlib import Path
+
+from yizhi.catalogue.catalogue import find_name_by_files
+from yizhi.converters.targets import TARGETS, Target
+from yizhi.errors import InputError
+from yizhi.pipeline.evaluation import Evaluation
+from yizhi.pipeline.head import choose_scorer
+from yizhi.pipeline.jobs import Job, run_jobs
+from yizhi.pipeline.progress import Progress
+from yizhi.pipeline.results import Row
+from yizhi.release.artifact import DESCRIPTION, Artifact
+from yizhi.release.manifest import GOLDEN, find_altered_release, read_manifest
+
+
+def verify_path(
+    path: Path,
+    targets: list[Target] | None,
+    device: str,
+    jobs: int,
+    progress: Progress,
+    bisect: Path | None = None,
+    evaluation: Evaluation | None = None,
+    math: str = "strict",
+) -> list[Row]:
+    """Check the files and outputs of a release, or of one artifact inside or outside a release.
+
+    bisect: the checkpoint it was made from, to say more of what fails. evaluation: labelled data to score on too.
+    math: one of `yizhi.runtimes.base.MATH`.
+    Raises InputError where the path is neither, or a target that was asked for is not in it.
+    """
+    progress.note(f"hashing {path}")
+    release, names, altered, known = _check_files(path, targets)
+    if evaluation:
+        for fault in evaluation.check(release, names):
+            progress.warn(f"left out: {fault}")
+    elsewhere = [f"{part}/{fault}" for part in (GOLDEN, ".") for fault in altered.get(part, [])]
+    rows = {name: Row(name, altered=[*altered.get(name, []), *elsewhere]) for name in names}
+    unaltered = [name for name, row in rows.items() if not row.altered]
+    scores = choose_scorer(unaltered)
+    plan = [
+        Job(
+            name,
+            "verify",
+            {
+                "folder": str(release / name),
+                "golden": str(release / GOLDEN),
+                "device": device,
+                "score_head": name == scores,
+                **({"bisect": str(bisect)} if bisect else {}),
+                "known": known,
+                "math": math,
+            },
+        )
+        for name in unaltered
+    ]
+    progress.begin([job.name for job in plan])
+    for name, result in run_jobs(plan, jobs, progress.started, progress.finished).items():
+        rows[name].verification, rows[name].verdict = result, result.value
+    for name, row in rows.items():
+        if not row.altered:
+            row.size = Artifact.read(release / name).size()
+    if evaluation:
+        evaluation.run(release, rows, device, jobs, progress)
+    return list(rows.values())
+
+
+def _check_files(path: Path, targets: list[Target] | None) -> tuple[Path, list[str], dict[str, list[str]], str | None]:
+    """The release, its artifacts to run, what was altered by folder, and which known checkpoint it was made from."""
+    if (path / DESCRIPTION).exists():
+        if not (path.parent / GOLDEN).is_dir():
+            raise InputError(path, f"cannot be run against anything: there is no {GOLDEN}/ beside it")
+        artifact = Artifact.read(path)
+        known = find_name_by_files(artifact.description.get("source"))
+        return path.parent, [path.name], {path.name: artifact.find_altered_files()}, known
+    manifest = read_manifest(path)
+    names = [name for name in TARGETS if name in manifest["artifacts"]]
+    if targets:
+        missing = [target.name for target in targets if target.name not in names]
+        if missing:
+            raise InputError(path, f"has no {', '.join(missing)}; it has {', '.join(names)}")
+        names = [target.name for target in targets]
+    return path, names, find_altered_release(path, manifest), manifest["source"].get("known")

@@ -1,0 +1,78 @@
+"""Row: what a command found out about one target, ready to be printed or written as JSON."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from yizhi.pipeline.hardware import describe_int8_kernels
+from yizhi.pipeline.jobs import Result
+
+
+@dataclass
+class Row:
+    """One target: how its export and verification went. What was not done is None.
+
+    altered: faults of its files. verdict: the parity verdict, new or kept from the manifest.
+    evaluation: its scores on labelled data, where that was asked for.
+    """
+
+    target: str
+    export: Result | None = None
+    verification: Result | None = None
+    verdict: dict[str, Any] | None = None
+    size: int | None = None
+    altered: list[str] = field(default_factory=list)
+    evaluation: dict[str, Any] | None = None
+
+    @property
+    def faults(self) -> list[str]:
+        """Why it did not pass; empty when it did. Not verified is not passed."""
+        for result in (self.export, self.verification):
+            if result and result.faults:
+                return result.faults
+        if self.altered:
+            return self.altered
+        if not self.verdict:
+            return ["not verified"]
+        return [*self.verdict["faults"], *(self.evaluation["faults"] if self.evaluation else [])]
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything that was asked for was done and found good."""
+        return not self.faults
+
+    @property
+    def not_run(self) -> bool:
+        """Whether this machine lacks the framework or the device that was asked for, or nothing can judge it."""
+        return bool(self.verdict and self.verdict.get("not_judged")) or any(
+            result is not None and result.not_run for result in (self.export, self.verification)
+        )
+
+    @property
+    def bad_input(self) -> bool:
+        """Whether it failed for something the user gave, rather than for a check."""
+        return any(result is not None and result.bad_input for result in (self.export, self.verification))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "passed": self.passed,
+            "not_run": self.not_run,
+            "faults": self.faults,
+            "size": self.size,
+            "export": self.export and {"seconds": self.export.seconds, "peak_bytes": self.export.peak_bytes},
+            "verification": self.verification
+            and {"seconds": self.verification.seconds, "peak_bytes": self.verification.peak_bytes},
+            "parity": self.verdict,
+            **({"evaluation": self.evaluation} if self.evaluation else {}),
+            # Only in the report: a manifest is the same wherever it was made.
+            "int8_kernels": describe_int8_kernels() if self._is_int8 else None,
+        }
+
+    @property
+    def _is_int8(self) -> bool:
+        return bool(self.verdict) and self.verdict["precision"] == "int8"
+
+
+def rows_as_dict(rows: list[Row]) -> dict[str, Any]:
+    """Plain values for JSON, by target."""
+    return {row.target: row.as_dict() for row in rows}

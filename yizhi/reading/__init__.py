@@ -1,0 +1,1 @@
+"""Checkpoint in: files, tensors, tokenizer, and the formats of other projects."""

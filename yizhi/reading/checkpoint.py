@@ -1,0 +1,332 @@
+"""Checkpoint: the canonical input. Memory-mapped tensors under canonical names, all accounted for."""
+
+import fnmatch
+import re
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from yizhi.errors import InputError, collect_faults
+from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES, Family, build_spec
+from yizhi.model.config import EncoderConfig
+from yizhi.model.spec import EncoderSpec, LinearHead, Parameter, Pooling
+from yizhi.reading.weight_files import INDEX, POOLER, WEIGHTS, TensorFile, open_weights
+from yizhi.storage.digests import sha256_of_file
+
+__all__ = ["INDEX", "POOLER", "WEIGHTS", "Checkpoint", "canonical_name", "find_family", "read_vocab"]
+
+FLOAT_TYPES = ("F32", "F16", "BF16")
+# Keys of config.json that artifacts do not carry on: the stored dtype, a path of somebody's machine, code to run.
+_NOT_PUBLISHED = ("torch_dtype", "_name_or_path", "auto_map")
+_NORM_ALIASES = {"gamma": "weight", "beta": "bias"}
+
+
+class Checkpoint:
+    """An opened checkpoint: `config`, `spec`, `vocab`, and every parameter as float32.
+
+    Weights may be stored as float32, float16 or bfloat16; reading them as float32 is exact.
+    `ignored` maps each tensor that no output uses to the reason.
+    """
+
+    def __init__(self, folder: Path, files: Sequence[TensorFile], config: EncoderConfig, vocab: list[str]) -> None:
+        self.folder = folder
+        self.config = config
+        self.vocab = vocab
+        self._files = files
+        self.ignored: dict[str, str] = {}
+        self._sources: dict[str, tuple[TensorFile, str]] = {}
+        faults = self._index_tensors(FAMILIES[config.model_type])
+        try:
+            self.spec: EncoderSpec = build_spec(config, self._sources.keys())
+        except InputError as error:
+            raise InputError(folder, faults + error.faults) from None
+        faults += self._check_against_spec()
+        if faults:
+            raise InputError(folder, faults)
+
+    @classmethod
+    def open(cls, path: str | Path, pooling: Pooling | None = None) -> "Checkpoint":
+        """Open a folder, or a `.safetensors` file beside its `config.json` and `vocab.txt`.
+
+        pooling: what artifacts of it are to give as `sentence_embedding`, if they are to.
+        Raises InputError, listing every fault, unless names, shapes and dtypes are exactly what
+        the configuration asks for. Values are checked by `check_values`.
+        """
+        path = Path(path)
+        folder = path.parent if path.suffix == ".safetensors" else path
+        if not folder.is_dir():
+            raise InputError(path, "no such checkpoint folder")
+        faults: list[str] = []
+        config = collect_faults(faults, lambda: EncoderConfig.read(folder / "config.json"))
+        vocab = collect_faults(faults, lambda: read_vocab(folder / "vocab.txt"))
+        if config and vocab and len(vocab) != config.vocab_size:
+            faults.append(f"vocab.txt: expected {config.vocab_size} lines (config.json vocab_size); found {len(vocab)}")
+        files = open_weights(path, faults)
+        try:
+            if faults:
+                raise InputError(path, faults)
+            _check_family(folder, config, files)
+            checkpoint = cls(folder, files, config, vocab)
+            _check_task(checkpoint)
+            checkpoint.spec = replace(checkpoint.spec, pooling=pooling)
+            return checkpoint
+        except BaseException:
+            for file in files:
+                file.close()
+            raise
+
+    def array(self, name: str) -> np.ndarray:
+        """The parameter as float32; a view of the file where it is stored so."""
+        file, stored_name = self._sources[name]
+        return file.array(stored_name).astype(np.float32, copy=False)
+
+    def chunks(self, parameter: Parameter, transpose: bool = False) -> Iterator[bytes | memoryview]:
+        """The parameter's float32 bytes in row-major order, in little memory. A piece is good until the next comes."""
+        file, stored_name = self._sources[parameter.name]
+        if file.entries[stored_name].dtype == "F32" and not transpose:
+            yield from file.chunks(stored_name)
+            return
+        array = self.array(parameter.name)
+        yield np.ascontiguousarray(array.T if transpose else array).reshape(-1).view(np.uint8).data
+        file.release(stored_name)
+
+    def source(self, name: str) -> tuple[TensorFile, str]:
+        """The file that holds a parameter, and its name there."""
+        return self._sources[name]
+
+    def ignored_array(self, stored_name: str) -> np.ndarray:
+        """A tensor of `ignored`, in the dtype that it is stored in; BF16 as float32."""
+        return next(file.array(stored_name) for file in self._files if stored_name in file.entries)
+
+    def release(self, name: str) -> None:
+        """Let go of the memory behind `array(name)`; it is read again from the file when needed."""
+        file, stored_name = self._sources[name]
+        file.release(stored_name)
+
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Every parameter the encoder uses, in the order the forward pass reads them."""
+        return self.spec.parameters()
+
+    @property
+    def dtypes(self) -> dict[str, int]:
+        """How many parameters are stored in each safetensors dtype."""
+        counts: dict[str, int] = {}
+        for parameter in self.parameters():
+            file, stored_name = self._sources[parameter.name]
+            dtype = file.entries[stored_name].dtype
+            counts[dtype] = counts.get(dtype, 0) + 1
+        return counts
+
+    def check_values(self) -> None:
+        """Read every weight once. Raises InputError naming each tensor that holds NaN or Inf."""
+        with ThreadPoolExecutor() as pool:
+            faults = [fault for fault in pool.map(self._find_bad_values, self.parameters()) if fault]
+        if faults:
+            raise InputError(self.folder, faults)
+
+    def digest(self) -> dict[str, str]:
+        """sha256 of each file that the checkpoint was read from."""
+        paths = [self.folder / "config.json", self.folder / "vocab.txt", *(file.path for file in self._files)]
+        tokenizer_config = self.folder / "tokenizer_config.json"
+        if tokenizer_config.exists():
+            paths.append(tokenizer_config)
+        with ThreadPoolExecutor() as pool:
+            return dict(sorted(zip((path.name for path in paths), pool.map(sha256_of_file, paths), strict=True)))
+
+    def published_config(self) -> dict[str, object]:
+        """`config.json` for artifacts: as read, but for what the conversion changed."""
+        return {
+            **{key: value for key, value in self.config.raw.items() if key not in _NOT_PUBLISHED},
+            "architectures": [FAMILIES[self.config.model_type].class_name + CLASS_SUFFIXES[self.spec.task]],
+            "dtype": "float32",
+        }
+
+    def close(self) -> None:
+        """Close the weight files."""
+        for file in self._files:
+            file.close()
+
+    def __enter__(self) -> "Checkpoint":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _index_tensors(self, family: Family) -> list[str]:
+        """Fill `_sources` and `ignored`; return the faults seen on the way."""
+        faults = []
+        for file in self._files:
+            for stored_name in file.entries:
+                name = canonical_name(stored_name, family)
+                reason = next((why for glob, why in family.ignored.items() if fnmatch.fnmatchcase(name, glob)), None)
+                if reason:
+                    self.ignored[stored_name] = reason
+                elif name in self._sources:
+                    faults.append(f"{stored_name}: the same tensor as {self._sources[name][1]}")
+                else:
+                    self._sources[name] = (file, stored_name)
+        names = family.masked_lm_names
+        faults += self._merge_alias(names.decoder_bias_alias, names.decoder_bias)
+        if self.config.adapter and self.config.adapter.ln_before:  # the library registers this norm twice
+            for alias in [name for name in self._sources if ".adapter_down.0." in name]:
+                faults += self._merge_alias(alias, alias.replace(".adapter_down.0.", ".adapter_norm_before."))
+        faults += self._settle_decoder(f"{names.untied_decoder}.weight", f"{family.word_embeddings}.weight")
+        return faults
+
+    def _merge_alias(self, alias: str | None, name: str) -> list[str]:
+        """Two names for one tensor: keep the canonical one, and refuse two different values."""
+        if alias is None or alias not in self._sources:
+            return []
+        source = self._sources.pop(alias)
+        if name not in self._sources:
+            self._sources[name] = source
+        elif not _hold_equal_values(source, self._sources[name]):
+            return [f"{alias}: differs from {name}, which must be the same tensor"]
+        return []
+
+    def _settle_decoder(self, decoder: str, embeddings: str) -> list[str]:
+        """Drop a decoder that repeats the embeddings; refuse what transformers would read differently."""
+        present = decoder in self._sources
+        if not self.config.tie_word_embeddings:
+            return []  # an untied decoder, or a missing one, is the spec's business
+        if not present or embeddings not in self._sources:
+            return []
+        if not _hold_equal_values(self._sources[decoder], self._sources[embeddings]):
+            return [
+                f"{decoder}: differs from {embeddings}, but config.json ties them (tie_word_embeddings is not false), "
+                "and transformers would discard it. Set tie_word_embeddings to false to keep it, or remove the tensor"
+            ]
+        del self._sources[decoder]
+        return []
+
+    def _check_against_spec(self) -> list[str]:
+        faults = []
+        parameters = {parameter.name: parameter for parameter in self.spec.parameters()}
+        labels = self._find_label_mismatch()
+        faults += set(labels.values())
+        for name, parameter in parameters.items():
+            if name in labels:
+                continue
+            if name not in self._sources:
+                faults.append(f"{name}: missing; expected {list(parameter.shape)}")
+                continue
+            file, stored_name = self._sources[name]
+            entry = file.entries[stored_name]
+            if entry.shape != parameter.shape:
+                faults.append(f"{stored_name}: expected {list(parameter.shape)}; found {list(entry.shape)}")
+            if entry.dtype not in FLOAT_TYPES:
+                faults.append(f"{stored_name}: expected dtype {', '.join(FLOAT_TYPES)}; found {entry.dtype}")
+        for name in self._sources.keys() - parameters.keys():
+            faults.append(f"{self._sources[name][1]}: not a tensor of this {self.config.model_type} configuration")
+        return sorted(faults)
+
+    def _find_label_mismatch(self) -> dict[str, str]:
+        """The fault, by each parameter it explains, of a head with another number of labels than the configuration."""
+        head = self.spec.head
+        if not isinstance(head, LinearHead) or not head.labels or head.projection.weight not in self._sources:
+            return {}
+        file, stored_name = self._sources[head.projection.weight]
+        shape = file.entries[stored_name].shape
+        if len(shape) != 2 or shape[0] == head.projection.outputs:
+            return {}
+        fault = (
+            f"{stored_name}: has {shape[0]} labels; config.json has {head.projection.outputs} (id2label, num_labels)"
+        )
+        return dict.fromkeys((head.projection.weight, head.projection.bias), fault)
+
+    def _find_bad_values(self, parameter: Parameter) -> str | None:
+        array = self.array(parameter.name)
+        # A sum is finite only if all its terms are; the slow count runs for the guilty alone.
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = np.isfinite(np.add.reduce(array, axis=None))
+        bad = 0 if finite else int(array.size - np.isfinite(array).sum())
+        self.release(parameter.name)
+        return f"{parameter.name}: {bad} of {array.size} values are NaN or Inf" if bad else None
+
+
+def _check_family(folder: Path, config: EncoderConfig, files: Sequence[TensorFile]) -> None:
+    """One fault where names and configuration are two families', instead of one for every tensor."""
+    family = find_family([name for file in files for name in file.entries])
+    if family not in (None, config.model_type):
+        raise InputError(
+            folder, f"config.json says model_type {config.model_type!r}, but the tensors are named as {family!r}'s"
+        )
+
+
+def _check_task(checkpoint: Checkpoint) -> None:
+    said = checkpoint.config.architecture or ""
+    if said.endswith("ForMaskedLM") and checkpoint.spec.task == "replaced-token-detection":
+        raise InputError(
+            checkpoint.folder,
+            f"config.json says {said}, but the tensors are a discriminator's, which says which tokens were replaced "
+            "and cannot fill masks",
+        )
+
+
+def find_family(names: Collection[str]) -> str | None:
+    """The `model_type` that knows most of these names; None where several know as many."""
+    counts = {model_type: _count_known(family, names) for model_type, family in FAMILIES.items()}
+    most = max(counts.values())
+    found = [model_type for model_type, count in counts.items() if count == most > 0]
+    return found[0] if len(found) == 1 else None
+
+
+def _count_known(family: Family, names: Collection[str]) -> int:
+    """How many tensors belong to a module that this family has."""
+    layer = re.sub(r"\\\{\w+\\\}", r"\\d+", re.escape(family.layer))  # each {number} as digits
+    parts = "|".join(re.escape(part) for part in asdict(family.layer_names).values() if part)
+    others = [value for value in asdict(family).values() if isinstance(value, str)]
+    for heads in (family.masked_lm_names, family.discriminator):
+        others += [value for value in asdict(heads).values() if value] if heads else []
+    module = re.compile("|".join([f"{layer}\\.({parts})", *map(re.escape, others)]))
+    return sum(module.fullmatch(canonical_name(name, family).rpartition(".")[0]) is not None for name in names)
+
+
+def canonical_name(stored_name: str, family: Family) -> str:
+    """The Hugging Face PyTorch name of a tensor that a file may call by an older or shorter one."""
+    module, _, leaf = stored_name.rpartition(".")
+    is_norm = module.rpartition(".")[2] in family.norm_parts
+    name = f"{module}.{_NORM_ALIASES[leaf]}" if is_norm and leaf in _NORM_ALIASES else stored_name
+    return f"{family.prefix}.{name}" if name.partition(".")[0] in family.bare_parts else name
+
+
+def read_vocab(path: Path) -> list[str]:
+    """The entries of a `vocab.txt`, in id order. Raises InputError.
+
+    Lines end in LF or CRLF and nothing else: two real entries hold U+2028, a line break to
+    `str.splitlines`.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise InputError(path, "the file is missing") from None
+    except OSError as error:
+        raise InputError(path, f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(path, f"is not UTF-8 (byte {error.start})") from None
+    vocab = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    faults = [
+        f"missing entry {token}" for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if token not in vocab
+    ]
+    if len(set(vocab)) != len(vocab):
+        seen: set[str] = set()
+        twice = [token for token in vocab if token in seen or seen.add(token)]
+        faults.append(f"{len(twice)} entries appear twice, first {twice[0]!r}")
+    if faults:
+        raise InputError(path, faults)
+    return vocab
+
+
+def _hold_equal_values(one: tuple[TensorFile, str], other: tuple[TensorFile, str]) -> bool:
+    """Whether two stored tensors are the same numbers, NaN included: NaN is `check_values`'s to report."""
+    entries = [file.entries[name] for file, name in (one, other)]
+    if entries[0].shape != entries[1].shape or any(entry.dtype not in FLOAT_TYPES for entry in entries):
+        return False
+    arrays = [file.array(name) for file, name in (one, other)]
+    equal = np.array_equal(*arrays) or np.array_equal(*arrays, equal_nan=True)
+    for file, name in (one, other):
+        file.release(name)
+    return equal

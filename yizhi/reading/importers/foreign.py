@@ -1,0 +1,143 @@
+"""ForeignWeights: tensors of any format, under canonical names, as `Checkpoint` reads them.
+
+A format gives its tensors and a rule. The rule says where each tensor goes, or why it is ignored; what it
+does not know is a fault. Nothing is read before `array` asks for it.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yizhi.errors import InputError
+from yizhi.reading.safetensors_file import ITEM_SIZES, Entry
+
+# Of a tensor that a file holds twice under names that mean the same.
+REPEATED = "the same tensor under a second name, with equal values"
+
+
+@dataclass(frozen=True)
+class ForeignTensor:
+    """One tensor as its file has it. dtype: safetensors' name. read: its values; BF16 comes as float32."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    read: Callable[[], NDArray]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor goes, and what is done on the way: rows dropped from its top, transposed, multiplied."""
+
+    name: str
+    transpose: bool = False
+    skip_rows: int = 0
+    scale: float = 1.0
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """What becomes of a shape."""
+        shape = (max(0, shape[0] - self.skip_rows), *shape[1:]) if self.skip_rows and shape else shape
+        return shape[::-1] if self.transpose else shape
+
+    def apply(self, array: NDArray) -> NDArray:
+        """What becomes of the values; exact but for `scale`, which rounds to float32 once."""
+        array = array[self.skip_rows :] if self.skip_rows else array
+        array = array.T if self.transpose else array
+        return array if self.scale == 1.0 else (array.astype(np.float64) * self.scale).astype(np.float32)
+
+    def changes(self, tensor: ForeignTensor) -> tuple[str, ...]:
+        """The same in words."""
+        changes = {
+            "renamed": self.name != tensor.name,
+            "transposed": self.transpose,
+            "first rows dropped": self.skip_rows > 0,
+            "scaled": self.scale != 1.0,
+        }
+        return tuple(word for word, is_so in changes.items() if is_so)
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """A tensor that is left behind, and why."""
+
+    reason: str
+
+
+Rule = Callable[[ForeignTensor], Place | Ignored | None]
+
+
+class ForeignWeights:
+    """Tensors in their places. `ignored` maps the source's names to reasons.
+
+    Raises InputError naming every tensor that the rule does not know, and every two that claim one place
+    with different values. close: lets go of the file.
+    """
+
+    def __init__(
+        self, path: Path, tensors: Iterable[ForeignTensor], rule: Rule, close: Callable[[], object] = lambda: None
+    ) -> None:
+        self.path = path
+        self.close = close
+        self.entries: dict[str, Entry] = {}
+        self.ignored: dict[str, str] = {}
+        self._placed: dict[str, tuple[ForeignTensor, Place]] = {}
+        faults = [fault for tensor in tensors if (fault := self._put(tensor, rule(tensor)))]
+        if faults and not self.entries:
+            faults = [f"none of its {len(faults)} tensors has a known name; the first: {faults[0]}"]
+        if faults:
+            close()
+            raise InputError(path, faults)
+
+    def origin(self, name: str) -> tuple[ForeignTensor, Place]:
+        """The tensor behind a canonical name, and what is done to it."""
+        return self._placed[name]
+
+    def array(self, name: str) -> NDArray:
+        """The tensor in its stored dtype (BF16 as float32), where and how it belongs."""
+        tensor, place = self._placed[name]
+        return place.apply(tensor.read())
+
+    def chunks(self, name: str) -> Iterator[memoryview]:
+        """The tensor's bytes in row-major order."""
+        yield np.ascontiguousarray(self.array(name)).reshape(-1).view(np.uint8).data
+
+    def release(self, name: str) -> None:
+        """Nothing: arrays are let go of as soon as nobody holds them."""
+
+    def _put(self, tensor: ForeignTensor, found: Place | Ignored | None) -> str | None:
+        """Note where a tensor goes; the fault, if it has no place."""
+        if found is None:
+            return f"{tensor.name} {list(tensor.shape)}: not a known name"
+        if isinstance(found, Ignored):
+            self.ignored[tensor.name] = found.reason
+            return None
+        if found.name in self._placed:
+            other, place = self._placed[found.name]
+            if not np.array_equal(found.apply(tensor.read()), place.apply(other.read()), equal_nan=True):
+                return f"{tensor.name}: differs from {other.name}, which is {found.name} too"
+            self.ignored[tensor.name] = REPEATED
+            return None
+        shape = found.shape(tensor.shape)
+        self._placed[found.name] = tensor, found
+        self.entries[found.name] = Entry(
+            found.name, tensor.dtype, shape, 0, math.prod(shape) * ITEM_SIZES.get(tensor.dtype, 0)
+        )
+        return None
+
+
+def keep_name(tensor: ForeignTensor) -> Place:
+    """The rule for names that are canonical, or that `Checkpoint` knows as older or shorter forms of such."""
+    return Place(tensor.name)
+
+
+def need(module: str, subject: object) -> None:
+    """Raise InputError, naming the extra to install, where an optional package is missing."""
+    with suppress(ImportError):
+        __import__(module)
+        return
+    raise InputError(subject, f"needs {module}: pip install 'yizhi[import]'")

@@ -1,0 +1,203 @@
+"""`import_checkpoint`: from any published format to a canonical checkpoint, whole or not at all."""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from yizhi.errors import InputError, collect_faults
+from yizhi.model.config import EncoderConfig
+from yizhi.reading.checkpoint import WEIGHTS, Checkpoint, read_vocab
+from yizhi.reading.importers.adapter import REPLACED, join_adapter
+from yizhi.reading.importers.archive import unpack
+from yizhi.reading.importers.configs import GELU_NOTE, canonical_config
+from yizhi.reading.importers.foreign import REPEATED, ForeignWeights
+from yizhi.reading.importers.opened import GOOGLE, Opened
+from yizhi.reading.importers.report import ImportedTensor, ImportReport
+from yizhi.reading.importers.sources import Source, choose, list_folder
+from yizhi.reading.safetensors_file import write_safetensors
+from yizhi.reading.tokenizer_files import read_tokenizer_settings
+from yizhi.reading.weight_files import TensorFile
+from yizhi.release.artifact import ArtifactWriter
+from yizhi.storage.folders import new_folder
+from yizhi.storage.json_files import read_json_object
+
+_UNPACKED = "unpacked"
+
+
+def import_checkpoint(
+    source: str | Path,
+    out: str | Path,
+    config: Path | None = None,
+    vocab: Path | None = None,
+    adapter: Path | None = None,
+) -> ImportReport:
+    """Write `config.json`, `model.safetensors`, `vocab.txt` and, where known, `tokenizer_config.json` to a new folder.
+
+    source: a folder, a zip, a file of weights, or the prefix of a TensorFlow checkpoint.
+    config, vocab: files to use instead of those beside the weights.
+    adapter: a folder of the adapters library's `save_adapter`, to be put into the checkpoint.
+    Every parameter is written as float32 under its canonical name. Raises InputError, having written nothing,
+    where the source is not safe to read, not understood, or not what its configuration says.
+    """
+    source, out = Path(source), Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(out, "exists already: choose a new folder")
+    given = {key: path for key, path in {"config": config, "vocab": vocab}.items() if path is not None}
+    if not source.exists() and not _index_of(source).exists():
+        raise InputError(source, "no such file or folder")
+    with new_folder(out) as temporary, _naming({temporary / _UNPACKED: source, temporary: out}):
+        folder, found = _find_files(source, temporary / _UNPACKED, given)
+        config_path = config or folder / found.config
+        raw = read_json_object(config_path)
+        with closing(found.format.open(folder / found.weights)) as opened:
+            vocab_path = vocab or folder / found.vocab
+            report = _convert(opened, raw, config_path, vocab_path, folder, found, temporary, adapter)
+        shutil.rmtree(temporary / _UNPACKED, ignore_errors=True)
+        with Checkpoint.open(temporary) as result:
+            result.check_values()
+            digest = result.digest()
+    return ImportReport(source=str(source), out=str(out), unread=found.unread, sha256=digest, **report)
+
+
+def _find_files(source: Path, unpacked: Path, given: dict[str, Path]) -> tuple[Path, Source]:
+    """The folder that holds the files, unpacked if need be, and which files they are."""
+    if source.is_dir():
+        return source, choose(source, list_folder(source), given=given)
+    if source.suffix.lower() == ".zip":
+        unpacked.mkdir()
+        return unpacked, unpack(source, unpacked, given=tuple(given))
+    weights = source if source.exists() else _index_of(source)
+    return weights.parent, choose(source, list_folder(weights.parent), weights.name, given)
+
+
+def _index_of(prefix: Path) -> Path:
+    """`bert_model.ckpt` is what TensorFlow calls the files `bert_model.ckpt.index` and `.data-…`."""
+    return prefix.with_name(f"{prefix.name}.index")
+
+
+def _convert(
+    opened: Opened,
+    raw: dict[str, Any],
+    config_path: Path,
+    vocab_path: Path,
+    folder: Path,
+    found: Source,
+    out: Path,
+    adapter: Path | None,
+) -> dict[str, Any]:
+    """Write the four files; return what the report says of them."""
+    config = EncoderConfig.from_dict(canonical_config(raw, config_path, opened), config_path)
+    faults: list[str] = []
+    vocab = collect_faults(faults, lambda: read_vocab(vocab_path))
+    if vocab and len(vocab) != config.vocab_size:
+        faults.append(
+            f"{vocab_path.name}: expected {config.vocab_size} lines, as the configuration says; found {len(vocab)}"
+        )
+    settings = collect_faults(faults, lambda: read_tokenizer_settings(folder)) if found.tokenizer_config else None
+    if faults or vocab is None:
+        raise InputError(config_path.parent, faults)
+    with _naming_tensors(opened):
+        checkpoint = Checkpoint(folder, opened.weights, config, vocab)
+    _check_task(checkpoint, config_path)
+    ignored, notes = _find_ignored(checkpoint, opened.weights), opened.notes
+    if adapter:
+        checkpoint, of_adapter, more = join_adapter(checkpoint, opened.weights, adapter)
+        ignored = {**_find_ignored(checkpoint, [*opened.weights, of_adapter], REPLACED), **ignored}
+        notes = (*notes, *more)
+    _write(checkpoint, out, settings)
+    return {
+        "format": opened.format,
+        "model_type": config.model_type,
+        "task": checkpoint.spec.task,
+        "tensors": tuple(_describe(checkpoint, parameter.name) for parameter in checkpoint.parameters()),
+        "ignored": dict(sorted(ignored.items())),
+        "notes": (*notes, *_notes(opened, config, settings)),
+    }
+
+
+def _check_task(checkpoint: Checkpoint, config_path: Path) -> None:
+    """Refuse a discriminator whose configuration promises to fill masks."""
+    said = checkpoint.config.architecture or ""
+    if said.endswith("ForMaskedLM") and checkpoint.spec.task == "replaced-token-detection":
+        raise InputError(config_path, f"says {said}, but the tensors are a discriminator's, which cannot fill masks")
+
+
+def _write(checkpoint: Checkpoint, out: Path, settings: dict[str, Any] | None) -> None:
+    writer, parameters = ArtifactWriter(out), checkpoint.parameters()
+    with writer.open(WEIGHTS) as file:
+        header = {parameter.name: ("F32", parameter.shape) for parameter in parameters}
+        write_safetensors(file, header, chain.from_iterable(checkpoint.chunks(parameter) for parameter in parameters))
+    writer.write_json("config.json", checkpoint.published_config())
+    writer.write("vocab.txt", "\n".join(checkpoint.vocab) + "\n")
+    if settings is not None:
+        writer.write_json("tokenizer_config.json", settings)
+
+
+def _describe(checkpoint: Checkpoint, name: str) -> ImportedTensor:
+    file, stored = checkpoint.source(name)
+    dtype = file.entries[stored].dtype
+    changes: tuple[str, ...] = ("renamed",) if stored != name else ()
+    if isinstance(file, ForeignWeights):
+        tensor, place = file.origin(stored)
+        stored, changes = tensor.name, place.changes(tensor)
+        changes = changes if stored == name or "renamed" in changes else ("renamed", *changes)
+    return ImportedTensor(name, stored, dtype, (*changes, *(("widened to float32",) if dtype != "F32" else ())))
+
+
+def _find_ignored(checkpoint: Checkpoint, files: Iterable[TensorFile], otherwise: str = REPEATED) -> dict[str, str]:
+    """Every tensor of these files that is not in the result, by its name there, with the reason or else `otherwise`."""
+    sources = [checkpoint.source(parameter.name) for parameter in checkpoint.parameters()]
+    used = {(file.path, stored) for file, stored in sources}
+    ignored: dict[str, str] = {}
+    for file in files:
+        foreign = isinstance(file, ForeignWeights)
+        ignored |= file.ignored if foreign else {}
+        for stored in file.entries:
+            if (file.path, stored) not in used:
+                name = file.origin(stored)[0].name if foreign else stored
+                ignored[name] = checkpoint.ignored.get(stored, otherwise)
+    return ignored
+
+
+def _notes(opened: Opened, config: EncoderConfig, settings: dict[str, Any] | None) -> Iterator[str]:
+    if opened.convention == GOOGLE and config.hidden_act == "gelu":
+        yield GELU_NOTE
+    if not config.tie_word_embeddings:
+        yield "tie_word_embeddings: false; the decoder is not the embedding table, and is kept"
+    if settings is None:
+        yield "tokenizer_config.json: none found; BertTokenizer's defaults hold, which lower-case"
+
+
+@contextmanager
+def _naming(places: dict[Path, Path]) -> Iterator[None]:
+    """Let errors name what the user knows, not the temporary folder that it passes through."""
+    try:
+        yield
+    except InputError as error:
+        subject = error.subject
+        for there, here in places.items():
+            subject = subject.replace(str(there), str(here))
+        raise InputError(subject, error.faults) from None
+
+
+@contextmanager
+def _naming_tensors(opened: Opened) -> Iterator[None]:
+    """Let faults about a renamed tensor give the name that its file has."""
+    try:
+        yield
+    except InputError as error:
+        names = {
+            name: file.origin(name)[0].name
+            for file in opened.weights
+            if isinstance(file, ForeignWeights)
+            for name in file.entries
+        }
+        faults = []
+        for fault in error.faults:
+            name, colon, rest = fault.partition(":")
+            original = names.get(name, name)
+            faults.append(fault if original == name else f"{original} (here {name}){colon}{rest}")
+        raise InputError(opened.weights[0].path, faults) from None

@@ -1,0 +1,171 @@
+"""Which files of a folder or an archive are the weights, the configuration and the vocabulary."""
+
+import fnmatch
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from yizhi.errors import InputError
+from yizhi.reading.importers.opened import Opened
+from yizhi.reading.weight_files import INDEX, WEIGHTS
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of weights. marks: patterns of the file it is known by, the most usual name first.
+
+    opener: the function that opens that file. files: patterns of all that it reads.
+    """
+
+    name: str
+    marks: tuple[str, ...]
+    files: tuple[str, ...]
+    opener: str
+
+    def open(self, path: Path) -> Opened:
+        """Open the weights that `path` marks. Raises InputError."""
+        module, function = self.opener.split(":")
+        return getattr(importlib.import_module(module), function)(path)
+
+
+# In the order of preference where a folder has several.
+FORMATS = (
+    Format(
+        "safetensors",
+        (WEIGHTS, INDEX, "*.safetensors"),
+        ("*.safetensors", INDEX),
+        "yizhi.reading.importers.safetensors_weights:open_safetensors",
+    ),
+    Format(
+        "PyTorch .bin",
+        ("pytorch_model.bin", "pytorch_model.bin.index.json", "*.bin", "*.bin-[0-9]*"),
+        ("*.bin", "*.bin-[0-9]*", "pytorch_model.bin.index.json"),
+        "yizhi.reading.importers.torch_bin:open_bin",
+    ),
+    Format("Keras .h5", ("tf_model.h5", "*.h5"), ("*.h5",), "yizhi.reading.importers.keras_h5:open_h5"),
+    Format(
+        "Flax .msgpack",
+        ("flax_model.msgpack", "*.msgpack"),
+        ("*.msgpack",),
+        "yizhi.reading.importers.flax_msgpack:open_msgpack",
+    ),
+    Format(
+        "SavedModel",
+        ("saved_model.pb",),
+        ("saved_model.pb", "variables/variables.*"),
+        "yizhi.reading.importers.tf_checkpoint:open_saved_model",
+    ),
+    Format(
+        "TensorFlow checkpoint",
+        ("*.index",),
+        ("*.index", "*.data-*-of-*"),
+        "yizhi.reading.importers.tf_checkpoint:open_checkpoint",
+    ),
+)
+CONFIGS = ("config.json", "bert_config.json", "albert_config.json", "*config*.json")
+VOCABS = ("vocab.txt", "*vocab*.txt")
+TOKENIZER_CONFIG = "tokenizer_config.json"
+# What *config*.json matches and is not the model's.
+_OTHER_CONFIGS = (TOKENIZER_CONFIG, "generation_config.json", "preprocessor_config.json", "quantize_config.json")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files that an import reads. unread: other weights that lie there -> why they are not read."""
+
+    format: Format
+    weights: str
+    config: str
+    vocab: str
+    tokenizer_config: str | None
+    unread: dict[str, str]
+
+    def needs(self, name: str) -> bool:
+        """Whether a file is read at all."""
+        return name in (self.config, self.vocab, self.tokenizer_config) or _matches(name, self.format.files)
+
+
+def choose(subject: object, names: Iterable[str], weights: str | None = None, given: Iterable[str] = ()) -> Source:
+    """Pick from the names of a folder's files, those of `variables/` included.
+
+    weights: the one file that the user named. given: `config` and `vocab` where the user gives them otherwise.
+    Raises InputError listing everything that is missing or ambiguous.
+    """
+    names = sorted(names)
+    faults: list[str] = []
+    found = _find_weights(names if weights is None else [weights], faults)
+    config = (
+        ""
+        if "config" in given
+        else _find_one([name for name in names if name not in _OTHER_CONFIGS], CONFIGS, "--config", faults)
+    )
+    vocab = "" if "vocab" in given else _find_one(names, VOCABS, "--vocab", faults)
+    if faults or found is None:
+        raise InputError(subject, faults)
+    chosen, mark = found
+    unread = {
+        name: f"{mark} was read instead"
+        for name in names
+        for other in FORMATS
+        if other is not chosen and name != config and _matches(name, other.marks)
+    }
+    return Source(chosen, mark, config, vocab, TOKENIZER_CONFIG if TOKENIZER_CONFIG in names else None, unread)
+
+
+def _find_weights(names: list[str], faults: list[str]) -> tuple[Format, str] | None:
+    for candidate in FORMATS:
+        for pattern in candidate.marks:
+            matching = [name for name in names if _matches(name, (pattern,))]
+            if len(matching) > 1:
+                faults.append(f"holds {len(matching)} files of weights ({', '.join(matching[:4])}): name one of them")
+            if matching:
+                return candidate, matching[0]
+    if any(_matches(name, ("*.data-*-of-*",)) for name in names):
+        faults.append("has a TensorFlow checkpoint's data file, but not its .index")
+    elif any(name.endswith(".onnx") for name in names):
+        faults.append("is an ONNX model, which is not imported: import the checkpoint that it was made from")
+    else:
+        faults.append(
+            f"holds no weights: expected one of {', '.join(mark for known in FORMATS for mark in known.marks[:1])}"
+        )
+    return None
+
+
+def _find_one(names: list[str], patterns: tuple[str, ...], option: str, faults: list[str]) -> str:
+    """The file that the first matching pattern matches."""
+    for pattern in patterns:
+        matching = [name for name in names if _matches(name, (pattern,))]
+        if len(matching) == 1:
+            return matching[0]
+        if matching:
+            faults.append(
+                f"holds {len(matching)} files like {pattern} ({', '.join(matching[:4])}): choose with {option}"
+            )
+            return ""
+    faults.append(f"has no {patterns[0]}: give it with {option}")
+    return ""
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a name is like one of the patterns, in which `*` does not reach into folders."""
+    return any(name.count("/") == pattern.count("/") and fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def list_folder(folder: Path) -> list[str]:
+    """Names of the files in a folder, and in its `variables/`."""
+    return [
+        path.relative_to(folder).as_posix()
+        for parent in (folder, folder / "variables")
+        if parent.is_dir()
+        for path in parent.iterdir()
+        if path.is_file()
+    ]
+
+
+def flatten(names: Iterable[str]) -> dict[str, str]:
+    """An archive's member names without the one folder they may all be in: name there -> name in the archive."""
+    members = [name for name in names if not name.startswith("__MACOSX/")]
+    tops = {PurePosixPath(name).parts[0] for name in members}
+    depth = 1 if len(tops) == 1 and all(len(PurePosixPath(name).parts) > 1 for name in members) else 0
+    return {PurePosixPath(*PurePosixPath(name).parts[depth:]).as_posix(): name for name in members}

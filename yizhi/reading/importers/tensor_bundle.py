@@ -1,0 +1,237 @@
+"""Reading TensorFlow's tensor bundles, the files behind TF1 checkpoints and SavedModel variables, without TensorFlow.
+
+`PREFIX.index` is a LevelDB table (github.com/google/leveldb, doc/table_format.md) of protocol-buffer messages, one
+per tensor; `PREFIX.data-0000i-of-0000n` hold their bytes (tensorflow/core/protobuf/tensor_bundle.proto). Every block
+and every tensor carries a CRC32C, and every one is checked. The reader trusts nothing it reads.
+"""
+
+import math
+import mmap
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yizhi.errors import InputError, show
+from yizhi.reading.importers.crc32c import crc32c, masked, unmasked
+from yizhi.reading.safetensors_file import ITEM_SIZES, MAX_RANK, NUMPY_TYPES
+
+MAX_INDEX_BYTES = 1 << 28
+_FOOTER_BYTES = 48
+_MAGIC = 0xDB4775248B80FB57
+# How protocol buffers mark what follows a field's number.
+_VARINT, _LENGTH_DELIMITED, _FIXED_SIZES = 0, 2, {1: 8, 5: 4}
+# tensorflow/core/framework/types.proto, under safetensors' names.
+_DTYPES = {1: "F32", 2: "F64", 3: "I32", 4: "U8", 5: "I16", 6: "I8", 9: "I64", 10: "BOOL", 14: "BF16", 19: "F16"}
+
+
+@dataclass(frozen=True)
+class BundleEntry:
+    """What the index says of one tensor. dtype: safetensors' name, or `DT_n` for a type that it does not have.
+
+    crc32c: of the tensor's bytes, unmasked. sliced: stored in pieces, each an entry of its own.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    shard: int
+    offset: int
+    nbytes: int
+    crc32c: int
+    sliced: bool
+
+
+def read_index(path: Path) -> tuple[dict[str, BundleEntry], int]:
+    """Every tensor in an `.index` file, and how many data files there are. Raises InputError."""
+    try:
+        if path.stat().st_size > MAX_INDEX_BYTES:
+            raise InputError(path, f"is no index: expected at most {MAX_INDEX_BYTES} bytes")
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(path, f"cannot be read: {error.strerror}") from None
+    try:
+        items = dict(_read_table(data))
+        header = _fields(items.pop(b"", None) or b"")
+        shards, big_endian = _integer(header, 1), _integer(header, 2)
+        if not 0 < shards <= 99999 or big_endian:
+            raise ValueError(f"its header is not understood: {shards} data files, endianness {big_endian}")
+        entries = [_parse_entry(key.decode(), value) for key, value in items.items()]
+    except (ValueError, IndexError, struct.error) as error:
+        raise InputError(path, f"is not a TensorFlow checkpoint index, or is damaged: {error}") from None
+    return {entry.name: entry for entry in entries}, shards
+
+
+class TensorBundle:
+    """A bundle whose index was checked against the sizes of its data files, which are memory-mapped.
+
+    Raises InputError, listing every missing or shortened data file.
+    """
+
+    def __init__(self, index: Path) -> None:
+        self.path = index
+        self.entries, shards = read_index(index)
+        prefix = index.name.removesuffix(".index")
+        paths = [index.with_name(f"{prefix}.data-{number:05d}-of-{shards:05d}") for number in range(shards)]
+        missing = [path.name for path in paths if not path.is_file()]
+        faults = [f"{name}: the data file is missing, and the index alone holds no weights" for name in missing]
+        if faults:
+            raise InputError(index, faults)
+        sizes = [path.stat().st_size for path in paths]
+        for entry in self.entries.values():
+            if entry.shard >= shards:
+                faults.append(f"{entry.name}: expected one of {shards} data files; found number {entry.shard}")
+            elif entry.offset + entry.nbytes > sizes[entry.shard]:
+                end = entry.offset + entry.nbytes
+                faults.append(f"{entry.name}: ends at byte {end}; {paths[entry.shard].name} has {sizes[entry.shard]}")
+        if faults:
+            raise InputError(index, faults)
+        self._maps = [_map(path) for path in paths]
+
+    def read(self, name: str) -> NDArray:
+        """A tensor in its stored dtype, BF16 widened to float32. Raises InputError where its checksum is wrong."""
+        entry = self.entries[name]
+        if entry.dtype not in ITEM_SIZES or entry.sliced:
+            raise InputError(self.path, f"{name}: cannot be read: dtype {entry.dtype}, in slices: {entry.sliced}")
+        data = memoryview(self._maps[entry.shard])[entry.offset : entry.offset + entry.nbytes]
+        found = crc32c(data)
+        if found != entry.crc32c:
+            raise InputError(self.path, f"{name}: expected CRC32C {entry.crc32c:08x}; found {found:08x}: damaged data")
+        if entry.dtype == "BF16":
+            upper = np.frombuffer(data, np.uint16).astype(np.uint32) << 16
+            return upper.view(np.float32).reshape(entry.shape)
+        return np.frombuffer(data, NUMPY_TYPES[entry.dtype]).reshape(entry.shape)
+
+    def close(self) -> None:
+        """Close the data files. A mapping lives on while an array still views it."""
+        for mapping in self._maps:
+            with suppress(BufferError, AttributeError):
+                mapping.close()
+
+
+def _map(path: Path) -> mmap.mmap | bytes:
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+
+
+def _read_table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Every key and value of a LevelDB table, in order."""
+    if len(data) < _FOOTER_BYTES or struct.unpack("<Q", data[-8:])[0] != _MAGIC:
+        raise ValueError("it does not end as a table does")
+    footer = data[-_FOOTER_BYTES:]
+    _, _, position = _handle(footer, 0)  # of the block of filters, which TensorFlow leaves empty
+    offset, size, _ = _handle(footer, position)
+    for _, handle in _read_block(data, offset, size):
+        yield from _read_block(data, *_handle(handle, 0)[:2])
+
+
+def _handle(data: bytes, position: int) -> tuple[int, int, int]:
+    offset, position = _varint(data, position)
+    size, position = _varint(data, position)
+    return offset, size, position
+
+
+def _read_block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
+    """A block's entries; each key gives only what differs from the key before it."""
+    contents, trailer = data[offset : offset + size], data[offset + size : offset + size + 5]
+    if len(trailer) != 5:
+        raise ValueError(f"a block ends at byte {offset + size + 5}; the file has {len(data)}")
+    compression, stored = trailer[0], struct.unpack("<I", trailer[1:])[0]
+    if masked(crc32c(contents + trailer[:1])) != stored:
+        raise ValueError(f"the checksum of the block at byte {offset} is wrong")
+    if compression:
+        raise ValueError("it is compressed, which TensorFlow's own are not")
+    (restarts,) = struct.unpack("<I", contents[-4:])
+    end = size - 4 - 4 * restarts
+    if end < 0:
+        raise ValueError(f"the block at byte {offset} is shorter than its list of restarts")
+    position, key = 0, b""
+    while position < end:
+        shared, position = _varint(contents, position)
+        unshared, position = _varint(contents, position)
+        length, position = _varint(contents, position)
+        if shared > len(key) or position + unshared + length > end:
+            raise ValueError(f"an entry of the block at byte {offset} overruns it")
+        key = key[:shared] + contents[position : position + unshared]
+        position += unshared
+        yield key, contents[position : position + length]
+        position += length
+
+
+def _parse_entry(name: str, message: bytes) -> BundleEntry:
+    """A BundleEntryProto."""
+    fields = _fields(message)
+    dtype = _DTYPES.get(_integer(fields, 1), f"DT_{_integer(fields, 1)}")
+    shape = []
+    for proto in fields.get(2, ()):  # TensorShapeProto
+        for dimension in _fields(_message(proto)).get(2, ()):
+            shape.append(_integer(_fields(_message(dimension)), 1))
+    entry = BundleEntry(
+        name=name,
+        dtype=dtype,
+        shape=tuple(shape),
+        shard=_integer(fields, 3),
+        offset=_integer(fields, 4),
+        nbytes=_integer(fields, 5),
+        crc32c=unmasked(_integer(fields, 6)),
+        sliced=7 in fields,
+    )
+    if len(shape) > MAX_RANK or min((*shape, entry.shard, entry.offset, entry.nbytes)) < 0:
+        raise ValueError(f"{name}: impossible shape {show(entry.shape)} or place")
+    expected = math.prod(shape) * ITEM_SIZES.get(dtype, 0)
+    if dtype in ITEM_SIZES and not entry.sliced and entry.nbytes != expected:
+        raise ValueError(f"{name}: {dtype} {show(entry.shape)} takes {show(expected)} bytes; found {entry.nbytes}")
+    return entry
+
+
+def _fields(message: bytes) -> dict[int, list[int | bytes]]:
+    """A protocol-buffer message's values by field number (protobuf.dev/programming-guides/encoding)."""
+    fields: dict[int, list[int | bytes]] = {}
+    position = 0
+    while position < len(message):
+        tag, position = _varint(message, position)
+        kind = tag & 7
+        value: int | bytes
+        if kind == _VARINT:
+            value, position = _varint(message, position)
+        elif kind == _LENGTH_DELIMITED:
+            length, position = _varint(message, position)
+            value, position = message[position : position + length], position + length
+        elif kind in _FIXED_SIZES:
+            end = position + _FIXED_SIZES[kind]
+            value, position = int.from_bytes(message[position:end], "little"), end
+        else:
+            raise ValueError(f"a message has a field of unknown kind {kind}")
+        if position > len(message):
+            raise ValueError("a message is cut short")
+        fields.setdefault(tag >> 3, []).append(value)
+    return fields
+
+
+def _integer(fields: dict[int, list[int | bytes]], number: int) -> int:
+    """A field that is an integer: zero where left out, the last where given twice, signed as int64."""
+    value = fields.get(number, [0])[-1]
+    if not isinstance(value, int):
+        raise ValueError(f"expected an integer in field {number}")
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _message(value: int | bytes) -> bytes:
+    if not isinstance(value, bytes):
+        raise ValueError("expected a message")
+    return value
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    """Seven bits a byte, lowest first, the top bit set on all but the last; and where it ends."""
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = data[position + shift // 7]
+        value |= (byte & 0x7F) << shift
+        if not byte & 0x80:
+            return value & 0xFFFFFFFFFFFFFFFF, position + shift // 7 + 1
+    raise ValueError("a number is too long")

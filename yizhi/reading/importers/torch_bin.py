@@ -1,0 +1,119 @@
+"""`.bin` files, which are pickles: read with `weights_only=True`, so that nothing in them runs."""
+
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from numpy.typing import NDArray
+
+from yizhi.errors import InputError, show
+from yizhi.reading.importers.foreign import ForeignTensor, ForeignWeights, keep_name, need
+from yizhi.reading.importers.opened import Opened, refuse_brightmart
+from yizhi.reading.importers.uer import is_uer, open_uer
+from yizhi.storage.json_files import read_json_object
+
+if TYPE_CHECKING:
+    import torch
+
+_DTYPES = {
+    **{f"torch.float{bits}": f"F{bits}" for bits in (16, 32, 64)},
+    **{f"torch.int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
+    "torch.bfloat16": "BF16",
+    "torch.uint8": "U8",
+    "torch.bool": "BOOL",
+}
+# What torch.load raises for a file that is cut short, altered, or something else.
+_DAMAGED = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    OSError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+
+
+def open_bin(path: Path) -> Opened:
+    """Open a state dictionary, or the shards that a `.bin.index.json` names. Raises InputError."""
+    tensors: dict[str, torch.Tensor] = {}
+    for shard in _shards(path):
+        tensors |= _load(shard)
+    refuse_brightmart(path, tensors)
+    found = [_describe(name, tensor) for name, tensor in tensors.items()]
+    if is_uer(tensors):
+        return open_uer(path, found)
+    return Opened("PyTorch .bin", [ForeignWeights(path, found, keep_name)])
+
+
+def read_bin(path: Path) -> list[ForeignTensor]:
+    """The tensors of one state dictionary, whatever their names. Raises InputError."""
+    return [_describe(name, tensor) for name, tensor in _load(path).items()]
+
+
+def _shards(path: Path) -> list[Path]:
+    if path.suffix != ".json":
+        return [path]
+    weight_map = read_json_object(path).get("weight_map")
+    names = set(weight_map.values()) if isinstance(weight_map, dict) else set()
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise InputError(path, "weight_map: expected an object of tensor name to the name of a file in this folder")
+    missing = [f"{name}: the shard is missing" for name in sorted(names) if not path.with_name(name).is_file()]
+    if missing:
+        raise InputError(path, missing)
+    return [path.with_name(name) for name in sorted(names)]
+
+
+def _load(path: Path) -> "dict[str, torch.Tensor]":
+    """A file's tensors. Those of torch ≥ 1.6 are memory-mapped; before, they were one pickle after another."""
+    need("torch", path)
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        first = str(error).partition("\n")[0] if "GLOBAL" not in str(error) else _name_global(str(error))
+        raise InputError(path, f"holds more than tensors, or is damaged; nothing in it was run: {first}") from None
+    except _DAMAGED as error:
+        first = str(error).partition("\n")[0]
+        raise InputError(path, f"is not a PyTorch file, or is damaged: {type(error).__name__} {first}") from None
+    if not isinstance(state, dict):
+        raise InputError(path, f"expected a dictionary of tensors; found {type(state).__name__}")
+    others = [
+        f"{show(name)}: expected a tensor; found {type(value).__name__}"
+        for name, value in state.items()
+        if not _is_tensor(name, value)
+    ]
+    if others:
+        raise InputError(path, others)
+    return dict(state)
+
+
+def _is_tensor(name: object, value: object) -> bool:
+    import torch
+
+    return isinstance(name, str) and isinstance(value, torch.Tensor) and value.layout == torch.strided
+
+
+def _name_global(message: str) -> str:
+    """The sentence of torch's long message that says what the pickle asked for."""
+    return next(line.strip() for line in message.splitlines() if "GLOBAL" in line).rpartition(
+        "WeightsUnpickler error: "
+    )[2]
+
+
+def _describe(name: str, tensor: "torch.Tensor") -> ForeignTensor:
+    def read() -> NDArray:
+        import torch
+
+        if tensor.dtype == torch.bfloat16:
+            return tensor.to(torch.float32).numpy()
+        return tensor.detach().numpy()
+
+    dtype = str(tensor.dtype)
+    return ForeignTensor(name, _DTYPES.get(dtype, dtype), tuple(tensor.shape), read)

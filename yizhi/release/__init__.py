@@ -1,0 +1,1 @@
+"""The release format: artifacts, manifests, their schemas, documents and signatures."""

@@ -1,0 +1,104 @@
+"""An artifact folder: written whole or not at all, and described by its own `artifact.json`."""
+
+import errno
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from yizhi.errors import InputError
+from yizhi.release.schema import find_violations
+from yizhi.storage.digests import HashingFile, find_alterations, sha256_of_file
+from yizhi.storage.folders import fsync
+from yizhi.storage.json_files import read_json_object, to_json
+
+DESCRIPTION = "artifact.json"
+SCHEMA_VERSION = 1
+SCHEMA = "artifact.v1"
+_WORTH_A_THREAD = 1 << 18
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished artifact: its folder and what `artifact.json` says of it."""
+
+    folder: Path
+    description: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "Artifact":
+        """Read `artifact.json`. Raises InputError where it is missing or not of this schema."""
+        folder = Path(folder)
+        description = read_json_object(folder / DESCRIPTION)
+        faults = find_violations(description, SCHEMA)
+        if faults:
+            raise InputError(folder / DESCRIPTION, faults)
+        return cls(folder, description)
+
+    @property
+    def target(self) -> str:
+        """Name of the target this artifact was exported for."""
+        return self.description["target"]
+
+    @property
+    def signatures(self) -> dict[str, list[str]]:
+        """Named groups of outputs."""
+        return self.description["signatures"]
+
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(entry["size"] for entry in self.description["files"].values())
+
+    def find_altered_files(self) -> list[str]:
+        """One line per file that is missing, extra, linked or not what was written."""
+        description = self.folder / DESCRIPTION
+        faults = [f"{DESCRIPTION}: is a symbolic link"] if description.is_symlink() else []
+        return faults + find_alterations(self.folder, self.description["files"], {DESCRIPTION})
+
+
+class ArtifactWriter:
+    """Collects an artifact's files in a temporary folder, hashing them as they are written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._digests: dict[str, str] = {}
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[BinaryIO]:
+        """Open a new file for writing; its sha256 is taken on the way."""
+        (self.folder / name).parent.mkdir(exist_ok=True)
+        with open(self.folder / name, "xb") as file, ThreadPoolExecutor(1) as thread:
+            hashing = HashingFile(file, thread)
+            yield hashing  # type: ignore[misc]
+            file.flush()
+            os.fsync(file.fileno())
+        self._digests[name] = hashing.hexdigest()
+
+    def write(self, name: str, data: bytes | str) -> None:
+        """Write a whole small file."""
+        with self.open(name) as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+
+    def write_json(self, name: str, value: object) -> None:
+        """Write JSON, in the one form that makes equal values equal bytes."""
+        self.write(name, to_json(value))
+
+    def describe(self, description: dict[str, Any]) -> dict[str, Any]:
+        """Write `artifact.json`, the last file. Files that a framework wrote itself are hashed now."""
+        files = {}
+        for path in sorted(self.folder.rglob("*")):
+            if path.is_dir():
+                fsync(path)
+            else:
+                name = path.relative_to(self.folder).as_posix()
+                if name not in self._digests:
+                    fsync(path)
+                files[name] = {"sha256": self._digests.get(name) or sha256_of_file(path), "size": path.stat().st_size}
+        description = {"schema_version": SCHEMA_VERSION, **description, "files": files}
+        self.write_json(DESCRIPTION, description)
+        fsync(self.folder)
+        return description

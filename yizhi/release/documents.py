@@ -1,0 +1,138 @@
+"""What travels with a release for those who did not build it: a bill of materials and its provenance.
+
+Both are plain JSON without times, hosts or random numbers, so that equal releases have equal documents.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from yizhi import __version__
+from yizhi.release.artifact import Artifact
+from yizhi.release.manifest import BILL_OF_MATERIALS, GOLDEN, PROVENANCE
+from yizhi.storage.digests import describe_folder
+from yizhi.storage.folders import write_whole
+from yizhi.storage.json_files import to_json
+
+BUILDER = "https://pypi.org/project/yizhi/"
+BUILD_TYPE = "urn:yizhi:export:1"
+# CycloneDX's word for what each head does: https://cyclonedx.org/docs/1.6/json/#components_items_modelCard
+_TASKS = {
+    "fill-mask": "fill-mask",
+    "features": "feature-extraction",
+    "replaced-token-detection": "token-classification",
+}
+
+
+def write_documents(release: Path, source: dict[str, Any], artifacts: list[Artifact]) -> None:
+    """Write `bom.cdx.json` and `provenance.json` for these artifacts of one checkpoint."""
+    files = _files(release, artifacts)
+    write_whole(release / BILL_OF_MATERIALS, to_json(describe_materials(source, artifacts, files)))
+    write_whole(release / PROVENANCE, to_json(describe_provenance(source, artifacts, files)))
+
+
+def describe_provenance(
+    source: Mapping[str, Any], artifacts: Iterable[Artifact], files: Mapping[str, str]
+) -> dict[str, Any]:
+    """An in-toto Statement v1 with SLSA's provenance predicate v1: these files, from that checkpoint, by this code.
+
+    https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md and https://slsa.dev/spec/v1.0/provenance.
+    """
+    artifacts = list(artifacts)
+    code = {artifact.description["made_with"]["converters"] for artifact in artifacts}
+    return {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"name": name, "digest": {"sha256": digest}} for name, digest in sorted(files.items())],
+        "predicateType": "https://slsa.dev/provenance/v1",
+        "predicate": {
+            "buildDefinition": {
+                "buildType": BUILD_TYPE,
+                "externalParameters": {
+                    "targets": sorted(artifact.target for artifact in artifacts),
+                    **({"checkpoint": source["origin"]} if "origin" in source else {}),
+                },
+                "internalParameters": {"judged_with": source["judged_with"]},
+                "resolvedDependencies": [
+                    *({"name": name, "digest": {"sha256": digest}} for name, digest in sorted(source["files"].items())),
+                    *({"name": "yizhi/converters", "digest": {"sha256": digest}} for digest in sorted(code)),
+                    *({"uri": _package_url(name, version)} for name, version in _packages(artifacts)),
+                ],
+            },
+            "runDetails": {"builder": {"id": BUILDER, "version": {"yizhi": __version__}}},
+        },
+    }
+
+
+def describe_materials(
+    source: Mapping[str, Any], artifacts: Iterable[Artifact], files: Mapping[str, str]
+) -> dict[str, Any]:
+    """A CycloneDX 1.6 bill of materials: the model with its card, its files, the checkpoint's, and the packages."""
+    artifacts = list(artifacts)
+    whole = hashlib.sha256(to_json(files).encode()).hexdigest()
+    origin = source.get("origin", {})
+    model = {
+        "type": "machine-learning-model",
+        "bom-ref": "model",
+        "name": origin.get("hub") or source["model_type"],
+        "version": origin.get("revision") or whole[:16],
+        "modelCard": {
+            "modelParameters": {
+                "task": _TASKS.get(source["task"], source["task"]),
+                "architectureFamily": "transformer encoder",
+                "modelArchitecture": source["model_type"],
+                "inputs": [{"format": "token ids, int32 or int64"}],
+                "outputs": [{"format": name} for name in sorted(artifacts[0].description["outputs"])],
+            }
+        },
+        "components": [_file("release", *item) for item in sorted(files.items())],
+    }
+    packages = [
+        {
+            "type": "library",
+            "bom-ref": _package_url(package, version),
+            "name": package,
+            "version": version,
+            "purl": _package_url(package, version),
+        }
+        for package, version in _packages(artifacts)
+    ]
+    inputs = [_file("checkpoint", *item) for item in sorted(source["files"].items())]
+    return {
+        "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "serialNumber": f"urn:uuid:{whole[:8]}-{whole[8:12]}-8{whole[13:16]}-8{whole[17:20]}-{whole[20:32]}",
+        "version": 1,
+        "metadata": {"component": model},
+        "components": [*inputs, *packages],
+        "dependencies": [{"ref": "model", "dependsOn": sorted(item["bom-ref"] for item in [*inputs, *packages])}],
+    }
+
+
+def _files(release: Path, artifacts: Iterable[Artifact]) -> dict[str, str]:
+    """Path in the release -> sha256, of every artifact's files and golden's."""
+    golden = {f"{GOLDEN}/{name}": entry["sha256"] for name, entry in describe_folder(release / GOLDEN).items()}
+    return golden | {
+        f"{artifact.target}/{name}": entry["sha256"]
+        for artifact in artifacts
+        for name, entry in artifact.description["files"].items()
+    }
+
+
+def _file(place: str, name: str, digest: str) -> dict[str, Any]:
+    return {
+        "type": "file",
+        "bom-ref": f"{place}/{name}",
+        "name": name,
+        "hashes": [{"alg": "SHA-256", "content": digest}],
+    }
+
+
+def _packages(artifacts: Iterable[Artifact]) -> list[tuple[str, str]]:
+    made_with = (artifact.description["made_with"].items() for artifact in artifacts)
+    return sorted({item for items in made_with for item in items if item[0] != "converters"})
+
+
+def _package_url(name: str, version: str) -> str:
+    return f"pkg:pypi/{name.lower().replace('_', '-')}@{version}"

@@ -1,0 +1,96 @@
+"""manifest.json: what a release holds, what it was made from, and how close it came.
+
+Nothing in it depends on when or where it was made, so equal releases have equal manifests.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from yizhi.errors import InputError
+from yizhi.release.artifact import DESCRIPTION, Artifact
+from yizhi.release.schema import find_violations
+from yizhi.storage.digests import describe_file, describe_folder, find_alterations, sha256_of_file
+from yizhi.storage.folders import write_whole
+from yizhi.storage.json_files import read_json_object, to_json
+
+MANIFEST = "manifest.json"
+GOLDEN = "golden"
+SCHEMA_VERSION = 1
+SCHEMA = "manifest.v1"
+# The release's own files beside its folders; the manifest lists them under `documents`.
+PROVENANCE = "provenance.json"
+BILL_OF_MATERIALS = "bom.cdx.json"
+DOCUMENTS = (BILL_OF_MATERIALS, PROVENANCE)
+SIGNATURE = "model.sig"
+# What the manifest cannot hold the digest of: the signature is over the manifest, and the report tells
+# of one machine and one day.
+NOT_LISTED = ("report", SIGNATURE)
+
+
+def describe_release(
+    release: Path, source: dict[str, Any], artifacts: Iterable[Artifact], parity: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """The manifest of a release folder: `parity` maps each target to its verdict."""
+    return _sealed(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "source": source,
+            "golden": describe_folder(release / GOLDEN),
+            "documents": {name: found for name in DOCUMENTS if (found := describe_file(release / name))},
+            "artifacts": {
+                artifact.target: {
+                    DESCRIPTION: sha256_of_file(artifact.folder / DESCRIPTION),
+                    **{key: value for key, value in artifact.description.items() if key != "source"},
+                    "parity": parity[artifact.target],
+                }
+                for artifact in artifacts
+            },
+        }
+    )
+
+
+def write_manifest(release: Path, manifest: dict[str, Any]) -> None:
+    """Write `manifest.json` in one step."""
+    write_whole(release / MANIFEST, to_json(_sealed(manifest)))
+
+
+def read_manifest(release: Path) -> dict[str, Any]:
+    """Read `manifest.json`. Raises InputError where it is missing, not of this schema, or not as it was written."""
+    if not (release / MANIFEST).exists():
+        raise InputError(release, f"has no {MANIFEST}: it is not a finished release")
+    manifest = read_json_object(release / MANIFEST)
+    faults = find_violations(manifest, SCHEMA)
+    if not faults and (release / MANIFEST).read_text(encoding="utf-8") != to_json(_sealed(manifest)):
+        faults = ["was altered: its content and its own sha256 do not agree"]
+    if faults:
+        raise InputError(release / MANIFEST, faults)
+    return manifest
+
+
+def find_altered_release(release: Path, manifest: dict[str, Any]) -> dict[str, list[str]]:
+    """Part of the release (a target's folder, `golden`, or `.`) -> what is wrong with its files."""
+    faults: dict[str, list[str]] = {}
+    for name, expected in manifest["artifacts"].items():
+        try:
+            artifact = Artifact.read(release / name)
+        except InputError as error:
+            faults[name] = [f"{DESCRIPTION}: {fault}" for fault in error.faults]
+            continue
+        wrong = artifact.find_altered_files()
+        if sha256_of_file(release / name / DESCRIPTION) != expected[DESCRIPTION]:
+            wrong.append(f"{DESCRIPTION}: differs from the one in {MANIFEST}")
+        faults[name] = wrong
+    faults[GOLDEN] = find_alterations(release / GOLDEN, manifest["golden"])
+    known = {*manifest["artifacts"], GOLDEN, MANIFEST, *NOT_LISTED}
+    folders = [name for name in known if (release / name).is_symlink()]
+    faults["."] = [f"{name}: is a symbolic link" for name in sorted(folders)]
+    faults["."] += find_alterations(release, manifest["documents"], known)
+    return {part: wrong for part, wrong in faults.items() if wrong}
+
+
+def _sealed(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest with the sha256 of its other keys: an accident in this file is noticed too."""
+    content = {key: value for key, value in manifest.items() if key != "sha256"}
+    return {**content, "sha256": hashlib.sha256(to_json(content).encode()).hexdigest()}

@@ -1,0 +1,1 @@
+"""What a person reads: tables, the report page, and how things are described."""

@@ -1,0 +1,81 @@
+"""`yizhi inspect`: what a checkpoint, an artifact or a release is."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from yizhi.catalogue.identify import Identity, describe_identity, identify
+from yizhi.errors import printable
+from yizhi.model.label_heads import describe_labels
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.reading.hub import resolve_checkpoint
+from yizhi.release.artifact import DESCRIPTION, Artifact
+from yizhi.release.manifest import MANIFEST, read_manifest
+
+# Entries of a list that are printed: a classifier may have thousands of labels. `--json` has them all.
+_LISTED = 40
+
+
+def describe(path: str, revision: str | None = None) -> dict[str, Any]:
+    """Plain values for JSON. Raises InputError where it is none of the three."""
+    folder = Path(path)
+    if (folder / MANIFEST).exists():
+        return {"kind": "release", **read_manifest(folder)}
+    if (folder / DESCRIPTION).exists():
+        return {"kind": "artifact", **Artifact.read(folder).description}
+    with Checkpoint.open(resolve_checkpoint(path, revision).path) as checkpoint:
+        config, parameters, digest = checkpoint.config, checkpoint.parameters(), checkpoint.digest()
+        identity = identify(checkpoint, digest)
+        return {
+            "kind": "checkpoint",
+            "known_as": identity.as_dict() if identity else None,
+            "model_type": config.model_type,
+            "task": checkpoint.spec.task,
+            **describe_labels(checkpoint.spec),
+            "parameters": sum(math.prod(parameter.shape) for parameter in parameters),
+            "tensors": len(parameters),
+            "stored_as": checkpoint.dtypes,
+            "layers": config.num_hidden_layers,
+            "hidden_size": config.hidden_size,
+            "attention_heads": config.num_attention_heads,
+            "vocab_size": config.vocab_size,
+            "positions": config.max_position_embeddings,
+            "hidden_act": config.hidden_act,
+            "pooler": checkpoint.spec.pooler is not None,
+            "adapter": config.adapter and config.adapter.name,
+            "decoder": "tied" if checkpoint.spec.tied else "untied" if checkpoint.spec.task == "fill-mask" else None,
+            "ignored": checkpoint.ignored,
+            "sha256": digest,
+        }
+
+
+def print_description(console: Console, description: dict[str, Any]) -> None:
+    """The description as a short table; nested values one level deep."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for key, value in description.items():
+        if key == "known_as":
+            value = describe_identity(_identity(value)) if value else "none of the known checkpoints (yizhi models)"
+        elif isinstance(value, dict):
+            value = "\n".join(f"{name}: {_short(item)}" for name, item in value.items()) or "none"
+        else:
+            value = _short(value)
+        table.add_row(key.replace("_", " "), printable(value))
+    console.print(table, markup=False)
+
+
+def _short(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(str(key) for key in value)
+    if isinstance(value, list):
+        more = f", … {len(value) - _LISTED} more" if len(value) > _LISTED else ""
+        return (", ".join(map(str, value[:_LISTED])) or "none") + more
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    return f"{value:,}" if isinstance(value, int) and value > 9999 else str(value)
+
+
+def _identity(described: dict[str, Any]) -> Identity:
+    return Identity(**{key: value for key, value in described.items() if key != "unaltered"})

@@ -1,0 +1,82 @@
+"""report/: what a verification found, for machines (parity.json), for CI (parity.xml) and for people (parity.html)."""
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+from yizhi.pipeline.environment import describe_environment
+from yizhi.pipeline.results import Row, rows_as_dict
+from yizhi.reports.report_page import render_page
+from yizhi.storage.json_files import to_json
+
+SCHEMA_VERSION = 1
+
+
+def write_report(folder: Path, rows: list[Row]) -> None:
+    """Write `parity.json`, `parity.xml` and `parity.html` into this folder."""
+    report = describe(rows)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "parity.json").write_text(to_json(report), encoding="utf-8")
+    (folder / "parity.xml").write_bytes(render_junit(report))
+    (folder / "parity.html").write_text(render_page(report), encoding="utf-8")
+
+
+def describe(rows: list[Row]) -> dict[str, Any]:
+    """Everything that was found and measured, and on what machine. Keys are only ever added to one schema version."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "passed": all(row.passed for row in rows),
+        "environment": describe_environment(),
+        "targets": rows_as_dict(rows),
+    }
+
+
+def render_junit(report: dict[str, Any]) -> bytes:
+    """JUnit XML: a suite per target, a case per output; one case for what concerns the whole target.
+
+    The form that CI servers agree on: https://github.com/testmoapp/junitxml.
+    """
+    root = ET.Element("testsuites", name="yizhi")
+    totals = [0, 0, 0]
+    for target, found in report["targets"].items():
+        suite = ET.SubElement(root, "testsuite", name=target)
+        counts = _add_cases(suite, target, found)
+        seconds = (found["verification"] or {}).get("seconds") or 0.0
+        _set_counts(suite, counts)
+        suite.set("time", f"{seconds:.3f}")
+        totals = [one + other for one, other in zip(totals, counts, strict=True)]
+    _set_counts(root, totals)
+    ET.indent(root)
+    return ET.tostring(root, encoding="utf-8", xml_declaration=True)
+
+
+def _add_cases(suite: ET.Element, target: str, found: dict[str, Any]) -> list[int]:
+    """Tests, failures and skipped of one suite."""
+    whole = ET.SubElement(suite, "testcase", classname=target, name="verdict")
+    if found["not_run"]:
+        ET.SubElement(whole, "skipped", message=_clean("; ".join(found["faults"])))
+        return [1, 0, 1]
+    failures = 0
+    if not found["passed"]:
+        failure = ET.SubElement(whole, "failure", message=_clean(found["faults"][0]))
+        failure.text = _clean("\n".join(found["faults"]))
+        failures += 1
+    outputs = (found["parity"] or {}).get("worst", {})
+    for name, worst in outputs.items():
+        case = ET.SubElement(suite, "testcase", classname=target, name=name)
+        if not worst["passed"]:
+            reason = worst["fault"] or f"error {worst['error']:.2e}, {worst['excess']:.1f} times what is allowed"
+            ET.SubElement(case, "failure", message=_clean(f"{worst['case']}: {reason}"))
+            failures += 1
+    return [1 + len(outputs), failures, 0]
+
+
+def _set_counts(element: ET.Element, counts: list[int]) -> None:
+    for name, count in zip(("tests", "failures", "skipped"), counts, strict=True):
+        element.set(name, str(count))
+    element.set("errors", "0")
+
+
+def _clean(text: str) -> str:
+    """Without the characters that XML 1.0 cannot hold."""
+    return "".join(char if char in "\t\n" or char >= " " else "\ufffd" for char in text)

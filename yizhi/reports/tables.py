@@ -1,0 +1,106 @@
+"""The tables that commands print."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from yizhi.pipeline.head import describe_head, find_head
+from yizhi.pipeline.results import Row
+
+# Where arithmetic is set by the release alone; elsewhere the table says how each framework computed.
+_USUAL = (("cpu", "fp32"), ("cpu", "int8"))
+
+
+def print_release(console: Console, release: object, rows: Sequence[Row]) -> None:
+    """One line per target: size, seconds, peak memory, worst error per output, verdict; then the reasons."""
+    table = Table(title=str(release), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column("target")
+    for heading in ("size", "export", "verify", "peak memory", "worst error", "verdict"):
+        table.add_column(heading, justify="right" if heading != "verdict" else "left")
+    scored = next((row.evaluation for row in rows if row.evaluation and "best" in row.evaluation), None)
+    if scored:
+        table.add_column(f"{scored['best']} on {scored['data']}", justify="right")
+    for row in rows:
+        peaks = [result.peak_bytes for result in (row.export, row.verification) if result and result.peak_bytes]
+        table.add_row(
+            row.target,
+            format_bytes(row.size),
+            _seconds(row.export, "up to date" if row.verdict and not row.verification else ""),
+            _seconds(row.verification, "kept" if row.verdict else ""),
+            format_bytes(max(peaks, default=None)),
+            describe_errors(row.verdict),
+            _verdict(row),
+            *([_score(row.evaluation)] if scored else []),
+        )
+    console.print(table)
+    head = find_head(row.verdict for row in rows)
+    if head:
+        console.print(Text(describe_head(head), "bold yellow" if head["verdict"] == "untrained" else ""))
+    published = next((row.verdict["published"] for row in rows if row.verdict and "published" in row.verdict), None)
+    if published:
+        console.print(_describe_published(published))
+    for row in rows:
+        if row.verdict and (row.verdict["device"], row.verdict["precision"]) not in _USUAL:
+            settings = ", ".join(f"{name} {value}" for name, value in row.verdict["settings"].items())
+            console.print(Text(f"{row.target}: {row.verdict['precision']} on {row.verdict['device']}: {settings}"))
+    for row in rows:
+        for fault in row.faults:
+            console.print(Text(f"{row.target}: {fault}", "red"))
+    passed = sum(row.passed for row in rows)
+    console.print(f"{passed} of {len(rows)} passed" + (": not fit for release" if passed < len(rows) else ""))
+
+
+def _verdict(row: Row) -> Text:
+    if row.not_run:
+        return Text("not run", "bold yellow")
+    return Text("pass", "bold green") if row.passed else Text("FAIL", "bold red")
+
+
+def _score(evaluation: dict | None) -> str:
+    """The score that counts, and its share of the reference's."""
+    if not evaluation or "scores" not in evaluation:
+        return "-"
+    relative = "" if evaluation["relative"] is None else f" ({evaluation['relative']:.1%})"
+    return f"{evaluation['scores'][evaluation['best']]:.4f}{relative}"
+
+
+def describe_errors(verdict: dict | None) -> str:
+    """Worst error per kind of output, or an int8 artifact's agreement, in a few words."""
+    if not verdict or not verdict["worst"]:
+        return "-"
+    if verdict["cosine"]:
+        agreement = [f"cosine {min(verdict['cosine'].values()):.4f}"]
+        if verdict["quality"]:
+            quality = verdict["quality"]
+            top1 = [] if quality["top1"] is None else [f"top-1 {quality['top1']:.1%}"]
+            agreement = [*top1, f"KL {quality['kl_mean']:.1e}", *agreement]
+        elif verdict["label_error"] is not None:
+            agreement = [f"logits off by {verdict['label_error']:.1%}", *agreement]
+        return ", ".join(agreement)
+    worst: dict[str, float] = {}
+    for output, difference in verdict["worst"].items():
+        kind = {"logits": "logits", "pooler_output": "pooler"}.get(output, "hidden")
+        error = difference["error"]
+        worst[kind] = max(worst.get(kind, 0.0), float("inf") if error is None else error)
+    return ", ".join(f"{kind} {worst[kind]:.1e}" for kind in ("logits", "hidden", "pooler") if kind in worst)
+
+
+def _describe_published(check: dict) -> str:
+    name, values = check["checkpoint"], check["values"]
+    if not values and not check["faults"]:
+        return f"this is {name}, for which no outputs are known to be published"
+    return f"this is {name}: {values} published numbers compared, {len(check['faults'])} disagree"
+
+
+def format_bytes(count: int | None) -> str:
+    """Decimal megabytes or gigabytes."""
+    if count is None:
+        return "-"
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def _seconds(result: object, otherwise: str) -> str:
+    seconds = getattr(result, "seconds", 0.0)
+    return f"{seconds:.1f} s" if seconds else otherwise or "-"

@@ -1,0 +1,99 @@
+"""Folders and small files that are there whole or not at all, also after a kill or a power cut."""
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from yizhi.errors import InputError
+from yizhi.storage.locks import hold
+
+_IN_USE = "another process is writing here"
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def new_folder(final: Path, replaces: Sequence[str] = ()) -> Iterator[Path]:
+    """A temporary folder that becomes `final` when the block ends, and vanishes if it fails.
+
+    replaces: an existing `final` must be empty or hold one of these files, so that a wrong path
+    never costs somebody their folder. It is moved aside first and removed last: a kill leaves the
+    old folder, the new one, or neither, never a mixture; after an error the old one is back.
+    Raises InputError where `final` may not be replaced, or the disk is full or cannot be written.
+    """
+    temporary = final.parent / f".{final.name}.{os.getpid()}.partial"
+    try:
+        _check_replaceable(final, replaces)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(final)
+        temporary.mkdir()
+    except OSError as error:
+        raise InputError(final, f"cannot be written: {error.strerror}") from error
+    with hold(temporary, _IN_USE):
+        try:
+            yield temporary
+            _swap(temporary, final)
+        except BaseException as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if isinstance(error, OSError) and error.errno in _NO_SPACE:
+                raise InputError(final, f"cannot be written: {error.strerror}") from error
+            raise
+
+
+def remove_leftovers(final: Path) -> None:
+    """Remove what killed exports to `final` left behind. A running export's folder is locked, and stays."""
+    pattern = re.compile(re.escape(f".{final.name}.") + r"\d+(\.old)?\.partial")
+    for leftover in final.parent.iterdir() if final.parent.is_dir() else ():
+        if pattern.fullmatch(leftover.name):
+            with suppress(InputError), hold(leftover, _IN_USE):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file so that it is there whole or not at all, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _check_replaceable(final: Path, replaces: Sequence[str]) -> None:
+    if final.is_symlink() or (final.exists() and not final.is_dir()):
+        raise InputError(final, "is in the way: expected a folder, or nothing yet")
+    if final.is_dir() and any(final.iterdir()) and not any((final / name).is_file() for name in replaces):
+        why = f": it holds no {' or '.join(replaces)}" if replaces else ""
+        raise InputError(final, f"exists and is not ours to replace{why}")
+
+
+def _swap(temporary: Path, final: Path) -> None:
+    """Put `temporary` in the place of `final`; on failure, put the old `final` back."""
+    outgoing = final.parent / f".{final.name}.{os.getpid()}.old.partial"
+    replacing = final.exists()
+    if replacing:
+        final.rename(outgoing)
+    try:
+        temporary.rename(final)
+    except BaseException:
+        if replacing:
+            outgoing.rename(final)
+        raise
+    fsync(final.parent)
+    shutil.rmtree(outgoing, ignore_errors=True)
+
+
+def fsync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
