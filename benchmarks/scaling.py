@@ -22,9 +22,9 @@ from yizhi.bulk.job import Answers, Engine, Job, answer_here
 from yizhi.bulk.operators import OperatorSpec
 from yizhi.bulk.progress import Progress
 from yizhi.bulk.ray_engine import QUIET, RayEngine
-from yizhi.bulk.readers import Source
 from yizhi.bulk.run import run
 from yizhi.runtimes import Tokenizer
+from yizhi.storage.records import Source
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 

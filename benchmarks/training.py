@@ -21,9 +21,9 @@ from yizhi.reading.tokenizer_files import read_tokenizer_settings
 from yizhi.runtimes.tokenization import Tokenizer
 from yizhi.training.batches import LengthGroupedBatches, collate
 from yizhi.training.features import Feature
-from yizhi.training.models import build_model
 from yizhi.training.tasks import reading, tagging
 from yizhi.training.tasks.faults import Faults
+from yizhi.training.transformers_models import build_model
 
 Batches = list[list[Feature]]
 
@@ -31,9 +31,9 @@ Batches = list[list[Feature]]
 def read(data: Path) -> tuple[object, list]:
     """The task, and its examples."""
     if data.suffix == ".json":
-        return reading.Reading(), reading.Reader().read(data, Faults())
+        return reading.Reading(), reading.SquadReader().read(data, Faults())
     examples = read_conllu(data)
-    return tagging.Reader().make_task(examples), examples
+    return tagging.TaggingReader().make_task(examples), examples
 
 
 def read_conllu(path: Path) -> list[tagging.Sentence]:

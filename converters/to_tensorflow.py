@@ -6,7 +6,7 @@ Byte-identical exports need a fresh process each: TensorFlow numbers its functio
 import hashlib
 from pathlib import Path
 
-from yizhi.converters.forwards.tensorflow import Encoder
+from yizhi.converters.forwards.tensorflow import TensorFlowEncoder
 from yizhi.converters.lean_tensorflow import tf
 from yizhi.model.layout import transposes
 from yizhi.model.spec import LOGITS_AT, POSITIONS, MaskedLMHead, Parameter
@@ -28,7 +28,7 @@ def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
         checkpoint.release(parameter.name)  # else the file's pages count beside the copy
         return tensor
 
-    model = Encoder(checkpoint.spec, read)
+    model = TensorFlowEncoder(checkpoint.spec, read)
     groups = checkpoint.spec.signatures()
 
     # The layers are traced once for these signatures: one trace for each costs a second and a larger file.
@@ -58,7 +58,7 @@ def _input_specs() -> dict[str, tf.TensorSpec]:
     return {key: tf.TensorSpec((None, None), tf.int32, name=key) for key in INPUTS}
 
 
-def _logits_at_signature(model: Encoder) -> tf.types.experimental.ConcreteFunction:
+def _logits_at_signature(model: TensorFlowEncoder) -> tf.types.experimental.ConcreteFunction:
     """The usual inputs and `positions`, int32 [count, 2], to `logits` [count, V]."""
 
     def logits_at(

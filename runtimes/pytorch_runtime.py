@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from yizhi.converters.forwards.pytorch import Encoder, can_pack, pack
+from yizhi.converters.forwards.pytorch import PyTorchEncoder, can_pack, pack
 from yizhi.errors import NotRun
 from yizhi.model.spec import KERNEL, EncoderSpec, MaskedLMHead
 from yizhi.reading.checkpoint import POOLER, WEIGHTS
@@ -37,7 +37,7 @@ class PyTorchRuntime(Runtime):
         spec = self._build_spec(tensors.keys())
         if can_pack(self.device) and self._type == torch.float32:
             tensors = pack_kernels(spec, tensors, self.artifact.folder)
-        self._module = Encoder(spec, tensors).to(self.device, self._type).eval()
+        self._module = PyTorchEncoder(spec, tensors).to(self.device, self._type).eval()
 
     def _run(self, inputs: Inputs, outputs: tuple[str, ...]) -> Mapping[str, NDArray]:
         return self._compute(inputs, outputs, None)

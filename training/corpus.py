@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from yizhi.bulk.readers import Source
 from yizhi.errors import InputError
 from yizhi.runtimes.tokenization import Tokenizer
+from yizhi.storage.records import Source
 from yizhi.training.segmentation import Segmenter, WordNumberer
 
 _TOGETHER = 1000

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from yizhi.bulk.readers import Source
 from yizhi.errors import InputError, show
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.runtimes.batching import make_batches
 from yizhi.runtimes.tokenization import Row, Tokenizer, pad
 from yizhi.storage.digests import sha256_of_file
 from yizhi.storage.folders import new_folder
-from yizhi.training import loop, models
+from yizhi.storage.records import Source
+from yizhi.training import loop, transformers_models
 from yizhi.training.batches import LengthGroupedBatches
 from yizhi.training.features import open_tokenizer
 from yizhi.training.methods import Full
@@ -134,7 +134,7 @@ def read_texts(path: Path, column: str) -> list[str]:
     return texts
 
 
-class Encoder(torch.nn.Module):
+class SentenceEncoder(torch.nn.Module):
     """An encoder that gives one vector for each text, and the loss of an objective over a batch of them."""
 
     def __init__(self, encoder: Any, embedding: Embedding) -> None:
@@ -159,7 +159,7 @@ class Encoder(torch.nn.Module):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EmbeddingResult:
     """What came of it. before, scores: of the base and of the written model, on the evaluation file."""
 
     before: dict[str, float]
@@ -185,7 +185,7 @@ def train_embedding(
     columns: Columns,
     freeze_layers: int = 0,
     max_length: int | None = None,
-) -> Outcome:
+) -> EmbeddingResult:
     """Train the encoder of the checkpoint `base`, whatever its head, and write the checkpoint `out`, without one.
 
     train: scored pairs for CoSENT, texts for SimCSE. evaluation: scored pairs; the weights with the best Spearman
@@ -216,7 +216,7 @@ def train_embedding(
 
         with work_folder(out, identity) as work:
             loop.seed_everything(settings)
-            model = Encoder(_build_encoder(checkpoint, freeze_layers), embedding)
+            model = SentenceEncoder(_build_encoder(checkpoint, freeze_layers), embedding)
             before = measure(model.eval())
             lengths = [max(len(one.ids), len(other.ids)) for one, other, _ in dataset]
             history = loop.train(
@@ -229,8 +229,8 @@ def train_embedding(
                 loop.Goal(measure, "spearman") if held_out else None,
             )
             scores = measure(model.eval())
-            models.write_checkpoint(folder, model.encoder, checkpoint, {})
-            outcome = Outcome(before, scores, history, len(dataset), monotonic() - began)
+            transformers_models.write_checkpoint(folder, model.encoder, checkpoint, {})
+            outcome = EmbeddingResult(before, scores, history, len(dataset), monotonic() - began)
             told = {"before": before, "scores": scores, "examples": len(dataset), "seconds": outcome.seconds}
             write_record(folder, identity, history, ("spearman", "mrr"), **told)
     return outcome
@@ -276,7 +276,7 @@ class _Collate:
         return batch if scores[0] is None else {**batch, "scores": torch.tensor(scores)}
 
 
-def _embed(model: Encoder, tokenizer: Tokenizer, texts: Sequence[str]) -> NDArray[np.float32]:
+def _embed(model: SentenceEncoder, tokenizer: Tokenizer, texts: Sequence[str]) -> NDArray[np.float32]:
     rows = _tokenize(tokenizer, texts)
     device = next(model.parameters()).device
     vectors: list[NDArray] = [np.empty(0)] * len(rows)
@@ -296,7 +296,7 @@ def _tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Row]:
 
 def _build_encoder(checkpoint: Checkpoint, freeze_layers: int) -> Any:
     """transformers' encoder without a head; nor a pooler, which the vectors would leave behind."""
-    model, new = models.build_model(checkpoint, "ForTokenClassification", {"id2label": {"0": "", "1": ""}})
+    model, new = transformers_models.build_model(checkpoint, "ForTokenClassification", {"id2label": {"0": "", "1": ""}})
     return Full(freeze_layers).prepare(model, checkpoint, new).base_model
 
 

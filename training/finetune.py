@@ -11,19 +11,19 @@ from yizhi.reading.checkpoint import Checkpoint
 from yizhi.runtimes.tokenization import Tokenizer
 from yizhi.storage.digests import sha256_of_file
 from yizhi.storage.folders import new_folder
-from yizhi.training import loop, models
+from yizhi.training import loop, transformers_models
 from yizhi.training.batches import LengthGroupedBatches, collate
 from yizhi.training.features import Feature, open_tokenizer
 from yizhi.training.methods import Method
 from yizhi.training.predict import predict
 from yizhi.training.settings import Settings
-from yizhi.training.tasks import Reader, Task
+from yizhi.training.tasks import DatasetReader, Task
 from yizhi.training.tasks.faults import Faults
 from yizhi.training.work import RECORD, work_folder, write_record
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FinetuningResult:
     """What came of it.
 
     scores: of the written model on the evaluation file; empty without one. new: parameters that started at random.
@@ -52,7 +52,7 @@ class Outcome:
 
 def finetune(
     base: Path,
-    reader: Reader,
+    reader: DatasetReader,
     train: Path,
     evaluation: Path | None,
     out: Path,
@@ -62,7 +62,7 @@ def finetune(
     max_length: int | None = None,
     new_head: bool = False,
     skip_faulty: bool = False,
-) -> Outcome:
+) -> FinetuningResult:
     """Train the checkpoint `base` and write the checkpoint `out`.
 
     Interrupted, it leaves `OUT.partial`, from which the same call goes on.
@@ -92,7 +92,7 @@ def finetune(
 
         with work_folder(out, identity) as work:
             loop.seed_everything(settings)
-            model, new = models.build_model(checkpoint, LABEL_CLASS_SUFFIXES[task.name], task.config())
+            model, new = transformers_models.build_model(checkpoint, LABEL_CLASS_SUFFIXES[task.name], task.config())
             prepared = method.prepare(model, checkpoint, new)
             counts = _count(prepared, trained=True), _count(prepared, trained=False)
             goal = loop.Goal(measure, task.best) if data.held_out else None
@@ -107,8 +107,8 @@ def finetune(
             )
             model = method.finish(prepared, folder).eval()
             scores = measure(model) if data.held_out else {}
-            models.write_checkpoint(folder, model, checkpoint, task.config())
-            outcome = Outcome(
+            transformers_models.write_checkpoint(folder, model, checkpoint, task.config())
+            outcome = FinetuningResult(
                 labels=task.labels,
                 scores=scores,
                 best=task.best,
@@ -139,7 +139,7 @@ class _Data:
 
 def _read(
     checkpoint: Checkpoint,
-    reader: Reader,
+    reader: DatasetReader,
     train: Path,
     evaluation: Path | None,
     tokenizer: Tokenizer,
@@ -160,7 +160,7 @@ def _read(
     return _Data(task, len(examples), features, held_out, held_out_features, skipped)
 
 
-def _told(outcome: Outcome) -> Mapping[str, Any]:
+def _told(outcome: FinetuningResult) -> Mapping[str, Any]:
     return {key: value for key, value in outcome.as_dict().items() if key not in ("steps", "best_step", "resumed_at")}
 
 
@@ -172,7 +172,9 @@ class _Collate:
         return collate(features, self.pad_id)
 
 
-def _choose_task(checkpoint: Checkpoint, reader: Reader, examples: list[Any], new_head: bool, faults: Faults) -> Task:
+def _choose_task(
+    checkpoint: Checkpoint, reader: DatasetReader, examples: list[Any], new_head: bool, faults: Faults
+) -> Task:
     """The data's labels; but those of a head that is there already, for it is trained on."""
     found = reader.make_task(examples)
     head = checkpoint.spec.head

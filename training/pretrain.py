@@ -101,7 +101,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PretrainingResult:
     """What came of it.
 
     scores: of the written model on the evaluation files: `loss` (mean cross-entropy of the masked tokens, in nats) and
@@ -193,7 +193,9 @@ def is_done(base: Path, objective: Objective, out: Path, settings: Settings) -> 
     return read_json_object(out / RECORD).get("run") == json.loads(to_json(identity))
 
 
-def pretrain(base: Path, objective: Objective, out: Path, settings: Settings, new_head: bool = False) -> Outcome:
+def pretrain(
+    base: Path, objective: Objective, out: Path, settings: Settings, new_head: bool = False
+) -> PretrainingResult:
     """Train the checkpoint `base` on, and write the checkpoint `out`.
 
     Interrupted, it leaves `OUT.partial`, from which the same call goes on. new_head: begin a masked-LM head at random
@@ -201,7 +203,7 @@ def pretrain(base: Path, objective: Objective, out: Path, settings: Settings, ne
     `model.safetensors`, where BERT and ALBERT publish it; no artifact has it.
     Raises InputError, listing every fault, for text, settings or a checkpoint that cannot be used.
     """
-    from yizhi.training import loop, models
+    from yizhi.training import loop, transformers_models
     from yizhi.training.batches import collate
     from yizhi.training.work import work_folder, write_record
 
@@ -214,7 +216,7 @@ def pretrain(base: Path, objective: Objective, out: Path, settings: Settings, ne
         with work_folder(out, identity) as work:
             loop.seed_everything(settings)
             suffix = "ForPreTraining" if objective.pairs else "ForMaskedLM"
-            model, new = models.build_model(checkpoint, suffix, {})
+            model, new = transformers_models.build_model(checkpoint, suffix, {})
             new = _load_pair_head(model, checkpoint, new)
             pad_id = prepared.tokenizer.pad_id
 
@@ -231,8 +233,10 @@ def pretrain(base: Path, objective: Objective, out: Path, settings: Settings, ne
                 loop.Goal(measure, "loss", greater=False) if prepared.held_out else None,
             )
             scores = measure(model.eval()) if prepared.held_out else {}
-            models.write_checkpoint(folder, model, checkpoint, config, carry=parameters_of(checkpoint.spec.pooler))
-            outcome = Outcome(
+            transformers_models.write_checkpoint(
+                folder, model, checkpoint, config, carry=parameters_of(checkpoint.spec.pooler)
+            )
+            outcome = PretrainingResult(
                 scores=scores,
                 statistics=prepared.train.statistics,
                 history=history,

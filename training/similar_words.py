@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from yizhi.bulk.readers import Source
 from yizhi.errors import InputError, show
 from yizhi.runtimes.tokenization import Tokenizer
+from yizhi.storage.records import Source
 from yizhi.training.masking import Lexicon
 
 # As many as `synonyms.nearby` gives.

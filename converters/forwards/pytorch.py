@@ -43,7 +43,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
 ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": F.relu, "silu": F.silu, "tanh": torch.tanh}
 
 
-class Encoder(nn.Module):
+class PyTorchEncoder(nn.Module):
     """An encoder with its head, holding each parameter under its canonical name."""
 
     def __init__(self, spec: EncoderSpec, tensors: Parameters) -> None:

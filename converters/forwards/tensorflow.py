@@ -53,7 +53,7 @@ def silu(x: Tensor) -> Tensor:
 ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": tf.nn.relu, "silu": silu, "tanh": tf.math.tanh}
 
 
-class Encoder(tf.Module):
+class TensorFlowEncoder(tf.Module):
     """An encoder with its head. `read` gives each parameter's values, kernels transposed."""
 
     def __init__(self, spec: EncoderSpec, read: Callable[[Parameter], Tensor]) -> None:

@@ -18,11 +18,11 @@ from yizhi.bulk.job import Job
 from yizhi.bulk.operators import OperatorSpec
 from yizhi.bulk.progress import Progress
 from yizhi.bulk.ray_engine import RayEngine
-from yizhi.bulk.readers import Source
 from yizhi.bulk.run import run
 from yizhi.cli import main
 from yizhi.errors import InputError
 from yizhi.reading.checkpoint import Checkpoint
+from yizhi.storage.records import Source
 
 if not importlib.util.find_spec("ray"):
     pytest.skip("Ray is not installed", allow_module_level=True)

@@ -10,7 +10,7 @@ from tests.checkpoints import VOCAB
 from yizhi.errors import InputError
 from yizhi.model.label_heads import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from yizhi.runtimes.tokenization import Tokenizer
-from yizhi.training.tasks.classification import Classification, Reader
+from yizhi.training.tasks.classification import Classification, ClassificationReader
 from yizhi.training.tasks.faults import Faults
 
 ROWS = [("酒店很好", "好"), ("房间不干净", "差"), ("早餐", "好")]
@@ -39,22 +39,22 @@ def faults_of(faults):
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 def test_formats_of_one_content(tmp_path, suffix):
     faults = Faults()
-    examples = Reader().read(write(tmp_path / f"train.{suffix}", ROWS), faults)
+    examples = ClassificationReader().read(write(tmp_path / f"train.{suffix}", ROWS), faults)
     faults.check()
     assert [(e.text, e.labels) for e in examples] == [(text, (label,)) for text, label in ROWS]
-    assert Reader().make_task(examples).labels == ("好", "差")
+    assert ClassificationReader().make_task(examples).labels == ("好", "差")
 
 
 def test_pairs_and_other_columns(tmp_path):
     path = write(tmp_path / "train.csv", [("一", "二", "1"), ("三", "四", "0")], ("a", "b", "same"))
-    examples = Reader(column="a", pair_column="b", label_column="same").read(path, Faults())
+    examples = ClassificationReader(column="a", pair_column="b", label_column="same").read(path, Faults())
     assert [(e.text, e.labels) for e in examples] == [(("一", "二"), ("1",)), (("三", "四"), ("0",))]
-    assert Reader().make_task(examples).labels == ("0", "1")
+    assert ClassificationReader().make_task(examples).labels == ("0", "1")
 
 
 def test_numbers_as_labels_are_in_the_order_of_numbers(tmp_path):
-    examples = Reader().read(write(tmp_path / "b.jsonl", [("天", 10), ("地", 9)]), Faults())
-    assert Reader().make_task(examples).labels == ("9", "10")
+    examples = ClassificationReader().read(write(tmp_path / "b.jsonl", [("天", 10), ("地", 9)]), Faults())
+    assert ClassificationReader().make_task(examples).labels == ("9", "10")
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
@@ -65,10 +65,10 @@ def test_several_labels(tmp_path, suffix):
         else [("天", ["甲", "乙"]), ("地", []), ("人", ["乙"])]
     )
     faults = Faults()
-    examples = Reader(MULTI_LABEL).read(write(tmp_path / f"train.{suffix}", rows), faults)
+    examples = ClassificationReader(MULTI_LABEL).read(write(tmp_path / f"train.{suffix}", rows), faults)
     faults.check()
     assert [e.labels for e in examples] == [("甲", "乙"), (), ("乙",)]
-    task = Reader(MULTI_LABEL).make_task(examples)
+    task = ClassificationReader(MULTI_LABEL).make_task(examples)
     features = task.encode(examples, Tokenizer(VOCAB, SETTINGS, 64), faults)
     assert [f.targets["labels"] for f in features] == [[1.0, 1.0], [0.0, 0.0], [1.0, 0.0]]
     assert task.labels == ("乙", "甲")
@@ -84,7 +84,7 @@ def test_every_fault_is_told_with_its_line(tmp_path):
         '{"text": "天", "label": "甲"}\n{"text": 5, "label": "甲"}\n{"text": "地"}\n{"text": "地", "label": ""}\n{'
     )
     faults = Faults()
-    Reader().read(path, faults)
+    ClassificationReader().read(path, faults)
     found = faults_of(faults)
     assert [fault.partition(":")[0] for fault in found] == [f"{path}, line {line}" for line in (2, 3, 4, 5)]
     assert "text: expected a string; found 5" in found[0]
@@ -94,10 +94,10 @@ def test_every_fault_is_told_with_its_line(tmp_path):
 def test_regression(tmp_path):
     path = write(tmp_path / "train.csv", [("天", "0.5"), ("地", "x"), ("人", "nan")])
     faults = Faults()
-    examples = Reader(REGRESSION).read(path, faults)
+    examples = ClassificationReader(REGRESSION).read(path, faults)
     assert [e.number for e in examples] == [0.5]
     assert len(faults_of(faults)) == 2
-    task = Reader(REGRESSION).make_task(examples)
+    task = ClassificationReader(REGRESSION).make_task(examples)
     assert task.config() == {"id2label": {"0": "label"}, "label2id": {"label": 0}, "problem_type": REGRESSION}
 
 
@@ -114,17 +114,17 @@ def test_regression(tmp_path):
 def test_files_that_cannot_be_used(tmp_path, name, content, fault):
     (tmp_path / name).write_text(content)
     faults = Faults()
-    Reader().read(tmp_path / name, faults)
+    ClassificationReader().read(tmp_path / name, faults)
     (found,) = faults_of(faults)
     assert found.startswith(str(tmp_path / name))
     assert fault in found
 
 
 def test_labels_are_checked(tmp_path):
-    train = Reader().read(write(tmp_path / "train.csv", ROWS[:1]), Faults())
-    held_out = Reader().read(write(tmp_path / "dev.csv", ROWS), Faults())
+    train = ClassificationReader().read(write(tmp_path / "train.csv", ROWS[:1]), Faults())
+    held_out = ClassificationReader().read(write(tmp_path / "dev.csv", ROWS), Faults())
     faults = Faults()
-    Reader().make_task(train).check([*train, *held_out], faults)
+    ClassificationReader().make_task(train).check([*train, *held_out], faults)
     assert faults_of(faults) == [
         f"{tmp_path / 'train.csv'}: expected two labels or more; found only '好'",
         f"{tmp_path / 'dev.csv'}, line 3: label '差' is unknown: expected one of 好",
@@ -136,8 +136,8 @@ def score(task, examples, logits):
 
 
 def test_scores(tmp_path):
-    examples = Reader().read(write(tmp_path / "train.csv", ROWS), Faults())
-    task = Reader().make_task(examples)
+    examples = ClassificationReader().read(write(tmp_path / "train.csv", ROWS), Faults())
+    task = ClassificationReader().make_task(examples)
     # 好 right, 差 taken for 好, 好 right: F1 of 好 is 4/5, of 差 0.
     assert score(task, examples, [[1, 0], [1, 0], [1, 0]]) == {
         "accuracy": pytest.approx(2 / 3),
@@ -145,10 +145,12 @@ def test_scores(tmp_path):
     }
     several = Classification(("甲", "乙"), MULTI_LABEL)
     rows = [("天", ["甲", "乙"]), ("地", [])]
-    examples = Reader(MULTI_LABEL).read(write(tmp_path / "m.jsonl", rows), Faults())
+    examples = ClassificationReader(MULTI_LABEL).read(write(tmp_path / "m.jsonl", rows), Faults())
     assert score(several, examples, [[1, -1], [-1, -1]]) == {"accuracy": 0.5, "f1": pytest.approx(2 / 3)}
     numbers = Classification(("label",), REGRESSION)
-    examples = Reader(REGRESSION).read(write(tmp_path / "r.csv", [("天", "1"), ("地", "2"), ("人", "4")]), Faults())
+    examples = ClassificationReader(REGRESSION).read(
+        write(tmp_path / "r.csv", [("天", "1"), ("地", "2"), ("人", "4")]), Faults()
+    )
     found = score(numbers, examples, [[0.0], [1.0], [9.0]])
     assert found["spearman"] == pytest.approx(1)
     assert 0.9 < found["pearson"] < 1

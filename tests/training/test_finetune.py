@@ -20,8 +20,8 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
 from yizhi.training.finetune import finetune  # noqa: E402
-from yizhi.training.models import build_model  # noqa: E402
 from yizhi.training.predict import predict, predict_with_artifact  # noqa: E402
+from yizhi.training.transformers_models import build_model  # noqa: E402
 
 SENTENCES = ["北京好", "山水很好", "房间不干净", "天地", "早餐不好", "服务很快", "花月", "不快"] * 4
 QUICK = Settings(max_steps=6, batch_size=8, learning_rate=1e-3, evaluate_every=3, device="cpu")
@@ -52,9 +52,9 @@ def write_questions(path):
 
 
 TASKS = {
-    "tag": (tagging.Reader(), write_tags, "train.txt"),
-    "classify": (classification.Reader(), write_labels, "train.jsonl"),
-    "answer": (reading.Reader(), write_questions, "train.json"),
+    "tag": (tagging.TaggingReader(), write_tags, "train.txt"),
+    "classify": (classification.ClassificationReader(), write_labels, "train.jsonl"),
+    "answer": (reading.SquadReader(), write_questions, "train.json"),
 }
 
 
@@ -143,8 +143,8 @@ def test_lora_merged_is_lora_applied(make_checkpoint, tmp_path, variant):
     settings = Settings(max_steps=8, batch_size=8, learning_rate=2e-2, device="cpu")
     outcome = run(base, tmp_path, "classify", settings, Lora(keep=True))
     assert 0 < outcome.trained < outcome.parameters
-    examples = classification.Reader().read(tmp_path / "train.jsonl", Faults())
-    task = classification.Reader().make_task(examples)
+    examples = classification.ClassificationReader().read(tmp_path / "train.jsonl", Faults())
+    task = classification.ClassificationReader().make_task(examples)
     features = task.encode(examples, Tokenizer.open(base), Faults())
     with Checkpoint.open(base) as checkpoint, Checkpoint.open(tmp_path / "out") as merged:
         plain, _ = build_model(checkpoint, "ForSequenceClassification", task.config())
@@ -262,7 +262,9 @@ def test_faults_of_both_files_are_told_together_and_nothing_is_left(make_checkpo
     (tmp_path / "train.txt").write_text("北\tB-LOC\n京\n")
     (tmp_path / "dev.txt").write_text("北\tB-PER\n\n")
     with pytest.raises(InputError) as caught:
-        finetune(base, tagging.Reader(), tmp_path / "train.txt", tmp_path / "dev.txt", tmp_path / "out", QUICK, Full())
+        finetune(
+            base, tagging.TaggingReader(), tmp_path / "train.txt", tmp_path / "dev.txt", tmp_path / "out", QUICK, Full()
+        )
     assert len(caught.value.faults) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-bert", "dev.txt", "train.txt"]
 
@@ -270,7 +272,7 @@ def test_faults_of_both_files_are_told_together_and_nothing_is_left(make_checkpo
 def test_faulty_rows_are_left_out_on_request(make_checkpoint, tmp_path):
     data = write_tags(tmp_path / "train.txt")
     data.write_text(data.read_text(encoding="utf-8") + "\n京\n", encoding="utf-8")
-    arguments = (make_checkpoint(), tagging.Reader(), data, None, tmp_path / "out", QUICK, Full())
+    arguments = (make_checkpoint(), tagging.TaggingReader(), data, None, tmp_path / "out", QUICK, Full())
     outcome = finetune(*arguments, skip_faulty=True)
     assert outcome.skipped == (
         f"{data}, line {data.read_text(encoding='utf-8').count(chr(10))}: expected a token and its tag; found '京'",

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
-from yizhi.training import loop, models  # noqa: E402
+from yizhi.training import loop, transformers_models  # noqa: E402
 from yizhi.training.batches import LengthGroupedBatches, collate  # noqa: E402
 
 TEXTS = ["北京", "天地好", "酒店的服务很好", "房间干净", "早餐", "学习机器语言模型", "山水", "花月春风雨", "我你他"] * 2
@@ -33,7 +33,9 @@ def fine_tune(folder, work, goal=None, callback=None, **changes):
     )
     loop.seed_everything(settings)
     with Checkpoint.open(folder) as checkpoint:
-        model, _ = models.build_model(checkpoint, "ForSequenceClassification", {"id2label": {"0": "短", "1": "长"}})
+        model, _ = transformers_models.build_model(
+            checkpoint, "ForSequenceClassification", {"id2label": {"0": "短", "1": "长"}}
+        )
     features = features_of(folder)
     batches = LengthGroupedBatches([feature.length for feature in features], settings.batch_size, settings.seed)
     history = loop.train(model, features, batches, lambda rows: collate(rows, 0), settings, work, goal, callback or [])

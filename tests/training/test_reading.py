@@ -10,7 +10,7 @@ from yizhi.errors import InputError
 from yizhi.runtimes.tokenization import Tokenizer
 from yizhi.training import cmrc
 from yizhi.training.tasks.faults import Faults
-from yizhi.training.tasks.reading import Question, Reader, Reading, best_span
+from yizhi.training.tasks.reading import Question, Reading, SquadReader, best_span
 
 SETTINGS = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
 CONTEXT = "北京的酒店服务很好，早餐不好。"
@@ -34,7 +34,7 @@ def write(path, entries, context=CONTEXT):
 
 def read(path):
     faults = Faults()
-    return Reader().read(path, faults), faults
+    return SquadReader().read(path, faults), faults
 
 
 def faults_of(faults):

@@ -2,7 +2,7 @@
 
 from yizhi.training.sample_entities import make_sentences, write_conll
 from yizhi.training.tasks.faults import Faults
-from yizhi.training.tasks.tagging import Reader
+from yizhi.training.tasks.tagging import TaggingReader
 
 
 def names(sentences):
@@ -31,8 +31,8 @@ def test_nothing_of_the_test_is_in_training():
 def test_they_are_read_as_they_were_written(tmp_path):
     sentences, faults = make_sentences(50, seed=2), Faults()
     write_conll(tmp_path / "a.txt", sentences)
-    examples = Reader().read(tmp_path / "a.txt", faults)
-    task = Reader().make_task(examples)
+    examples = TaggingReader().read(tmp_path / "a.txt", faults)
+    task = TaggingReader().make_task(examples)
     task.check(examples, faults)
     faults.check()
     assert [list(zip(example.tokens, example.tags, strict=True)) for example in examples] == sentences

@@ -10,7 +10,7 @@ from yizhi.errors import InputError
 from yizhi.runtimes.tokenization import Tokenizer
 from yizhi.training.features import IGNORED
 from yizhi.training.tasks.faults import Faults
-from yizhi.training.tasks.tagging import Reader, Sentence, Tagging
+from yizhi.training.tasks.tagging import Sentence, Tagging, TaggingReader
 
 BIO = ("O", "B-LOC", "I-LOC", "B-ORG", "I-ORG")
 SETTINGS = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
@@ -23,7 +23,7 @@ def tokenizer(max_length=64):
 def read(path, content):
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     faults = Faults()
-    return Reader().read(path, faults), faults
+    return TaggingReader().read(path, faults), faults
 
 
 def sentence(tokens, tags):
@@ -89,24 +89,24 @@ def test_an_empty_file(tmp_path, content):
 
 def test_a_missing_file(tmp_path):
     faults = Faults()
-    Reader().read(tmp_path / "none.txt", faults)
+    TaggingReader().read(tmp_path / "none.txt", faults)
     assert faults_of(faults) == [f"{tmp_path / 'none.txt'}: cannot be read: No such file or directory"]
 
 
 def test_labels_are_found_in_one_order(tmp_path):
     content = "a I-PER\nb B-PER\nc O\nd E-LOC\ne B-LOC\n"
     examples, _ = read(tmp_path / "train.txt", content)
-    task = Reader().make_task(examples)
+    task = TaggingReader().make_task(examples)
     assert task.labels == ("O", "B-LOC", "E-LOC", "B-PER", "I-PER")
     assert task.config()["id2label"]["3"] == "B-PER"
-    assert Reader().make_task(examples[::-1]) == task
+    assert TaggingReader().make_task(examples[::-1]) == task
 
 
 def test_unknown_tags_and_tags_of_no_scheme_are_told_with_their_lines(tmp_path):
     train, _ = read(tmp_path / "train.txt", "北 B-LOC\n京 I-LOC\n好 NOUN\n")
     held_out, _ = read(tmp_path / "dev.txt", "好 O\n\n北 B-PER\n")
     faults = Faults()
-    Reader().make_task(train).check([*train, *held_out], faults)
+    TaggingReader().make_task(train).check([*train, *held_out], faults)
     found = faults_of(faults)
     assert found[0].startswith(f"{tmp_path / 'train.txt'}, line 3: expected O or a tag such as B-PER")
     assert found[1].startswith(f"{tmp_path / 'dev.txt'}, line 1: tag 'O' is unknown: expected one of ")

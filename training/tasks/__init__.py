@@ -42,7 +42,7 @@ class Task(Protocol[Example]):
         """Scores from each feature's logits: [labels], or [T, labels] of a row's tokens."""
 
 
-class Reader(Protocol[Example]):
+class DatasetReader(Protocol[Example]):
     """How a task's examples are read, and its labels found."""
 
     def read(self, path: Path, faults: Faults) -> list[Example]:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from yizhi.bulk.readers import Source
 from yizhi.errors import InputError, show
 from yizhi.model.label_heads import MULTI_LABEL, REGRESSION, SEQUENCE, SINGLE_LABEL
 from yizhi.runtimes.tokenization import Text, Tokenizer
+from yizhi.storage.records import Source
 from yizhi.training.features import Feature
 from yizhi.training.tasks.faults import Faults
 
@@ -32,7 +32,7 @@ class Labelled:
 
 
 @dataclass(frozen=True)
-class Reader:
+class ClassificationReader:
     """Reads .csv, .jsonl and .parquet.
 
     column, pair_column, label_column: fields of JSON objects, or columns. Several labels are a list, or one string

@@ -35,7 +35,7 @@ class Question:
     answers: tuple[tuple[str, int], ...]
 
 
-class Reader:
+class SquadReader:
     """Reads `data[].paragraphs[].{context, qas[].{id, question, answers[].{text, answer_start}}}`."""
 
     def read(self, path: Path, faults: Faults) -> list[Question]:
@@ -75,7 +75,7 @@ class Reading:
         return {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1}}
 
     def check(self, examples: Sequence[Question], faults: Faults) -> None:
-        """Nothing: `Reader.read` has checked the answers."""
+        """Nothing: `SquadReader.read` has checked the answers."""
 
     def encode(self, examples: Sequence[Question], tokenizer: Tokenizer, faults: Faults) -> list[Feature]:
         """Question and context, a long one in windows that overlap.

@@ -45,7 +45,7 @@ class Sentence:
         return text, spans
 
 
-class Reader:
+class TaggingReader:
     """Reads .jsonl (objects with `tokens` and `tags`), and any other name as CoNLL: a token and its tag in a line.
 
     Columns are separated by a tab, or else by spaces; the first is the token and the last its tag, as in the MSRA and

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from yizhi.bulk.operators import OperatorSpec
-from yizhi.bulk.readers import Record, Source
 from yizhi.bulk.writers import check_output
 from yizhi.errors import InputError
 from yizhi.runtimes.batching import TOKENS, WINDOW, Operator, Task, run_tasks
+from yizhi.storage.records import Record, Source
 
 
 @dataclass(frozen=True)

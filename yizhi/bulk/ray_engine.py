@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yizhi.bulk.job import Answers, Job, Window
-from yizhi.bulk.readers import STDIN
 from yizhi.errors import InputError
 from yizhi.release.artifact import DESCRIPTION, Artifact
 from yizhi.storage.digests import sha256_of_file
+from yizhi.storage.records import STDIN
 
 if TYPE_CHECKING:
     import ray.data

@@ -12,8 +12,8 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
-from yizhi.bulk.readers import need_pyarrow
 from yizhi.errors import InputError
+from yizhi.storage.records import need_pyarrow
 
 FORMATS = ("jsonl", "parquet", "npy", "safetensors")
 

@@ -12,7 +12,7 @@ from yizhi.commands.training_options import add_training_options, read_settings,
 from yizhi.errors import InputError
 
 if TYPE_CHECKING:
-    from yizhi.training.finetune import Outcome
+    from yizhi.training.finetune import FinetuningResult
     from yizhi.training.methods import Method
 
 
@@ -158,7 +158,7 @@ def _read_method(options: argparse.Namespace) -> "Method":
     return Lora(**lora, keep=options.keep_lora)
 
 
-def _print(out: Path, outcome: "Outcome") -> None:
+def _print(out: Path, outcome: "FinetuningResult") -> None:
     for fault in outcome.skipped:
         print(f"left out: {fault}", file=sys.stderr)
     labels = ", ".join(outcome.labels[:12]) + (", …" if len(outcome.labels) > 12 else "")

@@ -12,7 +12,7 @@ from yizhi.errors import InputError
 
 if TYPE_CHECKING:
     from yizhi.training.masking import Statistics
-    from yizhi.training.pretrain import Objective, Outcome
+    from yizhi.training.pretrain import Objective, PretrainingResult
 
 
 def add(commands: Commands) -> None:
@@ -139,7 +139,7 @@ def _print_statistics(statistics: "Statistics") -> None:
     make_console().print(table)
 
 
-def _print(out: Path, outcome: "Outcome") -> None:
+def _print(out: Path, outcome: "PretrainingResult") -> None:
     history = outcome.history
     resumed = f", from step {history.resumed_at}" if history.resumed_at else ""
     print(

@@ -92,9 +92,9 @@ def run_bulk(options: argparse.Namespace, operator: "OperatorSpec", words: bool 
     """Answer a whole file, of lists of words if `words`. Returns 1 where some of its rows could not be used."""
     from yizhi.bulk.job import Job
     from yizhi.bulk.progress import Progress
-    from yizhi.bulk.readers import Source
     from yizhi.bulk.run import run
     from yizhi.runtimes.batching import TOKENS, WINDOW
+    from yizhi.storage.records import Source
 
     named = 0
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from yizhi.errors import InputError, show
-from yizhi.runtimes.tokenization import Text
 
 FORMATS = ("txt", "jsonl", "csv", "parquet")
 STDIN = "-"
@@ -29,7 +28,7 @@ class Record:
     """
 
     number: int
-    text: Text | list[str] | None
+    text: str | tuple[str, str] | list[str] | None
     fault: str = ""
     others: Mapping[str, Any] = field(default_factory=dict)
 
@@ -89,16 +88,16 @@ class Source:
         return {"path": path, "size": self.size(), "changed": changed, **named}
 
     @contextmanager
-    def open(self) -> Iterator["Reader"]:
+    def open(self) -> Iterator["RecordReader"]:
         """Open for one pass."""
         if self.path == STDIN:
-            yield Reader(self, sys.stdin.buffer)
+            yield RecordReader(self, sys.stdin.buffer)
         else:
             with open(self.path, "rb") as file:
-                yield Reader(self, file)
+                yield RecordReader(self, file)
 
 
-class Reader:
+class RecordReader:
     """One pass over a source. `done` is the share of it already read, or None where that cannot be known."""
 
     def __init__(self, source: Source, file: BinaryIO) -> None:
@@ -232,7 +231,7 @@ def need_pyarrow(path: object) -> None:
 class _Counting:
     """Lines of a CSV file for the csv module, with bytes that are no UTF-8 kept as lone surrogates."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: RecordReader) -> None:
         self._reader = reader
         self._stream = io.TextIOWrapper(reader._file, "utf-8-sig", errors="surrogateescape", newline="")
 
