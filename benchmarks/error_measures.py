@@ -17,9 +17,9 @@ import numpy as np
 
 from benchmarks.families import shapes
 from tests.artifacts import export_artifact
-from yizhi.model import synthesis as made
 from yizhi.parity.golden import Golden
 from yizhi.parity.tolerances import TOLERANCES
+from yizhi.pipeline import synthesis as made
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.runtimes import open_runtime
 

@@ -19,10 +19,10 @@ from typing import Any
 from yizhi.catalogue.catalogue import read_catalogue
 from yizhi.converters.targets import TARGETS, find_targets
 from yizhi.model.config import EncoderConfig
-from yizhi.model.synthesis import synthesize
 from yizhi.pipeline.export import export
 from yizhi.pipeline.progress import Progress
 from yizhi.pipeline.results import rows_as_dict
+from yizhi.pipeline.synthesis import synthesize
 from yizhi.reports.tables import describe_errors, format_bytes
 from yizhi.storage.json_files import to_json
 

@@ -17,12 +17,12 @@ from typing import Any
 
 from yizhi.converters.targets import TARGETS
 from yizhi.errors import InputError
-from yizhi.model.synthesis import DEFAULT_CONFIG, synthesize
 from yizhi.pipeline.environment import describe_environment
 from yizhi.pipeline.export import export
 from yizhi.pipeline.jobs import Job, run_jobs
 from yizhi.pipeline.progress import Progress
 from yizhi.pipeline.results import Row
+from yizhi.pipeline.synthesis import DEFAULT_CONFIG, synthesize
 from yizhi.release.manifest import GOLDEN
 from yizhi.reports.tables import describe_errors
 from yizhi.runtimes.base import MATH

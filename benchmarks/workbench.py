@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.contestants import FRAMEWORKS
 from benchmarks.processes import ROOT, Contestant, Failed, run
-from yizhi.model.synthesis import DEFAULT_CONFIG, synthesize
+from yizhi.pipeline.synthesis import DEFAULT_CONFIG, synthesize
 
 PEERS = ROOT / "build" / "peers" / "bin"
 OURS = "yizhi"

@@ -18,7 +18,7 @@ from benchmarks.sections import exports
 from benchmarks.workbench import Workbench
 from tests.checkpoints import small_config
 from yizhi.converters.targets import TARGETS
-from yizhi.model.synthesis import synthesize
+from yizhi.pipeline.synthesis import synthesize
 from yizhi.release.artifact import Artifact
 
 GB = 10**9

@@ -6,8 +6,8 @@ import pytest
 from tests.artifacts import export_artifact
 from yizhi.cli import main
 from yizhi.demo import CONFIG, TEXTS, TRAINING, make_vocab, read_questions
-from yizhi.model.synthesis import synthesize
 from yizhi.parity.cloze import CLOZE
+from yizhi.pipeline.synthesis import synthesize
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.runtimes import FillMask, Tokenizer, open_runtime
 

@@ -9,6 +9,7 @@ import pytest
 from tests.checkpoints import write_variant
 from yizhi.catalogue import catalogue
 from yizhi.catalogue.identify import describe_identity, identify, read_tensor_list
+from yizhi.catalogue.own import OWN_CATALOGUE
 from yizhi.cli import main
 from yizhi.model.layout import transposes
 from yizhi.reading.checkpoint import Checkpoint
@@ -112,7 +113,7 @@ def google_name(name: str) -> str:
 @pytest.fixture
 def ours(tmp_path, monkeypatch):
     checkpoint = write_variant(tmp_path / "ours", "bert")
-    monkeypatch.setenv(catalogue.OWN_CATALOGUE, str(own_catalogue(tmp_path, checkpoint)))
+    monkeypatch.setenv(OWN_CATALOGUE, str(own_catalogue(tmp_path, checkpoint)))
     return checkpoint
 
 
@@ -185,6 +186,6 @@ def test_bad_catalogue_is_one_error(tmp_path, monkeypatch, capsys, content, expe
     path = tmp_path / "own.toml"
     if content is not None:
         path.write_text(content)
-    monkeypatch.setenv(catalogue.OWN_CATALOGUE, str(path))
+    monkeypatch.setenv(OWN_CATALOGUE, str(path))
     assert main(["models"]) == 2
     assert expected in capsys.readouterr().err

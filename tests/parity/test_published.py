@@ -9,6 +9,7 @@ import pytest
 from tests.artifacts import export_artifact
 from tests.checkpoints import write_variant
 from yizhi.catalogue.catalogue import read_catalogue
+from yizhi.catalogue.own import OWN_CATALOGUE
 from yizhi.cli import main
 from yizhi.errors import InputError
 from yizhi.parity import oracle, published
@@ -118,7 +119,7 @@ def test_published_ids_are_our_tokenizer_s(name, shared_data):
 
 
 def test_every_target_reproduces_what_was_published(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setenv(published.OWN_CATALOGUE, str(publish(tmp_path, checkpoint)))
+    monkeypatch.setenv(OWN_CATALOGUE, str(publish(tmp_path, checkpoint)))
     with Checkpoint.open(checkpoint) as opened:
         artifact = export_artifact(opened, "onnx", tmp_path / "onnx")
     with open_runtime(artifact) as runtime:
@@ -138,7 +139,7 @@ def test_every_target_reproduces_what_was_published(checkpoint, tmp_path, monkey
 )
 def test_wrong_number_is_named_with_its_source(checkpoint, tmp_path, monkeypatch, change, expected):
     path = publish(tmp_path, checkpoint, lambda text: text.replace(*change))
-    monkeypatch.setenv(published.OWN_CATALOGUE, str(path))
+    monkeypatch.setenv(OWN_CATALOGUE, str(path))
     with Checkpoint.open(checkpoint) as opened:
         artifact = export_artifact(opened, "onnx", tmp_path / "onnx")
     with open_runtime(artifact) as runtime:
@@ -150,7 +151,7 @@ def test_wrong_number_is_named_with_its_source(checkpoint, tmp_path, monkeypatch
 
 def test_export_and_verify_check_a_known_checkpoint(checkpoint, tmp_path, monkeypatch, capsys):
     """By its file's hash alone, through the command line, int8 left out; and a wrong number fails both."""
-    monkeypatch.setenv(published.OWN_CATALOGUE, str(publish(tmp_path, checkpoint)))
+    monkeypatch.setenv(OWN_CATALOGUE, str(publish(tmp_path, checkpoint)))
     release = tmp_path / "release"
     arguments = ["export", str(checkpoint), "--out", str(release), "--target", "onnx", "--target", "onnx-int8"]
     assert main(arguments) == 0
@@ -169,7 +170,7 @@ def test_export_and_verify_check_a_known_checkpoint(checkpoint, tmp_path, monkey
 def test_incomplete_entry_is_one_error(tmp_path, monkeypatch):
     path = tmp_path / "own.toml"
     path.write_text('[[fill_mask]]\ncheckpoint = "ours"\ntext = "[MASK]"\n')
-    monkeypatch.setenv(published.OWN_CATALOGUE, str(path))
+    monkeypatch.setenv(OWN_CATALOGUE, str(path))
     with pytest.raises(InputError, match="fill_mask 1: source, masks: missing"):
         read_published("ours")
 

@@ -5,7 +5,6 @@ checkpoints with a file of the same form, named by the environment variable YIZH
 """
 
 import math
-import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,11 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from yizhi.catalogue.own import find_own_catalogue
 from yizhi.errors import InputError
 from yizhi.model.architectures import full_spec
 from yizhi.model.config import EncoderConfig
 from yizhi.model.spec import EncoderSpec
-from yizhi.parity.published import OWN_CATALOGUE
 
 CATALOGUE = Path(__file__).with_name("catalogue.toml")
 HEADS = ("trained", "random", "corrector", "absent", "unknown")
@@ -97,8 +96,8 @@ class KnownCheckpoint:
 
 def read_catalogue() -> Mapping[str, KnownCheckpoint]:
     """Every known checkpoint by name; one's own come last and may replace others. Raises InputError."""
-    own = os.environ.get(OWN_CATALOGUE)
-    return {**_read(CATALOGUE), **(_read(Path(own)) if own else {})}
+    own = find_own_catalogue()
+    return {**_read(CATALOGUE), **(_read(own) if own else {})}
 
 
 def find_known(name: str) -> KnownCheckpoint:

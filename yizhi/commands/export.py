@@ -56,6 +56,7 @@ def run(options: argparse.Namespace) -> int:
     from yizhi.pipeline.export import export
     from yizhi.pipeline.progress import Progress
     from yizhi.reading.hub import resolve_checkpoint
+    from yizhi.reports.report import write_report
 
     targets = find_targets(options.target)
     if options.normalize and not options.pooling:
@@ -66,4 +67,6 @@ def run(options: argparse.Namespace) -> int:
         given = {"keep_fp32": sorted(options.keep_fp32), "reduced_range": options.int8_reduced_range}
         int8_options = {name: value for name, value in given.items() if value}
         rows = export(source.path, options.out, targets, options.jobs, progress, source.origin, int8_options, pooling)
+    if any(row.export or row.verification for row in rows):
+        write_report(options.out / "report", rows)
     return finish(rows, options.out, options.json, options.require_mlm)

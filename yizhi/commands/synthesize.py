@@ -35,7 +35,7 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
-    from yizhi.model.synthesis import DEFAULT_CONFIG, synthesize
+    from yizhi.pipeline.synthesis import DEFAULT_CONFIG, synthesize
     from yizhi.reading.checkpoint import read_vocab
     from yizhi.storage.json_files import read_json_object
 

@@ -4,7 +4,6 @@ The facts are in `published.toml`, each with its source; one's own catalogue fil
 docs/catalogue.md) may hold more in the same form.
 """
 
-import os
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from yizhi.catalogue.own import find_own_catalogue
 from yizhi.errors import InputError
 from yizhi.parity.tolerances import TOLERANCES, FloatTolerance
 from yizhi.runtimes.base import Runtime
@@ -22,7 +22,6 @@ from yizhi.runtimes.scores import softmax
 from yizhi.runtimes.tokenization import Tokenizer
 
 PUBLISHED = Path(__file__).with_name("published.toml")
-OWN_CATALOGUE = "YIZHI_CATALOGUE"
 # What an entry of each kind must have.
 _NEEDED = {
     "hidden_states": ("checkpoint", "text", "source", "vectors"),
@@ -48,9 +47,9 @@ def read_published(checkpoint: str) -> list[dict[str, Any]]:
 
     Raises InputError where one's own file cannot be read, or an entry is incomplete.
     """
-    own = os.environ.get(OWN_CATALOGUE)
+    own = find_own_catalogue()
     entries: list[dict[str, Any]] = []
-    for path in (PUBLISHED, *((Path(own),) if own else ())):
+    for path in (PUBLISHED, *((own,) if own else ())):
         try:
             raw = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

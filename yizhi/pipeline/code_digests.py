@@ -20,7 +20,7 @@ MADE_WITH = (
     "storage/json_files.py",
 )
 # What shapes a verdict of these bytes.
-JUDGED_WITH = ("parity", "runtimes")
+JUDGED_WITH = ("catalogue/own.py", "parity", "runtimes")
 
 _ROOT = Path(yizhi.__file__).parent
 

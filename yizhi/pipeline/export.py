@@ -33,7 +33,6 @@ from yizhi.release.manifest import (
     read_manifest,
     write_manifest,
 )
-from yizhi.reports.report import write_report
 from yizhi.storage.digests import describe_file, describe_folder, sha256_of_file
 from yizhi.storage.folders import remove_leftovers
 from yizhi.storage.locks import hold
@@ -98,8 +97,6 @@ def export(
             artifacts = [Artifact.read(release / name) for name in TARGETS if name in verdicts]
             write_documents(release, source, artifacts)
             write_manifest(release, describe_release(release, source, artifacts, _round(verdicts)))
-        if plan:
-            write_report(release / "report", rows)
     return rows
 
 

@@ -6,7 +6,7 @@ from safetensors.numpy import load_file
 
 from tests.checkpoints import small_config, write_json
 from yizhi.cli import main
-from yizhi.model.synthesis import SHARED_OUTLIERS, SPREAD, synthesize
+from yizhi.pipeline.synthesis import SHARED_OUTLIERS, SPREAD, synthesize
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.tokenizer_files import SPECIAL_TOKENS
 
