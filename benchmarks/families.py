@@ -63,7 +63,7 @@ INTRODUCTION = """\
 # Every family through every target
 
 Made by `python -m benchmarks.families`: random weights in the published shapes, exported to every target, each artifact
-run against the float64 oracle on all cases (lengths 1 to 512), and held to the gates of `parity_tests/tolerances.py`.
+run against the float64 oracle on all cases (lengths 1 to 512), and held to the gates of `yizhi/parity/tolerances.py`.
 Errors are the largest of any case, and beside them how much of the tolerance is used where most is; for int8, agreement
 on decided positions, mean KL in nats, and lowest cosine of any layer. A verdict of
 *not run* is neither a pass nor a failure.

@@ -63,7 +63,7 @@ def write_checkpoint(
     """Write a canonical checkpoint: the model's weights, the base's vocabulary, and its config but for `config`.
 
     carry: the base's parameters to write as they are, where the model has no place for them.
-    folder: an empty one, such as `yizhi.release.artifact.new_folder` gives. Raises InputError where `yizhi export`
+    folder: an empty one, such as `yizhi.storage.folders.new_folder` gives. Raises InputError where `yizhi export`
     would not take it.
     """
     architecture = type(model).__name__
