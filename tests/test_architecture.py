@@ -1,6 +1,5 @@
 """Imports run one way: each room imports what docs/architecture.md says that it may."""
 
-import ast
 import re
 import subprocess
 import sys
@@ -10,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import yizhi
+from tests.imports import ROOT, find_imports
 from yizhi import runtimes
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "yizhi"
 # Every room knows the errors, and the version.
 EVERYWHERE = {"errors", "__version__"}
@@ -42,22 +41,14 @@ def find_modules() -> dict[str, Path]:
     }
 
 
-def find_imports(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and room of each import of ours, those inside functions too; a relative one has no room."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            module = "." * node.level + (node.module or "")
-            names = [f"{module}.{alias.name}" for alias in node.names] if module in ("yizhi", ".") else [module]
-        else:
-            continue
-        for name in names:
-            first, _, rest = name.partition(".")
-            if first == "yizhi":
-                yield node.lineno, rest.partition(".")[0]
-            elif first in ("", "converters", "runtimes", "training", "tests", "parity_tests", "benchmarks"):
-                yield node.lineno, name
+def find_rooms(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and room of each import of ours; what is not the package's has no room."""
+    for line, module in find_imports(path):
+        first, _, rest = module.partition(".")
+        if first == "yizhi":
+            yield line, rest.partition(".")[0]
+        elif first in ("", "converters", "runtimes", "training", "tests", "parity_tests", "benchmarks"):
+            yield line, module
 
 
 def test_the_table_names_every_room_and_runs_one_way():
@@ -75,7 +66,7 @@ def test_a_room_imports_what_it_may(room):
     wrong = [
         f"{file.relative_to(ROOT)}:{line}: {room} may not import {found or 'yizhi'}"
         for file in files
-        for line, found in find_imports(file)
+        for line, found in find_rooms(file)
         if found not in {room, *ALLOWED[room], *EVERYWHERE}
         # Where the package lies, which its own digest asks.
         and not (found == "" and file.name == "code_digests.py")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.imports import ROOT, find_module, parse
+
 DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix()
     for pattern in ("*.md", "docs/*.md", "docs/examples/*.sh", "Makefile", "benchmarks/*.toml")
@@ -29,18 +30,10 @@ FILES = (".css", ".json", ".md", ".py", ".sh", ".toml", ".tsv", ".txt")
 
 
 @cache
-def find_module(name: str) -> Path | None:
-    """The file of one of our modules, or the folder of a package of ours."""
-    base = ROOT.joinpath(*name.split("."))
-    file = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
-    return file if file.is_file() else None
-
-
-@cache
 def find_names(module: Path) -> frozenset[str]:
     """What a module defines or imports at its top, those of `if TYPE_CHECKING` and a star's too."""
     names = {"__file__", "__path__"}
-    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+    for node in ast.walk(parse(module)):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.ImportFrom) and node.names[0].name == "*":

@@ -1,10 +1,14 @@
-"""The machine that runs ONNX: onnxruntime, tokenizers, safetensors, numpy and rich; no torch, onnx or scipy."""
+"""The machine that runs ONNX: onnxruntime, tokenizers, safetensors, numpy and rich; no torch, onnx or scipy.
+
+What is installed there is the wheel, beside folders of a stranger that are called as ours are at the root.
+"""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ from tests.checkpoints import write_variant
 from yizhi.cli import main
 
 ROOT = Path(__file__).parents[2]
+DECOYS = ("converters", "runtimes", "training", "parity_tests", "tests", "benchmarks")
 ABSENT = ("torch", "onnx", "scipy", "tensorflow", "jax", "flax", "transformers", "jsonschema")
 
 
@@ -25,29 +30,73 @@ def release(tmp_path_factory) -> Path:
     return folder / "release"
 
 
+def pip(python: str | Path, *arguments: str | Path) -> None:
+    """Run pip; skip where it cannot reach an index."""
+    command = [python, "-m", "pip", *arguments, "--quiet", "--disable-pip-version-check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"pip cannot {' '.join(map(str, arguments))} here: {done.stderr.strip().splitlines()[-1]}")
+
+
 @pytest.fixture(scope="module")
-def deploy_python(tmp_path_factory) -> Path:
-    """The interpreter of a fresh environment with `yizhi[onnx]` built and installed; skips where pip cannot."""
-    folder = tmp_path_factory.mktemp("venv")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel of this checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    # A copy, since a build leaves its files beside the sources.
+    ignored = shutil.ignore_patterns(".*", "build", "dist", "__pycache__", "*.egg-info")
+    source = shutil.copytree(ROOT, folder / "source", ignore=ignored, symlinks=True)
+    pip(sys.executable, "wheel", "--no-deps", "--wheel-dir", folder, source)
+    return next(folder.glob("yizhi-*.whl"))
+
+
+@pytest.fixture(scope="module")
+def deploy_python(wheel) -> Path:
+    """The interpreter of a fresh environment with the wheel and what `yizhi[onnx]` needs."""
+    folder = wheel.parent / "venv"
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     python = folder / "bin" / "python"
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    # A copy, since a build leaves its files beside the sources.
-    ignored = shutil.ignore_patterns(".*", "build", "dist", "tests", "__pycache__")
-    source = shutil.copytree(ROOT, folder / "source", ignore=ignored)
-    install += ["--constraint", source / "constraints.txt", f"{source}[onnx]"]
-    done = subprocess.run(install, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"pip cannot install yizhi[onnx] here: {done.stderr.strip().splitlines()[-1]}")
+    pip(python, "install", "--constraint", ROOT / "constraints.txt", f"{wheel}[onnx]")
     return python
 
 
 def run(python: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Away from this checkout, so that what is installed is what is used."""
+    """Away from this checkout, in a folder with a stranger's packages, which `-m` and `-c` look into first."""
+    folder = python.parents[2] / "elsewhere"
+    for name in DECOYS:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name / "__init__.py").write_text(f'raise ImportError("a stranger\'s {name}")\n')
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    return subprocess.run(
-        [python, *arguments], capture_output=True, text=True, check=False, cwd=python.parent, env=clean
-    )
+    return subprocess.run([python, *arguments], capture_output=True, text=True, check=False, cwd=folder, env=clean)
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_yizhi_alone(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        top_level = archive.read(next(name for name in archive.namelist() if name.endswith("top_level.txt")))
+    assert top_level.split() == [b"yizhi"]
+    assert {name.partition("/")[0] for name in names} == {"yizhi"}
+    assert not [name for name in names if "test" in Path(name).stem or Path(name).stem == "mutation_table"]
+    # All that lies in the package, with the rooms that are links: code, schemas, catalogues, texts.
+    ours = {
+        (Path("yizhi") / room / path.relative_to(ROOT / "yizhi" / room)).as_posix()
+        for room in ("", "converters", "runtimes", "training")
+        for path in (ROOT / "yizhi" / room).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert names == ours
+    assert {Path(name).suffix for name in ours} >= {".py", ".css", ".json", ".toml", ".tsv", ".txt"}
+    assert "yizhi/py.typed" in ours
+
+
+@pytest.mark.slow
+def test_a_strangers_folders_are_not_taken_for_ours(deploy_python):
+    told = run(deploy_python, "-m", "yizhi", "--version")
+    assert (told.returncode, told.stdout.split()[0]) == (0, "yizhi"), told.stderr
+    imported = run(deploy_python, "-c", "from yizhi import FillMask; print(FillMask.__module__)")
+    assert imported.stdout.strip() == "yizhi.runtimes.fill_mask", imported.stderr
+    decoy = run(deploy_python, "-c", "import runtimes")
+    assert "a stranger's runtimes" in decoy.stderr
 
 
 @pytest.mark.slow
