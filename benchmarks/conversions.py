@@ -20,13 +20,14 @@ def yizhi(source: Path, out: Path, target: str) -> None:
     """All that `yizhi export` does for one target except verification: checks, hashes, the artifact on the disk."""
     from yizhi.converters.targets import TARGETS
     from yizhi.pipeline.export import describe_artifact, describe_source
-    from yizhi.pipeline.worker import convert, leave
+    from yizhi.pipeline.steps import Convert
+    from yizhi.pipeline.worker import leave
     from yizhi.reading.checkpoint import Checkpoint
 
     with Checkpoint.open(source) as checkpoint:
         digest = describe_source(checkpoint, None)["files"]
         description = describe_artifact(TARGETS[target], checkpoint, digest)
-    convert(str(source), target, str(out), description, threads=1)
+    Convert(source, target, out, description).run(threads=1)
     leave()
 
 

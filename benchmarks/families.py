@@ -19,11 +19,13 @@ from typing import Any
 from yizhi.catalogue.catalogue import read_catalogue
 from yizhi.converters.targets import TARGETS, find_targets
 from yizhi.model.config import EncoderConfig
+from yizhi.parity.record import VerificationRecord
 from yizhi.pipeline.export import export
 from yizhi.pipeline.progress import Progress
 from yizhi.pipeline.results import rows_as_dict
 from yizhi.pipeline.synthesis import synthesize
 from yizhi.reports.tables import describe_errors, format_bytes
+from yizhi.storage.codec import from_plain
 from yizhi.storage.json_files import to_json
 
 ROOT = Path(__file__).parents[1]
@@ -139,17 +141,17 @@ def make_table(measured: Mapping[str, Any]) -> str:
                 lines.append(f"{start} {target} | | | | not run |")
                 continue
             verdict = "pass" if row["passed"] else f"**FAIL**: {row['faults'][0]}"
-            errors = describe_errors(row["parity"])
-            size, share = format_bytes(row["size"]), describe_share(row["parity"])
+            parity = row["parity"] and from_plain(VerificationRecord, row["parity"])
+            errors, size, share = describe_errors(parity), format_bytes(row["size"]), describe_share(parity)
             lines.append(f"{start} {target} | {size} | {errors} | {share} | {verdict} |")
     return "\n".join(lines) + "\n"
 
 
-def describe_share(parity: Mapping[str, Any] | None) -> str:
+def describe_share(parity: VerificationRecord | None) -> str:
     """The largest error as a share of what the tolerance allows there; int8 has gates instead."""
-    if parity is None or parity["cosine"]:
+    if parity is None or parity.cosine:
         return ""
-    return f"{max(entry['excess'] for entry in parity['worst'].values()):.2f}"
+    return f"{max(entry.excess for entry in parity.worst.values()):.2f}"
 
 
 if __name__ == "__main__":

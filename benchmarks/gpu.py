@@ -12,16 +12,19 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from yizhi.converters.targets import TARGETS
 from yizhi.errors import InputError
-from yizhi.pipeline.environment import describe_environment
+from yizhi.pipeline.environment import Environment
 from yizhi.pipeline.export import export
 from yizhi.pipeline.jobs import Job, run_jobs
 from yizhi.pipeline.progress import Progress
 from yizhi.pipeline.results import Row
+from yizhi.pipeline.steps import Verify
 from yizhi.pipeline.synthesis import DEFAULT_CONFIG, synthesize
 from yizhi.release.manifest import GOLDEN
 from yizhi.reports.tables import describe_errors
@@ -39,9 +42,8 @@ def measure(checkpoint: Path, out: Path, device: str, targets: list[str], tiers:
     if wrong:
         raise InputError(out, wrong)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX would take three quarters of the GPU
-    arguments = {"golden": str(out / GOLDEN), "device": device, "score_head": False}
     jobs = [
-        Job(f"{target.name} {math}", "verify", {**arguments, "folder": str(out / target.name), "math": math})
+        Job(f"{target.name} {math}", Verify(out / target.name, out / GOLDEN, device, math=math))
         for target in installed
         for math in tiers
     ]
@@ -50,16 +52,16 @@ def measure(checkpoint: Path, out: Path, device: str, targets: list[str], tiers:
     for name, result in found.items():
         target, math = name.split()
         row = Row(target, verification=result, verdict=result.value)
-        parity = result.value or {"worst": {}, "settings": {}, "not_judged": False}
-        needs = [worst["excess"] for worst in parity["worst"].values()] if parity["not_judged"] else []
+        parity = result.value
+        needs = [worst.excess for worst in parity.worst.values()] if parity and parity.not_judged else []
         measured.append(
             {
                 "target": target,
                 "math": math,
                 "verdict": "pass" if row.passed else "not run" if row.not_run else "FAIL",
-                "errors": describe_errors(result.value),
-                "needs": max((need for need in needs if need is not None), default=None),
-                "settings": parity["settings"],
+                "errors": describe_errors(parity),
+                "needs": max((need for need in needs if isfinite(need)), default=None),
+                "settings": parity.settings if parity else {},
                 "faults": row.faults,
                 "seconds": result.seconds,
             }
@@ -72,11 +74,11 @@ def measure(checkpoint: Path, out: Path, device: str, targets: list[str], tiers:
     ]
 
 
-def render(rows: list[dict[str, Any]], device: str, environment: dict[str, Any]) -> str:
+def render(rows: list[dict[str, Any]], device: str, environment: Environment) -> str:
     """The table in Markdown."""
-    packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    packages = ", ".join(f"{name} {version}" for name, version in environment.packages.items())
     lines = [
-        f"On {device}; {environment['processor']}; Python {environment['python']}; {packages}.",
+        f"On {device}; {environment.processor}; Python {environment.python}; {packages}.",
         "",
         "| target | math | worst error | needs | verdict | settings, or why not |",
         "|---|---|---|---|---|---|",
@@ -112,8 +114,8 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"gpu: {error}", file=sys.stderr)
         return 2
-    environment = describe_environment()
-    (options.out / "gpu.json").write_text(json.dumps({"environment": environment, "rows": rows}, indent=1))
+    environment = Environment.here()
+    (options.out / "gpu.json").write_text(json.dumps({"environment": asdict(environment), "rows": rows}, indent=1))
     print(render(rows, options.device, environment))
     if any(row["verdict"] == "FAIL" for row in rows):
         return 1

@@ -14,6 +14,7 @@ import os
 import sys
 import time
 import tomllib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from benchmarks.processes import ROOT
 from benchmarks.sections import SECTIONS
 from benchmarks.workbench import PEERS, Workbench
 from yizhi.commands.options import positive
-from yizhi.pipeline.environment import describe_environment
+from yizhi.pipeline.environment import Environment
 
 EXPLANATIONS = Path(__file__).with_name("explanations.toml")
 INSTRUCTIONS = (
@@ -77,7 +78,7 @@ def describe_machine() -> dict[str, Any]:
     """As in a release's report, with the instruction sets that matter to matrix products."""
     cpuinfo = Path("/proc/cpuinfo")
     words = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
-    return {**describe_environment(), "instructions": [name for name in INSTRUCTIONS if name in words]}
+    return {**asdict(Environment.here()), "instructions": [name for name in INSTRUCTIONS if name in words]}
 
 
 if __name__ == "__main__":

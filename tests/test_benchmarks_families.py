@@ -5,6 +5,7 @@ import json
 from benchmarks import families
 from benchmarks.families import describe_share, main, make_table, passed, shapes
 from tests.checkpoints import small_config
+from tests.records import make_record
 from yizhi.converters.targets import TARGETS
 from yizhi.model.config import EncoderConfig
 
@@ -43,6 +44,5 @@ def test_one_shape_is_measured_and_removed_again(tmp_path, monkeypatch):
 
 
 def test_the_share_of_the_tolerance_is_where_most_is_used():
-    parity = {"cosine": {}, "worst": {"logits": {"excess": 0.2}, "pooler_output": {"excess": 0.31}}}
-    assert describe_share(parity) == "0.31"
-    assert describe_share({**parity, "cosine": {"logits": 0.9}}) == describe_share(None) == ""
+    assert describe_share(make_record([0.2, 0.31])) == "0.31"
+    assert describe_share(make_record([0.2], cosine={"logits": 0.9})) == describe_share(None) == ""

@@ -6,8 +6,9 @@ import pytest
 
 from benchmarks.gpu import main, render
 from tests.checkpoints import write_variant
+from yizhi.pipeline.environment import Environment
 
-ENVIRONMENT = {"packages": {"torch": "2.11"}, "processor": "a processor", "python": "3.12"}
+ENVIRONMENT = Environment("a processor", "exact", 2, 8, "a system", "3.12", "0", {"torch": "2.11"})
 ROW = {
     "target": "pytorch",
     "math": "tf32",

@@ -9,6 +9,7 @@ import pytest
 from yizhi.cli import main
 from yizhi.converters.targets import TARGETS
 from yizhi.pipeline.jobs import Job, run_jobs
+from yizhi.pipeline.steps import Convert
 from yizhi.release.artifact import Artifact
 
 ROOT = Path(__file__).parent.parent
@@ -69,13 +70,12 @@ def test_a_second_build_has_the_same_bytes(report, tmp_path):
     plan = [
         Job(
             name,
-            "convert",
-            {
-                "checkpoint": str(CHECKPOINT),
-                "target": name,
-                "folder": str(tmp_path / name),
-                "description": {key: found[key] for key in found.keys() - {"files", "schema_version"}},
-            },
+            Convert(
+                CHECKPOINT,
+                name,
+                tmp_path / name,
+                {key: found[key] for key in found.keys() - {"files", "schema_version"}},
+            ),
         )
         for name, found in written.items()
     ]

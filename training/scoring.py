@@ -13,6 +13,7 @@ from yizhi.training.requirements import require
 from yizhi.training.tasks import Task
 from yizhi.training.tasks.faults import Faults
 from yizhi.training.tasks.readers import find_reader
+from yizhi.training.tasks.scores import Scores
 
 _COUNTED_BY = {TOKENS: ("seqeval", "sklearn"), SEQUENCE: ("sklearn",)}
 
@@ -46,15 +47,12 @@ def score_artifact(
     skip_faulty: bool = False,
     device: str = "cpu",
     threads: int | None = None,
-) -> dict[str, Any]:
-    """`scores` from 0 to 1 by name, `best`, the name of the one that counts, and how many `examples` there were.
-
-    Raises InputError as `read_labelled` does.
-    """
+) -> Scores:
+    """Run an artifact on labelled data. Raises InputError as `read_labelled` does."""
     task, examples, _ = read_labelled(Artifact.read(folder), data, columns, skip_faulty)
     tokenizer, faults = Tokenizer.open(folder), Faults()
     features = task.encode(examples, tokenizer, faults)
     faults.check()
     with open_runtime(folder, device=device, threads=threads) as runtime:
         logits = predict_with_artifact(runtime, features, tokenizer.pad_id)
-    return {"scores": task.score(examples, features, logits), "best": task.best, "examples": len(examples)}
+    return Scores(dict(task.score(examples, features, logits)), task.best, len(examples))

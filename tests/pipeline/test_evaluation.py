@@ -70,14 +70,12 @@ def test_scores_are_told_and_equal_ones_pass(release, tmp_path, capsys):
 
 def test_an_artifact_that_falls_short_closes_the_gate(release, tmp_path, capsys, monkeypatch):
     from yizhi.pipeline.jobs import Result
+    from yizhi.training.tasks.scores import Scores
 
     scores = {"pytorch": 0.8, "onnx": 0.75}
 
     def run_jobs(plan, *_):
-        return {
-            job.name: Result(job.name, {"scores": {"f1": scores[job.name.split()[1]]}, "best": "f1", "examples": 4})
-            for job in plan
-        }
+        return {job.name: Result(job.name, Scores({"f1": scores[job.name.split()[1]]}, "f1", 4)) for job in plan}
 
     monkeypatch.setattr("yizhi.pipeline.evaluation.run_jobs", run_jobs)
     data = write_tags(tmp_path / "test.txt")

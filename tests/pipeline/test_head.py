@@ -7,6 +7,7 @@ import pytest
 from tests.checkpoints import VARIANTS, VOCAB, write_variant
 from yizhi.cli import main
 from yizhi.parity.cloze import CLOZE
+from yizhi.parity.record import Plausibility
 from yizhi.pipeline.head import choose_scorer, describe_head
 
 
@@ -76,5 +77,5 @@ def test_full_precision_is_asked_first():
 
 
 def test_vocabulary_too_small_is_said():
-    head = {"verdict": "not judged", "skipped": 25, "scored": 5}
+    head = Plausibility("not judged", skipped=25, scored=5)
     assert "lacks characters of 25" in describe_head(head)

@@ -9,63 +9,27 @@ from html.parser import HTMLParser
 
 import pytest
 
+from tests.records import make_record
+from yizhi.parity.compare import Quality
+from yizhi.parity.tolerances import QuantizedGates
+from yizhi.pipeline.environment import Environment
 from yizhi.pipeline.jobs import Result
 from yizhi.pipeline.results import Row
-from yizhi.reports.report import describe, render_junit, write_report
+from yizhi.reports.report import render_junit, write_report
 from yizhi.reports.report_page import render_page
 from yizhi.reports.tables import describe_errors
 
-TOLERANCE = {"absolute": 1e-5, "relative": 1e-5, "reason": "because <it> was measured"}
-GATES = {
-    "lead": 0.5,
-    "top1": 0.99,
-    "top5": 0.99,
-    "kl_mean": 5e-3,
-    "kl_p99": 2e-2,
-    "cosine": 0.995,
-    "reason": "measured",
-}
-
-
-def difference(output: str, error: float | None, excess: float | None) -> dict:
-    passed = excess is not None and excess <= 1
-    fault = "3 of 9 values are NaN or Inf" if error is None else None
-    where = {"case": "masks", "signature": "hidden_states", "output": output, "at": [0]}
-    return {**where, "error": error, "excess": excess, "fault": fault, "passed": passed}
-
-
-def verdict(excesses: list[float | None], **changes: object) -> dict:
-    worst = {
-        f"hidden_states.{index}": difference(f"hidden_states.{index}", excess and excess * 1e-5, excess)
-        for index, excess in enumerate(excesses)
-    }
-    common = {
-        "precision": "fp32",
-        "device": "cpu",
-        "change_alone": 0.0,
-        "quality": None,
-        "label_error": None,
-        "cosine": {},
-    }
-    faults = [] if all(found["passed"] for found in worst.values()) else ["hidden_states.1 (masks): off & <away>"]
-    return {**common, "passed": not faults, "faults": faults, "worst": worst, "tolerance": TOLERANCE, **changes}
+GATES = QuantizedGates(0.5, 0.99, 0.99, 5e-3, 2e-2, 0.995, 0.15, "measured")
+ENVIRONMENT = Environment.here()
 
 
 def make_rows() -> list[Row]:
-    quality = {
-        "decided": 9,
-        "top1": None,
-        "top5": 1.0,
-        "kl_mean": 1e-3,
-        "kl_p99": 2e-3,
-        "kl_max": 3e-3,
-        "positions": 12,
-    }
+    quality = Quality(decided=9, top1=None, top5=1.0, kl_mean=1e-3, kl_p99=2e-3, kl_max=3e-3, positions=12)
     cosine = {"hidden_states.0": 0.9999, "hidden_states.1": 0.9991}
-    int8 = verdict([0.0, 0.0], quality=quality, cosine=cosine, tolerance=GATES, precision="int8")
+    int8 = make_record([0.0, 0.0], quality=quality, cosine=cosine, tolerance=GATES, precision="int8")
     return [
-        Row("pytorch", verification=Result("pytorch", seconds=1.5), verdict=verdict([0.1, 0.4]), size=1_000_000),
-        Row("flax", verification=Result("flax"), verdict=verdict([0.1, 40.0, None])),
+        Row("pytorch", verification=Result("pytorch", seconds=1.5), verdict=make_record([0.1, 0.4]), size=1_000_000),
+        Row("flax", verification=Result("flax"), verdict=make_record([0.1, 40.0, None])),
         Row("tensorflow", verification=Result("tensorflow", faults=["no GPU"], bad_input=True, not_run=True)),
         Row("onnx", altered=["model.onnx: missing"]),
         Row("onnx-int8", verification=Result("onnx-int8"), verdict=int8),
@@ -83,7 +47,7 @@ def test_json_says_what_machine_and_whether_all_passed(tmp_path):
 
 
 def test_junit_counts_failures_and_what_was_not_run():
-    root = ET.fromstring(render_junit(describe(make_rows())))
+    root = ET.fromstring(render_junit(make_rows()))
     suites = {suite.get("name"): suite for suite in root}
     counted = {
         name: tuple(suite.get(key) for key in ("tests", "failures", "skipped")) for name, suite in suites.items()
@@ -123,7 +87,7 @@ class Page(HTMLParser):
 
 
 def test_page_stands_alone_and_says_the_verdict_first():
-    html = render_page(describe(make_rows()))
+    html = render_page(make_rows(), ENVIRONMENT)
     page = Page(html)
     assert all(link.startswith("#") for link in page.links)
     assert not {"script", "link", "img", "iframe"} & set(page.tags)
@@ -138,7 +102,7 @@ def test_page_stands_alone_and_says_the_verdict_first():
 
 def test_page_of_a_good_release():
     rows = [row for row in make_rows() if row.passed]
-    assert "Fit for release" in Page(render_page(describe(rows))).words
+    assert "Fit for release" in Page(render_page(rows, ENVIRONMENT)).words
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1100, "light")])
@@ -147,7 +111,7 @@ def test_page_in_a_browser(tmp_path, width, scheme):
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if not chromium:
         pytest.skip("there is no chromium here: apt-get install chromium")
-    page = render_page(describe(make_rows()))
+    page = render_page(make_rows(), ENVIRONMENT)
     (tmp_path / "parity.html").write_text(page, encoding="utf-8")
     # Chromium's own windows are at least 500 wide, so the width is that of a frame.
     quoted = page.replace("'", "&#39;")
@@ -178,6 +142,6 @@ def test_page_in_a_browser(tmp_path, width, scheme):
 
 def test_int8_is_told_by_what_its_gates_judge_whatever_its_head():
     agreement = {"cosine": {"hidden_states.0": 0.9999, "hidden_states.1": 0.9991}, "precision": "int8"}
-    assert describe_errors(verdict([8.0], **agreement)) == "cosine 0.9991"
-    assert describe_errors(verdict([8.0], **agreement, label_error=0.01)) == "logits off by 1.0%, cosine 0.9991"
+    assert describe_errors(make_record([8.0], **agreement)) == "cosine 0.9991"
+    assert describe_errors(make_record([8.0], **agreement, label_error=0.01)) == "logits off by 1.0%, cosine 0.9991"
     assert describe_errors(make_rows()[-1].verdict) == "KL 1.0e-03, cosine 0.9991"

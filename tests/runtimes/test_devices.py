@@ -138,7 +138,7 @@ def test_bf16_is_measured_and_never_passes(subject, target, module):
     golden = one_case(subject)
     with open_runtime(artifact(subject, target), math="bf16") as runtime:
         verdict = verify(runtime, golden, "bf16")
-    answer = verdict.as_dict()
+    answer = verdict.record().as_dict()
     assert (verdict.passed, answer["not_judged"], answer["tolerance"]) == (False, True, None)
     assert answer["faults"] == ["not run: no tolerance was measured for bf16 on cpu; errors are not judged"]
     assert "bfloat16" in answer["settings"]["weights"]

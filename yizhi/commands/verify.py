@@ -11,7 +11,7 @@ from yizhi.converters.targets import find_targets
 from yizhi.errors import InputError
 
 if TYPE_CHECKING:
-    from yizhi.pipeline.evaluation import Evaluation
+    from yizhi.pipeline.evaluation import Demand
 
 
 def add(commands: Commands) -> None:
@@ -80,19 +80,19 @@ def run(options: argparse.Namespace) -> int:
     targets = find_targets(options.target)
     if options.bisect:
         Checkpoint.open(options.bisect).close()  # a mistake in its path should not wait for the first failure
-    evaluation = _read_evaluation(options)
+    demand = _read_demand(options)
     with Progress() as progress:
         targets = targets if options.target else None
         rows = verify_path(
-            options.path, targets, options.device, options.jobs, progress, options.bisect, evaluation, options.math
+            options.path, targets, options.device, options.jobs, progress, options.bisect, demand, options.math
         )
     if options.report:
         write_report(options.report, rows)
     return finish(rows, options.path, options.json, options.require_mlm)
 
 
-def _read_evaluation(options: argparse.Namespace) -> "Evaluation | None":
-    from yizhi.pipeline.evaluation import Evaluation
+def _read_demand(options: argparse.Namespace) -> "Demand | None":
+    from yizhi.pipeline.evaluation import Demand
 
     columns = read_columns(options)
     if options.eval is None:
@@ -101,4 +101,4 @@ def _read_evaluation(options: argparse.Namespace) -> "Evaluation | None":
         if stray:
             raise InputError("options", [f"--{name.replace('_', '-')}: needs --eval" for name in stray])
         return None
-    return Evaluation(options.eval, columns, options.skip_faulty, options.min_relative_f1)
+    return Demand(options.eval, columns, options.skip_faulty, options.min_relative_f1)

@@ -6,7 +6,7 @@ what the artifact gives.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from yizhi.parity.faults import LOGITS, AlteredCheckpoint, Fault
 from yizhi.parity.golden import POSITION, TOKEN, Golden
 from yizhi.parity.judge import Verdict
 from yizhi.parity.mutations import FAULTS
+from yizhi.parity.record import Diagnosis
 from yizhi.parity.tolerances import TOLERANCES, FloatTolerance, QuantizedGates
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.runtimes.base import TAPS, Runtime
@@ -29,32 +30,6 @@ _LONGEST = 32
 TAP = "tap"
 # How much of the error a fault must leave unexplained at most, if it does not bring it within tolerance.
 _RESEMBLES = 0.1
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """What bisecting found.
-
-    output: the first output that differs, in `case`.
-    tensor: the first tensor inside its layer that differs; None where the artifact shows none.
-    cause: the known fault that explains the output, or all but a tenth of its error; None if none does.
-    note: what was looked at.
-    """
-
-    case: str
-    output: str
-    tensor: str | None
-    cause: str | None
-    note: str
-
-    def explain(self) -> list[str]:
-        """In words, a line each."""
-        lines = [f"first tensor that differs inside it: {self.tensor}"] if self.tensor else []
-        return [*lines, self.note, f"likely cause: {self.cause}" if self.cause else "no known mistake explains it"]
-
-    def as_dict(self) -> dict[str, object]:
-        """Plain values for JSON."""
-        return asdict(self)
 
 
 def bisect(runtime: Runtime, checkpoint: Checkpoint, golden: Golden, verdict: Verdict) -> Diagnosis | None:

@@ -1,7 +1,7 @@
 """Run every case through one opened artifact and judge the outputs."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from yizhi.model.spec import LOGITS_AT
 from yizhi.parity.cases import Case
 from yizhi.parity.compare import Difference, Quality, compare, lowest_cosine, measure_quality, relative_error
 from yizhi.parity.golden import POSITION, ROW, TOKEN, Golden
+from yizhi.parity.record import Diagnosis, Plausibility, PublishedCheck, VerificationRecord
 from yizhi.parity.tolerances import TOLERANCES, FloatTolerance, QuantizedGates
 from yizhi.runtimes.base import Inputs, Outputs, Runtime
 
@@ -84,24 +85,40 @@ class Verdict:
             failed.add("logits")
         return failed | {name for name, cosine in self.cosine.items() if not cosine >= lowest}
 
-    def as_dict(self) -> dict[str, object]:
-        """Plain values for JSON: the verdict, its reasons, and the worst value per output."""
-        unmeasured = f"not run: no tolerance was measured for {self.precision} on {self.device}; errors are not judged"
-        return {
-            "passed": self.passed,
-            "not_judged": self.not_judged,
-            "precision": self.precision,
-            "device": self.device,
-            "settings": self.settings,
-            "faults": [*self.faults, *([] if self.gates else [unmeasured])],
-            "first_bad_layer": self.first_bad_layer(),
-            "worst": {name: difference.as_dict() for name, difference in self.worst().items()},
-            "change_alone": self.change_alone,
-            "quality": asdict(self.quality) if self.quality else None,
-            "cosine": self.cosine,
-            "label_error": self.label_error,
-            "tolerance": asdict(self.gates) if self.gates else None,
-        }
+    def record(
+        self,
+        diagnosis: Diagnosis | None = None,
+        published: PublishedCheck | None = None,
+        head: Plausibility | None = None,
+    ) -> VerificationRecord:
+        """The verdict with the worst difference per output, and what else was looked at.
+
+        What bisecting found is told after the first fault; what disagrees with published numbers is a fault too.
+        """
+        gates, worst = self.gates, self.worst()
+        faults = [*self.faults[:1], *(diagnosis.explain() if diagnosis else []), *self.faults[1:]]
+        if gates is None:
+            what = f"{self.precision} on {self.device}"
+            faults.append(f"not run: no tolerance was measured for {what}; errors are not judged")
+        faults += published.faults if published else []
+        return VerificationRecord(
+            passed=bool(worst) and not faults,
+            not_judged=self.not_judged,
+            precision=self.precision,
+            device=self.device,
+            settings=self.settings,
+            faults=faults,
+            first_bad_layer=self.first_bad_layer(),
+            worst=worst,
+            change_alone=self.change_alone,
+            quality=self.quality,
+            cosine=self.cosine,
+            label_error=self.label_error,
+            tolerance=gates,
+            diagnosis=diagnosis,
+            published=published,
+            head=head,
+        )
 
 
 def verify(runtime: Runtime, golden: Golden, precision: str) -> Verdict:

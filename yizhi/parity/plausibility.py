@@ -10,13 +10,13 @@ Chance for 21,128 tokens is 0.007 hits and −9.96.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from yizhi.errors import InputError
 from yizhi.parity.cloze import CLOZE
 from yizhi.parity.compare import log_softmax
+from yizhi.parity.record import Plausibility
 from yizhi.runtimes.base import Runtime
 from yizhi.runtimes.tokenization import Tokenizer
 
@@ -26,31 +26,6 @@ FIRST = 5
 FALSE_ALARM = 1e-6
 # Sentences that a vocabulary must have the characters of. With fewer, even a good head may not reach `needed`.
 FEWEST = 10
-
-
-@dataclass(frozen=True)
-class Plausibility:
-    """What the cloze sentences say of a head.
-
-    verdict: `trained`, `untrained`, `absent` (no such head) or `not judged` (a vocabulary too small).
-    hits: sentences whose answer is among the first five; `needed` of them make a head trained.
-    log_probability: mean natural logarithm of the right answers' probability; `chance` is −ln V.
-    scored: sentences that were run. skipped: those with a character that the vocabulary lacks.
-    task: what the checkpoint does instead, where the head is absent.
-    """
-
-    verdict: str
-    hits: int = 0
-    needed: int = 0
-    log_probability: float | None = None
-    chance: float | None = None
-    scored: int = 0
-    skipped: int = 0
-    task: str | None = None
-
-    def as_dict(self) -> dict[str, object]:
-        """Plain values for JSON."""
-        return asdict(self)
 
 
 def score_head(runtime: Runtime, cloze: Sequence[tuple[str, str]] = CLOZE) -> Plausibility:

@@ -6,7 +6,6 @@ docs/catalogue.md) may hold more in the same form.
 
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from yizhi.catalogue.own import find_own_catalogue
 from yizhi.errors import InputError
+from yizhi.parity.record import PublishedCheck
 from yizhi.parity.tolerances import TOLERANCES, FloatTolerance
 from yizhi.runtimes.base import Runtime
 from yizhi.runtimes.scores import softmax
@@ -27,19 +27,6 @@ _NEEDED = {
     "hidden_states": ("checkpoint", "text", "source", "vectors"),
     "fill_mask": ("checkpoint", "text", "source", "masks"),
 }
-
-
-@dataclass
-class PublishedCheck:
-    """How an artifact compares with what was published for its checkpoint.
-
-    values: published numbers compared. worst: the largest |error|. faults: what disagrees, and whose number it is.
-    """
-
-    checkpoint: str
-    values: int = 0
-    worst: float = 0.0
-    faults: list[str] = field(default_factory=list)
 
 
 def read_published(checkpoint: str) -> list[dict[str, Any]]:

@@ -2,28 +2,42 @@
 
 import os
 import platform
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from yizhi import __version__
 from yizhi.converters.targets import TARGETS
 from yizhi.pipeline.hardware import describe_int8_kernels
 
 
-def describe_environment() -> dict[str, Any]:
-    """Plain values: processor, how it multiplies int8, cores, memory in bytes, system, and package versions."""
-    cpu = _read_cpuinfo()
-    return {
-        "processor": cpu.get("model name") or platform.processor() or platform.machine(),
-        "int8_kernels": describe_int8_kernels(),
-        "cores": os.cpu_count(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "yizhi": __version__,
-        "packages": _versions(),
-    }
+@dataclass(frozen=True)
+class Environment:
+    """int8_kernels: how the processor multiplies int8. packages: versions of those that are installed."""
+
+    processor: str
+    int8_kernels: str
+    cores: int | None
+    memory_bytes: int
+    system: str
+    python: str
+    yizhi: str
+    packages: dict[str, str]
+
+    @classmethod
+    def here(cls) -> "Environment":
+        """This machine, and what this process can import."""
+        cpu = _read_cpuinfo()
+        return cls(
+            processor=cpu.get("model name") or platform.processor() or platform.machine(),
+            int8_kernels=describe_int8_kernels(),
+            cores=os.cpu_count(),
+            memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            system=f"{platform.system()} {platform.release()}",
+            python=platform.python_version(),
+            yizhi=__version__,
+            packages=_versions(),
+        )
 
 
 def _read_cpuinfo() -> dict[str, str]:

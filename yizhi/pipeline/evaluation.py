@@ -3,21 +3,22 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from yizhi.errors import InputError
 from yizhi.pipeline.jobs import Job, run_jobs
 from yizhi.pipeline.progress import Progress
-from yizhi.pipeline.results import Row
+from yizhi.pipeline.results import Evaluation, Row
+from yizhi.pipeline.steps import Score
 from yizhi.release.artifact import DESCRIPTION, Artifact
 from yizhi.storage.digests import sha256_of_file
+from yizhi.training.tasks.scores import Scores
 
 # In fp32 and with the fewest steps from the checkpoint: its weights are the checkpoint's own file.
 REFERENCE = "pytorch"
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Demand:
     """What to score on, and what is demanded.
 
     columns: as yizhi.training.tasks.readers.find_reader takes them. minimum: the least share of the reference's score
@@ -46,17 +47,7 @@ class Evaluation:
         """Score the artifact of each row that passed so far, and set its `evaluation`."""
         names = [name for name, row in rows.items() if row.passed]
         plan = [
-            Job(
-                f"score {name}",
-                "score",
-                {
-                    "folder": str(release / name),
-                    "data": str(self.data),
-                    "columns": dict(self.columns),
-                    "skip_faulty": self.skip_faulty,
-                    "device": device,
-                },
-            )
+            Job(f"score {name}", Score(release / name, self.data, self.columns, self.skip_faulty, device))
             for name in dict.fromkeys([REFERENCE, *names])
         ]
         progress.begin([job.name for job in plan])
@@ -65,28 +56,29 @@ class Evaluation:
         digest = sha256_of_file(self.data)
         for name in names:
             found = results[f"score {name}"]
-            evaluation: dict[str, Any] = {"data": self.data.name, "sha256": digest, "minimum": self.minimum}
-            if found.faults or reference.faults:
-                about = "" if found.faults else f"{REFERENCE}: "
-                evaluation["faults"] = [
-                    f"{self.data.name}: {about}{fault}" for fault in found.faults or reference.faults
-                ]
+            relative = None
+            if found.value and reference.value:
+                relative, faults = self._compare(found.value, reference.value)
             else:
-                evaluation |= found.value | self._compare(found.value, reference.value)
-            rows[name].evaluation = evaluation
-
-    def _compare(self, found: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, Any]:
-        """`relative` to the reference, and `faults`."""
-        best = found["best"]
-        score, expected = found["scores"][best], reference["scores"][best]
-        if expected <= 0:
-            faults = [f"{self.data.name}: {REFERENCE} has {best} {expected:.4f}, which nothing can be held to"]
-            return {"relative": None, "faults": faults if self.minimum else []}
-        relative = score / expected
-        faults = []
-        if self.minimum is not None and relative < self.minimum:
-            faults.append(
-                f"{self.data.name}: {best} {score:.4f} is {relative:.1%} of {REFERENCE}'s {expected:.4f}; "
-                f"expected {self.minimum:.1%} or more"
+                faults = found.faults or [f"{REFERENCE}: {fault}" for fault in reference.faults]
+            rows[name].evaluation = Evaluation(
+                self.data.name,
+                digest,
+                self.minimum,
+                [f"{self.data.name}: {fault}" for fault in faults],
+                found.value if reference.value else None,
+                relative,
             )
-        return {"relative": relative, "faults": faults}
+
+    def _compare(self, found: Scores, reference: Scores) -> tuple[float | None, list[str]]:
+        """The score as a share of the reference's, and what falls short."""
+        best = found.best
+        score, expected = found.scores[best], reference.scores[best]
+        if expected <= 0:
+            faults = [f"{REFERENCE} has {best} {expected:.4f}, which nothing can be held to"]
+            return None, faults if self.minimum else []
+        relative = score / expected
+        if self.minimum is None or relative >= self.minimum:
+            return relative, []
+        against = f"{REFERENCE}'s {expected:.4f}; expected {self.minimum:.1%} or more"
+        return relative, [f"{best} {score:.4f} is {relative:.1%} of {against}"]

@@ -16,11 +16,13 @@ from yizhi.converters.targets import TARGETS, Target
 from yizhi.errors import InputError
 from yizhi.model.label_heads import describe_labels
 from yizhi.model.spec import LOGITS_AT, POSITIONS, EncoderSpec, MaskedLMHead, Pooling
+from yizhi.parity.record import VerificationRecord
 from yizhi.pipeline.code_digests import JUDGED_WITH, MADE_WITH, code_digest
 from yizhi.pipeline.head import choose_scorer, find_head
-from yizhi.pipeline.jobs import Job, Result, run_jobs
+from yizhi.pipeline.jobs import Job, Result, Step, run_jobs
 from yizhi.pipeline.progress import Progress
 from yizhi.pipeline.results import Row
+from yizhi.pipeline.steps import Convert, MakeGolden, Verify
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.artifact import DESCRIPTION, Artifact
 from yizhi.release.documents import write_documents
@@ -33,6 +35,7 @@ from yizhi.release.manifest import (
     read_manifest,
     write_manifest,
 )
+from yizhi.storage.codec import from_plain
 from yizhi.storage.digests import describe_file, describe_folder, sha256_of_file
 from yizhi.storage.folders import remove_leftovers
 from yizhi.storage.locks import hold
@@ -48,7 +51,7 @@ class _State:
     """
 
     current: set[str]
-    verdicts: dict[str, dict[str, Any]]
+    verdicts: dict[str, VerificationRecord]
     golden: bool
     documents: bool
 
@@ -83,8 +86,8 @@ def export(
     with _locked(release):
         progress.note(f"hashing {release}")
         state = _assess(release, source, descriptions)
-        plan = _plan(checkpoint_path, release, targets, descriptions, state, source.get("known"), source.get("pooling"))
-        _check_space(release, sum(_estimate_bytes(job, parameters) for job in plan))
+        plan = _plan(checkpoint_path, release, targets, descriptions, state, source.get("known"), pooling)
+        _check_space(release, sum(_estimate_bytes(job.step, parameters) for job in plan))
         if plan or not state.documents:
             # What they say is about to stop being true; the manifest first, since it vouches for the rest.
             for name in (MANIFEST, SIGNATURE, *DOCUMENTS):
@@ -96,7 +99,8 @@ def export(
             verdicts = {**state.verdicts, **{row.target: row.verdict for row in rows if row.verdict}}
             artifacts = [Artifact.read(release / name) for name in TARGETS if name in verdicts]
             write_documents(release, source, artifacts)
-            write_manifest(release, describe_release(release, source, artifacts, _round(verdicts)))
+            parity = {name: _round(verdict.as_dict()) for name, verdict in verdicts.items()}
+            write_manifest(release, describe_release(release, source, artifacts, parity))
     return rows
 
 
@@ -162,13 +166,14 @@ def _describe_logits_at(spec: EncoderSpec) -> dict[str, Any]:
 def _assess(release: Path, source: dict[str, Any], descriptions: dict[str, dict[str, Any]]) -> _State:
     try:
         manifest = read_manifest(release)
+        told = {name: from_plain(VerificationRecord, entry["parity"]) for name, entry in manifest["artifacts"].items()}
     except InputError:
-        manifest = {"source": None, "golden": {}, "artifacts": {}, "documents": {}}
+        manifest, told = {"source": None, "golden": {}, "artifacts": {}, "documents": {}}, {}
     judged = manifest["artifacts"] if manifest["source"] == source else {}
     golden = bool(judged) and describe_folder(release / GOLDEN) == manifest["golden"]
     current = {name for name in {*descriptions, *judged} if _is_current(release / name, descriptions.get(name, {}))}
     verdicts = {
-        name: entry["parity"]
+        name: told[name]
         for name, entry in judged.items()
         if golden and name in current and sha256_of_file(release / name / DESCRIPTION) == entry[DESCRIPTION]
     }
@@ -192,8 +197,8 @@ def _plan(
     descriptions: dict[str, dict[str, Any]],
     state: _State,
     known: str | None,
-    pooling: dict[str, Any] | None,
-) -> list[Job]:
+    pooling: Pooling | None,
+) -> list[Job[Any]]:
     """The jobs still to do. The slowest start first, so that no core idles at the end.
 
     known: the known checkpoint that this is, whose published outputs are to be checked.
@@ -202,40 +207,31 @@ def _plan(
     """
     stale = [target for target in targets if target.name not in state.current]
     unverified = [target for target in targets if target.name not in state.verdicts]
-    plan = [
+    plan: list[Job[Any]] = [
         Job(
             f"export {target.name}",
-            "convert",
-            {
-                "checkpoint": str(checkpoint),
-                "target": target.name,
-                "folder": str(release / target.name),
-                "description": descriptions[target.name],
-            },
+            Convert(checkpoint, target.name, release / target.name, descriptions[target.name]),
         )
         for target in sorted(stale, key=lambda target: not target.slow)
     ]
     if unverified and not state.golden:
-        arguments = {"checkpoint": str(checkpoint), "folder": str(release / GOLDEN), "pooling": pooling}
-        golden = Job("oracle", "make_golden", arguments, threads=1)
-        plan.insert(1, golden)
+        plan.insert(1, Job("oracle", MakeGolden(checkpoint, release / GOLDEN, pooling), threads=1))
     planned = {job.name for job in plan}
     scores = None if find_head(state.verdicts.values()) else choose_scorer([target.name for target in unverified])
     for target in unverified:
-        arguments = {
-            "folder": str(release / target.name),
-            "golden": str(release / GOLDEN),
-            "device": "cpu",
-            "score_head": target.name == scores,
-            "bisect": str(checkpoint),
-            "known": known,
-        }
+        verify = Verify(
+            release / target.name,
+            release / GOLDEN,
+            score_head=target.name == scores,
+            known=known,
+            bisect=checkpoint,
+        )
         after = tuple(name for name in (f"export {target.name}", "oracle") if name in planned)
-        plan.append(Job(f"verify {target.name}", "verify", arguments, after, threads=1))
+        plan.append(Job(f"verify {target.name}", verify, after, threads=1))
     return plan
 
 
-def _row(release: Path, target: Target, results: dict[str, Result], state: _State) -> Row:
+def _row(release: Path, target: Target, results: dict[str, Result[Any]], state: _State) -> Row:
     exported, verified = (results.get(f"{step} {target.name}") for step in ("export", "verify"))
     verdict = state.verdicts.get(target.name) or (verified.value if verified else None)
     size = None if exported and exported.faults else Artifact.read(release / target.name).size()
@@ -251,11 +247,11 @@ def _round(value: Any) -> Any:
     return [_round(item) for item in value] if isinstance(value, list) else value
 
 
-def _estimate_bytes(job: Job, parameters: int) -> int:
-    """What a job will write, more or less, from the number of parameters."""
-    if job.task == "convert":
-        return int(TARGETS[job.arguments["target"]].size * parameters)
-    return parameters if job.task == "make_golden" else 0
+def _estimate_bytes(step: Step[object], parameters: int) -> int:
+    """What a step will write, more or less, from the number of parameters."""
+    if isinstance(step, Convert):
+        return int(TARGETS[step.target].size * parameters)
+    return parameters if isinstance(step, MakeGolden) else 0
 
 
 def _check_space(release: Path, needed: int) -> None:

@@ -1,10 +1,10 @@
 """What a release says of its masked-language-model head: which artifact is asked, and how the answer is told."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from yizhi.converters.targets import TARGETS
 from yizhi.model.label_heads import ANSWER, SEQUENCE, TOKENS
+from yizhi.parity.record import Plausibility, VerificationRecord
 
 # The head is scored once per release, through the artifact that is cheapest to run as the checkpoint means it.
 _PREFERRED = ("onnx", "pytorch", "flax", "tensorflow", *TARGETS)
@@ -18,33 +18,33 @@ def choose_scorer(targets: Sequence[str]) -> str | None:
     return min(targets, key=_PREFERRED.index, default=None)
 
 
-def find_head(verdicts: Iterable[dict[str, Any] | None]) -> dict[str, Any] | None:
+def find_head(verdicts: Iterable[VerificationRecord | None]) -> Plausibility | None:
     """The score among a release's verdicts (see `yizhi.parity.plausibility`), or None if nothing was scored."""
-    return next((verdict["head"] for verdict in verdicts if verdict and verdict.get("head")), None)
+    return next((verdict.head for verdict in verdicts if verdict and verdict.head), None)
 
 
-def is_trained(head: dict[str, Any] | None) -> bool:
+def is_trained(head: Plausibility | None) -> bool:
     """Whether a head was scored and found trained."""
-    return head is not None and head["verdict"] == "trained"
+    return head is not None and head.verdict == "trained"
 
 
-def describe_head(head: dict[str, Any]) -> str:
+def describe_head(head: Plausibility) -> str:
     """The score in a sentence, with what follows from it."""
-    if head.get("task") in _OTHER_HEADS:
-        return f"head: {_OTHER_HEADS[head['task']]}; that all targets agree does not say that it is right"
+    if head.task in _OTHER_HEADS:
+        return f"head: {_OTHER_HEADS[head.task]}; that all targets agree does not say that it is right"
     told = {
         "absent": "absent: this checkpoint gives hidden states, and does not fill masks",
-        "not judged": f"not judged: the vocabulary lacks characters of {head['skipped']} everyday sentences, "
-        f"which leaves {head['scored']}",
+        "not judged": f"not judged: the vocabulary lacks characters of {head.skipped} everyday sentences, "
+        f"which leaves {head.scored}",
     }
-    if head["verdict"] in told:
-        return f"MLM head: {told[head['verdict']]}"
+    if head.verdict in told:
+        return f"MLM head: {told[head.verdict]}"
     figures = (
-        f"{head['hits']} of {head['scored']} everyday sentences answered among the first five, where {head['needed']} "
-        f"tell it from chance; mean log-probability {head['log_probability']:.2f}, by chance {head['chance']:.2f}"
+        f"{head.hits} of {head.scored} everyday sentences answered among the first five, where {head.needed} "
+        f"tell it from chance; mean log-probability {head.log_probability:.2f}, by chance {head.chance:.2f}"
     )
-    skipped = f"; {head['skipped']} sentences skipped" if head["skipped"] else ""
-    if head["verdict"] == "trained":
+    skipped = f"; {head.skipped} sentences skipped" if head.skipped else ""
+    if head.verdict == "trained":
         return f"MLM head: trained ({figures}{skipped})"
     return (
         f"WARNING: MLM head: UNTRAINED ({figures}{skipped}). Every target agrees on its answers, and they are noise: "

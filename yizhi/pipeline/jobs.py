@@ -12,28 +12,54 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar, get_type_hints
+
+from yizhi.storage.codec import from_plain, to_plain
+
+Answer = TypeVar("Answer")
+GivenAnswer = TypeVar("GivenAnswer", covariant=True)
+
+
+class Step(Protocol[GivenAnswer]):
+    """What a job does: one of the dataclasses in `yizhi.pipeline.steps`."""
+
+    def run(self, threads: int) -> GivenAnswer:
+        """Do it, on so many threads. Its annotation says what the answer is read as."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """A call of `yizhi.pipeline.worker`: `task` names the function, `arguments` go to it as JSON.
+class Job(Generic[Answer]):
+    """A step to be done.
 
     after: names of the jobs that must succeed first. threads: so many, or as many as leave each job its share.
     """
 
     name: str
-    task: str
-    arguments: dict[str, Any]
+    step: Step[Answer]
     after: tuple[str, ...] = ()
     threads: int | None = None
 
 
 @dataclass(frozen=True)
-class Result:
-    """How a job ended. `value` is what the function returned.
+class Request:
+    """What `yizhi.pipeline.worker` is asked for: the name of a step, and its fields. answer: where to write a Result.
+
+    parent: the process that asks.
+    """
+
+    name: str
+    step: str
+    arguments: dict[str, Any]
+    threads: int
+    answer: Path
+    parent: int
+
+
+@dataclass(frozen=True)
+class Result(Generic[Answer]):
+    """How a job ended. `value` is what its step returned.
 
     faults: why it failed; empty when it did not. bad_input tells a user's mistake from a failure, and
     not_run that this machine lacks what the job needs.
@@ -41,7 +67,7 @@ class Result:
     """
 
     name: str
-    value: Any = None
+    value: Answer | None = None
     faults: list[str] = field(default_factory=list)
     bad_input: bool = False
     not_run: bool = False
@@ -55,17 +81,17 @@ class Result:
 
 
 def run_jobs(
-    jobs: list[Job], parallel: int, started: Callable[[str], None], finished: Callable[[Result], None]
-) -> dict[str, Result]:
+    jobs: list[Job[Answer]], parallel: int, started: Callable[[str], None], finished: Callable[[Result[Answer]], None]
+) -> dict[str, Result[Answer]]:
     """Run all jobs, at most `parallel` at once, in the order given where dependencies allow.
 
     A job whose predecessor failed does not run; its result says so.
     """
-    results: dict[str, Result] = {}
+    results: dict[str, Result[Answer]] = {}
     waiting = list(jobs)
     threads = max(1, (os.cpu_count() or 1) // parallel)
     with ThreadPoolExecutor(parallel) as pool:
-        running: dict[Future[Result], str] = {}
+        running: dict[Future[Result[Answer]], str] = {}
         while waiting or running:
             for job in list(waiting):
                 failed = [results[name] for name in job.after if name in results and not results[name].succeeded]
@@ -86,30 +112,22 @@ def run_jobs(
     return results
 
 
-def _not_run(job: Job, failed: list[Result]) -> Result:
+def _not_run(job: Job[Answer], failed: list[Result[Answer]]) -> Result[Answer]:
     faults = [f"not run: {result.name} failed: {fault}" for result in failed for fault in result.faults]
     return Result(job.name, faults=faults, bad_input=all(result.bad_input for result in failed))
 
 
-def _run(job: Job, threads: int) -> Result:
+def _run(job: Job[Answer], threads: int) -> Result[Answer]:
     # One thread pool per job: two jobs that each start a thread per core only wait for each other.
     limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "2", "GLOG_minloglevel": "2"}
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         answer = Path(scratch) / "answer.json"
-        request = json.dumps(
-            {
-                "task": job.task,
-                "threads": threads,
-                "arguments": job.arguments,
-                "answer": str(answer),
-                "parent": os.getpid(),
-            }
-        )
+        request = Request(job.name, type(job.step).__name__, to_plain(job.step), threads, answer, os.getpid())
         process = subprocess.run(
             [sys.executable, "-m", "yizhi.pipeline.worker"],
-            input=request,
+            input=json.dumps(to_plain(request)),
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -119,7 +137,10 @@ def _run(job: Job, threads: int) -> Result:
         )
         seconds = time.monotonic() - begin
         if answer.exists():
-            return Result(name=job.name, seconds=seconds, **json.loads(answer.read_text(encoding="utf-8")))
+            result: Result[Any] = from_plain(Result, json.loads(answer.read_text(encoding="utf-8")))
+            if not result.faults:
+                result = replace(result, value=from_plain(get_type_hints(job.step.run)["return"], result.value))
+            return replace(result, seconds=seconds)
     return Result(job.name, faults=[_explain_death(process)], seconds=seconds)
 
 

@@ -1,6 +1,7 @@
 """What a person sees while jobs run: a live line per running job on a terminal, nothing in a log."""
 
 import sys
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress as RichProgress
@@ -50,7 +51,7 @@ class Progress:
         """A job began."""
         self._tasks[name] = self._bar.add_task(name)
 
-    def finished(self, result: Result) -> None:
+    def finished(self, result: Result[Any]) -> None:
         """A job ended."""
         self._left -= 1
         task = self._tasks.pop(result.name)

@@ -5,11 +5,12 @@ from pathlib import Path
 from yizhi.catalogue.catalogue import find_name_by_files
 from yizhi.converters.targets import TARGETS, Target
 from yizhi.errors import InputError
-from yizhi.pipeline.evaluation import Evaluation
+from yizhi.pipeline.evaluation import Demand
 from yizhi.pipeline.head import choose_scorer
 from yizhi.pipeline.jobs import Job, run_jobs
 from yizhi.pipeline.progress import Progress
 from yizhi.pipeline.results import Row
+from yizhi.pipeline.steps import Verify
 from yizhi.release.artifact import DESCRIPTION, Artifact
 from yizhi.release.manifest import GOLDEN, find_altered_release, read_manifest
 
@@ -21,38 +22,26 @@ def verify_path(
     jobs: int,
     progress: Progress,
     bisect: Path | None = None,
-    evaluation: Evaluation | None = None,
+    demand: Demand | None = None,
     math: str = "strict",
 ) -> list[Row]:
     """Check the files and outputs of a release, or of one artifact inside or outside a release.
 
-    bisect: the checkpoint it was made from, to say more of what fails. evaluation: labelled data to score on too.
+    bisect: the checkpoint it was made from, to say more of what fails. demand: labelled data to score on too.
     math: one of `yizhi.runtimes.base.MATH`.
     Raises InputError where the path is neither, or a target that was asked for is not in it.
     """
     progress.note(f"hashing {path}")
     release, names, altered, known = _check_files(path, targets)
-    if evaluation:
-        for fault in evaluation.check(release, names):
+    if demand:
+        for fault in demand.check(release, names):
             progress.warn(f"left out: {fault}")
     elsewhere = [f"{part}/{fault}" for part in (GOLDEN, ".") for fault in altered.get(part, [])]
     rows = {name: Row(name, altered=[*altered.get(name, []), *elsewhere]) for name in names}
     unaltered = [name for name, row in rows.items() if not row.altered]
     scores = choose_scorer(unaltered)
     plan = [
-        Job(
-            name,
-            "verify",
-            {
-                "folder": str(release / name),
-                "golden": str(release / GOLDEN),
-                "device": device,
-                "score_head": name == scores,
-                **({"bisect": str(bisect)} if bisect else {}),
-                "known": known,
-                "math": math,
-            },
-        )
+        Job(name, Verify(release / name, release / GOLDEN, device, name == scores, known, bisect, math))
         for name in unaltered
     ]
     progress.begin([job.name for job in plan])
@@ -61,8 +50,8 @@ def verify_path(
     for name, row in rows.items():
         if not row.altered:
             row.size = Artifact.read(release / name).size()
-    if evaluation:
-        evaluation.run(release, rows, device, jobs, progress)
+    if demand:
+        demand.run(release, rows, device, jobs, progress)
     return list(rows.values())
 
 

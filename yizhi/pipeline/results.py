@@ -3,8 +3,33 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from yizhi.parity.record import VerificationRecord
 from yizhi.pipeline.hardware import describe_int8_kernels
 from yizhi.pipeline.jobs import Result
+from yizhi.storage.codec import to_plain
+from yizhi.training.tasks.scores import Scores
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores on labelled data, where they could be had, and what was demanded of them.
+
+    data: the file's name; sha256: its digest. minimum: the least `relative` with which an artifact passes.
+    relative: the score that counts, as a share of the reference's; None where that is 0.
+    """
+
+    data: str
+    sha256: str
+    minimum: float | None
+    faults: list[str]
+    scores: Scores | None = None
+    relative: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; the scores among the rest."""
+        plain = to_plain(self)
+        scores, relative = plain.pop("scores"), plain.pop("relative")
+        return plain | (scores | {"relative": relative} if scores else {})
 
 
 @dataclass
@@ -16,12 +41,12 @@ class Row:
     """
 
     target: str
-    export: Result | None = None
-    verification: Result | None = None
-    verdict: dict[str, Any] | None = None
+    export: Result[None] | None = None
+    verification: Result[VerificationRecord] | None = None
+    verdict: VerificationRecord | None = None
     size: int | None = None
     altered: list[str] = field(default_factory=list)
-    evaluation: dict[str, Any] | None = None
+    evaluation: Evaluation | None = None
 
     @property
     def faults(self) -> list[str]:
@@ -33,7 +58,7 @@ class Row:
             return self.altered
         if not self.verdict:
             return ["not verified"]
-        return [*self.verdict["faults"], *(self.evaluation["faults"] if self.evaluation else [])]
+        return [*self.verdict.faults, *(self.evaluation.faults if self.evaluation else [])]
 
     @property
     def passed(self) -> bool:
@@ -43,7 +68,7 @@ class Row:
     @property
     def not_run(self) -> bool:
         """Whether this machine lacks the framework or the device that was asked for, or nothing can judge it."""
-        return bool(self.verdict and self.verdict.get("not_judged")) or any(
+        return bool(self.verdict and self.verdict.not_judged) or any(
             result is not None and result.not_run for result in (self.export, self.verification)
         )
 
@@ -59,18 +84,17 @@ class Row:
             "not_run": self.not_run,
             "faults": self.faults,
             "size": self.size,
-            "export": self.export and {"seconds": self.export.seconds, "peak_bytes": self.export.peak_bytes},
-            "verification": self.verification
-            and {"seconds": self.verification.seconds, "peak_bytes": self.verification.peak_bytes},
-            "parity": self.verdict,
-            **({"evaluation": self.evaluation} if self.evaluation else {}),
+            "export": _measured(self.export),
+            "verification": _measured(self.verification),
+            "parity": self.verdict and self.verdict.as_dict(),
+            **({"evaluation": self.evaluation.as_dict()} if self.evaluation else {}),
             # Only in the report: a manifest is the same wherever it was made.
-            "int8_kernels": describe_int8_kernels() if self._is_int8 else None,
+            "int8_kernels": describe_int8_kernels() if self.verdict and self.verdict.precision == "int8" else None,
         }
 
-    @property
-    def _is_int8(self) -> bool:
-        return bool(self.verdict) and self.verdict["precision"] == "int8"
+
+def _measured(result: Result[Any] | None) -> dict[str, Any] | None:
+    return result and {"seconds": result.seconds, "peak_bytes": result.peak_bytes}
 
 
 def rows_as_dict(rows: list[Row]) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """report/: what a verification found, for machines (parity.json), for CI (parity.xml) and for people (parity.html)."""
 
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from yizhi.pipeline.environment import describe_environment
+from yizhi.pipeline.environment import Environment
 from yizhi.pipeline.results import Row, rows_as_dict
 from yizhi.reports.report_page import render_page
+from yizhi.storage.codec import to_plain
 from yizhi.storage.json_files import to_json
 
 SCHEMA_VERSION = 1
@@ -14,59 +16,58 @@ SCHEMA_VERSION = 1
 
 def write_report(folder: Path, rows: list[Row]) -> None:
     """Write `parity.json`, `parity.xml` and `parity.html` into this folder."""
-    report = describe(rows)
+    environment = Environment.here()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "parity.json").write_text(to_json(report), encoding="utf-8")
-    (folder / "parity.xml").write_bytes(render_junit(report))
-    (folder / "parity.html").write_text(render_page(report), encoding="utf-8")
+    (folder / "parity.json").write_text(to_json(describe(rows, environment)), encoding="utf-8")
+    (folder / "parity.xml").write_bytes(render_junit(rows))
+    (folder / "parity.html").write_text(render_page(rows, environment), encoding="utf-8")
 
 
-def describe(rows: list[Row]) -> dict[str, Any]:
+def describe(rows: list[Row], environment: Environment) -> dict[str, Any]:
     """Everything that was found and measured, and on what machine. Keys are only ever added to one schema version."""
     return {
         "schema_version": SCHEMA_VERSION,
         "passed": all(row.passed for row in rows),
-        "environment": describe_environment(),
+        "environment": to_plain(environment),
         "targets": rows_as_dict(rows),
     }
 
 
-def render_junit(report: dict[str, Any]) -> bytes:
+def render_junit(rows: Sequence[Row]) -> bytes:
     """JUnit XML: a suite per target, a case per output; one case for what concerns the whole target.
 
     The form that CI servers agree on: https://github.com/testmoapp/junitxml.
     """
     root = ET.Element("testsuites", name="yizhi")
     totals = [0, 0, 0]
-    for target, found in report["targets"].items():
-        suite = ET.SubElement(root, "testsuite", name=target)
-        counts = _add_cases(suite, target, found)
-        seconds = (found["verification"] or {}).get("seconds") or 0.0
+    for row in rows:
+        suite = ET.SubElement(root, "testsuite", name=row.target)
+        counts = _add_cases(suite, row)
         _set_counts(suite, counts)
-        suite.set("time", f"{seconds:.3f}")
+        suite.set("time", f"{row.verification.seconds if row.verification else 0.0:.3f}")
         totals = [one + other for one, other in zip(totals, counts, strict=True)]
     _set_counts(root, totals)
     ET.indent(root)
     return ET.tostring(root, encoding="utf-8", xml_declaration=True)
 
 
-def _add_cases(suite: ET.Element, target: str, found: dict[str, Any]) -> list[int]:
+def _add_cases(suite: ET.Element, row: Row) -> list[int]:
     """Tests, failures and skipped of one suite."""
-    whole = ET.SubElement(suite, "testcase", classname=target, name="verdict")
-    if found["not_run"]:
-        ET.SubElement(whole, "skipped", message=_clean("; ".join(found["faults"])))
+    whole = ET.SubElement(suite, "testcase", classname=row.target, name="verdict")
+    if row.not_run:
+        ET.SubElement(whole, "skipped", message=_clean("; ".join(row.faults)))
         return [1, 0, 1]
     failures = 0
-    if not found["passed"]:
-        failure = ET.SubElement(whole, "failure", message=_clean(found["faults"][0]))
-        failure.text = _clean("\n".join(found["faults"]))
+    if not row.passed:
+        failure = ET.SubElement(whole, "failure", message=_clean(row.faults[0]))
+        failure.text = _clean("\n".join(row.faults))
         failures += 1
-    outputs = (found["parity"] or {}).get("worst", {})
+    outputs = row.verdict.worst if row.verdict else {}
     for name, worst in outputs.items():
-        case = ET.SubElement(suite, "testcase", classname=target, name=name)
-        if not worst["passed"]:
-            reason = worst["fault"] or f"error {worst['error']:.2e}, {worst['excess']:.1f} times what is allowed"
-            ET.SubElement(case, "failure", message=_clean(f"{worst['case']}: {reason}"))
+        case = ET.SubElement(suite, "testcase", classname=row.target, name=name)
+        if not worst.passed:
+            reason = worst.fault or f"error {worst.error:.2e}, {worst.excess:.1f} times what is allowed"
+            ET.SubElement(case, "failure", message=_clean(f"{worst.case}: {reason}"))
             failures += 1
     return [1 + len(outputs), failures, 0]
 

@@ -1,114 +1,125 @@
 """parity.html: one page that needs nothing but itself. The verdict first, then why."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from yizhi.parity.compare import Difference
+from yizhi.parity.record import VerificationRecord
+from yizhi.parity.tolerances import QuantizedGates
+from yizhi.pipeline.environment import Environment
 from yizhi.pipeline.head import describe_head, find_head
+from yizhi.pipeline.jobs import Result
+from yizhi.pipeline.results import Row
 from yizhi.reports.tables import describe_errors, format_bytes
+from yizhi.storage.codec import to_plain
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 640, 240, 64, 48, 18
 
 
-def render_page(report: Mapping[str, Any]) -> str:
-    """The report of `yizhi.reports.report.describe` as HTML: no scripts, no fonts, no network."""
-    targets = report["targets"]
-    good = sum(found["passed"] for found in targets.values())
-    verdict = "Fit for release" if report["passed"] else "Not fit for release"
+def render_page(rows: Sequence[Row], environment: Environment) -> str:
+    """The report as HTML: no scripts, no fonts, no network."""
+    good = sum(row.passed for row in rows)
+    verdict = "Fit for release" if good == len(rows) else "Not fit for release"
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{verdict}: {good} of {len(targets)} targets</title>
+<title>{verdict}: {good} of {len(rows)} targets</title>
 <style>
 {style}</style>
 </head>
 <body>
-<header class="{"good" if report["passed"] else "bad"}">
+<header class="{"good" if good == len(rows) else "bad"}">
 <h1>{verdict}</h1>
-<p>{good} of {len(targets)} targets agree with the float64 oracle.</p>
+<p>{good} of {len(rows)} targets agree with the float64 oracle.</p>
 </header>
 <main>
-{_summary(targets)}
-{_head(targets)}
-{"".join(_target(name, found) for name, found in targets.items())}
-{_environment(report["environment"])}
+{_summary(rows)}
+{_head(rows)}
+{"".join(map(_target, rows))}
+{_environment(environment)}
 </main>
 </body>
 </html>
 """
 
 
-def _summary(targets: Mapping[str, Any]) -> str:
-    rows = [
+def _summary(rows: Sequence[Row]) -> str:
+    cells = [
         [
-            f'<a href="#{escape(name)}">{escape(name)}</a>',
-            _mark(found),
-            format_bytes(found["size"]),
-            _seconds(found["verification"]),
-            escape(describe_errors(found["parity"])),
+            f'<a href="#{escape(row.target)}">{escape(row.target)}</a>',
+            _mark(row),
+            format_bytes(row.size),
+            _seconds(row.verification),
+            escape(describe_errors(row.verdict)),
         ]
-        for name, found in targets.items()
+        for row in rows
     ]
-    return f'<div class="summary">{_table(("target", "verdict", "size", "verified in", "worst error"), rows)}</div>'
+    return f'<div class="summary">{_table(("target", "verdict", "size", "verified in", "worst error"), cells)}</div>'
 
 
-def _head(targets: Mapping[str, Any]) -> str:
-    head = find_head(found["parity"] for found in targets.values())
+def _head(rows: Sequence[Row]) -> str:
+    head = find_head(row.verdict for row in rows)
     return f"<p>{escape(describe_head(head))}</p>" if head else ""
 
 
-def _mark(found: Mapping[str, Any]) -> str:
-    if found["not_run"]:
+def _mark(row: Row) -> str:
+    if row.not_run:
         return '<strong class="unrun">not run</strong>'
-    return '<strong class="good">pass</strong>' if found["passed"] else '<strong class="bad">fail</strong>'
+    return '<strong class="good">pass</strong>' if row.passed else '<strong class="bad">fail</strong>'
 
 
-def _target(name: str, found: Mapping[str, Any]) -> str:
-    parts = [f'<section id="{escape(name)}"><h2>{escape(name)} {_mark(found)}</h2>']
-    if found["faults"]:
-        parts.append("<ul class=faults>" + "".join(f"<li>{escape(fault)}</li>" for fault in found["faults"]) + "</ul>")
-    parity = found["parity"]
-    if parity and parity["worst"] and not parity["tolerance"]:
+def _target(row: Row) -> str:
+    name = row.target
+    parts = [f'<section id="{escape(name)}"><h2>{escape(name)} {_mark(row)}</h2>']
+    if row.faults:
+        parts.append("<ul class=faults>" + "".join(f"<li>{escape(fault)}</li>" for fault in row.faults) + "</ul>")
+    parity = row.verdict
+    if parity and parity.worst and not parity.tolerance:
         parts.append(_errors(parity))
-    elif parity and parity["worst"]:
+    elif parity and parity.worst:
         parts += [_layers(name, parity), _worst_cases(parity), _quality(parity), _tolerance(parity)]
     return "\n".join([*parts, "</section>"])
 
 
-def _errors(parity: Mapping[str, Any]) -> str:
+def _errors(parity: VerificationRecord) -> str:
     """What was measured where nothing is known to judge it by."""
     rows = [
-        [output, found["case"], *("-" if found[key] is None else f"{found[key]:.1e}" for key in ("error", "excess"))]
-        for output, found in parity["worst"].items()
+        [
+            output,
+            found.case,
+            *(f"{value:.1e}" if math.isfinite(value) else "-" for value in (found.error, found.excess)),
+        ]
+        for output, found in parity.worst.items()
     ]
-    settings = ", ".join(f"{name} {value}" for name, value in parity["settings"].items())
-    heading = f"{parity['precision']} on {parity['device']}: measured, not judged"
+    settings = ", ".join(f"{name} {value}" for name, value in parity.settings.items())
+    heading = f"{parity.precision} on {parity.device}: measured, not judged"
     return f"<h3>{heading}</h3><p>{escape(settings)}</p>" + _table(("output", "case", "error", "needs"), rows)
 
 
-def _layers(name: str, parity: Mapping[str, Any]) -> str:
+def _layers(name: str, parity: VerificationRecord) -> str:
     """The error after each layer, with what is allowed: share of the tolerance, or 1 - cosine for int8."""
-    layers = [output for output in parity["worst"] if output.startswith("hidden_states.")]
+    layers = [output for output in parity.worst if output.startswith("hidden_states.")]
     layers.sort(key=lambda output: int(output.rpartition(".")[2]))
     if not layers:
         return ""
-    if parity["cosine"]:
-        values = [max(1 - parity["cosine"].get(output, 1.0), 1e-9) for output in layers]
-        limit, what = 1 - parity["tolerance"].get("cosine", 0.0), "1 − lowest cosine"
+    if isinstance(parity.tolerance, QuantizedGates):
+        values = [max(1 - parity.cosine.get(output, 1.0), 1e-9) for output in layers]
+        limit, what = 1 - parity.tolerance.cosine, "1 − lowest cosine"
     else:
-        values = [parity["worst"][output]["excess"] for output in layers]
+        values = [parity.worst[output].excess for output in layers]
         limit, what = 1.0, "largest error ÷ allowed error"
     return f"<figure><figcaption>{what}, after each layer</figcaption>{_plot(name, values, limit)}</figure>"
 
 
-def _plot(name: str, values: list[float | None], limit: float) -> str:
-    """Bars on a logarithmic axis with the limit across. None (not finite) fills the whole height."""
-    known = [value for value in values if value]
+def _plot(name: str, values: list[float], limit: float) -> str:
+    """Bars on a logarithmic axis with the limit across. What is not finite fills the whole height."""
+    known = [value for value in values if value and math.isfinite(value)]
     low = math.floor(math.log10(min([*known, limit]) * 0.7))
     high = math.ceil(math.log10(max([*known, limit]) * 1.2))
 
@@ -124,9 +135,9 @@ def _plot(name: str, values: list[float | None], limit: float) -> str:
     step = (_WIDTH - _LEFT) / len(values)
     every = math.ceil(len(values) / 13)
     for index, value in enumerate(values):
-        top = _TOP if value is None else y(value)
-        x, kind = _LEFT + index * step, "bar" if value is not None and value <= limit else "bar over"
-        shown = "not a number" if value is None else f"{value:.2e}"
+        top = y(value) if math.isfinite(value) else _TOP
+        x, kind = _LEFT + index * step, "bar" if value <= limit else "bar over"
+        shown = f"{value:.2e}" if math.isfinite(value) else "not a number"
         parts.append(
             f'<rect class="{kind}" x="{x + step * 0.15:.1f}" y="{top:.1f}" width="{step * 0.7:.1f}" '
             f'height="{max(_HEIGHT - _BOTTOM - top, 1):.1f}"><title>layer {index}: {shown}</title></rect>'
@@ -145,27 +156,28 @@ def _plot(name: str, values: list[float | None], limit: float) -> str:
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
 
-def _worst_cases(parity: Mapping[str, Any]) -> str:
+def _worst_cases(parity: VerificationRecord) -> str:
     """The five outputs that came nearest to their limit, or passed it."""
-    quantized = bool(parity["cosine"])
+    quantized = isinstance(parity.tolerance, QuantizedGates)
 
-    def badness(item: tuple[str, Mapping[str, Any]]) -> float:
+    def badness(item: tuple[str, Difference]) -> float:
         output, found = item
-        if found["error"] is None:
+        if not math.isfinite(found.error):
             return math.inf
-        return -parity["cosine"].get(output, 1.0) if quantized else found["excess"]
+        return -parity.cosine.get(output, 1.0) if quantized else found.excess
 
-    worst = sorted(parity["worst"].items(), key=badness, reverse=True)
+    def used(output: str, found: Difference) -> str:
+        if quantized:
+            return f"{parity.cosine[output]:.5f}" if output in parity.cosine else "-"
+        return f"{found.excess:.2g} ×" if math.isfinite(found.excess) else "-"
+
+    worst = sorted(parity.worst.items(), key=badness, reverse=True)
     rows = [
         [
             escape(output),
-            escape(found["case"]),
-            "not comparable" if found["error"] is None else f"{found['error']:.2e}",
-            f"{parity['cosine'].get(output, float('nan')):.5f}".replace("nan", "-")
-            if quantized
-            else "-"
-            if found["excess"] is None
-            else f"{found['excess']:.2g} ×",
+            escape(found.case),
+            f"{found.error:.2e}" if math.isfinite(found.error) else "not comparable",
+            used(output, found),
         ]
         for output, found in worst[:5]
     ]
@@ -173,9 +185,8 @@ def _worst_cases(parity: Mapping[str, Any]) -> str:
     return "<h3>Worst cases</h3>" + _table(headings, rows)
 
 
-def _quality(parity: Mapping[str, Any]) -> str:
-    quality, limits = parity["quality"], parity["tolerance"]
-    if not quality:
+def _quality(parity: VerificationRecord) -> str:
+    if not parity.quality:
         return ""
     measures = {
         "top1": ("top-1 agreement, decided positions", "≥"),
@@ -185,6 +196,7 @@ def _quality(parity: Mapping[str, Any]) -> str:
         "kl_max": ("KL divergence, largest", ""),
     }
     rows = []
+    quality, limits = to_plain(parity.quality), to_plain(parity.tolerance)
     for key, (words, sign) in measures.items():
         value = quality[key]
         shown = "-" if value is None else f"{value:.1%}" if key.startswith("top") else f"{value:.1e} nats"
@@ -193,23 +205,23 @@ def _quality(parity: Mapping[str, Any]) -> str:
     return f"<h3>int8 quality</h3><p>{positions}.</p>" + _table(("measure", "found", "allowed"), rows)
 
 
-def _tolerance(parity: Mapping[str, Any]) -> str:
-    tolerance = parity["tolerance"]
+def _tolerance(parity: VerificationRecord) -> str:
+    tolerance = to_plain(parity.tolerance)
     limits = ", ".join(f"{key} {value:g}" for key, value in tolerance.items() if isinstance(value, int | float))
     reason = escape(str(tolerance["reason"]))
     return f"<details><summary>What was allowed, and why</summary><p>{limits}</p><p>{reason}</p></details>"
 
 
-def _environment(environment: Mapping[str, Any]) -> str:
+def _environment(environment: Environment) -> str:
     machine = {
-        "processor": environment["processor"],
-        "int8 products": environment["int8_kernels"],
-        "cores": environment["cores"],
-        "memory": format_bytes(environment["memory_bytes"]),
-        "system": environment["system"],
-        "python": environment["python"],
-        "yizhi": environment["yizhi"],
-        **environment["packages"],
+        "processor": environment.processor,
+        "int8 products": environment.int8_kernels,
+        "cores": environment.cores,
+        "memory": format_bytes(environment.memory_bytes),
+        "system": environment.system,
+        "python": environment.python,
+        "yizhi": environment.yizhi,
+        **environment.packages,
     }
     rows = [[escape(str(key)), escape(str(value))] for key, value in machine.items()]
     return "<section><h2>Machine and versions</h2>" + _table((), rows) + "</section>"
@@ -227,5 +239,5 @@ def _cell(content: str) -> str:
     return f"<td class=text>{content}</td>" if len(content) > 24 and "<" not in content else f"<td>{content}</td>"
 
 
-def _seconds(measured: Mapping[str, Any] | None) -> str:
-    return f"{measured['seconds']:.1f} s" if measured else "-"
+def _seconds(result: Result[Any] | None) -> str:
+    return f"{result.seconds:.1f} s" if result else "-"

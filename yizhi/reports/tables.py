@@ -1,13 +1,16 @@
 """The tables that commands print."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from yizhi.parity.record import PublishedCheck, VerificationRecord
 from yizhi.pipeline.head import describe_head, find_head
-from yizhi.pipeline.results import Row
+from yizhi.pipeline.jobs import Result
+from yizhi.pipeline.results import Evaluation, Row
 
 # Where arithmetic is set by the release alone; elsewhere the table says how each framework computed.
 _USUAL = (("cpu", "fp32"), ("cpu", "int8"))
@@ -19,9 +22,9 @@ def print_release(console: Console, release: object, rows: Sequence[Row]) -> Non
     table.add_column("target")
     for heading in ("size", "export", "verify", "peak memory", "worst error", "verdict"):
         table.add_column(heading, justify="right" if heading != "verdict" else "left")
-    scored = next((row.evaluation for row in rows if row.evaluation and "best" in row.evaluation), None)
-    if scored:
-        table.add_column(f"{scored['best']} on {scored['data']}", justify="right")
+    scored = next((row.evaluation for row in rows if row.evaluation and row.evaluation.scores), None)
+    if scored and scored.scores:
+        table.add_column(f"{scored.scores.best} on {scored.data}", justify="right")
     for row in rows:
         peaks = [result.peak_bytes for result in (row.export, row.verification) if result and result.peak_bytes]
         table.add_row(
@@ -37,14 +40,14 @@ def print_release(console: Console, release: object, rows: Sequence[Row]) -> Non
     console.print(table)
     head = find_head(row.verdict for row in rows)
     if head:
-        console.print(Text(describe_head(head), "bold yellow" if head["verdict"] == "untrained" else ""))
-    published = next((row.verdict["published"] for row in rows if row.verdict and "published" in row.verdict), None)
+        console.print(Text(describe_head(head), "bold yellow" if head.verdict == "untrained" else ""))
+    published = next((row.verdict.published for row in rows if row.verdict and row.verdict.published), None)
     if published:
         console.print(_describe_published(published))
     for row in rows:
-        if row.verdict and (row.verdict["device"], row.verdict["precision"]) not in _USUAL:
-            settings = ", ".join(f"{name} {value}" for name, value in row.verdict["settings"].items())
-            console.print(Text(f"{row.target}: {row.verdict['precision']} on {row.verdict['device']}: {settings}"))
+        if row.verdict and (row.verdict.device, row.verdict.precision) not in _USUAL:
+            settings = ", ".join(f"{name} {value}" for name, value in row.verdict.settings.items())
+            console.print(Text(f"{row.target}: {row.verdict.precision} on {row.verdict.device}: {settings}"))
     for row in rows:
         for fault in row.faults:
             console.print(Text(f"{row.target}: {fault}", "red"))
@@ -58,40 +61,37 @@ def _verdict(row: Row) -> Text:
     return Text("pass", "bold green") if row.passed else Text("FAIL", "bold red")
 
 
-def _score(evaluation: dict | None) -> str:
+def _score(evaluation: Evaluation | None) -> str:
     """The score that counts, and its share of the reference's."""
-    if not evaluation or "scores" not in evaluation:
+    if not evaluation or not evaluation.scores:
         return "-"
-    relative = "" if evaluation["relative"] is None else f" ({evaluation['relative']:.1%})"
-    return f"{evaluation['scores'][evaluation['best']]:.4f}{relative}"
+    relative = "" if evaluation.relative is None else f" ({evaluation.relative:.1%})"
+    return f"{evaluation.scores.scores[evaluation.scores.best]:.4f}{relative}"
 
 
-def describe_errors(verdict: dict | None) -> str:
+def describe_errors(verdict: VerificationRecord | None) -> str:
     """Worst error per kind of output, or an int8 artifact's agreement, in a few words."""
-    if not verdict or not verdict["worst"]:
+    if not verdict or not verdict.worst:
         return "-"
-    if verdict["cosine"]:
-        agreement = [f"cosine {min(verdict['cosine'].values()):.4f}"]
-        if verdict["quality"]:
-            quality = verdict["quality"]
-            top1 = [] if quality["top1"] is None else [f"top-1 {quality['top1']:.1%}"]
-            agreement = [*top1, f"KL {quality['kl_mean']:.1e}", *agreement]
-        elif verdict["label_error"] is not None:
-            agreement = [f"logits off by {verdict['label_error']:.1%}", *agreement]
+    if verdict.cosine:
+        agreement = [f"cosine {min(verdict.cosine.values()):.4f}"]
+        if verdict.quality:
+            top1 = [] if verdict.quality.top1 is None else [f"top-1 {verdict.quality.top1:.1%}"]
+            agreement = [*top1, f"KL {verdict.quality.kl_mean:.1e}", *agreement]
+        elif verdict.label_error is not None:
+            agreement = [f"logits off by {verdict.label_error:.1%}", *agreement]
         return ", ".join(agreement)
     worst: dict[str, float] = {}
-    for output, difference in verdict["worst"].items():
+    for output, difference in verdict.worst.items():
         kind = {"logits": "logits", "pooler_output": "pooler"}.get(output, "hidden")
-        error = difference["error"]
-        worst[kind] = max(worst.get(kind, 0.0), float("inf") if error is None else error)
+        worst[kind] = max(worst.get(kind, 0.0), difference.error)
     return ", ".join(f"{kind} {worst[kind]:.1e}" for kind in ("logits", "hidden", "pooler") if kind in worst)
 
 
-def _describe_published(check: dict) -> str:
-    name, values = check["checkpoint"], check["values"]
-    if not values and not check["faults"]:
-        return f"this is {name}, for which no outputs are known to be published"
-    return f"this is {name}: {values} published numbers compared, {len(check['faults'])} disagree"
+def _describe_published(check: PublishedCheck) -> str:
+    if not check.values and not check.faults:
+        return f"this is {check.checkpoint}, for which no outputs are known to be published"
+    return f"this is {check.checkpoint}: {check.values} published numbers compared, {len(check.faults)} disagree"
 
 
 def format_bytes(count: int | None) -> str:
@@ -101,6 +101,5 @@ def format_bytes(count: int | None) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
-def _seconds(result: object, otherwise: str) -> str:
-    seconds = getattr(result, "seconds", 0.0)
-    return f"{seconds:.1f} s" if seconds else otherwise or "-"
+def _seconds(result: Result[Any] | None, otherwise: str) -> str:
+    return f"{result.seconds:.1f} s" if result and result.seconds else otherwise or "-"

@@ -1,0 +1,12 @@
+"""Scores, as data."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Scores:
+    """scores: from 0 to 1, by name. best: the name of the one that counts. examples: how many were scored."""
+
+    scores: dict[str, float]
+    best: str
+    examples: int

@@ -1,0 +1,95 @@
+"""What one verification found, as data: from the process that ran it to the manifest and the report."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from yizhi.parity.compare import Difference, Quality
+from yizhi.parity.tolerances import FloatTolerance, QuantizedGates
+from yizhi.storage.codec import LEFT_OUT, to_plain
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What bisecting found.
+
+    output: the first output that differs, in `case`.
+    tensor: the first tensor inside its layer that differs; None where the artifact shows none.
+    cause: the known fault that explains the output, or all but a tenth of its error; None if none does.
+    note: what was looked at.
+    """
+
+    case: str
+    output: str
+    tensor: str | None
+    cause: str | None
+    note: str
+
+    def explain(self) -> list[str]:
+        """In words, a line each."""
+        lines = [f"first tensor that differs inside it: {self.tensor}"] if self.tensor else []
+        return [*lines, self.note, f"likely cause: {self.cause}" if self.cause else "no known mistake explains it"]
+
+
+@dataclass
+class PublishedCheck:
+    """How an artifact compares with what was published for its checkpoint.
+
+    values: published numbers compared. worst: the largest |error|. faults: what disagrees, and whose number it is.
+    """
+
+    checkpoint: str
+    values: int = 0
+    worst: float = 0.0
+    faults: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Plausibility:
+    """What the cloze sentences say of a head.
+
+    verdict: `trained`, `untrained`, `absent` (no such head) or `not judged` (a vocabulary too small).
+    hits: sentences whose answer is among the first five; `needed` of them make a head trained.
+    log_probability: mean natural logarithm of the right answers' probability; `chance` is −ln V.
+    scored: sentences that were run. skipped: those with a character that the vocabulary lacks.
+    task: what the checkpoint does instead, where the head is absent.
+    """
+
+    verdict: str
+    hits: int = 0
+    needed: int = 0
+    log_probability: float | None = None
+    chance: float | None = None
+    scored: int = 0
+    skipped: int = 0
+    task: str | None = None
+
+
+@dataclass(frozen=True)
+class VerificationRecord:
+    """The verdict on one artifact, its reasons, and what else was looked at.
+
+    passed: everything was compared and judged, and nothing failed. not_judged: all was run, and there is no
+    tolerance to judge it by. worst: per output, the difference that used most of its tolerance. The other fields
+    up to `tolerance` are as in `yizhi.parity.judge.Verdict`. head: in one artifact of a release.
+    """
+
+    passed: bool
+    not_judged: bool
+    precision: str
+    device: str
+    settings: dict[str, str]
+    faults: list[str]
+    first_bad_layer: str | None
+    worst: dict[str, Difference]
+    change_alone: float
+    quality: Quality | None
+    cosine: dict[str, float]
+    label_error: float | None
+    tolerance: FloatTolerance | QuantizedGates | None
+    diagnosis: Diagnosis | None = field(default=None, metadata=LEFT_OUT)
+    published: PublishedCheck | None = field(default=None, metadata=LEFT_OUT)
+    head: Plausibility | None = field(default=None, metadata=LEFT_OUT)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: `parity` in manifests and reports."""
+        return to_plain(self)

@@ -1,0 +1,131 @@
+"""What jobs do, each in a process of its own: convert, make golden outputs, verify, score.
+
+A step is a frozen dataclass; `yizhi.storage.codec` takes it, and what `run` returns, from process to process.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from yizhi.converters.shared_files import write_config_and_tokenizer
+from yizhi.converters.targets import TARGETS
+from yizhi.model.spec import Pooling
+from yizhi.parity.record import Diagnosis, VerificationRecord
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.release.artifact import DESCRIPTION, ArtifactWriter
+from yizhi.storage.folders import new_folder
+from yizhi.training.tasks.scores import Scores
+
+if TYPE_CHECKING:
+    from yizhi.parity.golden import Golden
+    from yizhi.parity.judge import Verdict
+    from yizhi.runtimes.base import Runtime
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Export one target into its folder. description: what `artifact.json` will say, but for the files."""
+
+    checkpoint: Path
+    target: str
+    folder: Path
+    description: dict[str, Any]
+
+    def run(self, threads: int) -> None:
+        """Write the artifact. Raises InputError, and MissingFramework."""
+        converter = TARGETS[self.target].load_converter()
+        pooling = self.description.get("pooling")
+        with (
+            Checkpoint.open(self.checkpoint, Pooling(**pooling) if pooling else None) as opened,
+            new_folder(self.folder, replaces=(DESCRIPTION,)) as temporary,
+        ):
+            writer = ArtifactWriter(temporary)
+            converter.convert(opened, writer, **self.description.get("options", {}))
+            write_config_and_tokenizer(opened, writer)
+            writer.describe(self.description)
+
+
+@dataclass(frozen=True)
+class MakeGolden:
+    """Run the oracle on every case and write `golden/`. pooling: that of the artifacts."""
+
+    checkpoint: Path
+    folder: Path
+    pooling: Pooling | None = None
+
+    def run(self, threads: int) -> None:
+        """Write the folder. Raises InputError."""
+        from yizhi.parity.golden import CASES, Golden
+
+        with (
+            Checkpoint.open(self.checkpoint, self.pooling) as opened,
+            new_folder(self.folder, replaces=(CASES,)) as temporary,
+        ):
+            Golden.make(opened).write(temporary)
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Run the cases through an artifact.
+
+    score_head: also look whether the masked-language-model head makes sense.
+    known: the known checkpoint that the release was made from: also compare with what was published for it.
+    bisect: the checkpoint it was made from, to say more of what fails. math: one of `yizhi.runtimes.base.MATH`.
+    """
+
+    folder: Path
+    golden: Path
+    device: str = "cpu"
+    score_head: bool = False
+    known: str | None = None
+    bisect: Path | None = None
+    math: str = "strict"
+
+    def run(self, threads: int) -> VerificationRecord:
+        """The verdict and what belongs to it. Raises InputError, and NotRun."""
+        from yizhi.parity import plausibility, published
+        from yizhi.parity.golden import Golden
+        from yizhi.parity.judge import verify
+        from yizhi.runtimes import open_runtime
+
+        with open_runtime(self.folder, device=self.device, threads=threads, math=self.math) as runtime:
+            golden = Golden.read(self.golden)
+            precision = TARGETS[runtime.artifact.target].precision if self.math == "strict" else self.math
+            verdict = verify(runtime, golden, precision)
+            to_bisect = self.bisect if verdict.gates and not verdict.passed else None
+            compare = self.known if precision == "fp32" else None  # int8 cannot be held to published digits
+            return verdict.record(
+                diagnosis=_diagnose(runtime, to_bisect, golden, verdict) if to_bisect else None,
+                published=published.check_published(runtime, compare) if compare else None,
+                head=plausibility.score_head(runtime) if self.score_head else None,
+            )
+
+
+def _diagnose(runtime: "Runtime", checkpoint: Path, golden: "Golden", verdict: "Verdict") -> Diagnosis | None:
+    from yizhi.parity.bisect import bisect  # needs scipy, which a machine that only verifies does not have
+
+    with Checkpoint.open(checkpoint, runtime.pooling) as opened:
+        return bisect(runtime, opened, golden, verdict)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Run an artifact on labelled data. columns: as yizhi.training.tasks.readers.find_reader takes them."""
+
+    folder: Path
+    data: Path
+    columns: Mapping[str, str]
+    skip_faulty: bool = False
+    device: str = "cpu"
+
+    def run(self, threads: int) -> Scores:
+        """Its scores. Raises InputError, and NotRun."""
+        from yizhi.training.scoring import score_artifact
+
+        return score_artifact(
+            self.folder, self.data, self.columns, skip_faulty=self.skip_faulty, device=self.device, threads=threads
+        )
+
+
+STEPS = {step.__name__: step for step in (Convert, MakeGolden, Verify, Score)}
