@@ -255,6 +255,7 @@ def test_enough_inputs():
 def test_our_reader_of_schemas_agrees_with_jsonschema(samples):
     """On damaged manifests and descriptions, valid is valid to both."""
     jsonschema = pytest.importorskip("jsonschema")
+    from tests.schemas import schema_registry
     from yizhi.release.schema import load_schema
 
     chance = random.Random("schema")
@@ -262,7 +263,7 @@ def test_our_reader_of_schemas_agrees_with_jsonschema(samples):
     for kind in ("artifact", "manifest"):
         schema = load_schema(f"{kind}.v1")
         jsonschema.Draft202012Validator.check_schema(schema)
-        validator = jsonschema.Draft202012Validator(schema)
+        validator = jsonschema.Draft202012Validator(schema, registry=schema_registry())
         value = json.loads(samples[kind][1])
         if kind == "manifest":
             parity = {"passed": True, "precision": "fp32", "device": "cpu", "faults": [], "worst": {}}

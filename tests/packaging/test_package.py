@@ -9,6 +9,7 @@ import pytest
 
 from tests.checkpoints import write_variant
 from tests.protos import WheelProtos, download_wheel
+from tests.schemas import schema_registry
 from yizhi.cli import main
 from yizhi.packaging.package import PACKAGE
 from yizhi.parity.golden import Golden
@@ -44,7 +45,7 @@ def triton(release, tmp_path_factory):
 def assert_sealed(folder):
     """package.json lists every file, with its digest."""
     described = json.loads((folder / PACKAGE).read_text())
-    jsonschema.validate(described, load_schema("package.v1"))
+    jsonschema.validate(described, load_schema("package.v1"), registry=schema_registry())
     found = describe_folder(folder)
     found.pop(PACKAGE)
     assert found == described["files"]

@@ -28,7 +28,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 _NOTES = {"$schema", "$id", "$defs", "title", "description"}
 _KEYWORDS = {
     *("$ref", "type", "const", "enum", "pattern", "minimum"),
-    *("required", "properties", "propertyNames", "additionalProperties", "items"),
+    *("required", "properties", "propertyNames", "additionalProperties", "unevaluatedProperties", "items"),
 }
 
 
@@ -42,19 +42,20 @@ def find_violations(value: object, name: str) -> list[str]:
     """What is wrong with a value by this schema, at most MOST_FAULTS lines; empty when it is valid."""
     schema = load_schema(name)
     faults: list[str] = []
-    for fault in _check(value, schema, schema, ""):
+    for fault in _check(value, schema, name, ""):
         if len(faults) == MOST_FAULTS:
             return [*faults, "and more"]
         faults.append(fault)
     return faults
 
 
-def _check(value: object, schema: Mapping[str, Any], root: Mapping[str, Any], where: str) -> Iterator[str]:
+def _check(value: object, schema: Mapping[str, Any], file: str, where: str) -> Iterator[str]:
+    """file: the name of the schema that this is part of."""
     unknown = schema.keys() - _KEYWORDS - _NOTES
     if unknown:
         raise NotImplementedError(f"schema keywords {sorted(unknown)} at {where or 'the top'}")
     if "$ref" in schema:
-        yield from _check(value, root["$defs"][schema["$ref"].removeprefix("#/$defs/")], root, where)
+        yield from _check(value, *_follow(schema["$ref"], file), where)
     if "type" in schema:
         names = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
         if not any(_is_a(value, name) for name in names):
@@ -62,10 +63,27 @@ def _check(value: object, schema: Mapping[str, Any], root: Mapping[str, Any], wh
             return
     yield from _check_scalar(value, schema, where)
     if isinstance(value, dict):
-        yield from _check_object(value, schema, root, where)
+        yield from _check_object(value, schema, file, where)
     if isinstance(value, list) and "items" in schema:
         for index, item in enumerate(value):
-            yield from _check(item, schema["items"], root, f"{where}[{index}]")
+            yield from _check(item, schema["items"], file, f"{where}[{index}]")
+
+
+def _follow(reference: str, file: str) -> tuple[Mapping[str, Any], str]:
+    """What a reference means in a schema, and the schema where that stands: `#/$defs/NAME` of this one or another.
+
+    Another is called by its $id: urn:yizhi:artifact:1 is `artifact.v1`.
+    """
+    urn, _, name = reference.partition("#/$defs/")
+    if urn:
+        file = ".v".join(urn.split(":")[2:])
+    return load_schema(file)["$defs"][name], file
+
+
+def _properties(schema: Mapping[str, Any], file: str) -> set[str]:
+    """The names that a schema, or what it refers to, says something of."""
+    names = set(schema.get("properties", ()))
+    return names | _properties(*_follow(schema["$ref"], file)) if "$ref" in schema else names
 
 
 def _check_scalar(value: object, schema: Mapping[str, Any], where: str) -> Iterator[str]:
@@ -79,24 +97,23 @@ def _check_scalar(value: object, schema: Mapping[str, Any], where: str) -> Itera
         yield f"{where}: expected at least {schema['minimum']}; found {show(value)}"
 
 
-def _check_object(
-    value: dict[str, Any], schema: Mapping[str, Any], root: Mapping[str, Any], where: str
-) -> Iterator[str]:
+def _check_object(value: dict[str, Any], schema: Mapping[str, Any], file: str, where: str) -> Iterator[str]:
     prefix = f"{where}: " if where else ""
     for name in schema.get("required", ()):
         if name not in value:
             yield f"{prefix}{name}: missing"
     properties = schema.get("properties", {})
     rest = schema.get("additionalProperties", True)
+    known = value.keys() if schema.get("unevaluatedProperties", True) else _properties(schema, file)
     for name, item in value.items():
         if "propertyNames" in schema:
-            yield from _check(name, schema["propertyNames"], root, f"{prefix}a name")
+            yield from _check(name, schema["propertyNames"], file, f"{prefix}a name")
         if name in properties:
-            yield from _check(item, properties[name], root, f"{prefix}{name}")
-        elif rest is False:
+            yield from _check(item, properties[name], file, f"{prefix}{name}")
+        elif rest is False or name not in known:
             yield f"{prefix}{show(name)}: not known here"
         elif isinstance(rest, dict):
-            yield from _check(item, rest, root, f"{prefix}{name}")
+            yield from _check(item, rest, file, f"{prefix}{name}")
 
 
 def _is_a(value: object, name: str) -> bool:
