@@ -17,7 +17,6 @@ import torch
 
 from yizhi.model.label_heads import LABEL_CLASS_SUFFIXES
 from yizhi.reading.checkpoint import Checkpoint
-from yizhi.reading.tokenizer_files import read_tokenizer_settings
 from yizhi.runtimes.tokenization import Tokenizer
 from yizhi.training.batches import LengthGroupedBatches, collate
 from yizhi.training.features import Feature
@@ -71,7 +70,7 @@ def main() -> None:
     torch.manual_seed(0)
     task, examples = read(options.data)
     with Checkpoint.open(options.checkpoint) as checkpoint:
-        tokenizer = Tokenizer(checkpoint.vocab, read_tokenizer_settings(checkpoint.folder), options.max_length)
+        tokenizer = Tokenizer(checkpoint.text, options.max_length)
         model, _ = build_model(checkpoint, LABEL_CLASS_SUFFIXES[task.name], task.config())
     features = task.encode(examples, tokenizer, Faults())
     features = [features[i] for i in np.random.default_rng(0).permutation(len(features))[: options.rows]]

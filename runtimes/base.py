@@ -63,9 +63,16 @@ class Inputs:
         # Copies: the one row of a reversed array counts as contiguous, with a stride that torch refuses.
         return cls(**{name: np.array(array, np.int64, order="C") for name, array in given.items()})
 
-    def check(self, config: EncoderConfig) -> None:
-        """Raise InputError for what this encoder has no parameters for: JAX would clamp it silently."""
-        limits = {"input_ids": config.vocab_size, "attention_mask": 2, "token_type_ids": config.type_vocab_size}
+    def check(self, config: EncoderConfig, tokens: int | None = None) -> None:
+        """Raise InputError for what this encoder has no parameters for: JAX would clamp it silently.
+
+        tokens: of the vocabulary, where the embeddings have more rows than it.
+        """
+        limits = {
+            "input_ids": tokens or config.vocab_size,
+            "attention_mask": 2,
+            "token_type_ids": config.type_vocab_size,
+        }
         faults = []
         for name, limit in limits.items():
             array = getattr(self, name)
@@ -189,7 +196,7 @@ class Runtime:
             if unknown or "input_ids" not in inputs:
                 raise InputError("inputs", f"expected {', '.join(Inputs.__dataclass_fields__)}; found {sorted(inputs)}")
             inputs = Inputs.of(**inputs)
-        inputs.check(self.config)
+        inputs.check(self.config, self.artifact.description.get("tokens"))
         return inputs
 
     def _build_spec(self, names: Collection[str]) -> EncoderSpec:

@@ -127,9 +127,9 @@ class FillMask:
         return [request.reduce(part) for request, part in zip(requests, parts, strict=True)]
 
     def _best(self, logits: NDArray) -> list[list[tuple[int, float]]]:
-        """The `top_k` ids and their probabilities, per position."""
+        """The `top_k` ids and their probabilities, per position. An id without a token is no answer."""
         answers = []
-        for scores in softmax(logits):
+        for scores in softmax(logits)[:, : len(self._tokenizer.vocab)]:
             # Those at least as likely as the k-th, then in order: sorting 21,128 for each mask would take longer.
             lowest = np.partition(scores, -self._top_k)[-self._top_k]
             candidates = np.flatnonzero(scores >= lowest)

@@ -1,4 +1,4 @@
-"""Texts to the inputs of one artifact, with the ids that transformers' BertTokenizer gives."""
+"""Texts to the inputs of one artifact, with the ids that transformers' AutoTokenizer gives."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from yizhi.errors import InputError, show
 from yizhi.model.config import EncoderConfig
-from yizhi.reading.checkpoint import read_vocab
-from yizhi.reading.tokenizer_files import build_tokenizer, read_tokenizer_settings
+from yizhi.reading.auto_tokenizer import read_tokenizer
+from yizhi.reading.tokenizer_files import TextTokenizer
 from yizhi.runtimes.base import Inputs
 
 Text = str | tuple[str, str]
@@ -51,33 +51,38 @@ class Encoded:
 
 
 class Tokenizer:
-    """The tokenizer of an artifact: its `vocab.txt` and `tokenizer_config.json`.
+    """The tokenizer of an artifact, or of a checkpoint. Thread-safe.
 
-    The artifact's `tokenizer.json` says the same for other programs. Thread-safe.
+    A special token's name in a text is that token, as it is by default in transformers; with `split_special_tokens` in
+    `tokenizer_config.json` it is text.
     """
 
-    def __init__(self, vocab: list[str], settings: dict[str, bool | None], max_length: int) -> None:
-        self.vocab = vocab
+    def __init__(self, text: TextTokenizer, max_length: int) -> None:
+        """max_length: the most tokens of a row."""
+        self.vocab = text.vocab
         self.max_length = max_length
-        self.mask_id = vocab.index("[MASK]")
-        self.pad_id = vocab.index("[PAD]")
-        self.unknown_id = vocab.index("[UNK]")
-        self._ids = {token: index for index, token in enumerate(vocab)}
-        self._goes_on = np.array([token.startswith("##") for token in vocab])
-        self._tokenizer = build_tokenizer(vocab, settings)
+        self.cls_id, self.sep_id = text.cls_id, text.sep_id
+        self.mask_id, self.pad_id, self.unknown_id = text.mask_id, text.pad_id, text.unknown_id
+        self.special_ids = sorted({text.id_of(name) for name in text.special})
+        self._ids = {token: index for index, token in enumerate(text.vocab)}
+        self._goes_on = np.array([token.startswith("##") for token in text.vocab])
+        self._keeps_end = text.truncation_side == "left"
+        self._tokenizer = text.tokenizer
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
         """Open an artifact's or a checkpoint's folder.
 
-        Raises InputError where `config.json`, `vocab.txt` or `tokenizer_config.json` cannot be used.
+        Rows have as many tokens at most as the model has positions, or as `model_max_length` allows if it is less.
+        Raises InputError where `config.json` or a tokenizer file cannot be used.
         """
         folder = Path(folder)
         config = EncoderConfig.read(folder / "config.json")
-        vocab = read_vocab(folder / "vocab.txt")
-        if len(vocab) != config.vocab_size:
-            raise InputError(folder / "vocab.txt", f"expected {config.vocab_size} lines; found {len(vocab)}")
-        return cls(vocab, read_tokenizer_settings(folder), config.max_position_embeddings)
+        text = read_tokenizer(folder)
+        misfit = text.find_misfit(config.vocab_size)
+        if misfit:
+            raise InputError(folder, misfit)
+        return cls(text, text.length(config.max_position_embeddings))
 
     def encode(self, texts: Sequence[Text]) -> Encoded:
         """Tokenize texts, or pairs of texts: `[CLS] text [SEP]`, or `[CLS] first [SEP] second [SEP]`.
@@ -126,7 +131,7 @@ class Tokenizer:
         pieces = [np.stack([row.ids, *row.offsets.T])[:, 1:-1] for row in (self.tokenize(words) if words else [])]
         none = np.array([[self.unknown_id], [0], [0]])
         pieces = [found if found.size else none for found in pieces]
-        special = np.array([[self._ids["[CLS]"], self._ids["[SEP]"]], [0, 0], [0, 0]])
+        special = np.array([[self.cls_id, self.sep_id], [0, 0], [0, 0]])
         ids, begins, ends = np.concatenate([special[:, :1], *pieces, special[:, 1:]], axis=1)
         row = Row(ids, np.zeros_like(ids), np.stack([begins, ends], axis=1), np.arange(len(ids)))
         return row, np.cumsum([1, *(found.shape[1] for found in pieces)])[: len(words)]
@@ -139,8 +144,8 @@ class Tokenizer:
         """Windows of a row that the model has positions for, with `spare` positions to grow into.
 
         long: what to do with a row that has too many tokens. `error` raises InputError, naming the length;
-        `truncate` keeps the beginning; a number makes windows over the whole row, of which neighbours share
-        so many tokens, and `windows` those that share a quarter.
+        `truncate` keeps the beginning (the end, where `truncation_side` is left); a number makes windows over the
+        whole row, of which neighbours share so many tokens, and `windows` those that share a quarter.
         cut: which text of a pair is cut, the other being kept whole; InputError where that leaves no room. By
         default it is the longer one; if both are long, `truncate` cuts them to equal lengths, and windows are refused.
         """
@@ -161,7 +166,9 @@ class Tokenizer:
                 "the text", f"expected at most {budget - 1} tokens, to leave room for its pair; found {other}"
             )
         if long == "truncate":
-            return [_select(row, parts, [slice(count) for count in kept])]
+            begins = [size - count if self._keeps_end else 0 for size, count in zip(sizes, kept, strict=True)]
+            cuts = [slice(begin, begin + count) for begin, count in zip(begins, kept, strict=True)]
+            return [_select(row, parts, cuts)]
         if [*kept[:longest], *kept[longest + 1 :]] != [*sizes[:longest], *sizes[longest + 1 :]]:
             raise InputError("the text", f"both texts of the pair are too long to be read in windows of {room} tokens")
         shared = size // 4 if long == "windows" else long

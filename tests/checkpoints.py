@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,10 @@ from numpy.typing import NDArray
 from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES, build_spec
 from yizhi.model.config import EncoderConfig
 from yizhi.model.spec import EMBEDDING, KERNEL, NORM_SCALE, EncoderSpec, Parameter
+from yizhi.reading.auto_tokenizer import read_tokenizer
 from yizhi.reading.checkpoint import INDEX, WEIGHTS
 from yizhi.reading.safetensors_file import SAFETENSORS_TYPES, write_safetensors
+from yizhi.runtimes.tokenization import Tokenizer
 
 Tensors = dict[str, NDArray]
 
@@ -210,6 +213,14 @@ def write_checkpoint(
     if tokenizer_config is not None:
         write_json(folder / "tokenizer_config.json", tokenizer_config)
     return folder
+
+
+def open_tokenizer(vocab: list[str], max_length: int, **settings: Any) -> Tokenizer:
+    """The tokenizer of a vocabulary, with these settings of `tokenizer_config.json`."""
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "vocab.txt").write_bytes("".join(f"{entry}\n" for entry in vocab).encode())
+        write_json(Path(folder) / "tokenizer_config.json", settings)
+        return Tokenizer(read_tokenizer(Path(folder)), max_length)
 
 
 def make_spec(config: EncoderConfig, task: str = "fill-mask", pooler: bool = True) -> EncoderSpec:

@@ -17,15 +17,21 @@ from tests.checkpoints import small_config, write_variant
 from yizhi.errors import InputError
 from yizhi.model.config import EncoderConfig
 from yizhi.parity.golden import ARRAYS, CASES, Golden
-from yizhi.reading.checkpoint import INDEX, WEIGHTS, read_vocab
+from yizhi.reading.auto_tokenizer import read_tokenizer
+from yizhi.reading.checkpoint import INDEX, WEIGHTS
 from yizhi.reading.safetensors_file import SafetensorsFile
-from yizhi.reading.tokenizer_files import read_tokenizer_settings
 from yizhi.reading.weight_files import open_weights
 from yizhi.release.artifact import DESCRIPTION, Artifact
 from yizhi.release.manifest import MANIFEST, read_manifest
 from yizhi.release.schema import find_violations
 
 INPUTS_OF_EACH = 12_600
+TOKENIZER_SETTINGS = {
+    "do_lower_case": True,
+    "model_max_length": 9,
+    "mask_token": "[MASK]",
+    "added_tokens_decoder": {"0": {"content": "[PAD]", "lstrip": False}},
+}
 
 # Bytes and values that have broken parsers before.
 TOKENS = [
@@ -147,8 +153,9 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "safetensors": (WEIGHTS, read_safetensors),
     "config": ("config.json", lambda folder: EncoderConfig.read(folder / "config.json")),
     "index": (INDEX, read_index),
-    "vocab": ("vocab.txt", lambda folder: read_vocab(folder / "vocab.txt")),
-    "tokenizer": ("tokenizer_config.json", read_tokenizer_settings),
+    "tokenizer settings": ("tokenizer_config.json", read_tokenizer),
+    "special tokens": ("special_tokens_map.json", read_tokenizer),
+    "tokenizer": ("tokenizer.json", read_tokenizer),
     "artifact": (DESCRIPTION, Artifact.read),
     "manifest": (MANIFEST, read_manifest),
     "golden": (CASES, Golden.read),
@@ -192,12 +199,16 @@ def samples(tmp_path_factory) -> dict[str, tuple[Path, bytes]]:
         "documents": {},
         "artifacts": {"onnx": {**described, DESCRIPTION: "0" * 64, "parity": {"passed": True}}},
     }
+    for kind in ("tokenizer settings", "special tokens", "tokenizer"):
+        (folder / kind).mkdir()
+        (folder / kind / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n的\nhello\n##ing\n")
     contents = {
         "safetensors": len(text).to_bytes(8, "little") + text + bytes(32),
         "config": json.dumps(small_config("albert")).encode(),
         "index": (sharded / INDEX).read_bytes(),
-        "vocab": (folder / "checkpoint" / "vocab.txt").read_bytes(),
-        "tokenizer": b'{"do_lower_case": true, "added_tokens_decoder": {"0": {"content": "[PAD]", "lstrip": false}}}',
+        "tokenizer settings": json.dumps(TOKENIZER_SETTINGS).encode(),
+        "special tokens": b'{"mask_token": {"content": "[MASK]", "lstrip": true}, "additional_special_tokens": ["a"]}',
+        "tokenizer": read_tokenizer(folder / "tokenizer settings").files(64)["tokenizer.json"].encode(),
         "artifact": json.dumps({**described, "source": {"vocab.txt": "0" * 64}}).encode(),
         "manifest": json.dumps(manifest).encode(),
     }

@@ -43,7 +43,7 @@ def read_corpus(paths: Sequence[Path], tokenizer: Tokenizer, segment: Segmenter)
 
     Raises InputError, naming file and line, for what cannot be read and for words that are not the line's.
     """
-    number_words = WordNumberer(tokenizer.vocab)
+    number_words = WordNumberer(tokenizer.vocab, tokenizer.special_ids)
     ids, words, lines, documents = array("i"), array("i"), array("q", [0]), array("q", [0])
     text_words: set[str] = set()
     faults: list[str] = []

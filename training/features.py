@@ -7,7 +7,6 @@ from numpy.typing import ArrayLike
 
 from yizhi.errors import InputError
 from yizhi.reading.checkpoint import Checkpoint
-from yizhi.reading.tokenizer_files import read_tokenizer_settings
 from yizhi.runtimes.tokenization import Row, Tokenizer
 
 # What the losses of transformers' heads pass over.
@@ -35,11 +34,11 @@ class Feature:
 
 
 def open_tokenizer(checkpoint: Checkpoint, max_length: int | None) -> Tokenizer:
-    """The checkpoint's tokenizer, for rows of at most so many tokens; as many as it has positions if None.
+    """The checkpoint's tokenizer, for rows of at most so many tokens; if None, as many as model and files allow.
 
     Raises InputError for a length that it cannot have.
     """
     positions = checkpoint.config.max_position_embeddings
     if max_length is not None and not 8 <= max_length <= positions:
         raise InputError("--max-length", f"expected 8 … {positions}; found {max_length}")
-    return Tokenizer(checkpoint.vocab, read_tokenizer_settings(checkpoint.folder), max_length or positions)
+    return Tokenizer(checkpoint.text, max_length or checkpoint.text.length(positions))

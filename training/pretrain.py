@@ -12,7 +12,6 @@ from yizhi.errors import InputError
 from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES
 from yizhi.model.spec import parameters_of
 from yizhi.reading.checkpoint import Checkpoint
-from yizhi.reading.tokenizer_files import SPECIAL_TOKENS, read_tokenizer_settings
 from yizhi.runtimes.batching import make_batches
 from yizhi.runtimes.tokenization import Tokenizer
 from yizhi.storage.digests import sha256_of_file
@@ -138,14 +137,14 @@ def prepare(checkpoint: Checkpoint, objective: Objective, seed: int) -> Prepared
         faults.append(f"--pairs: {model_type} has no place for a head over pairs; found {objective.pairs}")
     if faults:
         raise InputError("options", faults)
-    tokenizer = Tokenizer(checkpoint.vocab, read_tokenizer_settings(checkpoint.folder), length)
+    tokenizer = Tokenizer(checkpoint.text, length)
     # Words are not asked for where tokens are chosen.
     segment = open_segmenter(objective.segmenter if SCHEMES[objective.masking].whole_words else "spaces")
     corpus = read_corpus(objective.text, tokenizer, segment)
     masker = Masker(
         SCHEMES[objective.masking],
         tokenizer.mask_id,
-        _random_ids(checkpoint.vocab),
+        _random_ids(tokenizer),
         _lexicon(objective, corpus, tokenizer),
     )
     room = length - (3 if objective.pairs else 2)
@@ -266,10 +265,11 @@ def _check_head(checkpoint: Checkpoint, new_head: bool) -> None:
         raise InputError(checkpoint.folder, f"expected a masked-LM head; found one for {task}")
 
 
-def _random_ids(vocab: list[str]) -> Ids:
+def _random_ids(tokenizer: Tokenizer) -> Ids:
     """What a random token may be: any but special and unused ones."""
-    unwanted = [token in SPECIAL_TOKENS or token.startswith("[unused") for token in vocab]
-    return np.flatnonzero(~np.array(unwanted))
+    wanted = np.array([not token.startswith("[unused") and " " not in token for token in tokenizer.vocab])
+    wanted[tokenizer.special_ids] = False
+    return np.flatnonzero(wanted)
 
 
 def _lexicon(objective: Objective, corpus: Corpus, tokenizer: Tokenizer) -> Lexicon | None:

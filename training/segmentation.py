@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yizhi.errors import InputError, show
-from yizhi.reading.tokenizer_files import SPECIAL_TOKENS
 from yizhi.runtimes.tokenization import Row
 
 # A text to its words, in order. White space may be left out; nothing else may be added, left out or changed.
@@ -41,9 +40,9 @@ def open_segmenter(name: str) -> Segmenter:
 class WordNumberer:
     """Says which word each token of a text is part of."""
 
-    def __init__(self, vocab: Sequence[str]) -> None:
+    def __init__(self, vocab: Sequence[str], special_ids: Sequence[int]) -> None:
         self._goes_on = np.array([token.startswith("##") and len(token) > 2 for token in vocab])
-        self._barred = np.array([token in SPECIAL_TOKENS for token in vocab])
+        self._barred = np.isin(np.arange(len(vocab)), special_ids)
 
     def __call__(self, text: str, words: Sequence[str], row: Row) -> NDArray[np.int64]:
         """int64 [T]: the number of the word, from 0, that each token of the row begins in.

@@ -47,7 +47,7 @@ class Sequences:
         self._seed = tuple(seed)
         self._pairs = pairs
         self._pair_target = pair_target
-        self._separators = tokenizer.vocab.index("[CLS]"), tokenizer.vocab.index("[SEP]")
+        self._separators = tokenizer.cls_id, tokenizer.sep_id
         # The document of each piece.
         first_tokens = corpus.lines[corpus.documents[:-1]]
         self._documents = np.searchsorted(first_tokens, [piece.first for piece in pieces], side="right")

@@ -13,6 +13,7 @@ from yizhi.errors import InputError
 from yizhi.model.architectures import FAMILIES
 from yizhi.model.spec import Parameter
 from yizhi.reading.checkpoint import WEIGHTS, Checkpoint
+from yizhi.reading.tokenizer_sources import TOKENIZER_FILES
 from yizhi.storage.json_files import to_json
 
 
@@ -72,7 +73,7 @@ def write_checkpoint(
     if hasattr(model, "adapters_config"):
         raw["adapters"] = model.adapters_config.to_dict()
     (folder / "config.json").write_text(to_json(raw), encoding="utf-8")
-    for name in ("vocab.txt", "tokenizer_config.json"):
+    for name in TOKENIZER_FILES:
         if (checkpoint.folder / name).exists():
             shutil.copyfile(checkpoint.folder / name, folder / name)
     # A tensor with two names is stored under its first.

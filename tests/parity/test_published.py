@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from tests.artifacts import export_artifact
-from tests.checkpoints import write_variant
+from tests.checkpoints import open_tokenizer, write_variant
 from yizhi.catalogue.catalogue import read_catalogue
 from yizhi.catalogue.own import OWN_CATALOGUE
 from yizhi.cli import main
 from yizhi.errors import InputError
 from yizhi.parity import oracle, published
 from yizhi.parity.published import allowed, check_published, read_published
-from yizhi.reading.checkpoint import Checkpoint, read_vocab
-from yizhi.reading.tokenizer_files import read_tokenizer_settings
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.reading.tokenizer_sources import read_vocab
 from yizhi.runtimes import open_runtime
 from yizhi.runtimes.scores import softmax
 from yizhi.runtimes.tokenization import Tokenizer
@@ -108,8 +108,7 @@ def test_checkpoints_said_to_fill_masks_have_published_answers():
 
 @pytest.mark.parametrize("name", ["bert-base-chinese", "rbt3"])
 def test_published_ids_are_our_tokenizer_s(name, shared_data):
-    settings = read_tokenizer_settings(shared_data / "configs" / "rbt3")  # says nothing: BertTokenizer's defaults
-    tokenizer = Tokenizer(read_vocab(shared_data / "vocab" / "vocab.txt"), settings, 512)
+    tokenizer = open_tokenizer(read_vocab(shared_data / "vocab" / "vocab.txt"), 512)  # rbt3 says nothing: defaults
     checked = 0
     for entry in read_published(name):
         if "input_ids" in entry:

@@ -16,8 +16,8 @@ from tests.checkpoints import (
     write_tensors,
 )
 from tests.open_files import faults_of
-from yizhi.errors import InputError
-from yizhi.reading.checkpoint import Checkpoint, read_vocab
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.reading.tokenizer_sources import read_vocab
 
 WORD_EMBEDDINGS = "bert.embeddings.word_embeddings.weight"
 QUERY = "bert.encoder.layer.0.attention.self.query.weight"
@@ -155,7 +155,7 @@ def test_published_config_carries_no_path_and_no_code(make_checkpoint):
 
 def test_a_vocabulary_of_another_size(make_checkpoint):
     assert faults_of(make_checkpoint(vocab=VOCAB[:-1])) == [
-        "vocab.txt: expected 116 lines (config.json vocab_size); found 115"
+        "vocabulary: expected 116 tokens (config.json vocab_size); found 115"
     ]
 
 
@@ -170,26 +170,3 @@ def test_the_published_vocabulary(shared_data):
     assert len(vocab) == 21128
     assert ("\u2028" in vocab[343], "\u2028" in vocab[13502]) == (True, True)
     assert (vocab[101], vocab[103], vocab[21127]) == ("[CLS]", "[MASK]", "##😎")
-
-
-@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
-def test_line_ends(tmp_path, end):
-    path = tmp_path / "vocab.txt"
-    path.write_bytes(((end or "\n").join(VOCAB) + end).encode())
-    assert read_vocab(path) == VOCAB
-
-
-@pytest.mark.parametrize(
-    ("content", "faults"),
-    [
-        (b"\xff\xfe", ["is not UTF-8 (byte 0)"]),
-        (b"", [f"missing entry [{name}]" for name in ("PAD", "UNK", "CLS", "SEP", "MASK")]),
-        ("\n".join([*VOCAB[1:], "a", "b"]).encode(), ["missing entry [PAD]", "2 entries appear twice, first 'a'"]),
-    ],
-)
-def test_bad_vocabularies(tmp_path, content, faults):
-    path = tmp_path / "vocab.txt"
-    path.write_bytes(content)
-    with pytest.raises(InputError) as caught:
-        read_vocab(path)
-    assert caught.value.faults == faults

@@ -6,10 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from tests.checkpoints import VOCAB
+from tests.checkpoints import VOCAB, open_tokenizer
 from yizhi.errors import InputError
 from yizhi.model.label_heads import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from yizhi.runtimes.tokenization import Tokenizer
 from yizhi.training.tasks.classification import Classification, ClassificationReader
 from yizhi.training.tasks.faults import Faults
 
@@ -69,13 +68,10 @@ def test_several_labels(tmp_path, suffix):
     faults.check()
     assert [e.labels for e in examples] == [("甲", "乙"), (), ("乙",)]
     task = ClassificationReader(MULTI_LABEL).make_task(examples)
-    features = task.encode(examples, Tokenizer(VOCAB, SETTINGS, 64), faults)
+    features = task.encode(examples, open_tokenizer(VOCAB, 64), faults)
     assert [f.targets["labels"] for f in features] == [[1.0, 1.0], [0.0, 0.0], [1.0, 0.0]]
     assert task.labels == ("乙", "甲")
     assert task.config()["problem_type"] == MULTI_LABEL
-
-
-SETTINGS = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
 
 
 def test_every_fault_is_told_with_its_line(tmp_path):
@@ -162,7 +158,7 @@ def test_what_is_too_long_is_cut():
 
     task = Classification(("0", "1"), SINGLE_LABEL)
     example = Labelled(None, 1, ("天" * 50, "地"), ("1",))
-    (feature,) = task.encode([example], Tokenizer(VOCAB, SETTINGS, 16), Faults())
+    (feature,) = task.encode([example], open_tokenizer(VOCAB, 16), Faults())
     assert feature.length == 16
     assert feature.targets == {"labels": 1}
     assert (feature.row.types == 1).sum() == 2

@@ -2,16 +2,16 @@
 
 import pytest
 
+from tests.checkpoints import open_tokenizer
 from yizhi.errors import InputError
 from yizhi.reading.tokenizer_files import SPECIAL_TOKENS
-from yizhi.runtimes.tokenization import Tokenizer
 from yizhi.training.corpus import pack, read_corpus
 
 VOCAB = [*SPECIAL_TOKENS, *"一二三四五六七八九十，。"]
 
 
 def read(folder, *texts, segment=str.split):
-    tokenizer = Tokenizer(VOCAB, {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}, 64)
+    tokenizer = open_tokenizer(VOCAB, 64)
     paths = []
     for number, text in enumerate(texts):
         paths.append(folder / f"{number}.txt")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.checkpoints import VOCAB
+from tests.checkpoints import VOCAB, open_tokenizer
 from yizhi.errors import InputError
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.runtimes.tokenization import Tokenizer
@@ -18,8 +18,6 @@ from yizhi.training import loop, transformers_models  # noqa: E402
 from yizhi.training.batches import LengthGroupedBatches, collate  # noqa: E402
 
 TEXTS = ["北京", "天地好", "酒店的服务很好", "房间干净", "早餐", "学习机器语言模型", "山水", "花月春风雨", "我你他"] * 2
-
-BERT_SETTINGS = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
 
 
 def features_of(folder):
@@ -148,7 +146,7 @@ def test_batches_are_all_rows_once_of_similar_length_and_the_same_again():
 
 
 def test_padding_of_rows_and_targets():
-    rows = Tokenizer(VOCAB, BERT_SETTINGS, 64).tokenize(TEXTS[:2])
+    rows = open_tokenizer(VOCAB, 64).tokenize(TEXTS[:2])
     features = [Feature(row, 0, {"start_positions": 1}, {"labels": range(len(row.ids))}) for row in rows]
     batch = collate(features, pad_id=0, multiple=8)
     assert batch["input_ids"].shape == (2, 8)

@@ -5,19 +5,17 @@ import json
 import numpy as np
 import pytest
 
-from tests.checkpoints import VOCAB
+from tests.checkpoints import VOCAB, open_tokenizer
 from yizhi.errors import InputError
-from yizhi.runtimes.tokenization import Tokenizer
 from yizhi.training import cmrc
 from yizhi.training.tasks.faults import Faults
 from yizhi.training.tasks.reading import Question, Reading, SquadReader, best_span
 
-SETTINGS = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
 CONTEXT = "北京的酒店服务很好，早餐不好。"
 
 
 def tokenizer(max_length=64):
-    return Tokenizer(VOCAB, SETTINGS, max_length)
+    return open_tokenizer(VOCAB, max_length)
 
 
 def entry(answer="酒店", start=3, identity="Q1", question="哪个好"):

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
+from tests.checkpoints import open_tokenizer
 from yizhi.errors import InputError
 from yizhi.reading.tokenizer_files import SPECIAL_TOKENS
-from yizhi.runtimes.tokenization import Tokenizer
 from yizhi.training.segmentation import WordNumberer, open_segmenter
 
 VOCAB = [
@@ -24,9 +24,9 @@ VOCAB = [
 
 
 def number(text, words):
-    tokenizer = Tokenizer(VOCAB, {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}, 64)
+    tokenizer = open_tokenizer(VOCAB, 64)
     row = tokenizer.tokenize([text])[0]
-    numbers = WordNumberer(VOCAB)(text, words, row)
+    numbers = WordNumberer(VOCAB, tokenizer.special_ids)(text, words, row)
     return [(VOCAB[index], int(found)) for index, found in zip(row.ids, numbers, strict=True)]
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from tests.checkpoints import open_tokenizer
 from yizhi.errors import InputError
 from yizhi.reading.tokenizer_files import SPECIAL_TOKENS
-from yizhi.runtimes.tokenization import Tokenizer
 from yizhi.training.similar_words import build_lexicon, find_neighbours, read_similar_words, read_vectors
 
 VOCAB = [*SPECIAL_TOKENS, *"今明后天昨日早晨好坏"]
@@ -13,7 +13,7 @@ VOCAB = [*SPECIAL_TOKENS, *"今明后天昨日早晨好坏"]
 
 @pytest.fixture
 def tokenizer():
-    return Tokenizer(VOCAB, {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}, 64)
+    return open_tokenizer(VOCAB, 64)
 
 
 def test_a_list(tmp_path):

@@ -5,19 +5,17 @@ import json
 import numpy as np
 import pytest
 
-from tests.checkpoints import VOCAB
+from tests.checkpoints import VOCAB, open_tokenizer
 from yizhi.errors import InputError
-from yizhi.runtimes.tokenization import Tokenizer
 from yizhi.training.features import IGNORED
 from yizhi.training.tasks.faults import Faults
 from yizhi.training.tasks.tagging import Sentence, Tagging, TaggingReader
 
 BIO = ("O", "B-LOC", "I-LOC", "B-ORG", "I-ORG")
-SETTINGS = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
 
 
 def tokenizer(max_length=64):
-    return Tokenizer(VOCAB, SETTINGS, max_length)
+    return open_tokenizer(VOCAB, max_length)
 
 
 def read(path, content):

@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
     from yizhi.pipeline.synthesis import DEFAULT_CONFIG, synthesize
-    from yizhi.reading.checkpoint import read_vocab
+    from yizhi.reading.tokenizer_sources import read_vocab
     from yizhi.storage.json_files import read_json_object
 
     if options.if_missing and (options.out / "model.safetensors").exists():

@@ -44,10 +44,10 @@ class Case:
 
 class _CaseMaker:
     def __init__(self, checkpoint: Checkpoint) -> None:
-        vocab = checkpoint.vocab
-        self.cls, self.sep, self.mask = (vocab.index(token) for token in ("[CLS]", "[SEP]", "[MASK]"))
+        text = checkpoint.text
+        self.cls, self.sep, self.mask = text.cls_id, text.sep_id, text.mask_id
         self.pad = checkpoint.config.pad_token_id
-        self.vocab_size = len(vocab)
+        self.vocab_size = len(text.vocab)
         self._random = np.random.Philox(key=20_211)
 
     def sentence(self, length: int) -> list[int]:

@@ -178,7 +178,7 @@ class AlteredCheckpoint:
         self._weights = Weights(checkpoint)
         if fault.weights:
             fault.weights(checkpoint.spec, layer, self._weights)
-        self.folder, self.vocab = checkpoint.folder, checkpoint.vocab
+        self.folder, self.text = checkpoint.folder, checkpoint.text
         self._changed = dict(fault.config)
         self.config = EncoderConfig.from_dict({**checkpoint.config.raw, **fault.config})
         names = {parameter.name for parameter in checkpoint.parameters()} | self._weights.replaced.keys()

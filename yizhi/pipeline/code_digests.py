@@ -12,9 +12,12 @@ from yizhi.storage.digests import sha256_of_file
 MADE_WITH = (
     "converters",
     "model",
+    "reading/auto_tokenizer.py",
     "reading/checkpoint.py",
     "reading/safetensors_file.py",
     "reading/tokenizer_files.py",
+    "reading/tokenizer_json.py",
+    "reading/tokenizer_sources.py",
     "reading/weight_files.py",
     "release/artifact.py",
     "storage/digests.py",

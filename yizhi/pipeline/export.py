@@ -141,6 +141,7 @@ def describe_artifact(
         **_describe_logits_at(spec),
         **_describe_pooling(spec),
         **describe_labels(spec),
+        **_describe_vocabulary(checkpoint),
         "source": digest,
         "options": options or {},
         "made_with": {
@@ -149,6 +150,12 @@ def describe_artifact(
             **(target.versions() if target.is_convertible() else {}),
         },
     }
+
+
+def _describe_vocabulary(checkpoint: Checkpoint) -> dict[str, Any]:
+    """How many tokens there are, where the embeddings have rows beyond them."""
+    tokens = len(checkpoint.text.vocab)
+    return {"tokens": tokens} if tokens < checkpoint.config.vocab_size else {}
 
 
 def _describe_pooling(spec: EncoderSpec) -> dict[str, Any]:

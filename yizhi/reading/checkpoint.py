@@ -13,28 +13,32 @@ from yizhi.errors import InputError, collect_faults
 from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES, Family, build_spec
 from yizhi.model.config import EncoderConfig
 from yizhi.model.spec import EncoderSpec, LinearHead, Parameter, Pooling
+from yizhi.reading.auto_tokenizer import read_tokenizer
+from yizhi.reading.tokenizer_files import TextTokenizer
+from yizhi.reading.tokenizer_sources import TOKENIZER_FILES
 from yizhi.reading.weight_files import INDEX, POOLER, WEIGHTS, TensorFile, open_weights
 from yizhi.storage.digests import sha256_of_file
 
-__all__ = ["INDEX", "POOLER", "WEIGHTS", "Checkpoint", "canonical_name", "find_family", "read_vocab"]
+__all__ = ["INDEX", "POOLER", "WEIGHTS", "Checkpoint", "canonical_name", "find_family"]
 
 FLOAT_TYPES = ("F32", "F16", "BF16")
-# Keys of config.json that artifacts do not carry on: the stored dtype, a path of somebody's machine, code to run.
-_NOT_PUBLISHED = ("torch_dtype", "_name_or_path", "auto_map")
+# Keys of config.json that artifacts do not carry on: the stored dtype, a path of somebody's machine, code to run, and
+# what `tokenizer_config.json` says.
+_NOT_PUBLISHED = ("torch_dtype", "_name_or_path", "auto_map", "tokenizer_class")
 _NORM_ALIASES = {"gamma": "weight", "beta": "bias"}
 
 
 class Checkpoint:
-    """An opened checkpoint: `config`, `spec`, `vocab`, and every parameter as float32.
+    """An opened checkpoint: `config`, `spec`, `text` (how text becomes ids), and every parameter as float32.
 
     Weights may be stored as float32, float16 or bfloat16; reading them as float32 is exact.
     `ignored` maps each tensor that no output uses to the reason.
     """
 
-    def __init__(self, folder: Path, files: Sequence[TensorFile], config: EncoderConfig, vocab: list[str]) -> None:
+    def __init__(self, folder: Path, files: Sequence[TensorFile], config: EncoderConfig, text: TextTokenizer) -> None:
         self.folder = folder
         self.config = config
-        self.vocab = vocab
+        self.text = text
         self._files = files
         self.ignored: dict[str, str] = {}
         self._sources: dict[str, tuple[TensorFile, str]] = {}
@@ -49,7 +53,7 @@ class Checkpoint:
 
     @classmethod
     def open(cls, path: str | Path, pooling: Pooling | None = None) -> "Checkpoint":
-        """Open a folder, or a `.safetensors` file beside its `config.json` and `vocab.txt`.
+        """Open a folder, or a `.safetensors` file beside its `config.json` and tokenizer files.
 
         pooling: what artifacts of it are to give as `sentence_embedding`, if they are to.
         Raises InputError, listing every fault, unless names, shapes and dtypes are exactly what
@@ -61,15 +65,13 @@ class Checkpoint:
             raise InputError(path, "no such checkpoint folder")
         faults: list[str] = []
         config = collect_faults(faults, lambda: EncoderConfig.read(folder / "config.json"))
-        vocab = collect_faults(faults, lambda: read_vocab(folder / "vocab.txt"))
-        if config and vocab and len(vocab) != config.vocab_size:
-            faults.append(f"vocab.txt: expected {config.vocab_size} lines (config.json vocab_size); found {len(vocab)}")
+        text = read_text(folder, config, faults)
         files = open_weights(path, faults)
         try:
             if faults:
                 raise InputError(path, faults)
             _check_family(folder, config, files)
-            checkpoint = cls(folder, files, config, vocab)
+            checkpoint = cls(folder, files, config, text)
             _check_task(checkpoint)
             checkpoint.spec = replace(checkpoint.spec, pooling=pooling)
             return checkpoint
@@ -111,6 +113,11 @@ class Checkpoint:
         return self.spec.parameters()
 
     @property
+    def vocab(self) -> list[str]:
+        """Every token in the order of the ids."""
+        return self.text.vocab
+
+    @property
     def dtypes(self) -> dict[str, int]:
         """How many parameters are stored in each safetensors dtype."""
         counts: dict[str, int] = {}
@@ -129,10 +136,8 @@ class Checkpoint:
 
     def digest(self) -> dict[str, str]:
         """sha256 of each file that the checkpoint was read from."""
-        paths = [self.folder / "config.json", self.folder / "vocab.txt", *(file.path for file in self._files)]
-        tokenizer_config = self.folder / "tokenizer_config.json"
-        if tokenizer_config.exists():
-            paths.append(tokenizer_config)
+        paths = [self.folder / "config.json", *(file.path for file in self._files)]
+        paths += [self.folder / name for name in TOKENIZER_FILES if (self.folder / name).exists()]
         with ThreadPoolExecutor() as pool:
             return dict(sorted(zip((path.name for path in paths), pool.map(sha256_of_file, paths), strict=True)))
 
@@ -293,31 +298,15 @@ def canonical_name(stored_name: str, family: Family) -> str:
     return f"{family.prefix}.{name}" if name.partition(".")[0] in family.bare_parts else name
 
 
-def read_vocab(path: Path) -> list[str]:
-    """The entries of a `vocab.txt`, in id order. Raises InputError.
-
-    Lines end in LF or CRLF and nothing else: two real entries hold U+2028, a line break to
-    `str.splitlines`.
-    """
+def read_text(folder: Path, config: EncoderConfig | None, faults: list[str]) -> TextTokenizer | None:
+    """The folder's tokenizer; None where `faults` was told what is wrong with it, or that it does not fit `config`."""
     try:
-        text = path.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        raise InputError(path, "the file is missing") from None
-    except OSError as error:
-        raise InputError(path, f"cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(path, f"is not UTF-8 (byte {error.start})") from None
-    vocab = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
-    faults = [
-        f"missing entry {token}" for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if token not in vocab
-    ]
-    if len(set(vocab)) != len(vocab):
-        seen: set[str] = set()
-        twice = [token for token in vocab if token in seen or seen.add(token)]
-        faults.append(f"{len(twice)} entries appear twice, first {twice[0]!r}")
-    if faults:
-        raise InputError(path, faults)
-    return vocab
+        text = read_tokenizer(folder)
+    except InputError as error:
+        faults += error.faults
+        return None
+    faults += text.find_misfit(config.vocab_size) if config else []
+    return text
 
 
 def _hold_equal_values(one: tuple[TensorFile, str], other: tuple[TensorFile, str]) -> bool:

@@ -1,130 +1,172 @@
-"""The tokenizer files that travel in every artifact, made from `vocab.txt` and `tokenizer_config.json`."""
+"""TextTokenizer: how a checkpoint's text becomes ids, and the files that carry it in every artifact."""
 
-import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
-from tokenizers.models import WordPiece
+from tokenizers import Tokenizer
 
-from yizhi.errors import InputError, show
-from yizhi.storage.json_files import read_json_object
-
-if TYPE_CHECKING:
-    from yizhi.reading.checkpoint import Checkpoint
+from yizhi.reading.tokenizer_json import serialize, unreachable
+from yizhi.reading.tokenizer_sources import SETTINGS, TOKENIZER, VOCAB
+from yizhi.storage.json_files import to_json
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-# BertTokenizer's defaults. Lower-casing is its default too, also for Chinese models.
-_DEFAULTS: dict[str, Any] = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
-_TOKENIZER_CLASSES = tuple(f"{family}Tokenizer{suffix}" for family in ("Bert", "Electra") for suffix in ("", "Fast"))
-
-# What BasicTokenizer removes: control, format, private and unassigned characters, and U+FFFD; not tab and line ends.
-_CONTROL = "[^\\P{C}\\t\\n\\r]|\ufffd"
-# What it makes a token of its own, inside square brackets: all ASCII that is neither letter, digit nor space, Unicode
-# punctuation, and the blocks of Han characters. Escapes are those that every regular-expression engine shares.
-_PUNCTUATION = r"!-/:-@\[-`{-~\p{P}"
-_CHINESE = "".join(
-    f"{chr(first)}-{chr(last)}"
-    for first, last in (
-        (0x4E00, 0x9FFF),
-        (0x3400, 0x4DBF),
-        (0x20000, 0x2A6DF),
-        (0x2A700, 0x2B73F),
-        (0x2B740, 0x2B81F),
-        (0x2B820, 0x2CEAF),
-        (0xF900, 0xFAFF),
-        (0x2F800, 0x2FA1F),
-    )
-)
+# What BertTokenizer always has, in every version of transformers.
+_BERT_MODEL = {"continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
 
 
-def tokenizer_files(checkpoint: "Checkpoint") -> dict[str, str]:
-    """File name -> text of `vocab.txt`, `tokenizer.json` and `tokenizer_config.json`."""
-    settings = read_tokenizer_settings(checkpoint.folder)
-    config = {
-        **settings,
-        "tokenizer_class": "BertTokenizer",
-        "model_max_length": checkpoint.config.max_position_embeddings,
-        **{f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS},
-    }
-    return {
-        "vocab.txt": "\n".join(checkpoint.vocab) + "\n",
-        "tokenizer.json": build_tokenizer(checkpoint.vocab, settings).to_str(),
-        "tokenizer_config.json": json.dumps(config, indent=2, sort_keys=True) + "\n",
-    }
+@dataclass(frozen=True)
+class TextTokenizer:
+    """A tokenizer whose every text is framed as `[CLS] text [SEP]` or `[CLS] first [SEP] second [SEP]`.
 
-
-def read_tokenizer_settings(folder: Path) -> dict[str, Any]:
-    """`do_lower_case`, `strip_accents` and `tokenize_chinese_chars`; BertTokenizer's defaults where unsaid.
-
-    Raises InputError, listing every fault, for a value that is not a boolean, and for a tokenizer that
-    is not BertTokenizer as it comes: its ids would silently be other ids.
+    tokenizer: gives the ids; thread-safe. special: the special tokens by transformers' name (`cls_token`, …).
+    more_special: those without a name. max_length: the most tokens that its files allow; None if they say nothing.
+    truncation_side, padding_side: `left` or `right`. split_special_tokens: whether a special token's name in a
+    user's text is text. notes: what the user should know of the files.
     """
-    path = folder / "tokenizer_config.json"
-    raw = read_json_object(path) if path.exists() else {}
-    settings = {key: raw.get(key, default) for key, default in _DEFAULTS.items()}
-    faults = [
-        f"{key}: expected true or false; found {show(value)}"
-        for key, value in settings.items()
-        if not isinstance(value, bool) and not (key == "strip_accents" and value is None)
-    ]
-    faults += _find_other_tokenizers(raw)
-    if faults:
-        raise InputError(path, faults)
-    return settings
+
+    tokenizer: Tokenizer
+    special: Mapping[str, str]
+    more_special: tuple[str, ...]
+    max_length: int | None
+    truncation_side: str
+    padding_side: str
+    split_special_tokens: bool
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def vocab(self) -> list[str]:
+        """Every token in the order of the ids; for an id without one, an entry that no text reaches."""
+        by_id = {index: token for token, index in self.tokenizer.get_vocab(with_added_tokens=True).items()}
+        return [by_id.get(index, unreachable(index)) for index in range(max(by_id) + 1)]
+
+    @cached_property
+    def added(self) -> dict[int, str]:
+        """The added tokens, which are found before a text is cut into words, by id."""
+        return {index: token.content for index, token in sorted(self.tokenizer.get_added_tokens_decoder().items())}
+
+    def id_of(self, name: str) -> int:
+        """The id of a special token by transformers' name."""
+        return self.tokenizer.token_to_id(self.special[name])
+
+    @property
+    def cls_id(self) -> int:
+        """What every row begins with."""
+        return self.id_of("cls_token")
+
+    @property
+    def sep_id(self) -> int:
+        """What every text ends with."""
+        return self.id_of("sep_token")
+
+    @property
+    def mask_id(self) -> int:
+        """What stands for a token to be guessed."""
+        return self.id_of("mask_token")
+
+    @property
+    def pad_id(self) -> int:
+        """What fills a row up."""
+        return self.id_of("pad_token")
+
+    @property
+    def unknown_id(self) -> int:
+        """What stands for a word that the vocabulary cannot spell."""
+        return self.tokenizer.token_to_id(self.tokenizer.model.unk_token)
+
+    def find_misfit(self, rows: int) -> list[str]:
+        """Why this vocabulary is not that of an embedding table with so many rows.
+
+        A table may be padded to a multiple of 8: rows that no token has.
+        """
+        size = len(self.vocab)
+        if size == rows or (size < rows < size + 128 and rows % 8 == 0):
+            return []
+        expected = f"expected {rows} tokens (config.json vocab_size); found {size}"
+        beyond = [f"{token!r} ({index})" for index, token in self.added.items() if index >= rows]
+        if beyond and size > rows:
+            return [f"vocabulary: {expected}: {', '.join(beyond[:4])} have no row in the embeddings"]
+        return [f"vocabulary: {expected}"]
+
+    def length(self, positions: int) -> int:
+        """The most tokens of a row for a model with so many positions."""
+        return positions if self.max_length is None else min(self.max_length, positions)
+
+    def files(self, positions: int) -> dict[str, str]:
+        """File name -> text of `vocab.txt`, `tokenizer.json` and `tokenizer_config.json`, for so many positions.
+
+        Both AutoTokenizer (of transformers 4 and 5) and `read_tokenizer` read this tokenizer from them.
+        """
+        whole = serialize(self.tokenizer)
+        model = {index: token for token, index in whole["model"]["vocab"].items()}
+        lines = [model.get(index, token) for index, token in enumerate(self.vocab[: max(model) + 1])]
+        normalizer = whole["normalizer"] or {}
+        added = {str(token["id"]): {key: token[key] for key in token if key != "id"} for token in whole["added_tokens"]}
+        config: dict[str, Any] = {
+            "tokenizer_class": "BertTokenizer" if self._is_bert(whole) else "PreTrainedTokenizerFast",
+            "model_max_length": self.length(positions),
+            "truncation_side": self.truncation_side,
+            "padding_side": self.padding_side,
+            "added_tokens_decoder": added,
+            **self.special,
+        }
+        if normalizer.get("type") == "BertNormalizer":
+            config |= {
+                "do_lower_case": normalizer["lowercase"],
+                "strip_accents": normalizer["strip_accents"],
+                "tokenize_chinese_chars": normalizer["handle_chinese_chars"],
+            }
+        if self.more_special:
+            config["additional_special_tokens"] = list(self.more_special)
+        if self.split_special_tokens:
+            config["split_special_tokens"] = True
+        return {
+            VOCAB: "".join(f"{line}\n" for line in lines),
+            TOKENIZER: self.tokenizer.to_str(pretty=True),
+            SETTINGS: to_json(config),
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """How text becomes ids, in a few words each, for a person."""
+        whole = serialize(self.tokenizer)
+        return {
+            "tokens": len(self.vocab),
+            "normalizer": _describe_normalizer(whole["normalizer"]),
+            "special_tokens": {name: f"{token} ({self.id_of(name)})" for name, token in self.special.items()},
+            "added_tokens": [f"{token} ({index})" for index, token in self.added.items() if token not in self._named],
+            "longest": self.max_length,
+            "truncation_side": self.truncation_side,
+            "split_special_tokens": self.split_special_tokens,
+        }
+
+    @property
+    def _named(self) -> set[str]:
+        return set(self.special.values())
+
+    def _is_bert(self, whole: Mapping[str, Any]) -> bool:
+        """Whether BertTokenizer makes this tokenizer of its vocabulary and settings."""
+        normalizer = whole["normalizer"] or {}
+        as_bert = normalizer.get("type") == "BertNormalizer" and normalizer["clean_text"]
+        model = {**_BERT_MODEL, "unk_token": self.special["unk_token"]}
+        return bool(
+            as_bert
+            and whole["pre_tokenizer"] == {"type": "BertPreTokenizer"}
+            and all(whole["model"][key] == value for key, value in model.items())
+        )
 
 
-def _find_other_tokenizers(raw: dict[str, Any]) -> list[str]:
-    """What makes BertTokenizer give other ids than `build_tokenizer` does."""
-    faults = []
-    if raw.get("tokenizer_class") not in (None, *_TOKENIZER_CLASSES):
-        known = ", ".join(_TOKENIZER_CLASSES)
-        faults.append(f"tokenizer_class: expected one of {known}; found {show(raw['tokenizer_class'])}")
-    for key, usual in {"do_basic_tokenize": True, "never_split": None, "additional_special_tokens": None}.items():
-        if raw.get(key, usual) != usual and raw[key] != []:
-            faults.append(f"{key}: not supported; found {show(raw[key])}")
-    for token in SPECIAL_TOKENS:
-        key = f"{token[1:-1].lower()}_token"
-        if _content(raw.get(key, token)) != token:
-            faults.append(f"{key}: expected {token}; found {show(raw[key])}")
-    added = raw.get("added_tokens_decoder", {})
-    for entry in added.values() if isinstance(added, dict) else [added]:
-        if _content(entry) not in SPECIAL_TOKENS:
-            faults.append(f"added_tokens_decoder: tokens beyond the vocabulary are not supported; found {show(entry)}")
-    return faults
-
-
-def _content(token: object) -> object:
-    """A token's text; files hold it bare, or in an object that may also ask for spaces around it to be dropped."""
-    if isinstance(token, dict) and not any(token.get(key) for key in ("lstrip", "rstrip", "single_word")):
-        return token.get("content")
-    return token
-
-
-def build_tokenizer(vocab: list[str], settings: dict[str, Any]) -> Tokenizer:
-    """A fast tokenizer that gives the ids of transformers' BertTokenizer.
-
-    Its normalizer and pre-tokenizer spell out the steps of BertTokenizer's BasicTokenizer, in its order.
-    The ready-made BertNormalizer and BertPreTokenizer differ: no NFC, no CJK extension E below U+2B920,
-    and categories of Unicode 8.
-    """
-    ids = {token: index for index, token in enumerate(vocab)}
-    tokenizer = Tokenizer(WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100))
-    lower, strip_accents = settings["do_lower_case"], settings["strip_accents"]
-    steps: list[normalizers.Normalizer] = [normalizers.Lowercase()] if lower else []
-    steps += [normalizers.Replace(Regex(_CONTROL), ""), normalizers.NFC()]
-    if strip_accents or (lower and strip_accents is None):
-        steps += [normalizers.NFD(), normalizers.Replace(Regex(r"\p{Mn}"), "")]
-    tokenizer.normalizer = normalizers.Sequence(steps)
-    alone = _PUNCTUATION + (_CHINESE if settings["tokenize_chinese_chars"] else "")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(f"[{alone}]"), "isolated")]
+def _describe_normalizer(normalizer: Mapping[str, Any] | None) -> str:
+    if normalizer is None:
+        return "none: text as it is"
+    if normalizer["type"] == "Sequence":
+        return ", then ".join(map(_describe_normalizer, normalizer["normalizers"]))
+    if normalizer["type"] != "BertNormalizer":
+        return normalizer["type"]
+    lower, accents = normalizer["lowercase"], normalizer["strip_accents"]
+    return (
+        f"BERT's: {'lower case' if lower else 'case kept'}, "
+        f"accents {'dropped' if (lower if accents is None else accents) else 'kept'}, "
+        f"Chinese characters {'apart' if normalizer['handle_chinese_chars'] else 'not apart'}"
+        f"{'' if normalizer['clean_text'] else ', control characters kept'}"
     )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
-    )
-    tokenizer.decoder = decoders.WordPiece(prefix="##")
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS])
-    return tokenizer

@@ -237,7 +237,7 @@ def test_onnx_is_not_imported(make_checkpoint, tmp_path: Path, refuse):
 def test_a_vocabulary_of_another_size(make_checkpoint, refuse):
     source = make_checkpoint("bert")
     (source / "vocab.txt").write_text((source / "vocab.txt").read_text() + "more\n")
-    assert refuse(source) == ["vocab.txt: expected 116 lines, as the configuration says; found 117"]
+    assert refuse(source) == ["vocabulary: expected 116 tokens (config.json vocab_size); found 117"]
 
 
 def test_no_such_source(tmp_path: Path, refuse):

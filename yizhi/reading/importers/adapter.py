@@ -85,7 +85,7 @@ def join_adapter(
     kept = _without_head(base, files, set(modules.values())) if head else files
     notes = tuple(_describe(raw, str(name), head, base))
     try:
-        return Checkpoint(base.folder, [*kept, weights], config, base.vocab), weights, notes
+        return Checkpoint(base.folder, [*kept, weights], config, base.text), weights, notes
     except InputError as error:
         raise InputError(folder, error.faults) from None
 

@@ -7,9 +7,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from yizhi.errors import InputError, collect_faults
+from yizhi.errors import InputError
 from yizhi.model.config import EncoderConfig
-from yizhi.reading.checkpoint import WEIGHTS, Checkpoint, read_vocab
+from yizhi.reading.auto_tokenizer import read_tokenizer
+from yizhi.reading.checkpoint import WEIGHTS, Checkpoint
 from yizhi.reading.importers.adapter import REPLACED, join_adapter
 from yizhi.reading.importers.archive import unpack
 from yizhi.reading.importers.configs import GELU_NOTE, canonical_config
@@ -18,7 +19,7 @@ from yizhi.reading.importers.opened import GOOGLE, Opened
 from yizhi.reading.importers.report import ImportedTensor, ImportReport
 from yizhi.reading.importers.sources import Source, choose, list_folder
 from yizhi.reading.safetensors_file import write_safetensors
-from yizhi.reading.tokenizer_files import read_tokenizer_settings
+from yizhi.reading.tokenizer_files import TextTokenizer
 from yizhi.reading.weight_files import TensorFile
 from yizhi.release.artifact import ArtifactWriter
 from yizhi.storage.folders import new_folder
@@ -34,7 +35,7 @@ def import_checkpoint(
     vocab: Path | None = None,
     adapter: Path | None = None,
 ) -> ImportReport:
-    """Write `config.json`, `model.safetensors`, `vocab.txt` and, where known, `tokenizer_config.json` to a new folder.
+    """Write `config.json`, `model.safetensors` and the tokenizer's files to a new folder.
 
     source: a folder, a zip, a file of weights, or the prefix of a TensorFlow checkpoint.
     config, vocab: files to use instead of those beside the weights.
@@ -53,7 +54,7 @@ def import_checkpoint(
         config_path = config or folder / found.config
         raw = read_json_object(config_path)
         with closing(found.format.open(folder / found.weights)) as opened:
-            vocab_path = vocab or folder / found.vocab
+            vocab_path = vocab or (folder / found.vocab if found.vocab else None)
             report = _convert(opened, raw, config_path, vocab_path, folder, found, temporary, adapter)
         shutil.rmtree(temporary / _UNPACKED, ignore_errors=True)
         with Checkpoint.open(temporary) as result:
@@ -82,39 +83,34 @@ def _convert(
     opened: Opened,
     raw: dict[str, Any],
     config_path: Path,
-    vocab_path: Path,
+    vocab_path: Path | None,
     folder: Path,
     found: Source,
     out: Path,
     adapter: Path | None,
 ) -> dict[str, Any]:
-    """Write the four files; return what the report says of them."""
+    """Write the files; return what the report says of them."""
     config = EncoderConfig.from_dict(canonical_config(raw, config_path, opened), config_path)
-    faults: list[str] = []
-    vocab = collect_faults(faults, lambda: read_vocab(vocab_path))
-    if vocab and len(vocab) != config.vocab_size:
-        faults.append(
-            f"{vocab_path.name}: expected {config.vocab_size} lines, as the configuration says; found {len(vocab)}"
-        )
-    settings = collect_faults(faults, lambda: read_tokenizer_settings(folder)) if found.tokenizer_config else None
-    if faults or vocab is None:
-        raise InputError(config_path.parent, faults)
+    text = read_tokenizer(folder, vocab_path)
+    misfit = text.find_misfit(config.vocab_size)
+    if misfit:
+        raise InputError(config_path.parent, misfit)
     with _naming_tensors(opened):
-        checkpoint = Checkpoint(folder, opened.weights, config, vocab)
+        checkpoint = Checkpoint(folder, opened.weights, config, text)
     _check_task(checkpoint, config_path)
     ignored, notes = _find_ignored(checkpoint, opened.weights), opened.notes
     if adapter:
         checkpoint, of_adapter, more = join_adapter(checkpoint, opened.weights, adapter)
         ignored = {**_find_ignored(checkpoint, [*opened.weights, of_adapter], REPLACED), **ignored}
         notes = (*notes, *more)
-    _write(checkpoint, out, settings)
+    _write(checkpoint, out)
     return {
         "format": opened.format,
         "model_type": config.model_type,
         "task": checkpoint.spec.task,
         "tensors": tuple(_describe(checkpoint, parameter.name) for parameter in checkpoint.parameters()),
         "ignored": dict(sorted(ignored.items())),
-        "notes": (*notes, *_notes(opened, config, settings)),
+        "notes": (*notes, *_notes(opened, config, text, found)),
     }
 
 
@@ -125,15 +121,14 @@ def _check_task(checkpoint: Checkpoint, config_path: Path) -> None:
         raise InputError(config_path, f"says {said}, but the tensors are a discriminator's, which cannot fill masks")
 
 
-def _write(checkpoint: Checkpoint, out: Path, settings: dict[str, Any] | None) -> None:
+def _write(checkpoint: Checkpoint, out: Path) -> None:
     writer, parameters = ArtifactWriter(out), checkpoint.parameters()
     with writer.open(WEIGHTS) as file:
         header = {parameter.name: ("F32", parameter.shape) for parameter in parameters}
         write_safetensors(file, header, chain.from_iterable(checkpoint.chunks(parameter) for parameter in parameters))
     writer.write_json("config.json", checkpoint.published_config())
-    writer.write("vocab.txt", "\n".join(checkpoint.vocab) + "\n")
-    if settings is not None:
-        writer.write_json("tokenizer_config.json", settings)
+    for name, data in checkpoint.text.files(checkpoint.config.max_position_embeddings).items():
+        writer.write(name, data)
 
 
 def _describe(checkpoint: Checkpoint, name: str) -> ImportedTensor:
@@ -162,12 +157,13 @@ def _find_ignored(checkpoint: Checkpoint, files: Iterable[TensorFile], otherwise
     return ignored
 
 
-def _notes(opened: Opened, config: EncoderConfig, settings: dict[str, Any] | None) -> Iterator[str]:
+def _notes(opened: Opened, config: EncoderConfig, text: TextTokenizer, found: Source) -> Iterator[str]:
     if opened.convention == GOOGLE and config.hidden_act == "gelu":
         yield GELU_NOTE
     if not config.tie_word_embeddings:
         yield "tie_word_embeddings: false; the decoder is not the embedding table, and is kept"
-    if settings is None:
+    yield from text.notes
+    if not found.says_how_to_tokenize:
         yield "tokenizer_config.json: none found; BertTokenizer's defaults hold, which lower-case"
 
 

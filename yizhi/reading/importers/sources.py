@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from yizhi.errors import InputError
 from yizhi.reading.importers.opened import Opened
+from yizhi.reading.tokenizer_sources import SETTINGS, TOKENIZER, TOKENIZER_FILES
 from yizhi.reading.weight_files import INDEX, WEIGHTS
 
 
@@ -65,25 +66,32 @@ FORMATS = (
 )
 CONFIGS = ("config.json", "bert_config.json", "albert_config.json", "*config*.json")
 VOCABS = ("vocab.txt", "*vocab*.txt")
-TOKENIZER_CONFIG = "tokenizer_config.json"
 # What *config*.json matches and is not the model's.
-_OTHER_CONFIGS = (TOKENIZER_CONFIG, "generation_config.json", "preprocessor_config.json", "quantize_config.json")
+_OTHER_CONFIGS = (SETTINGS, "generation_config.json", "preprocessor_config.json", "quantize_config.json")
 
 
 @dataclass(frozen=True)
 class Source:
-    """The files that an import reads. unread: other weights that lie there -> why they are not read."""
+    """The files that an import reads. unread: other weights that lie there -> why they are not read.
+
+    vocab: empty where `tokenizer.json` says it. tokenizer: those of TOKENIZER_FILES that are there.
+    """
 
     format: Format
     weights: str
     config: str
     vocab: str
-    tokenizer_config: str | None
+    tokenizer: tuple[str, ...]
     unread: dict[str, str]
+
+    @property
+    def says_how_to_tokenize(self) -> bool:
+        """Whether a file says whether to lower-case, and the like."""
+        return SETTINGS in self.tokenizer or TOKENIZER in self.tokenizer
 
     def needs(self, name: str) -> bool:
         """Whether a file is read at all."""
-        return name in (self.config, self.vocab, self.tokenizer_config) or _matches(name, self.format.files)
+        return name in (self.config, self.vocab, *self.tokenizer) or _matches(name, self.format.files)
 
 
 def choose(subject: object, names: Iterable[str], weights: str | None = None, given: Iterable[str] = ()) -> Source:
@@ -100,7 +108,9 @@ def choose(subject: object, names: Iterable[str], weights: str | None = None, gi
         if "config" in given
         else _find_one([name for name in names if name not in _OTHER_CONFIGS], CONFIGS, "--config", faults)
     )
-    vocab = "" if "vocab" in given else _find_one(names, VOCABS, "--vocab", faults)
+    known = "vocab" in given or TOKENIZER in names
+    vocab = "" if known else _find_one(names, VOCABS, "--vocab", faults)
+    tokenizer = tuple(name for name in TOKENIZER_FILES if name in names)
     if faults or found is None:
         raise InputError(subject, faults)
     chosen, mark = found
@@ -110,7 +120,7 @@ def choose(subject: object, names: Iterable[str], weights: str | None = None, gi
         for other in FORMATS
         if other is not chosen and name != config and _matches(name, other.marks)
     }
-    return Source(chosen, mark, config, vocab, TOKENIZER_CONFIG if TOKENIZER_CONFIG in names else None, unread)
+    return Source(chosen, mark, config, vocab, tokenizer, unread)
 
 
 def _find_weights(names: list[str], faults: list[str]) -> tuple[Format, str] | None:
