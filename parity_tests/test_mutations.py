@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 
 from parity_tests.mutation_table import LAYER, Laboratory, cut, first_failure
+from tests.checkpoints import ADAPTER_VARIANTS, VARIANTS
+from yizhi.converters.targets import TARGETS
+from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES
 from yizhi.parity import oracle
 from yizhi.parity.bisect import bisect
 from yizhi.parity.faults import FP32, INT8, AlteredCheckpoint
@@ -51,6 +54,13 @@ def test_there_are_enough_faults_and_each_says_where_it_cannot_be_made():
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
     for fault in FAULTS:
         assert bool(fault.why_not) == (fault.targets != FP32 + INT8), fault.name
+
+
+def test_faults_are_made_in_every_family_task_and_target():
+    variants = {**VARIANTS, **ADAPTER_VARIANTS, "loud": {}}
+    assert {variants[fault.variant].get("model_type", "bert") for fault in FAULTS} == set(FAMILIES)
+    assert {task for fault in FAULTS for task in fault.tasks} == set(CLASS_SUFFIXES) - {"features"}
+    assert set(FP32 + INT8) == set(TARGETS) == {target for fault in FAULTS for target in fault.targets}
 
 
 @pytest.mark.parametrize(

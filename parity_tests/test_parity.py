@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from tests.artifacts import export_artifact
-from tests.checkpoints import VARIANTS, write_variant
+from tests.checkpoints import ADAPTER_VARIANTS, HEADS, VARIANTS, make_spec, small_config, write_variant
 from yizhi.converters.targets import TARGETS, MissingFramework
+from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES
+from yizhi.model.config import EncoderConfig
+from yizhi.model.label_heads import LABEL_CLASS_SUFFIXES, PROBLEM_TYPES, SEQUENCE
 from yizhi.parity.compare import compare
 from yizhi.parity.golden import Golden
 from yizhi.parity.judge import verify
@@ -36,16 +39,11 @@ SUBJECTS = (
 )
 
 # With those above, every head of every family: one layer and few inputs, for what differs is the head.
-HEADS = tuple(
-    variant
-    for family in ("bert", "albert", "electra")
-    for head in ("classifier", "multi-label", "regression", "tagger", "reader")
-    if (variant := f"{family}-{head}") not in SUBJECTS
-)
+OTHER_HEADS = tuple(variant for family in FAMILIES for head in HEADS if (variant := f"{family}-{head}") not in SUBJECTS)
 FEW_CASES = {"segments": ("hidden_states",), "padding-right": ("serving_default",)}
 
 
-@pytest.fixture(scope="module", params=[*SUBJECTS, *HEADS])
+@pytest.fixture(scope="module", params=[*SUBJECTS, *OTHER_HEADS])
 def subject(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     if request.param in SUBJECTS:
@@ -68,6 +66,28 @@ def test_artifact_meets_the_gates(subject, target):
     except MissingFramework as missing:
         pytest.skip(str(missing))
     assert verdict.passed, "\n".join(verdict.faults)
+
+
+def test_the_subjects_are_every_task_of_every_family():
+    """A family or a task that is added is missing here until it has a variant."""
+    variants = {**VARIANTS, **ADAPTER_VARIANTS}
+    chosen = [variants[name] for name in (*SUBJECTS, *OTHER_HEADS)]
+    found = {(given.get("model_type", "bert"), given.get("task", "fill-mask")) for given in chosen}
+    everywhere = {"features", "fill-mask", *LABEL_CLASS_SUFFIXES}
+    expected = {(family, task) for family in FAMILIES for task in everywhere}
+    expected |= {(name, "replaced-token-detection") for name, family in FAMILIES.items() if family.discriminator}
+    assert found == expected
+    assert {task for _, task in found} == set(CLASS_SUFFIXES)
+
+
+def test_every_kind_of_classifier_is_a_subject():
+    kinds = {name.removeprefix("bert-") for name in (*SUBJECTS, *OTHER_HEADS) if name.startswith("bert-")}
+    heads = [
+        make_spec(EncoderConfig.from_dict(small_config(**HEADS[kind].get("config", {}))), HEADS[kind]["task"]).head
+        for kind in kinds & set(HEADS)
+        if HEADS[kind]["task"] == SEQUENCE
+    ]
+    assert {head.problem_type for head in heads} == set(PROBLEM_TYPES)
 
 
 def _golden(sums, offsets):

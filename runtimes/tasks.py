@@ -24,5 +24,5 @@ def require_task(runtime: Runtime, purpose: str, *tasks: str) -> None:
         return
     what, command, name = _USES.get(task, (f"has a head for {task}", "inspect", "open_runtime"))
     raise InputError(
-        runtime.artifact.folder, f"cannot {purpose}: the checkpoint {what}; use `yizhi {command}` (runtimes.{name})"
+        runtime.artifact.folder, f"cannot {purpose}: the checkpoint {what}; use `yizhi {command}` (yizhi.{name})"
     )

@@ -51,9 +51,8 @@ _COMMON: dict[str, Any] = {
     "pad_token_id": 0,
 }
 _FACTORISED: dict[str, Any] = {"embedding_size": 16}
+# What a family's configuration has beyond that.
 _BY_FAMILY: dict[str, dict[str, Any]] = {
-    "bert": {},
-    "megatron-bert": {},
     "albert": {**_FACTORISED, "hidden_act": "gelu_new", "num_hidden_groups": 1, "inner_group_num": 1},
     "electra": _FACTORISED,
 }
@@ -65,7 +64,9 @@ def adapter_entry(config: Mapping[str, Any], name: str = "senti") -> dict[str, A
 
 
 _ENTITIES = {"0": "O", "1": "B-人", "2": "I-人", "3": "B-地", "4": "I-地"}
-_LABEL_HEADS: Mapping[str, Mapping[str, Any]] = {
+# A task each of which every family has, beside filling masks.
+HEADS: Mapping[str, Mapping[str, Any]] = {
+    "no-head": {"task": "features"},
     "classifier": {"task": "text-classification", "config": {"id2label": {"0": "差", "1": "中", "2": "好"}}},
     "multi-label": {
         "task": "text-classification",
@@ -80,7 +81,6 @@ _LABEL_HEADS: Mapping[str, Mapping[str, Any]] = {
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "bert": {},
     "bert-no-pooler": {"pooler": False},
-    "bert-no-head": {"task": "features"},
     "bert-no-prefix": {"prefix": False},
     "bert-gamma-beta": {"gamma_beta": True},
     "bert-position-ids": {"position_ids": True},
@@ -101,8 +101,8 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "megatron-bert": {"model_type": "megatron-bert"},
     **{
         f"{family}-{kind}": {"model_type": family, **arguments}
-        for family in ("bert", "albert", "electra", "megatron-bert")
-        for kind, arguments in _LABEL_HEADS.items()
+        for family in FAMILIES
+        for kind, arguments in HEADS.items()
     },
 }
 
@@ -152,7 +152,7 @@ ADAPTER_VARIANTS: Mapping[str, Mapping[str, Any]] = {
 
 def small_config(model_type: str = "bert", **changes: Any) -> dict[str, Any]:
     """A `config.json` of 3 layers, 32 wide, over `VOCAB`."""
-    return {"model_type": model_type, **_COMMON, **_BY_FAMILY[model_type], **changes}
+    return {"model_type": model_type, **_COMMON, **_BY_FAMILY.get(model_type, {}), **changes}
 
 
 def write_variant(folder: Path, name: str, **changes: Any) -> Path:

@@ -250,7 +250,7 @@ def _read_dataset(
 def score(pairs: Pairs, embed: Callable[[Sequence[str]], NDArray]) -> dict[str, float]:
     """`spearman` of cosines with the pairs' scores, and retrieval (see `find_matches`).
 
-    embed: texts to vectors [N, H]; `runtimes.Embedder` is one.
+    embed: texts to vectors [N, H]; `yizhi.Embedder` is one.
     """
     texts = list(dict.fromkeys(text for pair in pairs.texts for text in pair))
     places = {text: index for index, text in enumerate(texts)}

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.checkpoints import small_config
 from yizhi.errors import InputError
+from yizhi.model.architectures import FAMILIES
 from yizhi.model.config import ACTIVATIONS, EncoderConfig
 from yizhi.storage.json_files import read_json_object
 
@@ -22,7 +23,7 @@ def faults_of(config: dict) -> list[str]:
     return caught.value.faults
 
 
-@pytest.mark.parametrize("model_type", ["bert", "albert", "electra", "megatron-bert"])
+@pytest.mark.parametrize("model_type", FAMILIES)
 def test_reads_every_family(model_type):
     config = EncoderConfig.from_dict(small_config(model_type))
     assert (config.model_type, config.hidden_size, config.head_size) == (model_type, 32, 8)
@@ -199,7 +200,7 @@ KEYS = [*small_config("albert"), "architectures", "tie_word_embeddings", "is_dec
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from(["bert", "albert", "electra"]), st.dictionaries(st.sampled_from(KEYS), JSON, max_size=4))
+@given(st.sampled_from(sorted(FAMILIES)), st.dictionaries(st.sampled_from(KEYS), JSON, max_size=4))
 def test_any_values_are_read_or_refused(model_type, changes):
     try:
         config = EncoderConfig.from_dict({**small_config(model_type), **changes})

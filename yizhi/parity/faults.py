@@ -17,6 +17,7 @@ from unittest.mock import patch
 import numpy as np
 from numpy.typing import NDArray
 
+from yizhi.converters.targets import TARGETS
 from yizhi.model.architectures import build_spec
 from yizhi.model.config import EncoderConfig
 from yizhi.model.spec import EncoderSpec, Layer, Parameter
@@ -26,8 +27,9 @@ from yizhi.reading.checkpoint import Checkpoint
 EMBEDDINGS, FIRST_LAYER, LAYER, LAST_LAYER = "hidden_states.0", "hidden_states.1", "layer", "last layer"
 POOLER, LOGITS = "pooler_output", "logits"
 
-FP32 = ("pytorch", "tensorflow", "flax", "onnx")
-INT8 = ("onnx-int8",)
+FP32, INT8 = (
+    tuple(name for name, target in TARGETS.items() if target.precision == precision) for precision in ("fp32", "int8")
+)
 
 
 class Weights:

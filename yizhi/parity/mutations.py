@@ -159,6 +159,13 @@ FAULTS: tuple[Fault, ...] = (
         EMBEDDINGS,
         code={"layer_norm": skip_norm(lambda spec: [spec.embeddings_norm])},
     ),
+    Fault(
+        "embeddings' projection without its bias",
+        "factorised embeddings taken for a product of two tables",
+        EMBEDDINGS,
+        changed(lambda spec, layer: (spec.embeddings_projection.bias, np.zeros_like)),
+        variant="albert",
+    ),
     # Attention
     Fault(
         "attention scale missing",
