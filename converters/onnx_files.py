@@ -12,9 +12,17 @@ _PAGE = 4096
 _CACHE_LINE = 64
 
 
-def graph_file(signature: str) -> str:
+# How an int8 graph multiplies. Every processor adds products of two unsigned bytes exactly. Unsigned by signed
+# is what VNNI is for, and what saturates without it; so the plain names are those of the first.
+U8U8, U8S8 = "u8u8", "u8s8"
+# Beside the signatures, an int8 artifact has a graph of its kernels' integer sums, to be held to exact arithmetic.
+INTEGERS = "integers"
+
+
+def graph_file(signature: str, products: str = U8U8) -> str:
     """The file that computes this group of outputs. `model.onnx` is what optimum looks for."""
-    return "model.onnx" if signature == "serving_default" else f"{signature}.onnx"
+    name = "model" if signature == "serving_default" else signature
+    return f"{name}_{U8S8}.onnx" if products == U8S8 else f"{name}.onnx"
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ ONNX Runtime computes every output of a graph, whichever are asked for; so each 
 outputs has a small graph of its own, and they share the weights.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 
 from onnx import TensorProto
 
 from yizhi.converters.forwards.onnx import build_encoder, build_logits_at
-from yizhi.converters.onnx_files import WEIGHT_FILE, StoredTensor, WeightFile, graph_file
+from yizhi.converters.onnx_files import U8U8, WEIGHT_FILE, WeightFile, graph_file
 from yizhi.converters.onnx_graph import Graph
 from yizhi.converters.sentence_transformers import write_modules
 from yizhi.model.spec import LOGITS_AT, Embedding, EncoderSpec, MaskedLMHead
@@ -35,19 +35,20 @@ def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
         weights = WeightFile(file)
         for parameter in checkpoint.parameters():
             weights.add(parameter.name, TensorProto.FLOAT, parameter.shape, checkpoint.chunks(parameter))
-    write_graphs(Float32Graph, checkpoint.spec, weights.stored, writer)
+    write_graphs(lambda: Float32Graph(weights.stored), checkpoint.spec, writer)
+    write_modules(writer, checkpoint.spec, {"file_name": graph_file("features")})
 
 
-def write_graphs(
-    kind: type[Graph], spec: EncoderSpec, weights: Mapping[str, StoredTensor], writer: ArtifactWriter
-) -> None:
-    """Write a graph of this kind per signature, and one for a masked-language model's logits at chosen positions."""
+def write_graphs(new: Callable[[], Graph], spec: EncoderSpec, writer: ArtifactWriter, products: str = U8U8) -> None:
+    """Write a graph per signature, and one for a masked-language model's logits at chosen positions.
+
+    new: makes the empty graph. products: how it multiplies, which its file is named after.
+    """
     for signature, outputs in spec.signatures().items():
-        graph = kind(weights)
+        graph = new()
         build_encoder(graph, spec, outputs)
-        writer.write(graph_file(signature), graph.model().SerializeToString(deterministic=True))
-    write_modules(writer, spec, {"file_name": graph_file("features")})
+        writer.write(graph_file(signature, products), graph.model().SerializeToString(deterministic=True))
     if isinstance(spec.head, MaskedLMHead):
-        graph = kind(weights)
+        graph = new()
         build_logits_at(graph, spec, spec.head)
-        writer.write(graph_file(LOGITS_AT), graph.model().SerializeToString(deterministic=True))
+        writer.write(graph_file(LOGITS_AT, products), graph.model().SerializeToString(deterministic=True))

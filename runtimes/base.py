@@ -186,6 +186,14 @@ class Runtime:
         """What was not computed on the device that was asked for, a line each; empty where all of it was."""
         return []
 
+    def find_disagreements(self, inputs: Inputs) -> list[str]:
+        """Where an artifact computes the same in several ways: what differs between them, a line each."""
+        return []
+
+    def integer_sums(self, rows: NDArray[np.uint8]) -> Mapping[str, Outputs]:
+        """What the kernels of a quantized artifact sum for given rows, by each of its ways to multiply."""
+        return {}
+
     def look_inside(self, inputs: Inputs, layer: int) -> Outputs:
         """What this artifact can show of TAPS inside one layer, [B, T, …] each; for finding mistakes, not for speed."""
         return {}

@@ -9,11 +9,12 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from yizhi.converters.onnx_files import graph_file
+from yizhi.converters.onnx_files import INTEGERS, U8S8, U8U8, graph_file
 from yizhi.errors import NotRun
 from yizhi.model.spec import LOGITS_AT, POSITIONS
 from yizhi.runtimes.base import Inputs, Outputs, Runtime
 from yizhi.runtimes.onnx_placement import find_misplaced
+from yizhi.runtimes.onnx_products import adds_signed_exactly
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
@@ -33,6 +34,8 @@ class OnnxRuntime(Runtime):
             raise NotRun("--device cuda", "this ONNX Runtime has no CUDA provider: pip install onnxruntime-gpu")
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         self._opening = threading.Lock()
+        fast = (self.artifact.folder / graph_file("serving_default", U8S8)).exists()
+        self._products = U8S8 if fast and self.device == "cpu" and adds_signed_exactly() else U8U8
 
     def _run(self, inputs: Inputs, outputs: tuple[str, ...]) -> Mapping[str, NDArray]:
         session = self._session(self.signature_for(outputs))
@@ -62,8 +65,11 @@ class OnnxRuntime(Runtime):
             if signature not in self._sessions:
                 options = onnxruntime.SessionOptions()
                 options.intra_op_num_threads = self.threads or 0  # 0: one per core
-                self._sessions[signature] = self._start(self.artifact.folder / graph_file(signature), options)
+                self._sessions[signature] = self._start(self._graph(signature), options)
             return self._sessions[signature]
+
+    def _graph(self, signature: str) -> Path:
+        return self.artifact.folder / graph_file(signature, self._products)
 
     def _start(self, graph: Path | bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
         """Raises NotRun where ONNX Runtime gives less than the device: by itself, it only warns."""
@@ -81,13 +87,15 @@ class OnnxRuntime(Runtime):
         session = self._session("serving_default")
         found = {"providers": ", ".join(session.get_providers())}
         options = session.get_provider_options().get(_CUDA, {})
+        if self.artifact.description["precision"] == "int8":
+            found["products"] = self._products
         return found | {key: options[key] for key in ("use_tf32", "device_id") if key in options}
 
     def profile(self, inputs: Inputs, folder: Path) -> Path:
         """Run every output once with ONNX Runtime's profiler on; the profile it wrote into this folder."""
         options = onnxruntime.SessionOptions()
         options.enable_profiling, options.profile_file_prefix = True, str(folder / "profile")
-        session = self._start(self.artifact.folder / graph_file("hidden_states"), options)
+        session = self._start(self._graph("hidden_states"), options)
         session.run(None, inputs.as_dict())
         return Path(session.end_profiling())
 
@@ -95,6 +103,36 @@ class OnnxRuntime(Runtime):
         """Nodes that the profile shows elsewhere."""
         with tempfile.TemporaryDirectory() as folder:
             return find_misplaced(self.profile(inputs, Path(folder)), {"cpu": _CPU, "cuda": _CUDA}[self.device])
+
+    def integer_sums(self, rows: NDArray[np.uint8]) -> Mapping[str, Outputs]:
+        """By products, what each graph that is exact here sums for uint8 rows [N, widest]: NAME.sums [N, outputs]."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads or 0
+        found = {}
+        for products in (U8U8, U8S8) if adds_signed_exactly() else (U8U8,):
+            session = self._start(self.artifact.folder / graph_file(INTEGERS, products), options)
+            names = [output.name for output in session.get_outputs()]
+            found[products] = dict(zip(names, session.run(names, {"rows": rows}), strict=True))
+        return found
+
+    def find_disagreements(self, inputs: Inputs) -> list[str]:
+        """Outputs in which the graphs of both products differ in any bit; they are the same arithmetic."""
+        if self._products == U8U8:
+            return []
+        lines = []
+        for signature, names in self.signatures.items():
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = self.threads or 0
+            other = self._start(self.artifact.folder / graph_file(signature), options)
+            theirs = other.run(list(names), inputs.as_dict())
+            pairs = zip(names, self._run(inputs, tuple(names)).values(), theirs, strict=True)
+            lines += [
+                f"{graph_file(signature)}: {name} is not that of {graph_file(signature, U8S8)}"
+                for name, one, another in pairs
+                if not np.array_equal(one, another)
+            ]
+            self.forget(signature)
+        return lines
 
     def forget(self, signature: str) -> None:
         """Close the signature's session: its kernels take as much memory as the weights."""

@@ -34,6 +34,7 @@ def make_record(excesses: list[float | None], **changes: object) -> Verification
         quality=None,
         cosine={},
         label_error=None,
+        integers=None,
         tolerance=TOLERANCE,
     )
     return replace(record, **changes)

@@ -10,7 +10,7 @@ import pytest
 from tests.agreement import ARCHITECTURES, assert_agree, padded_batch, run_everything
 from tests.artifacts import export_artifact
 from yizhi.converters import to_onnx
-from yizhi.converters.onnx_files import WEIGHT_FILE, StoredTensor, graph_file
+from yizhi.converters.onnx_files import U8U8, WEIGHT_FILE, StoredTensor, graph_file
 from yizhi.parity import oracle
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.artifact import ArtifactWriter
@@ -37,8 +37,8 @@ def export(make_checkpoint, tmp_path):
     return make
 
 
-def read_graph(folder, signature):
-    return onnx.load(folder / graph_file(signature), load_external_data=False)
+def read_graph(folder, signature, products=U8U8):
+    return onnx.load(folder / graph_file(signature, products), load_external_data=False)
 
 
 def stored_weights(model):

@@ -9,7 +9,7 @@ from tests.agreement import ARCHITECTURES, padded_batch
 from tests.artifacts import export_artifact
 from tests.checkpoints import make_spec
 from tests.converters.test_to_onnx import SIGNATURES, place, read_graph, stored_weights
-from yizhi.converters.onnx_files import WEIGHT_FILE, StoredTensor, graph_file
+from yizhi.converters.onnx_files import INTEGERS, U8S8, U8U8, WEIGHT_FILE, StoredTensor, graph_file
 from yizhi.model.config import EncoderConfig
 from yizhi.model.spec import KERNEL
 from yizhi.reading.checkpoint import Checkpoint
@@ -18,13 +18,9 @@ from yizhi.runtimes import open_runtime
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from yizhi.converters.to_onnx_int8 import (  # noqa: E402
-    Int8Graph,
-    quantize_in_chunks,
-    quantize_rows,
-    quantized_names,
-    scale_of,
-)
+from yizhi.converters.int8_graph import Int8Graph, scale_of  # noqa: E402
+from yizhi.converters.to_onnx_int8 import quantize_in_chunks, quantize_rows, quantized_names  # noqa: E402
+from yizhi.runtimes.onnx_products import adds_signed_exactly  # noqa: E402
 
 FLOAT, INT8, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT8, onnx.TensorProto.INT64
 
@@ -166,11 +162,12 @@ def test_files_take_little_more_than_a_quarter(make_checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("variant", ARCHITECTURES)
-@pytest.mark.parametrize("signature", SIGNATURES)
-def test_is_valid_and_standard_but_for_its_matrix_products(export, variant, signature):
+@pytest.mark.parametrize("signature", [*SIGNATURES, INTEGERS])
+@pytest.mark.parametrize("products", [U8U8, U8S8])
+def test_is_valid_and_standard_but_for_its_matrix_products(export, variant, signature, products):
     _, folder = export(variant)
-    onnx.checker.check_model(folder / graph_file(signature), full_check=True)
-    model = read_graph(folder, signature)
+    onnx.checker.check_model(folder / graph_file(signature, products), full_check=True)
+    model = read_graph(folder, signature, products)
     assert {node.op_type for node in model.graph.node if node.domain} == {"QGemm"}
     assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 20), ("com.microsoft", 1)]
     names = [node.name for node in model.graph.node]
@@ -193,16 +190,21 @@ def test_query_key_and_value_share_one_quantized_input(export):
 def test_embeddings_and_tied_decoder_read_one_tensor(export):
     checkpoint, folder = export("bert")
     table = checkpoint.spec.word_embeddings.weight
-    readers = [node for node in read_graph(folder, "serving_default").graph.node if table in node.input]
-    assert [node.name for node in readers] == ["bert.embeddings.word_embeddings/Gather", "cls.predictions/QGemm"]
+    decoders = {U8S8: "cls.predictions/QGemm", U8U8: "bert.embeddings.word_embeddings.weight/Cast"}
+    for products, decoder in decoders.items():
+        nodes = read_graph(folder, "serving_default", products).graph.node
+        readers = [node.name for node in nodes if table in node.input]
+        assert readers == ["bert.embeddings.word_embeddings/Gather", decoder]
 
 
 @pytest.mark.parametrize("level", ["ORT_DISABLE_ALL", "ORT_ENABLE_ALL"])
-def test_a_linear_layer_is_exact_where_eight_bits_are(tmp_path, level):
+@pytest.mark.parametrize("products", [U8U8, U8S8] if adds_signed_exactly() else [U8U8])
+def test_a_linear_layer_is_exact_where_eight_bits_are(tmp_path, level, products):
     """Powers of two as scales: nothing is rounded, so x Wᵀ + b must come out exactly, optimized or not."""
     rng = np.random.default_rng(0)
     rows, weight = rng.integers(-127, 128, (9, 24)).astype(np.float32), rng.integers(-127, 128, (7, 24))
     rows[:, 3], weight[:, 5] = -127, 127
+    rows[0], weight[0] = 127, 127  # sums that saturate in 16 bits
     rows *= 2.0 ** np.arange(-4, 5, dtype=np.float32)[:, None]
     rows[4] = 0
     scale = 2.0 ** np.arange(-3, 4, dtype=np.float32)
@@ -212,7 +214,7 @@ def test_a_linear_layer_is_exact_where_eight_bits_are(tmp_path, level):
     for name, (dtype, array) in stored.items():
         weights[name] = StoredTensor(dtype, array.shape, len(data), array.nbytes)
         data += array.tobytes()
-    graph = Int8Graph(weights)
+    graph = Int8Graph(weights, products)
     x = graph.input("x", FLOAT, ("n", 24))
     graph.output(graph.linear("linear", "w", "b", x), FLOAT, ("n", 7))
     (tmp_path / WEIGHT_FILE).write_bytes(data)

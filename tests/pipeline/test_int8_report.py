@@ -1,8 +1,7 @@
-"""int8 on real sentences, what may stay fp32, and what no CPU may saturate."""
+"""int8 on real sentences, and what may stay fp32."""
 
 import json
 
-import numpy as np
 import pytest
 
 from tests.artifacts import export_artifact
@@ -13,16 +12,15 @@ from yizhi.errors import InputError
 from yizhi.parity.golden import Golden
 from yizhi.parity.int8_quality import compare_on_texts, find_costs, masked_batches, parts_of
 from yizhi.parity.judge import verify
-from yizhi.pipeline import hardware
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.artifact import Artifact
-from yizhi.runtimes import open_runtime
+from yizhi.runtimes import open_runtime, processor
 from yizhi.runtimes.tokenization import Tokenizer
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from yizhi.converters.to_onnx_int8 import kept_names, quantize_rows, quantized_names
+from yizhi.converters.to_onnx_int8 import kept_names, quantized_names
 
 
 def test_trained_weights_lose_little(shared_data, tmp_path):
@@ -122,9 +120,9 @@ def test_export_and_report_by_command(tmp_path, capsys):
     release, text = tmp_path / "release", tmp_path / "text.txt"
     text.write_text("北京是中国的首都。\n这个酒店的服务很好\n", encoding="utf-8")
     export = ["export", str(folder), "--out", str(release), "--target", "onnx", "--target", "onnx-int8"]
-    assert main([*export, "--keep-fp32", "encoder.layer.2,cls", "--int8-reduced-range"]) == 0
+    assert main([*export, "--keep-fp32", "encoder.layer.2,cls"]) == 0
     options = json.loads((release / "manifest.json").read_text())["artifacts"]["onnx-int8"]["options"]
-    assert options == {"keep_fp32": ["cls", "encoder.layer.2"], "reduced_range": True}
+    assert options == {"keep_fp32": ["cls", "encoder.layer.2"]}
     assert json.loads((release / "report" / "parity.json").read_text())["targets"]["onnx-int8"]["int8_kernels"]
     capsys.readouterr()
     assert main(["int8-report", str(release), "--text", str(text), "--costs", str(folder), "--json"]) == 0
@@ -135,43 +133,21 @@ def test_export_and_report_by_command(tmp_path, capsys):
     assert "encoder.layer.9: no quantized parameter" in capsys.readouterr().out
 
 
-# --- saturation
-
-
-def saturating_products(values, weights):
-    """uint8 × int8 as vpmaddubsw adds them: pairs in 16 bits, saturating; then exactly. [N, I] · [O, I] -> [N, O]."""
-    products = values.astype(np.int64)[:, None, :] * weights.astype(np.int64)[None]
-    pairs = products.reshape(*products.shape[:2], -1, 2).sum(axis=-1)
-    return np.clip(pairs, -(2**15), 2**15 - 1).sum(axis=-1)
-
-
-def test_reduced_weights_cannot_saturate():
-    rng = np.random.default_rng(0)
-    weight = rng.normal(0, 1, (8, 64)).astype(np.float32)
-    weight[0] = np.where(rng.random(64) < 0.5, -1, 1)  # every weight the largest
-    values = rng.integers(0, 256, (9, 64), np.uint8)
-    values[0], values[1, ::2] = 255, 255
-    exact, found = {}, {}
-    for largest in (127, 64):
-        quantized, _ = quantize_rows(weight, largest)
-        assert np.abs(quantized).max() == largest
-        exact[largest] = values.astype(np.int64) @ quantized.T.astype(np.int64)
-        found[largest] = saturating_products(values, quantized)
-    assert (found[127] != exact[127]).any()
-    np.testing.assert_array_equal(found[64], exact[64])
+# --- processors
 
 
 @pytest.mark.parametrize(
     ("machine", "flags", "expected"),
     [
-        ("x86_64", "fpu avx2 avx512bw avx512_vnni", "avx512_vnni: exact"),
-        ("x86_64", "fpu avx2", "avx2 without VNNI: may saturate"),
-        ("x86_64", "", "unknown: may saturate"),
-        ("aarch64", "", "aarch64: exact"),
+        ("x86_64", "fpu avx2 avx512bw avx512_vnni", "avx512_vnni"),
+        ("x86_64", "fpu avx2", "avx2 without VNNI"),
+        ("x86_64", "", "unknown"),
+        ("aarch64", "", "aarch64"),
     ],
 )
 def test_instructions_are_named(monkeypatch, tmp_path, machine, flags, expected):
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: {flags}\n")
-    monkeypatch.setattr(hardware, "_CPUINFO", tmp_path / "cpuinfo")
-    monkeypatch.setattr(hardware.platform, "machine", lambda: machine)
-    assert hardware.describe_int8_kernels().startswith(expected)
+    monkeypatch.setattr(processor, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(processor.platform, "machine", lambda: machine)
+    assert processor.describe_int8_kernels() == expected
+    assert processor.lacks_vnni() == ("without" in expected)

@@ -37,11 +37,6 @@ def add(commands: Commands) -> None:
         help="int8: leave these in float32, such as encoder.layer.11,cls (see `yizhi int8-report`)",
     )
     parser.add_argument(
-        "--int8-reduced-range",
-        action="store_true",
-        help="int8: weights of 7 bits, for the same result on CPUs without VNNI",
-    )
-    parser.add_argument(
         "--pooling",
         choices=POOLINGS,
         help="also give sentence_embedding, each row's own tokens as one vector (docs/using.md)",
@@ -64,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     pooling = Pooling(options.pooling, options.normalize) if options.pooling else None
     source = resolve_checkpoint(options.checkpoint, options.revision)
     with Progress() as progress:
-        given = {"keep_fp32": sorted(options.keep_fp32), "reduced_range": options.int8_reduced_range}
+        given = {"keep_fp32": sorted(options.keep_fp32)}
         int8_options = {name: value for name, value in given.items() if value}
         rows = export(source.path, options.out, targets, options.jobs, progress, source.origin, int8_options, pooling)
     if any(row.export or row.verification for row in rows):

@@ -32,8 +32,8 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
-    from yizhi.pipeline.hardware import describe_int8_kernels
     from yizhi.pipeline.int8_report import read_texts, report
+    from yizhi.runtimes.processor import describe_int8_kernels
 
     found = report(options.release, read_texts(options.text), options.positions, options.costs)
     found["kernels"] = describe_int8_kernels()

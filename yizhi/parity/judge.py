@@ -11,7 +11,8 @@ from yizhi.model.spec import LOGITS_AT
 from yizhi.parity.cases import Case
 from yizhi.parity.compare import Difference, Quality, compare, lowest_cosine, measure_quality, relative_error
 from yizhi.parity.golden import POSITION, ROW, TOKEN, Golden
-from yizhi.parity.record import Diagnosis, Plausibility, PublishedCheck, VerificationRecord
+from yizhi.parity.integers import check_integers
+from yizhi.parity.record import Diagnosis, Integers, Plausibility, PublishedCheck, VerificationRecord
 from yizhi.parity.tolerances import TOLERANCES, FloatTolerance, QuantizedGates
 from yizhi.runtimes.base import Inputs, Outputs, Runtime
 
@@ -29,8 +30,8 @@ class Verdict:
     differences: one per case, signature and output.
     change_alone: largest change in a row's default outputs when it is run alone, unpadded.
     quality, cosine, label_error: for a quantized artifact, what its gates judge; cosine is the lowest, per output.
-    settings: how the framework said it computed. Where there are no `gates` for this precision on this device,
-    errors are measured and nothing passes.
+    integers: for a quantized artifact, what its kernels sum. settings: how the framework said it computed. Where there
+    are no `gates` for this precision on this device, errors are measured and nothing passes.
     """
 
     precision: str
@@ -40,6 +41,7 @@ class Verdict:
     quality: Quality | None = None
     cosine: dict[str, float] = field(default_factory=dict)
     label_error: float | None = None
+    integers: Integers | None = None
     settings: dict[str, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
@@ -114,6 +116,7 @@ class Verdict:
             quality=self.quality,
             cosine=self.cosine,
             label_error=self.label_error,
+            integers=self.integers,
             tolerance=gates,
             diagnosis=diagnosis,
             published=published,
@@ -136,6 +139,11 @@ def verify(runtime: Runtime, golden: Golden, precision: str) -> Verdict:
     if runtime.device != "cpu":
         fallbacks = runtime.find_fallbacks(golden.cases[0].inputs)
         verdict.faults += [f"not computed on {runtime.device}: {line}" for line in fallbacks]
+    if isinstance(verdict.gates, QuantizedGates):
+        several = next((case for case in golden.cases if case.alone), golden.cases[0])
+        verdict.faults += runtime.find_disagreements(several.inputs)
+        verdict.integers, wrong = check_integers(runtime)
+        verdict.faults += wrong
     judge = _Judge(golden, verdict)
     for signature, names in runtime.signatures.items():
         for case in golden.cases:

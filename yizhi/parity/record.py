@@ -65,6 +65,19 @@ class Plausibility:
 
 
 @dataclass(frozen=True)
+class Integers:
+    """What an int8 artifact's kernels sum.
+
+    digest: sha256 of the exact sums of all checked kernels, int32, little-endian: the same on every processor.
+    compared: the products whose graphs gave them here. instructions: the processor's, by its own flags.
+    """
+
+    digest: str
+    compared: list[str]
+    instructions: str
+
+
+@dataclass(frozen=True)
 class VerificationRecord:
     """The verdict on one artifact, its reasons, and what else was looked at.
 
@@ -85,6 +98,7 @@ class VerificationRecord:
     quality: Quality | None
     cosine: dict[str, float]
     label_error: float | None
+    integers: Integers | None
     tolerance: FloatTolerance | QuantizedGates | None
     diagnosis: Diagnosis | None = field(default=None, metadata=LEFT_OUT)
     published: PublishedCheck | None = field(default=None, metadata=LEFT_OUT)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from yizhi import __version__
 from yizhi.converters.targets import TARGETS
-from yizhi.pipeline.hardware import describe_int8_kernels
+from yizhi.runtimes.processor import describe_int8_kernels
 
 
 @dataclass(frozen=True)

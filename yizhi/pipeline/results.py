@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from yizhi.parity.record import VerificationRecord
-from yizhi.pipeline.hardware import describe_int8_kernels
 from yizhi.pipeline.jobs import Result
+from yizhi.runtimes.processor import describe_int8_kernels
 from yizhi.storage.codec import to_plain
 from yizhi.training.tasks.scores import Scores
 

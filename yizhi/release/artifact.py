@@ -66,6 +66,11 @@ class ArtifactWriter:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._digests: dict[str, str] = {}
+        self._said: dict[str, Any] = {}
+
+    def say(self, key: str, value: Any) -> None:
+        """Add what the converter found to the description that `describe` will write."""
+        self._said[key] = value
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
@@ -98,7 +103,7 @@ class ArtifactWriter:
                 if name not in self._digests:
                     fsync(path)
                 files[name] = {"sha256": self._digests.get(name) or sha256_of_file(path), "size": path.stat().st_size}
-        description = {"schema_version": SCHEMA_VERSION, **description, "files": files}
+        description = {"schema_version": SCHEMA_VERSION, **description, **self._said, "files": files}
         self.write_json(DESCRIPTION, description)
         fsync(self.folder)
         return description
