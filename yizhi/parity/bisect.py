@@ -152,7 +152,7 @@ def _rms(error: NDArray) -> float:
 
 
 def _is_candidate(fault: Fault, spec: EncoderSpec, layer: int, output: str) -> bool:
-    if not fault.in_oracle or fault.first_output(spec, layer) != output:
+    if not fault.in_oracle or not fault.needs(spec) or fault.first_output(spec, layer) != output:
         return False
     return not fault.tasks or spec.task in fault.tasks
 

@@ -129,6 +129,7 @@ class Fault:
     targets: where it can be made, and can be seen; `why_not` says why not in the others.
     variant: the small checkpoint it is made in.
     tasks: the heads it can be made in, where it is made in the head.
+    needs: what a spec must have for it to be made.
     """
 
     name: str
@@ -143,6 +144,7 @@ class Fault:
     why_not: str = ""
     variant: str = "bert"
     tasks: tuple[str, ...] = ()
+    needs: Callable[[EncoderSpec], bool] = lambda spec: True
 
     def __str__(self) -> str:
         return self.name

@@ -165,6 +165,7 @@ FAULTS: tuple[Fault, ...] = (
         EMBEDDINGS,
         changed(lambda spec, layer: (spec.embeddings_projection.bias, np.zeros_like)),
         variant="albert",
+        needs=lambda spec: spec.embeddings_projection is not None,
     ),
     # Attention
     Fault(
