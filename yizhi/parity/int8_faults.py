@@ -11,7 +11,7 @@ from yizhi.converters.onnx_files import WEIGHT_FILE
 from yizhi.model.spec import Layer
 
 if TYPE_CHECKING:
-    from yizhi.converters.to_onnx_int8 import Int8Graph
+    from yizhi.converters.int8_graph import Int8Graph
 
 
 def scale_one_channel(folder: Path, layer: Layer) -> None:
@@ -34,7 +34,7 @@ def roll_rows(folder: Path, layer: Layer) -> None:
 
 def quantize_per_batch(graph: "Int8Graph", x: str) -> tuple[str, str]:
     """`Int8Graph.quantize` with one scale for all rows, as in DynamicQuantizeLinear."""
-    from yizhi.converters.to_onnx_int8 import FLOAT, INT64, LARGEST, TINY
+    from yizhi.converters.int8_graph import FLOAT, INT64, LARGEST, TINY
 
     if x not in graph._quantized:
         axes = graph.constant("all_axes", INT64, [0, 1])
