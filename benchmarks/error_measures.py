@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.families import shapes
 from tests.artifacts import export_artifact
 from yizhi.parity.golden import Golden
-from yizhi.parity.tolerances import TOLERANCES
+from yizhi.parity.tolerances import find_gates
 from yizhi.pipeline import synthesis as made
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.runtimes import open_runtime
@@ -50,7 +50,7 @@ def measure(config: Mapping[str, Any], seed: int, folder: Path) -> dict[str, tup
 
 
 def _shares(found: np.ndarray, expected: np.ndarray, scale: np.ndarray) -> tuple[float, float]:
-    tolerance = TOLERANCES["fp32", "cpu"]
+    tolerance = find_gates("fp32", "cpu")
     error = np.abs(found.astype(np.float64) - expected)
     return tuple(float((error / tolerance.allowed(by)).max()) for by in (np.abs(expected.astype(np.float64)), scale))
 

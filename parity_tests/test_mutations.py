@@ -24,6 +24,21 @@ def laboratory(tmp_path_factory):
     return Laboratory(tmp_path_factory.mktemp("mutations"))
 
 
+# What the wide tolerances of a GPU's tiers let pass, although strict float32 does not (docs/gpu.md).
+UNSEEN = {
+    "GELU by tanh": ("tf32", "bf16", "fp16"),
+    "epsilon 1e-5": ("tf32", "bf16", "fp16"),
+    "weights through float16": ("tf32", "bf16", "fp16"),
+    "weights through bfloat16": ("tf32", "bf16", "fp16"),
+    "TF32 left on": ("tf32", "bf16", "fp16"),
+    "unbiased variance in LayerNorm": ("tf32", "bf16"),
+    "query bias dropped": ("bf16",),
+    "decoder bias dropped": ("bf16",),
+    "classifier bias dropped": ("bf16",),
+    "ReLU for GELU in ELECTRA's head": ("bf16",),
+}
+
+
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if "pytorch" in fault.targets], ids=str)
 def test_fault_is_caught_where_it_was_made_and_named(laboratory, fault):
     checkpoint, golden = laboratory.subject(fault.variant)
@@ -31,9 +46,11 @@ def test_fault_is_caught_where_it_was_made_and_named(laboratory, fault):
     with laboratory.faulty(fault, "pytorch") as runtime:
         verdict = verify(runtime, golden, "fp32")
         diagnosis = bisect(runtime, checkpoint, golden, verdict)
+        let_pass = {tier for tier in ("tf32", "bf16", "fp16") if verify(runtime, golden, tier).passed}
     expected = fault.first_output(checkpoint.spec, LAYER)
     assert (first_failure(verdict), diagnosis.output) == (expected, expected)
     assert diagnosis.cause.startswith(f"{fault.name} (")
+    assert let_pass <= set(UNSEEN.get(fault.name, ()))
 
 
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if "onnx-int8" in fault.targets], ids=str)

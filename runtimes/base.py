@@ -111,9 +111,12 @@ class Runtime:
 
         math: one of MATH. Raises NotRun where it or the device is not to be had here.
         """
-        tiers = self.tiers[device] if TARGETS[artifact.target].precision == "fp32" else ("strict",)
+        if TARGETS[artifact.target].precision == "fp32":
+            tiers = self.tiers[device]
+        else:
+            tiers = ("strict",) if device == "cpu" else ()  # no framework here multiplies int8 on a GPU
         if math not in tiers:
-            raise NotRun("--math", f"no {math} for {artifact.target} on {device}: it has {', '.join(tiers)}")
+            raise NotRun("--math", f"no {math} for {artifact.target} on {device}: it has {', '.join(tiers) or 'none'}")
         self.math = math
         self.artifact = artifact
         self.config = EncoderConfig.read(artifact.folder / "config.json")

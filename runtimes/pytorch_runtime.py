@@ -27,7 +27,7 @@ class PyTorchRuntime(Runtime):
     def _open(self) -> None:
         if self.device == "cuda" and not torch.cuda.is_available():
             raise NotRun("--device cuda", "this PyTorch sees no CUDA device")
-        _set_arithmetic(self.device, self.math)
+        set_arithmetic(self.device, self.math)
         if self.threads:
             torch.set_num_threads(self.threads)
         tensors = load_file(self.artifact.folder / WEIGHTS)
@@ -80,7 +80,7 @@ class PyTorchRuntime(Runtime):
         ]
 
 
-def _set_arithmetic(device: str, math: str) -> None:
+def set_arithmetic(device: str, math: str) -> None:
     """Set everything that decides how float32 is multiplied, whatever the process had set before."""
     tf32 = math == "tf32"
     torch.set_float32_matmul_precision("high" if tf32 else "highest")

@@ -287,10 +287,14 @@ def linear(p: Parameters, layer: Linear, x: Array) -> Array:
 
 
 def layer_norm(p: Parameters, spec: EncoderSpec, norm: Norm, x: Array) -> Array:
-    """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
-    centred = x - x.mean(-1, keepdims=True)
+    """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450).
+
+    In float32, whatever x is: in float16 the squares overflow from 256 on.
+    """
+    wide = x.astype(jnp.float32)
+    centred = wide - wide.mean(-1, keepdims=True)
     variance = jnp.square(centred).mean(-1, keepdims=True)
-    return centred * lax.rsqrt(variance + norm.epsilon) * p[norm.weight] + p[norm.bias]
+    return (centred * lax.rsqrt(variance + norm.epsilon) * p[norm.weight] + p[norm.bias]).astype(x.dtype)
 
 
 class _Branch(nn.Module):

@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 
 import pytest
+from rich.console import Console
 
 from tests.records import make_record
 from yizhi.parity.compare import Quality
@@ -17,7 +18,7 @@ from yizhi.pipeline.jobs import Result
 from yizhi.pipeline.results import Row
 from yizhi.reports.report import render_junit, write_report
 from yizhi.reports.report_page import render_page
-from yizhi.reports.tables import describe_errors
+from yizhi.reports.tables import describe_errors, print_release
 
 GATES = QuantizedGates(0.5, 0.99, 0.99, 5e-3, 2e-2, 0.995, 0.15, "measured")
 ENVIRONMENT = Environment.here()
@@ -44,6 +45,19 @@ def test_json_says_what_machine_and_whether_all_passed(tmp_path):
     assert {"processor", "int8_kernels", "packages"} <= report["environment"].keys()
     assert report["targets"]["tensorflow"]["not_run"] is True
     assert {name for name, found in report["targets"].items() if found["passed"]} == {"pytorch", "onnx-int8"}
+
+
+def test_a_tier_is_reported_with_where_its_requirement_comes_from(capsys):
+    requirement = "requirement from simulation; hardware seen: none"
+    verdict = make_record([0.1], precision="bf16", device="cuda", requirement=requirement, settings={"type": "bf16"})
+    rows = [Row("pytorch", verification=Result("pytorch"), verdict=verdict), Row("onnx", verdict=make_record([0.1]))]
+    print_release(Console(width=200), "release", rows)
+    printed = capsys.readouterr().out
+    assert f"pytorch: bf16 on cuda: {requirement}; type bf16\n" in printed
+    assert "onnx: fp32" not in printed
+    assert f"<p>{requirement}. because" in render_page(rows, ENVIRONMENT)
+    assert rows[0].as_dict()["parity"]["requirement"] == requirement
+    assert "requirement" not in rows[1].as_dict()["parity"]
 
 
 def test_junit_counts_failures_and_what_was_not_run():

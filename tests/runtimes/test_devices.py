@@ -11,6 +11,7 @@ from tests.checkpoints import write_variant
 from yizhi.errors import InputError, NotRun
 from yizhi.parity.golden import Golden
 from yizhi.parity.judge import verify
+from yizhi.parity.tolerances import find_gates
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.runtimes import open_runtime
 from yizhi.runtimes.base import Inputs
@@ -84,21 +85,21 @@ def test_pytorch_strict_overrides_what_the_process_had_set(subject):
 
 def test_pytorch_on_cuda_strict_has_no_tf32_and_no_fused_attention():
     torch = pytest.importorskip("torch")
-    from yizhi.runtimes.pytorch_runtime import _set_arithmetic
+    from yizhi.runtimes.pytorch_runtime import set_arithmetic
 
     cuda = torch.backends.cuda
     try:
-        _set_arithmetic("cuda", "tf32")
+        set_arithmetic("cuda", "tf32")
         assert cuda.matmul.allow_tf32
         assert cuda.mem_efficient_sdp_enabled()
-        _set_arithmetic("cuda", "strict")
+        set_arithmetic("cuda", "strict")
         assert not cuda.matmul.allow_tf32
         assert not torch.backends.cudnn.allow_tf32
         assert not any((cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.cudnn_sdp_enabled()))
         assert cuda.math_sdp_enabled()
     finally:
-        _set_arithmetic("cuda", "tf32")
-        _set_arithmetic("cpu", "strict")
+        set_arithmetic("cuda", "tf32")
+        set_arithmetic("cpu", "strict")
 
 
 # --- JAX
@@ -124,7 +125,7 @@ def test_jax_tf32_reaches_the_products(subject, monkeypatch):
         assert "not found" not in runtime.settings()["product precision"]
 
 
-# --- a tier without a tolerance
+# --- tiers and their tolerances
 
 
 def one_case(subject):
@@ -133,22 +134,35 @@ def one_case(subject):
 
 
 @pytest.mark.parametrize(("target", "module"), [("pytorch", "torch"), ("flax", "flax")])
-def test_bf16_is_measured_and_never_passes(subject, target, module):
+@pytest.mark.parametrize(("math", "weights"), [("bf16", "bfloat16"), ("fp16", "float16")])
+def test_a_tier_meets_its_requirement_and_not_that_of_float32(subject, target, module, math, weights):
     pytest.importorskip(module)
     golden = one_case(subject)
-    with open_runtime(artifact(subject, target), math="bf16") as runtime:
-        verdict = verify(runtime, golden, "bf16")
+    with open_runtime(artifact(subject, target), math=math) as runtime:
+        record = verify(runtime, golden, math).record()
+        assert not verify(runtime, golden, "fp32").passed
+    assert (record.passed, record.faults) == (True, [])
+    assert record.tolerance == find_gates(math, "cuda")
+    assert record.requirement.startswith("requirement from simulation; hardware seen: ")
+    assert weights in record.settings["weights"]
+
+
+def test_what_has_no_tolerance_is_measured_and_never_passes(subject):
+    pytest.importorskip("torch")
+    golden = one_case(subject)
+    with open_runtime(artifact(subject, "pytorch"), math="bf16") as runtime:
+        verdict = verify(runtime, golden, "fp8")
     answer = verdict.record().as_dict()
     assert (verdict.passed, answer["not_judged"], answer["tolerance"]) == (False, True, None)
-    assert answer["faults"] == ["not run: no tolerance was measured for bf16 on cpu; errors are not judged"]
-    assert "bfloat16" in answer["settings"]["weights"]
+    assert answer["faults"] == ["not run: there is no tolerance for fp8 on cpu; errors are not judged"]
     errors = [worst["error"] for worst in answer["worst"].values()]
     assert 1e-3 < max(errors) < 1  # 8 bits of mantissa, and still the same model
     needs = answer["worst"]["last_hidden_state"]["excess"]
     assert 1e-4 < needs < max(errors)
 
 
-def test_nan_in_a_tier_without_a_tolerance_is_a_failure(subject, monkeypatch):
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+def test_nan_is_a_failure_with_a_tolerance_and_without(subject, monkeypatch, precision):
     pytest.importorskip("torch")
     golden = one_case(subject)
     with open_runtime(artifact(subject, "pytorch"), math="bf16") as runtime:
@@ -156,10 +170,29 @@ def test_nan_in_a_tier_without_a_tolerance_is_a_failure(subject, monkeypatch):
         monkeypatch.setattr(
             runtime, "_run", lambda *given: {name: array * np.nan for name, array in original(*given).items()}
         )
-        verdict = verify(runtime, golden, "bf16")
+        verdict = verify(runtime, golden, precision)
     assert not verdict.not_judged
     assert any("NaN" in fault for fault in verdict.faults)
     assert verdict.first_bad_layer() == "hidden_states.0"
+
+
+def test_int8_has_no_gpu(subject):
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(NotRun, match="no strict for onnx-int8 on cuda: it has none"):
+        open_runtime(artifact(subject, "onnx-int8"), device="cuda")
+
+
+def test_jax_normalises_in_float32_where_squares_are_beyond_float16():
+    jnp = pytest.importorskip("jax.numpy")
+    from yizhi.converters.forwards.flax import layer_norm
+    from yizhi.model.spec import Norm
+
+    x = np.array([[900.0, -300.0, 0.0, -600.0]])
+    norm = Norm("norm", 4, 1e-12)
+    p = {norm.weight: jnp.ones(4, jnp.float16), norm.bias: jnp.zeros(4, jnp.float16)}
+    found = layer_norm(p, None, norm, jnp.asarray(x, jnp.float16))
+    assert found.dtype == jnp.float16
+    np.testing.assert_allclose(found, x / x.std(), rtol=1e-3)
 
 
 # --- ONNX Runtime

@@ -20,7 +20,7 @@ from yizhi.parity.golden import POSITION, TOKEN, Golden
 from yizhi.parity.judge import Verdict
 from yizhi.parity.mutations import FAULTS
 from yizhi.parity.record import Diagnosis
-from yizhi.parity.tolerances import TOLERANCES, FloatTolerance, QuantizedGates
+from yizhi.parity.tolerances import FloatTolerance, QuantizedGates
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.runtimes.base import TAPS, Runtime
 
@@ -37,7 +37,7 @@ def bisect(runtime: Runtime, checkpoint: Checkpoint, golden: Golden, verdict: Ve
 
     checkpoint: what the artifact was made from.
     """
-    agrees = _judge(TOLERANCES[verdict.precision, verdict.device], golden)
+    agrees = _judge(verdict.gates, golden)
     first: tuple[int, Case, NDArray, NDArray] | None = None
     order = _in_order(runtime.outputs)
     for case in sorted(golden.cases, key=lambda case: case.inputs.input_ids.size):

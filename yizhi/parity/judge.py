@@ -13,7 +13,7 @@ from yizhi.parity.compare import Difference, Quality, compare, lowest_cosine, me
 from yizhi.parity.golden import POSITION, ROW, TOKEN, Golden
 from yizhi.parity.integers import check_integers
 from yizhi.parity.record import Diagnosis, Integers, Plausibility, PublishedCheck, VerificationRecord
-from yizhi.parity.tolerances import TOLERANCES, FloatTolerance, QuantizedGates
+from yizhi.parity.tolerances import FloatTolerance, QuantizedGates, describe_requirement, find_gates
 from yizhi.runtimes.base import Inputs, Outputs, Runtime
 
 # Quantized outputs are compared like any other, so that shapes, NaN and errors are known; it is the
@@ -47,8 +47,8 @@ class Verdict:
 
     @property
     def gates(self) -> FloatTolerance | QuantizedGates | None:
-        """What it is judged by; None where nothing was measured to judge it by."""
-        return TOLERANCES.get((self.precision, self.device))
+        """What it is judged by; None where there is nothing to judge it by."""
+        return find_gates(self.precision, self.device)
 
     @property
     def passed(self) -> bool:
@@ -101,7 +101,8 @@ class Verdict:
         faults = [*self.faults[:1], *(diagnosis.explain() if diagnosis else []), *self.faults[1:]]
         if gates is None:
             what = f"{self.precision} on {self.device}"
-            faults.append(f"not run: no tolerance was measured for {what}; errors are not judged")
+            faults.append(f"not run: there is no tolerance for {what}; errors are not judged")
+        usual = self.device == "cpu" and self.precision in ("fp32", "int8")
         faults += published.faults if published else []
         return VerificationRecord(
             passed=bool(worst) and not faults,
@@ -118,6 +119,7 @@ class Verdict:
             label_error=self.label_error,
             integers=self.integers,
             tolerance=gates,
+            requirement=None if usual or gates is None else describe_requirement(self.precision),
             diagnosis=diagnosis,
             published=published,
             head=head,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from yizhi.catalogue.own import find_own_catalogue
 from yizhi.errors import InputError
 from yizhi.parity.record import PublishedCheck
-from yizhi.parity.tolerances import TOLERANCES, FloatTolerance
+from yizhi.parity.tolerances import FloatTolerance, find_gates
 from yizhi.runtimes.base import Runtime
 from yizhi.runtimes.scores import softmax
 from yizhi.runtimes.tokenization import Tokenizer
@@ -123,7 +123,7 @@ def allowed(printed: Decimal | int) -> float:
 
     The same vectors, published from three implementations in float32, differ by up to 2e-6 among themselves.
     """
-    tolerance = TOLERANCES["fp32", "cpu"]
+    tolerance = find_gates("fp32", "cpu")
     if not isinstance(tolerance, FloatTolerance):
         raise TypeError(tolerance)
     exponent = Decimal(printed).as_tuple().exponent

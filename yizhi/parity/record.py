@@ -83,7 +83,8 @@ class VerificationRecord:
 
     passed: everything was compared and judged, and nothing failed. not_judged: all was run, and there is no
     tolerance to judge it by. worst: per output, the difference that used most of its tolerance. The other fields
-    up to `tolerance` are as in `yizhi.parity.judge.Verdict`. head: in one artifact of a release.
+    up to `tolerance` are as in `yizhi.parity.judge.Verdict`. requirement: where the tolerance comes from, on a GPU or
+    in a tier. head: in one artifact of a release.
     """
 
     passed: bool
@@ -100,6 +101,7 @@ class VerificationRecord:
     label_error: float | None
     integers: Integers | None
     tolerance: FloatTolerance | QuantizedGates | None
+    requirement: str | None = field(default=None, metadata=LEFT_OUT)
     diagnosis: Diagnosis | None = field(default=None, metadata=LEFT_OUT)
     published: PublishedCheck | None = field(default=None, metadata=LEFT_OUT)
     head: Plausibility | None = field(default=None, metadata=LEFT_OUT)

@@ -208,7 +208,7 @@ def _quality(parity: VerificationRecord) -> str:
 def _tolerance(parity: VerificationRecord) -> str:
     tolerance = to_plain(parity.tolerance)
     limits = ", ".join(f"{key} {value:g}" for key, value in tolerance.items() if isinstance(value, int | float))
-    reason = escape(str(tolerance["reason"]))
+    reason = escape(f"{parity.requirement}. {tolerance['reason']}" if parity.requirement else tolerance["reason"])
     return f"<details><summary>What was allowed, and why</summary><p>{limits}</p><p>{reason}</p></details>"
 
 

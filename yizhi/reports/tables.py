@@ -46,8 +46,10 @@ def print_release(console: Console, release: object, rows: Sequence[Row]) -> Non
         console.print(_describe_published(published))
     for row in rows:
         if row.verdict and (row.verdict.device, row.verdict.precision) not in _USUAL:
-            settings = ", ".join(f"{name} {value}" for name, value in row.verdict.settings.items())
-            console.print(Text(f"{row.target}: {row.verdict.precision} on {row.verdict.device}: {settings}"))
+            told = [row.verdict.requirement] if row.verdict.requirement else []
+            told.append(", ".join(f"{name} {value}" for name, value in row.verdict.settings.items()))
+            where = f"{row.target}: {row.verdict.precision} on {row.verdict.device}"
+            console.print(Text(f"{where}: {'; '.join(told)}"))
     for row in rows:
         for fault in row.faults:
             console.print(Text(f"{row.target}: {fault}", "red"))
