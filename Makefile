@@ -13,6 +13,10 @@ REVISION   ?=
 OUT        ?= dist/$(notdir $(patsubst %/,%,$(CHECKPOINT)))
 DEVICE     ?= cpu
 MATH       ?= strict
+# A GPU's machine brings its own builds of the frameworks, which .venv has not: no .venv is made for `gpu`.
+GPU        ?= cuda
+GPU_OUT    ?= build/gpu
+GPU_PYTHON := $(if $(filter file default,$(origin PYTHON)),$(firstword $(wildcard $(BIN)/python) $(PYTHON)),$(PYTHON))
 
 .DEFAULT_GOAL := help
 .PHONY: help export-all demo test verify mutations gpu families bench bench-render walkthrough lint clean
@@ -38,8 +42,9 @@ verify: $(VENV)/installed  ## check a finished release again
 mutations: $(VENV)/installed  ## make every known fault on every target: each must be caught
 	@$(BIN)/python -m parity_tests.mutation_table
 
-gpu: $(VENV)/installed  ## every target and tier of arithmetic on a GPU: docs/gpu.md
-	@$(BIN)/python -m benchmarks.gpu
+gpu:  ## every target and tier of arithmetic on a GPU, with .venv or, as it is, PYTHON=python3: docs/gpu.md
+	@$(GPU_PYTHON) -m benchmarks.gpu $(if $(filter command line,$(origin CHECKPOINT)),--checkpoint $(CHECKPOINT)) \
+		--out $(GPU_OUT) --device $(GPU)
 
 families: $(VENV)/installed  ## every family at its published shape, an hour: docs/families.md
 	@$(BIN)/python -m benchmarks.families --jobs $(JOBS)
