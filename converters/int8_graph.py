@@ -1,6 +1,7 @@
 """Int8Graph: linear layers over int8 weights, with activations quantized per token. docs/int8.md is the contract."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from onnx import TensorProto
 
@@ -15,6 +16,7 @@ ZERO_POINT = 128  # the uint8 that stands for 0
 LARGEST = 127.0  # what a row's largest magnitude becomes
 # Rows smaller than this count as zeros, so that no scale is 0 and none is denormal.
 TINY = 1e-30
+NONE: Mapping[str, Sequence[int]] = MappingProxyType({})
 
 
 class Int8Graph(Float32Graph):
@@ -24,13 +26,19 @@ class Int8Graph(Float32Graph):
     order, so no row depends on another.
     """
 
-    def __init__(self, weights: Mapping[str, StoredTensor], products: str = U8U8) -> None:
+    def __init__(
+        self, weights: Mapping[str, StoredTensor], products: str = U8U8, outliers: Mapping[str, Sequence[int]] = NONE
+    ) -> None:
         """`weights` holds `NAME` as int8 [outputs, inputs] and `NAME.scale` [outputs] where they are quantized.
 
         products: U8U8 or U8S8. Both give the same sums, and so the same bits, where the second is exact at all.
+        outliers: by kernel, the inputs that are multiplied in float32: `weights` holds their columns as `NAME.outliers`
+        [count, outputs], and zeros in the int8 kernel.
         """
         super().__init__(weights)
         self._products = products
+        self._outliers = outliers
+        self._parted: dict[tuple[str, tuple[int, ...]], tuple[str, str]] = {}
         self._quantized: dict[str, tuple[str, str]] = {}
         self._unsigned: dict[str, str] = {}
 
@@ -54,9 +62,19 @@ class Int8Graph(Float32Graph):
         """
         if scale_of(weight) not in self._weights:
             return super().linear(scope, weight, bias, x)
-        values, row_scales = self.quantize(x)
+        if weight not in self._outliers:
+            values, row_scales = self.quantize(x)
+            y = self._product(scope, weight, values, self.weight(scale_of(weight)))
+            # Not Add: ONNX Runtime fuses it with a GELU that follows into BiasGelu, which takes longer than both.
+            bias = self.node(scope, "Neg", [self.weight(bias)])
+            return self.node(scope, "Sub", [self.node(scope, "Mul", [y, row_scales]), bias])
+        rest, large = self._part(x, self._outliers[weight], self._weights[weight].shape[1])
+        values, row_scales = self.quantize(rest)
         y = self._product(scope, weight, values, self.weight(scale_of(weight)))
-        return self.node(scope, "Add", [self.node(scope, "Mul", [y, row_scales]), self.weight(bias)])
+        # The bias goes along as one more column, whose factor is 1: a sum less to write and to read.
+        columns = [self.weight(outliers_of(weight)), self.node(scope, "Unsqueeze", [self.weight(bias), self._zero()])]
+        kernel = self.node(scope, "Concat", columns, axis=0)  # [count + 1, outputs]
+        return self.node(scope, "Gemm", [large, kernel, self.node(scope, "Mul", [y, row_scales])])
 
     def integer_sums(self, weight: str, rows: str) -> str:
         """What a linear layer sums before it scales, for given uint8 rows [count, widest]: [count, outputs]."""
@@ -82,9 +100,26 @@ class Int8Graph(Float32Graph):
             self._quantized[x] = self.node(x, "QuantizeLinear", [x, flat, zero_points], axis=0), scales
         return self._quantized[x]
 
+    def _part(self, x: str, channels: Sequence[int], inputs: int) -> tuple[str, str]:
+        """x with zeros in these channels [N, inputs], and these alone with a 1 [N, count + 1].
+
+        Asked again (query, key, value), the same ones. ONNX Runtime makes the factors, 0 or 1, when it opens the graph.
+        """
+        key = x, tuple(channels)
+        if key not in self._parted:
+            shown = "_".join(map(str, channels))
+            where = self.constant(f"outliers.{shown}", INT64, channels)
+            ones = self.node("outliers", "Expand", [self._one(), self.constant(f"shape.{inputs}", INT64, [inputs])])
+            zeros = self.constant(f"float_zeros.{len(channels)}", FLOAT, [0.0] * len(channels))
+            factors = self.node("outliers", "ScatterElements", [ones, where, zeros])
+            pads = self.constant("one_more", INT64, [0, 0, 0, 1])
+            large = self.node(x, "Pad", [self.node(x, "Gather", [x, where], axis=1), pads, self._one()])
+            self._parted[key] = self.node(x, "Mul", [x, factors]), large
+        return self._parted[key]
+
     def _product(self, scope: str, weight: str, values: str, scales: str) -> str:
         """Integer sums of uint8 values [N, inputs] and a kernel, each output times its scale: [N, outputs]."""
-        inputs = [values, self.constant("unit_scale", FLOAT, 1.0), self._zero_point()]
+        inputs = [values, self._one(), self._zero_point()]
         outputs = self.outputs_of(weight)
         if self._products == U8S8:
             inputs += [self.weight(weight), scales, self.constant(f"zeros.{outputs}", INT8, [0] * outputs)]
@@ -103,11 +138,22 @@ class Int8Graph(Float32Graph):
             self._unsigned[weight] = self.node(weight, "BitwiseXor", [bits, self._zero_point()])
         return self._unsigned[weight]
 
+    def _zero(self) -> str:
+        return self.constant("first_axis", INT64, [0])
+
+    def _one(self) -> str:
+        return self.constant("unit_scale", FLOAT, 1.0)
+
     def _zero_point(self) -> str:
         return self.constant("zero_point", UINT8, ZERO_POINT)
 
     def _last_axis(self) -> str:
         return self.constant("last_axis", INT64, [-1])
+
+
+def outliers_of(name: str) -> str:
+    """Name of the float32 columns [count, outputs] of the outlier channels of an int8 weight."""
+    return f"{name}.outliers"
 
 
 def scale_of(name: str) -> str:

@@ -63,16 +63,28 @@ class Graph:
             raise ValueError(f"{name}: already a constant of another value")
         return name
 
-    def node(self, scope: str, operator: str, inputs: Sequence[str], *, result: str = "", **attributes: object) -> str:
+    def node(
+        self,
+        scope: str,
+        operator: str,
+        inputs: Sequence[str],
+        *,
+        result: str = "",
+        second: str = "",
+        **attributes: object,
+    ) -> str:
         """Add the node `scope/operator` and return the name of its result, which is its own unless given.
 
         A name that is taken gets a number: a layer that ALBERT runs for the third time is `…/Gemm_2`.
+        second: the name of another result, where the operator has one.
         """
         name = f"{scope}/{operator}"
         uses = self._uses[name] = self._uses.get(name, 0) + 1
         name = f"{name}_{uses - 1}" if uses > 1 else name
         result = result or name
-        self._proto.node.append(helper.make_node(operator, inputs, [result], name=name, **attributes))
+        self._proto.node.append(
+            helper.make_node(operator, inputs, [result, second] if second else [result], name=name, **attributes)
+        )
         return result
 
     def lookup(self, table: Embedding, ids: str) -> str:

@@ -1,13 +1,14 @@
 """Write ONNX graphs over int8 weights, with activations quantized per token. docs/int8.md is the contract."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from yizhi.converters.int8_graph import LARGEST, TINY, Int8Graph, build_integer_check, scale_of
+from yizhi.converters.int8_graph import LARGEST, TINY, Int8Graph, build_integer_check, outliers_of, scale_of
+from yizhi.converters.int8_outliers import find_outliers, may_have_outliers
 from yizhi.converters.onnx_files import INTEGERS, U8S8, U8U8, WEIGHT_FILE, WeightFile, graph_file
 from yizhi.converters.sentence_transformers import write_modules
 from yizhi.converters.to_onnx import write_graphs
@@ -29,6 +30,7 @@ def convert(checkpoint: Checkpoint, writer: ArtifactWriter, keep_fp32: Collectio
     """
     spec = checkpoint.spec
     names = quantized_names(spec) - kept_names(spec, keep_fp32)
+    outliers = find_outliers(checkpoint, names & may_have_outliers(spec))
     with writer.open(WEIGHT_FILE) as file, ThreadPoolExecutor() as pool:
         weights = WeightFile(file)
         for parameter in checkpoint.parameters():
@@ -36,13 +38,17 @@ def convert(checkpoint: Checkpoint, writer: ArtifactWriter, keep_fp32: Collectio
                 weights.add(parameter.name, FLOAT, parameter.shape, checkpoint.chunks(parameter))
                 continue
             scales: list[NDArray[np.float32]] = []
-            rows = quantize_in_chunks(checkpoint.array(parameter.name), scales, pool)
+            kernel, channels = checkpoint.array(parameter.name), outliers.get(parameter.name, [])
+            if channels:
+                columns = np.ascontiguousarray(kernel[:, channels].T)
+                weights.add(outliers_of(parameter.name), FLOAT, columns.shape, [columns.data])
+            rows = quantize_in_chunks(kernel, scales, pool, channels)
             weights.add(parameter.name, INT8, parameter.shape, (chunk.data for chunk in rows))
             weights.add(scale_of(parameter.name), FLOAT, parameter.shape[:1], (chunk.data for chunk in scales))
             checkpoint.release(parameter.name)
     checked = [name for name in one_of_each_kind(spec) if name in names]
     for products in (U8U8, U8S8):
-        write_graphs(lambda products=products: Int8Graph(weights.stored, products), spec, writer, products)
+        write_graphs(lambda products=products: Int8Graph(weights.stored, products, outliers), spec, writer, products)
         if checked:
             graph = Int8Graph(weights.stored, products)
             build_integer_check(graph, checked)
@@ -50,7 +56,7 @@ def convert(checkpoint: Checkpoint, writer: ArtifactWriter, keep_fp32: Collectio
     write_modules(writer, spec, {"file_name": graph_file("features")})
     stored = {name: weights.stored[name] for name in checked}
     places = {name: {"offset": tensor.offset, "shape": list(tensor.shape)} for name, tensor in stored.items()}
-    writer.say("quantization", {"checked": places})
+    writer.say("quantization", {"checked": places, "outliers": outliers})
 
 
 def one_of_each_kind(spec: EncoderSpec) -> list[str]:
@@ -100,13 +106,26 @@ def quantize_in_chunks(
     weight: NDArray[np.float32],
     scales: list[NDArray[np.float32]],
     pool: ThreadPoolExecutor,
+    outliers: Sequence[int] = (),
 ) -> Iterator[NDArray[np.int8]]:
-    """Quantize a [rows, inputs] matrix some rows at a time, appending their scales to `scales`."""
+    """Quantize a [rows, inputs] matrix some rows at a time, appending their scales to `scales`.
+
+    outliers: columns that become zeros, and count for no scale.
+    """
     step = max(1, _CHUNK_VALUES // weight.shape[1])
     chunks = (weight[start : start + step] for start in range(0, len(weight), step))
-    for values, scale in pool.map(quantize_rows, chunks):
+    for values, scale in pool.map(lambda rows: quantize_rows(without(rows, outliers)), chunks):
         scales.append(scale)
         yield values
+
+
+def without(rows: NDArray[np.float32], columns: Sequence[int]) -> NDArray[np.float32]:
+    """The rows with zeros in these columns; themselves where there are none."""
+    if not columns:
+        return rows
+    left = rows.copy()
+    left[:, columns] = 0
+    return left
 
 
 def quantize_rows(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

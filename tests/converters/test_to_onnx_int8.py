@@ -13,12 +13,13 @@ from yizhi.converters.onnx_files import INTEGERS, U8S8, U8U8, WEIGHT_FILE, Store
 from yizhi.model.config import EncoderConfig
 from yizhi.model.spec import KERNEL
 from yizhi.reading.checkpoint import Checkpoint
+from yizhi.release.artifact import Artifact
 from yizhi.runtimes import open_runtime
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from yizhi.converters.int8_graph import Int8Graph, scale_of  # noqa: E402
+from yizhi.converters.int8_graph import Int8Graph, outliers_of, scale_of  # noqa: E402
 from yizhi.converters.to_onnx_int8 import quantize_in_chunks, quantize_rows, quantized_names  # noqa: E402
 from yizhi.runtimes.onnx_products import adds_signed_exactly  # noqa: E402
 
@@ -103,11 +104,15 @@ def test_stores_each_weight_once_under_its_canonical_name(export, variant):
     found, quantized = read_weights(folder), quantized_names(checkpoint.spec)
     assert {parameter.name for parameter in checkpoint.parameters() if parameter.kind == KERNEL} < quantized
     assert checkpoint.spec.word_embeddings.weight in quantized
+    outliers = Artifact.read(folder).description["quantization"]["outliers"]
     expected = {parameter.name for parameter in checkpoint.parameters()} | {scale_of(name) for name in quantized}
-    assert found.keys() == expected
+    assert found.keys() == expected | {outliers_of(name) for name in outliers}
     for parameter in checkpoint.parameters():
-        array = checkpoint.array(parameter.name)
+        array = checkpoint.array(parameter.name).copy()
         if parameter.name in quantized:
+            if channels := outliers.get(parameter.name):
+                np.testing.assert_array_equal(found[outliers_of(parameter.name)], array[:, channels].T)
+                array[:, channels] = 0
             values, scale = quantize_rows(array)
             np.testing.assert_array_equal(found[parameter.name], values)
             np.testing.assert_array_equal(found[scale_of(parameter.name)], scale)

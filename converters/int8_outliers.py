@@ -1,0 +1,153 @@
+"""Channels of a linear layer's input that are so large, for every token, that they would spoil the others' rounding.
+
+A token is quantized by its largest magnitude. Trained encoders have a few channels that are 5 to 20 times as large as
+the rest (Dettmers et al. 2022, arXiv:2208.07339), and then the rest is left with few of the 127 steps. Such channels
+are found on calibration tokens, and their part of the product is computed in float32.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from yizhi.converters.forwards.onnx import build_encoder
+from yizhi.converters.onnx_files import StoredTensor
+from yizhi.converters.to_onnx import Float32Graph
+from yizhi.model.spec import EncoderSpec, Linear
+from yizhi.reading.checkpoint import Checkpoint
+
+FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+
+# The most channels of one input: on all-MiniLM-L6-v2, 8 gained little over 4 (docs/int8.md).
+MOST = 4
+# What each channel must take from the mean square of the tokens' largest magnitudes, which int8's error grows with.
+LEAST_GAIN = 0.08
+# And all of them together: where any are worth their time on all-MiniLM-L6-v2, 0.62 or more; on zh-mini, 0.46 at most.
+LEAST_GAIN_IN_ALL = 0.5
+
+_BATCHES, _ROWS, _LENGTH = 6, 4, 32
+_KEY = 20_213
+
+
+@dataclass(frozen=True)
+class Magnitudes:
+    """The largest magnitudes of each token's input, and their channels, largest first: [tokens, MOST + 1] each."""
+
+    values: NDArray[np.float32]
+    channels: NDArray[np.int64]
+
+
+class _MeasuredGraph(Float32Graph):
+    """A float32 graph that also gives what `Magnitudes` holds of the inputs of its linear layers."""
+
+    def __init__(self, weights: Mapping[str, StoredTensor], measured: Collection[str]) -> None:
+        super().__init__(weights)
+        self._measured = measured
+        self._taken: dict[str, tuple[str, str]] = {}
+        self.taps: dict[str, list[tuple[str, str]]] = {}
+
+    def linear(self, scope: str, weight: str, bias: str, x: str) -> str:
+        """As in `Float32Graph`; what is measured stands in `taps` by weight, once per use."""
+        if weight in self._measured:
+            self.taps.setdefault(weight, []).append(self._measure(x, self._weights[weight].shape[1]))
+        return super().linear(scope, weight, bias, x)
+
+    def _measure(self, x: str, width: int) -> tuple[str, str]:
+        if x not in self._taken:
+            count = min(MOST + 1, width)
+            values, channels = f"{x}.values", f"{x}.channels"
+            inputs = [self.node(x, "Abs", [x]), self.constant(f"count.{count}", INT64, [count])]
+            self.node(x, "TopK", inputs, result=values, second=channels)
+            self.output(values, FLOAT, ("tokens", count))
+            self.output(channels, INT64, ("tokens", count))
+            self._taken[x] = values, channels
+        return self._taken[x]
+
+
+def find_outliers(checkpoint: Checkpoint, names: Collection[str]) -> dict[str, list[int]]:
+    """The outlier channels of the inputs of these kernels, by kernel, ascending; kernels without any are left out.
+
+    Found on random ids: those of all-MiniLM-L6-v2 served its sentences as well as channels found on other sentences.
+    """
+    if not names:
+        return {}
+    measured = measure_magnitudes(checkpoint, names, make_batches(checkpoint))
+    found = {name: choose_channels(magnitudes) for name, magnitudes in measured.items()}
+    return {name: channels for name, channels in found.items() if channels}
+
+
+def may_have_outliers(spec: EncoderSpec) -> set[str]:
+    """The layers' kernels. The heads' see other vectors, or few, and the decoder is often the embedding table."""
+    return {part.weight for layer in spec.layers for part in vars(layer).values() if isinstance(part, Linear)}
+
+
+def choose_channels(magnitudes: Magnitudes) -> list[int]:
+    """Up to MOST channels, each the one whose removal lowers the mean square of the tokens' largest magnitudes most.
+
+    As many as make it smallest where each must lower it by LEAST_GAIN; together, so that of two alike neither is alone.
+    """
+    values, channels = magnitudes.values.astype(np.float64), magnitudes.channels
+    removed: list[int] = []
+    before = smallest = _mean_square(values, channels, removed)
+    chosen: list[int] = []
+    while before and len(removed) < min(MOST, values.shape[1] - 1):
+        left = ~np.isin(channels, removed)
+        largest = channels[np.arange(len(channels)), left.argmax(axis=1)]  # each token's, of those that are left
+        after = {
+            int(channel): _mean_square(values, channels, [*removed, int(channel)]) for channel in np.unique(largest)
+        }
+        removed.append(min(after, key=lambda channel: (after[channel], channel)))
+        if (weighed := after[removed[-1]] / (1 - LEAST_GAIN) ** len(removed)) < smallest:
+            smallest, chosen = weighed, removed.copy()
+    worth = _mean_square(values, channels, chosen) <= before * (1 - LEAST_GAIN_IN_ALL)
+    return sorted(chosen) if worth else []
+
+
+def _mean_square(values: NDArray[np.float64], channels: NDArray[np.int64], removed: list[int]) -> float:
+    return float((np.where(np.isin(channels, removed), 0.0, values).max(axis=1) ** 2).mean())
+
+
+def make_batches(checkpoint: Checkpoint) -> Iterable[NDArray[np.int64]]:
+    """[CLS] … [SEP] of any ids: int64 [rows, length], the same for the same checkpoint."""
+    length = min(_LENGTH, checkpoint.config.max_position_embeddings)
+    random, tokens = np.random.Philox(key=_KEY), len(checkpoint.text.vocab)
+    for _ in range(_BATCHES):
+        ids = (random.random_raw(_ROWS * length) % tokens).astype(np.int64).reshape(_ROWS, length)
+        ids[:, 0], ids[:, -1] = checkpoint.text.cls_id, checkpoint.text.sep_id
+        yield ids
+
+
+def measure_magnitudes(
+    checkpoint: Checkpoint, names: Collection[str], batches: Iterable[NDArray[np.int64]]
+) -> dict[str, Magnitudes]:
+    """Run the float32 encoder on rows of ids, none of them padded, and keep what is largest, by kernel."""
+    spec = checkpoint.spec
+    shapes = {parameter.name: parameter.shape for parameter in spec.parameters()}
+    graph = _MeasuredGraph({name: StoredTensor(FLOAT, shape, 0, 0) for name, shape in shapes.items()}, names)
+    build_encoder(graph, spec, ["last_hidden_state"])
+    model = graph.model()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # Packed kernels are faster and as large as the checkpoint.
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    used = [tensor.name for tensor in model.graph.initializer if tensor.name in shapes]
+    arrays = {name: np.ascontiguousarray(checkpoint.array(name)) for name in used}
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
+    options.add_external_initializers(list(arrays), values)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    wanted = sorted({output for taps in graph.taps.values() for tap in taps for output in tap})
+    found: dict[str, list[NDArray]] = {name: [] for name in wanted}
+    for ids in batches:
+        inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        for name, array in zip(wanted, session.run(wanted, inputs), strict=True):
+            found[name].append(array)
+    joined = {name: np.concatenate(arrays) for name, arrays in found.items()}
+    for name in used:
+        checkpoint.release(name)
+    return {
+        name: Magnitudes(*(np.concatenate([joined[tap[part]] for tap in taps]) for part in (0, 1)))
+        for name, taps in graph.taps.items()
+    }

@@ -1,0 +1,99 @@
+"""Outlier channels: which are found, and what keeping them in float32 gains."""
+
+import numpy as np
+import pytest
+
+from tests.artifacts import export_artifact
+from yizhi.parity.compare import lowest_cosine
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.release.artifact import Artifact
+from yizhi.runtimes import open_runtime
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from yizhi.converters import to_onnx_int8
+from yizhi.converters.int8_outliers import MOST, Magnitudes, choose_channels
+
+LOUD = [9, 20]
+
+
+def largest(x):
+    channels = np.argsort(-np.abs(x), axis=1)[:, : MOST + 1]
+    return Magnitudes(np.take_along_axis(np.abs(x), channels, 1).astype(np.float32), channels)
+
+
+def test_channels_large_for_every_token_are_chosen():
+    x = np.random.default_rng(0).normal(0, 1, (300, 200))
+    assert choose_channels(largest(x)) == []
+    x[:, [150, 7]] += [[-30, 12]]
+    assert choose_channels(largest(x)) == [7, 150]
+
+
+def test_a_few_large_tokens_make_no_outlier_channel():
+    """Each has its own scale, whatever the others have; only a channel of many tokens is worth its time."""
+    x = np.random.default_rng(0).normal(0, 1, (300, 200))
+    x[::10] *= 50
+    assert choose_channels(largest(x)) == []
+
+
+def test_no_more_channels_than_allowed_and_never_all():
+    x = np.random.default_rng(0).normal(0, 1, (50, 60))
+    x[:, :10] += np.geomspace(1e3, 1e6, 10)
+    assert choose_channels(largest(x)) == [6, 7, 8, 9]
+    assert choose_channels(largest(x[:, :1])) == []
+
+
+def test_zeros_have_none():
+    assert choose_channels(largest(np.zeros((5, 8)))) == []
+
+
+@pytest.fixture
+def loud(make_checkpoint):
+    """A checkpoint whose LayerNorms leave two channels far larger than the rest, as trained encoders do."""
+
+    def alter(tensors):
+        for name, array in tensors.items():
+            if name.endswith("LayerNorm.weight") and "cls" not in name:
+                array[LOUD] *= 12
+            if name.endswith(("query.weight", "key.weight", "value.weight", "intermediate.dense.weight")):
+                array[:, LOUD] /= 12
+
+    config = {"hidden_size": 128, "intermediate_size": 256}
+    return Checkpoint.open(make_checkpoint("bert", config=config, alter=alter))
+
+
+def test_they_are_found_and_said(loud, tmp_path):
+    found = Artifact.read(export_artifact(loud, "onnx-int8", tmp_path / "int8")).description["quantization"]["outliers"]
+    for layer in loud.spec.layers:
+        for part in (layer.query, layer.key, layer.value, layer.intermediate):
+            assert set(LOUD) <= set(found[part.weight])
+
+
+def test_keeping_them_lowers_the_error(loud, tmp_path, monkeypatch):
+    """Of the vectors of every layer but the first, whose input is the embeddings: at least 2.5-fold."""
+    folders = [export_artifact(loud, target, tmp_path / target) for target in ("onnx", "onnx-int8")]
+    monkeypatch.setattr(to_onnx_int8, "find_outliers", lambda checkpoint, names: {})
+    folders.append(export_artifact(loud, "onnx-int8", tmp_path / "without"))
+    inputs = {"input_ids": np.random.default_rng(1).integers(5, 100, (4, 40))}
+    states = []
+    for folder in folders:
+        with open_runtime(folder) as runtime:
+            states.append(runtime.run(inputs, ["hidden_states.3"])["hidden_states.3"])
+    reference, found, without = (np.delete(array, LOUD, axis=-1) for array in states)
+    assert 1 - lowest_cosine(found, reference) < (1 - lowest_cosine(without, reference)) / 2.5
+
+
+def test_rows_stay_alone(loud, tmp_path):
+    """The float32 part of a product is the same bits for one row as among many."""
+    ids = np.random.default_rng(1).integers(5, 100, (9, 33))
+    for threads in (1, 2):
+        with open_runtime(export_artifact(loud, "onnx-int8", tmp_path / f"int8-{threads}"), threads=threads) as runtime:
+            together = runtime.run({"input_ids": ids}, ["hidden_states.3"])["hidden_states.3"]
+            for row in range(len(ids)):
+                alone = runtime.run({"input_ids": ids[row : row + 1]}, ["hidden_states.3"])["hidden_states.3"]
+                np.testing.assert_array_equal(alone[0], together[row])
+            one = runtime.run({"input_ids": ids[:1, :1]}, ["hidden_states.3"])["hidden_states.3"]
+            mask = (np.arange(33) < 1).astype(int)[None].repeat(9, 0)
+            padded = runtime.run({"input_ids": ids, "attention_mask": mask}, ["hidden_states.3"])["hidden_states.3"]
+            np.testing.assert_array_equal(padded[0, 0], one[0, 0])
