@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks.gpu_report import FAIL, NOT_RUN, PASS, MatrixRate, Report, Speed, Verified, render
+from yizhi.choices import MATH
 from yizhi.converters.targets import TARGETS
 from yizhi.errors import InputError
 from yizhi.parity.record import VerificationRecord
@@ -33,7 +34,6 @@ from yizhi.pipeline.steps import Verify
 from yizhi.pipeline.synthesis import DEFAULT_CONFIG, synthesize
 from yizhi.release.manifest import GOLDEN
 from yizhi.reports.tables import describe_errors
-from yizhi.runtimes.base import MATH
 from yizhi.storage.codec import from_plain, to_plain
 from yizhi.storage.json_files import to_json
 

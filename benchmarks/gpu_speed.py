@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.gpu_report import MatrixRate, Speed
+from yizhi.choices import MATH
 from yizhi.errors import NotRun
 from yizhi.model.config import EncoderConfig
 from yizhi.runtimes import open_runtime
-from yizhi.runtimes.base import MATH, Inputs
+from yizhi.runtimes.base import Inputs
 from yizhi.storage.codec import to_plain
 
 # Rows × tokens, and the side of the square products: they fill a GPU. A CPU only rehearses.

@@ -138,5 +138,5 @@ def find_targets(names: list[str] | None) -> list[Target]:
     """The named targets, or all of them. Raises InputError for unknown names."""
     unknown = [name for name in names or () if name not in TARGETS]
     if unknown:
-        raise InputError("--target", f"unknown: {', '.join(unknown)}; known: {', '.join(TARGETS)}")
+        raise InputError("`targets`", f"unknown: {', '.join(unknown)}; known: {', '.join(TARGETS)}")
     return [TARGETS[name] for name in names] if names else list(TARGETS.values())

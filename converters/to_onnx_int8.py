@@ -98,7 +98,7 @@ def kept_names(spec: EncoderSpec, beginnings: Collection[str]) -> set[str]:
             faults.append(f"{beginning}: no quantized parameter's name begins so")
         kept |= found
     if faults:
-        raise InputError("--keep-fp32", faults)
+        raise InputError("`keep_fp32`", faults)
     return kept
 
 

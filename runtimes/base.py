@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from yizhi.choices import DEVICES, MATH
 from yizhi.converters.targets import TARGETS
 from yizhi.errors import InputError, NotRun, show
 from yizhi.model.architectures import build_spec
@@ -17,9 +18,6 @@ from yizhi.model.spec import LOGITS_AT, EncoderSpec, Pooling
 from yizhi.release.artifact import DESCRIPTION, Artifact
 
 Outputs = dict[str, NDArray[np.float32]]
-# How numbers are multiplied. strict: the artifact's own type, with no rounding of operands that a framework adds.
-# tf32: float32 products of operands rounded to 10 bits of mantissa. bf16, fp16: weights and activations of 16 bits.
-MATH = ("strict", "tf32", "bf16", "fp16")
 # The tensors inside a layer that forwards tap as `layers.N.NAME`, in the order they are computed.
 TAPS = ("query", "key", "value", "context", "attention_output", "after_attention", "intermediate", "output")
 
@@ -116,7 +114,7 @@ class Runtime:
         else:
             tiers = ("strict",) if device == "cpu" else ()  # no framework here multiplies int8 on a GPU
         if math not in tiers:
-            raise NotRun("--math", f"no {math} for {artifact.target} on {device}: it has {', '.join(tiers) or 'none'}")
+            raise NotRun("`math`", f"no {math} for {artifact.target} on {device}: it has {', '.join(tiers) or 'none'}")
         self.math = math
         self.artifact = artifact
         self.config = EncoderConfig.read(artifact.folder / "config.json")
@@ -265,8 +263,8 @@ def open_runtime(
     opened = Artifact.read(folder)
     if opened.target not in TARGETS:
         raise InputError(opened.folder, f"target: expected one of {', '.join(TARGETS)}; found {opened.target!r}")
-    if device not in ("cpu", "cuda"):
-        raise InputError("--device", f"expected cpu or cuda; found {device!r}")
+    if device not in DEVICES:
+        raise InputError("`device`", f"expected {' or '.join(DEVICES)}; found {device!r}")
     if math not in MATH:
-        raise InputError("--math", f"expected one of {', '.join(MATH)}; found {math!r}")
+        raise InputError("`math`", f"expected one of {', '.join(MATH)}; found {math!r}")
     return TARGETS[opened.target].load_runtime()(opened, device=device, threads=threads, math=math)

@@ -1,11 +1,12 @@
 """Texts to vectors: any layer or the mean of several, pooled over the text's own tokens."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from yizhi.choices import TEXT_POOLINGS, TextPooling
 from yizhi.errors import InputError
 from yizhi.model.spec import SENTENCE_EMBEDDING, SHORTEST_NORM, Pooling
 from yizhi.runtimes.base import Runtime
@@ -13,7 +14,6 @@ from yizhi.runtimes.batching import EVERY, TOKENS, WINDOW, Request, Task, run_ta
 from yizhi.runtimes.tokenization import Long, Text, Tokenizer, pad
 
 Vectors = NDArray[np.float32]
-POOLINGS = ("mean", "cls", "max", "none")
 
 
 class Embedder:
@@ -29,7 +29,7 @@ class Embedder:
         tokenizer: Tokenizer | None = None,
         *,
         layers: Sequence[int] = (-1,),
-        pooling: Literal["mean", "cls", "max", "none"] | None = None,
+        pooling: TextPooling | None = None,
         normalize: bool | None = None,
         long: Long = "error",
     ) -> None:
@@ -51,8 +51,8 @@ class Embedder:
         if not layers:
             faults.append("layers: expected one or more; found none")
         pooling, normalize = _complete(runtime.pooling, pooling, normalize)
-        if pooling not in POOLINGS:
-            faults.append(f"pooling: expected one of {', '.join(POOLINGS)}; found {pooling!r}")
+        if pooling not in TEXT_POOLINGS:
+            faults.append(f"pooling: expected one of {', '.join(TEXT_POOLINGS)}; found {pooling!r}")
         if long not in ("error", "truncate"):
             faults.append(f"long: expected error or truncate; found {long!r}")
         if faults:

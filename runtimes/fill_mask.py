@@ -2,19 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from yizhi.choices import SCORINGS, Scoring
 from yizhi.errors import InputError
 from yizhi.runtimes.base import Runtime
 from yizhi.runtimes.batching import TOKENS, Request, Task, run_tasks
 from yizhi.runtimes.scores import softmax
 from yizhi.runtimes.tasks import FILL_MASK, require_task
 from yizhi.runtimes.tokenization import Long, Row, Text, Tokenizer, assign_places, check_long, pad
-
-SCORINGS = ("joint", "pseudo")
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class FillMask:
         *,
         top_k: int = 5,
         targets: Sequence[str] | None = None,
-        scoring: Literal["joint", "pseudo"] = "joint",
+        scoring: Scoring = "joint",
         long: Long = "error",
     ) -> None:
         """Settings that a call may override; the artifact's own tokenizer if none is given.

@@ -14,6 +14,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from yizhi.choices import MATH
 from yizhi.converters.forwards.flax import (
     Parameters,
     Tap,
@@ -28,7 +29,7 @@ from yizhi.converters.to_flax import ARRAY_TYPE, CHUNKED
 from yizhi.errors import InputError, NotRun
 from yizhi.model.layout import FLAX_WEIGHTS, canonical_parameters
 from yizhi.model.spec import SENTENCE_EMBEDDING, EncoderSpec, Layer, parameters_of
-from yizhi.runtimes.base import MATH, TAPS, Inputs, Outputs, Runtime
+from yizhi.runtimes.base import TAPS, Inputs, Outputs, Runtime
 
 # Below this length there is less to save than a compilation costs.
 SHORTEST = 16
@@ -52,7 +53,7 @@ class FlaxRuntime(Runtime):
         try:
             self._device = jax.devices(self.device)[0]
         except RuntimeError as error:
-            raise NotRun(f"--device {self.device}", f"this JAX sees no such device: {error}") from None
+            raise NotRun(f"`device` {self.device}", f"this JAX sees no such device: {error}") from None
         tree = read_tree(self.artifact.folder / FLAX_WEIGHTS, self._device)
         self._type = _TYPES.get(self.math, jnp.float32)
         self._parameters = {name: array.astype(self._type) for name, array in canonical_parameters(tree).items()}
@@ -183,7 +184,7 @@ _threads: list[int] = []  # what this process asked of JAX, at most once
 def _set_threads(count: int) -> None:
     """Raises InputError after another number was asked for: JAX reads it once, when it starts."""
     if _threads and _threads != [count]:
-        raise InputError("--threads", f"expected {_threads[0]}, with which JAX runs in this process; found {count}")
+        raise InputError("`threads`", f"expected {_threads[0]}, with which JAX runs in this process; found {count}")
     _threads[:] = [count]
     os.environ["PJRT_NPROC"] = str(count)
 

@@ -31,7 +31,7 @@ class OnnxRuntime(Runtime):
 
     def _open(self) -> None:
         if self.device == "cuda" and _CUDA not in onnxruntime.get_available_providers():
-            raise NotRun("--device cuda", "this ONNX Runtime has no CUDA provider: pip install onnxruntime-gpu")
+            raise NotRun("`device` cuda", "this ONNX Runtime has no CUDA provider: pip install onnxruntime-gpu")
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         self._opening = threading.Lock()
         fast = (self.artifact.folder / graph_file("serving_default", U8S8)).exists()
@@ -78,7 +78,7 @@ class OnnxRuntime(Runtime):
         tf32 = {"use_tf32": str(int(self.math == "tf32"))}
         session = onnxruntime.InferenceSession(graph, options, providers=[(_CUDA, tf32), _CPU])
         if session.get_providers()[0] != _CUDA:
-            raise NotRun("--device cuda", f"ONNX Runtime could not start CUDA and gives {session.get_providers()[0]}")
+            raise NotRun("`device` cuda", f"ONNX Runtime could not start CUDA and gives {session.get_providers()[0]}")
         session.disable_fallback()
         return session
 

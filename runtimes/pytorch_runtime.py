@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
+from yizhi.choices import MATH
 from yizhi.converters.forwards.pytorch import PyTorchEncoder, can_pack, pack
 from yizhi.errors import NotRun
 from yizhi.model.spec import KERNEL, EncoderSpec, MaskedLMHead
 from yizhi.reading.checkpoint import POOLER, WEIGHTS
 from yizhi.reading.safetensors_file import SafetensorsFile
-from yizhi.runtimes.base import MATH, TAPS, Inputs, Outputs, Runtime
+from yizhi.runtimes.base import TAPS, Inputs, Outputs, Runtime
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -26,7 +27,7 @@ class PyTorchRuntime(Runtime):
 
     def _open(self) -> None:
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise NotRun("--device cuda", "this PyTorch sees no CUDA device")
+            raise NotRun("`device` cuda", "this PyTorch sees no CUDA device")
         set_arithmetic(self.device, self.math)
         if self.threads:
             torch.set_num_threads(self.threads)

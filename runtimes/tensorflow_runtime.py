@@ -18,7 +18,7 @@ class TensorFlowRuntime(Runtime):
 
     def _open(self) -> None:
         if self.device == "cuda" and not tf.config.list_physical_devices("GPU"):
-            raise NotRun("--device cuda", "this TensorFlow sees no CUDA device")
+            raise NotRun("`device` cuda", "this TensorFlow sees no CUDA device")
         tf.config.experimental.enable_tensor_float_32_execution(self.math == "tf32")
         if self.threads:
             _set_threads(self.threads)
@@ -64,5 +64,5 @@ def _set_threads(count: int) -> None:
     except RuntimeError:
         found = tf.config.threading.get_intra_op_parallelism_threads() or "its own choice"
         raise InputError(
-            "--threads", f"expected a number before TensorFlow starts in this process; it runs with {found}"
+            "`threads`", f"expected a number before TensorFlow starts in this process; it runs with {found}"
         ) from None

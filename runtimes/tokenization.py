@@ -173,7 +173,7 @@ class Tokenizer:
             raise InputError("the text", f"both texts of the pair are too long to be read in windows of {room} tokens")
         shared = size // 4 if long == "windows" else long
         if not 0 <= shared < size:
-            raise InputError("--stride", f"expected 0 … {size - 1}; found {shared}")
+            raise InputError("`stride`", f"expected 0 … {size - 1}; found {shared}")
         starts = range(0, sizes[longest] - shared, size - shared)
         windows = [[slice(None)] * len(parts) for _ in starts]
         for window, start in zip(windows, starts, strict=True):

@@ -14,7 +14,7 @@ from yizhi import runtimes
 
 PACKAGE = ROOT / "yizhi"
 # Every room knows the errors, and the version.
-EVERYWHERE = {"errors", "__version__"}
+EVERYWHERE = {"choices", "errors", "__version__"}
 
 
 def read_table() -> dict[str, set[str]]:

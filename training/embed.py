@@ -23,14 +23,13 @@ from yizhi.storage.folders import new_folder
 from yizhi.storage.records import Source
 from yizhi.training import loop, transformers_models
 from yizhi.training.batches import LengthGroupedBatches
+from yizhi.training.choices import EMBEDDING_POOLINGS, OBJECTIVES
 from yizhi.training.features import open_tokenizer
 from yizhi.training.methods import Full
 from yizhi.training.settings import Settings
 from yizhi.training.similarity import cosines, find_matches, rank_correlation, retrieval
 from yizhi.training.work import RECORD, work_folder, write_record
 
-OBJECTIVES = ("cosent", "simcse")
-POOLINGS = ("mean", "cls")
 _EVALUATION_TOKENS = 4096
 _MOST_FAULTS = 20
 
@@ -61,7 +60,7 @@ def simcse_loss(vectors: torch.Tensor, temperature: float = 0.05) -> torch.Tenso
 
 @dataclass(frozen=True)
 class Embedding:
-    """What is learnt. objective: one of OBJECTIVES; pooling: of POOLINGS. scale, temperature: of the losses."""
+    """What is learnt. objective, pooling: of OBJECTIVES and EMBEDDING_POOLINGS. scale, temperature: of the losses."""
 
     objective: str
     pooling: str = "mean"
@@ -70,13 +69,13 @@ class Embedding:
 
     def __post_init__(self) -> None:
         faults = [
-            f"--{name}: expected more than 0; found {getattr(self, name)}"
+            f"`{name}`: expected more than 0; found {getattr(self, name)}"
             for name in ("scale", "temperature")
             if not getattr(self, name) > 0
         ]
-        for name, known in (("objective", OBJECTIVES), ("pooling", POOLINGS)):
+        for name, known in (("objective", OBJECTIVES), ("pooling", EMBEDDING_POOLINGS)):
             if getattr(self, name) not in known:
-                faults.append(f"--{name}: expected one of {', '.join(known)}; found {getattr(self, name)!r}")
+                faults.append(f"`{name}`: expected one of {', '.join(known)}; found {getattr(self, name)!r}")
         if faults:
             raise InputError("options", faults)
 

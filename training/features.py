@@ -40,5 +40,5 @@ def open_tokenizer(checkpoint: Checkpoint, max_length: int | None) -> Tokenizer:
     """
     positions = checkpoint.config.max_position_embeddings
     if max_length is not None and not 8 <= max_length <= positions:
-        raise InputError("--max-length", f"expected 8 … {positions}; found {max_length}")
+        raise InputError("`max_length`", f"expected 8 … {positions}; found {max_length}")
     return Tokenizer(checkpoint.text, max_length or checkpoint.text.length(positions))

@@ -183,7 +183,7 @@ def _choose_task(
     task = reader.task_of(head.labels, head.problem_type)
     if task.config().get("problem_type") != found.config().get("problem_type"):
         kind = task.config()["problem_type"]
-        faults.add(checkpoint.folder, None, f"its head is for {kind}; --new-head replaces it")
+        faults.add(checkpoint.folder, None, f"its head is for {kind}; `new_head` replaces it")
         return found
     return task
 
@@ -192,7 +192,7 @@ def _check_labels(task: Task, examples: list[Any], checkpoint: Checkpoint, new_h
     known = len(faults)
     task.check(examples, faults)
     if len(faults) > known and not new_head and checkpoint.spec.task == task.name:
-        faults.add(checkpoint.folder, None, f"its head has {len(task.labels)} labels; --new-head replaces it")
+        faults.add(checkpoint.folder, None, f"its head has {len(task.labels)} labels; `new_head` replaces it")
 
 
 def _count(model: Any, trained: bool) -> int:

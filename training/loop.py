@@ -62,7 +62,7 @@ def choose_device(settings: Settings) -> str:
     """`cpu` or `cuda`. Raises InputError where CUDA was asked for and is not there."""
     found = torch.cuda.is_available()
     if settings.device == "cuda" and not found:
-        raise InputError("--device", "expected cpu: torch sees no CUDA device")
+        raise InputError("`device`", "expected cpu: torch sees no CUDA device")
     return settings.device or ("cuda" if found else "cpu")
 
 

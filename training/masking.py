@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from yizhi.training.choices import MASKING
+
 Ids = NDArray[np.int64]
 
 # What CrossEntropyLoss leaves out.
@@ -49,12 +51,13 @@ class Scheme:
 
 
 _NGRAMS = (0.4, 0.3, 0.2, 0.1)
-SCHEMES: Mapping[str, Scheme] = {
-    "bert": Scheme(whole_words=False),
-    "wwm": Scheme(whole_words=True),
-    "ngram": Scheme(whole_words=True, ngrams=_NGRAMS),
-    "macbert": Scheme(whole_words=True, ngrams=_NGRAMS, similar=True),
-}
+_SCHEMES = (
+    Scheme(whole_words=False),
+    Scheme(whole_words=True),
+    Scheme(whole_words=True, ngrams=_NGRAMS),
+    Scheme(whole_words=True, ngrams=_NGRAMS, similar=True),
+)
+SCHEMES: Mapping[str, Scheme] = dict(zip(MASKING, _SCHEMES, strict=True))
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from yizhi.reading.checkpoint import Checkpoint
 
 # Beside the checkpoint's own files, where it is kept.
 LORA_FOLDER = "lora"
-# Pfeiffer's, Houlsby's and He's adapters, by the adapters library's names; and what ours is called in the checkpoint.
-BOTTLENECKS = ("seq_bn", "double_seq_bn", "par_bn")
+# What an adapter is called in the checkpoint.
 ADAPTER_NAME = "finetuned"
 
 
@@ -78,7 +77,7 @@ class Lora:
         names = [name for name, _ in model.named_modules()]
         unknown = [end for end in self.modules if not any(name.split(".")[-1] == end for name in names)]
         if unknown:
-            raise InputError("--lora-modules", f"the model has no {', '.join(unknown)}")
+            raise InputError("`modules`", f"the model has no {', '.join(unknown)}")
         heads = {
             name for name, module in model.named_children() if name != model.base_model_prefix and _has_weights(module)
         }
@@ -109,8 +108,8 @@ class Lora:
 class Bottleneck:
     """A bottleneck adapter of the adapters library and a new head; all else is frozen. docs/adapters.md
 
-    kind: one of BOTTLENECKS. reduction_factor: the layers are so many times as wide as the bottleneck; the
-    configuration's own if None.
+    kind: of BOTTLENECKS. reduction_factor: the layers are so many times as wide as the bottleneck; the configuration's
+    own if None.
     """
 
     kind: str = "seq_bn"
@@ -122,7 +121,7 @@ class Bottleneck:
 
         if checkpoint.config.model_type not in ADAPTED_FAMILIES:
             known = ", ".join(ADAPTED_FAMILIES)
-            raise InputError("--method adapter", f"expected one of {known}; found {checkpoint.config.model_type}")
+            raise InputError("`method` adapter", f"expected one of {known}; found {checkpoint.config.model_type}")
         adapters.init(model)
         model.add_adapter(ADAPTER_NAME, config=adapters.AdapterConfig.load(self.kind, **self._changes()))
         model.train_adapter(ADAPTER_NAME)
@@ -147,7 +146,7 @@ def _bottom(checkpoint: Checkpoint, count: int) -> set[str]:
     """Names of the embeddings' parameters and of the first `count` layers'."""
     spec = checkpoint.spec
     if not 0 < count <= len(spec.blocks):
-        raise InputError("--freeze-layers", f"expected 0 … {len(spec.blocks)}; found {count}")
+        raise InputError("`freeze_layers`", f"expected 0 … {len(spec.blocks)}; found {count}")
     embeddings = (
         spec.word_embeddings,
         spec.position_embeddings,
@@ -158,7 +157,7 @@ def _bottom(checkpoint: Checkpoint, count: int) -> set[str]:
     below = {parameter.name for parameter in parameters_of((embeddings, spec.blocks[:count]))}
     above = {parameter.name for parameter in parameters_of(spec.blocks[count:])}
     if below & above:
-        raise InputError("--freeze-layers", "layers share their weights here: the bottom ones are the upper ones too")
+        raise InputError("`freeze_layers`", "layers share their weights here: the bottom ones are the upper ones too")
     return below
 
 

@@ -17,10 +17,11 @@ from yizhi.runtimes.tokenization import Tokenizer
 from yizhi.storage.digests import sha256_of_file
 from yizhi.storage.folders import new_folder
 from yizhi.storage.json_files import read_json_object, to_json
+from yizhi.training.choices import MASKING, PAIRS
 from yizhi.training.corpus import Corpus, pack, read_corpus
 from yizhi.training.masking import IGNORED, SCHEMES, Ids, Lexicon, Masker, Statistics, mark_words
 from yizhi.training.segmentation import open_segmenter
-from yizhi.training.sequences import PAIRS, EpochBatches, Sequences
+from yizhi.training.sequences import EpochBatches, Sequences
 from yizhi.training.settings import Settings
 from yizhi.training.similar_words import build_lexicon, find_neighbours, read_similar_words, read_vectors
 from yizhi.training.work import RECORD
@@ -40,7 +41,7 @@ _TRAINING, _EVALUATION = 0, 1
 class Objective:
     """What is read, and what the model learns from it.
 
-    text, evaluation: files. masking: one of SCHEMES. segmenter: see `open_segmenter`. similar_words, word_vectors:
+    text, evaluation: files. masking: one of MASKING. segmenter: see `open_segmenter`. similar_words, word_vectors:
     where `macbert` has its similar words from; vectors: how many words of the latter to read. pairs: one of PAIRS.
     line_by_line: a sequence for each line. max_length: tokens of a sequence; 128, or the model's most, if None.
     """
@@ -59,15 +60,15 @@ class Objective:
     def __post_init__(self) -> None:
         """Raise InputError, listing every fault, for what does not go together."""
         faults = []
-        if self.masking not in SCHEMES:
-            faults.append(f"--masking: expected one of {', '.join(SCHEMES)}; found {self.masking!r}")
+        if self.masking not in MASKING:
+            faults.append(f"`masking`: expected one of {', '.join(MASKING)}; found {self.masking!r}")
         if self.pairs not in (None, *PAIRS):
-            faults.append(f"--pairs: expected one of {', '.join(PAIRS)}; found {self.pairs!r}")
+            faults.append(f"`pairs`: expected one of {', '.join(PAIRS)}; found {self.pairs!r}")
         sources = [self.similar_words, self.word_vectors]
         if self.masking == "macbert" and sources.count(None) != 1:
-            faults.append("--masking macbert: expected either --similar-words or --word-vectors")
+            faults.append("`masking` macbert: expected either `similar_words` or `word_vectors`")
         if self.masking != "macbert" and sources.count(None) != 2:
-            faults.append("--similar-words, --word-vectors: need --masking macbert")
+            faults.append("`similar_words`, `word_vectors`: need `masking` macbert")
         if faults:
             raise InputError("options", faults)
 
@@ -132,9 +133,9 @@ def prepare(checkpoint: Checkpoint, objective: Objective, seed: int) -> Prepared
     length = objective.max_length or min(_DEFAULT_LENGTH, positions)
     faults = []
     if not 8 <= length <= positions:
-        faults.append(f"--max-length: expected 8 … {positions}; found {length}")
+        faults.append(f"`max_length`: expected 8 … {positions}; found {length}")
     if objective.pairs and model_type not in _PAIR_HEADS:
-        faults.append(f"--pairs: {model_type} has no place for a head over pairs; found {objective.pairs}")
+        faults.append(f"`pairs`: {model_type} has no place for a head over pairs; found {objective.pairs}")
     if faults:
         raise InputError("options", faults)
     tokenizer = Tokenizer(checkpoint.text, length)
@@ -260,7 +261,7 @@ def _identify(checkpoint: Checkpoint, objective: Objective, settings: Settings) 
 def _check_head(checkpoint: Checkpoint, new_head: bool) -> None:
     task = checkpoint.spec.task
     if task == "features" and not new_head:
-        raise InputError(checkpoint.folder, "has no masked-LM head to train on; --new-head begins one at random")
+        raise InputError(checkpoint.folder, "has no masked-LM head to train on; `new_head` begins one at random")
     if task not in ("features", "fill-mask"):
         raise InputError(checkpoint.folder, f"expected a masked-LM head; found one for {task}")
 

@@ -27,13 +27,13 @@ def open_segmenter(name: str) -> Segmenter:
         return _open_jieba()
     module, _, function = name.partition(":")
     if not module or not function:
-        raise InputError("--segmenter", f"expected jieba, spaces or module:function; found {name!r}")
+        raise InputError("`segmenter`", f"expected jieba, spaces or module:function; found {name!r}")
     try:
         found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise InputError("--segmenter", f"{name}: {error}") from None
+        raise InputError("`segmenter`", f"{name}: {error}") from None
     if not callable(found):
-        raise InputError("--segmenter", f"{name}: expected a function; found {show(found)}")
+        raise InputError("`segmenter`", f"{name}: expected a function; found {show(found)}")
     return found
 
 
@@ -83,6 +83,6 @@ def _open_jieba() -> Segmenter:
             warnings.simplefilter("ignore")  # jieba 0.42 has escapes that Python 3.12 warns of
             import jieba
     except ImportError:
-        raise InputError("--segmenter", "jieba is missing: pip install 'yizhi[training]'") from None
+        raise InputError("`segmenter`", "jieba is missing: pip install 'yizhi[training]'") from None
     jieba.setLogLevel(logging.WARNING)
     return jieba.lcut

@@ -10,9 +10,8 @@ from yizhi.training.batches import Feature, LengthGroupedBatches
 from yizhi.training.corpus import Corpus, Piece
 from yizhi.training.masking import Ids, Masker, Statistics
 
-# What a second segment is: after the first, or of another document (BERT's next-sentence prediction); after the
+# A second segment is after the first, or of another document (BERT's next-sentence prediction); or it is after the
 # first, or before it (sentence-order prediction, ALBERT, arXiv:1909.11942).
-PAIRS = ("nsp", "sop")
 IN_ORDER, NOT_IN_ORDER = 0, 1
 
 
@@ -39,7 +38,7 @@ class Sequences:
         if not pieces:
             raise InputError("text", "expected a line of two tokens or more")
         if pairs == "nsp" and len(corpus.documents) < 3:
-            raise InputError("--pairs", "nsp needs two documents or more: files, or parts with an empty line between")
+            raise InputError("`pairs`", "nsp needs two documents or more: files, or parts with an empty line between")
         self.statistics = Statistics(masker.scheme)
         self._corpus = corpus
         self._pieces = pieces

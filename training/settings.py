@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from yizhi.errors import InputError
+from yizhi.training.choices import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Settings:
             faults.append(f"warmup: expected 0 or more, less than 1; found {self.warmup}")
         if not self.weight_decay >= 0:
             faults.append(f"weight_decay: expected 0 or more; found {self.weight_decay}")
-        if self.precision not in ("fp32", "bf16"):
-            faults.append(f"precision: expected fp32 or bf16; found {self.precision!r}")
+        if self.precision not in PRECISIONS:
+            faults.append(f"precision: expected {' or '.join(PRECISIONS)}; found {self.precision!r}")
         if not 0 <= self.seed < 1 << 32:
             faults.append(f"seed: expected 0 … {(1 << 32) - 1}; found {self.seed}")
         if faults:

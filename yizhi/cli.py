@@ -20,8 +20,10 @@ from yizhi.commands import (
     sign,
     synthesize,
     tag,
+    train_embeddings,
     verify,
 )
+from yizhi.commands.options import name_flags
 from yizhi.errors import CheckFailed, InputError
 
 COMMANDS = (
@@ -36,6 +38,7 @@ COMMANDS = (
     synthesize,
     pretrain,
     finetune,
+    train_embeddings,
     fill_mask,
     classify,
     tag,
@@ -50,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.run(options)
     except InputError as error:
-        print(f"yizhi: {error}", file=sys.stderr)
+        print(f"yizhi: {name_flags(str(error), options.parser)}", file=sys.stderr)
         return 2
     except CheckFailed as error:
         print(f"yizhi: {error}", file=sys.stderr)

@@ -9,7 +9,10 @@ T = TypeVar("T")
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used. Lists every fault found, not just the first."""
+    """Something the user gave cannot be used. Lists every fault found, not just the first.
+
+    Text that speaks of a parameter names it as `name`; the command line puts its flag there.
+    """
 
     def __init__(self, subject: object, faults: Sequence[str] | str) -> None:
         self.subject = printable(str(subject))

@@ -128,7 +128,7 @@ def test_a_folder_named_like_a_hub_id_is_the_folder(make_checkpoint, monkeypatch
 
 def test_a_folder_has_no_revision(make_checkpoint):
     (fault,) = faults_of(str(make_checkpoint()), "main")
-    assert fault == "is on this machine, and has no revision 'main': leave --revision out"
+    assert fault == "is on this machine, and has no revision 'main': leave `revision` out"
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def test_what_cannot_be_asked(open_variant):
         reader(("的" * 61, CONTEXT))
     with pytest.raises(InputError, match="expected at most 64 tokens"):
         Reader(runtime, long="error")((QUESTION, "的" * 80))
-    with pytest.raises(InputError, match=r"--stride:\n  - expected 0 … 54; found 55"):
+    with pytest.raises(InputError, match=r"`stride`:\n  - expected 0 … 54; found 55"):
         Reader(runtime, long=55)((QUESTION, "的" * 80))
     with pytest.raises(InputError) as caught:
         Reader(runtime, top_k=0, max_answer_tokens=True, no_answer=math.nan)

@@ -204,14 +204,12 @@ def test_the_base_is_not_changed(tmp_path, texts):
 
 def test_the_command(tmp_path, pairs, capsys):
     base = write_variant(tmp_path / "base", "bert")
-    command = ["finetune", str(base), "--task", "embed", "--train", str(pairs), "--out", str(tmp_path / "out")]
+    command = ["train-embeddings", str(base), "--train", str(pairs), "--out", str(tmp_path / "out")]
     assert main([*command, "--eval", str(pairs), "--epochs", "1", "--device", "cpu", "--freeze-layers", "1"]) == 0
     assert "spearman" in capsys.readouterr().out
     with Checkpoint.open(base) as before, Checkpoint.open(tmp_path / "out") as after:
         same = {p.name for p in after.parameters() if (after.array(p.name) == before.array(p.name)).all()}
     assert {name for name in same if ".layer.1." in name or ".layer.2." in name} == set()
     assert any(".layer.0." in name for name in same)
-    assert main([*command, "--method", "lora"]) == 2
-    assert "not for --task embed" in capsys.readouterr().err
     assert main([*command, "--pair-column", "other"]) == 2
     assert "line 1: other: expected a string; found nothing" in capsys.readouterr().err

@@ -247,13 +247,13 @@ def test_a_head_with_other_labels_is_refused_unless_replaced(make_checkpoint, tm
     with pytest.raises(InputError) as caught:
         run(make_checkpoint("bert-tagger", name="few", config={"id2label": {"0": "O", "1": "B-人"}}), tmp_path)
     assert "tag 'I-人' is unknown" in caught.value.faults[1]
-    assert caught.value.faults[0].endswith("few: its head has 2 labels; --new-head replaces it")
+    assert caught.value.faults[0].endswith("few: its head has 2 labels; `new_head` replaces it")
     assert run(base, tmp_path).labels == ("O", "B-人", "I-人", "B-地", "I-地")
     assert run(base, tmp_path, out="new", new_head=True).labels == ("O", "B-人", "I-人")
 
 
 def test_a_head_of_another_kind_is_refused(make_checkpoint, tmp_path):
-    with pytest.raises(InputError, match="its head is for multi_label_classification; --new-head"):
+    with pytest.raises(InputError, match="its head is for multi_label_classification; `new_head`"):
         run(make_checkpoint("bert-multi-label"), tmp_path, "classify")
 
 

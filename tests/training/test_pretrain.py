@@ -185,12 +185,12 @@ def test_a_bare_encoder_may_begin_a_head(make_checkpoint, tmp_path, text):
 @pytest.mark.parametrize(
     ("variant", "changes", "fault"),
     [
-        ("bert-no-head", {}, "no masked-LM head to train on; --new-head"),
+        ("bert-no-head", {}, "no masked-LM head to train on; `new_head`"),
         ("bert-tagger", {}, "expected a masked-LM head; found one for token-classification"),
         ("electra-discriminator", {}, "found one for replaced-token-detection"),
         ("electra-generator", {"pairs": "sop"}, "electra has no place for a head over pairs"),
-        ("bert", {"max_length": 65}, "--max-length: expected 8 … 64; found 65"),
-        ("bert", {"masking": "macbert"}, "expected either --similar-words or --word-vectors"),
+        ("bert", {"max_length": 65}, "`max_length`: expected 8 … 64; found 65"),
+        ("bert", {"masking": "macbert"}, "expected either `similar_words` or `word_vectors`"),
         ("bert", {"masking": "mac"}, "expected one of bert, wwm, ngram, macbert"),
     ],
 )

@@ -98,5 +98,5 @@ def test_a_function_of_your_own(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["ltp", "no_such_module:cut", "json:cut", "json:__name__", ":f"])
 def test_a_segmenter_that_is_none(name):
-    with pytest.raises(InputError, match="--segmenter"):
+    with pytest.raises(InputError, match="`segmenter`"):
         open_segmenter(name)

@@ -17,7 +17,7 @@ def find_reader(task: str, problem_type: str | None, columns: Mapping[str, str])
     if task == SEQUENCE:
         return classification.ClassificationReader(problem_type or SINGLE_LABEL, **columns)
     if columns:
-        raise InputError("options", [f"--{name.replace('_', '-')}: needs a classifier" for name in columns])
+        raise InputError("options", [f"`{name}`: needs a classifier" for name in columns])
     if task not in LABEL_CLASS_SUFFIXES:
         raise InputError("task", f"expected one of {', '.join(LABEL_CLASS_SUFFIXES)}; found {task}")
     return tagging.TaggingReader() if task == TOKENS else reading.SquadReader()

@@ -39,10 +39,10 @@ class Job:
             raise InputError(self.output.parent, "no such folder")
         files = [self.output] if self.errors is None else [self.output, self.errors]
         if len({path.resolve() for path in files}) < len(files):
-            raise InputError(self.output, "is both --output and --errors")
+            raise InputError(self.output, "is both `output` and `errors`")
         for path in files:
             if path.exists() and not self.overwrite and not self.state.exists():
-                raise InputError(path, "exists; give another name, or --overwrite")
+                raise InputError(path, "exists; give another name, or `overwrite`")
 
     @property
     def working(self) -> Path:

@@ -49,9 +49,9 @@ class RayEngine:
     def __call__(self, job: Job, skip: int) -> Iterator[Iterator[Answers]]:
         """An `Engine`. The first window is answered on entering: what cannot work shows before anything is written."""
         if not find_spec("ray"):
-            raise InputError("--engine ray", "needs Ray: pip install 'yizhi[ray]'")
+            raise InputError("the Ray engine", "needs Ray: pip install 'yizhi[ray]'")
         if job.source.path == STDIN:
-            raise InputError("standard input", "--engine ray reads a file: a worker that is lost reads it again")
+            raise InputError("standard input", "the Ray engine reads a file: a worker that is lost reads it again")
         threads = job.operator.threads or 1
         # Workers have a working directory of their own.
         job = replace(
@@ -86,7 +86,7 @@ def _connect(address: str | None, processors: int | None) -> Iterator[None]:
         ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **own)
     except Exception as error:  # noqa: BLE001 - where it cannot be started, Ray raises Exception itself
         where = "this machine" if address == "local" else address
-        raise InputError("--engine ray", f"no cluster could be used on {where}: {_first_line(error)}") from None
+        raise InputError("the Ray engine", f"no cluster could be used on {where}: {_first_line(error)}") from None
     try:
         yield
     finally:
@@ -97,14 +97,14 @@ def _reach(address: str) -> None:
     """Raise InputError where nothing listens, which Ray itself takes minutes to say."""
     if address.startswith("ray://"):
         reason = "a Ray client is outside of the cluster, whose nodes cannot read its files"
-        raise InputError(f"--address {address}", f"{reason}; run this on a node, for instance by `ray job submit`")
+        raise InputError(f"`address` {address}", f"{reason}; run this on a node, for instance by `ray job submit`")
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
-        raise InputError("--address", f"expected auto or HOST:PORT; found {address!r}")
+        raise InputError("`address`", f"expected auto or HOST:PORT; found {address!r}")
     try:
         socket.create_connection((host, int(port)), timeout=20).close()
     except OSError as error:
-        raise InputError(f"--address {address}", f"nothing answers there: {error.strerror or error}") from None
+        raise InputError(f"`address` {address}", f"nothing answers there: {error.strerror or error}") from None
 
 
 def _first_line(error: BaseException) -> str:
@@ -122,7 +122,9 @@ def _count_places(job: Job) -> int:
             room = int(node["Resources"].get("CPU", 0)) // threads
             places += min(room, int(node["Resources"].get("GPU", 0))) if gpu else room
     if not places:
-        raise InputError("--engine ray", f"no node has {threads} processors{' and a GPU' if gpu else ''} for a worker")
+        raise InputError(
+            "the Ray engine", f"no node has {threads} processors{' and a GPU' if gpu else ''} for a worker"
+        )
     return places
 
 
@@ -196,7 +198,7 @@ def _stream(job: Job, skip: int, digest: str, workers: int) -> Iterator[Answers]
             raise  # a fault of ours: its traceback is wanted
         except ray.exceptions.RayError as error:
             reason = f"the cluster broke the run off: {_first_line(error)}; the same command goes on where it was"
-            raise InputError("--engine ray", reason) from error
+            raise InputError("the Ray engine", reason) from error
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import argparse
 import json
 
+from yizhi.choices import TEXT_POOLINGS
 from yizhi.commands.options import Commands, add_command
 from yizhi.commands.text_options import add_text_options, make_operator, read_text, run_bulk
 
@@ -30,7 +31,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument(
         "--pooling",
-        choices=("mean", "cls", "max", "none"),
+        choices=TEXT_POOLINGS,
         help="over the text's own tokens; none gives each token's vector (default: as exported, else mean)",
     )
     parser.add_argument(

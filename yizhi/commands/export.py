@@ -24,7 +24,9 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("checkpoint", help=CHECKPOINT_HELP)
     parser.add_argument("--out", type=Path, required=True, metavar="RELEASE", help="the release folder to write")
-    parser.add_argument("--target", action="append", metavar="T", help=f"only this target: {', '.join(TARGETS)}")
+    parser.add_argument(
+        "--target", dest="targets", action="append", metavar="T", help=f"only this target: {', '.join(TARGETS)}"
+    )
     parser.add_argument("--revision", help="branch, tag or commit, for a hub id")
     parser.add_argument(
         "--jobs", type=positive, default=os.cpu_count(), help="processes at once (default: a core each)"
@@ -53,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     from yizhi.reading.hub import resolve_checkpoint
     from yizhi.reports.report import write_report
 
-    targets = find_targets(options.target)
+    targets = find_targets(options.targets)
     if options.normalize and not options.pooling:
         raise InputError("--normalize", f"expected --pooling {', '.join(POOLINGS)} with it")
     pooling = Pooling(options.pooling, options.normalize) if options.pooling else None

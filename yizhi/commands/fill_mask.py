@@ -4,6 +4,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from yizhi.choices import SCORINGS
 from yizhi.commands.options import JSON_HELP, Commands, add_command, positive
 from yizhi.commands.text_options import add_text_options, format_score, make_operator, read_text, run_bulk
 from yizhi.errors import InputError
@@ -29,7 +30,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--targets", nargs="+", metavar="WORD", help="judge these words alone; one may be many tokens")
     parser.add_argument(
         "--scoring",
-        choices=("joint", "pseudo"),
+        choices=SCORINGS,
         default="joint",
         help="a word of many tokens: all of them hidden at once (joint, the default), or each alone (pseudo)",
     )

@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yizhi.commands.options import CHECKPOINT_HELP, JSON_HELP, Commands, add_command, positive
-from yizhi.commands.task_options import EMBED, PROBLEMS, TASKS, add_data_options, read_columns
-from yizhi.commands.training_options import add_training_options, read_settings, use_torch_alone
+from yizhi.commands.options import JSON_HELP, Commands, add_command, positive
+from yizhi.commands.task_options import PROBLEMS, TASKS, add_data_options, read_columns
+from yizhi.commands.training_options import add_run_options, add_training_options, read_settings, use_torch_alone
 from yizhi.errors import InputError
+from yizhi.training.choices import BOTTLENECKS, METHODS
 
 if TYPE_CHECKING:
     from yizhi.training.finetune import FinetuningResult
@@ -22,40 +23,29 @@ def add(commands: Commands) -> None:
         commands,
         "finetune",
         run,
-        "train a classifier, a tagger, a reader or a sentence embedder from a checkpoint",
+        "train a classifier, a tagger or a reader from a checkpoint",
         "Train a checkpoint with a head for a task on labelled data, and write a checkpoint that `yizhi export`\n"
         "takes. The same command again goes on where an interrupted one was.\n\n"
         "  yizhi finetune ./rbt3 --task tag --train train.txt --eval dev.txt --out build/ner --freeze-layers 1\n"
         "  yizhi finetune ./rbt3 --task classify --train train.csv --eval dev.csv --out build/reviews\n"
-        "  yizhi finetune ./rbt3 --task answer --train cmrc_train.json --eval cmrc_dev.json --out build/reader\n"
-        "  yizhi finetune ./rbt3 --task embed --train pairs.csv --eval dev.csv --out build/vectors",
+        "  yizhi finetune ./rbt3 --task answer --train cmrc_train.json --eval cmrc_dev.json --out build/reader",
     )
-    parser.add_argument("checkpoint", help=CHECKPOINT_HELP)
-    parser.add_argument("--revision", help="branch, tag or commit, for a hub id")
-    parser.add_argument("--out", type=Path, required=True, metavar="CHECKPOINT", help="the new folder to write")
-    parser.add_argument("--train", type=Path, required=True, metavar="FILE", help="labelled data to train on")
-    parser.add_argument("--eval", type=Path, metavar="FILE", help="labelled data to score, and to keep the best by")
+    add_run_options(parser, "labelled data", "labelled data")
     add_data_options(parser, task_required=True)
-    parser.add_argument("--max-length", type=positive, metavar="N", help="tokens of a row (default: the model's most)")
     parser.add_argument("--new-head", action="store_true", help="replace the head that the checkpoint has for the task")
     method = parser.add_argument_group("what is trained")
-    method.add_argument("--method", choices=("full", "lora", "adapter"), default="full", help="default: full")
+    method.add_argument("--method", choices=METHODS, default="full", help="default: full")
     method.add_argument(
         "--freeze-layers", type=positive, metavar="N", help="full: leave the embeddings and the bottom N layers alone"
     )
     method.add_argument("--lora-rank", type=positive, metavar="R", help="default: 8")
     method.add_argument("--lora-alpha", type=positive, metavar="A", help="updates count A / R (default: 16)")
-    method.add_argument("--lora-modules", metavar="NAMES", help="default: query,value")
+    method.add_argument("--lora-modules", dest="modules", metavar="NAMES", help="default: query,value")
     method.add_argument("--keep-lora", action="store_true", help="also write peft's folder, OUT/lora")
-    method.add_argument("--adapter-kind", choices=("seq_bn", "double_seq_bn", "par_bn"), help="default: seq_bn")
+    method.add_argument("--adapter-kind", choices=BOTTLENECKS, help="default: seq_bn")
     method.add_argument(
         "--adapter-reduction", type=positive, metavar="R", help="hidden size over bottleneck (default: the kind's)"
     )
-    vectors = parser.add_argument_group("--task embed")
-    vectors.add_argument(
-        "--objective", choices=("cosent", "simcse"), help="of scored pairs (cosent, the default) or plain text (simcse)"
-    )
-    vectors.add_argument("--pooling", choices=("mean", "cls"), help="of a text's hidden states (mean)")
     add_training_options(parser, epochs=3, learning_rate=5e-5)
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
@@ -74,10 +64,6 @@ def run(options: argparse.Namespace) -> int:
 
     if options.problem and options.task != "classify":
         raise InputError("options", "--problem: needs --task classify")
-    if options.task == EMBED:
-        return _embed(options)
-    if options.objective or options.pooling:
-        raise InputError("options", "--objective, --pooling: need --task embed")
     reader = find_reader(TASKS[options.task], PROBLEMS.get(options.problem), read_columns(options))
     settings, method = read_settings(options), _read_method(options)
     base = resolve_checkpoint(options.checkpoint, options.revision).path
@@ -100,41 +86,10 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _embed(options: argparse.Namespace) -> int:
-    from yizhi.reading.hub import resolve_checkpoint
-    from yizhi.training.embed import Columns, Embedding, train_embedding
-
-    if options.method != "full" or options.new_head or options.skip_faulty:
-        raise InputError("options", "--method, --new-head, --skip-faulty: not for --task embed")
-    named = {"first": options.column, "second": options.pair_column, "score": options.label_column}
-    outcome = train_embedding(
-        Path(resolve_checkpoint(options.checkpoint, options.revision).path),
-        options.train,
-        options.eval,
-        options.out,
-        read_settings(options),
-        Embedding(options.objective or "cosent", options.pooling or "mean"),
-        Columns(**{name: column for name, column in named.items() if column}),
-        freeze_layers=options.freeze_layers or 0,
-        max_length=options.max_length,
-    )
-    if options.json:
-        print(json.dumps(outcome.as_dict(), ensure_ascii=False, indent=2))
-        return 0
-    print(f"{outcome.examples:,} examples, {outcome.history.steps} steps, {outcome.seconds:.0f} s")
-    for name, value in outcome.scores.items():
-        print(f"{name} {outcome.before[name]:.4f} → {value:.4f}")
-    pooling = options.pooling or "mean"
-    print(
-        f"{options.out}: `yizhi export {options.out} --pooling {pooling}` takes it, then `yizhi embed`", file=sys.stderr
-    )
-    return 0
-
-
 def _read_method(options: argparse.Namespace) -> "Method":
     from yizhi.training.methods import Bottleneck, Full, Lora
 
-    lora = {"rank": options.lora_rank, "alpha": options.lora_alpha, "modules": options.lora_modules}
+    lora = {"rank": options.lora_rank, "alpha": options.lora_alpha, "modules": options.modules}
     lora = {name: value for name, value in lora.items() if value is not None}
     faults = []
     if options.method != "full" and options.freeze_layers:

@@ -22,7 +22,9 @@ def add(commands: Commands) -> None:
         "  yizhi int8-report dist/bert-base-chinese --text sentences.txt --costs ./bert-base-chinese",
     )
     parser.add_argument("release", type=Path, metavar="RELEASE")
-    parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="a sentence per line, UTF-8")
+    parser.add_argument(
+        "--text", dest="texts", type=Path, required=True, metavar="FILE", help="a sentence per line, UTF-8"
+    )
     parser.add_argument("--costs", type=Path, metavar="CHECKPOINT", help="also measure what each part costs")
     parser.add_argument(
         "--positions", type=positive, default=2000, help="masked tokens to compare (default: 2000; a quarter for costs)"
@@ -35,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     from yizhi.pipeline.int8_report import read_texts, report
     from yizhi.runtimes.processor import describe_int8_kernels
 
-    found = report(options.release, read_texts(options.text), options.positions, options.costs)
+    found = report(options.release, read_texts(options.texts), options.positions, options.costs)
     found["kernels"] = describe_int8_kernels()
     if options.json:
         print(json.dumps(found, ensure_ascii=False, indent=2))

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,8 +31,14 @@ def add_command(
     parser = commands.add_parser(
         name, help=help_text, description=teaches, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
     return parser
+
+
+def name_flags(text: str, parser: argparse.ArgumentParser) -> str:
+    """The library's text, which names parameters as `name`, with this command's flag for each that it has."""
+    flags = {action.dest: action.option_strings[0] for action in parser._actions if action.option_strings}
+    return re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[0]), text)
 
 
 def make_console() -> Console:

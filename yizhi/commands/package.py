@@ -28,10 +28,18 @@ def add(commands: Commands) -> None:
     parser.add_argument("--for", dest="server", choices=_SERVERS, required=True, help="the server")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the folder to write")
     parser.add_argument(
-        "--target", action="append", metavar="T", help="only this target (default: all that the server can run)"
+        "--target",
+        dest="targets",
+        action="append",
+        metavar="T",
+        help="only this target (default: all that the server can run)",
     )
     parser.add_argument(
-        "--signature", action="append", metavar="S", help="Triton: a model for this one (default: serving_default)"
+        "--signature",
+        dest="signatures",
+        action="append",
+        metavar="S",
+        help="Triton: a model for this one (default: serving_default)",
     )
     parser.add_argument("--name", help="the models' name (default: the release folder's)")
     parser.add_argument(
@@ -56,8 +64,8 @@ def run(options: argparse.Namespace) -> int:
         options.release,
         options.server,
         options.out,
-        options.target,
-        options.signature,
+        options.targets,
+        options.signatures,
         options.name,
         options.model_version,
     )

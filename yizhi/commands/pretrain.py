@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from yizhi.commands.options import CHECKPOINT_HELP, JSON_HELP, Commands, add_command, make_console, positive
 from yizhi.commands.training_options import add_training_options, read_settings, use_torch_alone
 from yizhi.errors import InputError
+from yizhi.training.choices import MASKING, PAIRS
 
 if TYPE_CHECKING:
     from yizhi.training.masking import Statistics
@@ -40,7 +41,7 @@ def add(commands: Commands) -> None:
     masking = parser.add_argument_group("masking")
     masking.add_argument(
         "--masking",
-        choices=("bert", "wwm", "ngram", "macbert"),
+        choices=MASKING,
         default="wwm",
         help="tokens; whole words (default); runs of 1 to 4 words; such runs, with similar words in their place",
     )
@@ -63,7 +64,7 @@ def add(commands: Commands) -> None:
     sequences.add_argument("--line-by-line", action="store_true", help="a sequence for each line, not packed together")
     sequences.add_argument(
         "--pairs",
-        choices=("nsp", "sop"),
+        choices=PAIRS,
         help="also learn whether two segments follow each other, or which comes first",
     )
     add_training_options(parser, epochs=3, learning_rate=5e-5)

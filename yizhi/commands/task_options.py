@@ -5,7 +5,6 @@ import argparse
 from yizhi.model.label_heads import ANSWER, MULTI_LABEL, REGRESSION, SEQUENCE, SINGLE_LABEL, TOKENS
 
 TASKS = {"classify": SEQUENCE, "tag": TOKENS, "answer": ANSWER}
-EMBED = "embed"
 PROBLEMS = {"single": SINGLE_LABEL, "multi": MULTI_LABEL, "regression": REGRESSION}
 _COLUMNS = ("column", "pair_column", "label_column")
 
@@ -14,13 +13,13 @@ def add_data_options(parser: argparse.ArgumentParser, task_required: bool) -> No
     """Declare them. task_required: whether nothing else says what the data is for."""
     group = parser.add_argument_group("labelled data")
     if task_required:
-        group.add_argument("--task", choices=(*TASKS, EMBED), required=True, help="what the data teaches")
+        group.add_argument("--task", choices=tuple(TASKS), required=True, help="what the data teaches")
         group.add_argument(
             "--problem", choices=tuple(PROBLEMS), help="classify: one label a text, several, or a number (single)"
         )
-    group.add_argument("--column", help="the field or column with the text (text; embed: sentence1)")
-    group.add_argument("--pair-column", metavar="COLUMN", help="with the second text of a pair (embed: sentence2)")
-    group.add_argument("--label-column", metavar="COLUMN", help="with the label, or a pair's score (label)")
+    group.add_argument("--column", help="the field or column with the text (text)")
+    group.add_argument("--pair-column", metavar="COLUMN", help="with the second text of a pair")
+    group.add_argument("--label-column", metavar="COLUMN", help="with the label (label)")
     group.add_argument("--skip-faulty", action="store_true", help="leave out rows that cannot be read, and say which")
 
 

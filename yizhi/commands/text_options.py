@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from yizhi.choices import DEVICES
 from yizhi.commands.options import DEVICE_HELP, positive
 from yizhi.errors import InputError, printable
+from yizhi.storage.records import PIPED_FORMATS
 
 if TYPE_CHECKING:
     from yizhi.bulk.job import Engine
@@ -34,11 +36,11 @@ def add_text_options(
     parser.add_argument("text", help=f"{unit}; with --output, a {files} file, or - for stdin")
     if pair_column == PAIR_COLUMN:
         parser.add_argument("--pair", metavar="TEXT", help="the second text of a pair")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help=DEVICE_HELP)
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help=DEVICE_HELP)
     parser.add_argument("--threads", type=positive, help="CPU threads (default: the framework's choice)")
     bulk = parser.add_argument_group("a whole file")
     bulk.add_argument("--output", type=Path, metavar="FILE", help=f"write {formats}")
-    bulk.add_argument("--format", choices=("txt", "jsonl", "csv"), help="what the input is (default: by its name)")
+    bulk.add_argument("--format", choices=PIPED_FORMATS, help="what the input is (default: by its name)")
     parser.set_defaults(pair_column=None)
     for destination, declared in (("column", column), ("pair_column", pair_column)):
         if declared:
@@ -132,5 +134,5 @@ def _choose_engine(options: argparse.Namespace) -> "Engine":
         return RayEngine(options.address, options.workers)
     for name in ("address", "workers"):
         if getattr(options, name) is not None:
-            raise InputError(f"--{name}", "is for --engine ray")
+            raise InputError(f"`{name}`", "is for --engine ray")
     return answer_here

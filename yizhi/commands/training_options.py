@@ -2,12 +2,25 @@
 
 import argparse
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yizhi.commands.options import positive
+from yizhi.choices import DEVICES
+from yizhi.commands.options import CHECKPOINT_HELP, positive
+from yizhi.training.choices import PRECISIONS
 
 if TYPE_CHECKING:
     from yizhi.training.settings import Settings
+
+
+def add_run_options(parser: argparse.ArgumentParser, train: str, scored: str) -> None:
+    """Declare what is trained, on what, and where it goes."""
+    parser.add_argument("checkpoint", help=CHECKPOINT_HELP)
+    parser.add_argument("--revision", help="branch, tag or commit, for a hub id")
+    parser.add_argument("--out", type=Path, required=True, metavar="CHECKPOINT", help="the new folder to write")
+    parser.add_argument("--train", type=Path, required=True, metavar="FILE", help=f"{train} to train on")
+    parser.add_argument("--eval", type=Path, metavar="FILE", help=f"{scored} to score, and to keep the best by")
+    parser.add_argument("--max-length", type=positive, metavar="N", help="tokens of a row (default: the model's most)")
 
 
 def add_training_options(parser: argparse.ArgumentParser, epochs: int, learning_rate: float) -> None:
@@ -24,14 +37,14 @@ def add_training_options(parser: argparse.ArgumentParser, epochs: int, learning_
     group.add_argument(
         "--weight-decay", type=float, default=0.01, help="on all but biases and LayerNorms (default: 0.01)"
     )
-    group.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of products (default: fp32)")
+    group.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of products (default: fp32)")
     group.add_argument(
         "--evaluate-every", type=positive, metavar="N", help="steps between evaluations and saved states (an epoch)"
     )
     group.add_argument("--patience", type=positive, metavar="N", help="stop after N evaluations without a better score")
     group.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
     group.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")
-    group.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where torch sees one")
+    group.add_argument("--device", choices=DEVICES, help="default: cuda where torch sees one")
 
 
 def use_torch_alone() -> None:

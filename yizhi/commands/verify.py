@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from yizhi.choices import DEVICES, MATH
 from yizhi.commands.options import DEVICE_HELP, JSON_HELP, Commands, add_command, add_require_mlm, finish, positive
 from yizhi.commands.task_options import add_data_options, read_columns
 from yizhi.converters.targets import find_targets
@@ -29,11 +30,13 @@ def add(commands: Commands) -> None:
         "  yizhi verify dist/bert-base-chinese --target pytorch --device cuda --math tf32",
     )
     parser.add_argument("path", type=Path, metavar="RELEASE|ARTIFACT")
-    parser.add_argument("--target", action="append", metavar="T", help="only this target of the release")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help=DEVICE_HELP)
+    parser.add_argument(
+        "--target", dest="targets", action="append", metavar="T", help="only this target of the release"
+    )
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help=DEVICE_HELP)
     parser.add_argument(
         "--math",
-        choices=("strict", "tf32", "bf16", "fp16"),
+        choices=MATH,
         default="strict",
         help="how numbers are multiplied: docs/gpu.md (default: strict, the artifact's own type)",
     )
@@ -57,6 +60,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument(
         "--min-relative-f1",
+        dest="minimum",
         type=float,
         metavar="SHARE",
         help="with --eval: fail where a score is below this share of the pytorch artifact's, such as 0.95",
@@ -77,12 +81,12 @@ def run(options: argparse.Namespace) -> int:
         from yizhi.release.signing import check_signature
 
         check_signature(options.path, options.public_key)
-    targets = find_targets(options.target)
+    targets = find_targets(options.targets)
     if options.bisect:
         Checkpoint.open(options.bisect).close()  # a mistake in its path should not wait for the first failure
     demand = _read_demand(options)
     with Progress() as progress:
-        targets = targets if options.target else None
+        targets = targets if options.targets else None
         rows = verify_path(
             options.path, targets, options.device, options.jobs, progress, options.bisect, demand, options.math
         )
@@ -96,9 +100,9 @@ def _read_demand(options: argparse.Namespace) -> "Demand | None":
 
     columns = read_columns(options)
     if options.eval is None:
-        stray = [*columns, *(["min_relative_f1"] if options.min_relative_f1 is not None else [])]
+        stray = [*columns, *(["minimum"] if options.minimum is not None else [])]
         stray += ["skip_faulty"] if options.skip_faulty else []
         if stray:
-            raise InputError("options", [f"--{name.replace('_', '-')}: needs --eval" for name in stray])
+            raise InputError("options", [f"`{name}`: needs --eval" for name in stray])
         return None
-    return Demand(options.eval, columns, options.skip_faulty, options.min_relative_f1)
+    return Demand(options.eval, columns, options.skip_faulty, options.minimum)

@@ -71,7 +71,7 @@ def package(
     signatures = list(dict.fromkeys(signatures or ["serving_default"]))
     _check(name, artifacts, signatures, server)
     if out.resolve().is_relative_to(release.resolve()):
-        raise InputError("--out", "expected a folder outside of the release, which would not be as signed any more")
+        raise InputError("`out`", "expected a folder outside of the release, which would not be as signed any more")
     samples = _samples(Golden.read(release / GOLDEN))
     with new_folder(out, replaces=(PACKAGE,)) as folder:
         models = SERVERS[server].write(folder, artifacts, signatures, samples, name, version)
@@ -95,7 +95,7 @@ def _choose(release: Path, manifest: dict[str, Any], server: str, targets: Seque
     can = SERVERS[server].targets
     wrong = [target for target in targets or () if target not in can]
     if wrong:
-        raise InputError("--target", f"{server} runs {', '.join(can)}; found {', '.join(wrong)}")
+        raise InputError("`targets`", f"{server} runs {', '.join(can)}; found {', '.join(wrong)}")
     wanted = list(dict.fromkeys(targets)) if targets else [target for target in can if target in manifest["artifacts"]]
     missing = [target for target in wanted if target not in manifest["artifacts"]]
     if missing or not wanted:
@@ -107,11 +107,11 @@ def _choose(release: Path, manifest: dict[str, Any], server: str, targets: Seque
 def _check(name: str, artifacts: Sequence[Artifact], signatures: Sequence[str], server: str) -> None:
     faults = []
     if not _NAME.fullmatch(name):
-        faults.append(f"--name: expected letters, digits, '.', '_' and '-'; found {json.dumps(name)}")
+        faults.append(f"`name`: expected letters, digits, '.', '_' and '-'; found {json.dumps(name)}")
     if server == "tf-serving" and list(signatures) != ["serving_default"]:
-        faults.append("--signature: a SavedModel is served with all its signatures; leave it out")
+        faults.append("`signatures`: a SavedModel is served with all its signatures; leave it out")
     known = artifacts[0].signatures
-    faults += [f"--signature: expected {', '.join(known)}; found {one!r}" for one in signatures if one not in known]
+    faults += [f"`signatures`: expected {', '.join(known)}; found {one!r}" for one in signatures if one not in known]
     if faults:
         raise InputError("package", faults)
 

@@ -81,7 +81,7 @@ def compare_on_texts(int8: Runtime, fp32: Runtime, texts: Sequence[str], positio
             kept.append((found[name][tuple(at.T)], expected[name][tuple(at.T)]))
         used, compared = used + len(inputs.input_ids), compared + len(at)
     if not compared:
-        raise InputError("--text", f"no text of 1 … {_LONGEST - 2} tokens")
+        raise InputError("`texts`", f"no text of 1 … {_LONGEST - 2} tokens")
     joined = {name: [np.concatenate(arrays) for arrays in zip(*kept, strict=True)] for name, kept in pairs.items()}
     cosines = {name: _cosines(*joined[name]) for name in layers}
     return TextQuality(

@@ -129,7 +129,7 @@ class Verdict:
 def verify(runtime: Runtime, golden: Golden, precision: str) -> Verdict:
     """Run all cases through every signature of the artifact and judge them by `precision`.
 
-    precision: the artifact's, or the `yizhi.runtimes.base.MATH` it was opened with if that is not `strict`.
+    precision: the artifact's, or the `yizhi.choices.MATH` it was opened with if that is not `strict`.
     Raises InputError where the golden outputs are not this artifact's.
     """
     if set(golden.per) != set(runtime.outputs):

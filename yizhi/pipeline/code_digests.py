@@ -24,7 +24,7 @@ MADE_WITH = (
     "storage/json_files.py",
 )
 # What shapes a verdict of these bytes.
-JUDGED_WITH = ("catalogue/own.py", "parity", "runtimes", "storage/codec.py")
+JUDGED_WITH = ("catalogue/own.py", "choices.py", "parity", "runtimes", "storage/codec.py")
 
 _ROOT = Path(yizhi.__file__).parent
 

@@ -38,7 +38,7 @@ class Demand:
         from yizhi.training.scoring import read_labelled
 
         if self.minimum is not None and not 0 < self.minimum <= 1:
-            raise InputError("--min-relative-f1", f"expected more than 0, at most 1; found {self.minimum}")
+            raise InputError("`minimum`", f"expected more than 0, at most 1; found {self.minimum}")
         if not (release / REFERENCE / DESCRIPTION).is_file():
             raise InputError(release, f"has no {REFERENCE} artifact, which scores are compared with")
         return read_labelled(Artifact.read(release / names[0]), self.data, self.columns, self.skip_faulty)[2]

@@ -28,7 +28,7 @@ def verify_path(
     """Check the files and outputs of a release, or of one artifact inside or outside a release.
 
     bisect: the checkpoint it was made from, to say more of what fails. demand: labelled data to score on too.
-    math: one of `yizhi.runtimes.base.MATH`.
+    math: one of `yizhi.choices.MATH`.
     Raises InputError where the path is neither, or a target that was asked for is not in it.
     """
     progress.note(f"hashing {path}")

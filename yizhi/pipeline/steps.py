@@ -71,7 +71,7 @@ class Verify:
 
     score_head: also look whether the masked-language-model head makes sense.
     known: the known checkpoint that the release was made from: also compare with what was published for it.
-    bisect: the checkpoint it was made from, to say more of what fails. math: one of `yizhi.runtimes.base.MATH`.
+    bisect: the checkpoint it was made from, to say more of what fails. math: one of `yizhi.choices.MATH`.
     """
 
     folder: Path

@@ -37,7 +37,7 @@ def resolve_checkpoint(source: str, revision: str | None = None) -> ResolvedChec
     path = Path(source)
     if source and (path.is_dir() or (path.is_file() and path.suffix == ".safetensors")):
         if revision is not None:
-            raise InputError(source, f"is on this machine, and has no revision {show(revision)}: leave --revision out")
+            raise InputError(source, f"is on this machine, and has no revision {show(revision)}: leave `revision` out")
         return ResolvedCheckpoint(path, source)
     if path.exists() or not _HUB_ID.fullmatch(source):
         raise InputError(source, EXPECTED)

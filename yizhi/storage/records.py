@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 
 from yizhi.errors import InputError, show
 
-FORMATS = ("txt", "jsonl", "csv", "parquet")
+PIPED_FORMATS = ("txt", "jsonl", "csv")  # those that can be read from a pipe
+FORMATS = (*PIPED_FORMATS, "parquet")
 STDIN = "-"
 # A line beyond this is no text that a model could read; it is passed over without being held.
 LONGEST_LINE = 1 << 20
@@ -62,7 +63,7 @@ class Source:
             raise InputError(path, "no such file")
         found = format or ("txt" if path == STDIN else Path(path).suffix.lower().lstrip("."))
         if found not in FORMATS:
-            raise InputError(path, f"expected a name ending in .{', .'.join(FORMATS)}, or --format; found {found!r}")
+            raise InputError(path, f"expected a name ending in .{', .'.join(FORMATS)}, or `format`; found {found!r}")
         if path == STDIN and found == "parquet":
             raise InputError("standard input", "Parquet cannot be read from a pipe: its index is at its end")
         if found == "parquet":

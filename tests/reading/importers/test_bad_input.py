@@ -218,7 +218,7 @@ def test_what_is_missing_is_said_together(tmp_path: Path, refuse):
     faults = refuse(folder)
     assert len(faults) == 3
     assert faults[0].startswith("holds no weights: expected one of model.safetensors, pytorch_model.bin, tf_model.h5")
-    assert faults[1:] == ["has no config.json: give it with --config", "has no vocab.txt: give it with --vocab"]
+    assert faults[1:] == ["has no config.json: give it with `config`", "has no vocab.txt: give it with `vocab`"]
 
 
 def test_several_weights_are_not_guessed(make_checkpoint, tmp_path: Path, refuse):

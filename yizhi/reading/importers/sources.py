@@ -106,10 +106,10 @@ def choose(subject: object, names: Iterable[str], weights: str | None = None, gi
     config = (
         ""
         if "config" in given
-        else _find_one([name for name in names if name not in _OTHER_CONFIGS], CONFIGS, "--config", faults)
+        else _find_one([name for name in names if name not in _OTHER_CONFIGS], CONFIGS, "`config`", faults)
     )
     known = "vocab" in given or TOKENIZER in names
-    vocab = "" if known else _find_one(names, VOCABS, "--vocab", faults)
+    vocab = "" if known else _find_one(names, VOCABS, "`vocab`", faults)
     tokenizer = tuple(name for name in TOKENIZER_FILES if name in names)
     if faults or found is None:
         raise InputError(subject, faults)

@@ -1,0 +1,20 @@
+"""The values that settings of artifacts may have, each list once, for the library and for the command line alike.
+
+Nothing is imported here, so that a command's arguments can be declared without what the command needs.
+"""
+
+from typing import Literal, get_args
+
+Device = Literal["cpu", "cuda"]
+# How numbers are multiplied. strict: the artifact's own type, with no rounding of operands that a framework adds.
+# tf32: float32 products of operands rounded to 10 bits of mantissa. bf16, fp16: weights and activations of 16 bits.
+Math = Literal["strict", "tf32", "bf16", "fp16"]
+# Of the vectors of a text's tokens; `none` gives them all.
+TextPooling = Literal["mean", "cls", "max", "none"]
+# Of a word of many tokens: all of them hidden at once, or each alone.
+Scoring = Literal["joint", "pseudo"]
+
+DEVICES: tuple[str, ...] = get_args(Device)
+MATH: tuple[str, ...] = get_args(Math)
+TEXT_POOLINGS: tuple[str, ...] = get_args(TextPooling)
+SCORINGS: tuple[str, ...] = get_args(Scoring)
