@@ -132,8 +132,9 @@ class SimulatedRuntime(PyTorchRuntime):
     """A PyTorch artifact computed in float64, rounded as an arithmetic rounds."""
 
     def __init__(self, artifact: Artifact, arithmetic: Arithmetic) -> None:
-        self._arithmetic = arithmetic
         super().__init__(artifact)
+        self._arithmetic = arithmetic
+        self._open()
 
     def _open(self) -> None:
         files = [path for name in (WEIGHTS, POOLER) if (path := self.artifact.folder / name).exists()]

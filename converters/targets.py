@@ -106,7 +106,7 @@ TARGETS: Mapping[str, Target] = {
             converter="yizhi.converters.to_flax",
             runtime="yizhi.runtimes.flax_runtime:FlaxRuntime",
             converts_with=("msgpack",),
-            runs_with=("jax", "flax"),
+            runs_with=("jax", "msgpack"),
             extra="flax",
         ),
         Target(

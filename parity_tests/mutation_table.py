@@ -106,7 +106,9 @@ class Laboratory:
                 yield runtime
             return
         with ExitStack() as stack:
-            stack.enter_context(fault.made_in(importlib.import_module(FORWARDS[target])))
+            forward = importlib.import_module(FORWARDS[target])
+            for name, function in fault.steps(forward).items():
+                stack.enter_context(patch.object(forward, name, function))
             for name, function in fault.graph.items():
                 stack.enter_context(patch.object(TARGETS[target].load_converter().Int8Graph, name, function))
             folder = self._export(altered, target)

@@ -12,7 +12,7 @@ from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES
 from yizhi.model.config import EncoderConfig
 from yizhi.model.label_heads import LABEL_CLASS_SUFFIXES, PROBLEM_TYPES, SEQUENCE
 from yizhi.parity.compare import compare
-from yizhi.parity.golden import Golden
+from yizhi.parity.golden import Golden, is_sum, norm_of
 from yizhi.parity.judge import verify
 from yizhi.parity.tolerances import FloatTolerance
 from yizhi.reading.checkpoint import Checkpoint
@@ -117,16 +117,16 @@ def test_what_a_layer_norm_gives_is_measured_against_its_two_terms():
 
 def test_which_outputs_are_sums(tmp_path):
     spec = Checkpoint.open(write_variant(tmp_path / "megatron", "megatron-bert")).spec
-    sums = {name for names in spec.signatures().values() for name in names if spec.is_sum(name)}
+    sums = {name for names in spec.signatures().values() for name in names if is_sum(spec, name)}
     assert sums == {"logits", "hidden_states.0", "hidden_states.1", "hidden_states.2"}
     spec = Checkpoint.open(write_variant(tmp_path / "bert", "bert")).spec
-    assert [name for name in spec.signatures()["hidden_states"] if spec.is_sum(name)] == ["logits"]
+    assert [name for name in spec.signatures()["hidden_states"] if is_sum(spec, name)] == ["logits"]
 
 
 def test_which_outputs_are_a_layer_norms(tmp_path):
     def norms(variant):
         spec = Checkpoint.open(write_variant(tmp_path / variant, variant)).spec
-        return {name: norm.name for name in spec.signatures()["hidden_states"] if (norm := spec.norm_of(name))}
+        return {name: norm.name for name in spec.signatures()["hidden_states"] if (norm := norm_of(spec, name))}
 
     states = [f"hidden_states.{index}" for index in range(4)]
     layers = [f"bert.encoder.layer.{index}.output.LayerNorm" for index in range(3)]

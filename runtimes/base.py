@@ -93,7 +93,7 @@ class Inputs:
 
 
 class Runtime:
-    """An opened artifact. Subclasses implement `_open`, `_run`, `_logits_at` and, if need be, `close`.
+    """An opened artifact, which `open` gives. Subclasses have `_open`, `_run`, `_logits_at` and, if need be, `close`.
 
     Thread safety: `run` may be called from several threads at once. The arithmetic is the process's: two
     runtimes of one framework in one process must not differ in `math`.
@@ -105,22 +105,28 @@ class Runtime:
     def __init__(
         self, artifact: Artifact, *, device: str = "cpu", threads: int | None = None, math: str = "strict"
     ) -> None:
-        """Open the artifact on `cpu` or `cuda` with so many CPU threads (the framework's choice if None).
-
-        math: one of MATH. Raises NotRun where it or the device is not to be had here.
-        """
-        if TARGETS[artifact.target].precision == "fp32":
-            tiers = self.tiers[device]
-        else:
-            tiers = ("strict",) if device == "cpu" else ()  # no framework here multiplies int8 on a GPU
-        if math not in tiers:
-            raise NotRun("`math`", f"no {math} for {artifact.target} on {device}: it has {', '.join(tiers) or 'none'}")
+        """Say what is to be opened, as `open` does; nothing is loaded."""
         self.math = math
         self.artifact = artifact
         self.config = EncoderConfig.read(artifact.folder / "config.json")
         self.device = device
         self.threads = threads
-        self._open()
+
+    @classmethod
+    def open(cls, artifact: Artifact, *, device: str = "cpu", threads: int | None = None, math: str = "strict") -> Self:
+        """Open the artifact on `cpu` or `cuda` with so many CPU threads (the framework's choice if None).
+
+        math: one of MATH. Raises NotRun where it or the device is not to be had here.
+        """
+        if TARGETS[artifact.target].precision == "fp32":
+            tiers = cls.tiers[device]
+        else:
+            tiers = ("strict",) if device == "cpu" else ()  # no framework here multiplies int8 on a GPU
+        if math not in tiers:
+            raise NotRun("`math`", f"no {math} for {artifact.target} on {device}: it has {', '.join(tiers) or 'none'}")
+        runtime = cls(artifact, device=device, threads=threads, math=math)
+        runtime._open()
+        return runtime
 
     @property
     def pooling(self) -> Pooling | None:
@@ -267,4 +273,4 @@ def open_runtime(
         raise InputError("`device`", f"expected {' or '.join(DEVICES)}; found {device!r}")
     if math not in MATH:
         raise InputError("`math`", f"expected one of {', '.join(MATH)}; found {math!r}")
-    return TARGETS[opened.target].load_runtime()(opened, device=device, threads=threads, math=math)
+    return TARGETS[opened.target].load_runtime().open(opened, device=device, threads=threads, math=math)

@@ -1,12 +1,13 @@
-"""Flax artifacts, run by the native `linen.Module` under `jit`."""
+"""Flax artifacts, run by the native forward pass under `jit`."""
 
 import os
 import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yizhi.choices import MATH
-from yizhi.converters.forwards.flax import (
-    Parameters,
-    Tap,
-    embeddings,
-    encode,
-    encoder,
-    encoder_layer,
-    heads,
-    mask_scores,
-)
+from yizhi.converters.forwards import passes
+from yizhi.converters.forwards.flax import Pass, embeddings, encoder, encoder_layer, heads, mask_scores
 from yizhi.converters.to_flax import ARRAY_TYPE, CHUNKED
 from yizhi.errors import InputError, NotRun
 from yizhi.model.layout import FLAX_WEIGHTS, canonical_parameters
@@ -33,14 +26,15 @@ from yizhi.runtimes.base import TAPS, Inputs, Outputs, Runtime
 
 # Below this length there is less to save than a compilation costs.
 SHORTEST = 16
+T = TypeVar("T")
 _TYPES = {"bf16": jnp.bfloat16, "fp16": jnp.float16}
 
 
 class FlaxRuntime(Runtime):
     """Compiles one layer per bucket of batch and length and runs every layer with it.
 
-    XLA compiles for exact shapes, and a whole encoder takes seconds each time; its layers differ in
-    nothing but their parameters (one of each form is compiled where not all have the same adapters).
+    XLA compiles for exact shapes, and a whole encoder takes seconds each time; its layers mostly differ in
+    nothing but their parameters. Layers that differ in anything else are compiled apart.
     Inputs are padded, with the padding masked, to the next bucket of both axes, and results are cut
     back: a token's result does not depend on padding.
     """
@@ -61,11 +55,10 @@ class FlaxRuntime(Runtime):
         # To one thread, products made for several are a seventh slower.
         alone = self.device == "cpu" and self.threads == 1
         jit = partial(jax.jit, compiler_options={"xla_cpu_multi_thread_eigen": False} if alone else None)
-        self._embed = jit(lambda p, ids, types: embeddings(p, spec, ids, types))
+        self._embed = jit(lambda p, ids, types: embeddings(Pass(p, spec), ids, types))
         self._step = jit(partial(_run_layer, spec), static_argnames="layer")
-        forms: dict[Hashable, Layer] = {}
-        self._first_like = {layer: forms.setdefault(_form(layer), layer) for layer in spec.layers}
-        self._heads = jit(lambda p, x, mask, outputs: heads(p, spec, x, mask, outputs), static_argnames="outputs")
+        self._nameless = {layer: without_names(layer) for layer in spec.layers}
+        self._heads = jit(lambda p, x, mask, outputs: heads(Pass(p, spec), x, mask, outputs), static_argnames="outputs")
 
     def _run(self, inputs: Inputs, outputs: tuple[str, ...]) -> Mapping[str, NDArray]:
         batch, length = inputs.input_ids.shape
@@ -92,23 +85,21 @@ class FlaxRuntime(Runtime):
         self, ids: NDArray, mask: NDArray, types: NDArray, outputs: tuple[str, ...], positions: NDArray | None = None
     ) -> dict[str, jax.Array]:
         found: dict[str, jax.Array] = {}
-
-        def tap(name: str, x: jax.Array) -> jax.Array:
-            if name in outputs:
-                found[name] = x
-            return x
-
-        p, spec = self._parameters, self._spec
-        x = self._embed(p, ids, types)
-        x = tap("last_hidden_state", encoder(p, spec, x, mask_scores(mask, x), tap, positions, self._run_compiled))
+        p = Pass(self._parameters, self._spec, passes.keep(outputs, found), positions=positions)
+        x = self._embed(self._parameters, ids, types)
+        x = p.tap("last_hidden_state", encoder(replace(p, mask=mask_scores(mask, x)), x, self._run_compiled))
         after = tuple(name for name in outputs if name in ("logits", "pooler_output", SENTENCE_EMBEDDING))
-        return found | self._heads(p, x, mask, after)
+        return found | self._heads(self._parameters, x, mask, after)
 
     def look_inside(self, inputs: Inputs, layer: int) -> Outputs:
         """All of TAPS, without compiling."""
         names = {f"layers.{layer}.{tap}": tap for tap in TAPS}
+        found: dict[str, jax.Array] = {}
+        p = Pass(self._parameters, self._spec, passes.keep(names, found))
+        ids, mask, types = inputs.as_dict(np.int32).values()
         with self._arithmetic():
-            _, found = encode(self._parameters, self._spec, *inputs.as_dict(np.int32).values(), tuple(names))
+            x = embeddings(p, ids, types)
+            encoder(replace(p, mask=mask_scores(mask, x)), x)
         return {tap: np.asarray(found[name], np.float32) for name, tap in names.items()}
 
     @contextmanager
@@ -122,10 +113,10 @@ class FlaxRuntime(Runtime):
         """What the products of a layer ask XLA for, read from the lowered program; and the type of the weights."""
         hidden = jax.ShapeDtypeStruct((1, SHORTEST, self.config.hidden_size), self._type)
         mask = jax.ShapeDtypeStruct((1, 1, 1, SHORTEST), self._type)
-        layer = self._spec.layers[0]
-        parameters = {p.name: self._parameters[p.name] for p in parameters_of(layer)}
+        first = self._spec.layers[0]
+        parameters = {parameter.name: self._parameters[parameter.name] for parameter in parameters_of(first)}
         with self._arithmetic():
-            program = self._step.lower(parameters, hidden, mask, None, layer=layer).as_text()
+            program = self._step.lower(parameters, hidden, mask, None, layer=first).as_text()
         asked = re.findall(r"dot_general[^\n]*precision = \[(\w+), (\w+)\]", program)
         return {
             "weights": str(jnp.dtype(self._type)),
@@ -142,20 +133,12 @@ class FlaxRuntime(Runtime):
             if place != self._device
         ]
 
-    def _run_compiled(
-        self,
-        p: Parameters,
-        spec: EncoderSpec,
-        layer: Layer,
-        x: jax.Array,
-        mask: jax.Array,
-        tap: Tap,
-        positions: NDArray | None,
-    ) -> jax.Array:
-        """`encoder_layer`, compiled once: each layer's parameters go in under those of the first layer like it."""
-        like = self._first_like[layer]
-        names = zip(parameters_of(like), parameters_of(layer), strict=True)
-        return self._step({first.name: p[this.name] for first, this in names}, x, mask, positions, layer=like)
+    def _run_compiled(self, p: Pass, layer: Layer, x: jax.Array) -> jax.Array:
+        """`encoder_layer`, compiled once for all layers that differ in nothing but their parameters' names."""
+        nameless = self._nameless[layer]
+        names = zip(parameters_of(nameless), parameters_of(layer), strict=True)
+        parameters = {place.name: p[this.name] for place, this in names}
+        return self._step(parameters, x, p.mask, p.positions, layer=nameless)
 
     def _cut(self, output: str, array: NDArray, batch: int, length: int) -> NDArray:
         sizes = {"batch": batch, "length": length}
@@ -167,15 +150,32 @@ class FlaxRuntime(Runtime):
 
 
 def _run_layer(
-    spec: EncoderSpec, p: Parameters, x: jax.Array, mask: jax.Array, positions: jax.Array | None, layer: Layer
+    spec: EncoderSpec,
+    parameters: Mapping[str, jax.Array],
+    x: jax.Array,
+    mask: jax.Array,
+    positions: jax.Array | None,
+    layer: Layer,
 ) -> jax.Array:
-    return encoder_layer(p, spec, layer, x, mask, lambda _, y: y, positions)
+    return encoder_layer(Pass(parameters, spec, mask=mask, positions=positions), layer, x)
 
 
-def _form(layer: Layer) -> Hashable:
-    """Equal for layers that compute the same of parameters of the same shapes."""
-    shapes = tuple(parameter.shape for parameter in parameters_of(layer))
-    return layer.attention_adapter is None, layer.output_adapter is None, shapes
+def without_names(node: T, numbers: dict[str, str] | None = None) -> T:
+    """A part of a spec with its parameters' names replaced by numbers, in the order in which they first come.
+
+    Two layers that are equal then compute the same, of other parameters: whatever field a layer has, or will have.
+    """
+    numbers = {} if numbers is None else numbers
+    if isinstance(node, tuple):
+        return tuple(without_names(item, numbers) for item in node)
+    if not is_dataclass(node):
+        return node
+    changed = {field.name: getattr(node, field.name) for field in fields(node)}
+    for name, value in changed.items():
+        changed[name] = (
+            numbers.setdefault(value, str(len(numbers))) if name == "name" else without_names(value, numbers)
+        )
+    return replace(node, **changed)
 
 
 _threads: list[int] = []  # what this process asked of JAX, at most once

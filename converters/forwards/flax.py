@@ -1,55 +1,35 @@
-"""Flax: the encoder as a `linen.Module` whose parameter tree is that of `flax_model.msgpack`.
+"""Flax: the encoder in jax.numpy, over the parameters of `flax_model.msgpack`.
 
 Kernels are [inputs, outputs]. Every product asks for full float32, since on GPUs and TPUs JAX's default
 rounds its operands to 10 or 8 bits of mantissa; unless `jax.default_matmul_precision` says otherwise.
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import Array, lax
 
-from yizhi.model.layout import flax_shape, flax_tree
+from yizhi.converters.forwards import passes
 from yizhi.model.spec import (
-    EMBEDDING,
     INPUT,
-    KERNEL,
-    NORM_OFFSET,
-    NORM_SCALE,
     OUTPUT,
-    SCALING,
     SENTENCE_EMBEDDING,
     SHORTEST_NORM,
     SUM,
-    VECTOR_BIAS,
     Adapter,
-    EncoderSpec,
     Layer,
     Linear,
     LinearHead,
     MaskedLMHead,
     Norm,
-    Parameter,
     Pooling,
     Scaling,
 )
 
-Parameters = Mapping[str, Array]
-Tap = Callable[[str, Array], Array]
-LayerFunction = Callable[[Parameters, EncoderSpec, Layer, Array, Array, Tap, Array | None], Array]
-
-_INITIALIZERS = {
-    EMBEDDING: nn.initializers.normal(0.02),
-    KERNEL: nn.initializers.normal(0.02),
-    VECTOR_BIAS: nn.initializers.zeros_init(),
-    NORM_SCALE: nn.initializers.ones_init(),
-    NORM_OFFSET: nn.initializers.zeros_init(),
-    SCALING: nn.initializers.ones_init(),
-}
+Pass = passes.Pass[Array]
+LayerFunction = Callable[[Pass, Layer, Array], Array]
 
 
 def gelu_erf(x: Array) -> Array:
@@ -70,50 +50,12 @@ def precision() -> lax.Precision | None:
     return None if jax.config.jax_default_matmul_precision else lax.Precision.HIGHEST
 
 
-class FlaxEncoder(nn.Module):
-    """An encoder with its head: `FlaxEncoder(spec).apply({"params": tree}, ids, mask, types, outputs)`."""
-
-    spec: EncoderSpec
-
-    @nn.compact
-    def __call__(
-        self, input_ids: Array, attention_mask: Array, token_type_ids: Array, outputs: Collection[str]
-    ) -> dict[str, Array]:
-        """The named outputs, from integer arrays [B, T]. Under `jit`, `outputs` is a static tuple."""
-        p = _declare(self, flax_tree(self.spec.parameters()))
-        x, found = encode(p, self.spec, input_ids, attention_mask, token_type_ids, outputs)
-        return found | heads(p, self.spec, x, attention_mask, outputs)
-
-
-def encode(
-    p: Parameters,
-    spec: EncoderSpec,
-    input_ids: Array,
-    attention_mask: Array,
-    token_type_ids: Array,
-    outputs: Collection[str],
-) -> tuple[Array, dict[str, Array]]:
-    """The last hidden state [B, T, H], and those of the named outputs that lie on the way to it."""
-    found: dict[str, Array] = {}
-
-    def tap(name: str, x: Array) -> Array:
-        if name in outputs:
-            found[name] = x
-        return x
-
-    x = embeddings(p, spec, input_ids, token_type_ids)  # [B, T, H]
-    x = encoder(p, spec, x, mask_scores(attention_mask, x), tap)
-    return tap("last_hidden_state", x), found
-
-
-def heads(
-    p: Parameters, spec: EncoderSpec, x: Array, attention_mask: Array, outputs: Collection[str]
-) -> dict[str, Array]:
+def heads(p: Pass, x: Array, attention_mask: Array, outputs: Collection[str]) -> dict[str, Array]:
     """`pooler_output`, `sentence_embedding` and `logits`, where named, from the last hidden state [B, T, H].
 
     Vocabulary logits alone may be asked for of any tokens, [N, H].
     """
-    found: dict[str, Array] = {}
+    spec, found = p.spec, dict[str, Array]()
     reads_pooler = "pooler_output" in outputs or ("logits" in outputs and spec.head_reads_pooler)
     pooled = pooler(p, spec.pooler, x) if spec.pooler and reads_pooler else None
     if "pooler_output" in outputs and pooled is not None:
@@ -121,7 +63,7 @@ def heads(
     if SENTENCE_EMBEDDING in outputs and spec.pooling:
         found[SENTENCE_EMBEDDING] = sentence_embedding(spec.pooling, x, attention_mask)
     if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
-        found["logits"] = mlm_head(p, spec, spec.head, x)
+        found["logits"] = mlm_head(p, spec.head, x)
     elif "logits" in outputs and spec.head is not None:
         found["logits"] = linear_head(p, spec.head, x, pooled)
     return found
@@ -132,101 +74,87 @@ def mask_scores(attention_mask: Array, x: Array) -> Array:
     return (1 - attention_mask)[:, None, None, :].astype(x.dtype) * jnp.finfo(x.dtype).min
 
 
-def embeddings(p: Parameters, spec: EncoderSpec, input_ids: Array, token_type_ids: Array) -> Array:
+def embeddings(p: Pass, input_ids: Array, token_type_ids: Array) -> Array:
     """Word + position + token type, then LayerNorm and a projection to H where the family has them."""
     positions = jnp.arange(input_ids.shape[1])
-    x = lookup(p[spec.word_embeddings.weight], input_ids)  # [B, T, E]
-    x = x + lookup(p[spec.token_type_embeddings.weight], token_type_ids)
-    x = x + lookup(p[spec.position_embeddings.weight], positions)
-    if spec.embeddings_norm:
-        x = layer_norm(p, spec, spec.embeddings_norm, x)
-    return linear(p, spec.embeddings_projection, x) if spec.embeddings_projection else x  # [B, T, H]
+    x = lookup(p[p.spec.word_embeddings.weight], input_ids)  # [B, T, E]
+    x = x + lookup(p[p.spec.token_type_embeddings.weight], token_type_ids)
+    x = x + lookup(p[p.spec.position_embeddings.weight], positions)
+    if p.spec.embeddings_norm:
+        x = layer_norm(p, p.spec.embeddings_norm, x)
+    return linear(p, p.spec.embeddings_projection, x) if p.spec.embeddings_projection else x  # [B, T, H]
 
 
-def encoder(
-    p: Parameters,
-    spec: EncoderSpec,
-    x: Array,
-    mask: Array,
-    tap: Tap,
-    positions: Array | None = None,
-    run_layer: LayerFunction | None = None,
-) -> Array:
+def encoder(p: Pass, x: Array, run_layer: LayerFunction | None = None) -> Array:
     """Every block in turn; `hidden_states.N` is the input of block N, the last is the result.
 
-    positions: the tokens [N, 2] that the last layer is to compute, as in `encoder_layer`.
     run_layer: a compiled stand-in for `encoder_layer`.
     """
     run_layer = run_layer or encoder_layer
-    number, last = 0, len(spec.layers) - 1
-    for index, block in enumerate(spec.blocks):
-        x = tap(f"hidden_states.{index}", x)
+    number = 0
+    for index, block in enumerate(p.spec.blocks):
+        x = p.tap(f"hidden_states.{index}", x)
         for layer in block:
-            wanted = positions if number == last else None
-            x = run_layer(p, spec, layer, x, mask, lambda name, y, n=number: tap(f"layers.{n}.{name}", y), wanted)
+            x = run_layer(p.in_layer(number), layer, x)
             number += 1
-    if spec.final_norm:
-        x = layer_norm(p, spec, spec.final_norm, x)
-    return tap(f"hidden_states.{len(spec.blocks)}", x)
+    if p.spec.final_norm:
+        x = layer_norm(p, p.spec.final_norm, x)
+    return p.tap(f"hidden_states.{len(p.spec.blocks)}", x)
 
 
-def encoder_layer(
-    p: Parameters, spec: EncoderSpec, layer: Layer, x: Array, mask: Array, tap: Tap, positions: Array | None = None
-) -> Array:
+def encoder_layer(p: Pass, layer: Layer, x: Array) -> Array:
     """Attention and feed-forward, each with a residual; LayerNorm after each sum, or before each part.
 
-    positions: the tokens [N, 2] whose results [N, H] are wanted, each by row and position; all [B, T, H] if None.
+    Gives [N, H] where the pass names positions.
     """
     if layer.norm_first:
-        attended = attention(p, spec, layer, layer_norm(p, spec, layer.attention_norm, x), mask, tap, positions)
-        x = tap("after_attention", tokens_at(x, positions) + attended)
-        return x + feed_forward(p, spec, layer, layer_norm(p, spec, layer.output_norm, x), tap)
-    x, y = tokens_at(x, positions), attention(p, spec, layer, x, mask, tap, positions)
-    x = tap("after_attention", add_and_norm(p, spec, layer.attention_norm, layer.attention_adapter, x, y))
-    return add_and_norm(p, spec, layer.output_norm, layer.output_adapter, x, feed_forward(p, spec, layer, x, tap))
+        attended = attention(p, layer, layer_norm(p, layer.attention_norm, x))
+        x = p.tap("after_attention", tokens_at(x, p.positions) + attended)
+        return x + feed_forward(p, layer, layer_norm(p, layer.output_norm, x))
+    x, y = tokens_at(x, p.positions), attention(p, layer, x)
+    x = p.tap("after_attention", add_and_norm(p, layer.attention_norm, layer.attention_adapter, x, y))
+    return add_and_norm(p, layer.output_norm, layer.output_adapter, x, feed_forward(p, layer, x))
 
 
-def add_and_norm(p: Parameters, spec: EncoderSpec, norm: Norm, part: Adapter | None, x: Array, y: Array) -> Array:
+def add_and_norm(p: Pass, norm: Norm, part: Adapter | None, x: Array, y: Array) -> Array:
     """LayerNorm(x + y) of a sub-layer's input and output, with an adapter on the way where there is one."""
     if part is None:
-        return layer_norm(p, spec, norm, x + y)
-    z = adapter(p, spec, norm, part, x, y)
-    return z if part.adds is None else layer_norm(p, spec, norm, z + (x if part.adds == INPUT else y))
+        return layer_norm(p, norm, x + y)
+    z = adapter(p, norm, part, x, y)
+    return z if part.adds is None else layer_norm(p, norm, z + (x if part.adds == INPUT else y))
 
 
-def adapter(p: Parameters, spec: EncoderSpec, norm: Norm, part: Adapter, x: Array, y: Array) -> Array:
+def adapter(p: Pass, norm: Norm, part: Adapter, x: Array, y: Array) -> Array:
     """A bottleneck and the residual around it: the z of `yizhi.model.spec.Adapter`."""
 
     def take(which: str) -> Array:
         if which in (INPUT, OUTPUT):
             return x if which == INPUT else y
-        return x + y if which == SUM else layer_norm(p, spec, norm, x + y)
+        return x + y if which == SUM else layer_norm(p, norm, x + y)
 
     read = take(part.reads)  # [B, T, H]
-    z = layer_norm(p, spec, part.norm_before, read) if part.norm_before else read
+    z = layer_norm(p, part.norm_before, read) if part.norm_before else read
     z = ACTIVATIONS[part.activation](linear(p, part.down, z))  # [B, T, bottleneck]
     z = linear(p, part.up, z) * (p[part.scaling.name] if isinstance(part.scaling, Scaling) else part.scaling)
     residual = read if part.residual == part.reads else take(part.residual)
     if part.residual_in_norm:
         z = z + residual
     if part.norm_after:
-        z = layer_norm(p, spec, part.norm_after, z)
+        z = layer_norm(p, part.norm_after, z)
     return z if part.residual_in_norm else z + residual
 
 
-def attention(
-    p: Parameters, spec: EncoderSpec, layer: Layer, x: Array, mask: Array, tap: Tap, positions: Array | None = None
-) -> Array:
+def attention(p: Pass, layer: Layer, x: Array) -> Array:
     """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), then projected."""
-    heads = (*x.shape[:2], spec.config.num_attention_heads, spec.config.head_size)
-    query = tap("query", linear(p, layer.query, x)).reshape(heads)  # [B, T, A, d]
-    key = tap("key", linear(p, layer.key, x)).reshape(heads)
-    value = tap("value", linear(p, layer.value, x)).reshape(heads)
+    heads = (*x.shape[:2], p.spec.config.num_attention_heads, p.spec.config.head_size)
+    query = p.tap("query", linear(p, layer.query, x)).reshape(heads)  # [B, T, A, d]
+    key = p.tap("key", linear(p, layer.key, x)).reshape(heads)
+    value = p.tap("value", linear(p, layer.value, x)).reshape(heads)
     scores = jnp.einsum("bqad,bkad->baqk", query, key, precision=precision())  # [B, A, T, T]
-    weights = jax.nn.softmax(scores * spec.config.head_size**-0.5 + mask, axis=-1)
+    weights = jax.nn.softmax(scores * p.spec.config.head_size**-0.5 + p.mask, axis=-1)
     context = jnp.einsum("baqk,bkad->bqad", weights, value, precision=precision())
-    context = tap("context", tokens_at(context.reshape(x.shape), positions))  # [B, T, H] or [N, H]
-    return tap("attention_output", linear(p, layer.attention_output, context))
+    context = p.tap("context", tokens_at(context.reshape(x.shape), p.positions))  # [B, T, H] or [N, H]
+    return p.tap("attention_output", linear(p, layer.attention_output, context))
 
 
 def tokens_at(x: Array, positions: Array | None) -> Array:
@@ -234,13 +162,13 @@ def tokens_at(x: Array, positions: Array | None) -> Array:
     return x if positions is None else x[positions[:, 0], positions[:, 1]]
 
 
-def feed_forward(p: Parameters, spec: EncoderSpec, layer: Layer, x: Array, tap: Tap) -> Array:
+def feed_forward(p: Pass, layer: Layer, x: Array) -> Array:
     """Two linear layers with the activation between them."""
-    x = tap("intermediate", ACTIVATIONS[spec.config.activation](linear(p, layer.intermediate, x)))  # [B, T, I]
-    return tap("output", linear(p, layer.output, x))  # [B, T, H]
+    x = p.tap("intermediate", ACTIVATIONS[p.spec.config.activation](linear(p, layer.intermediate, x)))  # [B, T, I]
+    return p.tap("output", linear(p, layer.output, x))  # [B, T, H]
 
 
-def pooler(p: Parameters, dense: Linear, x: Array) -> Array:
+def pooler(p: Pass, dense: Linear, x: Array) -> Array:
     """tanh of a linear layer over the first token: [B, H]."""
     return jnp.tanh(linear(p, dense, x[:, 0]))
 
@@ -259,19 +187,19 @@ def sentence_embedding(pooling: Pooling, x: Array, attention_mask: Array) -> Arr
     return pooled / jnp.maximum(jnp.linalg.norm(pooled, axis=-1, keepdims=True), SHORTEST_NORM)
 
 
-def mlm_head(p: Parameters, spec: EncoderSpec, head: MaskedLMHead, x: Array) -> Array:
+def mlm_head(p: Pass, head: MaskedLMHead, x: Array) -> Array:
     """Vocabulary logits [..., V] of hidden states [..., H]."""
     x = ACTIVATIONS[head.activation](linear(p, head.dense, x))  # [..., E]
-    x = layer_norm(p, spec, head.norm, x)
-    product = "...e,ve->...v" if spec.tied else "...e,ev->...v"  # a tied decoder is the embedding table [V, E]
+    x = layer_norm(p, head.norm, x)
+    product = "...e,ve->...v" if p.spec.tied else "...e,ev->...v"  # a tied decoder is the embedding table [V, E]
     return jnp.einsum(product, x, p[head.decoder], precision=precision()) + p[head.decoder_bias]
 
 
-def linear_head(p: Parameters, head: LinearHead, x: Array, pooled: Array | None) -> Array:
+def linear_head(p: Pass, head: LinearHead, x: Array, pooled: Array | None) -> Array:
     """Label logits over every token, the first token, or the pooler's output."""
     x = {"tokens": x, "first_token": x[:, 0], "pooler": pooled}[head.over]
     if head.dense:
-        x = ACTIVATIONS[head.activation](linear(p, head.dense, x))
+        x = ACTIVATIONS[head.dense.activation](linear(p, head.dense.linear, x))
     x = linear(p, head.projection, x)
     return x.squeeze(-1) if head.squeeze else x
 
@@ -281,12 +209,12 @@ def lookup(table: Array, ids: Array) -> Array:
     return jnp.take(table, ids, axis=0, mode="fill", fill_value=jnp.nan)
 
 
-def linear(p: Parameters, layer: Linear, x: Array) -> Array:
+def linear(p: Pass, layer: Linear, x: Array) -> Array:
     """x K + b, with the kernel K [inputs, outputs]."""
     return jnp.matmul(x, p[layer.weight], precision=precision()) + p[layer.bias]
 
 
-def layer_norm(p: Parameters, spec: EncoderSpec, norm: Norm, x: Array) -> Array:
+def layer_norm(p: Pass, norm: Norm, x: Array) -> Array:
     """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450).
 
     In float32, whatever x is: in float16 the squares overflow from 256 on.
@@ -295,24 +223,3 @@ def layer_norm(p: Parameters, spec: EncoderSpec, norm: Norm, x: Array) -> Array:
     centred = wide - wide.mean(-1, keepdims=True)
     variance = jnp.square(centred).mean(-1, keepdims=True)
     return (centred * lax.rsqrt(variance + norm.epsilon) * p[norm.weight] + p[norm.bias]).astype(x.dtype)
-
-
-class _Branch(nn.Module):
-    """One inner node of the parameter tree."""
-
-    tree: Mapping[str, Any]
-
-    @nn.compact
-    def __call__(self) -> Parameters:
-        return _declare(self, self.tree)
-
-
-def _declare(module: nn.Module, tree: Mapping[str, Any]) -> Parameters:
-    """Declare a tree's parameters on a module; return them under their canonical names."""
-    found: dict[str, Array] = {}
-    for name, branch in tree.items():
-        if isinstance(branch, Parameter):
-            found[branch.name] = module.param(name, _INITIALIZERS[branch.kind], flax_shape(branch))
-        else:
-            found |= _Branch(branch, name=name)()
-    return found

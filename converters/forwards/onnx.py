@@ -5,10 +5,12 @@ N = B·T, or [M, H] where M of them are chosen, so that a linear layer is one Ge
 own [outputs, inputs] bytes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from onnx import TensorProto
 
+from yizhi.converters.forwards.passes import Tap, ignore
 from yizhi.converters.onnx_graph import Graph
 from yizhi.model.spec import (
     INPUT,
@@ -31,7 +33,29 @@ from yizhi.model.spec import (
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
-Tap = Callable[[str, str], str]
+
+@dataclass(frozen=True)
+class Pass:
+    """One run of an encoder as nodes of a graph: `passes.Pass`, with the names of values for the values.
+
+    mask: what is added to attention scores, [B, 1, 1, T]; the layers need it.
+    positions: the tokens [M, 2], each by row and position, that the last layer is to compute; all [N] if None.
+    """
+
+    graph: Graph
+    spec: EncoderSpec
+    tap: Tap[str] = ignore
+    mask: str = ""
+    positions: str | None = None
+
+    def in_layer(self, number: int) -> "Pass":
+        """As layer `number` sees it: taps begin with `layers.N.`, and only the last layer computes fewer tokens."""
+        last = number == len(self.spec.layers) - 1
+        return replace(
+            self,
+            tap=lambda name, x: self.tap(f"layers.{number}.{name}", x),
+            positions=self.positions if last else None,
+        )
 
 
 def gelu_erf(g: Graph, scope: str, x: str) -> str:
@@ -80,16 +104,17 @@ def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
                 g.node(name, "Identity", [x], result=name)
         return x
 
-    x = embeddings(g, spec, input_ids, token_type_ids)  # [N, H]
-    x = encoder(g, spec, x, mask_scores(g, attention_mask), tap)
+    p = Pass(g, spec, tap)
+    x = embeddings(p, input_ids, token_type_ids)  # [N, H]
+    x = encoder(replace(p, mask=mask_scores(g, attention_mask)), x)
     tap("last_hidden_state", x)
-    pooled = tap("pooler_output", pooler(g, spec, spec.pooler, x)) if spec.pooler else ""  # [B, H]
+    pooled = tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler else ""  # [B, H]
     if SENTENCE_EMBEDDING in outputs and spec.pooling:
-        tap(SENTENCE_EMBEDDING, sentence_embedding(g, spec, spec.pooling, x, attention_mask))
+        tap(SENTENCE_EMBEDDING, sentence_embedding(p, spec.pooling, x, attention_mask))
     if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
-        tap("logits", mlm_head(g, spec, spec.head, x))
+        tap("logits", mlm_head(p, spec.head, x))
     elif "logits" in outputs and spec.head is not None:
-        tap("logits", linear_head(g, spec, spec.head, x, pooled))
+        tap("logits", linear_head(p, spec.head, x, pooled))
     for name in outputs:
         g.output(name, FLOAT, found[name])
 
@@ -102,9 +127,10 @@ def build_logits_at(g: Graph, spec: EncoderSpec, head: MaskedLMHead) -> None:
     """
     input_ids, attention_mask, token_type_ids = inputs(g)
     positions = g.input(POSITIONS, INT64, ("count", 2))
-    x = embeddings(g, spec, input_ids, token_type_ids)  # [N, H]
-    x = encoder(g, spec, x, mask_scores(g, attention_mask), lambda _, y: y, positions)  # [M, H]
-    g.node("logits", "Identity", [mlm_head(g, spec, head, x)], result="logits")
+    p = Pass(g, spec, positions=positions)
+    x = embeddings(p, input_ids, token_type_ids)  # [N, H]
+    x = encoder(replace(p, mask=mask_scores(g, attention_mask)), x)  # [M, H]
+    g.node("logits", "Identity", [mlm_head(p, head, x)], result="logits")
     g.output("logits", FLOAT, ("count", head.vocab_size))
 
 
@@ -117,18 +143,18 @@ def inputs(g: Graph) -> tuple[str, str, str]:
     return input_ids, attention_mask, token_type_ids
 
 
-def embeddings(g: Graph, spec: EncoderSpec, input_ids: str, token_type_ids: str) -> str:
+def embeddings(p: Pass, input_ids: str, token_type_ids: str) -> str:
     """Word + token type + position, then LayerNorm and a projection to H where the family has them."""
-    scope = spec.word_embeddings.name.rpartition(".")[0]
+    g, scope = p.graph, p.spec.word_embeddings.name.rpartition(".")[0]
     length = g.node(scope, "Squeeze", [g.node(scope, "Shape", [input_ids], start=1)])
     positions = g.node(scope, "Range", [g.constant("zero", INT64, 0), length, g.constant("step", INT64, 1)])  # [T]
-    x = g.lookup(spec.word_embeddings, input_ids)  # [B, T, E]
-    x = g.node(scope, "Add", [x, g.lookup(spec.token_type_embeddings, token_type_ids)])
-    x = g.node(scope, "Add", [x, g.lookup(spec.position_embeddings, positions)])  # + [T, E]
-    x = to_rows(g, scope, x, spec.word_embeddings.size)  # [N, E]
-    if spec.embeddings_norm:
-        x = layer_norm(g, spec, spec.embeddings_norm, x)
-    return linear(g, spec.embeddings_projection, x) if spec.embeddings_projection else x  # [N, H]
+    x = g.lookup(p.spec.word_embeddings, input_ids)  # [B, T, E]
+    x = g.node(scope, "Add", [x, g.lookup(p.spec.token_type_embeddings, token_type_ids)])
+    x = g.node(scope, "Add", [x, g.lookup(p.spec.position_embeddings, positions)])  # + [T, E]
+    x = to_rows(g, scope, x, p.spec.word_embeddings.size)  # [N, E]
+    if p.spec.embeddings_norm:
+        x = layer_norm(p, p.spec.embeddings_norm, x)
+    return linear(p, p.spec.embeddings_projection, x) if p.spec.embeddings_projection else x  # [N, H]
 
 
 def mask_scores(g: Graph, attention_mask: str) -> str:
@@ -140,65 +166,60 @@ def mask_scores(g: Graph, attention_mask: str) -> str:
     return g.node(scope, "Unsqueeze", [scores, g.constant("heads_and_queries", INT64, [1, 2])])
 
 
-def encoder(g: Graph, spec: EncoderSpec, x: str, mask: str, tap: Tap, positions: str | None = None) -> str:
-    """Every block in turn; `hidden_states.N` is the input of block N, the last is the result.
-
-    positions: the tokens [M, 2] that the last layer is to compute, as in `encoder_layer`.
-    """
-    number, last = 0, len(spec.layers) - 1
-    for index, block in enumerate(spec.blocks):
-        x = tap(f"hidden_states.{index}", x)
+def encoder(p: Pass, x: str) -> str:
+    """Every block in turn; `hidden_states.N` is the input of block N, the last is the result."""
+    number = 0
+    for index, block in enumerate(p.spec.blocks):
+        x = p.tap(f"hidden_states.{index}", x)
         for layer in block:
-            wanted = positions if number == last else None
-            x = encoder_layer(g, spec, layer, x, mask, lambda name, y, n=number: tap(f"layers.{n}.{name}", y), wanted)
+            x = encoder_layer(p.in_layer(number), layer, x)
             number += 1
-    if spec.final_norm:
-        x = layer_norm(g, spec, spec.final_norm, x)
-    return tap(f"hidden_states.{len(spec.blocks)}", x)
+    if p.spec.final_norm:
+        x = layer_norm(p, p.spec.final_norm, x)
+    return p.tap(f"hidden_states.{len(p.spec.blocks)}", x)
 
 
-def encoder_layer(
-    g: Graph, spec: EncoderSpec, layer: Layer, x: str, mask: str, tap: Tap, positions: str | None = None
-) -> str:
+def encoder_layer(p: Pass, layer: Layer, x: str) -> str:
     """Attention and feed-forward, each with a residual; LayerNorm after each sum, or before each part.
 
-    positions: the tokens [M, 2] whose results [M, H] are wanted, each by row and position; all [N, H] if None.
+    Gives [M, H] where the pass names positions.
     """
-    scope = layer.attention_output.name
+    g, scope = p.graph, layer.attention_output.name
     if layer.norm_first:
-        attended = attention(g, spec, layer, layer_norm(g, spec, layer.attention_norm, x), mask, tap, positions)
-        x = tap("after_attention", g.node(scope, "Add", [tokens_at(g, spec, scope, x, positions), attended]))
-        transformed = feed_forward(g, spec, layer, layer_norm(g, spec, layer.output_norm, x), tap)
+        attended = attention(p, layer, layer_norm(p, layer.attention_norm, x))
+        x = p.tap("after_attention", g.node(scope, "Add", [tokens_at(p, scope, x), attended]))
+        transformed = feed_forward(p, layer, layer_norm(p, layer.output_norm, x))
         return g.node(layer.output.name, "Add", [x, transformed])
-    y = attention(g, spec, layer, x, mask, tap, positions)
-    x = tokens_at(g, spec, scope, x, positions)
-    x = tap("after_attention", add_and_norm(g, spec, layer.attention_norm, layer.attention_adapter, x, y))
-    return add_and_norm(g, spec, layer.output_norm, layer.output_adapter, x, feed_forward(g, spec, layer, x, tap))
+    y = attention(p, layer, x)
+    x = tokens_at(p, scope, x)
+    x = p.tap("after_attention", add_and_norm(p, layer.attention_norm, layer.attention_adapter, x, y))
+    return add_and_norm(p, layer.output_norm, layer.output_adapter, x, feed_forward(p, layer, x))
 
 
-def add_and_norm(g: Graph, spec: EncoderSpec, norm: Norm, part: Adapter | None, x: str, y: str) -> str:
+def add_and_norm(p: Pass, norm: Norm, part: Adapter | None, x: str, y: str) -> str:
     """LayerNorm(x + y) of a sub-layer's input and output, with an adapter on the way where there is one."""
+    g = p.graph
     if part is None:
-        return layer_norm(g, spec, norm, g.node(norm.name, "Add", [x, y]))
-    z = adapter(g, spec, norm, part, x, y)
+        return layer_norm(p, norm, g.node(norm.name, "Add", [x, y]))
+    z = adapter(p, norm, part, x, y)
     if part.adds is None:
         return z
-    return layer_norm(g, spec, norm, g.node(norm.name, "Add", [z, x if part.adds == INPUT else y]))
+    return layer_norm(p, norm, g.node(norm.name, "Add", [z, x if part.adds == INPUT else y]))
 
 
-def adapter(g: Graph, spec: EncoderSpec, norm: Norm, part: Adapter, x: str, y: str) -> str:
+def adapter(p: Pass, norm: Norm, part: Adapter, x: str, y: str) -> str:
     """A bottleneck and the residual around it: the z of `yizhi.model.spec.Adapter`."""
-    scope = part.up.name
+    g, scope = p.graph, part.up.name
 
     def take(which: str) -> str:
         if which in (INPUT, OUTPUT):
             return x if which == INPUT else y
         total = g.node(norm.name, "Add", [x, y])
-        return total if which == SUM else layer_norm(g, spec, norm, total)
+        return total if which == SUM else layer_norm(p, norm, total)
 
     read = take(part.reads)  # [N, H]
-    z = layer_norm(g, spec, part.norm_before, read) if part.norm_before else read
-    z = linear(g, part.up, ACTIVATIONS[part.activation](g, part.down.name, linear(g, part.down, z)))  # [N, H]
+    z = layer_norm(p, part.norm_before, read) if part.norm_before else read
+    z = linear(p, part.up, ACTIVATIONS[part.activation](g, part.down.name, linear(p, part.down, z)))  # [N, H]
     if isinstance(part.scaling, Scaling):
         z = g.node(scope, "Mul", [z, g.weight(part.scaling.name)])
     elif part.scaling != 1.0:
@@ -207,62 +228,61 @@ def adapter(g: Graph, spec: EncoderSpec, norm: Norm, part: Adapter, x: str, y: s
     if part.residual_in_norm:
         z = g.node(scope, "Add", [z, residual])
     if part.norm_after:
-        z = layer_norm(g, spec, part.norm_after, z)
+        z = layer_norm(p, part.norm_after, z)
     return z if part.residual_in_norm else g.node(scope, "Add", [z, residual])
 
 
-def attention(
-    g: Graph, spec: EncoderSpec, layer: Layer, x: str, mask: str, tap: Tap, positions: str | None = None
-) -> str:
+def attention(p: Pass, layer: Layer, x: str) -> str:
     """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), projected."""
-    scope = layer.query.name.rpartition(".")[0]
-    heads = [spec.config.num_attention_heads, spec.config.head_size]
+    g, scope = p.graph, layer.query.name.rpartition(".")[0]
+    heads = [p.spec.config.num_attention_heads, p.spec.config.head_size]
 
     def split(part: Linear, role: str, order: Sequence[int]) -> str:
-        y = tap(role, linear(g, part, x))
+        y = p.tap(role, linear(p, part, x))
         return g.node(part.name, "Transpose", [to_tokens(g, part.name, y, heads)], perm=order)
 
     query = split(layer.query, "query", (0, 2, 1, 3))  # [B, A, T, d]
     key = split(layer.key, "key", (0, 2, 3, 1))  # [B, A, d, T]
     value = split(layer.value, "value", (0, 2, 1, 3))  # [B, A, T, d]
-    scale = g.constant("attention_scale", FLOAT, spec.config.head_size**-0.5)
+    scale = g.constant("attention_scale", FLOAT, p.spec.config.head_size**-0.5)
     scores = g.node(scope, "Mul", [g.node(f"{scope}/scores", "MatMul", [query, key]), scale])  # [B, A, T, T]
-    weights = g.node(scope, "Softmax", [g.node(scope, "Add", [scores, mask])], axis=-1)
+    weights = g.node(scope, "Softmax", [g.node(scope, "Add", [scores, p.mask])], axis=-1)
     context = g.node(scope, "Transpose", [g.node(f"{scope}/context", "MatMul", [weights, value])], perm=(0, 2, 1, 3))
-    if positions:
-        context = g.node(scope, "GatherND", [context, positions])  # [M, A, d]
-    context = tap("context", to_rows(g, scope, context, spec.config.hidden_size))  # [N, H] or [M, H]
-    return tap("attention_output", linear(g, layer.attention_output, context))
+    if p.positions:
+        context = g.node(scope, "GatherND", [context, p.positions])  # [M, A, d]
+    context = p.tap("context", to_rows(g, scope, context, p.spec.config.hidden_size))  # [N, H] or [M, H]
+    return p.tap("attention_output", linear(p, layer.attention_output, context))
 
 
-def tokens_at(g: Graph, spec: EncoderSpec, scope: str, x: str, positions: str | None) -> str:
+def tokens_at(p: Pass, scope: str, x: str) -> str:
     """[N, H] -> [M, H]: the tokens at (row, position) pairs [M, 2]; without any, x as it is."""
-    if positions is None:
+    if p.positions is None:
         return x
+    g = p.graph
     # By row and position, not by their place among all rows: then a position beyond its row is an error.
-    return g.node(scope, "GatherND", [to_tokens(g, scope, x, [spec.config.hidden_size]), positions])
+    return g.node(scope, "GatherND", [to_tokens(g, scope, x, [p.spec.config.hidden_size]), p.positions])
 
 
-def feed_forward(g: Graph, spec: EncoderSpec, layer: Layer, x: str, tap: Tap) -> str:
+def feed_forward(p: Pass, layer: Layer, x: str) -> str:
     """Two linear layers with the activation between them."""
-    activation = ACTIVATIONS[spec.config.activation]
-    x = activation(g, layer.intermediate.name, linear(g, layer.intermediate, x))  # [N, I]
-    return tap("output", linear(g, layer.output, tap("intermediate", x)))  # [N, H]
+    activation = ACTIVATIONS[p.spec.config.activation]
+    x = activation(p.graph, layer.intermediate.name, linear(p, layer.intermediate, x))  # [N, I]
+    return p.tap("output", linear(p, layer.output, p.tap("intermediate", x)))  # [N, H]
 
 
-def pooler(g: Graph, spec: EncoderSpec, dense: Linear, x: str) -> str:
+def pooler(p: Pass, dense: Linear, x: str) -> str:
     """tanh of a linear layer over the first token: [B, H]."""
-    return g.node(dense.name, "Tanh", [linear(g, dense, first_tokens(g, spec, dense.name, x))])
+    return p.graph.node(dense.name, "Tanh", [linear(p, dense, first_tokens(p, dense.name, x))])
 
 
-def sentence_embedding(g: Graph, spec: EncoderSpec, pooling: Pooling, x: str, attention_mask: str) -> str:
+def sentence_embedding(p: Pass, pooling: Pooling, x: str, attention_mask: str) -> str:
     """[N, H] -> [B, H]: each row's own tokens as one vector."""
-    scope = "pooling"
+    g, scope = p.graph, "pooling"
 
     def axis(number: int) -> str:
         return g.constant(f"axis.{number}", INT64, [number])
 
-    states = to_tokens(g, scope, x, [spec.config.hidden_size])  # [B, T, H]
+    states = to_tokens(g, scope, x, [p.spec.config.hidden_size])  # [B, T, H]
     kept = g.node(scope, "Cast", [attention_mask], to=FLOAT)  # [B, T]
     if pooling.mode == "mean":
         # A product, because its sums do not change with padding after them, to the last bit; and of two equal rows,
@@ -287,31 +307,34 @@ def sentence_embedding(g: Graph, spec: EncoderSpec, pooling: Pooling, x: str, at
     return g.node(scope, "Div", [pooled, g.node(scope, "Max", [norm, g.constant("shortest", FLOAT, SHORTEST_NORM)])])
 
 
-def mlm_head(g: Graph, spec: EncoderSpec, head: MaskedLMHead, x: str) -> str:
+def mlm_head(p: Pass, head: MaskedLMHead, x: str) -> str:
     """Vocabulary logits [N, V]."""
-    x = ACTIVATIONS[head.activation](g, head.dense.name, linear(g, head.dense, x))  # [N, E]
-    x = layer_norm(g, spec, head.norm, x)
+    g = p.graph
+    x = ACTIVATIONS[head.activation](g, head.dense.name, linear(p, head.dense, x))  # [N, E]
+    x = layer_norm(p, head.norm, x)
     return g.linear(head.decoder_bias.rpartition(".")[0], head.decoder, head.decoder_bias, x)
 
 
-def linear_head(g: Graph, spec: EncoderSpec, head: LinearHead, x: str, pooled: str) -> str:
+def linear_head(p: Pass, head: LinearHead, x: str, pooled: str) -> str:
     """Label logits over every token [N, labels], the first token or the pooler's output [B, labels]."""
     if head.over == "first_token":
-        x = first_tokens(g, spec, head.projection.name, x)
+        x = first_tokens(p, head.projection.name, x)
     elif head.over == "pooler":
         x = pooled
     if head.dense:
-        x = ACTIVATIONS[head.activation](g, head.dense.name, linear(g, head.dense, x))
-    return linear(g, head.projection, x)
+        dense = head.dense.linear
+        x = ACTIVATIONS[head.dense.activation](p.graph, dense.name, linear(p, dense, x))
+    return linear(p, head.projection, x)
 
 
-def linear(g: Graph, layer: Linear, x: str) -> str:
+def linear(p: Pass, layer: Linear, x: str) -> str:
     """x Wᵀ + b."""
-    return g.linear(layer.name, layer.weight, layer.bias, x)
+    return p.graph.linear(layer.name, layer.weight, layer.bias, x)
 
 
-def layer_norm(g: Graph, spec: EncoderSpec, norm: Norm, x: str) -> str:
+def layer_norm(p: Pass, norm: Norm, x: str) -> str:
     """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
+    g = p.graph
     inputs = [x, g.weight(norm.weight), g.weight(norm.bias)]
     return g.node(norm.name, "LayerNormalization", inputs, axis=-1, epsilon=norm.epsilon)
 
@@ -330,7 +353,8 @@ def to_rows(g: Graph, scope: str, x: str, width: int) -> str:
     return g.node(scope, "Reshape", [x, g.constant(f"rows.{width}", INT64, [-1, width])])
 
 
-def first_tokens(g: Graph, spec: EncoderSpec, scope: str, x: str) -> str:
+def first_tokens(p: Pass, scope: str, x: str) -> str:
     """[N, H] -> [B, H]."""
-    tokens = to_tokens(g, scope, x, [spec.config.hidden_size])
+    g = p.graph
+    tokens = to_tokens(g, scope, x, [p.spec.config.hidden_size])
     return g.node(scope, "Gather", [tokens, g.constant("zero", INT64, 0)], axis=1)

@@ -6,6 +6,7 @@ from tests.checkpoints import adapter_entry, small_config, write_variant
 from yizhi.errors import InputError
 from yizhi.model.adapter_config import read_adapter, read_adapters
 from yizhi.model.config import EncoderConfig
+from yizhi.parity.golden import is_sum, norm_of
 from yizhi.reading.checkpoint import Checkpoint
 
 PLAIN = {"mh_adapter": True, "output_adapter": True, "reduction_factor": 4, "non_linearity": "relu"}
@@ -96,5 +97,5 @@ def test_a_norm_under_both_of_its_names(tmp_path):
 def test_what_ends_without_a_layer_norm_is_a_sum(tmp_path):
     spec = Checkpoint.open(write_variant(tmp_path, "bert-adapter_plus")).spec
     states = [f"hidden_states.{number}" for number in range(4)]
-    assert [spec.is_sum(name) for name in (*states, "last_hidden_state")] == [False, True, True, True, True]
-    assert spec.norm_of("hidden_states.1") is None
+    assert [is_sum(spec, name) for name in (*states, "last_hidden_state")] == [False, True, True, True, True]
+    assert norm_of(spec, "hidden_states.1") is None

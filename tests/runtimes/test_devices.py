@@ -184,13 +184,13 @@ def test_int8_has_no_gpu(subject):
 
 def test_jax_normalises_in_float32_where_squares_are_beyond_float16():
     jnp = pytest.importorskip("jax.numpy")
-    from yizhi.converters.forwards.flax import layer_norm
+    from yizhi.converters.forwards.flax import Pass, layer_norm
     from yizhi.model.spec import Norm
 
     x = np.array([[900.0, -300.0, 0.0, -600.0]])
     norm = Norm("norm", 4, 1e-12)
     p = {norm.weight: jnp.ones(4, jnp.float16), norm.bias: jnp.zeros(4, jnp.float16)}
-    found = layer_norm(p, None, norm, jnp.asarray(x, jnp.float16))
+    found = layer_norm(Pass(p, None), norm, jnp.asarray(x, jnp.float16))
     assert found.dtype == jnp.float16
     np.testing.assert_allclose(found, x / x.std(), rtol=1e-3)
 

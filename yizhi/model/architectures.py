@@ -13,6 +13,7 @@ from yizhi.model.config import EncoderConfig
 from yizhi.model.label_heads import LABEL_CLASS_SUFFIXES, LABEL_HEADS, LabelHeadNames, label_head, task_of
 from yizhi.model.spec import (
     Adapter,
+    Dense,
     Embedding,
     EncoderSpec,
     Layer,
@@ -134,8 +135,7 @@ class Family:
             return None
         return LinearHead(
             over="tokens",
-            dense=Linear(self.discriminator.dense, config.hidden_size, config.hidden_size),
-            activation=config.activation,
+            dense=Dense(Linear(self.discriminator.dense, config.hidden_size, config.hidden_size), config.activation),
             projection=Linear(self.discriminator.projection, config.hidden_size, 1),
             squeeze=True,
         )

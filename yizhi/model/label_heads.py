@@ -10,7 +10,7 @@ from typing import Any
 
 from yizhi.errors import InputError, show
 from yizhi.model.config import EncoderConfig
-from yizhi.model.spec import EncoderSpec, Linear, LinearHead
+from yizhi.model.spec import Dense, EncoderSpec, Linear, LinearHead
 
 SEQUENCE, TOKENS, ANSWER = "text-classification", "token-classification", "question-answering"
 
@@ -65,8 +65,9 @@ def label_head(names: LabelHeadNames, task: str, config: EncoderConfig) -> Linea
     hidden = config.hidden_size
     return LinearHead(
         over=names.over,
-        dense=Linear(names.dense, hidden, hidden) if names.dense else None,
-        activation=names.activation,
+        dense=Dense(Linear(names.dense, hidden, hidden), names.activation)
+        if names.dense and names.activation
+        else None,
         projection=Linear(names.projection, hidden, len(labels)),
         labels=labels,
         problem_type=problem_type if task == SEQUENCE else None,

@@ -185,8 +185,16 @@ class MaskedLMHead:
 
 
 @dataclass(frozen=True)
+class Dense:
+    """A linear layer with its activation."""
+
+    linear: Linear
+    activation: str
+
+
+@dataclass(frozen=True)
 class LinearHead:
-    """An optional dense layer with activation, then a projection to labels.
+    """An optional dense layer, then a projection to labels.
 
     over: `tokens` gives logits [B, T, labels]; `first_token` and `pooler` give [B, labels].
     squeeze: drop a single label's axis, so `tokens` gives [B, T] (replaced-token detection).
@@ -195,8 +203,7 @@ class LinearHead:
     """
 
     over: str
-    dense: Linear | None
-    activation: str | None
+    dense: Dense | None
     projection: Linear
     squeeze: bool = False
     labels: tuple[str, ...] = ()
@@ -267,29 +274,6 @@ class EncoderSpec:
         layers = tuple(f"hidden_states.{index}" for index in range(len(self.blocks) + 1))
         default = ("logits", *features) if self.head else features
         return {"serving_default": default, "features": features, "hidden_states": (*default, *layers)}
-
-    def is_sum(self, output: str) -> bool:
-        """Whether an output is a sum that no LayerNorm brought back to size: it errs as its largest terms do."""
-        if not output.startswith("hidden_states.") and output != "last_hidden_state":
-            return output == "logits"
-        after = len(self.blocks) if output == "last_hidden_state" else int(output.rpartition(".")[2])
-        if self.final_norm is not None:
-            return after != len(self.blocks)
-        adapter = self.blocks[after - 1][-1].output_adapter if after else None
-        return adapter is not None and adapter.adds is None
-
-    def norm_of(self, output: str) -> Norm | None:
-        """The LayerNorm that gives an output, if one does: scale · normalised + offset."""
-        if output == "last_hidden_state":
-            output = f"hidden_states.{len(self.blocks)}"
-        prefix, _, number = output.rpartition(".")
-        if prefix != "hidden_states" or self.is_sum(output):
-            return None
-        if number == "0":
-            return None if self.embeddings_projection else self.embeddings_norm
-        if int(number) == len(self.blocks) and self.final_norm:
-            return self.final_norm
-        return self.blocks[int(number) - 1][-1].output_norm
 
     def output_axes(self, output: str) -> tuple[str | int, ...]:
         """The shape of an output, with `batch` and `length` for the axes that inputs decide."""

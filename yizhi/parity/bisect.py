@@ -165,8 +165,8 @@ def _under(fault: Fault, checkpoint: Checkpoint, layer: int, golden: Golden, cas
     altered.spec = replace(
         altered.spec, blocks=altered.spec.blocks[:blocks], final_norm=altered.spec.final_norm if last else None
     )
-    with fault.made_in(oracle):
-        return _real(case, golden, oracle.run(altered, case.inputs, {output}, case.logit_positions))[output]
+    outputs = oracle.run(altered, case.inputs, {output}, case.logit_positions, steps=fault.steps(oracle))
+    return _real(case, golden, outputs)[output]
 
 
 def _blocks_needed(spec: EncoderSpec, output: str) -> int:

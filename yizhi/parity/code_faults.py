@@ -14,7 +14,7 @@ def skip_norm(find: Callable[[EncoderSpec], list[Norm]]) -> Callable[[Forward, C
     """These LayerNorms give back their input."""
 
     def wrap(forward: Forward, original: Callable) -> Callable:
-        return lambda p, spec, norm, x: x if norm in find(spec) else original(p, spec, norm, x)
+        return lambda p, norm, x: x if norm in find(p.spec) else original(p, norm, x)
 
     return wrap
 
@@ -23,7 +23,7 @@ def change_mask(factor: float) -> Callable[[Forward, Callable], Callable]:
     """The mask's value times a factor."""
 
     def wrap(forward: Forward, original: Callable) -> Callable:
-        return lambda p, spec, layer, x, mask, *rest: original(p, spec, layer, x, forward.times(p, mask, factor), *rest)
+        return lambda p, layer, x: original(replace(p, mask=forward.times(p, p.mask, factor)), layer, x)
 
     return wrap
 
@@ -31,45 +31,34 @@ def change_mask(factor: float) -> Callable[[Forward, Callable], Callable]:
 def unmask_first_head(forward: Forward, original: Callable) -> Callable:
     """Padding is hidden from all heads but the first."""
 
-    def attention(p: Any, spec: EncoderSpec, layer: Layer, x: Any, mask: Any, *rest: Any) -> Any:
-        factors = np.ones(spec.config.num_attention_heads, np.float32)
+    def attention(p: Any, layer: Layer, x: Any) -> Any:
+        factors = np.ones(p.spec.config.num_attention_heads, np.float32)
         factors[0] = 0
-        return original(p, spec, layer, x, forward.times_heads(p, mask, factors), *rest)
+        return original(replace(p, mask=forward.times_heads(p, p.mask, factors)), layer, x)
 
     return attention
 
 
 def drop_residual(forward: Forward, original: Callable) -> Callable:
     """x + (attention(x) − x)."""
-
-    def attention(p: Any, spec: EncoderSpec, layer: Layer, x: Any, mask: Any, tap: Any, positions: Any = None) -> Any:
-        if positions is None:  # the oracle's knows none
-            return forward.minus(p, original(p, spec, layer, x, mask, tap), x)
-        attended = original(p, spec, layer, x, mask, tap, positions)
-        return forward.minus(p, attended, forward.tokens_at(p, spec, x, positions))
-
-    return attention
+    return lambda p, layer, x: forward.minus(p, original(p, layer, x), forward.tokens_at(p, x))
 
 
 def skip_adapter(forward: Forward, original: Callable) -> Callable:
     """LayerNorm(x + y), as if there were none."""
-    return lambda p, spec, norm, part, x, y: original(p, spec, norm, None, x, y)
+    return lambda p, norm, part, x, y: original(p, norm, None, x, y)
 
 
 def take_residual_from_input(forward: Forward, original: Callable) -> Callable:
     """The bottleneck is added to the sub-layer's input."""
-    return lambda p, spec, norm, part, x, y: original(p, spec, norm, replace(part, residual=INPUT), x, y)
+    return lambda p, norm, part, x, y: original(p, norm, replace(part, residual=INPUT), x, y)
 
 
 def pool_without_tanh(forward: Forward, original: Callable) -> Callable:
     """The linear layer alone."""
     linear = forward.module.linear
 
-    def pooler(p: Any, *rest: Any) -> Any:  # ONNX passes the spec too
-        dense, x = rest[-2:]
-        return linear(p, dense, forward.first_tokens(p, rest[0], x))
-
-    return pooler
+    return lambda p, dense, x: linear(p, dense, forward.first_tokens(p, x))
 
 
 def round_to_tf32(forward: Forward, original: Callable) -> Callable:
@@ -85,13 +74,25 @@ def round_to_tf32(forward: Forward, original: Callable) -> Callable:
     return linear
 
 
-def change_head(**changes: Any) -> Callable[[Forward, Callable], Callable]:
+def change_head(change: Callable[[LinearHead], LinearHead]) -> Callable[[Forward, Callable], Callable]:
     """A head that gives labels, with other properties."""
 
     def wrap(forward: Forward, original: Callable) -> Callable:
-        def head(*given: Any) -> Any:  # ONNX passes the spec too
-            return original(*(replace(one, **changes) if isinstance(one, LinearHead) else one for one in given))
-
-        return head
+        return lambda p, head, x, pooled: original(p, change(head), x, pooled)
 
     return wrap
+
+
+def skip_dense(head: LinearHead) -> LinearHead:
+    """The projection alone."""
+    return replace(head, dense=None)
+
+
+def activate_by_relu(head: LinearHead) -> LinearHead:
+    """ReLU after the dense layer, if there is one."""
+    return replace(head, dense=head.dense and replace(head.dense, activation="relu"))
+
+
+def read_first_token(head: LinearHead) -> LinearHead:
+    """The first token's state in place of the pooler's output."""
+    return replace(head, over="first_token")

@@ -1,18 +1,16 @@
 """Fault: one mistake of the kind that really happens, and what it takes to make it on purpose.
 
 A fault is said once and made everywhere: in the weights, in the configuration, or in functions of a
-forward pass. The four forwards and the oracle have the same functions, so the same replacement fits
-them all. `yizhi.parity.mutations` lists the faults; `mutation_table` shows that the gates see each
-one; `bisect` asks which of them would explain an artifact that failed.
+forward pass. The four forwards and the oracle give the steps that are altered the same names, so the
+same replacement fits them all. `yizhi.parity.mutations` lists the faults; `mutation_table` shows that
+the gates see each one; `bisect` asks which of them would explain an artifact that failed.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +49,7 @@ class Weights:
 
 
 class Forward:
-    """A forward pass's module, with the arithmetic that a fault needs. `p` is what its functions take first."""
+    """A forward pass's module, with the arithmetic that a fault needs. `p`: the pass."""
 
     def __init__(self, module: ModuleType) -> None:
         self.module = module
@@ -71,39 +69,39 @@ class Forward:
         """x − y."""
         return x - y
 
-    def first_tokens(self, p: Any, spec: EncoderSpec, x: Any) -> Any:
+    def first_tokens(self, p: Any, x: Any) -> Any:
         """[B, T, H] -> [B, H]."""
         return x[:, 0]
 
-    def tokens_at(self, p: Any, spec: EncoderSpec, x: Any, positions: Any) -> Any:
-        """[B, T, H] -> [N, H]."""
-        return self.module.tokens_at(x, positions)
+    def tokens_at(self, p: Any, x: Any) -> Any:
+        """[B, T, H] -> [N, H]: those that the pass computes."""
+        return x if getattr(p, "positions", None) is None else self.module.tokens_at(x, p.positions)
 
 
 class OnnxForward(Forward):
-    """The same arithmetic as nodes of the graph `p`."""
+    """The same arithmetic as nodes of a graph."""
 
     def times(self, p: Any, x: Any, factor: float) -> str:
         """x · factor."""
-        return p.node("fault", "Mul", [x, p.constant(f"fault.{factor}", self.module.FLOAT, factor)])
+        return p.graph.node("fault", "Mul", [x, p.graph.constant(f"fault.{factor}", self.module.FLOAT, factor)])
 
     def times_heads(self, p: Any, x: Any, factors: NDArray[np.float32]) -> str:
         """x [B, 1, 1, T] times a factor per head [A]: [B, A, 1, T]."""
-        vector = p.constant("fault.heads", self.module.FLOAT, factors.tolist())
-        axes = p.constant("fault.axes", self.module.INT64, [1, 2])
-        return p.node("fault", "Mul", [x, p.node("fault", "Unsqueeze", [vector, axes])])
+        vector = p.graph.constant("fault.heads", self.module.FLOAT, factors.tolist())
+        axes = p.graph.constant("fault.axes", self.module.INT64, [1, 2])
+        return p.graph.node("fault", "Mul", [x, p.graph.node("fault", "Unsqueeze", [vector, axes])])
 
     def minus(self, p: Any, x: Any, y: Any) -> str:
         """x − y."""
-        return p.node("fault", "Sub", [x, y])
+        return p.graph.node("fault", "Sub", [x, y])
 
-    def first_tokens(self, p: Any, spec: EncoderSpec, x: Any) -> str:
+    def first_tokens(self, p: Any, x: Any) -> str:
         """[N, H] -> [B, H]."""
-        return self.module.first_tokens(p, spec, "fault", x)
+        return self.module.first_tokens(p, "fault", x)
 
-    def tokens_at(self, p: Any, spec: EncoderSpec, x: Any, positions: Any) -> str:
+    def tokens_at(self, p: Any, x: Any) -> str:
         """[N, H] -> [M, H]."""
-        return self.module.tokens_at(p, spec, "fault", x, positions)
+        return self.module.tokens_at(p, "fault", x)
 
 
 def forward_of(module: ModuleType) -> Forward:
@@ -164,14 +162,10 @@ class Fault:
         named = {LAYER: f"hidden_states.{layer + 1}", LAST_LAYER: f"hidden_states.{len(spec.blocks)}"}
         return named.get(self.shows, self.shows)
 
-    @contextmanager
-    def made_in(self, module: ModuleType) -> Iterator[None]:
-        """While it lasts, the functions of this forward are the faulty ones."""
+    def steps(self, module: ModuleType) -> dict[str, Callable[..., Any]]:
+        """The faulty functions of a forward or of the oracle, by the names of those that they stand in for."""
         forward = forward_of(module)
-        with ExitStack() as stack:
-            for name, wrap in self.code.items():
-                stack.enter_context(patch.object(module, name, wrap(forward, getattr(module, name))))
-            yield
+        return {name: wrap(forward, getattr(module, name)) for name, wrap in self.code.items()}
 
 
 class AlteredCheckpoint:

@@ -1,18 +1,23 @@
 """The oracle: the forward pass in float64 numpy, straight from the checkpoint.
 
-Written to be read, not to be fast: every formula is spelled out, and nothing here is shared with a
-runtime. It is checked against transformers' PyTorch classes in float64 in `test_oracle.py`.
+Written from the formulas, to be read, not to be fast. It shares the spec with the forwards and nothing else, not even
+a way of writing: tokens are the rows of one matrix, and attention takes one head of one row at a time. So a mistake
+copied into all forwards is none here. It is checked against transformers' PyTorch classes in float64 in
+`test_oracle.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import erf, softmax
+from scipy.special import expit, ndtr
 
 from yizhi.model.spec import (
     INPUT,
     MASK_VALUE,
+    NORMED,
     OUTPUT,
     SENTENCE_EMBEDDING,
     SHORTEST_NORM,
@@ -31,30 +36,16 @@ from yizhi.reading.checkpoint import Checkpoint
 from yizhi.runtimes.base import Inputs
 
 Array = NDArray[np.float64]
-Tap = Callable[[str, Array], Array]
+Step = Callable[..., Array]
 
-
-def gelu_erf(x: Array) -> Array:
-    """x Φ(x) = x/2 · (1 + erf(x/√2)) (Hendrycks & Gimpel 2016, arXiv:1606.08415)."""
-    return 0.5 * x * (1.0 + erf(x / np.sqrt(2.0)))
-
-
-def gelu_tanh(x: Array) -> Array:
-    """x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))), from the same paper."""
-    return 0.5 * x * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x * x * x)))
-
-
-def relu(x: Array) -> Array:
-    """max(x, 0)."""
-    return np.maximum(x, 0.0)
-
-
-def silu(x: Array) -> Array:
-    """x / (1 + exp(−x)) (Hendrycks & Gimpel 2016, arXiv:1606.08415)."""
-    return x / (1.0 + np.exp(-x))
-
-
-ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": relu, "silu": silu, "tanh": np.tanh}
+ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
+    # x Φ(x), and its approximation by tanh (Hendrycks & Gimpel 2016, arXiv:1606.08415); x σ(x), from the same paper.
+    "gelu_erf": lambda x: x * ndtr(x),
+    "gelu_tanh": lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    "silu": lambda x: x * expit(x),
+    "relu": lambda x: np.where(x > 0, x, 0),
+    "tanh": np.tanh,
+}
 
 
 class Parameters:
@@ -84,129 +75,174 @@ class Parameters:
         return self._checkpoint.array(name)[ids].astype(np.float64)
 
 
+@dataclass(frozen=True)
+class Pass:
+    """One run over a batch of B rows of T tokens.
+
+    mask: what is added to attention scores, [B, 1, 1, T], or [B, A, 1, T] where heads differ.
+    tap: is given each tensor that has a name, [B·T, …].
+    steps: what stands in for functions of this module, by name: how a known mistake is made here on purpose.
+    """
+
+    parameters: Parameters
+    spec: EncoderSpec
+    mask: Array
+    tap: Callable[[str, Array], None]
+    steps: Mapping[str, Step] = field(default_factory=dict)
+
+    def take(self, step: Step, *arguments: Any) -> Array:
+        """One step, or what stands in for it."""
+        return self.steps.get(step.__name__, step)(self, *arguments)
+
+
 def run(
     checkpoint: Checkpoint,
     inputs: Inputs,
     outputs: set[str] | None = None,
     logit_positions: NDArray[np.int64] | None = None,
     parameters: Parameters | None = None,
+    steps: Mapping[str, Step] | None = None,
 ) -> dict[str, Array]:
     """Every output of the checkpoint, or the named ones, in float64.
 
     logit_positions: [N, 2] pairs of (row, position); then token `logits` come as [N, V], computed
-    there only. parameters: the checkpoint's, where they serve several passes.
+    there only. parameters: the checkpoint's, where they serve several passes. steps: of `Pass`.
     """
-    spec, p = checkpoint.spec, parameters or Parameters(checkpoint)
+    spec = checkpoint.spec
     wanted = outputs or {name for names in spec.signatures().values() for name in names}
+    shape = inputs.input_ids.shape  # B, T
     found: dict[str, Array] = {}
 
-    def tap(name: str, x: Array) -> Array:
+    def tap(name: str, x: Array) -> None:
         if name in wanted:
-            found[name] = x
-        return x
+            found[name] = x.reshape(*shape, -1)
 
-    x = embeddings(p, spec, inputs.input_ids, inputs.token_type_ids)  # [B, T, H]
-    mask = (1 - inputs.attention_mask)[:, None, None, :] * MASK_VALUE  # [B, 1, 1, T]
-    x = encoder(p, spec, x, mask, tap)
-    tap("last_hidden_state", x)
-    pooled = tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler else None
+    mask = (1 - inputs.attention_mask)[:, None, None, :] * MASK_VALUE
+    p = Pass(parameters or Parameters(checkpoint), spec, mask, tap, steps or {})
+    states = encode(p, embed(p, inputs)).reshape(*shape, -1)  # [B, T, H]
+    tap("last_hidden_state", states)
+    outside: dict[str, Callable[[], Array]] = {}
+    if spec.pooler:
+        outside["pooler_output"] = lambda: p.take(pooler, spec.pooler, states)
     if spec.pooling:
-        tap(SENTENCE_EMBEDDING, sentence_embedding(spec.pooling, x, inputs.attention_mask))
-    if "logits" in wanted and isinstance(spec.head, MaskedLMHead):
-        at = x if logit_positions is None else x[logit_positions[:, 0], logit_positions[:, 1]]
-        tap("logits", mlm_head(p, spec, spec.head, at))
-    elif "logits" in wanted and spec.head is not None:
-        tap("logits", linear_head(p, spec.head, x, pooled))
-    return found
+        outside[SENTENCE_EMBEDDING] = lambda: sentence_embedding(spec.pooling, states, inputs.attention_mask)
+    if isinstance(spec.head, MaskedLMHead):
+        at = (...,) if logit_positions is None else tuple(logit_positions.T)
+        outside["logits"] = lambda: mlm_head(p, spec.head, states[at])
+    elif spec.head:
+        outside["logits"] = lambda: p.take(
+            linear_head, spec.head, states, p.take(pooler, spec.pooler, states) if spec.pooler else None
+        )
+    return found | {name: compute() for name, compute in outside.items() if name in wanted}
 
 
-def embeddings(p: Parameters, spec: EncoderSpec, input_ids: NDArray, token_type_ids: NDArray) -> Array:
-    """Word + position + token type, then LayerNorm and a projection to H where the family has them."""
-    positions = np.arange(input_ids.shape[1])
-    x = p.rows(spec.word_embeddings.weight, input_ids)  # [B, T, E]
-    x = x + p.rows(spec.token_type_embeddings.weight, token_type_ids)
-    x = x + p.rows(spec.position_embeddings.weight, positions)
-    if spec.embeddings_norm:
-        x = layer_norm(p, spec, spec.embeddings_norm, x)
-    return linear(p, spec.embeddings_projection, x) if spec.embeddings_projection else x  # [B, T, H]
+def embed(p: Pass, inputs: Inputs) -> Array:
+    """LayerNorm(word + position + token type), projected to H where the family has that: [B·T, H]."""
+    batch, length = inputs.input_ids.shape
+    tables = (
+        (p.spec.word_embeddings, inputs.input_ids.ravel()),
+        (p.spec.position_embeddings, np.tile(np.arange(length), batch)),
+        (p.spec.token_type_embeddings, inputs.token_type_ids.ravel()),
+    )
+    x = np.sum([p.parameters.rows(table.weight, ids) for table, ids in tables], axis=0)  # [B·T, E]
+    if p.spec.embeddings_norm:
+        x = p.take(layer_norm, p.spec.embeddings_norm, x)
+    if p.spec.embeddings_projection:
+        x = p.take(linear, p.spec.embeddings_projection, x)
+    return x
 
 
-def encoder(p: Parameters, spec: EncoderSpec, x: Array, mask: Array, tap: Tap) -> Array:
-    """Every block in turn; `hidden_states.N` is the input of block N, the last is the result."""
-    number = 0
-    for index, block in enumerate(spec.blocks):
-        x = tap(f"hidden_states.{index}", x)
-        for layer in block:
-            x = encoder_layer(p, spec, layer, x, mask, lambda name, y, n=number: tap(f"layers.{n}.{name}", y))
-            number += 1
-    if spec.final_norm:
-        x = layer_norm(p, spec, spec.final_norm, x)
-    return tap(f"hidden_states.{len(spec.blocks)}", x)
+def encode(p: Pass, x: Array) -> Array:
+    """Every layer in turn; `hidden_states.N` is what block N gets, and the last of them the result."""
+    numbers = iter(range(len(p.spec.layers)))
+    for index, block in enumerate(p.spec.blocks):
+        p.tap(f"hidden_states.{index}", x)
+        for layer, number in zip(block, numbers, strict=False):
+            inside = replace(p, tap=lambda name, y, n=number: p.tap(f"layers.{n}.{name}", y))
+            x = run_layer(inside, layer, x)
+    if p.spec.final_norm:
+        x = p.take(layer_norm, p.spec.final_norm, x)
+    p.tap(f"hidden_states.{len(p.spec.blocks)}", x)
+    return x
 
 
-def encoder_layer(p: Parameters, spec: EncoderSpec, layer: Layer, x: Array, mask: Array, tap: Tap) -> Array:
-    """Attention and feed-forward, each with a residual; LayerNorm after each sum, or before each part."""
-    if layer.norm_first:
-        x = x + attention(p, spec, layer, layer_norm(p, spec, layer.attention_norm, x), mask, tap)
-        tap("after_attention", x)
-        return x + feed_forward(p, spec, layer, layer_norm(p, spec, layer.output_norm, x), tap)
-    y = attention(p, spec, layer, x, mask, tap)
-    x = tap("after_attention", add_and_norm(p, spec, layer.attention_norm, layer.attention_adapter, x, y))
-    return add_and_norm(p, spec, layer.output_norm, layer.output_adapter, x, feed_forward(p, spec, layer, x, tap))
+def run_layer(p: Pass, layer: Layer, x: Array) -> Array:
+    """For f = attention, then f = feed-forward: LayerNorm(x + f(x)), or x + f(LayerNorm(x)) with norm_first."""
+    halves = (
+        (attention, layer.attention_norm, layer.attention_adapter),
+        (feed_forward, layer.output_norm, layer.output_adapter),
+    )
+    for function, norm, part in halves:
+        if layer.norm_first:
+            x = x + p.take(function, layer, p.take(layer_norm, norm, x))
+        else:
+            x = p.take(add_and_norm, norm, part, x, p.take(function, layer, x))
+        if function is attention:
+            p.tap("after_attention", x)
+    return x
 
 
-def add_and_norm(p: Parameters, spec: EncoderSpec, norm: Norm, part: Adapter | None, x: Array, y: Array) -> Array:
-    """LayerNorm(x + y) of a sub-layer's input and output, with an adapter on the way where there is one."""
+def add_and_norm(p: Pass, norm: Norm, part: Adapter | None, x: Array, y: Array) -> Array:
+    """LayerNorm(x + y), or what an adapter makes of it: the last line of `yizhi.model.spec.Adapter`."""
     if part is None:
-        return layer_norm(p, spec, norm, x + y)
-    z = adapter(p, spec, norm, part, x, y)
-    return z if part.adds is None else layer_norm(p, spec, norm, z + (x if part.adds == INPUT else y))
+        return p.take(layer_norm, norm, x + y)
+    z = p.take(adapter, norm, part, x, y)
+    added = {None: None, INPUT: x, OUTPUT: y}[part.adds]
+    return z if added is None else p.take(layer_norm, norm, z + added)
 
 
-def adapter(p: Parameters, spec: EncoderSpec, norm: Norm, part: Adapter, x: Array, y: Array) -> Array:
-    """A bottleneck and the residual around it: the z of `yizhi.model.spec.Adapter`."""
+def adapter(p: Pass, norm: Norm, part: Adapter, x: Array, y: Array) -> Array:
+    """The z of `yizhi.model.spec.Adapter`: the formulas stand there."""
+    known = {INPUT: x, OUTPUT: y, SUM: x + y, NORMED: p.take(layer_norm, norm, x + y)}
+    scaling = p.parameters[part.scaling.name] if isinstance(part.scaling, Scaling) else part.scaling
 
-    def take(which: str) -> Array:
-        if which in (INPUT, OUTPUT):
-            return x if which == INPUT else y
-        return x + y if which == SUM else layer_norm(p, spec, norm, x + y)
+    def normed(by: Norm | None, values: Array) -> Array:
+        return values if by is None else p.take(layer_norm, by, values)
 
-    read = take(part.reads)  # [B, T, H]
-    z = layer_norm(p, spec, part.norm_before, read) if part.norm_before else read
-    z = ACTIVATIONS[part.activation](linear(p, part.down, z))  # [B, T, bottleneck]
-    z = linear(p, part.up, z) * (p[part.scaling.name] if isinstance(part.scaling, Scaling) else part.scaling)
-    residual = read if part.residual == part.reads else take(part.residual)
+    inner = ACTIVATIONS[part.activation](p.take(linear, part.down, normed(part.norm_before, known[part.reads])))
+    b = scaling * p.take(linear, part.up, inner)  # [B·T, H]
     if part.residual_in_norm:
-        z = z + residual
-    if part.norm_after:
-        z = layer_norm(p, spec, part.norm_after, z)
-    return z if part.residual_in_norm else z + residual
+        return normed(part.norm_after, b + known[part.residual])
+    return normed(part.norm_after, b) + known[part.residual]
 
 
-def attention(p: Parameters, spec: EncoderSpec, layer: Layer, x: Array, mask: Array, tap: Tap) -> Array:
-    """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), projected."""
-    heads, width = spec.config.num_attention_heads, spec.config.head_size
-
-    def split(y: Array) -> Array:
-        return y.reshape(*y.shape[:2], heads, width).transpose(0, 2, 1, 3)  # [B, A, T, d]
-
-    query = split(tap("query", linear(p, layer.query, x)))
-    key = split(tap("key", linear(p, layer.key, x)))
-    value = split(tap("value", linear(p, layer.value, x)))
-    scores = query @ key.transpose(0, 1, 3, 2) / np.sqrt(width) + mask  # [B, A, T, T]
-    context = (softmax(scores, axis=-1) @ value).transpose(0, 2, 1, 3).reshape(x.shape)  # [B, T, H]
-    return tap("attention_output", linear(p, layer.attention_output, tap("context", context)))
-
-
-def feed_forward(p: Parameters, spec: EncoderSpec, layer: Layer, x: Array, tap: Tap) -> Array:
-    """Two linear layers with the activation between them."""
-    x = tap("intermediate", ACTIVATIONS[spec.config.activation](linear(p, layer.intermediate, x)))  # [B, T, I]
-    return tap("output", linear(p, layer.output, x))  # [B, T, H]
+def attention(p: Pass, layer: Layer, x: Array) -> Array:
+    """softmax(Q Kᵀ / √d + mask) V for each head of width d (Vaswani et al. 2017, arXiv:1706.03762), projected."""
+    heads, d = p.spec.config.num_attention_heads, p.spec.config.head_size
+    batch, length = p.mask.shape[0], p.mask.shape[-1]
+    mask = np.broadcast_to(p.mask, (batch, heads, 1, length))
+    query, key, value = (p.take(linear, part, x) for part in (layer.query, layer.key, layer.value))
+    for name, array in (("query", query), ("key", key), ("value", value)):
+        p.tap(name, array)
+    context = np.empty_like(query)
+    for row in range(batch):
+        for head in range(heads):
+            at = slice(row * length, (row + 1) * length), slice(head * d, (head + 1) * d)
+            context[at] = softmax(query[at] @ key[at].T / np.sqrt(d) + mask[row, head]) @ value[at]
+    p.tap("context", context)
+    result = p.take(linear, layer.attention_output, context)
+    p.tap("attention_output", result)
+    return result
 
 
-def pooler(p: Parameters, dense: Linear, x: Array) -> Array:
-    """tanh of a linear layer over the first token: [B, H]."""
-    return np.tanh(linear(p, dense, x[:, 0]))
+def softmax(scores: Array) -> Array:
+    """exp(s) / Σ exp(s) over the last axis; the greatest is taken from each first, which changes nothing else."""
+    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def feed_forward(p: Pass, layer: Layer, x: Array) -> Array:
+    """W₂ activation(W₁ x + b₁) + b₂."""
+    wide = ACTIVATIONS[p.spec.config.activation](p.take(linear, layer.intermediate, x))  # [B·T, I]
+    p.tap("intermediate", wide)
+    result = p.take(linear, layer.output, wide)
+    p.tap("output", result)
+    return result
+
+
+def pooler(p: Pass, dense: Linear, x: Array) -> Array:
+    """tanh(W x + b) of each row's first token: [B, T, H] -> [B, H]."""
+    return np.tanh(p.take(linear, dense, x[:, 0]))
 
 
 def sentence_embedding(pooling: Pooling, x: Array, attention_mask: NDArray[np.int64]) -> Array:
@@ -219,28 +255,27 @@ def sentence_embedding(pooling: Pooling, x: Array, attention_mask: NDArray[np.in
     return np.stack(rows)
 
 
-def mlm_head(p: Parameters, spec: EncoderSpec, head: MaskedLMHead, x: Array) -> Array:
-    """Vocabulary logits [..., V]."""
-    x = ACTIVATIONS[head.activation](linear(p, head.dense, x))  # [..., E]
-    return layer_norm(p, spec, head.norm, x) @ p[head.decoder].T + p[head.decoder_bias]
+def mlm_head(p: Pass, head: MaskedLMHead, x: Array) -> Array:
+    """Vocabulary logits [..., V]: D LayerNorm(activation(W x + b)) + c, D the embedding table where tied."""
+    transformed = p.take(layer_norm, head.norm, ACTIVATIONS[head.activation](p.take(linear, head.dense, x)))
+    return transformed @ p.parameters[head.decoder].T + p.parameters[head.decoder_bias]
 
 
-def linear_head(p: Parameters, head: LinearHead, x: Array, pooled: Array | None) -> Array:
+def linear_head(p: Pass, head: LinearHead, x: Array, pooled: Array | None) -> Array:
     """Label logits over every token, the first token, or the pooler's output."""
     y = pooled if head.over == "pooler" else x[:, 0] if head.over == "first_token" else x
-    if head.dense and head.activation:
-        y = ACTIVATIONS[head.activation](linear(p, head.dense, y))
-    y = linear(p, head.projection, y)
+    if head.dense:
+        y = ACTIVATIONS[head.dense.activation](p.take(linear, head.dense.linear, y))
+    y = p.take(linear, head.projection, y)
     return y[..., 0] if head.squeeze else y
 
 
-def linear(p: Parameters, layer: Linear, x: Array) -> Array:
-    """x Wᵀ + b."""
-    return x @ p[layer.weight].T + p[layer.bias]
+def linear(p: Pass, layer: Linear, x: Array) -> Array:
+    """W x + b for each vector x along the last axis."""
+    return x @ p.parameters[layer.weight].T + p.parameters[layer.bias]
 
 
-def layer_norm(p: Parameters, spec: EncoderSpec, norm: Norm, x: Array) -> Array:
+def layer_norm(p: Pass, norm: Norm, x: Array) -> Array:
     """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
-    centred = x - x.mean(axis=-1, keepdims=True)
-    variance = (centred * centred).mean(axis=-1, keepdims=True)
-    return centred / np.sqrt(variance + norm.epsilon) * p[norm.weight] + p[norm.bias]
+    mean, variance = x.mean(axis=-1, keepdims=True), x.var(axis=-1, keepdims=True)
+    return (x - mean) / np.sqrt(variance + norm.epsilon) * p.parameters[norm.weight] + p.parameters[norm.bias]

@@ -72,7 +72,7 @@ class Checkpoint:
                 raise InputError(path, faults)
             _check_family(folder, config, files)
             checkpoint = cls(folder, files, config, text)
-            _check_task(checkpoint)
+            check_task(checkpoint, folder / "config.json")
             checkpoint.spec = replace(checkpoint.spec, pooling=pooling)
             return checkpoint
         except BaseException:
@@ -261,12 +261,13 @@ def _check_family(folder: Path, config: EncoderConfig, files: Sequence[TensorFil
         )
 
 
-def _check_task(checkpoint: Checkpoint) -> None:
+def check_task(checkpoint: Checkpoint, config_path: Path) -> None:
+    """Raises InputError for a discriminator whose configuration promises to fill masks."""
     said = checkpoint.config.architecture or ""
     if said.endswith("ForMaskedLM") and checkpoint.spec.task == "replaced-token-detection":
         raise InputError(
-            checkpoint.folder,
-            f"config.json says {said}, but the tensors are a discriminator's, which says which tokens were replaced "
+            config_path,
+            f"says {said}, but the tensors are a discriminator's, which says which tokens were replaced "
             "and cannot fill masks",
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 from yizhi.errors import InputError
 from yizhi.model.config import EncoderConfig
 from yizhi.reading.auto_tokenizer import read_tokenizer
-from yizhi.reading.checkpoint import WEIGHTS, Checkpoint
+from yizhi.reading.checkpoint import WEIGHTS, Checkpoint, check_task
 from yizhi.reading.importers.adapter import REPLACED, join_adapter
 from yizhi.reading.importers.archive import unpack
 from yizhi.reading.importers.configs import GELU_NOTE, canonical_config
@@ -97,7 +97,7 @@ def _convert(
         raise InputError(config_path.parent, misfit)
     with _naming_tensors(opened):
         checkpoint = Checkpoint(folder, opened.weights, config, text)
-    _check_task(checkpoint, config_path)
+    check_task(checkpoint, config_path)
     ignored, notes = _find_ignored(checkpoint, opened.weights), opened.notes
     if adapter:
         checkpoint, of_adapter, more = join_adapter(checkpoint, opened.weights, adapter)
@@ -112,13 +112,6 @@ def _convert(
         "ignored": dict(sorted(ignored.items())),
         "notes": (*notes, *_notes(opened, config, text, found)),
     }
-
-
-def _check_task(checkpoint: Checkpoint, config_path: Path) -> None:
-    """Refuse a discriminator whose configuration promises to fill masks."""
-    said = checkpoint.config.architecture or ""
-    if said.endswith("ForMaskedLM") and checkpoint.spec.task == "replaced-token-detection":
-        raise InputError(config_path, f"says {said}, but the tensors are a discriminator's, which cannot fill masks")
 
 
 def _write(checkpoint: Checkpoint, out: Path) -> None:

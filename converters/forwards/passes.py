@@ -1,0 +1,55 @@
+"""Pass: what every function of a forward pass needs beside the values it works on."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+from yizhi.model.spec import EncoderSpec
+
+T = TypeVar("T")
+Tap = Callable[[str, T], T]
+
+
+def ignore(name: str, x: T) -> T:
+    """A tap that keeps nothing."""
+    return x
+
+
+def keep(outputs: Collection[str], found: dict[str, T]) -> Tap[T]:
+    """A tap that puts the named tensors into `found`."""
+
+    def tap(name: str, x: T) -> T:
+        if name in outputs:
+            found[name] = x
+        return x
+
+    return tap
+
+
+@dataclass(frozen=True)
+class Pass(Generic[T]):
+    """One run of an encoder over a batch.
+
+    parameters: by canonical name; `p[name]` is one of them.
+    tap: is given each tensor that has a name, on its way.
+    mask: what is added to attention scores, [B, 1, 1, T]; the layers need it.
+    positions: the tokens [N, 2], each by row and position, that the last layer is to compute; all [B, T] if None.
+    """
+
+    parameters: Mapping[str, T]
+    spec: EncoderSpec
+    tap: Tap[T] = ignore
+    mask: T | None = None
+    positions: T | None = None
+
+    def __getitem__(self, name: str) -> T:
+        return self.parameters[name]
+
+    def in_layer(self, number: int) -> "Pass[T]":
+        """As layer `number` sees it: taps begin with `layers.N.`, and only the last layer computes fewer tokens."""
+        last = number == len(self.spec.layers) - 1
+        return replace(
+            self,
+            tap=lambda name, x: self.tap(f"layers.{number}.{name}", x),
+            positions=self.positions if last else None,
+        )
