@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from onnx import TensorProto
 
-from yizhi.converters.onnx_files import U8S8, U8U8, StoredTensor
+from yizhi.converters.onnx_files import U8S8, U8U8, StoredTensor, outliers_of, scale_of
 from yizhi.converters.onnx_graph import CONTRIB_DOMAIN
 from yizhi.converters.to_onnx import Float32Graph
 from yizhi.model.spec import Embedding
@@ -149,16 +149,6 @@ class Int8Graph(Float32Graph):
 
     def _last_axis(self) -> str:
         return self.constant("last_axis", INT64, [-1])
-
-
-def outliers_of(name: str) -> str:
-    """Name of the float32 columns [count, outputs] of the outlier channels of an int8 weight."""
-    return f"{name}.outliers"
-
-
-def scale_of(name: str) -> str:
-    """Name of the scales [outputs] of an int8 weight."""
-    return f"{name}.scale"
 
 
 def build_integer_check(g: Int8Graph, weights: Iterable[str]) -> None:

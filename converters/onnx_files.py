@@ -25,6 +25,16 @@ def graph_file(signature: str, products: str = U8U8) -> str:
     return f"{name}_{U8S8}.onnx" if products == U8S8 else f"{name}.onnx"
 
 
+def outliers_of(name: str) -> str:
+    """Name of the float32 columns [count, outputs] of the outlier channels of an int8 weight."""
+    return f"{name}.outliers"
+
+
+def scale_of(name: str) -> str:
+    """Name of the scales [outputs] of an int8 weight."""
+    return f"{name}.scale"
+
+
 @dataclass(frozen=True)
 class StoredTensor:
     """A tensor's data type (a number of `onnx.TensorProto`), shape, and place in the weight file."""

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from yizhi.converters.int8_graph import LARGEST, TINY, Int8Graph, build_integer_check, outliers_of, scale_of
+from yizhi.converters.int8_graph import LARGEST, TINY, Int8Graph, build_integer_check
 from yizhi.converters.int8_outliers import find_outliers, may_have_outliers
-from yizhi.converters.onnx_files import INTEGERS, U8S8, U8U8, WEIGHT_FILE, WeightFile, graph_file
+from yizhi.converters.onnx_files import INTEGERS, U8S8, U8U8, WEIGHT_FILE, WeightFile, graph_file, outliers_of, scale_of
 from yizhi.converters.sentence_transformers import write_modules
 from yizhi.converters.to_onnx import write_graphs
 from yizhi.errors import InputError
@@ -54,9 +54,11 @@ def convert(checkpoint: Checkpoint, writer: ArtifactWriter, keep_fp32: Collectio
             build_integer_check(graph, checked)
             writer.write(graph_file(INTEGERS, products), graph.model().SerializeToString(deterministic=True))
     write_modules(writer, spec, {"file_name": graph_file("features")})
-    stored = {name: weights.stored[name] for name in checked}
-    places = {name: {"offset": tensor.offset, "shape": list(tensor.shape)} for name, tensor in stored.items()}
-    writer.say("quantization", {"checked": places, "outliers": outliers})
+    places = {
+        name: {"dtype": "int8" if tensor.dtype == INT8 else "float32", "offset": tensor.offset, "shape": tensor.shape}
+        for name, tensor in weights.stored.items()
+    }
+    writer.say("quantization", {"checked": checked, "outliers": outliers, "stored": places})
 
 
 def one_of_each_kind(spec: EncoderSpec) -> list[str]:

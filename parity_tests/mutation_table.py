@@ -132,8 +132,8 @@ def first_failure(verdict: Verdict) -> str | None:
         return None
     failed = verdict.failed_outputs()
     output = next((name for name in ("pooler_output", "logits") if name in failed), None)
-    # What is left are int8's gates on logits and on rows run alone.
-    return verdict.first_bad_layer() or output or ("rows alone" if verdict.change_alone else "logits")
+    # What is left are int8's gates on rows run alone, on its numbers, and on logits.
+    return verdict.first_bad_layer() or output or ("rows alone" if verdict.change_alone else "numbers or logits")
 
 
 def _write(folder: Path, variant: str) -> Path:

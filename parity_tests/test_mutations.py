@@ -114,6 +114,16 @@ def test_bisecting_int8_labels(laboratory, name):
     assert (diagnosis.output, diagnosis.cause.partition(" (")[0]) == ("logits", name)
 
 
+@pytest.mark.parametrize(("name", "sound"), [("ReLU for GELU", True), ("one channel's scale wrong", False)])
+def test_int8_says_what_helps_only_where_its_numbers_are_right(laboratory, name, sound):
+    fault = next(fault for fault in FAULTS if fault.name == name)
+    _, golden = laboratory.subject(fault.variant)
+    with laboratory.faulty(fault, "onnx-int8") as runtime:
+        faults = verify(runtime, cut(golden, "onnx-int8"), "int8").faults
+    assert any("`keep_fp32`" in line for line in faults) == sound
+    assert any("mean cosine: expected at least 0.998" in line for line in faults)
+
+
 def test_bisecting_claims_no_cause_for_an_unknown_fault(laboratory):
     checkpoint, golden = laboratory.subject("bert")
     golden = cut(golden, "pytorch")

@@ -33,6 +33,7 @@ def make_record(excesses: list[float | None], **changes: object) -> Verification
         change_alone=0.0,
         quality=None,
         cosine={},
+        cosine_mean={},
         label_error=None,
         integers=None,
         tolerance=TOLERANCE,

@@ -9,7 +9,16 @@ from tests.agreement import ARCHITECTURES, padded_batch
 from tests.artifacts import export_artifact
 from tests.checkpoints import make_spec
 from tests.converters.test_to_onnx import SIGNATURES, place, read_graph, stored_weights
-from yizhi.converters.onnx_files import INTEGERS, U8S8, U8U8, WEIGHT_FILE, StoredTensor, graph_file
+from yizhi.converters.onnx_files import (
+    INTEGERS,
+    U8S8,
+    U8U8,
+    WEIGHT_FILE,
+    StoredTensor,
+    graph_file,
+    outliers_of,
+    scale_of,
+)
 from yizhi.model.config import EncoderConfig
 from yizhi.model.spec import KERNEL
 from yizhi.reading.checkpoint import Checkpoint
@@ -19,7 +28,7 @@ from yizhi.runtimes import open_runtime
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from yizhi.converters.int8_graph import Int8Graph, outliers_of, scale_of  # noqa: E402
+from yizhi.converters.int8_graph import Int8Graph  # noqa: E402
 from yizhi.converters.to_onnx_int8 import quantize_in_chunks, quantize_rows, quantized_names  # noqa: E402
 from yizhi.runtimes.onnx_products import adds_signed_exactly  # noqa: E402
 

@@ -20,7 +20,7 @@ from yizhi.reports.report import render_junit, write_report
 from yizhi.reports.report_page import render_page
 from yizhi.reports.tables import describe_errors, print_release
 
-GATES = QuantizedGates(0.5, 0.99, 0.99, 5e-3, 2e-2, 0.995, 0.15, "measured")
+GATES = QuantizedGates(0.5, 0.99, 0.99, 5e-3, 2e-2, 0.995, 0.998, 0.15, "measured")
 ENVIRONMENT = Environment.here()
 
 

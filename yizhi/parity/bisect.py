@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from yizhi.model.spec import EncoderSpec
 from yizhi.parity import oracle
 from yizhi.parity.cases import Case
-from yizhi.parity.compare import compare, lowest_cosine
+from yizhi.parity.compare import compare, cosines
 from yizhi.parity.faults import LOGITS, AlteredCheckpoint, Fault
 from yizhi.parity.golden import POSITION, TOKEN, Golden
 from yizhi.parity.judge import Verdict
@@ -72,7 +72,8 @@ def _judge(gates: FloatTolerance | QuantizedGates, golden: Golden) -> Agrees:
             return False
         if name == LOGITS and golden.per[LOGITS] != POSITION:
             return bool(_rms(found - expected) <= gates.label_error * typical)
-        return lowest_cosine(found, expected) >= gates.cosine
+        found_cosines = cosines(found, expected)
+        return bool(found_cosines.min() >= gates.cosine and found_cosines.mean() >= gates.cosine_mean)
 
     return agrees
 

@@ -122,10 +122,10 @@ def _quality_of_rows(found: NDArray, reference: NDArray, lead: float) -> tuple[N
     return kl, first - second >= lead, found.argmax(axis=-1) == answer, (five == answer[:, None]).any(axis=-1)
 
 
-def lowest_cosine(found: NDArray, reference: NDArray) -> float:
-    """Smallest cosine between vectors along the last axis."""
+def cosines(found: NDArray, reference: NDArray) -> NDArray[np.float64]:
+    """Cosine between vectors along the last axis: [..., H] -> [...]."""
     a, b = found.astype(np.float64), reference.astype(np.float64)
-    return float(((a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))).min())
+    return (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
 
 
 def relative_error(found: NDArray, reference: NDArray) -> float:

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save
 from yizhi.errors import InputError
 from yizhi.model.spec import EncoderSpec, MaskedLMHead, Norm
 from yizhi.parity.cases import Case, make_cases
+from yizhi.parity.numbers import summarize
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.schema import find_violations
 from yizhi.runtimes.base import Inputs
@@ -36,6 +37,7 @@ class Golden:
 
     per: what each output holds one vector for. sums: outputs whose error is measured against their vector.
     offsets: [H] each, of the outputs that a LayerNorm gives: what it adds.
+    numbers: the checkpoint's own, summarized by parameter: what `yizhi.parity.numbers` holds an int8 artifact to.
     """
 
     cases: list[Case]
@@ -43,6 +45,7 @@ class Golden:
     per: dict[str, str]
     sums: list[str]
     offsets: dict[str, NDArray[np.float32]]
+    numbers: dict[str, NDArray[np.float32]]
 
     def scale(self, output: str, reference: NDArray) -> NDArray[np.float64]:
         """How large the numbers are that each element of an output was made of: what float32 errs in proportion to.
@@ -74,7 +77,7 @@ class Golden:
         sums = [name for name in names if is_sum(checkpoint.spec, name)]
         norms = {name: norm for name in names if (norm := norm_of(checkpoint.spec, name))}
         offsets = {name: checkpoint.array(norm.bias).astype(np.float32) for name, norm in norms.items()}
-        return cls(cases, reference, per, sums, offsets)
+        return cls(cases, reference, per, sums, offsets, summarize(checkpoint))
 
     @classmethod
     def read(cls, folder: Path) -> "Golden":
@@ -90,7 +93,7 @@ class Golden:
         except SafetensorError as error:
             raise InputError(folder / ARRAYS, str(error)) from None
         names = [f"{entry['name']}/{key}" for entry in description["cases"] for key in (*_INPUTS, *description["per"])]
-        names += [f"offsets/{name}" for name in description["offsets"]]
+        names += [f"{kind}/{name}" for kind in ("offsets", "numbers") for name in description[kind]]
         missing = [f"{name}: missing" for name in names if name not in arrays]
         if missing:
             raise InputError(folder / ARRAYS, missing)
@@ -101,11 +104,13 @@ class Golden:
             cases.append(Case(name, entry["catches"], inputs, tuple(entry["alone"]), tuple(entry["signatures"])))
             reference[name] = {key: arrays[f"{name}/{key}"] for key in description["per"]}
         offsets = {name: arrays[f"offsets/{name}"] for name in description["offsets"]}
-        return cls(cases, reference, description["per"], description["sums"], offsets)
+        numbers = {name: arrays[f"numbers/{name}"] for name in description["numbers"]}
+        return cls(cases, reference, description["per"], description["sums"], offsets, numbers)
 
     def write(self, folder: Path) -> None:
         """Write `cases.json` and `golden.safetensors` into an existing folder."""
         arrays: dict[str, NDArray] = {f"offsets/{name}": array for name, array in self.offsets.items()}
+        arrays |= {f"numbers/{name}": array for name, array in self.numbers.items()}
         entries = []
         for case in self.cases:
             reference = self.reference[case.name]
@@ -119,6 +124,7 @@ class Golden:
             "per": self.per,
             "sums": self.sums,
             "offsets": list(self.offsets),
+            "numbers": list(self.numbers),
             "cases": entries,
         }
         (folder / CASES).write_text(to_json(description), encoding="utf-8")

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from yizhi.errors import InputError
 from yizhi.model.spec import EncoderSpec, Layer, Linear, MaskedLMHead
-from yizhi.parity.compare import Quality, measure_quality
+from yizhi.parity.compare import Quality, cosines, measure_quality
 from yizhi.runtimes.base import Inputs, Runtime
 from yizhi.runtimes.tokenization import Tokenizer
 
@@ -83,12 +83,12 @@ def compare_on_texts(int8: Runtime, fp32: Runtime, texts: Sequence[str], positio
     if not compared:
         raise InputError("`texts`", f"no text of 1 … {_LONGEST - 2} tokens")
     joined = {name: [np.concatenate(arrays) for arrays in zip(*kept, strict=True)] for name, kept in pairs.items()}
-    cosines = {name: _cosines(*joined[name]) for name in layers}
+    found_cosines = {name: cosines(*joined[name]) for name in layers}
     return TextQuality(
         texts=used,
         quality=measure_quality(*joined["logits"], lead=0.0),
-        cosine={name: float(values.min()) for name, values in cosines.items()},
-        cosine_mean={name: float(values.mean()) for name, values in cosines.items()},
+        cosine={name: float(values.min()) for name, values in found_cosines.items()},
+        cosine_mean={name: float(values.mean()) for name, values in found_cosines.items()},
     )
 
 
@@ -122,8 +122,3 @@ def _common_beginning(names: list[str]) -> str:
     columns = zip(*(name.split(".") for name in names), strict=False)
     same = [len(set(column)) == 1 for column in columns]
     return ".".join(names[0].split(".")[: same.index(False)])
-
-
-def _cosines(found: NDArray, expected: NDArray) -> NDArray[np.float64]:
-    a, b = found.astype(np.float64), expected.astype(np.float64)
-    return (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))

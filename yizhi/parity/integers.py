@@ -1,12 +1,11 @@
 """The integer sums of an int8 artifact's kernels against exact arithmetic: what no processor may change."""
 
 import hashlib
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from yizhi.converters.onnx_files import WEIGHT_FILE
+from yizhi.parity.numbers import read_stored
 from yizhi.parity.record import Integers
 from yizhi.runtimes.base import Runtime
 from yizhi.runtimes.processor import describe_int8_kernels
@@ -27,11 +26,11 @@ def check_integers(runtime: Runtime) -> tuple[Integers | None, list[str]]:
     if quantization is None:
         older = "the artifact says nothing of its kernels: made by an older version; export it again"
         return None, [older]
-    checked = quantization["checked"]
+    checked = {name: quantization["stored"][name] for name in quantization["checked"]}
     if not checked:
         return None, []
     rows = make_rows(max(entry["shape"][1] for entry in checked.values()))
-    weights = {name: _read(runtime.artifact.folder, **entry) for name, entry in checked.items()}
+    weights = {name: read_stored(runtime.artifact.folder, entry) for name, entry in checked.items()}
     expected = {f"{name}.sums": sum_exactly(rows[:, : kernel.shape[1]], kernel) for name, kernel in weights.items()}
     found = runtime.integer_sums(rows)
     faults = [
@@ -61,7 +60,3 @@ def make_rows(width: int) -> NDArray[np.uint8]:
 def sum_exactly(rows: NDArray[np.uint8], kernel: NDArray[np.int8]) -> NDArray[np.int64]:
     """Σ (row − 128) · kernel, [N, inputs] by [outputs, inputs]: [N, outputs]. float64 holds such integers exactly."""
     return ((rows.astype(np.float64) - _MIDDLE) @ kernel.T.astype(np.float64)).astype(np.int64)
-
-
-def _read(folder: Path, offset: int, shape: list[int]) -> NDArray[np.int8]:
-    return np.memmap(folder / WEIGHT_FILE, np.int8, "r", offset, (shape[0], shape[1]))

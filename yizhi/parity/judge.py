@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from yizhi.errors import InputError
 from yizhi.model.spec import LOGITS_AT
 from yizhi.parity.cases import Case
-from yizhi.parity.compare import Difference, Quality, compare, lowest_cosine, measure_quality, relative_error
+from yizhi.parity.compare import Difference, Quality, compare, cosines, measure_quality, relative_error
 from yizhi.parity.golden import POSITION, ROW, TOKEN, Golden
 from yizhi.parity.integers import check_integers
+from yizhi.parity.numbers import audit
 from yizhi.parity.record import Diagnosis, Integers, Plausibility, PublishedCheck, VerificationRecord
 from yizhi.parity.tolerances import FloatTolerance, QuantizedGates, describe_requirement, find_gates
 from yizhi.runtimes.base import Inputs, Outputs, Runtime
@@ -22,6 +23,11 @@ _NOT_JUDGED = FloatTolerance(float("inf"), 0.0, "")
 # Where no tolerance is known, `Difference.excess` is the smallest t with |error| ≤ t + t · scale.
 _UNIT = FloatTolerance(1.0, 1.0, "")
 
+_TOO_COARSE = (
+    "its integers and its numbers are right: 8 bits are too few for this model, or its arithmetic is wrong; "
+    "`yizhi int8-report` with the checkpoint names the parts that cost most, for `keep_fp32` of `yizhi export`"
+)
+
 
 @dataclass
 class Verdict:
@@ -29,7 +35,8 @@ class Verdict:
 
     differences: one per case, signature and output.
     change_alone: largest change in a row's default outputs when it is run alone, unpadded.
-    quality, cosine, label_error: for a quantized artifact, what its gates judge; cosine is the lowest, per output.
+    quality, cosine, label_error: for a quantized artifact, what its gates judge; cosine is the lowest, per output,
+        and cosine_mean the mean.
     integers: for a quantized artifact, what its kernels sum. settings: how the framework said it computed. Where there
     are no `gates` for this precision on this device, errors are measured and nothing passes.
     """
@@ -40,6 +47,7 @@ class Verdict:
     change_alone: float = 0.0
     quality: Quality | None = None
     cosine: dict[str, float] = field(default_factory=dict)
+    cosine_mean: dict[str, float] = field(default_factory=dict)
     label_error: float | None = None
     integers: Integers | None = None
     settings: dict[str, str] = field(default_factory=dict)
@@ -80,12 +88,14 @@ class Verdict:
     def failed_outputs(self) -> set[str]:
         """The outputs that differ too much, element by element or, for int8 ones but logits, in direction."""
         gates = self.gates
-        lowest = gates.cosine if isinstance(gates, QuantizedGates) else -1.0
         worst = self.worst().items()
         failed = {name for name, found in worst if found.fault or (gates is not None and not found.passed)}
         if isinstance(gates, QuantizedGates) and self.label_error is not None and self.label_error > gates.label_error:
             failed.add("logits")
-        return failed | {name for name, cosine in self.cosine.items() if not cosine >= lowest}
+        if isinstance(gates, QuantizedGates):
+            failed |= {name for name, cosine in self.cosine.items() if not cosine >= gates.cosine}
+            failed |= {name for name, cosine in self.cosine_mean.items() if not cosine >= gates.cosine_mean}
+        return failed
 
     def record(
         self,
@@ -116,6 +126,7 @@ class Verdict:
             change_alone=self.change_alone,
             quality=self.quality,
             cosine=self.cosine,
+            cosine_mean=self.cosine_mean,
             label_error=self.label_error,
             integers=self.integers,
             tolerance=gates,
@@ -146,6 +157,8 @@ def verify(runtime: Runtime, golden: Golden, precision: str) -> Verdict:
         verdict.faults += runtime.find_disagreements(several.inputs)
         verdict.integers, wrong = check_integers(runtime)
         verdict.faults += wrong
+        if "quantization" in runtime.artifact.description:
+            verdict.faults += audit(runtime.artifact, golden.numbers)
     judge = _Judge(golden, verdict)
     for signature, names in runtime.signatures.items():
         for case in golden.cases:
@@ -175,6 +188,7 @@ class _Judge:
             self._tolerance = self._gates
         self._logits: list[tuple[NDArray, NDArray]] = []
         self._labels: list[tuple[NDArray, NDArray]] = []
+        self._cosines: dict[str, list[NDArray[np.float64]]] = {}
 
     def compare(self, case: Case, signature: str, names: Sequence[str], found: Outputs) -> bool:
         """Compare one run's outputs with the golden ones, on real tokens. Returns whether all could be compared."""
@@ -191,7 +205,7 @@ class _Judge:
             elif name == "logits":
                 self._labels.append(pair)
             else:
-                self._verdict.cosine[name] = min(self._verdict.cosine.get(name, 1.0), lowest_cosine(*pair))
+                self._cosines.setdefault(name, []).append(cosines(*pair).ravel())
         return comparable
 
     def compare_alone(self, case: Case, runtime: Runtime, together: Outputs) -> None:
@@ -249,6 +263,9 @@ class _Judge:
             if difference.fault or (self._gates is not None and not difference.passed):
                 verdict.faults.append(f"{difference.output} ({difference.case}): {difference.explain()}")
         if isinstance(self._gates, QuantizedGates):
+            joined = {name: np.concatenate(arrays) for name, arrays in self._cosines.items()}
+            verdict.cosine = {name: float(values.min()) for name, values in joined.items()}
+            verdict.cosine_mean = {name: float(values.mean()) for name, values in joined.items()}
             if self._logits:
                 verdict.quality = measure_quality(
                     *(np.concatenate(arrays) for arrays in zip(*self._logits, strict=True)), self._gates.lead
@@ -257,7 +274,10 @@ class _Judge:
                 verdict.label_error = relative_error(
                     *(np.concatenate([array.ravel() for array in arrays]) for arrays in zip(*self._labels, strict=True))
                 )
+            sound = not verdict.faults
             verdict.faults += _judge_quality(verdict, self._gates)
+            if sound and verdict.faults and not verdict.change_alone:
+                verdict.faults.append(_TOO_COARSE)
         bad = verdict.first_bad_layer()
         if bad:
             number = int(bad.rpartition(".")[2])
@@ -301,5 +321,8 @@ def _judge_quality(verdict: Verdict, gates: QuantizedGates) -> list[str]:
         faults.append(f"logits: relative error: expected at most {gates.label_error}; found {verdict.label_error:.3f}")
     for name, cosine in verdict.cosine.items():
         if not cosine >= gates.cosine:
-            faults.append(f"{name}: cosine: expected at least {gates.cosine}; found {cosine:.5f}")
+            faults.append(f"{name}: lowest cosine: expected at least {gates.cosine}; found {cosine:.5f}")
+    for name, cosine in verdict.cosine_mean.items():
+        if not cosine >= gates.cosine_mean:
+            faults.append(f"{name}: mean cosine: expected at least {gates.cosine_mean}; found {cosine:.5f}")
     return faults

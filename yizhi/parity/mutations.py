@@ -35,7 +35,7 @@ from yizhi.parity.faults import (
     POOLER,
     Fault,
 )
-from yizhi.parity.int8_faults import quantize_per_batch, roll_rows, scale_one_channel, swap_scales
+from yizhi.parity.int8_faults import quantize_per_batch, roll_rows, scale_one_channel, scale_one_kernel, swap_scales
 from yizhi.parity.weight_faults import (
     changed,
     flip_a_sign,
@@ -58,6 +58,7 @@ from yizhi.parity.weight_faults import (
     swap_query_and_key,
     untie_decoder,
     use_unbiased_variance,
+    zero_head,
     zero_layer,
 )
 
@@ -191,6 +192,12 @@ FAULTS: tuple[Fault, ...] = (
         "kernels sharded over devices and joined in another order",
         LAYER,
         swap_heads,
+    ),
+    Fault(
+        "one head's values zero",
+        "a shard that was never filled, or a pruned head",
+        LAYER,
+        zero_head,
     ),
     Fault(
         "mask ignored",
@@ -413,6 +420,14 @@ FAULTS: tuple[Fault, ...] = (
         "a scale computed over the wrong rows, or overwritten",
         LAYER,
         artifact=scale_one_channel,
+        targets=INT8,
+        why_not="fp32 has no scales",
+    ),
+    Fault(
+        "one kernel's scales 3 % too large",
+        "a scale found from other weights than those that it scales, or rounded",
+        LAYER,
+        artifact=scale_one_kernel,
         targets=INT8,
         why_not="fp32 has no scales",
     ),

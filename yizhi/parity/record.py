@@ -98,6 +98,7 @@ class VerificationRecord:
     change_alone: float
     quality: Quality | None
     cosine: dict[str, float]
+    cosine_mean: dict[str, float]
     label_error: float | None
     integers: Integers | None
     tolerance: FloatTolerance | QuantizedGates | None

@@ -35,7 +35,8 @@ class QuantizedGates:
     that answer leads the second by `lead` nats: between equals, either is right.
     top5: share of all positions with the oracle's first answer among the first five.
     kl_mean, kl_p99: KL(oracle ‖ artifact) of the vocabulary distributions, in nats.
-    cosine: lowest cosine between any real token's vector and the oracle's, in any output but logits.
+    cosine, cosine_mean: lowest and mean cosine between real tokens' vectors and the oracle's, in any output but logits.
+    The lowest, over random ids, is a bound on catastrophe: one unlucky token decides it. The mean judges the whole.
     label_error: of logits that are not over the vocabulary (a classifier's, a tagger's, a reader's, a
     discriminator's): root mean square of the error over that of the oracle's, over all cases together. There
     are too few of them for a cosine: that of one label is its sign, and two near 0 point anywhere.
@@ -48,6 +49,7 @@ class QuantizedGates:
     kl_mean: float
     kl_p99: float
     cosine: float
+    cosine_mean: float
     label_error: float
     reason: str
 
@@ -78,14 +80,17 @@ TOLERANCES: Mapping[tuple[str, str], FloatTolerance | QuantizedGates] = {
         top5=0.99,
         kl_mean=5e-3,
         kl_p99=2e-2,
-        cosine=0.995,
+        cosine=0.98,
+        cosine_mean=0.998,
         label_error=0.15,
-        reason="Measured: KL mean 1.6e-3 and lowest cosine 0.998 (pooler; 0.9996 in the layers) on the synthetic "
-        "default, whose outlier channels are made to be hard; KL mean 3e-4 on a small trained model. The gates leave "
-        "three times that. A KL of 5e-3 moves an answer's probability by about a tenth of itself. Label errors: at "
-        "most 0.071 over small random models of every family and task, so the gate leaves twice that. Most err by "
-        "0.01 to 0.03; the worst are heads of a single label, such as a regression or ELECTRA's discriminator, whose "
-        "terms happen to cancel: their error is as large as the others', and the values it is measured against small.",
+        reason="Measured: KL mean 1.4e-3 and lowest cosine 0.9985 (pooler; 0.9999 in the layers) on the synthetic "
+        "default, whose outlier channels are made to be hard; KL mean 7e-4 on a small trained model. On "
+        "all-MiniLM-L6-v2 the lowest cosine is 0.9949 and the lowest mean 0.9988, and without its outlier channels in "
+        "float32 0.973 and 0.9954. A KL of 5e-3 moves an answer's probability by about a tenth of itself. Label "
+        "errors: at most 0.071 over small random models of every family and task, so the gate leaves twice that. Most "
+        "err by 0.01 to 0.03; the worst are heads of a single label, such as a regression or ELECTRA's discriminator, "
+        "whose terms happen to cancel: their error is as large as the others', and the values it is measured against "
+        "small.",
     ),
 }
 

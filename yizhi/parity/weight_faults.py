@@ -49,6 +49,12 @@ def swap_heads(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
     w[layer.query.weight], w[layer.query.bias] = w[layer.query.weight][order], w[layer.query.bias][order]
 
 
+def zero_head(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
+    """Value's first head, kernel and bias."""
+    for name in (layer.value.weight, layer.value.bias):
+        w[name] = np.concatenate((np.zeros_like(w[name][: spec.config.head_size]), w[name][spec.config.head_size :]))
+
+
 def split_heads_wrongly(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
     """[T, A, d] taken for [T, d, A], in query, key and value."""
     config = spec.config

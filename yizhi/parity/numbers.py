@@ -1,0 +1,108 @@
+"""Whether an int8 artifact stores the checkpoint's numbers: an audit of every tensor, whatever the cases show.
+
+int8's gates on outputs must be as wide as its own rounding in the hardest sound encoder. A scale off by 3 % or a small
+bias lost moves outputs by less. In the numbers themselves, rounding is random and such mistakes are not.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yizhi.converters.onnx_files import WEIGHT_FILE, outliers_of, scale_of
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.release.artifact import Artifact
+
+# How far the share of the checkpoint's numbers that an int8 tensor holds may be from 1, and how far its rounding may be
+# from them, relative, root mean square: see docs/int8.md for what was measured.
+SHARE, ROUNDING = 0.015, 0.1
+# Of float32 tensors, whose sums are float64 and are kept as float32.
+_ROUNDED = 1e-6
+# Sums of a matrix at least: of a single row, one sum might happen to be small.
+_LEAST = 64
+_ROWS = 512
+
+
+def summarize(checkpoint: Checkpoint) -> dict[str, NDArray[np.float32]]:
+    """By parameter: a vector as it is; of a matrix, each row's sums with some signs of its columns: [rows · sums]."""
+    found = {}
+    for parameter in checkpoint.parameters():
+        array = checkpoint.array(parameter.name)
+        found[parameter.name] = _sums(parameter.name, array).astype(np.float32)
+        checkpoint.release(parameter.name)
+    return found
+
+
+def audit(artifact: Artifact, expected: Mapping[str, NDArray[np.float32]]) -> list[str]:
+    """What of an int8 artifact's weight file is not the checkpoint's, tensor by tensor.
+
+    A float32 tensor must be equal; an int8 one, times its scales, equal but for its rounding.
+    """
+    quantization = artifact.description["quantization"]
+    places, outliers = quantization["stored"], quantization["outliers"]
+
+    def read(name: str) -> NDArray:
+        return read_stored(artifact.folder, places[name])
+
+    faults = []
+    for name, reference in expected.items():
+        if name not in places:
+            faults.append(f"{name}: not stored")
+            continue
+        if places[name]["dtype"] == "float32":
+            error = np.abs(_sums(name, read(name)) - reference).max()
+            if not error <= _ROUNDED * np.abs(reference).max():
+                faults.append(f"{name}: differs from the checkpoint's, which int8 keeps in float32")
+            continue
+        columns = read(outliers_of(name)).T if name in outliers else None
+        found = _sums(name, read(name), read(scale_of(name)), columns, outliers.get(name, []))
+        faults += _compare(name, found, reference.astype(np.float64))
+    return faults
+
+
+def read_stored(folder: Path, place: Mapping[str, Any]) -> NDArray:
+    """A tensor of the weight file, by its entry in `artifact.json`."""
+    dtype = {"int8": np.int8, "float32": np.float32}[place["dtype"]]
+    return np.memmap(folder / WEIGHT_FILE, dtype, "r", place["offset"], tuple(place["shape"]))
+
+
+def _compare(name: str, found: NDArray[np.float64], expected: NDArray[np.float64]) -> list[str]:
+    size = float(expected @ expected)
+    if not size:
+        return [f"{name}: expected zeros; found other values"] if found.any() else []
+    share = float(found @ expected) / size
+    rounding = float(np.linalg.norm(found - share * expected) / np.sqrt(size))
+    if not rounding <= ROUNDING:
+        return [f"{name}: its values differ from the checkpoint's by {rounding:.1%}, more than rounding explains"]
+    if not abs(share - 1) <= SHARE:
+        return [f"{name}: its values are {share:.3f} times the checkpoint's"]
+    return []
+
+
+def _sums(
+    name: str,
+    array: NDArray,
+    scales: NDArray[np.float32] | None = None,
+    columns: NDArray[np.float32] | None = None,
+    outliers: Sequence[int] = (),
+) -> NDArray[np.float64]:
+    """[rows, width] -> [rows · sums]; a vector as it is.
+
+    scales: of each row. columns: what is added in the columns `outliers`, [rows, count].
+    """
+    if array.ndim == 1:
+        return array.astype(np.float64)
+    rows, width = array.shape
+    sums = max(1, _LEAST // rows)
+    # By the tensor's name, so that another tensor's rows have other sums.
+    raw = np.random.Philox(key=zlib.crc32(name.encode())).random_raw(width * sums).reshape(width, sums)
+    signs = (raw >> np.uint64(63)) * 2.0 - 1.0
+    found = np.concatenate([array[start : start + _ROWS].astype(np.float64) @ signs for start in range(0, rows, _ROWS)])
+    if scales is not None:
+        found *= scales[:, None]
+    if columns is not None:
+        found += columns.astype(np.float64) @ signs[list(outliers)]
+    return found.ravel()
