@@ -5,7 +5,7 @@ the rest (Dettmers et al. 2022, arXiv:2208.07339), and then the rest is left wit
 are found on calibration tokens, and their part of the product is computed in float32.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from yizhi.converters.onnx_files import StoredTensor
 from yizhi.converters.to_onnx import Float32Graph
 from yizhi.model.spec import EncoderSpec, Linear
 from yizhi.reading.checkpoint import Checkpoint
+from yizhi.reading.sentences import everyday_rows
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
@@ -28,7 +29,7 @@ LEAST_GAIN = 0.08
 # And all of them together: where any are worth their time on all-MiniLM-L6-v2, 0.62 or more; on zh-mini, 0.46 at most.
 LEAST_GAIN_IN_ALL = 0.5
 
-_BATCHES, _ROWS, _LENGTH = 6, 4, 32
+_ROWS, _LENGTH = 24, 32
 _KEY = 20_213
 
 
@@ -67,14 +68,40 @@ class _MeasuredGraph(Float32Graph):
         return self._taken[x]
 
 
-def find_outliers(checkpoint: Checkpoint, names: Collection[str]) -> dict[str, list[int]]:
+@dataclass(frozen=True)
+class Calibration:
+    """What outlier channels are found on: rows of ids, and what they are: a user's text, everyday sentences or ids."""
+
+    of: str
+    rows: Sequence[Sequence[int]]
+
+    def describe(self) -> dict[str, str | int]:
+        """For `artifact.json`."""
+        return {"of": self.of, "rows": len(self.rows), "tokens": sum(map(len, self.rows))}
+
+
+def choose_calibration(checkpoint: Checkpoint, given: Sequence[Sequence[int]] = ()) -> Calibration:
+    """The user's rows; else everyday sentences, where the vocabulary has their words; else random ids."""
+    if given:
+        return Calibration("text", given)
+    rows = everyday_rows(checkpoint.text, checkpoint.config.max_position_embeddings, others=True)
+    return Calibration("sentences", rows) if rows else Calibration("ids", make_rows(checkpoint))
+
+
+def find_outliers(
+    checkpoint: Checkpoint, names: Collection[str], rows: Sequence[Sequence[int]]
+) -> dict[str, list[int]]:
     """The outlier channels of the inputs of these kernels, by kernel, ascending; kernels without any are left out.
 
-    Found on random ids: those of all-MiniLM-L6-v2 served its sentences as well as channels found on other sentences.
+    rows: ids to run, special tokens included.
     """
     if not names:
         return {}
-    measured = measure_magnitudes(checkpoint, names, make_batches(checkpoint))
+    by_length: dict[int, list[Sequence[int]]] = {}
+    for row in rows:
+        by_length.setdefault(len(row), []).append(row)
+    batches = (np.array(alike, np.int64) for _, alike in sorted(by_length.items()))
+    measured = measure_magnitudes(checkpoint, names, batches)
     found = {name: choose_channels(magnitudes) for name, magnitudes in measured.items()}
     return {name: channels for name, channels in found.items() if channels}
 
@@ -110,14 +137,13 @@ def _mean_square(values: NDArray[np.float64], channels: NDArray[np.int64], remov
     return float((np.where(np.isin(channels, removed), 0.0, values).max(axis=1) ** 2).mean())
 
 
-def make_batches(checkpoint: Checkpoint) -> Iterable[NDArray[np.int64]]:
-    """[CLS] … [SEP] of any ids: int64 [rows, length], the same for the same checkpoint."""
+def make_rows(checkpoint: Checkpoint) -> list[list[int]]:
+    """[CLS] … [SEP] of any ids, the same for the same checkpoint."""
     length = min(_LENGTH, checkpoint.config.max_position_embeddings)
     random, tokens = np.random.Philox(key=_KEY), len(checkpoint.text.vocab)
-    for _ in range(_BATCHES):
-        ids = (random.random_raw(_ROWS * length) % tokens).astype(np.int64).reshape(_ROWS, length)
-        ids[:, 0], ids[:, -1] = checkpoint.text.cls_id, checkpoint.text.sep_id
-        yield ids
+    ids = (random.random_raw(_ROWS * length) % tokens).astype(np.int64).reshape(_ROWS, length)
+    ids[:, 0], ids[:, -1] = checkpoint.text.cls_id, checkpoint.text.sep_id
+    return ids.tolist()
 
 
 def measure_magnitudes(

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from yizhi.converters.int8_graph import LARGEST, TINY, Int8Graph, build_integer_check
-from yizhi.converters.int8_outliers import find_outliers, may_have_outliers
+from yizhi.converters.int8_outliers import choose_calibration, find_outliers, may_have_outliers
 from yizhi.converters.onnx_files import INTEGERS, U8S8, U8U8, WEIGHT_FILE, WeightFile, graph_file, outliers_of, scale_of
 from yizhi.converters.sentence_transformers import write_modules
 from yizhi.converters.to_onnx import write_graphs
@@ -22,15 +22,25 @@ FLOAT, INT8 = TensorProto.FLOAT, TensorProto.INT8
 _CHUNK_VALUES = 1 << 20
 
 
-def convert(checkpoint: Checkpoint, writer: ArtifactWriter, keep_fp32: Collection[str] = ()) -> None:
+def convert(
+    checkpoint: Checkpoint,
+    writer: ArtifactWriter,
+    keep_fp32: Collection[str] = (),
+    calibration: Sequence[Sequence[int]] = (),
+    outlier_channels: bool = True,
+) -> None:
     """Write `model.onnx.data`, with kernels and word embeddings as int8, and graphs over it, two per signature.
 
     keep_fp32: beginnings of the names of parameters that stay float32, as in `kept_names`.
+    calibration: rows of ids, special tokens included, to find outlier channels on; as `choose_calibration` if none.
+    outlier_channels: False keeps none in float32, to show what they are worth.
     Raises InputError for a beginning that no quantized parameter has.
     """
     spec = checkpoint.spec
     names = quantized_names(spec) - kept_names(spec, keep_fp32)
-    outliers = find_outliers(checkpoint, names & may_have_outliers(spec))
+    chosen = choose_calibration(checkpoint, calibration)
+    sought = names & may_have_outliers(spec) if outlier_channels else set()
+    outliers = find_outliers(checkpoint, sought, chosen.rows)
     with writer.open(WEIGHT_FILE) as file, ThreadPoolExecutor() as pool:
         weights = WeightFile(file)
         for parameter in checkpoint.parameters():
@@ -58,7 +68,8 @@ def convert(checkpoint: Checkpoint, writer: ArtifactWriter, keep_fp32: Collectio
         name: {"dtype": "int8" if tensor.dtype == INT8 else "float32", "offset": tensor.offset, "shape": tensor.shape}
         for name, tensor in weights.stored.items()
     }
-    writer.say("quantization", {"checked": checked, "outliers": outliers, "stored": places})
+    found = {"outliers": outliers, "calibration": chosen.describe()}
+    writer.say("quantization", {"checked": checked, "stored": places, **found})
 
 
 def one_of_each_kind(spec: EncoderSpec) -> list[str]:

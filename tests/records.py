@@ -35,6 +35,7 @@ def make_record(excesses: list[float | None], **changes: object) -> Verification
         cosine={},
         cosine_mean={},
         label_error=None,
+        sentences=None,
         integers=None,
         tolerance=TOLERANCE,
     )

@@ -151,3 +151,27 @@ def test_instructions_are_named(monkeypatch, tmp_path, machine, flags, expected)
     monkeypatch.setattr(processor.platform, "machine", lambda: machine)
     assert processor.describe_int8_kernels() == expected
     assert processor.lacks_vnni() == ("without" in expected)
+
+
+def test_a_checkpoint_without_a_head_is_compared_token_by_token(tmp_path, capsys):
+    folder = write_variant(tmp_path / "checkpoint", "bert-tagger")
+    release, text = tmp_path / "release", tmp_path / "text.txt"
+    text.write_text("北京是中国的首都。\n这个酒店的服务很好\n", encoding="utf-8")
+    assert main(["export", str(folder), "--out", str(release), "--target", "onnx", "--target", "onnx-int8"]) == 0
+    capsys.readouterr()
+    assert main(["int8-report", str(release), "--text", str(text), "--costs", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "22 tokens of 2 texts, against fp32"
+    assert any(line.startswith("1 − mean cosine with one part kept in fp32") for line in lines)
+    assert any(line.startswith("outlier channels in float32: ") for line in lines)
+
+
+@pytest.mark.parametrize(("flags", "told"), [("fpu avx2", True), ("fpu avx2 avx512_vnni", False)])
+def test_where_int8_buys_no_speed_export_says_so(tmp_path, monkeypatch, capsys, flags, told):
+    (tmp_path / "cpuinfo").write_text(f"flags\t\t: {flags}\n")
+    monkeypatch.setattr(processor, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(processor.platform, "machine", lambda: "x86_64")
+    folder = write_variant(tmp_path / "checkpoint", "bert-no-head", config={"num_hidden_layers": 1})
+    assert main(["export", str(folder), "--out", str(tmp_path / "release"), "--target", "onnx-int8"]) == 0
+    said = "this processor has avx2 without VNNI: onnx-int8 answers as everywhere, in a quarter of the memory"
+    assert (said in capsys.readouterr().err) == told

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from tests.records import make_record
 from yizhi.parity.compare import Quality
+from yizhi.parity.sentence_quality import SentenceQuality
 from yizhi.parity.tolerances import QuantizedGates
 from yizhi.pipeline.environment import Environment
 from yizhi.pipeline.jobs import Result
@@ -20,7 +21,7 @@ from yizhi.reports.report import render_junit, write_report
 from yizhi.reports.report_page import render_page
 from yizhi.reports.tables import describe_errors, print_release
 
-GATES = QuantizedGates(0.5, 0.99, 0.99, 5e-3, 2e-2, 0.995, 0.998, 0.15, "measured")
+GATES = QuantizedGates(0.5, 0.99, 0.99, 5e-3, 2e-2, 0.995, 0.998, 0.15, 0.99, 0.998, 0.998, "measured")
 ENVIRONMENT = Environment.here()
 
 
@@ -159,3 +160,18 @@ def test_int8_is_told_by_what_its_gates_judge_whatever_its_head():
     assert describe_errors(make_record([8.0], **agreement)) == "cosine 0.9991"
     assert describe_errors(make_record([8.0], **agreement, label_error=0.01)) == "logits off by 1.0%, cosine 0.9991"
     assert describe_errors(make_rows()[-1].verdict) == "KL 1.0e-03, cosine 0.9991"
+
+
+def test_the_page_says_what_int8_loses_on_sentences():
+    masked = Quality(decided=61, top1=0.98, top5=1.0, kl_mean=3.4e-4, kl_p99=1e-3, kl_max=2e-3, positions=101)
+    sentences = SentenceQuality(40, 791, 0.9991, 0.9976, 0.9999, 0.9995, 0.9997, None, masked)
+    record = make_record([0.0], sentences=sentences, tolerance=GATES, precision="int8")
+    page = render_page([Row("onnx-int8", verification=Result("onnx-int8"), verdict=record)], ENVIRONMENT)
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", page)
+    assert "40 everyday sentences, 791 tokens" in page
+    for what, found, allowed in (
+        ("tokens' vectors: cosine, 1st percentile", "0.99760", "≥ 0.99"),
+        ("order of the sentences' similarities (Spearman)", "-", "≥ 0.998"),
+        ("masked sentences: KL divergence, mean", "3.4e-04 nats", "≤ 0.005"),
+    ):
+        assert cells[cells.index(what) + 1 :][:2] == [found, allowed]

@@ -39,6 +39,12 @@ def add(commands: Commands) -> None:
         help="int8: leave these in float32, such as encoder.layer.11,cls (see `yizhi int8-report`)",
     )
     parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="int8: find outlier channels on these lines (default: everyday sentences, where the vocabulary fits)",
+    )
+    parser.add_argument(
         "--pooling",
         choices=POOLINGS,
         help="also give sentence_embedding, each row's own tokens as one vector (docs/using.md)",
@@ -63,7 +69,17 @@ def run(options: argparse.Namespace) -> int:
     with Progress() as progress:
         given = {"keep_fp32": sorted(options.keep_fp32)}
         int8_options = {name: value for name, value in given.items() if value}
-        rows = export(source.path, options.out, targets, options.jobs, progress, source.origin, int8_options, pooling)
+        rows = export(
+            source.path,
+            options.out,
+            targets,
+            options.jobs,
+            progress,
+            source.origin,
+            int8_options,
+            pooling,
+            options.calibration,
+        )
     if any(row.export or row.verification for row in rows):
         write_report(options.out / "report", rows)
     return finish(rows, options.out, options.json, options.require_mlm)

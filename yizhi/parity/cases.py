@@ -9,9 +9,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from yizhi.model.spec import LOGITS_AT
+from yizhi.model.spec import LOGITS_AT, MaskedLMHead
 from yizhi.reading.checkpoint import Checkpoint
+from yizhi.reading.sentences import everyday_rows
 from yizhi.runtimes.base import Inputs
+
+# What a case holds. What users see is judged on sentences; other ids are what nobody sends, and make mistakes show.
+IDS, SENTENCES, MASKED = "ids", "sentences", "masked sentences"
+_SENTENCE_ROWS = 20
+# In a sentence, one token of so many is masked: about the share that encoders are trained with.
+_MASK_EVERY = 7
 
 # Vocabulary logits are compared at every real token of a short case, and at this many of a long one:
 # the head works on each position alone, so more positions would say the same again.
@@ -22,6 +29,7 @@ LOGIT_POSITIONS = 32
 class Case:
     """A named batch.
 
+    kind: IDS of any kind, SENTENCES, or the same MASKED in places.
     alone: rows that must come out the same when run by themselves, unpadded.
     signatures: what to run it through. The one that most users call and the one with every layer see each short
     case; the others compute the same with less, which a few cases show.
@@ -32,10 +40,13 @@ class Case:
     inputs: Inputs
     alone: tuple[int, ...] = ()
     signatures: tuple[str, ...] = ("serving_default", "hidden_states")
+    kind: str = IDS
 
     @property
     def logit_positions(self) -> NDArray[np.int64]:
-        """[N, 2] (row, position) pairs of real tokens at which vocabulary logits are compared."""
+        """[N, 2] (row, position) pairs of real tokens at which vocabulary logits are compared: the masked, if any."""
+        if self.kind == MASKED:
+            return _masked_places(self.inputs.attention_mask)
         real = np.argwhere(self.inputs.attention_mask == 1)
         if len(real) <= 4 * LOGIT_POSITIONS:
             return real
@@ -59,9 +70,11 @@ class _CaseMaker:
         """One long row, through this signature only."""
         return replace(self.batch(name, catches, [self.sentence(length)]), signatures=(signature,))
 
-    def batch(self, name: str, catches: str, rows: Sequence[list[int]], side: str = "right") -> Case:
-        """Rows of different lengths, padded on one side."""
-        width = max(len(row) for row in rows)
+    def batch(
+        self, name: str, catches: str, rows: Sequence[list[int]], side: str = "right", width: int | None = None
+    ) -> Case:
+        """Rows of different lengths, padded on one side, to the longest or to a width."""
+        width = width or max(len(row) for row in rows)
         ids = np.full((len(rows), width), self.pad)
         mask = np.zeros_like(ids)
         for index, row in enumerate(rows):
@@ -106,9 +119,40 @@ def make_cases(checkpoint: Checkpoint) -> list[Case]:
     also = {"masks": (LOGITS_AT,), "segments": ("features",), "padding-right": ("features", LOGITS_AT)}
     return [
         replace(case, signatures=(*case.signatures, *also.get(case.name, ())))
-        for case in cases
+        for case in [*cases, *_sentences(make, checkpoint)]
         if case.inputs.input_ids.shape[1] <= longest
     ]
+
+
+def _sentences(make: _CaseMaker, checkpoint: Checkpoint) -> list[Case]:
+    """Everyday sentences in batches of one shape; where masks can be filled, the same again with some."""
+    rows = everyday_rows(checkpoint.text, checkpoint.config.max_position_embeddings)
+    head = checkpoint.spec.head
+    fills_masks = isinstance(head, MaskedLMHead)
+    width = max((len(row) for row in rows), default=0)
+    cases = []
+    for number, start in enumerate(range(0, len(rows), _SENTENCE_ROWS)):
+        batch = rows[start : start + _SENTENCE_ROWS]
+        case = make.batch(f"sentences-{number}", "quality lost on what users send", batch, width=width)
+        signature = "features" if fills_masks or head is None else "serving_default"
+        cases.append(replace(case, alone=(), signatures=(signature,), kind=SENTENCES))
+        if fills_masks:
+            ids = case.inputs.input_ids.copy()
+            ids[tuple(_masked_places(case.inputs.attention_mask).T)] = make.mask
+            inputs = Inputs.of(ids, case.inputs.attention_mask)
+            name, catches = f"masked-sentences-{number}", "quality lost where masks are filled"
+            cases.append(Case(name, catches, inputs, (), ("serving_default",), MASKED))
+    return cases
+
+
+def _masked_places(attention_mask: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Every seventh token between the first and the last of a row, from another one on in each: [N, 2]."""
+    places = [
+        (row, position)
+        for row, length in enumerate(attention_mask.sum(axis=1))
+        for position in range(1 + row % _MASK_EVERY, int(length) - 1, _MASK_EVERY)
+    ]
+    return np.array(places, np.int64).reshape(-1, 2)
 
 
 def _segments(make: _CaseMaker, type_vocab_size: int) -> Case:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from yizhi.errors import InputError
-from yizhi.model.spec import EncoderSpec, MaskedLMHead, Norm
+from yizhi.model.spec import LOGITS_AT, EncoderSpec, MaskedLMHead, Norm
 from yizhi.parity.cases import Case, make_cases
 from yizhi.parity.numbers import summarize
 from yizhi.reading.checkpoint import Checkpoint
@@ -33,7 +33,7 @@ POSITION, TOKEN, ROW = "position", "token", "row"
 
 @dataclass(frozen=True)
 class Golden:
-    """The cases, and the reference outputs of each: `reference[case name][output]`.
+    """The cases, and the oracle's outputs of each for its signatures: `reference[case name][output]`.
 
     per: what each output holds one vector for. sums: outputs whose error is measured against their vector.
     offsets: [H] each, of the outputs that a LayerNorm gives: what it adds.
@@ -67,12 +67,14 @@ class Golden:
         from yizhi.parity import oracle  # needs scipy, which a machine that only verifies does not have
 
         cases = make_cases(checkpoint)
+        signatures = {**checkpoint.spec.signatures(), LOGITS_AT: ("logits",)}
+        names = list(dict.fromkeys(name for outputs in checkpoint.spec.signatures().values() for name in outputs))
         parameters = oracle.Parameters(checkpoint, keep=_KEPT_BYTES)
         reference = {}
         for case in cases:
-            outputs = oracle.run(checkpoint, case.inputs, logit_positions=case.logit_positions, parameters=parameters)
-            reference[case.name] = {name: array.astype(np.float32) for name, array in outputs.items()}
-        names = list(reference[cases[0].name])
+            wanted = {name for signature in case.signatures for name in signatures[signature]}
+            outputs = oracle.run(checkpoint, case.inputs, wanted, case.logit_positions, parameters)
+            reference[case.name] = {name: outputs[name].astype(np.float32) for name in names if name in wanted}
         per = {name: _per(checkpoint.spec, name) for name in names}
         sums = [name for name in names if is_sum(checkpoint.spec, name)]
         norms = {name: norm for name in names if (norm := norm_of(checkpoint.spec, name))}
@@ -92,7 +94,7 @@ class Golden:
             raise InputError(folder / ARRAYS, f"cannot be read: {error.strerror}") from None
         except SafetensorError as error:
             raise InputError(folder / ARRAYS, str(error)) from None
-        names = [f"{entry['name']}/{key}" for entry in description["cases"] for key in (*_INPUTS, *description["per"])]
+        names = [f"{entry['name']}/{key}" for entry in description["cases"] for key in (*_INPUTS, *entry["outputs"])]
         names += [f"{kind}/{name}" for kind in ("offsets", "numbers") for name in description[kind]]
         missing = [f"{name}: missing" for name in names if name not in arrays]
         if missing:
@@ -101,8 +103,9 @@ class Golden:
         for entry in description["cases"]:
             name = entry["name"]
             inputs = Inputs.of(**{key: arrays[f"{name}/{key}"] for key in _INPUTS})
-            cases.append(Case(name, entry["catches"], inputs, tuple(entry["alone"]), tuple(entry["signatures"])))
-            reference[name] = {key: arrays[f"{name}/{key}"] for key in description["per"]}
+            how = (tuple(entry["alone"]), tuple(entry["signatures"]), entry["kind"])
+            cases.append(Case(name, entry["catches"], inputs, *how))
+            reference[name] = {key: arrays[f"{name}/{key}"] for key in entry["outputs"]}
         offsets = {name: arrays[f"offsets/{name}"] for name in description["offsets"]}
         numbers = {name: arrays[f"numbers/{name}"] for name in description["numbers"]}
         return cls(cases, reference, description["per"], description["sums"], offsets, numbers)
@@ -117,7 +120,7 @@ class Golden:
             arrays |= {f"{case.name}/{key}": array for key, array in case.inputs.as_dict(np.int32).items()}
             arrays |= {f"{case.name}/{key}": np.ascontiguousarray(array) for key, array in reference.items()}
             entry = {"name": case.name, "catches": case.catches, "alone": case.alone, "signatures": case.signatures}
-            entries.append(entry)
+            entries.append({**entry, "kind": case.kind, "outputs": list(reference)})
         (folder / ARRAYS).write_bytes(save(arrays))
         description = {
             "schema_version": 1,

@@ -21,14 +21,16 @@ _LONGEST = 128
 
 @dataclass(frozen=True)
 class TextQuality:
-    """int8 against fp32 on the masked tokens of some texts.
+    """int8 against fp32 on the masked tokens of some texts, or on every token where the checkpoint fills no masks.
 
-    quality: KL(fp32 ‖ int8) in nats, and agreement; top-1 counts every position, decided or not.
-    cosine, cosine_mean: the lowest and the mean cosine of the masked tokens' vectors, per hidden state.
+    quality: KL(fp32 ‖ int8) in nats, and agreement; top-1 counts every position, decided or not. None without a head
+        that fills masks.
+    cosine, cosine_mean: the lowest and the mean cosine of these tokens' vectors, per hidden state.
     """
 
     texts: int
-    quality: Quality
+    tokens: int
+    quality: Quality | None
     cosine: dict[str, float]
     cosine_mean: dict[str, float]
 
@@ -38,18 +40,18 @@ class TextQuality:
 
 
 def masked_batches(
-    tokenizer: Tokenizer, texts: Sequence[str], positions: int | None = None
+    tokenizer: Tokenizer, texts: Sequence[str], positions: int | None = None, masks: bool = True
 ) -> Iterator[tuple[Inputs, NDArray[np.int64]]]:
     """Batches of sentences of like length with every seventh token masked, and where: [N, 2] (row, position).
 
-    Sentences are taken in their order until so many tokens are masked.
+    Sentences are taken in their order until so many tokens are masked. masks: False masks none, and takes every token.
     """
     rows: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
     masked = 0
     for row in tokenizer.tokenize(list(texts)):
         length = len(row.ids)
         if 3 <= length <= min(_LONGEST, tokenizer.max_length) and (positions is None or masked < positions):
-            at = np.arange(1 + len(rows) % min(EVERY, length - 2), length - 1, EVERY)
+            at = np.arange(1 + len(rows) % min(EVERY, length - 2), length - 1, EVERY) if masks else np.arange(length)
             rows.append((row.ids, at))
             masked += len(at)
     rows.sort(key=lambda row: len(row[0]))
@@ -59,23 +61,23 @@ def masked_batches(
         attention = np.zeros_like(ids)
         for index, (row, at) in enumerate(batch):
             ids[index, : len(row)], attention[index, : len(row)] = row, 1
-            ids[index, at] = tokenizer.mask_id
-        yield Inputs.of(ids, attention), np.argwhere(ids == tokenizer.mask_id)
+            if masks:
+                ids[index, at] = tokenizer.mask_id
+        yield Inputs.of(ids, attention), np.argwhere(ids == tokenizer.mask_id if masks else attention == 1)
 
 
 def compare_on_texts(int8: Runtime, fp32: Runtime, texts: Sequence[str], positions: int | None = None) -> TextQuality:
-    """Run both artifacts of one checkpoint on the texts, until so many masked tokens are compared.
+    """Run both artifacts of one checkpoint on the texts, until so many tokens are compared.
 
-    Raises InputError where they have no masked-language-model head, or no text can be used.
+    Raises InputError where no text can be used.
     """
-    if int8.artifact.description["task"] != "fill-mask":
-        raise InputError(int8.artifact.folder, "has no masked-language-model head to compare")
+    masks = int8.artifact.description["task"] == "fill-mask"
     tokenizer = Tokenizer.open(int8.artifact.folder)
     names = list(int8.signatures["hidden_states"])
     layers = [name for name in names if name.startswith("hidden_states.")]
-    pairs: dict[str, list[tuple[NDArray, NDArray]]] = {name: [] for name in ["logits", *layers]}
+    pairs: dict[str, list[tuple[NDArray, NDArray]]] = {name: [] for name in [*(["logits"] if masks else []), *layers]}
     used = compared = 0
-    for inputs, at in masked_batches(tokenizer, texts, positions):
+    for inputs, at in masked_batches(tokenizer, texts, positions, masks):
         found, expected = (runtime.run(inputs, names) for runtime in (int8, fp32))
         for name, kept in pairs.items():
             kept.append((found[name][tuple(at.T)], expected[name][tuple(at.T)]))
@@ -86,10 +88,18 @@ def compare_on_texts(int8: Runtime, fp32: Runtime, texts: Sequence[str], positio
     found_cosines = {name: cosines(*joined[name]) for name in layers}
     return TextQuality(
         texts=used,
-        quality=measure_quality(*joined["logits"], lead=0.0),
+        tokens=compared,
+        quality=measure_quality(*joined["logits"], lead=0.0) if masks else None,
         cosine={name: float(values.min()) for name, values in found_cosines.items()},
         cosine_mean={name: float(values.mean()) for name, values in found_cosines.items()},
     )
+
+
+def error_of(found: TextQuality) -> float:
+    """What a part is judged by: mean KL, or 1 − the mean cosine of the last hidden state without a head."""
+    if found.quality:
+        return found.quality.kl_mean
+    return 1 - list(found.cosine_mean.values())[-1]
 
 
 def parts_of(spec: EncoderSpec) -> dict[str, list[str]]:
@@ -104,9 +114,9 @@ def parts_of(spec: EncoderSpec) -> dict[str, list[str]]:
 
 
 def find_costs(measure: Callable[[str], float], parts: dict[str, list[str]]) -> dict[str, float]:
-    """Mean KL with each part kept in fp32, lowest first; then the kernels of the layer that gains most.
+    """The error that is left with each part kept in fp32, lowest first; then with the kernels of the best layer.
 
-    measure: mean KL with this part kept.
+    measure: the error with this part kept.
     """
     costs = {name: measure(name) for name in parts}
     worst = min((name for name in parts if parts[name]), key=costs.__getitem__)

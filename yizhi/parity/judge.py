@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yizhi.errors import InputError
-from yizhi.model.spec import LOGITS_AT
-from yizhi.parity.cases import Case
+from yizhi.model.spec import LOGITS_AT, SENTENCE_EMBEDDING
+from yizhi.parity.cases import MASKED, SENTENCES, Case
 from yizhi.parity.compare import Difference, Quality, compare, cosines, measure_quality, relative_error
 from yizhi.parity.golden import POSITION, ROW, TOKEN, Golden
 from yizhi.parity.integers import check_integers
 from yizhi.parity.numbers import audit
 from yizhi.parity.record import Diagnosis, Integers, Plausibility, PublishedCheck, VerificationRecord
+from yizhi.parity.sentence_quality import SentenceQuality, Sentences, judge_sentences
 from yizhi.parity.tolerances import FloatTolerance, QuantizedGates, describe_requirement, find_gates
 from yizhi.runtimes.base import Inputs, Outputs, Runtime
 
@@ -36,7 +37,8 @@ class Verdict:
     differences: one per case, signature and output.
     change_alone: largest change in a row's default outputs when it is run alone, unpadded.
     quality, cosine, label_error: for a quantized artifact, what its gates judge; cosine is the lowest, per output,
-        and cosine_mean the mean.
+        and cosine_mean the mean. sentences: the same of everyday sentences, where the vocabulary has them.
+    too_coarse: whether its gates refuse it though its integers and its numbers are right.
     integers: for a quantized artifact, what its kernels sum. settings: how the framework said it computed. Where there
     are no `gates` for this precision on this device, errors are measured and nothing passes.
     """
@@ -49,9 +51,11 @@ class Verdict:
     cosine: dict[str, float] = field(default_factory=dict)
     cosine_mean: dict[str, float] = field(default_factory=dict)
     label_error: float | None = None
+    sentences: SentenceQuality | None = None
     integers: Integers | None = None
     settings: dict[str, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    too_coarse: bool = False
 
     @property
     def gates(self) -> FloatTolerance | QuantizedGates | None:
@@ -95,6 +99,8 @@ class Verdict:
         if isinstance(gates, QuantizedGates):
             failed |= {name for name, cosine in self.cosine.items() if not cosine >= gates.cosine}
             failed |= {name for name, cosine in self.cosine_mean.items() if not cosine >= gates.cosine_mean}
+            if self.sentences and judge_sentences(self.sentences, gates):
+                failed.add("last_hidden_state")
         return failed
 
     def record(
@@ -128,6 +134,7 @@ class Verdict:
             cosine=self.cosine,
             cosine_mean=self.cosine_mean,
             label_error=self.label_error,
+            sentences=self.sentences,
             integers=self.integers,
             tolerance=gates,
             requirement=None if usual or gates is None else describe_requirement(self.precision),
@@ -148,6 +155,17 @@ def verify(runtime: Runtime, golden: Golden, precision: str) -> Verdict:
             runtime.artifact.folder,
             f"outputs: expected {', '.join(golden.per)} (golden); found {', '.join(runtime.outputs)}",
         )
+    fills_masks = runtime.artifact.description["task"] == "fill-mask"
+    signatures = {**runtime.signatures, **({LOGITS_AT: ("logits",)} if fills_masks else {})}
+    missing = [
+        f"{case.name}: {name}: missing in the golden outputs"
+        for case in golden.cases
+        for signature in case.signatures
+        for name in signatures.get(signature, ())
+        if name not in golden.reference[case.name]
+    ]
+    if missing:
+        raise InputError(runtime.artifact.folder, missing)
     verdict = Verdict(precision, runtime.device, settings=runtime.settings())
     if runtime.device != "cpu":
         fallbacks = runtime.find_fallbacks(golden.cases[0].inputs)
@@ -169,7 +187,7 @@ def verify(runtime: Runtime, golden: Golden, precision: str) -> Verdict:
             if signature == "serving_default" and comparable:
                 judge.compare_alone(case, runtime, found)
         runtime.forget(signature)
-    if runtime.artifact.description["task"] == "fill-mask":
+    if fills_masks:
         for case in golden.cases:
             if LOGITS_AT in case.signatures:
                 judge.compare_logits_at(case, runtime)
@@ -189,6 +207,7 @@ class _Judge:
         self._logits: list[tuple[NDArray, NDArray]] = []
         self._labels: list[tuple[NDArray, NDArray]] = []
         self._cosines: dict[str, list[NDArray[np.float64]]] = {}
+        self._sentences = Sentences()
 
     def compare(self, case: Case, signature: str, names: Sequence[str], found: Outputs) -> bool:
         """Compare one run's outputs with the golden ones, on real tokens. Returns whether all could be compared."""
@@ -200,12 +219,18 @@ class _Judge:
             comparable = comparable and pair is not None
             if pair is None or not isinstance(self._gates, QuantizedGates):
                 continue
-            if self._golden.per[name] == POSITION:
+            if case.kind == MASKED and name == "logits":
+                self._sentences.logits.append(pair)
+            elif self._golden.per[name] == POSITION:
                 self._logits.append(pair)
             elif name == "logits":
                 self._labels.append(pair)
             else:
                 self._cosines.setdefault(name, []).append(cosines(*pair).ravel())
+            if case.kind == SENTENCES and name == "last_hidden_state":
+                self._sentences.add(case.inputs.attention_mask, *pair)
+            if case.kind == SENTENCES and name == SENTENCE_EMBEDDING:
+                self._sentences.vectors.append(pair)
         return comparable
 
     def compare_alone(self, case: Case, runtime: Runtime, together: Outputs) -> None:
@@ -274,10 +299,12 @@ class _Judge:
                 verdict.label_error = relative_error(
                     *(np.concatenate([array.ravel() for array in arrays]) for arrays in zip(*self._labels, strict=True))
                 )
+            verdict.sentences = self._sentences.measure(self._gates.lead)
             sound = not verdict.faults
             verdict.faults += _judge_quality(verdict, self._gates)
             if sound and verdict.faults and not verdict.change_alone:
                 verdict.faults.append(_TOO_COARSE)
+                verdict.too_coarse = True
         bad = verdict.first_bad_layer()
         if bad:
             number = int(bad.rpartition(".")[2])
@@ -304,21 +331,30 @@ class _Judge:
         return difference, None if difference.fault or got is None else (got, expected)
 
 
+def _judge_logits(quality: Quality, gates: QuantizedGates) -> list[str]:
+    faults = []
+    for name in ("top1", "top5"):
+        found, allowed = getattr(quality, name), getattr(gates, name)
+        if found is not None and not found >= allowed:
+            faults.append(f"{name} agreement: expected at least {allowed}; found {found:.3f}")
+    for name in ("kl_mean", "kl_p99"):
+        found, allowed = getattr(quality, name), getattr(gates, name)
+        if not found <= allowed:
+            faults.append(f"{name}: expected at most {allowed:.0e}; found {found:.2e}")
+    return faults
+
+
 def _judge_quality(verdict: Verdict, gates: QuantizedGates) -> list[str]:
     faults = []
     if verdict.change_alone:
         faults.append(f"a row changes by {verdict.change_alone:.2e} when it is run alone; must be bit-identical")
-    if verdict.quality:
-        for name in ("top1", "top5"):
-            found, allowed = getattr(verdict.quality, name), getattr(gates, name)
-            if found is not None and not found >= allowed:
-                faults.append(f"{name} agreement: expected at least {allowed}; found {found:.3f}")
-        for name in ("kl_mean", "kl_p99"):
-            found, allowed = getattr(verdict.quality, name), getattr(gates, name)
-            if not found <= allowed:
-                faults.append(f"{name}: expected at most {allowed:.0e}; found {found:.2e}")
+    of_sentences = verdict.sentences.masked if verdict.sentences else None
+    for where, quality in (("", verdict.quality), ("masked sentences: ", of_sentences)):
+        faults += [f"{where}{fault}" for fault in _judge_logits(quality, gates)] if quality else []
     if verdict.label_error is not None and not verdict.label_error <= gates.label_error:
         faults.append(f"logits: relative error: expected at most {gates.label_error}; found {verdict.label_error:.3f}")
+    if verdict.sentences:
+        faults += judge_sentences(verdict.sentences, gates)
     for name, cosine in verdict.cosine.items():
         if not cosine >= gates.cosine:
             faults.append(f"{name}: lowest cosine: expected at least {gates.cosine}; found {cosine:.5f}")

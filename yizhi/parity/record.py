@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from yizhi.parity.compare import Difference, Quality
+from yizhi.parity.sentence_quality import SentenceQuality
 from yizhi.parity.tolerances import FloatTolerance, QuantizedGates
 from yizhi.storage.codec import LEFT_OUT, to_plain
 
@@ -100,6 +101,7 @@ class VerificationRecord:
     cosine: dict[str, float]
     cosine_mean: dict[str, float]
     label_error: float | None
+    sentences: SentenceQuality | None
     integers: Integers | None
     tolerance: FloatTolerance | QuantizedGates | None
     requirement: str | None = field(default=None, metadata=LEFT_OUT)

@@ -40,6 +40,7 @@ class QuantizedGates:
     label_error: of logits that are not over the vocabulary (a classifier's, a tagger's, a reader's, a
     discriminator's): root mean square of the error over that of the oracle's, over all cases together. There
     are too few of them for a cosine: that of one label is its sign, and two near 0 point anywhere.
+    token_p01, vector_mean, order: of everyday sentences, as in `SentenceQuality`.
     A sentence's outputs must also be bit-identical alone, batched and padded.
     """
 
@@ -51,6 +52,9 @@ class QuantizedGates:
     cosine: float
     cosine_mean: float
     label_error: float
+    token_p01: float
+    vector_mean: float
+    order: float
     reason: str
 
 
@@ -83,14 +87,17 @@ TOLERANCES: Mapping[tuple[str, str], FloatTolerance | QuantizedGates] = {
         cosine=0.98,
         cosine_mean=0.998,
         label_error=0.15,
+        token_p01=0.995,
+        vector_mean=0.998,
+        order=0.998,
         reason="Measured: KL mean 1.4e-3 and lowest cosine 0.9985 (pooler; 0.9999 in the layers) on the synthetic "
         "default, whose outlier channels are made to be hard; KL mean 7e-4 on a small trained model. On "
         "all-MiniLM-L6-v2 the lowest cosine is 0.9949 and the lowest mean 0.9988, and without its outlier channels in "
         "float32 0.973 and 0.9954. A KL of 5e-3 moves an answer's probability by about a tenth of itself. Label "
-        "errors: at most 0.071 over small random models of every family and task, so the gate leaves twice that. Most "
-        "err by 0.01 to 0.03; the worst are heads of a single label, such as a regression or ELECTRA's discriminator, "
-        "whose terms happen to cancel: their error is as large as the others', and the values it is measured against "
-        "small.",
+        "errors: at most 0.071 over small random models of every family and task, so the gate leaves twice that. "
+        "Most err by 0.01 to 0.03; the worst are heads of a single label, such as a regression or ELECTRA's "
+        "discriminator, whose terms happen to cancel: their error is as large as the others', and the values it is "
+        "measured against small.",
     ),
 }
 

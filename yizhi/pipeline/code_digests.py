@@ -15,6 +15,7 @@ MADE_WITH = (
     "reading/auto_tokenizer.py",
     "reading/checkpoint.py",
     "reading/safetensors_file.py",
+    "reading/sentences.py",
     "reading/tokenizer_files.py",
     "reading/tokenizer_json.py",
     "reading/tokenizer_sources.py",

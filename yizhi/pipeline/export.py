@@ -22,8 +22,9 @@ from yizhi.pipeline.head import choose_scorer, find_head
 from yizhi.pipeline.jobs import Job, Result, Step, run_jobs
 from yizhi.pipeline.progress import Progress
 from yizhi.pipeline.results import Row
-from yizhi.pipeline.steps import Convert, MakeGolden, Verify
+from yizhi.pipeline.steps import CALIBRATION, Convert, MakeGolden, Verify
 from yizhi.reading.checkpoint import Checkpoint
+from yizhi.reading.sentences import rows_of
 from yizhi.release.artifact import DESCRIPTION, Artifact
 from yizhi.release.documents import write_documents
 from yizhi.release.manifest import (
@@ -39,6 +40,10 @@ from yizhi.storage.codec import from_plain
 from yizhi.storage.digests import describe_file, describe_folder, sha256_of_file
 from yizhi.storage.folders import remove_leftovers
 from yizhi.storage.locks import hold
+from yizhi.storage.texts import read_texts
+
+# Of a calibration text: rows at most, and tokens of a row. More would only take longer.
+MOST_CALIBRATION, LONGEST_CALIBRATION = 256, 128
 
 
 @dataclass(frozen=True)
@@ -65,20 +70,24 @@ def export(
     origin: dict[str, str] | None = None,
     int8_options: dict[str, Any] | None = None,
     pooling: Pooling | None = None,
+    calibration: Path | None = None,
 ) -> list[Row]:
     """Export and verify `targets`; what is up to date is left alone. Returns a row per target.
 
     origin: hub id and revision, for the manifest.
     int8_options: arguments of `yizhi.converters.to_onnx_int8.convert`, as far as they differ from its defaults.
     pooling: also give `sentence_embedding`, made so.
+    calibration: a sentence per line, to find int8's outlier channels on.
     Raises InputError, before anything is written, for a checkpoint that cannot be used.
     """
     progress.note(f"checking {checkpoint_path}")
     with Checkpoint.open(checkpoint_path, pooling) as checkpoint:
+        rows_of_ids = read_calibration(checkpoint, calibration, progress) if calibration else []
         source = describe_source(checkpoint, origin)
+        given = {**(int8_options or {}), **({CALIBRATION: sha256_of_file(calibration)} if calibration else {})}
         descriptions = {
             target.name: describe_artifact(
-                target, checkpoint, source["files"], int8_options if target.precision == "int8" else None
+                target, checkpoint, source["files"], given if target.precision == "int8" else None
             )
             for target in targets
         }
@@ -86,7 +95,7 @@ def export(
     with _locked(release):
         progress.note(f"hashing {release}")
         state = _assess(release, source, descriptions)
-        plan = _plan(checkpoint_path, release, targets, descriptions, state, source.get("known"), pooling)
+        plan = _plan(checkpoint_path, release, targets, descriptions, state, source.get("known"), pooling, rows_of_ids)
         _check_space(release, sum(_estimate_bytes(job.step, parameters) for job in plan))
         if plan or not state.documents:
             # What they say is about to stop being true; the manifest first, since it vouches for the rest.
@@ -101,6 +110,18 @@ def export(
             write_documents(release, source, artifacts)
             parity = {name: _round(verdict.as_dict()) for name, verdict in verdicts.items()}
             write_manifest(release, describe_release(release, source, artifacts, parity))
+    return rows
+
+
+def read_calibration(checkpoint: Checkpoint, path: Path, progress: Progress) -> list[list[int]]:
+    """Rows of ids of a text's lines; says how many lines are of no use. Raises InputError where all are."""
+    longest = min(LONGEST_CALIBRATION, checkpoint.config.max_position_embeddings)
+    try:
+        rows, useless = rows_of(checkpoint.text, read_texts(path), longest, MOST_CALIBRATION)
+    except InputError as error:
+        raise InputError(path, error.faults) from None
+    if useless:
+        progress.warn(f"{path}: {useless} lines have no words or mostly unknown ones; {len(rows)} are used")
     return rows
 
 
@@ -205,6 +226,7 @@ def _plan(
     state: _State,
     known: str | None,
     pooling: Pooling | None,
+    calibration: list[list[int]],
 ) -> list[Job[Any]]:
     """The jobs still to do. The slowest start first, so that no core idles at the end.
 
@@ -217,7 +239,13 @@ def _plan(
     plan: list[Job[Any]] = [
         Job(
             f"export {target.name}",
-            Convert(checkpoint, target.name, release / target.name, descriptions[target.name]),
+            Convert(
+                checkpoint,
+                target.name,
+                release / target.name,
+                descriptions[target.name],
+                calibration if target.precision == "int8" else [],
+            ),
         )
         for target in sorted(stale, key=lambda target: not target.slow)
     ]

@@ -4,7 +4,7 @@ A step is a frozen dataclass; `yizhi.storage.codec` takes it, and what `run` ret
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,9 @@ from yizhi.release.artifact import DESCRIPTION, ArtifactWriter
 from yizhi.storage.folders import new_folder
 from yizhi.training.tasks.scores import Scores
 
+# The int8 converter's argument, and the option that says which text it was: by its sha256.
+CALIBRATION = "calibration"
+
 if TYPE_CHECKING:
     from yizhi.parity.golden import Golden
     from yizhi.parity.judge import Verdict
@@ -25,23 +28,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Convert:
-    """Export one target into its folder. description: what `artifact.json` will say, but for the files."""
+    """Export one target into its folder.
+
+    description: what `artifact.json` will say, but for the files; its `options` are the converter's.
+    calibration: rows of ids for int8, of which the options only hold a digest.
+    """
 
     checkpoint: Path
     target: str
     folder: Path
     description: dict[str, Any]
+    calibration: list[list[int]] = field(default_factory=list)
 
     def run(self, threads: int) -> None:
         """Write the artifact. Raises InputError, and MissingFramework."""
         converter = TARGETS[self.target].load_converter()
-        pooling = self.description.get("pooling")
+        pooling, options = self.description.get("pooling"), dict(self.description.get("options", {}))
+        if options.pop(CALIBRATION, None):
+            options[CALIBRATION] = self.calibration
         with (
             Checkpoint.open(self.checkpoint, Pooling(**pooling) if pooling else None) as opened,
             new_folder(self.folder, replaces=(DESCRIPTION,)) as temporary,
         ):
             writer = ArtifactWriter(temporary)
-            converter.convert(opened, writer, **self.description.get("options", {}))
+            converter.convert(opened, writer, **options)
             write_config_and_tokenizer(opened, writer)
             writer.describe(self.description)
 
@@ -94,12 +104,22 @@ class Verify:
             precision = TARGETS[runtime.artifact.target].precision if self.math == "strict" else self.math
             verdict = verify(runtime, golden, precision)
             to_bisect = self.bisect if verdict.gates and not verdict.passed else None
+            if verdict.too_coarse and self.bisect:
+                verdict.faults.append(_suggest(runtime, self.bisect, golden))
             compare = self.known if precision == "fp32" else None  # int8 cannot be held to published digits
             return verdict.record(
                 diagnosis=_diagnose(runtime, to_bisect, golden, verdict) if to_bisect else None,
                 published=published.check_published(runtime, compare) if compare else None,
                 head=plausibility.score_head(runtime) if self.score_head else None,
             )
+
+
+def _suggest(runtime: "Runtime", checkpoint: Path, golden: "Golden") -> str:
+    from yizhi.pipeline.int8_suggestion import suggest_kept  # exports, so needs what converting needs
+
+    kept = runtime.artifact.description["options"].get("keep_fp32", [])
+    with Checkpoint.open(checkpoint, runtime.pooling) as opened:
+        return suggest_kept(opened, golden, kept)
 
 
 def _diagnose(runtime: "Runtime", checkpoint: Path, golden: "Golden", verdict: "Verdict") -> Diagnosis | None:

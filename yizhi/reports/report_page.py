@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from yizhi.parity.compare import Difference
+from yizhi.parity.compare import Difference, Quality
 from yizhi.parity.record import VerificationRecord
 from yizhi.parity.tolerances import QuantizedGates
 from yizhi.pipeline.environment import Environment
@@ -186,23 +186,44 @@ def _worst_cases(parity: VerificationRecord) -> str:
 
 
 def _quality(parity: VerificationRecord) -> str:
-    if not parity.quality:
+    """What int8's gates judge, on everyday sentences and on random ids, with each gate."""
+    gates, sentences = parity.tolerance, parity.sentences
+    if not isinstance(gates, QuantizedGates):
         return ""
-    measures = {
-        "top1": ("top-1 agreement, decided positions", "≥"),
-        "top5": ("first answer among the five", "≥"),
-        "kl_mean": ("KL divergence, mean", "≤"),
-        "kl_p99": ("KL divergence, 99th percentile", "≤"),
-        "kl_max": ("KL divergence, largest", ""),
-    }
     rows = []
-    quality, limits = to_plain(parity.quality), to_plain(parity.tolerance)
-    for key, (words, sign) in measures.items():
-        value = quality[key]
-        shown = "-" if value is None else f"{value:.1%}" if key.startswith("top") else f"{value:.1e} nats"
-        rows.append([words, shown, f"{sign} {limits[key]:g}" if sign else "not judged"])
-    positions = f"{quality['positions']} positions, {quality['decided']} decided"
-    return f"<h3>int8 quality</h3><p>{positions}.</p>" + _table(("measure", "found", "allowed"), rows)
+    if sentences:
+        order = "-" if sentences.order is None else f"{sentences.order:.4f}"
+        rows += [
+            ["tokens' vectors: cosine, 1st percentile", f"{sentences.token_p01:.5f}", f"≥ {gates.token_p01:g}"],
+            ["sentences' vectors: cosine, mean", f"{sentences.vector_mean:.5f}", f"≥ {gates.vector_mean:g}"],
+            ["order of the sentences' similarities (Spearman)", order, f"≥ {gates.order:g}"],
+        ]
+        rows += _agreement("masked sentences: ", sentences.masked, gates)
+    rows += _agreement("random ids: ", parity.quality, gates)
+    if parity.label_error is not None:
+        rows.append(["logits, relative error", f"{parity.label_error:.1%}", f"≤ {gates.label_error:g}"])
+    if parity.cosine:
+        shown = f"{min(parity.cosine.values()):.5f}, {min(parity.cosine_mean.values(), default=1.0):.5f}"
+        rows.append(["any output's cosine, lowest and mean", shown, f"≥ {gates.cosine:g}, {gates.cosine_mean:g}"])
+    what = f"{sentences.sentences} everyday sentences, {sentences.tokens} tokens" if sentences else "random ids alone"
+    return f"<h3>int8 quality</h3><p>On {what}.</p>" + _table(("measure", "found", "allowed"), rows)
+
+
+def _agreement(where: str, quality: Quality | None, gates: QuantizedGates) -> list[list[str]]:
+    if quality is None:
+        return []
+    top1 = "-" if quality.top1 is None else f"{quality.top1:.1%}"
+    return [
+        [f"{where}top-1 agreement on {quality.decided} decided positions", top1, f"≥ {gates.top1:g}"],
+        [
+            f"{where}first answer among the five, {quality.positions} positions",
+            f"{quality.top5:.1%}",
+            f"≥ {gates.top5:g}",
+        ],
+        [f"{where}KL divergence, mean", f"{quality.kl_mean:.1e} nats", f"≤ {gates.kl_mean:g}"],
+        [f"{where}KL divergence, 99th percentile", f"{quality.kl_p99:.1e} nats", f"≤ {gates.kl_p99:g}"],
+        [f"{where}KL divergence, largest", f"{quality.kl_max:.1e} nats", "not judged"],
+    ]
 
 
 def _tolerance(parity: VerificationRecord) -> str:

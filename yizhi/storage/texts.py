@@ -1,0 +1,13 @@
+"""Plain text, a sentence per line."""
+
+from pathlib import Path
+
+from yizhi.errors import InputError
+
+
+def read_texts(path: Path) -> list[str]:
+    """The lines that are not empty. Raises InputError where the file cannot be read as UTF-8."""
+    try:
+        return [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(path, f"cannot be read: {error}") from None
