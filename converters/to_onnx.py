@@ -36,7 +36,7 @@ def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
         for parameter in checkpoint.parameters():
             weights.add(parameter.name, TensorProto.FLOAT, parameter.shape, checkpoint.chunks(parameter))
     write_graphs(lambda: Float32Graph(weights.stored), checkpoint.spec, writer)
-    write_modules(writer, checkpoint.spec, {"file_name": graph_file("features")})
+    write_modules(writer, checkpoint, {"file_name": graph_file("features")})
 
 
 def write_graphs(new: Callable[[], Graph], spec: EncoderSpec, writer: ArtifactWriter, products: str = U8U8) -> None:

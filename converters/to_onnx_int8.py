@@ -63,7 +63,7 @@ def convert(
             graph = Int8Graph(weights.stored, products)
             build_integer_check(graph, checked)
             writer.write(graph_file(INTEGERS, products), graph.model().SerializeToString(deterministic=True))
-    write_modules(writer, spec, {"file_name": graph_file("features")})
+    write_modules(writer, checkpoint, {"file_name": graph_file("features")})
     places = {
         name: {"dtype": "int8" if tensor.dtype == INT8 else "float32", "offset": tensor.offset, "shape": tensor.shape}
         for name, tensor in weights.stored.items()

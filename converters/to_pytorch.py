@@ -18,7 +18,7 @@ def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
     has it.
     """
     spec = checkpoint.spec
-    write_modules(writer, spec, {})
+    write_modules(writer, checkpoint, {})
     apart = spec.pooler and spec.head and not spec.head_reads_pooler
     pooler = set(spec.pooler.parameters()) if apart else set()
     files = {

@@ -46,6 +46,15 @@ def collect_faults(faults: list[str], read: Callable[[], T]) -> T | None:
         return None
 
 
+def collect_own_faults(faults: list[str], read: Callable[[], T]) -> T | None:
+    """As `collect_faults`, for a reader whose faults name their files themselves."""
+    try:
+        return read()
+    except InputError as error:
+        faults += error.faults
+        return None
+
+
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 _SHORT.maxlong = 30

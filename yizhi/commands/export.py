@@ -50,6 +50,14 @@ def add(commands: Commands) -> None:
         help="also give sentence_embedding, each row's own tokens as one vector (docs/using.md)",
     )
     parser.add_argument("--normalize", action="store_true", help="with --pooling: make its L2 norm 1")
+    parser.add_argument(
+        "--ignore-file",
+        dest="ignored_files",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="pass over this file of the checkpoint, though it could change an answer; the manifest records it",
+    )
     add_require_mlm(parser)
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
@@ -79,6 +87,7 @@ def run(options: argparse.Namespace) -> int:
             int8_options,
             pooling,
             options.calibration,
+            options.ignored_files,
         )
     if any(row.export or row.verification for row in rows):
         write_report(options.out / "report", rows)

@@ -201,6 +201,11 @@ CLASS_SUFFIXES = {
     **LABEL_CLASS_SUFFIXES,
 }
 
+NEXT_SENTENCE = "the next-sentence head; no output uses it"
+SENTENCE_ORDER = "the sentence-order head; no output uses it"
+# Why a tensor is ignored that somebody may miss.
+DROPPED_HEADS = {NEXT_SENTENCE, SENTENCE_ORDER}
+
 _UNUSED_BUFFERS = {
     "*embeddings.position_ids": "a buffer holding 0, 1, 2, …",
     "*prompt_tuning.base_model_embeddings.weight": "the word embeddings once more, as the adapters library saves them",
@@ -234,7 +239,7 @@ BERT = Family(
         decoder_bias="cls.predictions.bias",
         decoder_bias_alias="cls.predictions.decoder.bias",
     ),
-    ignored={**_UNUSED_BUFFERS, "cls.seq_relationship.*": "the next-sentence head; no output uses it"},
+    ignored={**_UNUSED_BUFFERS, "cls.seq_relationship.*": NEXT_SENTENCE},
 )
 
 FAMILIES: Mapping[str, Family] = {
@@ -278,7 +283,7 @@ FAMILIES: Mapping[str, Family] = {
             decoder_bias="predictions.bias",
             decoder_bias_alias="predictions.decoder.bias",
         ),
-        ignored={**_UNUSED_BUFFERS, "sop_classifier.*": "the sentence-order head; no output uses it"},
+        ignored={**_UNUSED_BUFFERS, "sop_classifier.*": SENTENCE_ORDER},
     ),
     "electra": Family(
         class_name="Electra",

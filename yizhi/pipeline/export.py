@@ -3,7 +3,7 @@
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -71,6 +71,7 @@ def export(
     int8_options: dict[str, Any] | None = None,
     pooling: Pooling | None = None,
     calibration: Path | None = None,
+    ignored_files: Sequence[str] = (),
 ) -> list[Row]:
     """Export and verify `targets`; what is up to date is left alone. Returns a row per target.
 
@@ -78,10 +79,11 @@ def export(
     int8_options: arguments of `yizhi.converters.to_onnx_int8.convert`, as far as they differ from its defaults.
     pooling: also give `sentence_embedding`, made so.
     calibration: a sentence per line, to find int8's outlier channels on.
+    ignored_files: names of files of the checkpoint to pass over.
     Raises InputError, before anything is written, for a checkpoint that cannot be used.
     """
     progress.note(f"checking {checkpoint_path}")
-    with Checkpoint.open(checkpoint_path, pooling) as checkpoint:
+    with Checkpoint.open(checkpoint_path, pooling, ignored_files) as checkpoint:
         rows_of_ids = read_calibration(checkpoint, calibration, progress) if calibration else []
         source = describe_source(checkpoint, origin)
         given = {**(int8_options or {}), **({CALIBRATION: sha256_of_file(calibration)} if calibration else {})}
@@ -91,11 +93,15 @@ def export(
             )
             for target in targets
         }
+        pooling = checkpoint.spec.pooling
+        for note in checkpoint.notes():
+            progress.warn(note)
         parameters = sum(math.prod(parameter.shape) for parameter in checkpoint.parameters())
     with _locked(release):
         progress.note(f"hashing {release}")
         state = _assess(release, source, descriptions)
-        plan = _plan(checkpoint_path, release, targets, descriptions, state, source.get("known"), pooling, rows_of_ids)
+        known, ignored = source.get("known"), tuple(source.get("ignored_files", ()))
+        plan = _plan(checkpoint_path, release, targets, descriptions, state, known, pooling, rows_of_ids, ignored)
         _check_space(release, sum(_estimate_bytes(job.step, parameters) for job in plan))
         if plan or not state.documents:
             # What they say is about to stop being true; the manifest first, since it vouches for the rest.
@@ -139,6 +145,7 @@ def describe_source(checkpoint: Checkpoint, origin: dict[str, str] | None) -> di
         "judged_with": code_digest(JUDGED_WITH),
         **({"origin": origin} if origin else {}),
         **_describe_pooling(checkpoint.spec),
+        **({"ignored_files": list(checkpoint.ignored_files)} if checkpoint.ignored_files else {}),
         **({"known": known} if known else {}),
     }
 
@@ -227,10 +234,11 @@ def _plan(
     known: str | None,
     pooling: Pooling | None,
     calibration: list[list[int]],
+    ignored: tuple[str, ...],
 ) -> list[Job[Any]]:
     """The jobs still to do. The slowest start first, so that no core idles at the end.
 
-    known: the known checkpoint that this is, whose published outputs are to be checked.
+    known: the known checkpoint that this is, whose published outputs are to be checked. ignored: files passed over.
     The order in which float sums are added depends on the number of threads, so what ends in the manifest is computed
     by one: the same release has the same manifest however many jobs run, on however many cores.
     """
@@ -245,12 +253,13 @@ def _plan(
                 release / target.name,
                 descriptions[target.name],
                 calibration if target.precision == "int8" else [],
+                ignored,
             ),
         )
         for target in sorted(stale, key=lambda target: not target.slow)
     ]
     if unverified and not state.golden:
-        plan.insert(1, Job("oracle", MakeGolden(checkpoint, release / GOLDEN, pooling), threads=1))
+        plan.insert(1, Job("oracle", MakeGolden(checkpoint, release / GOLDEN, pooling, ignored), threads=1))
     planned = {job.name for job in plan}
     scores = None if find_head(state.verdicts.values()) else choose_scorer([target.name for target in unverified])
     for target in unverified:

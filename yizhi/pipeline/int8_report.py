@@ -29,7 +29,7 @@ def report(release: Path, texts: list[str], positions: int, checkpoint: Path | N
             found = compare_on_texts(int8, fp32, texts, positions).as_dict()
             found["outliers"] = int8.artifact.description.get("quantization", {}).get("outliers", {})
         if checkpoint:
-            with Checkpoint.open(checkpoint) as opened, tempfile.TemporaryDirectory() as folder:
+            with Checkpoint.open(checkpoint, ignored_files=("*",)) as opened, tempfile.TemporaryDirectory() as folder:
 
                 def compare(name: str, **options: Any) -> TextQuality:
                     with open_runtime(export_int8(opened, Path(folder) / name, **options)) as int8:

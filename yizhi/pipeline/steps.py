@@ -39,6 +39,7 @@ class Convert:
     folder: Path
     description: dict[str, Any]
     calibration: list[list[int]] = field(default_factory=list)
+    ignored_files: tuple[str, ...] = ()
 
     def run(self, threads: int) -> None:
         """Write the artifact. Raises InputError, and MissingFramework."""
@@ -47,7 +48,7 @@ class Convert:
         if options.pop(CALIBRATION, None):
             options[CALIBRATION] = self.calibration
         with (
-            Checkpoint.open(self.checkpoint, Pooling(**pooling) if pooling else None) as opened,
+            Checkpoint.open(self.checkpoint, Pooling(**pooling) if pooling else None, self.ignored_files) as opened,
             new_folder(self.folder, replaces=(DESCRIPTION,)) as temporary,
         ):
             writer = ArtifactWriter(temporary)
@@ -63,13 +64,14 @@ class MakeGolden:
     checkpoint: Path
     folder: Path
     pooling: Pooling | None = None
+    ignored_files: tuple[str, ...] = ()
 
     def run(self, threads: int) -> None:
         """Write the folder. Raises InputError."""
         from yizhi.parity.golden import CASES, Golden
 
         with (
-            Checkpoint.open(self.checkpoint, self.pooling) as opened,
+            Checkpoint.open(self.checkpoint, self.pooling, self.ignored_files) as opened,
             new_folder(self.folder, replaces=(CASES,)) as temporary,
         ):
             Golden.make(opened).write(temporary)
@@ -118,14 +120,14 @@ def _suggest(runtime: "Runtime", checkpoint: Path, golden: "Golden") -> str:
     from yizhi.pipeline.int8_suggestion import suggest_kept  # exports, so needs what converting needs
 
     kept = runtime.artifact.description["options"].get("keep_fp32", [])
-    with Checkpoint.open(checkpoint, runtime.pooling) as opened:
+    with Checkpoint.open(checkpoint, runtime.pooling, ("*",)) as opened:
         return suggest_kept(opened, golden, kept)
 
 
 def _diagnose(runtime: "Runtime", checkpoint: Path, golden: "Golden", verdict: "Verdict") -> Diagnosis | None:
     from yizhi.parity.bisect import bisect  # needs scipy, which a machine that only verifies does not have
 
-    with Checkpoint.open(checkpoint, runtime.pooling) as opened:
+    with Checkpoint.open(checkpoint, runtime.pooling, ("*",)) as opened:
         return bisect(runtime, opened, golden, verdict)
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from yizhi.errors import InputError, collect_faults
-from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES, Family, build_spec
+from yizhi.errors import InputError, collect_faults, collect_own_faults
+from yizhi.model.architectures import CLASS_SUFFIXES, DROPPED_HEADS, FAMILIES, Family, build_spec
 from yizhi.model.config import EncoderConfig
 from yizhi.model.spec import EncoderSpec, LinearHead, Parameter, Pooling
 from yizhi.reading.auto_tokenizer import read_tokenizer
+from yizhi.reading.folder_files import account_for_files
+from yizhi.reading.sentence_settings import SentenceSettings, read_sentence_settings
 from yizhi.reading.tokenizer_files import TextTokenizer
 from yizhi.reading.tokenizer_sources import TOKENIZER_FILES
 from yizhi.reading.weight_files import INDEX, POOLER, WEIGHTS, TensorFile, open_weights
@@ -32,7 +34,9 @@ class Checkpoint:
     """An opened checkpoint: `config`, `spec`, `text` (how text becomes ids), and every parameter as float32.
 
     Weights may be stored as float32, float16 or bfloat16; reading them as float32 is exact.
-    `ignored` maps each tensor that no output uses to the reason.
+    `ignored` maps each tensor that no output uses to the reason, and `file_uses` each file of the folder to who reads
+    it or why nobody does; `ignored_files` are those that were to be passed over. `sentence`: what
+    sentence-transformers does with the folder, if it is one of its own.
     """
 
     def __init__(self, folder: Path, files: Sequence[TensorFile], config: EncoderConfig, text: TextTokenizer) -> None:
@@ -41,6 +45,9 @@ class Checkpoint:
         self.text = text
         self._files = files
         self.ignored: dict[str, str] = {}
+        self.file_uses: dict[str, str] = {}
+        self.ignored_files: tuple[str, ...] = ()
+        self.sentence: SentenceSettings | None = None
         self._sources: dict[str, tuple[TensorFile, str]] = {}
         faults = self._index_tensors(FAMILIES[config.model_type])
         try:
@@ -52,12 +59,15 @@ class Checkpoint:
             raise InputError(folder, faults)
 
     @classmethod
-    def open(cls, path: str | Path, pooling: Pooling | None = None) -> "Checkpoint":
+    def open(
+        cls, path: str | Path, pooling: Pooling | None = None, ignored_files: Collection[str] = ()
+    ) -> "Checkpoint":
         """Open a folder, or a `.safetensors` file beside its `config.json` and tokenizer files.
 
-        pooling: what artifacts of it are to give as `sentence_embedding`, if they are to.
+        pooling: what artifacts of it are to give as `sentence_embedding`; if None, what sentence-transformers would
+        give, if the folder is one of its own. ignored_files: names, or patterns, of files to pass over.
         Raises InputError, listing every fault, unless names, shapes and dtypes are exactly what
-        the configuration asks for. Values are checked by `check_values`.
+        the configuration asks for, and every file of the folder is understood. Values are checked by `check_values`.
         """
         path = Path(path)
         folder = path.parent if path.suffix == ".safetensors" else path
@@ -66,19 +76,35 @@ class Checkpoint:
         faults: list[str] = []
         config = collect_faults(faults, lambda: EncoderConfig.read(folder / "config.json"))
         text = read_text(folder, config, faults)
+        sentence = collect_own_faults(faults, lambda: read_sentence_settings(folder, text, ignored_files))
         files = open_weights(path, faults)
         try:
+            names = {file.path.name for file in files}
+            uses = collect_own_faults(faults, lambda: account_for_files(folder, names, ignored_files)) if names else {}
             if faults:
                 raise InputError(path, faults)
             _check_family(folder, config, files)
-            checkpoint = cls(folder, files, config, text)
+            checkpoint = cls(folder, files, config, text.shorten(sentence.max_length) if sentence else text)
             check_task(checkpoint, folder / "config.json")
-            checkpoint.spec = replace(checkpoint.spec, pooling=pooling)
+            checkpoint.spec = replace(checkpoint.spec, pooling=pooling or (sentence and sentence.pooling))
+            checkpoint.file_uses, checkpoint.sentence = uses or {}, sentence
+            checkpoint.ignored_files = tuple(
+                name for name in checkpoint.file_uses if checkpoint.file_uses[name].startswith("ignored")
+            )
             return checkpoint
         except BaseException:
             for file in files:
                 file.close()
             raise
+
+    def notes(self) -> list[str]:
+        """What a user should know of the folder: what was passed over, and tensors of a head that is dropped."""
+        notes = [*self.text.notes, *(self.sentence.notes if self.sentence else ())]
+        notes += [f"{name}: passed over, as asked" for name in self.ignored_files]
+        for reason in sorted(set(self.ignored.values()) & DROPPED_HEADS):
+            names = [name for name, why in self.ignored.items() if why == reason]
+            notes.append(f"{', '.join(names[:2])}: dropped: {reason}")
+        return notes
 
     def array(self, name: str) -> np.ndarray:
         """The parameter as float32; a view of the file where it is stored so."""
@@ -138,8 +164,17 @@ class Checkpoint:
         """sha256 of each file that the checkpoint was read from."""
         paths = [self.folder / "config.json", *(file.path for file in self._files)]
         paths += [self.folder / name for name in TOKENIZER_FILES if (self.folder / name).exists()]
+        paths += [self.folder / name for name in (self.sentence.files if self.sentence else ())]
         with ThreadPoolExecutor() as pool:
-            return dict(sorted(zip((path.name for path in paths), pool.map(sha256_of_file, paths), strict=True)))
+            return dict(
+                sorted(
+                    zip(
+                        (path.relative_to(self.folder).as_posix() for path in paths),
+                        pool.map(sha256_of_file, paths),
+                        strict=True,
+                    )
+                )
+            )
 
     def published_config(self) -> dict[str, object]:
         """`config.json` for artifacts: as read, but for what the conversion changed."""
@@ -301,12 +336,8 @@ def canonical_name(stored_name: str, family: Family) -> str:
 
 def read_text(folder: Path, config: EncoderConfig | None, faults: list[str]) -> TextTokenizer | None:
     """The folder's tokenizer; None where `faults` was told what is wrong with it, or that it does not fit `config`."""
-    try:
-        text = read_tokenizer(folder)
-    except InputError as error:
-        faults += error.faults
-        return None
-    faults += text.find_misfit(config.vocab_size) if config else []
+    text = collect_own_faults(faults, lambda: read_tokenizer(folder))
+    faults += text.find_misfit(config.vocab_size) if config and text else []
     return text
 
 

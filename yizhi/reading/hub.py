@@ -5,9 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yizhi.errors import InputError, show
+from yizhi.reading.sentence_settings import MODULES, PROMPTS, SETTINGS
+from yizhi.reading.tokenizer_sources import TOKENIZER_FILES
 
 EXPECTED = "expected an existing folder, a .safetensors file, or a hub id `owner/name`"
-FILES = ("config.json", "vocab.txt", "tokenizer_config.json", "*.safetensors", "model.safetensors.index.json")
+FILES = (
+    *("config.json", *TOKENIZER_FILES, "*.safetensors", "model.safetensors.index.json", "adapter_config.json"),
+    *(MODULES, *SETTINGS, PROMPTS, "*/config.json"),
+)
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -65,7 +70,11 @@ def _download(hub_id: str, revision: str | None) -> Path:
 
     try:
         folder = snapshot_download(
-            hub_id, revision=revision, allow_patterns=list(FILES), ignore_patterns=["*/*"], tqdm_class=OnTerminals
+            hub_id,
+            revision=revision,
+            allow_patterns=list(FILES),
+            ignore_patterns=["*/*.safetensors"],
+            tqdm_class=OnTerminals,
         )
     except errors.GatedRepoError:
         raise InputError(hub_id, "the hub asks for permission: request access, then `hf auth login`") from None

@@ -1,7 +1,7 @@
 """TextTokenizer: how a checkpoint's text becomes ids, and the files that carry it in every artifact."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -92,6 +92,10 @@ class TextTokenizer:
     def length(self, positions: int) -> int:
         """The most tokens of a row for a model with so many positions."""
         return positions if self.max_length is None else min(self.max_length, positions)
+
+    def shorten(self, length: int | None) -> "TextTokenizer":
+        """The same, for at most so many tokens."""
+        return self if length is None else replace(self, max_length=self.length(length))
 
     def files(self, positions: int) -> dict[str, str]:
         """File name -> text of `vocab.txt`, `tokenizer.json` and `tokenizer_config.json`, for so many positions.

@@ -1,0 +1,174 @@
+"""Every file of a checkpoint folder is read, known to change no answer, or refused by name."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoints import write_json
+from yizhi.cli import main
+from yizhi.errors import InputError
+from yizhi.model.spec import Pooling
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.reading.folder_files import RULES, find_rule
+from yizhi.release.manifest import read_manifest
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "importing.md"
+
+
+def faults_of(folder: Path) -> list[str]:
+    with pytest.raises(InputError) as caught:
+        Checkpoint.open(folder)
+    return caught.value.faults
+
+
+def test_a_file_that_nobody_understands_stops_the_export(make_checkpoint):
+    folder = make_checkpoint()
+    (folder / "head_config.json").write_text("{}")
+    (folder / "README.md").write_text("of no weight")
+    (folder / "onnx").mkdir()
+    faults = faults_of(folder)
+    assert faults[0].startswith("head_config.json: could change an answer, and is not understood")
+    assert "`ignored_files` passes over a file" in faults[1]
+    with Checkpoint.open(folder, ignored_files=["head_config.json"]) as checkpoint:
+        assert checkpoint.ignored_files == ("head_config.json",)
+        assert checkpoint.file_uses["head_config.json"] == "ignored: as asked"
+        assert checkpoint.file_uses["README.md"].startswith("not read: ")
+        assert checkpoint.file_uses["model.safetensors"] == "read: the weights"
+
+
+def test_an_adapter_beside_its_base_is_refused_with_advice(make_checkpoint):
+    folder = make_checkpoint()
+    write_json(folder / "adapter_config.json", {"peft_type": "LORA", "r": 4})
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    faults = faults_of(folder)
+    assert [fault.partition(":")[0] for fault in faults[:2]] == ["adapter_config.json", "adapter_model.safetensors"]
+    assert "merge_and_unload" in faults[0]
+
+
+def test_another_kind_of_tokenizer_is_refused(make_checkpoint):
+    folder = make_checkpoint()
+    (folder / "spiece.model").write_bytes(b"")
+    assert faults_of(folder)[0] == "spiece.model: is another tokenizer, which AutoTokenizer may prefer"
+
+
+def test_the_manifest_records_what_was_passed_over(make_checkpoint, tmp_path):
+    folder = make_checkpoint()
+    (folder / "strange.json").write_text("{}")
+    command = ["export", str(folder), "--out", str(tmp_path / "release"), "--target", "pytorch"]
+    assert main(command) == 2
+    assert not (tmp_path / "release").exists()
+    assert main([*command, "--ignore-file", "strange.json"]) == 0
+    assert read_manifest(tmp_path / "release")["source"]["ignored_files"] == ["strange.json"]
+
+
+def test_dropped_heads_are_named(make_checkpoint):
+    import numpy as np
+
+    def alter(tensors):
+        tensors["cls.seq_relationship.weight"] = np.ones((2, 32), np.float32)
+        tensors["cls.seq_relationship.bias"] = np.ones(2, np.float32)
+
+    with Checkpoint.open(make_checkpoint(alter=alter)) as checkpoint:
+        assert checkpoint.notes() == [
+            "cls.seq_relationship.weight, cls.seq_relationship.bias: dropped: the next-sentence head; no output uses it"
+        ]
+
+
+def test_the_table_in_the_documentation():
+    text = DOCUMENT.read_text(encoding="utf-8")
+    missing = [row for rule in RULES if (row := f"| `{rule.pattern}` | {rule.use} | {rule.why} |") not in text]
+    assert missing == []
+    assert find_rule("tokenizer.json").use == "read"
+    assert find_rule("something.json") is None
+
+
+# --- sentence-transformers -----------------------------------------------------------------------
+
+
+def write_sentence_model(folder: Path, pooling=None, kinds=("Transformer", "Pooling", "Normalize"), settings=None):
+    """The files that sentence-transformers writes beside a model; names of classes as release 6 has them."""
+    paths = {"Transformer": "", **{kind: f"{number}_{kind}" for number, kind in enumerate(kinds) if number}}
+    module = "sentence_transformers.sentence_transformer.modules"
+    modules = [
+        {"idx": number, "name": str(number), "path": paths[kind], "type": f"{module}.{kind.lower()}.{kind}"}
+        for number, kind in enumerate(kinds)
+    ]
+    write_json(folder / "modules.json", modules)
+    (folder / "1_Pooling").mkdir()
+    write_json(folder / "1_Pooling" / "config.json", pooling or {"embedding_dimension": 32, "pooling_mode": "cls"})
+    write_json(folder / "sentence_bert_config.json", settings or {"max_seq_length": 16, "do_lower_case": False})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("pooling", "mode"),
+    [
+        ({"pooling_mode": "cls", "include_prompt": True}, "cls"),
+        ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": False}, "mean"),
+        ({"pooling_mode_max_tokens": True}, "max"),
+    ],
+)
+def test_pooling_and_length_are_the_folder_s(make_checkpoint, pooling, mode):
+    folder = write_sentence_model(make_checkpoint(), pooling)
+    with Checkpoint.open(folder) as checkpoint:
+        assert checkpoint.spec.pooling == Pooling(mode, normalize=True)
+        assert checkpoint.text.length(64) == 16
+        assert {"modules.json", "1_Pooling/config.json", "sentence_bert_config.json"} <= checkpoint.digest().keys()
+    with Checkpoint.open(folder, Pooling("mean")) as checkpoint:
+        assert checkpoint.spec.pooling == Pooling("mean")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"kinds": ("Transformer", "Pooling", "Dense")}, "modules.json: expected Transformer, Pooling and perhaps"),
+        ({"pooling": {"pooling_mode": "mean_sqrt_len_tokens"}}, "1_Pooling/config.json: pooling: expected one of"),
+        ({"pooling": {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}}, "1_Pooling/config.json: p"),
+        ({"pooling": {"pooling_mode": "cls", "include_prompt": False}}, "1_Pooling/config.json: include_prompt"),
+        ({"settings": {"max_seq_length": "16"}}, "sentence_bert_config.json: max_seq_length: expected a number"),
+        ({"settings": {"do_lower_case": True}}, "sentence_bert_config.json: do_lower_case: sentence"),
+    ],
+)
+def test_what_is_not_computed_is_refused_by_name(make_checkpoint, change, says):
+    folder = write_sentence_model(make_checkpoint(tokenizer_config={"do_lower_case": False}), **change)
+    (fault,) = faults_of(folder)
+    assert fault.startswith(says)
+    if "kinds" in change:
+        assert "Dense is not computed here" in fault
+
+
+def test_a_prompt_before_every_text_is_refused(make_checkpoint):
+    folder = write_sentence_model(make_checkpoint())
+    prompts = {"prompts": {"query": "问："}, "default_prompt_name": None}
+    write_json(folder / "config_sentence_transformers.json", prompts)
+    with Checkpoint.open(folder) as checkpoint:
+        assert "query" in checkpoint.notes()[0]
+    write_json(folder / "config_sentence_transformers.json", {**prompts, "default_prompt_name": "query"})
+    assert "puts '问：' before every text" in faults_of(folder)[0]
+    with Checkpoint.open(folder, ignored_files=["config_sentence_transformers.json"]):
+        pass
+
+
+def test_a_release_pools_as_sentence_transformers_does(make_checkpoint, tmp_path):
+    """The vectors of every text, against the formula of CLS and Normalize on transformers' own hidden states."""
+    import numpy as np
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    from tests.artifacts import export_artifact
+    from yizhi.runtimes import Embedder, open_runtime
+
+    folder = write_sentence_model(make_checkpoint())
+    texts = ["北京的天地很好", "hello", "的" * 40]
+    with Checkpoint.open(folder) as checkpoint:
+        artifact = export_artifact(checkpoint, "pytorch", tmp_path / "artifact")
+        assert json.loads((artifact / "sentence_bert_config.json").read_text())["max_seq_length"] == 16
+    with open_runtime(artifact) as runtime:
+        found = Embedder(runtime, long="truncate")(texts)
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
+    for text, vector in zip(texts, found, strict=True):
+        inputs = tokenizer(text, truncation=True, max_length=16, return_tensors="pt")
+        with torch.no_grad():
+            first = model(**inputs).last_hidden_state[0, 0]
+        np.testing.assert_allclose(vector, (first / first.norm()).numpy(), atol=1e-5)
