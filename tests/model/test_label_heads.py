@@ -21,7 +21,7 @@ def drop(part):
     ("variant", "changes", "fault"),
     [
         ("bert-classifier", {"config": {"id2label": {"0": "差", "2": "好"}}}, "1 is missing, '2' is there"),
-        ("bert-classifier", {"config": {"id2label": {"0": "差", "1": 5}}}, "id2label: expected an object"),
+        ("bert-classifier", {"config": {"id2label": {"0": "差", "1": None}}}, "id2label: expected an object"),
         ("bert-classifier", {"config": {"num_labels": 0}}, "num_labels: expected an integer"),
         ("bert-classifier", {"config": {"num_labels": 2, "id2label": {"0": "差"}}}, "found 2, but id2label names 1"),
         ("bert-classifier", {"config": {"problem_type": "ranking"}}, "problem_type: expected one of regression"),

@@ -89,9 +89,16 @@ def _read_labels(raw: Mapping[str, Any], faults: list[str]) -> tuple[str, ...]:
     if count is not None and (isinstance(count, bool) or not isinstance(count, int) or not 0 < count <= _MOST_LABELS):
         faults.append(f"num_labels: expected an integer from 1 to {_MOST_LABELS}; found {show(count)}")
         return ()
+    of_ids = raw.get("label2id")
+    if names is None and count is None and isinstance(of_ids, dict) and len(of_ids) > 2:
+        # transformers overlooks label2id and expects two labels, which cannot be.
+        names = {str(number): label for label, number in of_ids.items()}
+        if len(names) != len(of_ids):
+            faults.append(f"label2id: two labels have one id: {show(of_ids)}")
+            return ()
     if names is None:
         return tuple(f"LABEL_{number}" for number in range(2 if count is None else count))
-    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+    if not isinstance(names, dict) or not names or not all(_is_label(name) for name in names.values()):
         faults.append(f"id2label: expected an object of id to label; found {show(names)}")
         return ()
     missing = [str(number) for number in range(len(names)) if str(number) not in names]
@@ -103,7 +110,12 @@ def _read_labels(raw: Mapping[str, Any], faults: list[str]) -> tuple[str, ...]:
         return ()
     if count is not None and count != len(names):
         faults.append(f"num_labels: found {count}, but id2label names {len(names)}")
-    return tuple(names[str(number)] for number in range(len(names)))
+    return tuple(str(names[str(number)]) for number in range(len(names)))
+
+
+def _is_label(name: object) -> bool:
+    """Labels may be written as numbers."""
+    return isinstance(name, str | int) and not isinstance(name, bool)
 
 
 def _read_problem_type(raw: Mapping[str, Any], labels: int, faults: list[str]) -> str:

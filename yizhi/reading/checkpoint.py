@@ -18,7 +18,7 @@ from yizhi.reading.folder_files import account_for_files
 from yizhi.reading.sentence_settings import SentenceSettings, read_sentence_settings
 from yizhi.reading.tokenizer_files import TextTokenizer
 from yizhi.reading.tokenizer_sources import TOKENIZER_FILES
-from yizhi.reading.weight_files import INDEX, POOLER, WEIGHTS, TensorFile, open_weights
+from yizhi.reading.weight_files import INDEX, POOLER, WEIGHTS, TensorFile, open_weights, written_by
 from yizhi.storage.digests import sha256_of_file
 
 __all__ = ["INDEX", "POOLER", "WEIGHTS", "Checkpoint", "canonical_name", "find_family"]
@@ -79,8 +79,13 @@ class Checkpoint:
         sentence = collect_own_faults(faults, lambda: read_sentence_settings(folder, text, ignored_files))
         files = open_weights(path, faults)
         try:
-            names = {file.path.name for file in files}
-            uses = collect_own_faults(faults, lambda: account_for_files(folder, names, ignored_files)) if names else {}
+            kind = written_by(files)
+            if kind != "pt":
+                faults.append(
+                    f"the tensors have the names and orientation of format {kind!r}: `yizhi import` reads them"
+                )
+            names = {file.path.name for file in files} or {file.name for file in folder.glob("*.safetensors")}
+            uses = collect_own_faults(faults, lambda: account_for_files(folder, names, ignored_files))
             if faults:
                 raise InputError(path, faults)
             _check_family(folder, config, files)
@@ -180,9 +185,18 @@ class Checkpoint:
         """`config.json` for artifacts: as read, but for what the conversion changed."""
         return {
             **{key: value for key, value in self.config.raw.items() if key not in _NOT_PUBLISHED},
+            **self._published_labels(),
             "architectures": [FAMILIES[self.config.model_type].class_name + CLASS_SUFFIXES[self.spec.task]],
             "dtype": "float32",
         }
+
+    def _published_labels(self) -> dict[str, object]:
+        """`id2label`, without which transformers overlooks the labels of `label2id`."""
+        head, raw = self.spec.head, self.config.raw
+        labels = head.labels if isinstance(head, LinearHead) else ()
+        if not labels or raw.get("id2label") is not None or not raw.get("label2id"):
+            return {}
+        return {"id2label": {str(number): label for number, label in enumerate(labels)}, "num_labels": len(labels)}
 
     def close(self) -> None:
         """Close the weight files."""

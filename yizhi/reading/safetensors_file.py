@@ -118,12 +118,22 @@ class SafetensorsFile:
             self._map.close()
 
 
+# How the text file begins that Git LFS leaves where the large file was not fetched.
+_LFS_POINTER = b"version https://git-lfs"
+
+
 def _read_header(path: Path, file: BinaryIO) -> tuple[dict[str, Entry], dict[str, str]]:
     size = file.seek(0, 2)
     file.seek(0)
     if size < 8:
         raise InputError(path, f"truncated: expected an 8-byte header length; found {size} bytes")
-    (length,) = struct.unpack("<Q", file.read(8))
+    begin = file.read(8)
+    if begin == _LFS_POINTER[:8]:
+        raise InputError(
+            path,
+            "is a Git LFS pointer, not the weights: `git lfs pull` in its repository fetches the file it stands for",
+        )
+    (length,) = struct.unpack("<Q", begin)
     if length > min(MAX_HEADER_BYTES, size - 8):
         raise InputError(path, f"truncated or not safetensors: header says {length} bytes; {size - 8} follow")
     try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from yizhi.errors import InputError
+from yizhi.reading.folder_files import MERGE
 from yizhi.reading.importers.opened import Opened
 from yizhi.reading.tokenizer_sources import SETTINGS, TOKENIZER, TOKENIZER_FILES
 from yizhi.reading.weight_files import INDEX, WEIGHTS
@@ -111,6 +112,8 @@ def choose(subject: object, names: Iterable[str], weights: str | None = None, gi
     known = "vocab" in given or TOKENIZER in names
     vocab = "" if known else _find_one(names, VOCABS, "`vocab`", faults)
     tokenizer = tuple(name for name in TOKENIZER_FILES if name in names)
+    if "adapter_config.json" in names and weights is None:
+        faults.append(f"adapter_config.json: {MERGE}")
     if faults or found is None:
         raise InputError(subject, faults)
     chosen, mark = found
@@ -173,9 +176,21 @@ def list_folder(folder: Path) -> list[str]:
     ]
 
 
+_DOCUMENTS = (".md", ".pdf", ".html", "license", "readme", "notice")
+
+
+def _is_junk(name: str) -> bool:
+    """What a Mac puts into archives."""
+    parts = PurePosixPath(name).parts
+    return parts[0] == "__MACOSX" or parts[-1] == ".DS_Store" or parts[-1].startswith("._")
+
+
 def flatten(names: Iterable[str]) -> dict[str, str]:
     """An archive's member names without the one folder they may all be in: name there -> name in the archive."""
-    members = [name for name in names if not name.startswith("__MACOSX/")]
-    tops = {PurePosixPath(name).parts[0] for name in members}
-    depth = 1 if len(tops) == 1 and all(len(PurePosixPath(name).parts) > 1 for name in members) else 0
+    members = [name for name in names if not _is_junk(name)]
+    # Documents may lie beside the folder.
+    model = [name for name in members if not name.lower().endswith(_DOCUMENTS)] or members
+    tops = {PurePosixPath(name).parts[0] for name in model}
+    depth = 1 if len(tops) == 1 and all(len(PurePosixPath(name).parts) > 1 for name in model) else 0
+    members = [name for name in members if len(PurePosixPath(name).parts) > depth]
     return {PurePosixPath(*PurePosixPath(name).parts[depth:]).as_posix(): name for name in members}

@@ -4,7 +4,7 @@ import pickle
 import struct
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -82,8 +82,11 @@ def _load(path: Path) -> "dict[str, torch.Tensor]":
     except _DAMAGED as error:
         first = str(error).partition("\n")[0]
         raise InputError(path, f"is not a PyTorch file, or is damaged: {type(error).__name__} {first}") from None
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):  # Lightning's, and many a training loop's
+        state = state["state_dict"]
     if not isinstance(state, dict):
         raise InputError(path, f"expected a dictionary of tensors; found {type(state).__name__}")
+    state = _without_wrapper(state)
     others = [
         f"{show(name)}: expected a tensor; found {type(value).__name__}"
         for name, value in state.items()
@@ -92,6 +95,14 @@ def _load(path: Path) -> "dict[str, torch.Tensor]":
     if others:
         raise InputError(path, others)
     return dict(state)
+
+
+def _without_wrapper(state: dict[Any, Any]) -> dict[Any, Any]:
+    """Without the `module.` of DataParallel, or the `model.` of a wrapping module, that every name begins with."""
+    for prefix in ("module.", "model.", "module."):
+        if state and all(isinstance(name, str) and name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
 
 
 def _is_tensor(name: object, value: object) -> bool:
