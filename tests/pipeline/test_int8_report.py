@@ -14,6 +14,7 @@ from yizhi.parity.int8_quality import compare_on_texts, find_costs, masked_batch
 from yizhi.parity.judge import verify
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.artifact import Artifact
+from yizhi.release.manifest import read_manifest, write_manifest
 from yizhi.runtimes import open_runtime, processor
 from yizhi.runtimes.tokenization import Tokenizer
 
@@ -134,6 +135,23 @@ def test_export_and_report_by_command(tmp_path, capsys):
 
 
 # --- processors
+
+
+def test_verify_compares_the_integers_with_the_releases(tmp_path, capsys):
+    folder, release = write_variant(tmp_path / "checkpoint", "bert"), tmp_path / "release"
+    assert main(["export", str(folder), "--out", str(release), "--target", "onnx-int8"]) == 0
+    capsys.readouterr()
+    manifest = read_manifest(release)
+    integers = manifest["artifacts"]["onnx-int8"]["parity"]["integers"]
+    integers["instructions"] = "another processor's"
+    write_manifest(release, manifest)
+    assert main(["verify", str(release)]) == 0
+    here = processor.describe_int8_kernels()
+    assert f"onnx-int8: judged on another processor's, here on {here}: the same integers" in capsys.readouterr().out
+    integers["digest"] = "0" * 64
+    write_manifest(release, manifest)
+    assert main(["verify", str(release)]) == 1
+    assert f"integer sums: expected sha256 {'0' * 64}, judged on another processor's" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,19 @@
 """The same integers on every processor: graphs of both products, and which of them is opened."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tests.agreement import padded_batch
 from tests.artifacts import export_artifact
+from tests.records import make_record
 from yizhi.converters.onnx_files import U8S8, U8U8, WEIGHT_FILE, StoredTensor, graph_file
 from yizhi.parity.golden import Golden
 from yizhi.parity.integers import check_integers, make_rows, sum_exactly
 from yizhi.parity.judge import verify
+from yizhi.parity.record import Integers
+from yizhi.pipeline.recheck import compare_integers
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.runtimes import onnx_runtime, open_runtime
 from yizhi.runtimes.onnx_products import PRODUCT, adds_signed_exactly
@@ -117,6 +122,31 @@ def test_sums_that_saturate_are_a_fault(artifact, monkeypatch):
     assert right_faults == []
     assert wrong.digest == right.digest  # it is of the exact sums
     assert "integer sums are wrong" in wrong_faults[0]
+
+
+def test_a_verdict_reached_on_another_processor_has_the_same_integers(make_checkpoint, artifact, monkeypatch):
+    """As the release was judged with VNNI and is verified without, and the reverse: whichever this processor has."""
+    golden = Golden.make(Checkpoint.open(make_checkpoint("bert")))
+    verdicts = []
+    for exactly in (adds_signed_exactly(), False):
+        monkeypatch.setattr(onnx_runtime, "adds_signed_exactly", lambda exactly=exactly: exactly)
+        with open_runtime(artifact) as runtime:
+            verdicts.append(verify(runtime, golden, "int8").record())
+    for here, there in (verdicts, verdicts[::-1]):
+        told = replace(there.integers, instructions="other")
+        compared = compare_integers(here, told)
+        assert compared.passed
+        assert compared.integers == replace(here.integers, released_on="other")
+
+
+def test_other_integers_than_the_releases_are_a_fault():
+    integers = Integers("a" * 64, [U8U8], "avx2 without VNNI")
+    verdict = make_record([0.1], precision="int8", integers=integers)
+    assert compare_integers(verdict, replace(integers, instructions="avx512_vnni")).passed
+    for found in (verdict, replace(verdict, integers=None)):
+        compared = compare_integers(found, Integers("b" * 64, [U8U8], "avx512_vnni"))
+        assert not compared.passed
+        assert compared.faults[0].startswith(f"integer sums: expected sha256 {'b' * 64}, judged on avx512_vnni; found ")
 
 
 def test_an_artifact_that_says_nothing_of_its_kernels_is_refused(artifact):

@@ -71,11 +71,13 @@ class Integers:
 
     digest: sha256 of the exact sums of all checked kernels, int32, little-endian: the same on every processor.
     compared: the products whose graphs gave them here. instructions: the processor's, by its own flags.
+    released_on: those of the processor that the release was judged on, where that is said and the digest is the same.
     """
 
     digest: str
     compared: list[str]
     instructions: str
+    released_on: str | None = field(default=None, metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """`yizhi verify`: files first, then outputs, of a release or of one artifact."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from yizhi.catalogue.catalogue import find_name_by_files
 from yizhi.converters.targets import TARGETS, Target
 from yizhi.errors import InputError
+from yizhi.parity.record import Integers, VerificationRecord
 from yizhi.pipeline.evaluation import Demand
 from yizhi.pipeline.head import choose_scorer
 from yizhi.pipeline.jobs import Job, run_jobs
@@ -13,6 +15,7 @@ from yizhi.pipeline.results import Row
 from yizhi.pipeline.steps import Verify
 from yizhi.release.artifact import DESCRIPTION, Artifact
 from yizhi.release.manifest import GOLDEN, find_altered_release, read_manifest
+from yizhi.storage.codec import from_plain
 
 
 def verify_path(
@@ -46,13 +49,35 @@ def verify_path(
     ]
     progress.begin([job.name for job in plan])
     for name, result in run_jobs(plan, jobs, progress.started, progress.finished).items():
-        rows[name].verification, rows[name].verdict = result, result.value
+        released = _read_integers(path, name)
+        rows[name].verification = result
+        rows[name].verdict = compare_integers(result.value, released) if result.value and released else result.value
     for name, row in rows.items():
         if not row.altered:
             row.size = Artifact.read(release / name).size()
     if demand:
         demand.run(release, rows, device, jobs, progress)
     return list(rows.values())
+
+
+def compare_integers(verdict: VerificationRecord, released: Integers) -> VerificationRecord:
+    """The verdict, with a fault where an int8 artifact's integers are not those that the release was judged on.
+
+    Processors may round floats differently, which is what tolerances are for. Integers they may not.
+    """
+    if verdict.integers and verdict.integers.digest == released.digest:
+        return replace(verdict, integers=replace(verdict.integers, released_on=released.instructions))
+    found = verdict.integers.digest if verdict.integers else "none"
+    fault = f"integer sums: expected sha256 {released.digest}, judged on {released.instructions}; found {found}"
+    return replace(verdict, passed=False, faults=[*verdict.faults, fault])
+
+
+def _read_integers(path: Path, name: str) -> Integers | None:
+    """What a release's manifest says of an artifact's integers; None for an artifact alone, or where it has none."""
+    if TARGETS[name].precision != "int8" or (path / DESCRIPTION).exists():
+        return None
+    found = read_manifest(path)["artifacts"][name]["parity"].get("integers")
+    return from_plain(Integers, found) if found else None
 
 
 def _check_files(path: Path, targets: list[Target] | None) -> tuple[Path, list[str], dict[str, list[str]], str | None]:

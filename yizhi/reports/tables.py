@@ -51,6 +51,10 @@ def print_release(console: Console, release: object, rows: Sequence[Row]) -> Non
             where = f"{row.target}: {row.verdict.precision} on {row.verdict.device}"
             console.print(Text(f"{where}: {'; '.join(told)}"))
     for row in rows:
+        integers = row.verdict.integers if row.verdict else None
+        if integers and integers.released_on not in (None, integers.instructions):
+            judged, here = integers.released_on, integers.instructions
+            console.print(f"{row.target}: judged on {judged}, here on {here}: the same integers")
         for fault in row.faults:
             console.print(Text(f"{row.target}: {fault}", "red"))
     passed = sum(row.passed for row in rows)
