@@ -24,7 +24,7 @@ from tests.checkpoints import ADAPTER_VARIANTS, VARIANTS, write_variant
 from yizhi.converters.targets import TARGETS
 from yizhi.errors import CheckFailed
 from yizhi.model.layout import tensorflow_name, transposes
-from yizhi.parity.faults import FP32, AlteredCheckpoint, Fault
+from yizhi.parity.faults import FP32, TEXT, AlteredCheckpoint, Fault
 from yizhi.parity.golden import Golden
 from yizhi.parity.judge import Verdict, verify
 from yizhi.parity.mutations import FAULTS
@@ -127,9 +127,11 @@ def cut(golden: Golden, target: str) -> Golden:
 
 
 def first_failure(verdict: Verdict) -> str | None:
-    """The first output that failed: a hidden state, else the pooler's, else the logits; None if all is well."""
+    """What failed first: text, a hidden state, else the pooler's output, else the logits; None if all is well."""
     if verdict.passed:
         return None
+    if verdict.wrong_text:
+        return TEXT
     failed = verdict.failed_outputs()
     output = next((name for name in ("pooler_output", "logits") if name in failed), None)
     # What is left are int8's gates on rows run alone, on its numbers, and on logits.

@@ -9,7 +9,7 @@ from yizhi.converters.targets import TARGETS
 from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES
 from yizhi.parity import oracle
 from yizhi.parity.bisect import bisect
-from yizhi.parity.faults import FP32, INT8, AlteredCheckpoint
+from yizhi.parity.faults import FP32, INT8, TEXT, AlteredCheckpoint
 from yizhi.parity.judge import Verdict, verify
 from yizhi.parity.mutations import FAULTS
 from yizhi.parity.weight_faults import round_mantissa
@@ -39,7 +39,18 @@ UNSEEN = {
 }
 
 
-@pytest.mark.parametrize("fault", [fault for fault in FAULTS if "pytorch" in fault.targets], ids=str)
+IN_TENSORS = [fault for fault in FAULTS if fault.shows != TEXT]
+
+
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault.shows == TEXT], ids=str)
+@pytest.mark.parametrize("target", ["pytorch", "onnx-int8"])
+def test_a_fault_of_text_is_caught_and_no_tensor_is_blamed(laboratory, fault, target):
+    finding = laboratory.judge(fault, target)
+    assert finding.seen == TEXT
+    assert finding.says.startswith("text: ")
+
+
+@pytest.mark.parametrize("fault", [fault for fault in IN_TENSORS if "pytorch" in fault.targets], ids=str)
 def test_fault_is_caught_where_it_was_made_and_named(laboratory, fault):
     checkpoint, golden = laboratory.subject(fault.variant)
     golden = cut(golden, "pytorch")
@@ -53,7 +64,7 @@ def test_fault_is_caught_where_it_was_made_and_named(laboratory, fault):
     assert let_pass <= set(UNSEEN.get(fault.name, ()))
 
 
-@pytest.mark.parametrize("fault", [fault for fault in FAULTS if "onnx-int8" in fault.targets], ids=str)
+@pytest.mark.parametrize("fault", [fault for fault in IN_TENSORS if "onnx-int8" in fault.targets], ids=str)
 def test_int8_gates_catch_it_too(laboratory, fault):
     finding = laboratory.judge(fault, "onnx-int8")
     assert finding.caught, finding.says

@@ -24,6 +24,7 @@ from yizhi.reading.checkpoint import Checkpoint
 # Where a fault must first be seen; LAYER is the output of the one layer that it is made in.
 EMBEDDINGS, FIRST_LAYER, LAYER, LAST_LAYER = "hidden_states.0", "hidden_states.1", "layer", "last layer"
 POOLER, LOGITS = "pooler_output", "logits"
+TEXT = "text"  # before any output: what the artifact's files make of a user's text
 
 FP32, INT8 = (
     tuple(name for name, target in TARGETS.items() if target.precision == precision) for precision in ("fp32", "int8")

@@ -4,7 +4,7 @@ Outputs are rounded from float64 to float32, which moves them by at most 6e-8 of
 hundredth of the strictest tolerance. Vocabulary logits are kept at each case's `logit_positions`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,11 @@ from yizhi.errors import InputError
 from yizhi.model.spec import LOGITS_AT, EncoderSpec, MaskedLMHead, Norm
 from yizhi.parity.cases import Case, make_cases
 from yizhi.parity.numbers import summarize
+from yizhi.parity.texts import TextContract, make_contract
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.schema import find_violations
 from yizhi.runtimes.base import Inputs
+from yizhi.storage.codec import from_plain, to_plain
 from yizhi.storage.json_files import read_json_object, to_json
 
 CASES = "cases.json"
@@ -37,6 +39,7 @@ class Golden:
 
     per: what each output holds one vector for. sums: outputs whose error is measured against their vector.
     offsets: [H] each, of the outputs that a LayerNorm gives: what it adds.
+    text: what the checkpoint's own files do with text and labels.
     numbers: the checkpoint's own, summarized by parameter: what `yizhi.parity.numbers` holds an int8 artifact to.
     """
 
@@ -46,6 +49,7 @@ class Golden:
     sums: list[str]
     offsets: dict[str, NDArray[np.float32]]
     numbers: dict[str, NDArray[np.float32]]
+    text: TextContract = field(default_factory=TextContract)
 
     def scale(self, output: str, reference: NDArray) -> NDArray[np.float64]:
         """How large the numbers are that each element of an output was made of: what float32 errs in proportion to.
@@ -79,7 +83,7 @@ class Golden:
         sums = [name for name in names if is_sum(checkpoint.spec, name)]
         norms = {name: norm for name in names if (norm := norm_of(checkpoint.spec, name))}
         offsets = {name: checkpoint.array(norm.bias).astype(np.float32) for name, norm in norms.items()}
-        return cls(cases, reference, per, sums, offsets, summarize(checkpoint))
+        return cls(cases, reference, per, sums, offsets, summarize(checkpoint), make_contract(checkpoint))
 
     @classmethod
     def read(cls, folder: Path) -> "Golden":
@@ -108,7 +112,8 @@ class Golden:
             reference[name] = {key: arrays[f"{name}/{key}"] for key in entry["outputs"]}
         offsets = {name: arrays[f"offsets/{name}"] for name in description["offsets"]}
         numbers = {name: arrays[f"numbers/{name}"] for name in description["numbers"]}
-        return cls(cases, reference, description["per"], description["sums"], offsets, numbers)
+        text = from_plain(TextContract, description["text"])
+        return cls(cases, reference, description["per"], description["sums"], offsets, numbers, text)
 
     def write(self, folder: Path) -> None:
         """Write `cases.json` and `golden.safetensors` into an existing folder."""
@@ -128,6 +133,7 @@ class Golden:
             "sums": self.sums,
             "offsets": list(self.offsets),
             "numbers": list(self.numbers),
+            "text": to_plain(self.text),
             "cases": entries,
         }
         (folder / CASES).write_text(to_json(description), encoding="utf-8")

@@ -15,6 +15,7 @@ from yizhi.parity.integers import check_integers
 from yizhi.parity.numbers import audit
 from yizhi.parity.record import Diagnosis, Integers, Plausibility, PublishedCheck, VerificationRecord
 from yizhi.parity.sentence_quality import SentenceQuality, Sentences, judge_sentences
+from yizhi.parity.texts import check_texts
 from yizhi.parity.tolerances import FloatTolerance, QuantizedGates, describe_requirement, find_gates
 from yizhi.runtimes.base import Inputs, Outputs, Runtime
 
@@ -38,6 +39,7 @@ class Verdict:
     change_alone: largest change in a row's default outputs when it is run alone, unpadded.
     quality, cosine, label_error: for a quantized artifact, what its gates judge; cosine is the lowest, per output,
         and cosine_mean the mean. sentences: the same of everyday sentences, where the vocabulary has them.
+    wrong_text: the faults of its tokenizer files, labels and pooling.
     too_coarse: whether its gates refuse it though its integers and its numbers are right.
     integers: for a quantized artifact, what its kernels sum. settings: how the framework said it computed. Where there
     are no `gates` for this precision on this device, errors are measured and nothing passes.
@@ -55,6 +57,7 @@ class Verdict:
     integers: Integers | None = None
     settings: dict[str, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    wrong_text: list[str] = field(default_factory=list)
     too_coarse: bool = False
 
     @property
@@ -167,6 +170,8 @@ def verify(runtime: Runtime, golden: Golden, precision: str) -> Verdict:
     if missing:
         raise InputError(runtime.artifact.folder, missing)
     verdict = Verdict(precision, runtime.device, settings=runtime.settings())
+    verdict.wrong_text = check_texts(runtime.artifact, golden.text)
+    verdict.faults += verdict.wrong_text
     if runtime.device != "cpu":
         fallbacks = runtime.find_fallbacks(golden.cases[0].inputs)
         verdict.faults += [f"not computed on {runtime.device}: {line}" for line in fallbacks]

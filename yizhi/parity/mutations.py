@@ -33,9 +33,11 @@ from yizhi.parity.faults import (
     LAYER,
     LOGITS,
     POOLER,
+    TEXT,
     Fault,
 )
 from yizhi.parity.int8_faults import quantize_per_batch, roll_rows, scale_one_channel, scale_one_kernel, swap_scales
+from yizhi.parity.text_faults import flip_lower_casing, rotate_labels, swap_tokens, swap_tokens_of_old_loaders
 from yizhi.parity.weight_faults import (
     changed,
     flip_a_sign,
@@ -413,6 +415,33 @@ FAULTS: tuple[Fault, ...] = (
         changed(lambda spec, layer: (label_head(spec).dense.linear.weight, np.transpose)),
         variant="electra-discriminator",
         tasks=("replaced-token-detection",),
+    ),
+    # Text
+    Fault(
+        "two tokens swapped",
+        "a vocabulary sorted again, or another model's of the same size",
+        TEXT,
+        artifact=swap_tokens,
+    ),
+    Fault(
+        "two tokens swapped in vocab.txt alone",
+        "a file replaced that only slow tokenizers read",
+        TEXT,
+        artifact=swap_tokens_of_old_loaders,
+    ),
+    Fault(
+        "lower-casing flipped",
+        "`do_lower_case` lost, and a default taken",
+        TEXT,
+        artifact=flip_lower_casing,
+    ),
+    Fault(
+        "labels rotated in config.json",
+        "a label map written for another order of the classes",
+        TEXT,
+        artifact=rotate_labels,
+        variant="bert-classifier",
+        tasks=LABEL_TASKS,
     ),
     # int8
     Fault(

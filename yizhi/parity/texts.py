@@ -1,0 +1,144 @@
+"""From text to ids, and from logits to labels: what an artifact's own files must say as the checkpoint's do.
+
+The cases compare ids with tensors. A user sends text, and reads labels: another order of the vocabulary, another
+lower-casing or other labels would change every answer and no tensor.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from yizhi.errors import InputError, show
+from yizhi.model.config import EncoderConfig
+from yizhi.model.label_heads import describe_labels
+from yizhi.model.spec import Pooling
+from yizhi.reading.auto_tokenizer import read_tokenizer
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.reading.sentence_settings import MODULES, read_sentence_settings
+from yizhi.reading.sentences import CHINESE, ENGLISH
+from yizhi.reading.tokenizer_files import TextTokenizer
+from yizhi.release.artifact import Artifact
+from yizhi.storage.digests import sha256_of_file
+
+# What tells tokenizers apart: each is read differently by some setting, or some version.
+SEPARATING = (
+    "BERT base Chinese 和 RoBERTa 在 GPU 上跑 3.5 次",
+    "ＡＢＣ１２３，全角！｛｝ ㈱ ㍿ ﬁ ﬀ Ⅳ ½",
+    "Ångström café naïve ÀÉÎÕÜ ñ ß İstanbul ǅ",
+    "e\u0301 a\u0308 o\u0302 n\u0303 \u1100\u1161\u11a8",
+    "👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽 ☺️ 🇨🇳",
+    "a\u200bb\u200dc\ufeffd\u00ade \u2060f",
+    "tab\there\nnew\r\nline\u2028sep\u2029par\x00nul\x07bell",
+    "𠀀𠮷𪚥𫝆𬺓𮯠𰻞 㐀㐁 豈更",
+    "antidisestablishmentarianismantidisestablishmentarianism" * 3,
+    "[MASK] [CLS] [SEP] [PAD] [UNK] [unused1] [mask] <mask>",
+    "it's don't U.S.A. e-mail@example.com http://a.b/c?d=e#f $5.00 50% 1,000",
+    "日本語のテキスト 한국어 텍스트 русский текст ελληνικά עברית العربية ไทย हिन्दी",
+    "「他说：『好。』」——……·～《书》〈名〉",
+    " \u3000\u00a0 ",
+    "",
+)
+_SENTENCES = 5
+_MOST_FAULTS = 3
+
+
+@dataclass(frozen=True)
+class TextCase:
+    """A text and the ids, special tokens included, that the checkpoint's own tokenizer gives."""
+
+    text: str
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TextContract:
+    """files: sha256 of the tokenizer's files. cases: what they must do with text.
+
+    labels: names of the logits, in their order; empty where there are none. pooling: of `sentence_embedding`, if any.
+    """
+
+    files: Mapping[str, str] = field(default_factory=dict)
+    cases: tuple[TextCase, ...] = ()
+    labels: tuple[str, ...] = ()
+    pooling: Pooling | None = None
+
+
+def make_contract(checkpoint: Checkpoint) -> TextContract:
+    """What an artifact of this checkpoint must hold."""
+    text, spec = checkpoint.text, checkpoint.spec
+    files = text.files(checkpoint.config.max_position_embeddings)
+    texts = (*CHINESE[:_SENTENCES], *ENGLISH[:_SENTENCES], *SEPARATING)
+    return TextContract(
+        {name: hashlib.sha256(content.encode()).hexdigest() for name, content in sorted(files.items())},
+        tuple(TextCase(one, encode(text, one)) for one in texts),
+        tuple(describe_labels(spec).get("labels", ())),
+        spec.pooling,
+    )
+
+
+def encode(text: TextTokenizer, one: str) -> tuple[int, ...]:
+    """The ids of a text, special tokens included; nothing is cut."""
+    return tuple(text.tokenizer.encode(one).ids)
+
+
+def check_texts(artifact: Artifact, contract: TextContract) -> list[str]:
+    """What of an artifact's own files would give a user other answers than the checkpoint's tools."""
+    folder = artifact.folder
+    faults = [
+        f"{name}: {'is missing' if not (folder / name).is_file() else 'is not as the checkpoint has it'}"
+        for name, digest in contract.files.items()
+        if not (folder / name).is_file() or sha256_of_file(folder / name) != digest
+    ]
+    try:
+        text = read_tokenizer(folder)
+        faults += _compare_ids(text, contract.cases)
+        faults += _compare_pooling(folder, text, artifact, contract.pooling)
+        faults += _compare_labels(folder, artifact, contract.labels)
+    except InputError as error:
+        faults += [f"{error.subject}: {fault}" for fault in error.faults]
+    return [f"text: {fault}" for fault in faults]
+
+
+def _compare_ids(text: TextTokenizer, cases: Sequence[TextCase]) -> list[str]:
+    wrong = [(case, found) for case in cases if (found := encode(text, case.text)) != case.ids]
+    faults = []
+    for case, found in wrong[:_MOST_FAULTS]:
+        at = next(
+            (place for place, (one, other) in enumerate(zip(found, case.ids, strict=False)) if one != other),
+            min(len(found), len(case.ids)),
+        )
+        ids = (f"{show(list(ids[at : at + 4]))[:-1]}, …]" for ids in (case.ids, found))
+        faults.append(f"{show(case.text)}: token {at}: expected ids {next(ids)}; found {next(ids)}")
+    return faults + ([f"and {len(wrong) - _MOST_FAULTS} more texts"] if len(wrong) > _MOST_FAULTS else [])
+
+
+def _compare_pooling(folder: Path, text: TextTokenizer, artifact: Artifact, expected: Pooling | None) -> list[str]:
+    """The artifact's own word, and what sentence-transformers would read where its files are there."""
+    told = artifact.description.get("pooling")
+    found = {"artifact.json": Pooling(**told) if told else None}
+    if (folder / MODULES).exists():
+        settings = read_sentence_settings(folder, text)
+        found[MODULES] = settings.pooling if settings else None
+    return [
+        f"{name}: pooling: expected {_say(expected)}; found {_say(pooling)}"
+        for name, pooling in found.items()
+        if pooling != expected
+    ]
+
+
+def _compare_labels(folder: Path, artifact: Artifact, expected: Sequence[str]) -> list[str]:
+    config = EncoderConfig.read(folder / "config.json")
+    by_id = config.raw.get("id2label") or {}
+    found = {"artifact.json": list(artifact.description.get("labels", ()))}
+    if expected and by_id:
+        found["config.json"] = [str(by_id.get(str(number))) for number in range(len(by_id))]
+    return [
+        f"{name}: labels: expected {show(list(expected))}; found {show(labels)}"
+        for name, labels in found.items()
+        if labels != list(expected) and not (name == "config.json" and list(expected) == ["start", "end"])
+    ]
+
+
+def _say(pooling: Pooling | None) -> str:
+    return "none" if pooling is None else f"{pooling.mode}{', normalized' if pooling.normalize else ''}"
