@@ -18,8 +18,12 @@ GPU        ?= cuda
 GPU_OUT    ?= build/gpu
 GPU_PYTHON := $(if $(filter file default,$(origin PYTHON)),$(firstword $(wildcard $(BIN)/python) $(PYTHON)),$(PYTHON))
 
+# A file's tests stay in one process, since they share what was exported. A model of 32 is slower on two threads than on
+# one, and each process takes up to 3 GB.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
 .DEFAULT_GOAL := help
-.PHONY: help export-all demo test verify mutations gpu families bench bench-render walkthrough lint clean
+.PHONY: help export-all demo test test-quick verify mutations gpu families bench bench-render walkthrough lint clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,8 +37,11 @@ export-all: $(VENV)/installed  ## export all targets, verify each, print a table
 demo: $(VENV)/installed  ## train a small model that knows something, export it, verify it, ask it: a few minutes
 	@$(BIN)/python -m yizhi.demo --jobs $(JOBS)
 
-test: $(VENV)/installed  ## everything that CI runs
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python -m pytest
+test: lint  ## everything that CI runs
+	@$(PYTEST)
+
+test-quick: $(VENV)/installed  ## what most changes break, in less than two minutes; the rest is marked slow
+	@$(PYTEST) -m "not slow"
 
 verify: $(VENV)/installed  ## check a finished release again
 	@$(BIN)/yizhi verify $(OUT) --device $(DEVICE) --math $(MATH) --jobs $(JOBS)

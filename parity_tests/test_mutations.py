@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from parity_tests.mutation_table import LAYER, Laboratory, cut, first_failure
+from tests.artifacts import slow
 from tests.checkpoints import ADAPTER_VARIANTS, VARIANTS
 from yizhi.converters.targets import TARGETS
 from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES
@@ -64,13 +65,14 @@ def test_fault_is_caught_where_it_was_made_and_named(laboratory, fault):
     assert let_pass <= set(UNSEEN.get(fault.name, ()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [fault for fault in IN_TENSORS if "onnx-int8" in fault.targets], ids=str)
 def test_int8_gates_catch_it_too(laboratory, fault):
     finding = laboratory.judge(fault, "onnx-int8")
     assert finding.caught, finding.says
 
 
-@pytest.mark.parametrize("target", ["pytorch", "onnx-int8"])
+@pytest.mark.parametrize("target", ["pytorch", slow("onnx-int8")])
 @pytest.mark.parametrize("variant", sorted({fault.variant for fault in FAULTS}))
 def test_the_unaltered_artifact_passes(laboratory, variant, target):
     if any(fault.variant == variant and target in fault.targets for fault in FAULTS):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.artifacts import export_artifact
+from tests.artifacts import EVERY_TARGET, export_artifact, slow
 from tests.checkpoints import ADAPTER_VARIANTS, HEADS, VARIANTS, make_spec, small_config, write_variant
 from yizhi.converters.targets import TARGETS, MissingFramework
 from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES
@@ -43,7 +43,7 @@ OTHER_HEADS = tuple(variant for family in FAMILIES for head in HEADS if (variant
 FEW_CASES = {"segments": ("hidden_states",), "padding-right": ("serving_default",)}
 
 
-@pytest.fixture(scope="module", params=[*SUBJECTS, *OTHER_HEADS])
+@pytest.fixture(scope="module", params=[*SUBJECTS, *map(slow, OTHER_HEADS)])
 def subject(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     if request.param in SUBJECTS:
@@ -56,7 +56,7 @@ def subject(request, tmp_path_factory):
     return checkpoint, replace(golden, cases=few), folder
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", EVERY_TARGET)
 def test_artifact_meets_the_gates(subject, target):
     checkpoint, golden, folder = subject
     try:

@@ -7,14 +7,14 @@ import pytest
 from yizhi.errors import InputError
 from yizhi.reading.checkpoint import Checkpoint
 
-_DESCRIPTORS = Path("/proc/self/fd")
+DESCRIPTORS = Path("/proc/self/fd")
 
 
 def open_files(suffix: str = ".safetensors") -> list[str]:
     """Paths of the open files that end so, sorted; empty on systems without /proc."""
-    if not _DESCRIPTORS.exists():
+    if not DESCRIPTORS.exists():
         return []
-    paths = [str(link.readlink()) for link in _DESCRIPTORS.iterdir() if link.is_symlink()]
+    paths = [str(link.readlink()) for link in DESCRIPTORS.iterdir() if link.is_symlink()]
     return sorted(path for path in paths if path.endswith(suffix))
 
 

@@ -199,6 +199,7 @@ def test_operations_are_those_of_the_published_shape():
 # --- the command
 
 
+@pytest.mark.slow
 def test_without_a_gpu_nothing_is_run_and_the_exit_code_says_so(tmp_path, capsys):
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
@@ -212,6 +213,7 @@ def test_without_a_gpu_nothing_is_run_and_the_exit_code_says_so(tmp_path, capsys
     assert found.speeds == found.faults == []
 
 
+@pytest.mark.slow
 def test_a_rehearsal_on_the_cpu_runs_what_the_cpu_has(tmp_path):
     pytest.importorskip("torch")
     checkpoint = write_variant(tmp_path / "checkpoint", "bert")

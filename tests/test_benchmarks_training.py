@@ -9,6 +9,8 @@ from benchmarks.training import fixed, grouped, read
 from yizhi.runtimes.tokenization import Tokenizer
 from yizhi.training.tasks.faults import Faults
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("corpus", "max_length", "most"), [("zh_gsdsimp-ud-dev.conllu", 128, 0.45), ("cmrc2018_trial.json", 512, 0.9)]

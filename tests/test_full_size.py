@@ -12,6 +12,8 @@ from yizhi.pipeline.jobs import Job, run_jobs
 from yizhi.pipeline.steps import Convert
 from yizhi.release.artifact import Artifact
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 CHECKPOINT = ROOT / "build" / "synthetic-bert-base"
 RELEASE = ROOT / "dist" / "synthetic-bert-base"

@@ -225,6 +225,7 @@ def samples(tmp_path_factory) -> dict[str, tuple[Path, bytes]]:
     return {kind: (folders[kind], content) for kind, content in contents.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", READERS)
 def test_only_clean_errors(samples, kind):
     chance = random.Random(kind)

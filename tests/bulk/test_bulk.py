@@ -17,7 +17,7 @@ import pytest
 from pyarrow import parquet
 from safetensors.numpy import load_file
 
-from tests.artifacts import export_artifact
+from tests.artifacts import export_artifact, slow
 from tests.checkpoints import write_variant
 from yizhi.bulk.operators import OperatorSpec
 from yizhi.cli import main
@@ -216,7 +216,7 @@ def test_usage_that_cannot_work(tmp_path, artifact, change, message, monkeypatch
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "parquet", "npy"])
+@pytest.mark.parametrize("kind", ["jsonl", slow("parquet"), slow("npy")])
 def test_a_killed_run_goes_on_where_it_was(tmp_path, artifact, kind):
     texts = [(TEXTS[number % 6] + str(number)) if number % 50 else "的" * 70 for number in range(1000)]
     source, output, errors = write_input(tmp_path / "in.txt", texts), tmp_path / f"out.{kind}", tmp_path / "e.jsonl"

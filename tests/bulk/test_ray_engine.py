@@ -24,6 +24,8 @@ from yizhi.errors import InputError
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.storage.records import Source
 
+pytestmark = pytest.mark.slow
+
 if not importlib.util.find_spec("ray"):
     pytest.skip("Ray is not installed", allow_module_level=True)
 
@@ -148,7 +150,6 @@ def wait_for_workers(count):
         time.sleep(0.1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("suffix", "changes"),
     [("npy", {}), ("jsonl", {"kind": "fill-mask"}), ("parquet", {"target": "onnx"})],
@@ -161,7 +162,6 @@ def test_the_bytes_are_those_of_the_local_engine(cluster, release, source, tmp_p
     assert read_both(output) == expected
 
 
-@pytest.mark.slow
 def test_workers_that_die_lose_nothing(cluster, release, source, tmp_path):
     expected = answer_locally(release, source, tmp_path / "local.jsonl", target="wide")
     killed, others = [], []
@@ -179,7 +179,6 @@ def test_workers_that_die_lose_nothing(cluster, release, source, tmp_path):
     assert set(others) - set(killed), "all was answered before the workers died"
 
 
-@pytest.mark.slow
 def test_what_one_engine_began_another_finishes(cluster, release, source, tmp_path):
     expected = answer_locally(release, source, tmp_path / "local.npy")
 
@@ -196,7 +195,6 @@ def test_what_one_engine_began_another_finishes(cluster, release, source, tmp_pa
     assert read_both(output) == expected
 
 
-@pytest.mark.slow
 def test_what_goes_wrong_elsewhere_is_told_before_anything_is_written(cluster, release, source, tmp_path, monkeypatch):
     # Stands for a node that has another artifact on the same path.
     monkeypatch.setattr(ray_engine, "sha256_of_file", lambda path: "0" * 64)
@@ -213,7 +211,6 @@ def test_what_goes_wrong_elsewhere_is_told_before_anything_is_written(cluster, r
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv"]
 
 
-@pytest.mark.slow
 def test_strict_stops_at_the_first_bad_row(cluster, release, source, tmp_path):
     with pytest.raises(InputError, match="row 1: expected at most 64 tokens"):
         run(make_job(release, source, tmp_path / "out.npy", strict=True), Watched(), pytest.fail, RayEngine())

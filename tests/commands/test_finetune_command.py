@@ -16,6 +16,7 @@ def finetune(*arguments):
     return main(["finetune", *map(str, arguments), "--device", "cpu"])
 
 
+@pytest.mark.slow
 def test_a_tagger_is_trained_and_described(make_checkpoint, tmp_path, capsys):
     (tmp_path / "train.txt").write_text(LINES, encoding="utf-8")
     common = ["--task", "tag", "--train", tmp_path / "train.txt", "--eval", tmp_path / "train.txt", "--max-steps", 2]

@@ -25,6 +25,8 @@ serialization = pytest.importorskip("flax.serialization")
 from yizhi.converters.forwards.flax import Pass, embeddings  # noqa: E402
 from yizhi.runtimes.flax_runtime import bucket, read_tree, without_names  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from tests.agreement import ARCHITECTURES, assert_agree, padded_batch, run_everything
-from tests.artifacts import export_artifact
 from yizhi.errors import InputError
 from yizhi.model.spec import KERNEL
-from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.artifact import Artifact
 from yizhi.runtimes import open_runtime
 
 tf = pytest.importorskip("tensorflow")
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 EXPORT = (
@@ -37,11 +37,10 @@ print(*sorted(found))
 
 
 @pytest.fixture
-def export(make_checkpoint, tmp_path):
+def export(open_artifact):
     def export(variant="bert", target="tensorflow", **changes):
-        name = f"{variant}-{target}"
-        checkpoint = Checkpoint.open(make_checkpoint(variant, name=f"{name}-checkpoint", **changes))
-        return checkpoint, export_artifact(checkpoint, target, tmp_path / name)
+        checkpoint, runtime = open_artifact(variant, target, **changes)
+        return checkpoint, runtime.artifact.folder
 
     return export
 

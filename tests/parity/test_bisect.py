@@ -8,6 +8,8 @@ from tests.checkpoints import write_variant
 from tests.pipeline.test_export import rehash, swap
 from yizhi.cli import main
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):

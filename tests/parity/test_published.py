@@ -148,6 +148,7 @@ def test_wrong_number_is_named_with_its_source(checkpoint, tmp_path, monkeypatch
     assert expected in faults[0]
 
 
+@pytest.mark.slow
 def test_export_and_verify_check_a_known_checkpoint(checkpoint, tmp_path, monkeypatch, capsys):
     """By its file's hash alone, through the command line, int8 left out; and a wrong number fails both."""
     monkeypatch.setenv(OWN_CATALOGUE, str(publish(tmp_path, checkpoint)))

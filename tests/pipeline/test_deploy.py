@@ -16,6 +16,8 @@ import pytest
 from tests.checkpoints import write_variant
 from yizhi.cli import main
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 DECOYS = ("converters", "runtimes", "training", "parity_tests", "tests", "benchmarks")
 ABSENT = ("torch", "onnx", "scipy", "tensorflow", "jax", "flax", "transformers", "jsonschema")
@@ -69,7 +71,6 @@ def run(python: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([python, *arguments], capture_output=True, text=True, check=False, cwd=folder, env=clean)
 
 
-@pytest.mark.slow
 def test_the_wheel_holds_yizhi_alone(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
@@ -89,7 +90,6 @@ def test_the_wheel_holds_yizhi_alone(wheel):
     assert "yizhi/py.typed" in ours
 
 
-@pytest.mark.slow
 def test_a_strangers_folders_are_not_taken_for_ours(deploy_python):
     told = run(deploy_python, "-m", "yizhi", "--version")
     assert (told.returncode, told.stdout.split()[0]) == (0, "yizhi"), told.stderr
@@ -99,7 +99,6 @@ def test_a_strangers_folders_are_not_taken_for_ours(deploy_python):
     assert "a stranger's runtimes" in decoy.stderr
 
 
-@pytest.mark.slow
 def test_onnx_artifacts_are_verified_and_answer_without_frameworks(release, deploy_python):
     found = run(deploy_python, "-c", f"import importlib.util as u; print([n for n in {ABSENT} if u.find_spec(n)])")
     assert found.stdout.strip() == "[]", found.stderr
@@ -113,7 +112,6 @@ def test_onnx_artifacts_are_verified_and_answer_without_frameworks(release, depl
     assert answered.returncode == 0, answered.stderr
 
 
-@pytest.mark.slow
 def test_what_is_not_installed_is_not_run(release, deploy_python):
     everything = run(deploy_python, "-m", "yizhi", "verify", str(release))
     assert everything.returncode != 0

@@ -15,6 +15,8 @@ pytest.importorskip("seqeval")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("torch")
 
+pytestmark = pytest.mark.slow
+
 SENTENCES = ["北京很好", "山水不好", "房间干净", "天地快"]
 
 

@@ -19,6 +19,8 @@ from yizhi.release.manifest import write_manifest
 from yizhi.storage.digests import sha256_of_file
 from yizhi.storage.json_files import to_json
 
+pytestmark = pytest.mark.slow
+
 # Two targets whose frameworks start fast; parity_tests covers all five.
 TARGETS = ("--target", "pytorch", "--target", "onnx")
 

@@ -10,6 +10,8 @@ from yizhi.parity.cloze import CLOZE
 from yizhi.parity.record import Plausibility
 from yizhi.pipeline.head import choose_scorer, describe_head
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory):

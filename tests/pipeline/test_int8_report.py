@@ -23,6 +23,8 @@ pytest.importorskip("onnxruntime")
 
 from yizhi.converters.to_onnx_int8 import kept_names, quantized_names
 
+pytestmark = pytest.mark.slow
+
 
 def test_trained_weights_lose_little(shared_data, tmp_path):
     """A float simulation gave KL 3.4e-4 on average, p99 8.2e-4, top-1 98.3 %, cosine 0.9993, on 1,577 other tokens.

@@ -11,6 +11,8 @@ from yizhi.cli import main
 
 pytest.importorskip("model_signing", reason="pip install 'yizhi[release]'")
 
+pytestmark = pytest.mark.slow
+
 
 def make_keys(folder: Path) -> tuple[Path, Path]:
     from cryptography.hazmat.primitives import serialization

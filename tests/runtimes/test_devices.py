@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.artifacts import export_artifact
+from tests.artifacts import export_artifact, slow
 from tests.checkpoints import write_variant
 from yizhi.errors import InputError, NotRun
 from yizhi.parity.golden import Golden
@@ -133,7 +133,7 @@ def one_case(subject):
     return replace(golden, cases=[replace(case, alone=()) for case in golden.cases if case.name == "masks"])
 
 
-@pytest.mark.parametrize(("target", "module"), [("pytorch", "torch"), ("flax", "flax")])
+@pytest.mark.parametrize(("target", "module"), [("pytorch", "torch"), slow("flax", "flax")])
 @pytest.mark.parametrize(("math", "weights"), [("bf16", "bfloat16"), ("fp16", "float16")])
 def test_a_tier_meets_its_requirement_and_not_that_of_float32(subject, target, module, math, weights):
     pytest.importorskip(module)

@@ -5,26 +5,21 @@ import pytest
 import torch
 from transformers import AutoModel, BertTokenizer
 
-from tests.artifacts import export_artifact
 from yizhi.errors import InputError
-from yizhi.reading.checkpoint import Checkpoint
-from yizhi.runtimes import Embedder, open_runtime
+from yizhi.runtimes import Embedder
 
 TEXTS = ["北京是中国的首都。", "你", ("这个酒店", "服务很好！"), "Hello world, hello"]
 
 
-@pytest.fixture
-def runtime(make_checkpoint, tmp_path):
-    with Checkpoint.open(make_checkpoint()) as checkpoint:
-        artifact = export_artifact(checkpoint, "pytorch", tmp_path / "artifact")
-    with open_runtime(artifact) as runtime:
-        yield runtime
+@pytest.fixture(scope="module")
+def runtime(open_variant):
+    return open_variant("bert")
 
 
-@pytest.fixture
-def states(make_checkpoint):
+@pytest.fixture(scope="module")
+def states(open_artifact):
     """Every layer's states [L+1, T, H] of each text, from transformers in float64, one text at a time."""
-    folder = make_checkpoint()
+    folder = open_artifact("bert")[0].folder
     slow = BertTokenizer(str(folder / "vocab.txt"))
     model = AutoModel.from_pretrained(folder).double().eval()
     found = []

@@ -5,15 +5,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from tests.artifacts import export_artifact
-from yizhi.converters.targets import TARGETS, MissingFramework
+from tests.artifacts import EVERY_TARGET, export_artifact
+from yizhi.converters.targets import MissingFramework
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.runtimes import Embedder, FillMask, open_runtime
 
 TEXTS = ["[MASK]", "这个[MASK]很[MASK]。", "北京是[MASK]国的首都。", "你" * 20 + "[MASK]"]
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", EVERY_TARGET)
 def test_answers_are_the_same_from_several_threads(make_checkpoint, tmp_path, target):
     try:
         with Checkpoint.open(make_checkpoint()) as checkpoint:

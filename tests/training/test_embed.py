@@ -31,6 +31,8 @@ from yizhi.training.embed import (  # noqa: E402
     train_embedding,
 )
 
+pytestmark = pytest.mark.slow
+
 # Topics in the characters of VOCAB: pairs of one topic are alike, of two are not.
 TOPICS = (
     ("北京是首都", "首都北京很大", "中国的首都"),

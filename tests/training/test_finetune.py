@@ -23,6 +23,8 @@ from yizhi.training.finetune import finetune  # noqa: E402
 from yizhi.training.predict import predict, predict_with_artifact  # noqa: E402
 from yizhi.training.transformers_models import build_model  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 SENTENCES = ["北京好", "山水很好", "房间不干净", "天地", "早餐不好", "服务很快", "花月", "不快"] * 4
 QUICK = Settings(max_steps=6, batch_size=8, learning_rate=1e-3, evaluate_every=3, device="cpu")
 

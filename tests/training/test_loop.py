@@ -17,6 +17,8 @@ pytest.importorskip("accelerate")
 from yizhi.training import loop, transformers_models  # noqa: E402
 from yizhi.training.batches import LengthGroupedBatches, collate  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["北京", "天地好", "酒店的服务很好", "房间干净", "早餐", "学习机器语言模型", "山水", "花月春风雨", "我你他"] * 2
 
 

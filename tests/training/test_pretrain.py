@@ -18,6 +18,8 @@ pytest.importorskip("accelerate")
 
 from yizhi.training.pretrain import Objective, prepare, pretrain  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 # Words of VOCAB, with spaces between; two documents.
 TEXT = """我 在 北京 学习 机器 语言
 他们 在 首都 学习 语言 模型

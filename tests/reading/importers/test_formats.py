@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.artifacts import export_artifact
+from tests.artifacts import export_artifact, slow
 from tests.checkpoints import write_tensors, write_variant
 from tests.reading.importers.foreign_files import (
     assert_same_checkpoint,
@@ -224,7 +224,8 @@ ARTIFACTS = [
             "megatron-bert",
         )
     ),
-    *(("tensorflow", variant) for variant in ("bert-untied", "albert-groups")),  # tracing takes more than a second each
+    # Tracing takes more than a second each.
+    *(slow("tensorflow", variant) for variant in ("bert-untied", "albert-groups")),
 ]
 
 
