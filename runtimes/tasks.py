@@ -1,19 +1,32 @@
 """Which task an artifact was exported for, and what to use it with."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from yizhi.errors import InputError
 from yizhi.model.label_heads import ANSWER, SEQUENCE, TOKENS
 from yizhi.runtimes.base import Runtime
 
 FILL_MASK, FEATURES, REPLACED = "fill-mask", "features", "replaced-token-detection"
 
-# What the checkpoint of each task is, and the command and the class for it.
-_USES = {
-    FILL_MASK: ("is a masked-language model: it gives words", "fill-mask", "FillMask"),
-    SEQUENCE: ("is a classifier: it gives labels of whole texts", "classify", "Classifier"),
-    TOKENS: ("is a tagger: it gives labels of words", "tag", "Tagger"),
-    ANSWER: ("is a reader: it gives the start and the end of an answer", "answer", "Reader"),
-    REPLACED: ("is a discriminator: it says which tokens were replaced, not by what", "tag", "Tagger"),
-    FEATURES: ("has no head: it gives hidden states", "embed", "Embedder"),
+
+@dataclass(frozen=True)
+class Use:
+    """What a checkpoint of a task is called, what it gives, and the command and the class of `yizhi` for it."""
+
+    noun: str
+    gives: str
+    command: str
+    class_name: str
+
+
+USES: Mapping[str, Use] = {
+    FILL_MASK: Use("masked-language model", "gives words", "fill-mask", "FillMask"),
+    SEQUENCE: Use("classifier", "gives labels of whole texts", "classify", "Classifier"),
+    TOKENS: Use("tagger", "gives labels of words", "tag", "Tagger"),
+    ANSWER: Use("reader", "gives the start and the end of an answer", "answer", "Reader"),
+    REPLACED: Use("discriminator", "says which tokens were replaced, not by what", "tag", "Tagger"),
+    FEATURES: Use("bare encoder", "gives hidden states", "embed", "Embedder"),
 }
 
 
@@ -22,7 +35,7 @@ def require_task(runtime: Runtime, purpose: str, *tasks: str) -> None:
     task = runtime.artifact.description["task"]
     if task in tasks:
         return
-    what, command, name = _USES.get(task, (f"has a head for {task}", "inspect", "open_runtime"))
-    raise InputError(
-        runtime.artifact.folder, f"cannot {purpose}: the checkpoint {what}; use `yizhi {command}` (yizhi.{name})"
-    )
+    use = USES.get(task)
+    why = f"is a {use.noun}: it {use.gives}" if use else f"has a head for {task}, which this version does not know"
+    instead = f"; use `yizhi {use.command}` (yizhi.{use.class_name})" if use else ""
+    raise InputError(runtime.artifact.folder, f"cannot {purpose}: the checkpoint {why}{instead}")

@@ -64,7 +64,7 @@ def adapter_entry(config: Mapping[str, Any], name: str = "senti") -> dict[str, A
 
 
 _ENTITIES = {"0": "O", "1": "B-人", "2": "I-人", "3": "B-地", "4": "I-地"}
-# A task each of which every family has, beside filling masks.
+# Of each task, beside filling masks, that follows from `architectures`; each family has most of them.
 HEADS: Mapping[str, Mapping[str, Any]] = {
     "no-head": {"task": "features"},
     "classifier": {"task": "text-classification", "config": {"id2label": {"0": "差", "1": "中", "2": "好"}}},
@@ -103,6 +103,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
         f"{family}-{kind}": {"model_type": family, **arguments}
         for family in FAMILIES
         for kind, arguments in HEADS.items()
+        if arguments["task"] in ("features", *FAMILIES[family].label_heads)
     },
 }
 

@@ -64,7 +64,7 @@ def test_long_texts(open_variant):
     [
         ("bert", "is a masked-language model: it gives words; use `yizhi fill-mask`"),
         ("bert-tagger", "is a tagger: it gives labels of words; use `yizhi tag`"),
-        ("bert-no-head", "has no head: it gives hidden states; use `yizhi embed`"),
+        ("bert-no-head", "is a bare encoder: it gives hidden states; use `yizhi embed`"),
     ],
 )
 def test_another_head_is_refused(open_variant, variant, advice):

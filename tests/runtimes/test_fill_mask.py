@@ -85,7 +85,7 @@ def test_a_text_that_is_too_long(make_checkpoint, make_fill_mask):
 
 @pytest.mark.parametrize(
     ("variant", "reason"),
-    [("bert-no-head", "has no head: it gives hidden states"), ("electra-discriminator", "a discriminator")],
+    [("bert-no-head", "a bare encoder: it gives hidden states"), ("electra-discriminator", "a discriminator")],
 )
 def test_artifacts_without_the_head_say_so(make_checkpoint, make_fill_mask, variant, reason):
     with pytest.raises(InputError, match=f"cannot fill masks: the checkpoint (is )?{reason}"):

@@ -76,7 +76,7 @@ class Family:
     embeddings_projection: from embedding_size to hidden_size; `projects_always`, or where they differ.
     norm_first: LayerNorm before each sub-layer, and a final one.
     swaps_attention: the `adapters` library takes attention's input for its output there, and the other way round.
-    label_heads: of each task that gives labels.
+    label_heads: of each task that gives labels and has a class of this family in transformers.
     ignored: name patterns (fnmatch) that may be present and are not used, each with the reason.
     """
 
@@ -328,7 +328,7 @@ def build_spec(config: EncoderConfig, names: Collection[str]) -> EncoderSpec:
     family = FAMILIES[config.model_type]
     has_pooler = family.pooler is not None and any(name.startswith(f"{family.pooler}.") for name in names)
     task = task_of(config.architecture)
-    if task:
+    if task and task in family.label_heads:
         head = label_head(family.label_heads[task], task, config)
         _check_presence(config, parameters_of(head), names)
         return replace(family.encoder(config, has_pooler or head.over == "pooler"), task=task, head=head)
@@ -358,13 +358,13 @@ def _check_presence(config: EncoderConfig, head: Iterable[Parameter], names: Col
 
 def _check_no_label_head(config: EncoderConfig, family: Family, names: Collection[str]) -> None:
     """Raise InputError for a head of labels that `architectures` does not name: its name leaves the task open."""
+    classes = [family.class_name + LABEL_CLASS_SUFFIXES[task] for task in family.label_heads]
     for head in family.label_heads.values():
         if f"{head.projection}.weight" in names:
             raise InputError(
                 "checkpoint",
                 f"{head.projection}.weight belongs to a head that gives labels; expected architectures in config.json "
-                f"to say which, {' or '.join(family.class_name + end for end in LABEL_CLASS_SUFFIXES.values())}; "
-                f"found {config.architecture or 'none'}",
+                f"to say which, {' or '.join(classes)}; found {config.architecture or 'none'}",
             )
 
 
@@ -374,7 +374,7 @@ def full_spec(config: EncoderConfig) -> EncoderSpec:
     spec = family.encoder(config, has_pooler=True)
     wanted = config.architecture or ""
     task = task_of(wanted)
-    if task:
+    if task and task in family.label_heads:
         return replace(spec, task=task, head=label_head(family.label_heads[task], task, config))
     replaced_token = family.replaced_token(config)
     if wanted.endswith("Model"):

@@ -8,7 +8,7 @@ therefore made in a checkpoint whose scores are that large.
 
 import numpy as np
 
-from yizhi.model.label_heads import ANSWER, SEQUENCE, TOKENS
+from yizhi.model.label_heads import ANSWER, LABEL_CLASS_SUFFIXES, SEQUENCE, TOKENS
 from yizhi.model.spec import MASK_VALUE
 from yizhi.parity.code_faults import (
     activate_by_relu,
@@ -63,8 +63,9 @@ from yizhi.parity.weight_faults import (
     zero_head,
     zero_layer,
 )
+from yizhi.runtimes.tasks import REPLACED
 
-LABEL_TASKS = (SEQUENCE, TOKENS, ANSWER, "replaced-token-detection")
+LABEL_TASKS = (*LABEL_CLASS_SUFFIXES, REPLACED)
 _BELOW_INT8 = "smaller than the rounding of int8 itself, which is judged by its own gates"
 _SAME_CODE = "the attention is the one of onnx"
 
@@ -414,7 +415,7 @@ FAULTS: tuple[Fault, ...] = (
         LOGITS,
         changed(lambda spec, layer: (label_head(spec).dense.linear.weight, np.transpose)),
         variant="electra-discriminator",
-        tasks=("replaced-token-detection",),
+        tasks=(REPLACED,),
     ),
     # Text
     Fault(

@@ -3,14 +3,11 @@
 from collections.abc import Iterable, Sequence
 
 from yizhi.converters.targets import TARGETS
-from yizhi.model.label_heads import ANSWER, SEQUENCE, TOKENS
 from yizhi.parity.record import Plausibility, VerificationRecord
+from yizhi.runtimes.tasks import FEATURES, FILL_MASK, USES
 
 # The head is scored once per release, through the artifact that is cheapest to run as the checkpoint means it.
 _PREFERRED = ("onnx", "pytorch", "flax", "tensorflow", *TARGETS)
-
-# What is said of a head that fills no masks; a checkpoint without any head has the task `features`.
-_OTHER_HEADS = {SEQUENCE: "classifier", TOKENS: "tagger", ANSWER: "reader", "replaced-token-detection": "discriminator"}
 
 
 def choose_scorer(targets: Sequence[str]) -> str | None:
@@ -30,8 +27,9 @@ def is_trained(head: Plausibility | None) -> bool:
 
 def describe_head(head: Plausibility) -> str:
     """The score in a sentence, with what follows from it."""
-    if head.task in _OTHER_HEADS:
-        return f"head: {_OTHER_HEADS[head.task]}; that all targets agree does not say that it is right"
+    if head.task is not None and head.task not in (FILL_MASK, FEATURES):
+        noun = USES[head.task].noun if head.task in USES else head.task
+        return f"head: {noun}; that all targets agree does not say that it is right"
     told = {
         "absent": "absent: this checkpoint gives hidden states, and does not fill masks",
         "not judged": f"not judged: the vocabulary lacks characters of {head.skipped} everyday sentences, "
