@@ -18,6 +18,8 @@ PEER_EXPORTS = {
 }
 # What is no encoder: the matrix products of a pass alone.
 LIMITS = ("products, torch", "products, numpy")
+# What int8 is held against besides its peers: our own float32 graph, in the same runtime.
+FLOAT32 = "yizhi, fp32"
 # Exports of four sizes are on a line, and one memory is another, within this.
 LINEAR_WITHIN, CONSTANT_WITHIN = 0.25, 1.25
 
@@ -58,7 +60,7 @@ def best_peer(rows: Rows, row: str, value: str = "seconds") -> tuple[str, float]
     peers = {
         name: statistics.median(found[value])
         for name, found in rows.get(row, {}).items()
-        if name != OURS and name not in LIMITS and value in found
+        if name not in (OURS, FLOAT32, *LIMITS) and value in found
     }
     if not peers:
         raise Unknown("no peer was measured")
@@ -105,6 +107,16 @@ def _fastest(rows: Rows, start: str) -> Verdict:
         raise Unknown("not run")
     found = "; ".join(f"{shape}: {ratio:.2f}× {name}" for shape, (ratio, name) in ratios.items())
     return Verdict(all(ratio >= 1 for ratio, _ in ratios.values()), found)
+
+
+def _gain(rows: Rows, start: str) -> Verdict:
+    """Ours over our own float32 in the same runtime: what int8 buys on the processor that measured."""
+    ratios = {
+        row.partition(" ")[2]: typical(rows, row, FLOAT32) / typical(rows, row, OURS) for row in shapes(rows, start)
+    }
+    if not ratios:
+        raise Unknown("not run")
+    return Verdict(min(ratios.values()) >= 1, "; ".join(f"{shape}: {ratio:.2f}×" for shape, ratio in ratios.items()))
 
 
 def _near_limit(rows: Rows, start: str) -> Verdict:
@@ -234,6 +246,7 @@ AIMS: tuple[Aim, ...] = (
         for key, name in FRAMEWORKS.items()
     ),
     Aim("int8", "int8", "int8 passes, against the best peer", "fastest", partial(_fastest, start="int8")),
+    Aim("int8-gain", "int8", "int8 passes on this processor, against fp32", "≥ 1×", partial(_gain, start="int8")),
     Aim("int8-rows", "int8", "int8: a row's answer in any batch", "the same, bit for bit", _invariant),
     *(
         Aim(

@@ -30,8 +30,9 @@ SECTIONS: Mapping[str, tuple[str, str]] = {
         "int8 passes",
         "optimum quantizes dynamically, a scale for each tensor of activations; CTranslate2 a scale for each token, "
         "as ours. OpenVINO's model is NNCF's: static scales, found on 32 random rows, and float operations in "
-        "bfloat16 where the processor has it, its default. `cosine` compares with our float32 states (random "
-        "weights); `moved` is the largest change of a row's states when seven others join its batch.",
+        "bfloat16 where the processor has it, its default. `yizhi, fp32` is our float32 graph in ONNX Runtime: what "
+        "int8 buys depends on the processor. `cosine` compares with our float32 states (random weights); `moved` is "
+        "the largest change of a row's states when seven others join its batch.",
     ),
     "first": (
         "First answer and memory",

@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.aims import AIMS, judge
 from benchmarks.document import make_document
 from benchmarks.processes import ROOT
 from benchmarks.sections import SECTIONS
@@ -57,9 +58,19 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.only or SECTIONS:
         SECTIONS[name](bench)
         render(results, docs)
+        for line in summarize(results, name):
+            bench.say(line)
         bench.say(f"{name}: done, {time.monotonic() - start:.0f} s since the start")
     print(docs / "performance.md")
     return 0
+
+
+def summarize(results: Path, section: str) -> list[str]:
+    """What was found of each of a section's aims, and on which processor."""
+    measured = json.loads(results.read_text(encoding="utf-8"))
+    machine = measured["environment"]
+    lines = [f"{aim.what}: {judge(aim, measured['sections']).found}" for aim in AIMS if aim.section == section]
+    return [f"on {machine['processor']} ({', '.join(machine['instructions'])}):", *lines] if lines else []
 
 
 def render(results: Path, docs: Path) -> None:

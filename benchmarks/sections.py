@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.aims import FLOAT32
 from benchmarks.contestants import PRECISIONS
 from benchmarks.processes import Contestant, Failed
 from benchmarks.workbench import OURS, Rows, Workbench
@@ -109,7 +110,7 @@ def fp32(bench: Workbench) -> None:
 
 
 def int8(bench: Workbench) -> None:
-    """Passes of int8 models; how near each is to float32, and what a row's batch does to it."""
+    """Passes of int8 models beside our float32; how near each is to that, and what a row's batch does to it."""
     reference = bench.folder / "float32.npy"
     with bench.contestant(OURS, bench.ours("pytorch")) as contestant:
         contestant.ask(do="save", path=str(reference))
@@ -119,7 +120,8 @@ def int8(bench: Workbench) -> None:
         contestant.ask(do="save", path=str(states))
         return {"cosine": _cosine(states, reference), "moved": contestant.ask(do="batch_dependence")}
 
-    bench.keep("int8", passes(bench, "int8", INT8["int8"], judge=judge))
+    models = {**INT8["int8"], FLOAT32: (OURS, lambda bench: bench.ours("onnx"))}
+    bench.keep("int8", passes(bench, "int8", models, judge=judge))
 
 
 def _cosine(one: Path, other: Path) -> float:

@@ -12,7 +12,7 @@ from benchmarks.aims import AIMS, judge
 from benchmarks.charts import bar_chart
 from benchmarks.contestants import products
 from benchmarks.document import make_document
-from benchmarks.performance import main
+from benchmarks.performance import main, summarize
 from benchmarks.processes import Failed, run
 from benchmarks.sections import exports
 from benchmarks.workbench import Workbench
@@ -93,6 +93,26 @@ def test_the_slowest_shape_decides(results):
     verdict = verdicts(results)["fp32-onnx"]
     assert verdict.met is False
     assert "1×32: 0.75× optimum O3" in verdict.found
+
+
+def test_what_int8_buys_is_held_against_our_float32_and_told(results, tmp_path):
+    """And that float32 is no peer of int8."""
+    passes = {
+        "int8 1×32": {"yizhi": {"seconds": [0.02]}, "yizhi, fp32": {"seconds": [0.01]}, "P": {"seconds": [0.04]}},
+        "int8 8×128": {"yizhi": {"seconds": [0.2]}, "yizhi, fp32": {"seconds": [0.5]}, "P": {"seconds": [0.3]}},
+    }
+    results["sections"]["int8"] = section(passes)
+    found = verdicts(results)
+    assert found["int8-gain"].met is False
+    assert found["int8-gain"].found == "1×32: 0.50×; 8×128: 2.50×"
+    assert found["int8"].met
+    (tmp_path / "bench.json").write_text(json.dumps(results), encoding="utf-8")
+    assert summarize(tmp_path / "bench.json", "int8")[:3] == [
+        "on P (avx2):",
+        "int8 passes, against the best peer: 1×32: 2.00× P; 8×128: 1.50× P",
+        "int8 passes on this processor, against fp32: 1×32: 0.50×; 8×128: 2.50×",
+    ]
+    assert summarize(tmp_path / "bench.json", "scale")[1].endswith("not run")
 
 
 def test_a_peer_that_failed_decides_nothing_and_is_told(results):
