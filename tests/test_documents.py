@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.imports import ROOT, find_module, parse
+from yizhi.cli import build_parser
 
 DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix()
@@ -118,3 +119,38 @@ def test_what_the_code_says_of_itself_is_there():
 )
 def test_what_is_not_there_is_found(text):
     assert find_faults(text)
+
+
+# --- commands
+
+CALL = re.compile(r"(?<![\w./-])yizhi ([a-z][a-z0-9-]*)([^`\n|]*)")
+FLAG = re.compile(r"(?<=\s)(--[a-z][a-z0-9-]*)")
+MAKE = re.compile(r"(?:`|^)make ([a-z][a-z-]*)", re.MULTILINE)
+
+
+def find_wrong_calls(text: str) -> list[str]:
+    """Commands and flags of ours that a text gives and that are not there."""
+    commands = next(action.choices for action in build_parser()._actions if isinstance(action.choices, dict))
+    wrong = []
+    for command, rest in CALL.findall(text.replace("\\\n", " ")):
+        if command not in commands:
+            continue  # a sentence about Yizhi, not a call
+        known = {flag for action in commands[command]._actions for flag in action.option_strings}
+        # What follows a pipe or a semicolon is another program's.
+        wrong += [f"yizhi {command} {flag}" for flag in FLAG.findall(re.split(r"[;|&]", rest)[0]) if flag not in known]
+    return wrong
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_commands_and_flags_are_there(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert find_wrong_calls(text) == []
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(MAKE.findall(text)) <= targets
+
+
+def test_a_command_or_a_flag_that_is_not_there_is_found():
+    said = (
+        "Run `yizhi export A --out B --int8-reduced-range`, or\n\nyizhi verify R \\\n  --devise cuda | sort --unique\n"
+    )
+    assert find_wrong_calls(said) == ["yizhi export --int8-reduced-range", "yizhi verify --devise"]
