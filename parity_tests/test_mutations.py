@@ -185,3 +185,11 @@ def test_round_mantissa_rounds_halves_to_even():
     x = np.array([1 + 2**-10, 1 + 2**-11, 1 + 3 * 2**-11, 1 + 2**-11 + 2**-20, -(1 + 2**-11), 0], np.float32)
     expected = [1 + 2**-10, 1, 1 + 2**-9, 1 + 2**-10, -1, 0]
     np.testing.assert_array_equal(round_mantissa(x, 10), np.array(expected, np.float32))
+
+
+@pytest.mark.slow
+def test_a_fault_of_layers_is_made_where_they_share_compiled_code(laboratory):
+    """JAX's runtime compiles layers without their parameters' names: a fault must know its norms all the same."""
+    pytest.importorskip("jax")
+    fault = next(fault for fault in FAULTS if fault.name == "layers' last LayerNorm skipped")
+    assert laboratory.judge(fault, "flax").seen == "hidden_states.1"

@@ -4,10 +4,10 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +21,11 @@ from yizhi.converters.forwards.flax import Pass, embeddings, encoder, encoder_la
 from yizhi.converters.to_flax import ARRAY_TYPE, CHUNKED
 from yizhi.errors import InputError, NotRun
 from yizhi.model.layout import FLAX_WEIGHTS, canonical_parameters
-from yizhi.model.spec import SENTENCE_EMBEDDING, EncoderSpec, Layer, parameters_of
+from yizhi.model.spec import SENTENCE_EMBEDDING, EncoderSpec, Layer, parameters_of, without_names
 from yizhi.runtimes.base import TAPS, Inputs, Outputs, Runtime
 
 # Below this length there is less to save than a compilation costs.
 SHORTEST = 16
-T = TypeVar("T")
 _TYPES = {"bf16": jnp.bfloat16, "fp16": jnp.float16}
 
 
@@ -158,24 +157,6 @@ def _run_layer(
     layer: Layer,
 ) -> jax.Array:
     return encoder_layer(Pass(parameters, spec, mask=mask, positions=positions), layer, x)
-
-
-def without_names(node: T, numbers: dict[str, str] | None = None) -> T:
-    """A part of a spec with its parameters' names replaced by numbers, in the order in which they first come.
-
-    Two layers that are equal then compute the same, of other parameters: whatever field a layer has, or will have.
-    """
-    numbers = {} if numbers is None else numbers
-    if isinstance(node, tuple):
-        return tuple(without_names(item, numbers) for item in node)
-    if not is_dataclass(node):
-        return node
-    changed = {field.name: getattr(node, field.name) for field in fields(node)}
-    for name, value in changed.items():
-        changed[name] = (
-            numbers.setdefault(value, str(len(numbers))) if name == "name" else without_names(value, numbers)
-        )
-    return replace(node, **changed)
 
 
 _threads: list[int] = []  # what this process asked of JAX, at most once

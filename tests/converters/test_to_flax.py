@@ -14,7 +14,7 @@ from tests.artifacts import export_artifact
 from yizhi.converters import to_flax
 from yizhi.errors import InputError
 from yizhi.model.layout import FLAX_WEIGHTS, flax_path, transposes
-from yizhi.model.spec import Layer
+from yizhi.model.spec import Layer, without_names
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.artifact import ArtifactWriter
 from yizhi.runtimes import open_runtime
@@ -23,7 +23,7 @@ jax = pytest.importorskip("jax")
 serialization = pytest.importorskip("flax.serialization")
 
 from yizhi.converters.forwards.flax import Pass, embeddings  # noqa: E402
-from yizhi.runtimes.flax_runtime import bucket, read_tree, without_names  # noqa: E402
+from yizhi.runtimes.flax_runtime import bucket, read_tree  # noqa: E402
 
 pytestmark = pytest.mark.slow
 

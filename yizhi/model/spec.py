@@ -5,7 +5,8 @@ the parameters that a checkpoint must hold, with their shapes, follow from the s
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import TypeVar
 
 from yizhi.model.config import EncoderConfig
 
@@ -22,6 +23,8 @@ SENTENCE_EMBEDDING = "sentence_embedding"
 POOLINGS = ("cls", "mean", "max")
 # Shorter vectors are not divided by their length: the direction of nothing is noise.
 SHORTEST_NORM = 1e-12
+
+T = TypeVar("T")
 
 EMBEDDING, KERNEL, VECTOR_BIAS, NORM_SCALE, NORM_OFFSET = "embedding", "kernel", "bias", "norm_scale", "norm_offset"
 SCALING = "scaling"
@@ -297,3 +300,21 @@ def parameters_of(node: object) -> Iterator[Parameter]:
     elif is_dataclass(node) and not isinstance(node, EncoderConfig):
         for field in fields(node):
             yield from parameters_of(getattr(node, field.name))
+
+
+def without_names(node: T, numbers: dict[str, str] | None = None) -> T:
+    """A part of a spec with its parameters' names replaced by numbers, in the order in which they first come.
+
+    Two layers that are equal then compute the same, of other parameters: whatever field a layer has, or will have.
+    """
+    numbers = {} if numbers is None else numbers
+    if isinstance(node, tuple):
+        return tuple(without_names(item, numbers) for item in node)
+    if not is_dataclass(node):
+        return node
+    changed = {field.name: getattr(node, field.name) for field in fields(node)}
+    for name, value in changed.items():
+        changed[name] = (
+            numbers.setdefault(value, str(len(numbers))) if name == "name" else without_names(value, numbers)
+        )
+    return replace(node, **changed)

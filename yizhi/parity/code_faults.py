@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from yizhi.model.spec import INPUT, EncoderSpec, Layer, LinearHead, Norm
+from yizhi.model.spec import INPUT, EncoderSpec, Layer, LinearHead, Norm, without_names
 from yizhi.parity.faults import Forward
 
 
@@ -17,6 +17,11 @@ def skip_norm(find: Callable[[EncoderSpec], list[Norm]]) -> Callable[[Forward, C
         return lambda p, norm, x: x if norm in find(p.spec) else original(p, norm, x)
 
     return wrap
+
+
+def last_norms(spec: EncoderSpec) -> list[Norm]:
+    """Each layer's second one, under its own name and as a runtime knows it that compiles layers without names."""
+    return [one.output_norm for layer in spec.layers for one in (layer, without_names(layer))]
 
 
 def change_mask(factor: float) -> Callable[[Forward, Callable], Callable]:

@@ -15,6 +15,7 @@ from yizhi.parity.code_faults import (
     change_head,
     change_mask,
     drop_residual,
+    last_norms,
     pool_without_tanh,
     read_first_token,
     round_to_tf32,
@@ -271,7 +272,7 @@ FAULTS: tuple[Fault, ...] = (
         "layers' last LayerNorm skipped",
         "an encoder whose norms are placed before, in code written for after",
         FIRST_LAYER,
-        code={"layer_norm": skip_norm(lambda spec: [layer.output_norm for layer in spec.layers])},
+        code={"layer_norm": skip_norm(last_norms)},
     ),
     Fault(
         "final LayerNorm skipped",
