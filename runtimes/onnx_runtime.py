@@ -13,6 +13,7 @@ from yizhi.converters.onnx_files import INTEGERS, U8S8, U8U8, graph_file
 from yizhi.errors import NotRun
 from yizhi.model.spec import LOGITS_AT, POSITIONS
 from yizhi.runtimes.base import Inputs, Outputs, Runtime
+from yizhi.runtimes.memory import return_freed
 from yizhi.runtimes.onnx_placement import find_misplaced
 from yizhi.runtimes.onnx_products import adds_signed_exactly
 
@@ -66,6 +67,8 @@ class OnnxRuntime(Runtime):
                 options = onnxruntime.SessionOptions()
                 options.intra_op_num_threads = self.threads or 0  # 0: one per core
                 self._sessions[signature] = self._start(self._graph(signature), options)
+                if self._products == U8U8 and self.artifact.description["precision"] == "int8":
+                    return_freed()  # the kernels were turned unsigned, and then packed: two copies are free again
             return self._sessions[signature]
 
     def _graph(self, signature: str) -> Path:

@@ -1,9 +1,13 @@
 """What the ONNX runtime keeps in memory, what opening a release says, and arrays that are odd in memory."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from tests.artifacts import export_artifact
+from tests.checkpoints import write_variant
 from yizhi.errors import InputError
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.runtimes import open_runtime
@@ -34,3 +38,34 @@ def test_a_row_of_a_reversed_array_runs(make_checkpoint, tmp_path):
     with open_runtime(artifact) as runtime:
         found = [runtime.run({"input_ids": array}, ["logits"])["logits"] for array in (ids, ids[::-1])]
     np.testing.assert_array_equal(*found)
+
+
+# Opens a signature of an int8 artifact as a processor without VNNI does, and prints by how much the process grew.
+OPENING = """
+import sys
+from yizhi.runtimes import onnx_runtime, open_runtime
+
+def used():
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("RssAnon"))
+
+onnx_runtime.adds_signed_exactly = lambda: False
+if sys.argv[2] == "keep":
+    onnx_runtime.return_freed = lambda: None
+runtime = open_runtime(sys.argv[1], threads=1)
+before = used()
+runtime._session("features")
+print(used() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_the_copies_that_opening_makes_are_given_back(tmp_path):
+    wide = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 2}
+    checkpoint = Checkpoint.open(write_variant(tmp_path / "checkpoint", "bert", config=wide))
+    artifact = export_artifact(checkpoint, "onnx-int8", tmp_path / "int8")
+    kernels = (artifact / "model.onnx.data").stat().st_size
+    grown = {}
+    for what in ("keep", "return"):
+        command = [sys.executable, "-c", OPENING, str(artifact), what]
+        grown[what] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert grown["return"] < grown["keep"] - kernels / 2

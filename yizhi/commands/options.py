@@ -68,7 +68,7 @@ def finish(rows: "list[Row]", title: Path, as_json: bool, require_mlm: bool = Fa
         print_release(make_console(), title, rows)
     if lacks_vnni() and any(row.target == "onnx-int8" for row in rows):
         kernels = describe_int8_kernels()
-        said = "onnx-int8 answers as everywhere, in a quarter of the memory, and is not faster than onnx"
+        said = "onnx-int8 answers as everywhere, in a quarter of the memory, and may be no faster than onnx"
         print(f"yizhi: this processor has {kernels}: {said} (docs/int8.md)", file=sys.stderr)
     if all(row.passed for row in rows):
         if not require_mlm or is_trained(find_head(row.verdict for row in rows)):
