@@ -65,8 +65,8 @@ bench-render: $(VENV)/installed  ## docs/performance.md again, from what was mea
 walkthrough: $(VENV)/installed  ## a Chinese NER model from pretraining to int8, on a small model: docs/ner-walkthrough.md
 	@PATH="$(CURDIR)/$(BIN):$$PATH" docs/examples/ner-walkthrough.sh
 
-lint: $(VENV)/installed  ## style
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+lint: $(VENV)/installed  ## style and types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python -m mypy
 
 clean:  ## remove what was made: releases, the synthetic checkpoint, .venv
 	rm -rf dist build $(VENV)

@@ -5,6 +5,7 @@ node's result is named after the node. Equal calls give equal bytes.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from onnx import GraphProto, ModelProto, StringStringEntryProto, TensorProto, helper
 
@@ -71,7 +72,7 @@ class Graph:
         *,
         result: str = "",
         second: str = "",
-        **attributes: object,
+        **attributes: Any,
     ) -> str:
         """Add the node `scope/operator` and return the name of its result, which is its own unless given.
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
+from typing import Any
 
 from yizhi.errors import InputError, NotRun
 
@@ -44,8 +45,8 @@ class Target:
         self._require(self.converts_with, self.export_extra or self.extra)
         return importlib.import_module(self.converter)
 
-    def load_runtime(self) -> type:
-        """Import the runtime class. Raises MissingFramework, naming the extra to install."""
+    def load_runtime(self) -> Any:
+        """Import the runtime class, of a room that this one may not import. Raises MissingFramework, with the extra."""
         self._require(self.runs_with, self.extra)
         module, name = self.runtime.split(":")
         return getattr(importlib.import_module(module), name)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +59,7 @@ def convert(
             checkpoint.release(parameter.name)
     checked = [name for name in one_of_each_kind(spec) if name in names]
     for products in (U8U8, U8S8):
-        write_graphs(lambda products=products: Int8Graph(weights.stored, products, outliers), spec, writer, products)
+        write_graphs(partial(Int8Graph, weights.stored, products, outliers), spec, writer, products)
         if checked:
             graph = Int8Graph(weights.stored, products)
             build_integer_check(graph, checked)

@@ -19,8 +19,8 @@ def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
     """
     spec = checkpoint.spec
     write_modules(writer, checkpoint, {})
-    apart = spec.pooler and spec.head and not spec.head_reads_pooler
-    pooler = set(spec.pooler.parameters()) if apart else set()
+    apart = spec.head is not None and not spec.head_reads_pooler
+    pooler = set(spec.pooler.parameters()) if spec.pooler and apart else set()
     files = {
         WEIGHTS: [parameter for parameter in checkpoint.parameters() if parameter not in pooler],
         POOLER: [parameter for parameter in checkpoint.parameters() if parameter in pooler],

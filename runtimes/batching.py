@@ -38,18 +38,22 @@ class Task(Generic[Result]):
     conclude: Callable[[list[Any]], Result]
 
 
-class Operator(Protocol[Result]):
-    """Text in, result out, in the two steps that let the rows of many texts share batches."""
-
-    def plan(self, text: Text) -> Task[Result]:
-        """Raises InputError for a text that cannot be used."""
+class Computer(Protocol):
+    """Rows in, results out."""
 
     def compute(self, requests: Sequence[Request]) -> list[Any]:
         """One batch: each request's result, in their order."""
 
 
+class Operator(Computer, Protocol[Result]):
+    """Text in, result out, in the two steps that let the rows of many texts share batches."""
+
+    def plan(self, text: Text) -> Task[Result]:
+        """Raises InputError for a text that cannot be used."""
+
+
 def run_tasks(
-    operator: Operator[Result], tasks: Iterable[Task[Result]], *, window: int = WINDOW, tokens: int = TOKENS
+    operator: Computer, tasks: Iterable[Task[Result]], *, window: int = WINDOW, tokens: int = TOKENS
 ) -> Iterator[Result]:
     """Each task's result, in the order of the tasks, reading at most `window` of them ahead."""
     waiting = iter(tasks)

@@ -50,9 +50,9 @@ class Embedder:
         ]
         if not layers:
             faults.append("layers: expected one or more; found none")
-        pooling, normalize = _complete(runtime.pooling, pooling, normalize)
-        if pooling not in TEXT_POOLINGS:
-            faults.append(f"pooling: expected one of {', '.join(TEXT_POOLINGS)}; found {pooling!r}")
+        mode, normalize = _complete(runtime.pooling, pooling, normalize)
+        if mode not in TEXT_POOLINGS:
+            faults.append(f"pooling: expected one of {', '.join(TEXT_POOLINGS)}; found {mode!r}")
         if long not in ("error", "truncate"):
             faults.append(f"long: expected error or truncate; found {long!r}")
         if faults:
@@ -61,12 +61,12 @@ class Embedder:
         self._runtime = runtime
         self._tokenizer = tokenizer or Tokenizer.open(runtime.artifact.folder)
         self._outputs = [_output(layer % (count + 1), count) for layer in layers]
-        self._pooling = pooling
+        self._pooling = mode
         self._normalize = normalize
         self._long = long
         # What the artifact pools itself is the same, and a batch then hands over [B, H], not [B, T, H].
         last = self._outputs == ["last_hidden_state"]
-        self._in_graph = last and runtime.pooling == Pooling(pooling, normalize)
+        self._in_graph = last and runtime.pooling == Pooling(mode, normalize)
 
     def __call__(self, texts: Sequence[Text], *, window: int = WINDOW, tokens: int = TOKENS) -> Any:
         """float32 [N, H], one vector per text; with pooling `none`, a list of [T, H], one vector per token.
@@ -96,7 +96,7 @@ class Embedder:
         for index, request in enumerate(requests):
             length = len(request.row.ids)
             layers = [found[name][index, :length] for name in self._outputs]
-            mean = layers[0] if len(layers) == 1 else np.mean(layers, axis=0, dtype=np.float32)
+            mean: Vectors = layers[0] if len(layers) == 1 else np.mean(np.stack(layers), axis=0, dtype=np.float32)
             vectors.append(request.reduce(mean))
         return vectors
 

@@ -89,7 +89,7 @@ class FillMask:
 
     def with_settings(self, **settings: Any) -> "FillMask":
         """The same model with other settings of the constructor."""
-        kept = {"top_k": self._top_k, "scoring": self._scoring, "long": self._long}
+        kept: dict[str, Any] = {"top_k": self._top_k, "scoring": self._scoring, "long": self._long}
         kept["targets"] = None if self._targets is None else list(self._targets)
         return FillMask(self._runtime, self._tokenizer, **kept | settings)
 

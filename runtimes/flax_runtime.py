@@ -84,7 +84,8 @@ class FlaxRuntime(Runtime):
         self, ids: NDArray, mask: NDArray, types: NDArray, outputs: tuple[str, ...], positions: NDArray | None = None
     ) -> dict[str, jax.Array]:
         found: dict[str, jax.Array] = {}
-        p = Pass(self._parameters, self._spec, passes.keep(outputs, found), positions=positions)
+        at = None if positions is None else jnp.asarray(positions)
+        p = Pass(self._parameters, self._spec, passes.keep(outputs, found), positions=at)
         x = self._embed(self._parameters, ids, types)
         x = p.tap("last_hidden_state", encoder(replace(p, mask=mask_scores(mask, x)), x, self._run_compiled))
         after = tuple(name for name in outputs if name in ("logits", "pooler_output", SENTENCE_EMBEDDING))
@@ -141,7 +142,8 @@ class FlaxRuntime(Runtime):
 
     def _cut(self, output: str, array: NDArray, batch: int, length: int) -> NDArray:
         sizes = {"batch": batch, "length": length}
-        return array[tuple(slice(sizes.get(axis)) for axis in self._spec.output_axes(output))]
+        at: tuple[slice, ...] = tuple(slice(sizes.get(str(axis))) for axis in self._spec.output_axes(output))
+        return array[at]
 
     def close(self) -> None:
         """Free the weights."""

@@ -11,7 +11,7 @@ from yizhi.errors import InputError, show
 from yizhi.model.label_heads import TOKENS
 from yizhi.runtimes.base import Runtime
 from yizhi.runtimes.batching import Request, Task
-from yizhi.runtimes.entities import OUTSIDE, TagScheme
+from yizhi.runtimes.entities import OUTSIDE, Chunk, TagScheme
 from yizhi.runtimes.label_operator import Given, LabelOperator, Result
 from yizhi.runtimes.scores import softmax
 from yizhi.runtimes.tasks import REPLACED
@@ -91,7 +91,8 @@ class _TokenLabels(LabelOperator[Given, Result]):
 
         def gather(results: list[NDArray[np.float64]]) -> T:
             scores = np.concatenate(results) if results else np.empty((0, len(self.labels)))
-            order = np.concatenate([window.places[positions] for window, positions in asked]) if asked else []
+            places = [window.places[positions] for window, positions in asked]
+            order = np.concatenate(places) if places else np.empty(0, np.int64)
             scores = scores[np.argsort(order, kind="stable")]
             best = scores.argmax(axis=1)
             return conclude(best, scores[np.arange(len(best)), best])
@@ -123,7 +124,7 @@ class Tagger(_TokenLabels[str, list[Entity]]):
         def conclude(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> list[Entity]:
             entities = []
             if self._judges_tokens:
-                chunks = [(REPLACED_LABELS[1], int(index), int(index) + 1) for index in np.flatnonzero(labels)]
+                chunks = [Chunk(REPLACED_LABELS[1], int(index), int(index) + 1) for index in np.flatnonzero(labels)]
             else:
                 chunks = scheme.find_entities([self.labels[index] for index in labels])
             for label, begin, end in chunks:

@@ -42,17 +42,17 @@ class LengthGroupedBatches(Sampler[list[int]]):
         self.drop_last = False
         self._lengths = np.asarray(lengths)
         self._seed = seed
-        self._epoch = 0
+        self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Trainer before each epoch."""
-        self._epoch = epoch
+        self.epoch = epoch
 
     def __len__(self) -> int:
         return -(-len(self._lengths) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        random = np.random.default_rng([self._seed, self._epoch])
+        random = np.random.default_rng([self._seed, self.epoch])
         order = random.permutation(len(self._lengths))
         together = self.batch_size * _SORTED_TOGETHER
         batches: list[list[int]] = []

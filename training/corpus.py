@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from yizhi.errors import InputError
 from yizhi.runtimes.tokenization import Tokenizer
-from yizhi.storage.records import Source
+from yizhi.storage.records import Source, plain_text
 from yizhi.training.segmentation import Segmenter, WordNumberer
 
 _TOGETHER = 1000
@@ -88,7 +88,7 @@ def _read_blocks(paths: Sequence[Path], faults: list[str]) -> Iterator[list[tupl
             lines = iter(reader)
             while block := list(islice(lines, _TOGETHER)):
                 faults += [f"{path}, line {record.number}: {record.fault}" for record in block if record.fault]
-                yield [(f"{path}, line {record.number}", (record.text or "").strip()) for record in block]
+                yield [(f"{path}, line {record.number}", plain_text(record).strip()) for record in block]
         yield [(str(path), "")]
 
 

@@ -20,7 +20,7 @@ from yizhi.runtimes.batching import make_batches
 from yizhi.runtimes.tokenization import Row, Tokenizer, pad
 from yizhi.storage.digests import sha256_of_file
 from yizhi.storage.folders import new_folder
-from yizhi.storage.records import Source
+from yizhi.storage.records import Source, plain_text
 from yizhi.training import loop, transformers_models
 from yizhi.training.batches import LengthGroupedBatches
 from yizhi.training.choices import EMBEDDING_POOLINGS, OBJECTIVES
@@ -111,7 +111,7 @@ def read_pairs(path: Path, columns: Columns) -> Pairs:
                 found = show(row.others[columns.score])
                 faults.append(f"line {row.number}: {columns.score}: expected a number; found {found}")
             else:
-                texts.append(row.text)
+                texts.append((str(row.text[0]), str(row.text[1])))
                 scores.append(score)
     if not faults and len(set(scores)) < 2:
         faults.append(f"expected pairs of different scores; found {len(scores)} of one")
@@ -125,7 +125,7 @@ def read_texts(path: Path, column: str) -> list[str]:
     with Source.of(str(path), None, column, None).open() as rows:
         records = list(rows)
     faults = [f"line {record.number}: {record.fault}" for record in records if record.fault]
-    texts = [record.text for record in records if record.text and record.text.strip()]
+    texts = [text for record in records if (text := plain_text(record)).strip()]
     if not faults and len(set(texts)) < 2:
         faults.append("expected two different texts or more")
     if faults:
@@ -256,10 +256,10 @@ def score(pairs: Pairs, embed: Callable[[Sequence[str]], NDArray]) -> dict[str, 
     vectors = np.asarray(embed(texts))
     first, second = (vectors[[places[pair[side]] for pair in pairs.texts]] for side in (0, 1))
     queries, candidates, matches = find_matches(pairs.texts, pairs.scores)
-    found = (vectors[[places[text] for text in side]] for side in (queries, candidates))
+    asked, known = (vectors[[places[text] for text in side]] for side in (queries, candidates))
     return {
         "spearman": rank_correlation(cosines(first, second), np.array(pairs.scores)),
-        **retrieval(*found, matches),
+        **retrieval(asked, known, matches),
     }
 
 

@@ -7,6 +7,7 @@ from time import monotonic
 from typing import Any
 
 from yizhi.model.label_heads import LABEL_CLASS_SUFFIXES
+from yizhi.model.spec import LinearHead
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.runtimes.tokenization import Tokenizer
 from yizhi.storage.digests import sha256_of_file
@@ -178,7 +179,7 @@ def _choose_task(
     """The data's labels; but those of a head that is there already, for it is trained on."""
     found = reader.make_task(examples)
     head = checkpoint.spec.head
-    if new_head or checkpoint.spec.task != found.name or head is None:
+    if new_head or checkpoint.spec.task != found.name or not isinstance(head, LinearHead):
         return found
     task = reader.task_of(head.labels, head.problem_type)
     if task.config().get("problem_type") != found.config().get("problem_type"):

@@ -9,14 +9,14 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 import transformers
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from yizhi.errors import InputError
 from yizhi.training.settings import Settings
@@ -66,9 +66,17 @@ def choose_device(settings: Settings) -> str:
     return settings.device or ("cuda" if found else "cpu")
 
 
+class Indexed(Protocol):
+    """What a batch sampler's indices, of whatever kind, name one by one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any) -> Any: ...
+
+
 def train(
-    model: transformers.PreTrainedModel,
-    dataset: Sequence[Any],
+    model: torch.nn.Module,
+    dataset: Indexed,
     batches: Any,
     collate: Callable[[list[Any]], dict[str, torch.Tensor]],
     settings: Settings,
@@ -136,7 +144,7 @@ class _Trainer(transformers.Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         loader = DataLoader(
-            self.train_dataset,
+            cast(Dataset, self.train_dataset),
             batch_sampler=self._batches,
             collate_fn=self.data_collator,
             pin_memory=self.args.device.type == "cuda",
@@ -144,8 +152,9 @@ class _Trainer(transformers.Trainer):
         return self.accelerator.prepare(loader)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        self.model.eval()
-        scores = self._goal.measure(self.model) if self._goal else {}
+        model = cast(torch.nn.Module, self.model)  # Trainer says that there may be none
+        model.eval()
+        scores = self._goal.measure(model) if self._goal else {}
         scores = {f"eval_{name}": value for name, value in scores.items()}
         self.log(dict(scores))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, scores)
@@ -213,8 +222,10 @@ class _Progress(transformers.TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._bar.update(self._task, completed=state.global_step)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float], **_: Any) -> None:
-        self._shown |= {name: value for name, value in logs.items() if name == "loss" or name.startswith("eval_")}
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any) -> None:
+        self._shown |= {
+            name: value for name, value in (logs or {}).items() if name == "loss" or name.startswith("eval_")
+        }
         text = ", ".join(f"{name.removeprefix('eval_')} {value:.4g}" for name, value in self._shown.items())
         self._bar.update(self._task, description=text)
 

@@ -226,8 +226,8 @@ class Statistics:
         }
         if scheme.similar:
             papers[WANTING] = None
-        for action, paper in papers.items():
-            rows.append((ACTIONS[action], _share(self.actions[action], self.actions.sum()), paper))
+        for action, asked in papers.items():
+            rows.append((ACTIONS[action], _share(self.actions[action], self.actions.sum()), asked))
         return rows
 
     def _count_actions(self, masked: Masked, words: Ids, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -123,8 +123,9 @@ class Bottleneck:
             known = ", ".join(ADAPTED_FAMILIES)
             raise InputError("`method` adapter", f"expected one of {known}; found {checkpoint.config.model_type}")
         adapters.init(model)
-        model.add_adapter(ADAPTER_NAME, config=adapters.AdapterConfig.load(self.kind, **self._changes()))
-        model.train_adapter(ADAPTER_NAME)
+        adapted: Any = model  # the adapters library has added its methods
+        adapted.add_adapter(ADAPTER_NAME, config=adapters.AdapterConfig.load(self.kind, **self._changes()))
+        adapted.train_adapter(ADAPTER_NAME)
         for name, parameter in model.named_parameters():
             if name in new:  # a pooler that the base does not have belongs to the encoder, which is frozen
                 parameter.requires_grad = True

@@ -30,9 +30,8 @@ def predict(model: "torch.nn.Module", features: Sequence[Feature], pad_id: int) 
     with torch.inference_mode():
         for batch in make_batches([feature.length for feature in features], _TOKENS):
             arguments = collate([features[index] for index in batch], pad_id)
-            labels = arguments.get("labels")
             of_tokens = bool(features[0].token_targets)
-            weights.append(int((labels != IGNORED).sum()) if of_tokens else len(batch))
+            weights.append(int(torch.ne(arguments["labels"], IGNORED).sum()) if of_tokens else len(batch))
             output = model(**{name: tensor.to(device) for name, tensor in arguments.items()})
             losses.append(float(output.loss))
             found = output.logits if "logits" in output else torch.stack([output.start_logits, output.end_logits], -1)

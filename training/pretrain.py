@@ -74,7 +74,7 @@ class Objective:
 
     def identity(self) -> dict[str, Any]:
         """Plain values that tell this objective from another, with digests of the files."""
-        digests = {
+        digests: dict[str, Any] = {
             name: [sha256_of_file(path) for path in paths]
             for name, paths in {"text": self.text, "evaluation": self.evaluation}.items()
         }
@@ -221,7 +221,7 @@ def pretrain(
             pad_id = prepared.tokenizer.pad_id
 
             def measure(model: Any) -> dict[str, float]:
-                return _measure(model, prepared.held_out, pad_id)
+                return _measure(model, prepared.held_out, pad_id) if prepared.held_out else {}
 
             history = loop.train(
                 model,

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from torch.utils.data import Sampler
 
 from yizhi.errors import InputError
 from yizhi.runtimes.tokenization import Row, Tokenizer
@@ -111,10 +112,21 @@ class Sequences:
         return slice(piece.first, piece.last)
 
 
-class EpochBatches(LengthGroupedBatches):
-    """Batches of (epoch, index), for what differs from epoch to epoch."""
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index), for what differs from epoch to epoch; otherwise as LengthGroupedBatches."""
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self._batches = LengthGroupedBatches(lengths, batch_size, seed)
+        self.batch_size, self.drop_last = batch_size, False
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Trainer before each epoch."""
+        self._batches.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self._batches)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch = self._epoch
-        for batch in super().__iter__():
+        epoch = self._batches.epoch
+        for batch in self._batches:
             yield [(epoch, index) for index in batch]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from yizhi.errors import InputError, show
 from yizhi.runtimes.tokenization import Tokenizer
-from yizhi.storage.records import Source
+from yizhi.storage.records import Source, plain_text
 from yizhi.training.masking import Lexicon
 
 # As many as `synonyms.nearby` gives.
@@ -113,10 +113,12 @@ def build_lexicon(tokenizer: Tokenizer, text_words: Iterable[str], similar: Mapp
             by_length.setdefault(len(spelled[word]), set()).add(spelled[word])
     alike = {}
     for word, others in similar.items():
-        ids = spelled.get(word)
-        fitting = {spelled[o] for o in others if o in spelled and ids and len(spelled[o]) == len(ids)} - {ids}
-        if ids and fitting:
-            alike[ids] = np.array(sorted(fitting), np.int64)
+        own = spelled.get(word)
+        if own is None:
+            continue
+        fitting = {spelled[other] for other in others if other in spelled and len(spelled[other]) == len(own)} - {own}
+        if fitting:
+            alike[own] = np.array(sorted(fitting), np.int64)
     return Lexicon({length: np.array(sorted(ids), np.int64) for length, ids in by_length.items()}, alike)
 
 
@@ -126,4 +128,4 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         for record in reader:
             if record.text is None:
                 raise InputError(path, f"line {record.number}: {record.fault}")
-            yield record.number, record.text
+            yield record.number, plain_text(record)

@@ -55,7 +55,8 @@ def find_matches(
     Queries are the first texts of these, candidates all second texts, each once.
     """
     candidates = {text: index for index, text in enumerate(dict.fromkeys(second for _, second in pairs))}
-    highest, right = max(scores), {}
+    highest = max(scores)
+    right: dict[str, set[int]] = {}
     for (first, second), score in zip(pairs, scores, strict=True):
         if score == highest:
             right.setdefault(first, set()).add(candidates[second])

@@ -70,8 +70,9 @@ def write_checkpoint(
     architecture = type(model).__name__
     raw = {key: value for key, value in checkpoint.config.raw.items() if key not in ("torch_dtype", "num_labels")}
     raw |= {"architectures": [architecture], "dtype": "float32", **config}
-    if hasattr(model, "adapters_config"):
-        raw["adapters"] = model.adapters_config.to_dict()
+    adapters: Any = getattr(model, "adapters_config", None)  # added by the adapters library
+    if adapters is not None:
+        raw["adapters"] = adapters.to_dict()
     (folder / "config.json").write_text(to_json(raw), encoding="utf-8")
     for name in TOKENIZER_FILES:
         if (checkpoint.folder / name).exists():

@@ -9,7 +9,9 @@ from collections.abc import Callable, Collection
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
+from numpy.typing import NDArray
 
 from yizhi.converters.forwards import passes
 from yizhi.model.spec import (
@@ -28,6 +30,7 @@ from yizhi.model.spec import (
     Scaling,
 )
 
+Integers = Array | NDArray[np.int32]  # what users hand over
 Pass = passes.Pass[Array]
 LayerFunction = Callable[[Pass, Layer, Array], Array]
 
@@ -47,7 +50,9 @@ ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": jax.nn.relu
 
 def precision() -> lax.Precision | None:
     """What every product asks for; None leaves it to `jax.default_matmul_precision`, where that is set."""
-    return None if jax.config.jax_default_matmul_precision else lax.Precision.HIGHEST
+    # Its type lists no flags.
+    set_by_user = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return None if set_by_user else lax.Precision.HIGHEST
 
 
 def heads(p: Pass, x: Array, attention_mask: Array, outputs: Collection[str]) -> dict[str, Array]:
@@ -64,17 +69,17 @@ def heads(p: Pass, x: Array, attention_mask: Array, outputs: Collection[str]) ->
         found[SENTENCE_EMBEDDING] = sentence_embedding(spec.pooling, x, attention_mask)
     if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
         found["logits"] = mlm_head(p, spec.head, x)
-    elif "logits" in outputs and spec.head is not None:
+    elif "logits" in outputs and isinstance(spec.head, LinearHead):
         found["logits"] = linear_head(p, spec.head, x, pooled)
     return found
 
 
-def mask_scores(attention_mask: Array, x: Array) -> Array:
+def mask_scores(attention_mask: Integers, x: Array) -> Array:
     """What to add to attention scores: 0 for a token, the lowest finite value for padding, [B, 1, 1, T]."""
     return (1 - attention_mask)[:, None, None, :].astype(x.dtype) * jnp.finfo(x.dtype).min
 
 
-def embeddings(p: Pass, input_ids: Array, token_type_ids: Array) -> Array:
+def embeddings(p: Pass, input_ids: Integers, token_type_ids: Integers) -> Array:
     """Word + position + token type, then LayerNorm and a projection to H where the family has them."""
     positions = jnp.arange(input_ids.shape[1])
     x = lookup(p[p.spec.word_embeddings.weight], input_ids)  # [B, T, E]
@@ -197,14 +202,17 @@ def mlm_head(p: Pass, head: MaskedLMHead, x: Array) -> Array:
 
 def linear_head(p: Pass, head: LinearHead, x: Array, pooled: Array | None) -> Array:
     """Label logits over every token, the first token, or the pooler's output."""
-    x = {"tokens": x, "first_token": x[:, 0], "pooler": pooled}[head.over]
+    if head.over == "pooler" and pooled is not None:
+        x = pooled
+    elif head.over == "first_token":
+        x = x[:, 0]
     if head.dense:
         x = ACTIVATIONS[head.dense.activation](linear(p, head.dense.linear, x))
     x = linear(p, head.projection, x)
     return x.squeeze(-1) if head.squeeze else x
 
 
-def lookup(table: Array, ids: Array) -> Array:
+def lookup(table: Array, ids: Integers) -> Array:
     """Rows of a table; NaN for an id beyond it, where plain indexing would take the last row."""
     return jnp.take(table, ids, axis=0, mode="fill", fill_value=jnp.nan)
 

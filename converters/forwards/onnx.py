@@ -113,7 +113,7 @@ def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
         tap(SENTENCE_EMBEDDING, sentence_embedding(p, spec.pooling, x, attention_mask))
     if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
         tap("logits", mlm_head(p, spec.head, x))
-    elif "logits" in outputs and spec.head is not None:
+    elif "logits" in outputs and isinstance(spec.head, LinearHead):
         tap("logits", linear_head(p, spec.head, x, pooled))
     for name in outputs:
         g.output(name, FLOAT, found[name])

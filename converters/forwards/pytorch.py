@@ -3,7 +3,7 @@
 Parameters keep their canonical names, so `state_dict()` and the checkpoint agree key by key.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 import torch
@@ -41,7 +41,13 @@ def gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": F.relu, "silu": F.silu, "tanh": torch.tanh}
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "gelu_erf": gelu_erf,
+    "gelu_tanh": gelu_tanh,
+    "relu": F.relu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
 
 
 class PyTorchEncoder(nn.Module):
@@ -78,7 +84,7 @@ class PyTorchEncoder(nn.Module):
             p.tap(SENTENCE_EMBEDDING, sentence_embedding(spec.pooling, x, attention_mask))
         if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
             p.tap("logits", mlm_head(p, spec.head, x))
-        elif "logits" in outputs and spec.head is not None:
+        elif "logits" in outputs and isinstance(spec.head, LinearHead):
             p.tap("logits", linear_head(p, spec.head, x, pooled))
         return found
 
@@ -196,7 +202,10 @@ def mlm_head(p: Pass, head: MaskedLMHead, x: Tensor) -> Tensor:
 
 def linear_head(p: Pass, head: LinearHead, x: Tensor, pooled: Tensor | None) -> Tensor:
     """Label logits over every token, the first token, or the pooler's output."""
-    x = {"tokens": x, "first_token": x[:, 0], "pooler": pooled}[head.over]
+    if head.over == "pooler" and pooled is not None:
+        x = pooled
+    elif head.over == "first_token":
+        x = x[:, 0]
     if head.dense:
         x = ACTIVATIONS[head.dense.activation](linear(p, head.dense.linear, x))
     x = linear(p, head.projection, x)

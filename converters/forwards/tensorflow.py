@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from yizhi.converters.forwards import passes
 from yizhi.converters.lean_tensorflow import tf
@@ -30,7 +31,10 @@ from yizhi.model.spec import (
     Scaling,
 )
 
-Tensor = tf.Tensor
+if TYPE_CHECKING:
+    Tensor: TypeAlias = Any  # TensorFlow says no types
+else:
+    Tensor = tf.Tensor
 Pass = passes.Pass[Tensor]
 LayerFunction = Callable[[Pass, Layer, Tensor], Tensor]
 
@@ -87,7 +91,7 @@ class TensorFlowEncoder(tf.Module):
             found[SENTENCE_EMBEDDING] = sentence_embedding(spec.pooling, x, attention_mask)
         if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
             found["logits"] = mlm_head(p, spec.head, x)
-        elif "logits" in outputs and spec.head is not None:
+        elif "logits" in outputs and isinstance(spec.head, LinearHead):
             found["logits"] = linear_head(p, spec.head, x, pooled)
         return found
 
@@ -96,7 +100,7 @@ class TensorFlowEncoder(tf.Module):
         p = self._pass
         x = embeddings(p, input_ids, token_type_ids)
         p = replace(p, mask=mask_scores(attention_mask, x), positions=positions)
-        return mlm_head(p, p.spec.head, encoder(p, x, self._run_layer))
+        return mlm_head(p, p.spec.masked_lm_head, encoder(p, x, self._run_layer))
 
 
 def _trace_once() -> LayerFunction:
@@ -242,7 +246,10 @@ def mlm_head(p: Pass, head: MaskedLMHead, x: Tensor) -> Tensor:
 
 def linear_head(p: Pass, head: LinearHead, x: Tensor, pooled: Tensor | None) -> Tensor:
     """Label logits over every token, the first token, or the pooler's output."""
-    x = {"tokens": x, "first_token": x[:, 0], "pooler": pooled}[head.over]
+    if head.over == "pooler" and pooled is not None:
+        x = pooled
+    elif head.over == "first_token":
+        x = x[:, 0]
     if head.dense:
         x = ACTIVATIONS[head.dense.activation](linear(p, head.dense.linear, x))
     x = linear(p, head.projection, x)

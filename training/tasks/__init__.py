@@ -14,30 +14,35 @@ from yizhi.training.features import Feature
 from yizhi.training.tasks.faults import Faults
 
 Example = TypeVar("Example")
+Given = TypeVar("Given", contravariant=True)  # what a task only takes
 
 
-class Task(Protocol[Example]):
-    """One task with its labels.
+class Task(Protocol[Given]):
+    """One task with its labels."""
 
-    name: as in yizhi.model.label_heads. labels: in the order of the logits. best: the score by which models are
-    chosen and artifacts judged, and `greater` whether more of it is better.
-    """
+    @property
+    def name(self) -> str:
+        """As in `yizhi.model.label_heads`."""
 
-    name: str
-    labels: tuple[str, ...]
-    best: str
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Their names, in the order of the logits."""
+
+    @property
+    def best(self) -> str:
+        """The score by which models are chosen and artifacts judged: more is better."""
 
     def config(self) -> Mapping[str, Any]:
         """What `config.json` says of the labels."""
 
-    def check(self, examples: Sequence[Example], faults: Faults) -> None:
+    def check(self, examples: Sequence[Given], faults: Faults) -> None:
         """Note every label that this task does not have."""
 
-    def encode(self, examples: Sequence[Example], tokenizer: Tokenizer, faults: Faults) -> list[Feature]:
+    def encode(self, examples: Sequence[Given], tokenizer: Tokenizer, faults: Faults) -> list[Feature]:
         """Rows with targets, in the order of the examples."""
 
     def score(
-        self, examples: Sequence[Example], features: Sequence[Feature], logits: Sequence[NDArray]
+        self, examples: Sequence[Given], features: Sequence[Feature], logits: Sequence[NDArray]
     ) -> dict[str, float]:
         """Scores from each feature's logits: [labels], or [T, labels] of a row's tokens."""
 

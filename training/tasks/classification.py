@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from yizhi.errors import InputError, show
 from yizhi.model.label_heads import MULTI_LABEL, REGRESSION, SEQUENCE, SINGLE_LABEL
 from yizhi.runtimes.tokenization import Text, Tokenizer
-from yizhi.storage.records import Source
+from yizhi.storage.records import Record, Source, plain_text
 from yizhi.training.features import Feature
 from yizhi.training.tasks.faults import Faults
 
@@ -55,7 +55,9 @@ class ClassificationReader:
                 for row in rows:
                     if row.text is None:
                         faults.add(path, row.number, row.fault)
-                    elif example := self._parse(path, row.number, row.text, row.others[self.label_column], faults):
+                    elif example := self._parse(
+                        path, row.number, _one_or_two(row), row.others[self.label_column], faults
+                    ):
                         examples.append(example)
         except InputError as error:
             for fault in error.faults:
@@ -174,3 +176,7 @@ def _correlation(kind: str, one: NDArray, other: NDArray) -> float:
     if len(one) < 2 or np.ptp(one) == 0 or np.ptp(other) == 0:
         return 0.0  # undefined: nothing varies
     return float({"pearson": pearsonr, "spearman": spearmanr}[kind](one, other).statistic)
+
+
+def _one_or_two(row: Record) -> Text:
+    return row.text if isinstance(row.text, tuple) else plain_text(row)

@@ -149,7 +149,7 @@ def _paragraphs(value: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     articles = data if isinstance(data, list) else [None]
     if not all(isinstance(article, dict) and isinstance(article.get("paragraphs"), list) for article in articles):
         raise InputError("data", f"data: expected a list of objects with paragraphs, as in SQuAD; found {show(data)}")
-    return [paragraph for article in articles for paragraph in article["paragraphs"]]
+    return [paragraph for article in articles if article for paragraph in article["paragraphs"]]
 
 
 def _read_paragraph(path: Path, paragraph: Any, lines: Mapping[str, int], faults: Faults) -> list[Question]:

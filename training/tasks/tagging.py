@@ -206,7 +206,8 @@ def _read_conll(path: Path, faults: Faults) -> Iterator[Sentence]:
 
 def _read_objects(path: Path, faults: Faults) -> Iterator[Sentence]:
     for number, value in read_json_lines(path, faults):
-        tokens, tags = value.get("tokens"), value.get("tags")
+        tokens: Any = value.get("tokens")
+        tags: Any = value.get("tags")
         wrong = [
             f"{name}: expected a list of strings; found {show(given)}"
             for name, given in (("tokens", tokens), ("tags", tags))

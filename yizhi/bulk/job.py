@@ -7,10 +7,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from yizhi.bulk.operators import OperatorSpec
+from yizhi.bulk.operators import OperatorSpec, RowOperator
 from yizhi.bulk.writers import check_output
 from yizhi.errors import InputError
-from yizhi.runtimes.batching import TOKENS, WINDOW, Operator, Task, run_tasks
+from yizhi.runtimes.batching import TOKENS, WINDOW, Task, run_tasks
 from yizhi.storage.records import Record, Source
 
 
@@ -68,7 +68,7 @@ class Job:
             while group := list(islice(records, self.window)):
                 yield Window(group, reader.done)
 
-    def answer(self, operator: Operator[Any], window: "Window") -> "Answers":
+    def answer(self, operator: RowOperator, window: "Window") -> "Answers":
         """What the operator says of each row. With `strict`, nothing is computed where a row cannot be used."""
         tasks: dict[int, Task[Any]] = {}
         faults = {}

@@ -4,12 +4,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from yizhi import runtimes
 from yizhi.release.artifact import DESCRIPTION
-from yizhi.runtimes.batching import Operator
+from yizhi.runtimes.batching import Computer, Task
 from yizhi.storage.digests import sha256_of_file
+
+
+class RowOperator(Computer, Protocol):
+    """An operator, whatever it is given: a text, two, or words. Each says which; rows are checked as they come."""
+
+    def plan(self, given: Any, /) -> Task[Any]:
+        """Raises InputError for what cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,7 @@ class Kind:
     is_vector: whether, with these settings, each result is one vector.
     """
 
-    make: Callable[..., Operator[Any]]
+    make: Callable[..., RowOperator]
     columns: Callable[[Mapping[str, Any]], dict[str, str]]
     make_row: Callable[[Any], dict[str, Any]]
     is_vector: Callable[[Mapping[str, Any]], bool] = lambda settings: False
@@ -82,7 +89,7 @@ def _describe_prediction(prediction: runtimes.Prediction) -> dict[str, Any]:
     return {**vars(prediction), **sentences}
 
 
-def _listing(make: Callable[..., Operator[Any]], name: str) -> Kind:
+def _listing(make: Callable[..., RowOperator], name: str) -> Kind:
     """A kind that gives lists of dataclasses: one column, whose kind is called as it is."""
     return Kind(
         make=make,

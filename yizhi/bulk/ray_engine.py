@@ -81,7 +81,7 @@ def _connect(address: str | None, processors: int | None) -> Iterator[None]:
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    own = {"num_cpus": processors, "include_dashboard": False} if address == "local" else {}
+    own: dict[str, Any] = {"num_cpus": processors, "include_dashboard": False} if address == "local" else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **own)
     except Exception as error:  # noqa: BLE001 - where it cannot be started, Ray raises Exception itself

@@ -9,7 +9,7 @@ is there twice.
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -48,7 +48,7 @@ def run(job: Job, progress: Progress, report: Callable[[str], None], engine: Eng
     with (
         engine(job, position.records) as windows,
         _open_at(job.working, position.output_bytes) as file,
-        _open_at(job.errors, position.error_bytes) as errors,
+        _open_at(job.errors, position.error_bytes) if job.errors else nullcontext() as errors,
     ):
         width = EncoderConfig.read(job.operator.artifact / "config.json").hidden_size
         writer = open_writer(job.output, file, position.rows, width, job.operator.columns)
@@ -126,10 +126,10 @@ def _commit(job: Job, position: Position, writer: Writer, files: tuple[BinaryIO,
         sizes.append(0 if file is None else file.tell())
     position = replace(position, rows=writer.rows, output_bytes=sizes[0], error_bytes=sizes[1])
     temporary = job.state.with_name(job.state.name + ".new")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump({"identity": job.identity(), "position": asdict(position)}, file, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
+    with open(temporary, "w", encoding="utf-8") as state:
+        json.dump({"identity": job.identity(), "position": asdict(position)}, state, ensure_ascii=False)
+        state.flush()
+        os.fsync(state.fileno())
     temporary.replace(job.state)
     return position
 
@@ -148,13 +148,9 @@ def _without_leftovers(job: Job) -> Iterator[None]:
 
 
 @contextmanager
-def _open_at(path: Path | None, size: int) -> Iterator[BinaryIO | None]:
+def _open_at(path: Path, size: int) -> Iterator[BinaryIO]:
     """A file cut back to what counts, locked against a second run, at its end."""
-    if path is None:
-        yield None
-        return
-    mode = "r+b" if path.exists() else "x+b"
-    with open(path, mode) as file, hold(path, "another run is writing this file"):
+    with open(path, "r+b" if path.exists() else "x+b") as file, hold(path, "another run is writing this file"):
         if path.stat().st_size < size:
             raise InputError(path, f"expected the {size} bytes an earlier run wrote; found {path.stat().st_size}")
         file.truncate(size)

@@ -117,7 +117,7 @@ def _compare(checkpoint: Checkpoint, entry: KnownCheckpoint) -> Identity | None:
         sum(equal.values()),
         tuple(name for name in here if not equal[name]),
         tuple(sorted(listed.keys() - ours.keys())),
-        checkpoint.config.adapter and checkpoint.config.adapter.name,
+        checkpoint.config.adapter.name if checkpoint.config.adapter else None,
     )
 
 

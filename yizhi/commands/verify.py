@@ -86,9 +86,15 @@ def run(options: argparse.Namespace) -> int:
         Checkpoint.open(options.bisect).close()  # a mistake in its path should not wait for the first failure
     demand = _read_demand(options)
     with Progress() as progress:
-        targets = targets if options.targets else None
         rows = verify_path(
-            options.path, targets, options.device, options.jobs, progress, options.bisect, demand, options.math
+            options.path,
+            targets if options.targets else None,
+            options.device,
+            options.jobs,
+            progress,
+            options.bisect,
+            demand,
+            options.math,
         )
     if options.report:
         write_report(options.report, rows)

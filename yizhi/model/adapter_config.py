@@ -141,7 +141,8 @@ def read_adapter(
         found.append(f"residual_before_ln: expected true, false, or (with original_ln_before) 'post_add'; "
                      f"found {show(residual)}")  # fmt: skip
     non_linearity = raw.get("non_linearity")
-    if not isinstance(non_linearity, str) or non_linearity.lower() not in NON_LINEARITIES:
+    activation = NON_LINEARITIES.get(non_linearity.lower()) if isinstance(non_linearity, str) else None
+    if activation is None:
         found.append(f"non_linearity: expected one of {', '.join(NON_LINEARITIES)}; found {show(non_linearity)}")
     scaling = raw.get("scaling", 1.0)
     if scaling not in (LEARNED, CHANNEL) and not _is_number(scaling):
@@ -150,12 +151,12 @@ def read_adapter(
     leave_out = raw.get("leave_out") or []
     if not isinstance(leave_out, list) or not all(type(layer) is int for layer in leave_out):
         found.append(f"leave_out: expected a list of layer numbers; found {show(leave_out)}")
-    if found:
+    if found or activation is None:
         faults += [where + fault for fault in found]
         return None
     return AdapterConfig(
         name=str(name),
-        activation=NON_LINEARITIES[non_linearity.lower()],
+        activation=activation,
         reduction_factor=factors,
         scaling=scaling if isinstance(scaling, str) else float(scaling),
         residual_before_ln=residual,
@@ -165,7 +166,7 @@ def read_adapter(
 
 
 def _read_factors(value: object, faults: list[str]) -> tuple[tuple[str, float], ...]:
-    factors = value if isinstance(value, dict) else {"default": value}
+    factors: dict[Any, Any] = value if isinstance(value, dict) else {"default": value}
     if not factors or not all(_is_number(factor) and factor >= _SMALLEST_FACTOR for factor in factors.values()):
         faults.append(f"reduction_factor: expected {_SMALLEST_FACTOR} or more, alone or by layer; found {show(value)}")
         return ()

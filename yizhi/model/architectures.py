@@ -102,7 +102,7 @@ class Family:
     def encoder(self, config: EncoderConfig, has_pooler: bool) -> EncoderSpec:
         """The spec without a head."""
         hidden, width = config.hidden_size, config.embedding_size
-        projects = self.embeddings_projection and (self.projects_always or width != hidden)
+        projection = self.embeddings_projection if self.projects_always or width != hidden else None
         return EncoderSpec(
             config=config,
             task="features",
@@ -110,7 +110,7 @@ class Family:
             position_embeddings=Embedding(self.position_embeddings, config.max_position_embeddings, width),
             token_type_embeddings=Embedding(self.token_type_embeddings, config.type_vocab_size, width),
             embeddings_norm=Norm(self.embeddings_norm, width, config.layer_norm_eps) if self.embeddings_norm else None,
-            embeddings_projection=Linear(self.embeddings_projection, width, hidden) if projects else None,
+            embeddings_projection=Linear(projection, width, hidden) if projection else None,
             blocks=tuple(self._block(config, number) for number in range(config.num_hidden_layers)),
             final_norm=Norm(self.final_norm, hidden, config.layer_norm_eps) if self.final_norm else None,
             pooler=Linear(self.pooler, hidden, hidden) if self.pooler and has_pooler else None,

@@ -155,7 +155,7 @@ class EncoderConfig:
             architecture=architectures[0] if architectures else None,
             adapter=adapter,
             raw=MappingProxyType(dict(raw)),
-            **values,
+            **{name: size for name, size in values.items() if size is not None},
         )
 
 

@@ -6,7 +6,7 @@ the parameters that a checkpoint must hold, with their shapes, follow from the s
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from yizhi.model.config import EncoderConfig
 
@@ -261,6 +261,13 @@ class EncoderSpec:
         return isinstance(self.head, MaskedLMHead) and self.head.decoder == self.word_embeddings.weight
 
     @property
+    def masked_lm_head(self) -> MaskedLMHead:
+        """The head, where it fills masks. Raises TypeError where there is none, or another."""
+        if not isinstance(self.head, MaskedLMHead):
+            raise TypeError(f"a checkpoint for {self.task} has no masked-language-model head")
+        return self.head
+
+    @property
     def head_reads_pooler(self) -> bool:
         """Whether the head works on the pooler's output."""
         return isinstance(self.head, LinearHead) and self.head.over == "pooler"
@@ -302,19 +309,26 @@ def parameters_of(node: object) -> Iterator[Parameter]:
             yield from parameters_of(getattr(node, field.name))
 
 
-def without_names(node: T, numbers: dict[str, str] | None = None) -> T:
+def without_names(node: T) -> T:
     """A part of a spec with its parameters' names replaced by numbers, in the order in which they first come.
 
     Two layers that are equal then compute the same, of other parameters: whatever field a layer has, or will have.
     """
-    numbers = {} if numbers is None else numbers
-    if isinstance(node, tuple):
-        return tuple(without_names(item, numbers) for item in node)
-    if not is_dataclass(node):
-        return node
-    changed = {field.name: getattr(node, field.name) for field in fields(node)}
-    for name, value in changed.items():
-        changed[name] = (
-            numbers.setdefault(value, str(len(numbers))) if name == "name" else without_names(value, numbers)
+    numbers: dict[str, str] = {}
+
+    def number(part: Any) -> Any:
+        if isinstance(part, tuple):
+            return tuple(number(item) for item in part)
+        if not is_dataclass(part) or isinstance(part, type):
+            return part
+        values = {field.name: getattr(part, field.name) for field in fields(part)}
+        return replace(
+            part,
+            **{
+                name: numbers.setdefault(value, str(len(numbers))) if name == "name" else number(value)
+                for name, value in values.items()
+            },
         )
-    return replace(node, **changed)
+
+    renamed: T = number(node)
+    return renamed

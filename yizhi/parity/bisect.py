@@ -37,6 +37,8 @@ def bisect(runtime: Runtime, checkpoint: Checkpoint, golden: Golden, verdict: Ve
 
     checkpoint: what the artifact was made from.
     """
+    if verdict.gates is None:
+        return None
     agrees = _judge(verdict.gates, golden)
     first: tuple[int, Case, NDArray, NDArray] | None = None
     order = _in_order(runtime.outputs)
@@ -115,7 +117,7 @@ def _first_tensor(
         return None, f"{output} is computed outside of the layers"
     names = [f"layers.{layer}.{tap}" for layer in layers for tap in TAPS]
     expected = _real(case, golden, oracle.run(checkpoint, case.inputs, set(names)))
-    found = {}
+    found: dict[str, NDArray] = {}
     for layer in layers:
         inside = runtime.look_inside(case.inputs, layer)
         found |= {f"layers.{layer}.{tap}": array for tap, array in inside.items()}

@@ -1,6 +1,6 @@
 """The faults made in the code: each takes the forward and the original function, and returns the faulty one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from yizhi.model.spec import INPUT, EncoderSpec, Layer, LinearHead, Norm, withou
 from yizhi.parity.faults import Forward
 
 
-def skip_norm(find: Callable[[EncoderSpec], list[Norm]]) -> Callable[[Forward, Callable], Callable]:
+def skip_norm(find: Callable[[EncoderSpec], Sequence[Norm | None]]) -> Callable[[Forward, Callable], Callable]:
     """These LayerNorms give back their input."""
 
     def wrap(forward: Forward, original: Callable) -> Callable:

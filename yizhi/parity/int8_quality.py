@@ -59,8 +59,8 @@ def masked_batches(
         batch = rows[start : start + _ROWS]
         ids = np.full((len(batch), len(batch[-1][0])), tokenizer.pad_id)
         attention = np.zeros_like(ids)
-        for index, (row, at) in enumerate(batch):
-            ids[index, : len(row)], attention[index, : len(row)] = row, 1
+        for index, (own, at) in enumerate(batch):
+            ids[index, : len(own)], attention[index, : len(own)] = own, 1
             if masks:
                 ids[index, at] = tokenizer.mask_id
         yield Inputs.of(ids, attention), np.argwhere(ids == tokenizer.mask_id if masks else attention == 1)
@@ -85,11 +85,12 @@ def compare_on_texts(int8: Runtime, fp32: Runtime, texts: Sequence[str], positio
     if not compared:
         raise InputError("`texts`", f"no text of 1 … {_LONGEST - 2} tokens")
     joined = {name: [np.concatenate(arrays) for arrays in zip(*kept, strict=True)] for name, kept in pairs.items()}
+    of_logits = joined.get("logits")
     found_cosines = {name: cosines(*joined[name]) for name in layers}
     return TextQuality(
         texts=used,
         tokens=compared,
-        quality=measure_quality(*joined["logits"], lead=0.0) if masks else None,
+        quality=measure_quality(of_logits[0], of_logits[1], lead=0.0) if of_logits else None,
         cosine={name: float(values.min()) for name, values in found_cosines.items()},
         cosine_mean={name: float(values.mean()) for name, values in found_cosines.items()},
     )

@@ -14,7 +14,7 @@ from yizhi.parity.golden import POSITION, ROW, TOKEN, Golden
 from yizhi.parity.integers import check_integers
 from yizhi.parity.numbers import audit
 from yizhi.parity.record import Diagnosis, Integers, Plausibility, PublishedCheck, VerificationRecord
-from yizhi.parity.sentence_quality import SentenceQuality, Sentences, judge_sentences
+from yizhi.parity.sentence_quality import SentenceQuality, Sentences, join, judge_sentences
 from yizhi.parity.texts import check_texts
 from yizhi.parity.tolerances import FloatTolerance, QuantizedGates, describe_requirement, find_gates
 from yizhi.runtimes.base import Inputs, Outputs, Runtime
@@ -297,9 +297,7 @@ class _Judge:
             verdict.cosine = {name: float(values.min()) for name, values in joined.items()}
             verdict.cosine_mean = {name: float(values.mean()) for name, values in joined.items()}
             if self._logits:
-                verdict.quality = measure_quality(
-                    *(np.concatenate(arrays) for arrays in zip(*self._logits, strict=True)), self._gates.lead
-                )
+                verdict.quality = measure_quality(*join(self._logits), self._gates.lead)
             if self._labels:
                 verdict.label_error = relative_error(
                     *(np.concatenate([array.ravel() for array in arrays]) for arrays in zip(*self._labels, strict=True))

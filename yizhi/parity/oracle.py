@@ -8,7 +8,8 @@ copied into all forwards is none here. It is checked against transformers' PyTor
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,6 @@ from yizhi.model.spec import (
     Pooling,
     Scaling,
 )
-from yizhi.reading.checkpoint import Checkpoint
 from yizhi.runtimes.base import Inputs
 
 Array = NDArray[np.float64]
@@ -48,6 +48,18 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
+class Source(Protocol):
+    """What the oracle reads of a checkpoint, or of one that a fault has altered."""
+
+    spec: EncoderSpec
+
+    def array(self, name: str) -> NDArray:
+        """A parameter by its canonical name."""
+
+    def release(self, name: str) -> None:
+        """Let go of the memory behind it."""
+
+
 class Parameters:
     """Float64 parameters by canonical name.
 
@@ -55,7 +67,7 @@ class Parameters:
     takes memory.
     """
 
-    def __init__(self, checkpoint: Checkpoint, keep: int = 0) -> None:
+    def __init__(self, checkpoint: Source, keep: int = 0) -> None:
         self._checkpoint = checkpoint
         self._room = keep
         self._kept: dict[str, Array] = {}
@@ -96,7 +108,7 @@ class Pass:
 
 
 def run(
-    checkpoint: Checkpoint,
+    checkpoint: Source,
     inputs: Inputs,
     outputs: set[str] | None = None,
     logit_positions: NDArray[np.int64] | None = None,
@@ -117,21 +129,22 @@ def run(
         if name in wanted:
             found[name] = x.reshape(*shape, -1)
 
-    mask = (1 - inputs.attention_mask)[:, None, None, :] * MASK_VALUE
+    mask = (1 - inputs.attention_mask)[:, None, None, :] * np.float64(MASK_VALUE)
     p = Pass(parameters or Parameters(checkpoint), spec, mask, tap, steps or {})
     states = encode(p, embed(p, inputs)).reshape(*shape, -1)  # [B, T, H]
     tap("last_hidden_state", states)
     outside: dict[str, Callable[[], Array]] = {}
+    head, pooling = spec.head, spec.pooling
     if spec.pooler:
         outside["pooler_output"] = lambda: p.take(pooler, spec.pooler, states)
-    if spec.pooling:
-        outside[SENTENCE_EMBEDDING] = lambda: sentence_embedding(spec.pooling, states, inputs.attention_mask)
-    if isinstance(spec.head, MaskedLMHead):
-        at = (...,) if logit_positions is None else tuple(logit_positions.T)
-        outside["logits"] = lambda: mlm_head(p, spec.head, states[at])
-    elif spec.head:
+    if pooling:
+        outside[SENTENCE_EMBEDDING] = lambda: sentence_embedding(pooling, states, inputs.attention_mask)
+    if isinstance(head, MaskedLMHead):
+        at = states if logit_positions is None else states[tuple(logit_positions.T)]
+        outside["logits"] = lambda: mlm_head(p, head, at)
+    elif head:
         outside["logits"] = lambda: p.take(
-            linear_head, spec.head, states, p.take(pooler, spec.pooler, states) if spec.pooler else None
+            linear_head, head, states, p.take(pooler, spec.pooler, states) if spec.pooler else None
         )
     return found | {name: compute() for name, compute in outside.items() if name in wanted}
 
@@ -158,12 +171,15 @@ def encode(p: Pass, x: Array) -> Array:
     for index, block in enumerate(p.spec.blocks):
         p.tap(f"hidden_states.{index}", x)
         for layer, number in zip(block, numbers, strict=False):
-            inside = replace(p, tap=lambda name, y, n=number: p.tap(f"layers.{n}.{name}", y))
-            x = run_layer(inside, layer, x)
+            x = run_layer(replace(p, tap=partial(_tap_inside, p, number)), layer, x)
     if p.spec.final_norm:
         x = p.take(layer_norm, p.spec.final_norm, x)
     p.tap(f"hidden_states.{len(p.spec.blocks)}", x)
     return x
+
+
+def _tap_inside(p: Pass, number: int, name: str, x: Array) -> None:
+    p.tap(f"layers.{number}.{name}", x)
 
 
 def run_layer(p: Pass, layer: Layer, x: Array) -> Array:

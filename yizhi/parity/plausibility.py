@@ -10,6 +10,7 @@ Chance for 21,128 tokens is 0.007 hits and −9.96.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -37,9 +38,9 @@ def score_head(runtime: Runtime, cloze: Sequence[tuple[str, str]] = CLOZE) -> Pl
     ids = {token: index for index, token in enumerate(tokenizer.vocab)}
     known = [(text, answers) for text, answers in cloze if _is_known(text, answers, ids, tokenizer.max_length)]
     size = len(tokenizer.vocab)
-    fits = {"scored": len(known), "skipped": len(cloze) - len(known), "chance": -math.log(size)}
+    judge = partial(Plausibility, scored=len(known), skipped=len(cloze) - len(known), chance=-math.log(size))
     if len(known) < FEWEST:
-        return Plausibility(NOT_JUDGED, **fits)
+        return judge(NOT_JUDGED)
     hits, scores = 0, []
     for text, answers in known:
         inputs = tokenizer.encode([text]).inputs
@@ -52,7 +53,7 @@ def score_head(runtime: Runtime, cloze: Sequence[tuple[str, str]] = CLOZE) -> Pl
         hits += bool(set(np.argsort(-log_p, kind="stable")[:FIRST].tolist()) & set(right))
     most = needed(len(known), FIRST * max(len(answers) for _, answers in known) / size)
     verdict = TRAINED if hits >= most else UNTRAINED
-    return Plausibility(verdict, hits, most, float(np.mean(scores)), **fits)
+    return judge(verdict, hits, most, float(np.mean(scores)))
 
 
 def needed(sentences: int, chance: float) -> int:

@@ -55,8 +55,8 @@ class Sentences:
         """Over all that was added; None where nothing was. lead: as in `measure_quality`."""
         if not self._tokens:
             return None
-        of_tokens = cosines(*_join(self._tokens))
-        found, expected = _join(self.vectors or self._means)
+        of_tokens = cosines(*join(self._tokens))
+        found, expected = join(self.vectors or self._means)
         of_vectors = cosines(found, expected)
         return SentenceQuality(
             sentences=len(found),
@@ -67,7 +67,7 @@ class Sentences:
             vector_lowest=float(of_vectors.min()),
             vector_mean=float(of_vectors.mean()),
             order=order_kept(found, expected),
-            masked=measure_quality(*_join(self.logits), lead) if self.logits else None,
+            masked=measure_quality(*join(self.logits), lead) if self.logits else None,
         )
 
 
@@ -96,6 +96,7 @@ def judge_sentences(quality: SentenceQuality, gates: QuantizedGates) -> list[str
     ]
 
 
-def _join(pairs: list[tuple[NDArray, NDArray]]) -> tuple[NDArray, NDArray]:
+def join(pairs: list[tuple[NDArray, NDArray]]) -> tuple[NDArray, NDArray]:
+    """Pairs of arrays [n, ...] as one pair [N, ...]."""
     found, expected = zip(*pairs, strict=True)
     return np.concatenate(found), np.concatenate(expected)

@@ -1,7 +1,7 @@
 """The faults that are made in a checkpoint's weights: each takes the spec, the layer it is made in, and the weights."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from yizhi.model.architectures import FAMILIES
 from yizhi.model.spec import KERNEL, EncoderSpec, Layer, LinearHead, MaskedLMHead, Norm, parameters_of
 from yizhi.parity.faults import Weights
+
+T = TypeVar("T")
 
 
 def swap_query_and_key(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
@@ -161,6 +163,13 @@ def label_head(spec: EncoderSpec) -> LinearHead:
     if not isinstance(spec.head, LinearHead):
         raise TypeError("the checkpoint has no head that gives labels")
     return spec.head
+
+
+def there(part: T | None) -> T:
+    """A part that this fault needs. Raises ValueError where a spec has none."""
+    if part is None:
+        raise ValueError("the spec has no such part")
+    return part
 
 
 def changed(change: Callable[[EncoderSpec, Layer], tuple[str, Callable[[NDArray], NDArray]]]) -> Callable:

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress as RichProgress
-from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from yizhi.pipeline.jobs import Result
 
@@ -23,7 +23,7 @@ class Progress:
             transient=True,
             disable=not self._console.is_terminal,
         )
-        self._tasks: dict[str, int] = {}
+        self._tasks: dict[str, TaskID] = {}
         self._left = 0
 
     def __enter__(self) -> "Progress":

@@ -94,7 +94,7 @@ class Row:
 
 
 def _measured(result: Result[Any] | None) -> dict[str, Any] | None:
-    return result and {"seconds": result.seconds, "peak_bytes": result.peak_bytes}
+    return {"seconds": result.seconds, "peak_bytes": result.peak_bytes} if result else None
 
 
 def rows_as_dict(rows: list[Row]) -> dict[str, Any]:

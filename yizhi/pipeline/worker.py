@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from yizhi.errors import InputError, NotRun
-from yizhi.pipeline.jobs import Request, Result
+from yizhi.pipeline.jobs import Request, Result, Step
 from yizhi.pipeline.steps import STEPS
 from yizhi.storage.codec import from_plain, to_plain
 
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def _run(request: Request) -> Result[Any]:
-    step = from_plain(STEPS[request.step], request.arguments)
+    step: Step[Any] = from_plain(STEPS[request.step], request.arguments)
     try:
         return Result(request.name, step.run(request.threads))
     except InputError as error:
@@ -39,7 +39,7 @@ def _run(request: Request) -> Result[Any]:
         return Result(request.name, faults=[f"out of memory {error}".rstrip()])
     except OSError as error:
         # Disk full, no permission: the user's to mend, and the folder was removed on the way here.
-        return Result(request.name, faults=[f"{error.filename or step.folder}: {error.strerror}"], bad_input=True)
+        return Result(request.name, faults=[f"{error.filename or request.name}: {error.strerror}"], bad_input=True)
 
 
 def leave() -> NoReturn:

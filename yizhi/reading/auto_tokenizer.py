@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
@@ -28,7 +28,7 @@ from yizhi.reading.tokenizer_sources import (
     read_sources,
 )
 
-Token = str | AddedToken
+Token: TypeAlias = str | AddedToken
 # BertTokenizer's names for its special tokens, where the files have none.
 _BERT_TOKENS = {name: f"[{name.removesuffix('_token').upper()}]" for name in NAMED_TOKENS[2:]}
 # Texts that tell tokenizers apart, for an error to show.

@@ -86,12 +86,12 @@ class Checkpoint:
                 )
             names = {file.path.name for file in files} or {file.name for file in folder.glob("*.safetensors")}
             uses = collect_own_faults(faults, lambda: account_for_files(folder, names, ignored_files))
-            if faults:
+            if faults or config is None or text is None:
                 raise InputError(path, faults)
             _check_family(folder, config, files)
             checkpoint = cls(folder, files, config, text.shorten(sentence.max_length) if sentence else text)
             check_task(checkpoint, folder / "config.json")
-            checkpoint.spec = replace(checkpoint.spec, pooling=pooling or (sentence and sentence.pooling))
+            checkpoint.spec = replace(checkpoint.spec, pooling=pooling or (sentence.pooling if sentence else None))
             checkpoint.file_uses, checkpoint.sentence = uses or {}, sentence
             checkpoint.ignored_files = tuple(
                 name for name in checkpoint.file_uses if checkpoint.file_uses[name].startswith("ignored")
@@ -257,7 +257,7 @@ class Checkpoint:
         return []
 
     def _check_against_spec(self) -> list[str]:
-        faults = []
+        faults: list[str] = []
         parameters = {parameter.name: parameter for parameter in self.spec.parameters()}
         labels = self._find_label_mismatch()
         faults += set(labels.values())
@@ -360,8 +360,8 @@ def _hold_equal_values(one: tuple[TensorFile, str], other: tuple[TensorFile, str
     entries = [file.entries[name] for file, name in (one, other)]
     if entries[0].shape != entries[1].shape or any(entry.dtype not in FLOAT_TYPES for entry in entries):
         return False
-    arrays = [file.array(name) for file, name in (one, other)]
-    equal = np.array_equal(*arrays) or np.array_equal(*arrays, equal_nan=True)
+    first, second = (file.array(name) for file, name in (one, other))
+    equal = np.array_equal(first, second) or np.array_equal(first, second, equal_nan=True)
     for file, name in (one, other):
         file.release(name)
     return equal

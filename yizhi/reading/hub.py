@@ -62,7 +62,7 @@ def _download(hub_id: str, revision: str | None) -> Path:
             hub_id, f"no such folder or file ({EXPECTED}); to download from the hub: pip install 'yizhi[hub]'"
         ) from None
 
-    class OnTerminals(tqdm):  # type: ignore[misc,valid-type]
+    class OnTerminals(tqdm):
         """A progress bar that stays out of logs."""
 
         def __init__(self, *args: object, **options: object) -> None:

@@ -83,7 +83,7 @@ class SafetensorsFile:
         if entry.dtype == "BF16":
             upper = np.frombuffer(self._map, np.uint16, math.prod(entry.shape), entry.offset)
             return (upper.astype(np.uint32) << 16).view(np.float32).reshape(entry.shape)
-        stored = np.frombuffer(self._map, NUMPY_TYPES[entry.dtype], math.prod(entry.shape), entry.offset)
+        stored: np.ndarray = np.frombuffer(self._map, NUMPY_TYPES[entry.dtype], math.prod(entry.shape), entry.offset)
         return stored.reshape(entry.shape)
 
     def chunks(self, name: str) -> Iterator[memoryview]:
@@ -163,8 +163,8 @@ def _read_header(path: Path, file: BinaryIO) -> tuple[dict[str, Entry], dict[str
 def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"{show(twice)} appears twice")
     return result
 

@@ -7,6 +7,7 @@ transformers writes them; what they mean together is `auto_tokenizer.py`'s.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def read_sources(folder: Path, vocab: Path | None = None) -> TokenizerSources:
     """
     faults: list[str] = []
     files = {
-        name: collect_faults(faults, lambda name=name: read_json_object(folder / name))
+        name: collect_faults(faults, partial(read_json_object, folder / name))
         for name in (SETTINGS, SPECIAL_TOKENS_MAP, ADDED_TOKENS)
         if (folder / name).exists()
     }

@@ -1,6 +1,7 @@
 """Which files of a checkpoint folder hold its weights: one file, or shards and the index that names them."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -55,7 +56,7 @@ def open_weights(path: Path, faults: list[str]) -> list[SafetensorsFile]:
 
 
 def _open_all(paths: list[Path], faults: list[str]) -> list[SafetensorsFile]:
-    files = [collect_faults(faults, lambda path=path: SafetensorsFile(path)) for path in paths]
+    files = [collect_faults(faults, partial(SafetensorsFile, path)) for path in paths]
     return [file for file in files if file]
 
 

@@ -93,7 +93,7 @@ def _check_scalar(value: object, schema: Mapping[str, Any], where: str) -> Itera
         yield f"{where}: expected one of {', '.join(map(str, schema['enum']))}; found {show(value)}"
     if "pattern" in schema and isinstance(value, str) and not re.search(schema["pattern"], value):
         yield f"{where}: expected the form {schema['pattern']}; found {show(value)}"
-    if "minimum" in schema and _is_a(value, "number") and value < schema["minimum"]:  # type: ignore[operator]
+    if "minimum" in schema and _is_a(value, "number") and value < schema["minimum"]:
         yield f"{where}: expected at least {schema['minimum']}; found {show(value)}"
 
 

@@ -34,6 +34,13 @@ class Record:
     others: Mapping[str, Any] = field(default_factory=dict)
 
 
+def plain_text(record: Record) -> str:
+    """The text of a source that gives one a row; nothing where the row has a fault. Raises TypeError for others."""
+    if record.text is None or isinstance(record.text, str):
+        return record.text or ""
+    raise TypeError("the source gives pairs or words")
+
+
 @dataclass(frozen=True)
 class Source:
     """What to read. `column`, `pair_column` and `others` name fields of JSON objects and columns of tables.

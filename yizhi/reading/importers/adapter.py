@@ -76,7 +76,7 @@ def join_adapter(
     head = collect_faults(faults, lambda: _read_head(folder, base)) if (folder / HEAD_CONFIG).exists() else None
     tensors = collect_faults(faults, lambda: _read_tensors(folder, WEIGHTS)) or []
     tensors_of_head = (collect_faults(faults, lambda: _read_tensors(folder, HEAD_WEIGHTS)) or []) if head else []
-    if faults:
+    if faults or not isinstance(settings, dict):
         raise InputError(folder, faults)
     config = EncoderConfig.from_dict(_join_config(base, str(name), settings, head), folder)
     _check_places(base, config, folder, str(said), tensors)
@@ -153,7 +153,7 @@ def _without_head(base: Checkpoint, files: Sequence[TensorFile], replaced: Colle
     parts = []
     for file in files:
         part = copy(file)
-        part.entries = {name: entry for name, entry in file.entries.items() if (file, name) in kept}
+        vars(part)["entries"] = {name: entry for name, entry in file.entries.items() if (file, name) in kept}
         parts.append(part)
     return parts
 
@@ -189,7 +189,7 @@ def _read_head(folder: Path, base: Checkpoint) -> Head:
 def _read_flexible_head(path: Path, family: Family, name: str, settings: Mapping[str, Any]) -> Head:
     """One of the library's own heads: dropout, linear (, activation, dropout, linear), by number."""
     kind = settings.get("head_type")
-    if kind not in _FLEXIBLE:
+    if not isinstance(kind, str) or kind not in _FLEXIBLE:
         raise InputError(path, f"head_type: expected one of {', '.join(_FLEXIBLE)}; found {show(kind)}. {_WITHOUT}")
     task, more = _FLEXIBLE[kind]
     names = family.label_heads[task]
@@ -197,11 +197,12 @@ def _read_flexible_head(path: Path, family: Family, name: str, settings: Mapping
     one = {f"heads.{name}.1": names.projection}
     two = {f"heads.{name}.1": names.dense or family.pooler or "", f"heads.{name}.4": names.projection}
     # (layers, over the pooler's output, the activation between two) -> names of the linear layers
-    fitting: dict[tuple[object, object, object], Mapping[str, str]] = {
+    by_input: dict[str, dict[tuple[object, object, object], Mapping[str, str]]] = {
         "tokens": {(1, False, None): one},
         "pooler": {(1, True, None): one, (2, False, "tanh"): two},  # the first of two is a pooler of its own
         "first_token": {(2, False, "gelu"): two},
-    }[names.over]
+    }
+    fitting = by_input[names.over]
     layers = settings.get("layers")
     form = (layers, bool(settings.get("use_pooler", False)), activation if layers != 1 else None)
     if form not in fitting or settings.get("bias", True) is not True:

@@ -1,6 +1,7 @@
 """`flax_model.msgpack`: what transformers' Flax classes and Yizhi save. Read without jax."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,6 @@ def _walk(tree: Mapping[str, Any], prefix: str, faults: list[str]) -> Iterator[F
             yield from _walk(node, f"{name}/", faults)
         elif isinstance(node, np.ndarray):
             dtype = SAFETENSORS_TYPES.get(node.dtype, str(node.dtype))
-            yield ForeignTensor(name, dtype, node.shape, lambda node=node: node)
+            yield ForeignTensor(name, dtype, node.shape, partial(np.asarray, node))
         else:
             faults.append(f"{name}: expected an array; found {show(node)}")

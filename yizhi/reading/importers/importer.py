@@ -141,11 +141,11 @@ def _find_ignored(checkpoint: Checkpoint, files: Iterable[TensorFile], otherwise
     used = {(file.path, stored) for file, stored in sources}
     ignored: dict[str, str] = {}
     for file in files:
-        foreign = isinstance(file, ForeignWeights)
-        ignored |= file.ignored if foreign else {}
+        foreign = file if isinstance(file, ForeignWeights) else None
+        ignored |= foreign.ignored if foreign else {}
         for stored in file.entries:
             if (file.path, stored) not in used:
-                name = file.origin(stored)[0].name if foreign else stored
+                name = foreign.origin(stored)[0].name if foreign else stored
                 ignored[name] = checkpoint.ignored.get(stored, otherwise)
     return ignored
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from yizhi.errors import InputError
@@ -39,7 +40,6 @@ def open_safetensors(path: Path) -> Opened:
 
 def _place(file: SafetensorsFile, spell: Callable[[str], str], rule: Rule) -> ForeignWeights:
     tensors = [
-        ForeignTensor(name, entry.dtype, entry.shape, lambda name=name: file.array(name))
-        for name, entry in file.entries.items()
+        ForeignTensor(name, entry.dtype, entry.shape, partial(file.array, name)) for name, entry in file.entries.items()
     ]
     return ForeignWeights(file.path, tensors, lambda tensor: rule(replace(tensor, name=spell(tensor.name))), file.close)

@@ -56,7 +56,7 @@ def read_index(path: Path) -> tuple[dict[str, BundleEntry], int]:
         raise InputError(path, f"cannot be read: {error.strerror}") from None
     try:
         items = dict(_read_table(data))
-        header = _fields(items.pop(b"", None) or b"")
+        header = _fields(items.pop(b"", b""))
         shards, big_endian = _integer(header, 1), _integer(header, 2)
         if not 0 < shards <= 99999 or big_endian:
             raise ValueError(f"its header is not understood: {shards} data files, endianness {big_endian}")
@@ -109,8 +109,9 @@ class TensorBundle:
     def close(self) -> None:
         """Close the data files. A mapping lives on while an array still views it."""
         for mapping in self._maps:
-            with suppress(BufferError, AttributeError):
-                mapping.close()
+            if isinstance(mapping, mmap.mmap):
+                with suppress(BufferError):
+                    mapping.close()
 
 
 def _map(path: Path) -> mmap.mmap | bytes:

@@ -1,6 +1,7 @@
 """Google's TF1 checkpoints (BERT and ALBERT), and the variables of the SavedModels that Yizhi exports."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 from yizhi.errors import InputError
@@ -69,7 +70,7 @@ def _place(bundle: TensorBundle, rule: Rule) -> ForeignWeights:
     try:
         refuse_brightmart(bundle.path, bundle.entries)
         tensors = [
-            ForeignTensor(entry.name, entry.dtype, entry.shape, lambda name=entry.name: bundle.read(name))
+            ForeignTensor(entry.name, entry.dtype, entry.shape, partial(bundle.read, entry.name))
             for entry in bundle.entries.values()
         ]
         return ForeignWeights(bundle.path, tensors, rule, bundle.close)

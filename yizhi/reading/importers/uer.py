@@ -186,7 +186,7 @@ def _rows(weights: ForeignWeights, table: str) -> int | None:
 
 def _is_tied(weights: ForeignWeights, family: Family) -> bool:
     """Whether the decoder repeats the embeddings, as it does after training with `--tie_weights`."""
-    names = f"{family.masked_lm_names.untied_decoder}.weight", f"{family.word_embeddings}.weight"
-    if not weights.entries.keys() >= set(names):
+    decoder, embeddings = f"{family.masked_lm_names.untied_decoder}.weight", f"{family.word_embeddings}.weight"
+    if not weights.entries.keys() >= {decoder, embeddings}:
         return True
-    return np.array_equal(*(weights.array(name) for name in names))
+    return np.array_equal(weights.array(decoder), weights.array(embeddings))
