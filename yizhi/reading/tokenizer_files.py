@@ -137,7 +137,7 @@ class TextTokenizer:
         return {
             "tokens": len(self.vocab),
             "normalizer": _describe_normalizer(whole["normalizer"]),
-            "special_tokens": {name: f"{token} ({self.id_of(name)})" for name, token in self.special.items()},
+            "special_tokens": [f"{name} {token} ({self.id_of(name)})" for name, token in self.special.items()],
             "added_tokens": [f"{token} ({index})" for index, token in self.added.items() if token not in self._named],
             "longest": self.max_length,
             "truncation_side": self.truncation_side,

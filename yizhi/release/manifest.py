@@ -59,7 +59,8 @@ def write_manifest(release: Path, manifest: dict[str, Any]) -> None:
 def read_manifest(release: Path) -> dict[str, Any]:
     """Read `manifest.json`. Raises InputError where it is missing, not of this schema, or not as it was written."""
     if not (release / MANIFEST).exists():
-        raise InputError(release, f"has no {MANIFEST}: it is not a finished release")
+        missing = f"has no {MANIFEST}: it is not a finished release"
+        raise InputError(release, missing if release.exists() else "no such file or folder")
     manifest = read_json_object(release / MANIFEST)
     faults = find_violations(manifest, SCHEMA)
     if not faults and (release / MANIFEST).read_text(encoding="utf-8") != to_json(_sealed(manifest)):

@@ -1,6 +1,7 @@
 """`yizhi inspect`: what a checkpoint, an artifact or a release is."""
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,18 @@ def describe(path: str, revision: str | None = None) -> dict[str, Any]:
             "adapter": config.adapter and config.adapter.name,
             "decoder": "tied" if checkpoint.spec.tied else "untied" if checkpoint.spec.task == "fill-mask" else None,
             "ignored": checkpoint.ignored,
+            "files": checkpoint.file_uses,
+            "text": checkpoint.text.describe(),
+            **_describe_pooling(checkpoint),
+            "notes": checkpoint.notes(),
             "sha256": digest,
         }
+
+
+def _describe_pooling(checkpoint: Checkpoint) -> dict[str, Any]:
+    """How the folder itself makes a text's vector, where it says so."""
+    pooling = checkpoint.spec.pooling
+    return {"sentence_embedding": asdict(pooling)} if pooling else {}
 
 
 def print_description(console: Console, description: dict[str, Any]) -> None:
