@@ -1,6 +1,7 @@
 """benchmarks/gpu*.py, as far as a machine without a GPU can tell."""
 
 import json
+import os
 import subprocess
 from dataclasses import replace
 
@@ -250,6 +251,8 @@ def test_make_gpu_installs_nothing_and_takes_what_is_there(tmp_path, venv, argum
         (tmp_path / ".venv" / "bin").mkdir(parents=True)
         (tmp_path / ".venv" / "bin" / "python").touch()
     command = ["make", "-n", "gpu", "GPU_OUT=out", *arguments]
-    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    # These tests run under make too, which hands on its own flags.
+    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, env=environment)
     words = [word for word in found.stdout.split() if word != "\\"]
     assert words == [python, "-m", "benchmarks.gpu", "--out", "out", "--device", "cuda"]
