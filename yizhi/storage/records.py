@@ -1,5 +1,6 @@
 """Rows of a file, one at a time, whatever its length: .txt, .jsonl, .csv, .parquet, or standard input."""
 
+import codecs
 import csv
 import io
 import json
@@ -18,6 +19,8 @@ FORMATS = (*PIPED_FORMATS, "parquet")
 STDIN = "-"
 # A line beyond this is no text that a model could read; it is passed over without being held.
 LONGEST_LINE = 1 << 20
+_HEAD = 1 << 16
+_CONVERT = "`iconv -f {} -t UTF-8` converts it"
 
 
 @dataclass(frozen=True)
@@ -97,11 +100,14 @@ class Source:
 
     @contextmanager
     def open(self) -> Iterator["RecordReader"]:
-        """Open for one pass."""
+        """Open for one pass. Raises InputError for a text file in another encoding, or without line feeds."""
         if self.path == STDIN:
             yield RecordReader(self, sys.stdin.buffer)
         else:
             with open(self.path, "rb") as file:
+                if self.format != "parquet":
+                    check_encoding(self.path, file.read(_HEAD))
+                    file.seek(0)
                 yield RecordReader(self, file)
 
 
@@ -130,6 +136,8 @@ class RecordReader:
         while line := self._file.readline(LONGEST_LINE):
             number += 1
             self._read += len(line)
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
             if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
                 while rest := self._file.readline(LONGEST_LINE):
                     self._read += len(rest)
@@ -215,8 +223,7 @@ class RecordReader:
             if name is None:
                 continue
             if not isinstance(values.get(name), str):
-                found = show(values[name]) if name in values else "nothing"
-                return Record(number, None, f"{name}: expected a string; found {found}")
+                return Record(number, None, f"{name}: {_describe_missing(name, values)}")
             texts.append(values[name])
         others = {name: values.get(name) for name in self._source.others}
         return Record(number, texts[0] if len(texts) == 1 else (texts[0], texts[1]), others=others)
@@ -228,6 +235,43 @@ class RecordReader:
         if isinstance(words, list) and all(isinstance(word, str) for word in words):
             return Record(number, words)
         return Record(number, None, f"{self._source.column}: expected a list of words; found {show(words)}")
+
+
+def check_encoding(path: object, head: bytes) -> None:
+    """Refuse a file whose every row would fail, or be read as something else, by its first bytes.
+
+    Raises InputError for UTF-16, for text that is GB18030 where it is no UTF-8, and for lines that end in CR alone.
+    A few bytes that are no UTF-8 are their rows' faults.
+    """
+    checked = head.split(b"\n")[:-1] or [head]  # the last may have been cut
+    wrong = [line for line in checked if not _decodes(line, "utf-8")]
+    zeros = head.count(0)
+    if (
+        head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        or zeros > len(head) // 4
+        or (wrong and zeros >= len(checked))
+    ):
+        raise InputError(path, f"expected UTF-8; found UTF-16: {_CONVERT.format('UTF-16')}")
+    if b"\r" in head[:-1] and b"\n" not in head:
+        raise InputError(path, "expected lines that end in LF or CR LF; found CR alone: `tr '\\r' '\\n'` converts it")
+    others = sum(not line.isascii() for line in checked)
+    if wrong and len(wrong) > others // 2 and all(_decodes(line, "gb18030") for line in wrong):
+        raise InputError(path, f"expected UTF-8; found what looks like GB18030 (GBK): {_CONVERT.format('GB18030')}")
+
+
+def _decodes(line: bytes, encoding: str) -> bool:
+    try:
+        line.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _describe_missing(name: str, values: Mapping[str, Any]) -> str:
+    if name in values:
+        return f"expected a string; found {show(values[name])}"
+    fields = ", ".join(map(show, list(values)[:20]))
+    return f"expected a string; found nothing. The row has {fields}: `column` names another"
 
 
 def need_pyarrow(path: object) -> None:
