@@ -7,6 +7,7 @@ are found on calibration tokens, and their part of the product is computed in fl
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -165,7 +166,7 @@ def measure_magnitudes(
     options.add_external_initializers(list(arrays), values)
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     wanted = sorted({output for taps in graph.taps.values() for tap in taps for output in tap})
-    found: dict[str, list[NDArray]] = {name: [] for name in wanted}
+    found: dict[str, list[NDArray[Any]]] = {name: [] for name in wanted}
     for ids in batches:
         inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
         for name, array in zip(wanted, session.run(wanted, inputs), strict=True):

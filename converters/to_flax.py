@@ -67,7 +67,7 @@ def _pack_chunked_array(checkpoint: Checkpoint, parameter: Parameter) -> Pieces:
 def _array_header(shape: tuple[int, ...]) -> bytes:
     """What precedes a float32 array's bytes: the extension's header, then (shape, dtype name, bytes)."""
     size = 4 * math.prod(shape)
-    inner = msgpack.Packer().pack_array_header(3) + msgpack.packb(shape) + msgpack.packb("float32")
+    inner: bytes = msgpack.Packer().pack_array_header(3) + msgpack.packb(shape) + msgpack.packb("float32")
     inner += _length(size, {1: b"\xc4", 2: b"\xc5", 4: b"\xc6"})
     return _length(len(inner) + size, {1: b"\xc7", 2: b"\xc8", 4: b"\xc9"}) + bytes([ARRAY_TYPE]) + inner
 

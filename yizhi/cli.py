@@ -51,7 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns 0 when all is good, 1 when a check failed, 2 for bad usage or input."""
     options = build_parser().parse_args(arguments)
     try:
-        return options.run(options)
+        code: int = options.run(options)
+        return code
     except InputError as error:
         print(f"yizhi: {name_flags(str(error), options.parser)}", file=sys.stderr)
         return 2

@@ -80,7 +80,8 @@ def choose_long(options: argparse.Namespace) -> str | int:
         return "windows"
     if options.stride < 0:
         raise InputError("--stride", f"expected 0 or more; found {options.stride}")
-    return options.stride
+    stride: str | int = options.stride
+    return stride
 
 
 def make_operator(options: argparse.Namespace, kind: str, **settings: Any) -> "OperatorSpec":

@@ -96,7 +96,7 @@ class EncoderConfig:
     tie_word_embeddings: bool
     architecture: str | None
     adapter: AdapterConfig | None
-    raw: MappingProxyType
+    raw: MappingProxyType[str, Any]
 
     @property
     def activation(self) -> str:

@@ -125,4 +125,4 @@ def _read_problem_type(raw: Mapping[str, Any], labels: int, faults: list[str]) -
         return REGRESSION if labels == 1 else SINGLE_LABEL
     if given not in PROBLEM_TYPES:
         faults.append(f"problem_type: expected one of {', '.join(PROBLEM_TYPES)}; found {show(given)}")
-    return given
+    return str(given)

@@ -120,7 +120,8 @@ def _prediction_log() -> type:
     pool = descriptor_pool.DescriptorPool()
     _add_with_dependencies(pool, tensor_pb2.DESCRIPTOR)
     pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.PredictionLog"))
+    kind: type = message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.PredictionLog"))
+    return kind
 
 
 def _add_with_dependencies(pool: Any, file: Any) -> None:

@@ -29,7 +29,8 @@ class Evaluation:
         """Plain values for JSON; the scores among the rest."""
         plain = to_plain(self)
         scores, relative = plain.pop("scores"), plain.pop("relative")
-        return plain | (scores | {"relative": relative} if scores else {})
+        told: dict[str, Any] = plain | (scores | {"relative": relative} if scores else {})
+        return told
 
 
 @dataclass

@@ -122,7 +122,7 @@ def _read_mode(folder: Path, name: Path, faults: list[str]) -> str:
         return POOLINGS[0]
     if config.get("include_prompt") is False:
         faults.append(f"{name.as_posix()}: include_prompt: false is not computed here")
-    return modes[0]
+    return str(modes[0])
 
 
 def _check_prompts(config: dict[str, Any], faults: list[str]) -> list[str]:

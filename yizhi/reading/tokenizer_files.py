@@ -48,7 +48,7 @@ class TextTokenizer:
 
     def id_of(self, name: str) -> int:
         """The id of a special token by transformers' name."""
-        return self.tokenizer.token_to_id(self.special[name])
+        return int(self.tokenizer.token_to_id(self.special[name]))
 
     @property
     def cls_id(self) -> int:
@@ -73,7 +73,7 @@ class TextTokenizer:
     @property
     def unknown_id(self) -> int:
         """What stands for a word that the vocabulary cannot spell."""
-        return self.tokenizer.token_to_id(self.tokenizer.model.unk_token)
+        return int(self.tokenizer.token_to_id(self.tokenizer.model.unk_token))
 
     def find_misfit(self, rows: int) -> list[str]:
         """Why this vocabulary is not that of an embedding table with so many rows.
@@ -166,7 +166,7 @@ def _describe_normalizer(normalizer: Mapping[str, Any] | None) -> str:
     if normalizer["type"] == "Sequence":
         return ", then ".join(map(_describe_normalizer, normalizer["normalizers"]))
     if normalizer["type"] != "BertNormalizer":
-        return normalizer["type"]
+        return str(normalizer["type"])
     lower, accents = normalizer["lowercase"], normalizer["strip_accents"]
     return (
         f"BERT's: {'lower case' if lower else 'case kept'}, "

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
@@ -26,7 +26,7 @@ class TensorFile(Protocol):
     def entries(self) -> Mapping[str, Entry]:
         """Every tensor by its stored name."""
 
-    def array(self, name: str) -> NDArray:
+    def array(self, name: str) -> NDArray[Any]:
         """The tensor in its stored dtype; BF16 as float32."""
 
     def chunks(self, name: str) -> Iterator[bytes | memoryview]:

@@ -42,12 +42,13 @@ class Artifact:
     @property
     def target(self) -> str:
         """Name of the target this artifact was exported for."""
-        return self.description["target"]
+        return str(self.description["target"])
 
     @property
     def signatures(self) -> dict[str, list[str]]:
         """Named groups of outputs."""
-        return self.description["signatures"]
+        signatures: dict[str, list[str]] = self.description["signatures"]
+        return signatures
 
     def size(self) -> int:
         """Bytes of all its files."""

@@ -35,7 +35,10 @@ _KEYWORDS = {
 @cache
 def load_schema(name: str) -> dict[str, Any]:
     """The schema `NAME.json` of the package, such as `manifest.v1`."""
-    return json.loads((Path(__file__).parent / "schemas" / f"{name}.json").read_text(encoding="utf-8"))
+    schema: dict[str, Any] = json.loads(
+        (Path(__file__).parent / "schemas" / f"{name}.json").read_text(encoding="utf-8")
+    )
+    return schema
 
 
 def find_violations(value: object, name: str) -> list[str]:

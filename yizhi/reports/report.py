@@ -48,7 +48,8 @@ def render_junit(rows: Sequence[Row]) -> bytes:
         totals = [one + other for one, other in zip(totals, counts, strict=True)]
     _set_counts(root, totals)
     ET.indent(root)
-    return ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    page: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return page
 
 
 def _add_cases(suite: ET.Element, row: Row) -> list[int]:

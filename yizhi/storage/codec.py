@@ -39,7 +39,7 @@ def from_plain(form: type[T], value: object) -> T:
     Raises InputError, listing every fault, for what is not of this form: a type, or a key missing or unknown.
     """
     faults: list[str] = []
-    read = _read(form, value, "", faults)
+    read: T = _read(form, value, "", faults)
     if faults:
         raise InputError(getattr(form, "__name__", form), faults)
     return read

@@ -57,7 +57,7 @@ def _read_tree(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _read_array(kind: int, data: bytes) -> NDArray:
+def _read_array(kind: int, data: bytes) -> NDArray[Any]:
     """An array from its extension: shape, dtype's name and bytes, packed again. BF16 is widened to float32."""
     import msgpack
 

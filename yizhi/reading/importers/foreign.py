@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ class ForeignTensor:
     name: str
     dtype: str
     shape: tuple[int, ...]
-    read: Callable[[], NDArray]
+    read: Callable[[], NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Place:
         shape = (max(0, shape[0] - self.skip_rows), *shape[1:]) if self.skip_rows and shape else shape
         return shape[::-1] if self.transpose else shape
 
-    def apply(self, array: NDArray) -> NDArray:
+    def apply(self, array: NDArray[Any]) -> NDArray[Any]:
         """What becomes of the values; exact but for `scale`, which rounds to float32 once."""
         array = array[self.skip_rows :] if self.skip_rows else array
         array = array.T if self.transpose else array
@@ -97,7 +98,7 @@ class ForeignWeights:
         """The tensor behind a canonical name, and what is done to it."""
         return self._placed[name]
 
-    def array(self, name: str) -> NDArray:
+    def array(self, name: str) -> NDArray[Any]:
         """The tensor in its stored dtype (BF16 as float32), where and how it belongs."""
         tensor, place = self._placed[name]
         return place.apply(tensor.read())

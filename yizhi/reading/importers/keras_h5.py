@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +91,7 @@ def _walk(path: Path, group: "h5py.Group", prefix: str, faults: list[str]) -> It
 
 
 def _describe(path: Path, name: str, dataset: "h5py.Dataset") -> ForeignTensor:
-    def read() -> NDArray:
+    def read() -> NDArray[Any]:
         try:
             return np.asarray(dataset[()])
         except _DAMAGED as error:

@@ -28,7 +28,8 @@ class Format:
     def open(self, path: Path) -> Opened:
         """Open the weights that `path` marks. Raises InputError."""
         module, function = self.opener.split(":")
-        return getattr(importlib.import_module(module), function)(path)
+        opened: Opened = getattr(importlib.import_module(module), function)(path)
+        return opened
 
 
 # In the order of preference where a folder has several.

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +93,7 @@ class TensorBundle:
             raise InputError(index, faults)
         self._maps = [_map(path) for path in paths]
 
-    def read(self, name: str) -> NDArray:
+    def read(self, name: str) -> NDArray[Any]:
         """A tensor in its stored dtype, BF16 widened to float32. Raises InputError where its checksum is wrong."""
         entry = self.entries[name]
         if entry.dtype not in ITEM_SIZES or entry.sliced:

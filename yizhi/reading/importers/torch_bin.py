@@ -119,7 +119,7 @@ def _name_global(message: str) -> str:
 
 
 def _describe(name: str, tensor: "torch.Tensor") -> ForeignTensor:
-    def read() -> NDArray:
+    def read() -> NDArray[Any]:
         import torch
 
         if tensor.dtype == torch.bfloat16:

@@ -127,7 +127,8 @@ def place_name(tensor: ForeignTensor, family: Family) -> Place | Ignored | None:
 def _place_module(module: str, family: Family) -> str | None:
     """The family's name for a module; None where it has no such part."""
     if module in _ROLES:
-        return attrgetter(_ROLES[module])(family)
+        name: str | None = attrgetter(_ROLES[module])(family)
+        return name
     match = _LAYER.fullmatch(module)
     # Layers are numbered in UER-py exactly where they are not shared.
     if match is None or match[2] not in _LAYER_ROLES or (match[1] is not None) != ("{block}" in family.layer):
