@@ -43,7 +43,7 @@ def test_an_adapter_beside_its_base_is_refused_with_advice(make_checkpoint):
     (folder / "adapter_model.safetensors").write_bytes(b"")
     faults = faults_of(folder)
     assert [fault.partition(":")[0] for fault in faults[:2]] == ["adapter_config.json", "adapter_model.safetensors"]
-    assert "merge_and_unload" in faults[0]
+    assert "`yizhi import` puts it into the checkpoint" in faults[0]
 
 
 def test_another_kind_of_tokenizer_is_refused(make_checkpoint):

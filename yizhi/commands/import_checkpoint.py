@@ -20,7 +20,8 @@ def add(commands: Commands) -> None:
         "  yizhi import chinese_wwm_ext_pytorch.zip --out ./bert-wwm-ext\n"
         "  yizhi import chinese_L-12_H-768_A-12 --out ./bert-base-chinese\n"
         "  yizhi import model.bin --config models/bert/base_config.json --vocab google_zh_vocab.txt --out ./uer\n"
-        "  yizhi import bert-base-chinese --adapter ./sentiment-adapter --out ./bert-sentiment",
+        "  yizhi import bert-base-chinese --adapter ./sentiment-adapter --out ./bert-sentiment\n"
+        "  yizhi import ./lora-sentiment --base bert-base-chinese --out ./bert-sentiment",
     )
     parser.add_argument(
         "source", metavar="SOURCE", help="a folder, a zip, a file of weights, or a TF1 checkpoint's prefix"
@@ -29,7 +30,10 @@ def add(commands: Commands) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="the configuration, if not beside the weights")
     parser.add_argument("--vocab", type=Path, metavar="FILE", help="the vocabulary, if not beside the weights")
     parser.add_argument(
-        "--adapter", type=Path, metavar="FOLDER", help="put in this bottleneck adapter, saved by the adapters library"
+        "--adapter", type=Path, metavar="FOLDER", help="put in this adapter: the adapters library's, or peft's LoRA"
+    )
+    parser.add_argument(
+        "--base", type=Path, metavar="CHECKPOINT", help="SOURCE is an adapter's folder: put it into this checkpoint"
     )
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
@@ -39,7 +43,9 @@ def run(options: argparse.Namespace) -> int:
     from yizhi.reading.importers import import_checkpoint
     from yizhi.reports.imported import print_report
 
-    report = import_checkpoint(options.source, options.out, options.config, options.vocab, options.adapter)
+    report = import_checkpoint(
+        options.source, options.out, options.config, options.vocab, options.adapter, options.base
+    )
     if options.json:
         print(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
     else:

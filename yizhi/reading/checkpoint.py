@@ -14,7 +14,7 @@ from yizhi.model.architectures import CLASS_SUFFIXES, DROPPED_HEADS, FAMILIES, F
 from yizhi.model.config import EncoderConfig
 from yizhi.model.spec import EncoderSpec, LinearHead, Parameter, Pooling
 from yizhi.reading.auto_tokenizer import read_tokenizer
-from yizhi.reading.folder_files import account_for_files
+from yizhi.reading.folder_files import ADAPTER, MERGE, account_for_files, is_adapter_alone
 from yizhi.reading.sentence_settings import SentenceSettings, read_sentence_settings
 from yizhi.reading.tokenizer_files import TextTokenizer
 from yizhi.reading.tokenizer_sources import TOKENIZER_FILES
@@ -73,6 +73,8 @@ class Checkpoint:
         folder = path.parent if path.suffix == ".safetensors" else path
         if not folder.is_dir():
             raise InputError(path, "no such checkpoint folder")
+        if is_adapter_alone([file.name for file in folder.iterdir()]):
+            raise InputError(path, f"{ADAPTER}: {MERGE}")
         faults: list[str] = []
         config = collect_faults(faults, lambda: EncoderConfig.read(folder / "config.json"))
         text = read_text(folder, config, faults)

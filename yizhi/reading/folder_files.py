@@ -9,7 +9,8 @@ from yizhi.errors import InputError
 from yizhi.reading.tokenizer_sources import TOKENIZER_FILES
 
 READ, IRRELEVANT, REFUSED = "read", "irrelevant", "refused"
-MERGE = "is an adapter, which is not merged here: merge it into its base (peft: merge_and_unload), and export that"
+ADAPTER = "adapter_config.json"
+MERGE = "is an adapter: `yizhi import` puts it into the checkpoint that it was trained on (docs/importing.md)"
 BOTTLENECK = "is a bottleneck adapter: `yizhi import` puts it into its base (docs/adapters.md)"
 
 
@@ -74,6 +75,11 @@ RULES = (
     FileRule("README*", IRRELEVANT, "a document"),
     FileRule(".*", IRRELEVANT, "hidden: git's, the hub's or the system's"),
 )
+
+
+def is_adapter_alone(names: Collection[str]) -> bool:
+    """Whether a folder of these files holds an adapter and no model."""
+    return ADAPTER in names and "config.json" not in names
 
 
 def find_rule(name: str) -> FileRule | None:

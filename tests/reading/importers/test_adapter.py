@@ -237,9 +237,10 @@ def test_other_methods_and_other_libraries(make_checkpoint, saved, tmp_path):
     lora = save(model, tmp_path / "lora", config="lora")
     (fault,) = refuse(base, lora, tmp_path / "out")
     assert fault == "adapter_config.json: config: architecture: expected a bottleneck adapter; found 'lora'"
-    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (folder / "adapter_config.json").write_text('{"peft_type": "IA3"}')
     assert refuse(base, folder, tmp_path / "out") == [
-        "is peft's ('LORA'): merge it into its base with merge_and_unload"
+        "adapter_config.json: peft_type: expected 'LORA'; found 'IA3', which is not merged here",
+        "adapter_model.bin: the file is missing, and so is adapter_model.safetensors",
     ]
 
 
@@ -262,7 +263,9 @@ def test_files_that_are_missing(saved, tmp_path):
         "pytorch_adapter.bin: the file is missing, and so is adapter.safetensors",
         "pytorch_model_head.bin: the file is missing, and so is model_head.safetensors",
     ]
-    assert "expected a folder with adapter_config.json" in refuse(base, tmp_path / "none", tmp_path / "out")[0]
+    assert (
+        "expected an adapter's folder, with adapter_config.json" in refuse(base, tmp_path / "none", tmp_path / "out")[0]
+    )
 
 
 def test_one_adapter_is_enough(saved, tmp_path):

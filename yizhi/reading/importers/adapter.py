@@ -5,9 +5,8 @@ under the library's names, and its configuration under `adapters` in `config.jso
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from copy import copy
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,13 @@ from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES, Family
 from yizhi.model.config import EncoderConfig
 from yizhi.model.label_heads import ANSWER, LABEL_CLASS_SUFFIXES, MULTI_LABEL, SEQUENCE, TOKENS, task_of
 from yizhi.reading.checkpoint import Checkpoint, canonical_name
+from yizhi.reading.folder_files import ADAPTER
 from yizhi.reading.importers.foreign import ForeignTensor, ForeignWeights, Place
-from yizhi.reading.importers.torch_bin import read_bin
-from yizhi.reading.safetensors_file import SafetensorsFile
+from yizhi.reading.importers.joined import read_tensors, without_parts
 from yizhi.reading.weight_files import TensorFile
 from yizhi.storage.json_files import read_json_object
 
-CONFIG, HEAD_CONFIG = "adapter_config.json", "head_config.json"
+HEAD_CONFIG = "head_config.json"
 WEIGHTS = ("adapter.safetensors", "pytorch_adapter.bin")
 HEAD_WEIGHTS = ("model_head.safetensors", "pytorch_model_head.bin")
 REPLACED = "the head saved with the adapter takes its place"
@@ -62,27 +61,25 @@ def join_adapter(
     supported, a head that has no counterpart here, tensors that are missing or not known.
     """
     if not folder.is_dir():
-        raise InputError(folder, f"expected a folder with {CONFIG}, as the adapters library's save_adapter writes it")
-    raw = read_json_object(folder / CONFIG)
-    if "peft_type" in raw:
-        raise InputError(folder, f"is peft's ({show(raw['peft_type'])}): merge it into its base with merge_and_unload")
+        raise InputError(folder, f"expected a folder with {ADAPTER}, as the adapters library's save_adapter writes it")
+    raw = read_json_object(folder / ADAPTER)
     faults = _find_other_base(base, raw)
     said, settings = raw.get("name"), raw.get("config")
     name = _plain_name(said)
     if not isinstance(settings, dict):
-        faults.append(f"{CONFIG}: config: expected an object; found {show(settings)}")
+        faults.append(f"{ADAPTER}: config: expected an object; found {show(settings)}")
     else:
-        read_adapter(name, settings, base.config.model_type, faults, f"{CONFIG}: config: ")
+        read_adapter(name, settings, base.config.model_type, faults, f"{ADAPTER}: config: ")
     head = collect_faults(faults, lambda: _read_head(folder, base)) if (folder / HEAD_CONFIG).exists() else None
-    tensors = collect_faults(faults, lambda: _read_tensors(folder, WEIGHTS)) or []
-    tensors_of_head = (collect_faults(faults, lambda: _read_tensors(folder, HEAD_WEIGHTS)) or []) if head else []
+    tensors = collect_faults(faults, lambda: read_tensors(folder, WEIGHTS)) or []
+    tensors_of_head = (collect_faults(faults, lambda: read_tensors(folder, HEAD_WEIGHTS)) or []) if head else []
     if faults or not isinstance(settings, dict):
         raise InputError(folder, faults)
     config = EncoderConfig.from_dict(_join_config(base, str(name), settings, head), folder)
     _check_places(base, config, folder, str(said), tensors)
     modules = head.modules if head else {}
     weights = ForeignWeights(folder, [*tensors, *tensors_of_head], partial(_place, str(said), str(name), modules))
-    kept = _without_head(base, files, set(modules.values())) if head else files
+    kept = without_parts(base, files, set(modules.values()), keep_head=False) if head else files
     notes = tuple(_describe(raw, str(name), head, base))
     try:
         return Checkpoint(base.folder, [*kept, weights], config, base.text), weights, notes
@@ -93,12 +90,12 @@ def join_adapter(
 def _find_other_base(base: Checkpoint, raw: Mapping[str, Any]) -> list[str]:
     expected = {"model_type": base.config.model_type, "hidden_size": base.config.hidden_size}
     faults = [
-        f"{CONFIG}: is for another base: {key}: expected {value!r}, as the base has; found {show(raw.get(key))}"
+        f"{ADAPTER}: is for another base: {key}: expected {value!r}, as the base has; found {show(raw.get(key))}"
         for key, value in expected.items()
         if raw.get(key) != value
     ]
     if base.config.adapter:
-        faults.append(f"{CONFIG}: the base has an adapter already, {base.config.adapter.name}; a graph computes one")
+        faults.append(f"{ADAPTER}: the base has an adapter already, {base.config.adapter.name}; a graph computes one")
     return faults
 
 
@@ -134,7 +131,7 @@ def _check_places(
         raise InputError(
             folder,
             f"is for another base, or for other layers: expected adapters named {said} in {len(expected)} places, as "
-            f"{CONFIG} asks of a base of {config.num_hidden_layers} layers; found {len(found)}: {', '.join(differ)}",
+            f"{ADAPTER} asks of a base of {config.num_hidden_layers} layers; found {len(found)}: {', '.join(differ)}",
         )
 
 
@@ -144,32 +141,6 @@ def _place(said: str, name: str, modules: Mapping[str, str], tensor: ForeignTens
     if module in modules:
         return Place(f"{modules[module]}.{leaf}")
     return Place(tensor.name.replace(f".adapters.{said}.", f".adapters.{name}."))
-
-
-def _without_head(base: Checkpoint, files: Sequence[TensorFile], replaced: Collection[str]) -> list[TensorFile]:
-    """The base's files without its head, and without the modules that the adapter's head brings."""
-    encoder = replace(base.spec, head=None).parameters()
-    kept = {base.source(part.name) for part in encoder if part.name.rpartition(".")[0] not in replaced}
-    parts = []
-    for file in files:
-        part = copy(file)
-        vars(part)["entries"] = {name: entry for name, entry in file.entries.items() if (file, name) in kept}
-        parts.append(part)
-    return parts
-
-
-def _read_tensors(folder: Path, names: Sequence[str]) -> list[ForeignTensor]:
-    """The tensors of the first of these files that is there. Raises InputError."""
-    path = next((folder / name for name in names if (folder / name).exists()), None)
-    if path is None:
-        raise InputError(folder / names[-1], f"the file is missing, and so is {names[0]}")
-    if path.suffix == ".bin":
-        return read_bin(path)
-    file = SafetensorsFile(path)
-    return [
-        ForeignTensor(entry.name, entry.dtype, entry.shape, partial(file.array, entry.name))
-        for entry in file.entries.values()
-    ]
 
 
 def _read_head(folder: Path, base: Checkpoint) -> Head:

@@ -11,15 +11,18 @@ from yizhi.errors import InputError
 from yizhi.model.config import EncoderConfig
 from yizhi.reading.auto_tokenizer import read_tokenizer
 from yizhi.reading.checkpoint import WEIGHTS, Checkpoint, check_task
+from yizhi.reading.folder_files import ADAPTER
 from yizhi.reading.importers.adapter import REPLACED, join_adapter
 from yizhi.reading.importers.archive import unpack
 from yizhi.reading.importers.configs import GELU_NOTE, canonical_config
 from yizhi.reading.importers.foreign import REPEATED, ForeignWeights
+from yizhi.reading.importers.lora import MERGED, is_lora, merge_lora
 from yizhi.reading.importers.opened import GOOGLE, Opened
 from yizhi.reading.importers.report import ImportedTensor, ImportReport
 from yizhi.reading.importers.sources import Source, choose, list_folder
 from yizhi.reading.safetensors_file import write_safetensors
 from yizhi.reading.tokenizer_files import TextTokenizer
+from yizhi.reading.tokenizer_sources import TOKENIZER_FILES
 from yizhi.reading.weight_files import TensorFile
 from yizhi.release.artifact import ArtifactWriter
 from yizhi.storage.folders import new_folder
@@ -34,19 +37,30 @@ def import_checkpoint(
     config: Path | None = None,
     vocab: Path | None = None,
     adapter: Path | None = None,
+    base: Path | None = None,
 ) -> ImportReport:
     """Write `config.json`, `model.safetensors` and the tokenizer's files to a new folder.
 
     source: a folder, a zip, a file of weights, or the prefix of a TensorFlow checkpoint.
     config, vocab: files to use instead of those beside the weights.
-    adapter: a folder of the adapters library's `save_adapter`, to be put into the checkpoint.
+    adapter: a folder of the adapters library's `save_adapter`, or of peft's LoRA, to be put into the checkpoint.
+    base: the checkpoint that `source`, which is such a folder then, was trained on.
     Every parameter is written as float32 under its canonical name. Raises InputError, having written nothing,
     where the source is not safe to read, not understood, or not what its configuration says.
     """
     source, out = Path(source), Path(out)
+    if base is not None and adapter is not None:
+        raise InputError(source, "`adapter` and `base` both name an adapter: give one of them")
+    asked = source
+    if base is not None:
+        source, adapter = Path(base), source
+    if adapter is not None and not (adapter / ADAPTER).is_file():
+        raise InputError(adapter, f"expected an adapter's folder, with {ADAPTER}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(out, "exists already: choose a new folder")
-    given = {key: path for key, path in {"config": config, "vocab": vocab}.items() if path is not None}
+    given = {
+        key: path for key, path in {"config": config, "vocab": vocab, "adapter": adapter}.items() if path is not None
+    }
     if not source.exists() and not _index_of(source).exists():
         raise InputError(source, "no such file or folder")
     with new_folder(out) as temporary, _naming({temporary / _UNPACKED: source, temporary: out}):
@@ -60,7 +74,7 @@ def import_checkpoint(
         with Checkpoint.open(temporary) as result:
             result.check_values()
             digest = result.digest()
-    return ImportReport(source=str(source), out=str(out), unread=found.unread, sha256=digest, **report)
+    return ImportReport(source=str(asked), out=str(out), unread=found.unread, sha256=digest, **report)
 
 
 def _find_files(source: Path, unpacked: Path, given: dict[str, Path]) -> tuple[Path, Source]:
@@ -99,7 +113,13 @@ def _convert(
         checkpoint = Checkpoint(folder, opened.weights, config, text)
     check_task(checkpoint, config_path)
     ignored, notes = _find_ignored(checkpoint, opened.weights), opened.notes
-    if adapter:
+    if adapter and is_lora(adapter):
+        if any((adapter / name).exists() for name in TOKENIZER_FILES):
+            text = read_tokenizer(adapter)
+        checkpoint, of_adapter, more = merge_lora(checkpoint, opened.weights, adapter, text)
+        ignored = {**_find_ignored(checkpoint, [*opened.weights, of_adapter], MERGED), **ignored}
+        notes = (*notes, *more)
+    elif adapter:
         checkpoint, of_adapter, more = join_adapter(checkpoint, opened.weights, adapter)
         ignored = {**_find_ignored(checkpoint, [*opened.weights, of_adapter], REPLACED), **ignored}
         notes = (*notes, *more)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from yizhi.errors import InputError
-from yizhi.reading.folder_files import MERGE
+from yizhi.reading.folder_files import ADAPTER, MERGE, is_adapter_alone
 from yizhi.reading.importers.opened import Opened
 from yizhi.reading.tokenizer_sources import SETTINGS, TOKENIZER, TOKENIZER_FILES
 from yizhi.reading.weight_files import INDEX, WEIGHTS
@@ -99,10 +99,12 @@ class Source:
 def choose(subject: object, names: Iterable[str], weights: str | None = None, given: Iterable[str] = ()) -> Source:
     """Pick from the names of a folder's files, those of `variables/` included.
 
-    weights: the one file that the user named. given: `config` and `vocab` where the user gives them otherwise.
+    weights: the one file that the user named. given: which of `config`, `vocab` and `adapter` the user gives otherwise.
     Raises InputError listing everything that is missing or ambiguous.
     """
     names = sorted(names)
+    if is_adapter_alone(names):
+        raise InputError(subject, f"{ADAPTER}: {MERGE}")
     faults: list[str] = []
     found = _find_weights(names if weights is None else [weights], faults)
     config = (
@@ -113,8 +115,8 @@ def choose(subject: object, names: Iterable[str], weights: str | None = None, gi
     known = "vocab" in given or TOKENIZER in names
     vocab = "" if known else _find_one(names, VOCABS, "`vocab`", faults)
     tokenizer = tuple(name for name in TOKENIZER_FILES if name in names)
-    if "adapter_config.json" in names and weights is None:
-        faults.append(f"adapter_config.json: {MERGE}")
+    if ADAPTER in names and weights is None and "adapter" not in given:
+        faults.append(f"{ADAPTER}: {MERGE}")
     if faults or found is None:
         raise InputError(subject, faults)
     chosen, mark = found
