@@ -11,6 +11,7 @@ from yizhi.errors import InputError, show
 from yizhi.model.label_heads import TOKENS
 from yizhi.runtimes.base import Runtime
 from yizhi.runtimes.batching import Request, Task
+from yizhi.runtimes.classifier import LabelScore
 from yizhi.runtimes.entities import OUTSIDE, Chunk, TagScheme
 from yizhi.runtimes.label_operator import Given, LabelOperator, Result
 from yizhi.runtimes.scores import softmax
@@ -78,10 +79,8 @@ class _TokenLabels(LabelOperator[Given, Result]):
         last = np.append(first[1:], len(row.ids) - 1)[: len(first)] - 1  # a unit ends before the next one
         return first, np.stack([row.offsets[first, 0], row.offsets[last, 1]], axis=1)
 
-    def _plan_units(
-        self, row: Row, first: NDArray[np.int64], conclude: Callable[[NDArray[np.int64], NDArray[np.float64]], T]
-    ) -> Task[T]:
-        """Ask for the label of the unit at each `first` token: `conclude` is given labels' ids and probabilities."""
+    def _plan_units(self, row: Row, first: NDArray[np.int64], conclude: Callable[[NDArray[np.float64]], T]) -> Task[T]:
+        """Ask for the labels of the unit at each `first` token: `conclude` is given probabilities [U, labels]."""
         windows = self._tokenizer.fit(row, self._long)
         found = [
             (window, positions[np.isin(window.places[positions], first)])
@@ -93,9 +92,7 @@ class _TokenLabels(LabelOperator[Given, Result]):
             scores = np.concatenate(results) if results else np.empty((0, len(self.labels)))
             places = [window.places[positions] for window, positions in asked]
             order = np.concatenate(places) if places else np.empty(0, np.int64)
-            scores = scores[np.argsort(order, kind="stable")]
-            best = scores.argmax(axis=1)
-            return conclude(best, scores[np.arange(len(best)), best])
+            return conclude(scores[np.argsort(order, kind="stable")])
 
         return Task([self._request(window, positions) for window, positions in asked], gather)
 
@@ -121,7 +118,8 @@ class Tagger(_TokenLabels[str, list[Entity]]):
         first, spans = self._units(row)
         scheme = TagScheme(self.labels)
 
-        def conclude(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> list[Entity]:
+        def conclude(scores: NDArray[np.float64]) -> list[Entity]:
+            labels, scores = scores.argmax(axis=1), scores.max(axis=1)
             entities = []
             if self._judges_tokens:
                 chunks = [Chunk(REPLACED_LABELS[1], int(index), int(index) + 1) for index in np.flatnonzero(labels)]
@@ -154,13 +152,31 @@ class WordTagger(_TokenLabels[str | Sequence[str], list[Tag]]):
             row, first = self._tokenizer.tokenize_words(given)
             places = [(word, None, None) for word in given]
 
-        def conclude(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> list[Tag]:
+        def conclude(scores: NDArray[np.float64]) -> list[Tag]:
+            labels, scores = scores.argmax(axis=1), scores.max(axis=1)
             return [
                 Tag(self.labels[label], text, start, end, float(score))
                 for (text, start, end), label, score in zip(places, labels, scores, strict=False)
             ]
 
         return self._plan_units(row, first, conclude)
+
+
+class WordLabels(_TokenLabels[str, list[list[LabelScore]]]):
+    """Every label of each word of a text, best first, as `Classifier` gives those of the whole text."""
+
+    def plan(self, given: str) -> Task[list[list[LabelScore]]]:
+        """What one text asks of the model. Raises InputError for a text that cannot be used."""
+        row = _tokenize(self._tokenizer, given)
+
+        def conclude(scores: NDArray[np.float64]) -> list[list[LabelScore]]:
+            order = np.argsort(-scores, axis=1, kind="stable")
+            return [
+                [LabelScore(self.labels[label], float(of_word[label])) for label in best]
+                for of_word, best in zip(scores, order, strict=True)
+            ]
+
+        return self._plan_units(row, self._units(row)[0], conclude)
 
 
 def _tokenize(tokenizer: Tokenizer, given: str) -> Row:

@@ -82,6 +82,11 @@ class Tokenizer:
         misfit = text.find_misfit(config.vocab_size)
         if misfit:
             raise InputError(folder, misfit)
+        return cls.of(text, config)
+
+    @classmethod
+    def of(cls, text: TextTokenizer, config: EncoderConfig) -> Self:
+        """The tokenizer of a model that is open already."""
         return cls(text, text.length(config.max_position_embeddings))
 
     def encode(self, texts: Sequence[Text]) -> Encoded:

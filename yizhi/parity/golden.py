@@ -14,12 +14,14 @@ from safetensors.numpy import load_file, save
 
 from yizhi.errors import InputError
 from yizhi.model.spec import LOGITS_AT, EncoderSpec, MaskedLMHead, Norm
+from yizhi.parity.answers import make_answers
 from yizhi.parity.cases import Case, make_cases
 from yizhi.parity.numbers import summarize
 from yizhi.parity.texts import TextContract, make_contract
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.schema import find_violations
 from yizhi.runtimes.base import Inputs
+from yizhi.runtimes.tokenization import Tokenizer
 from yizhi.storage.codec import from_plain, to_plain
 from yizhi.storage.json_files import read_json_object, to_json
 
@@ -69,6 +71,7 @@ class Golden:
     def make(cls, checkpoint: Checkpoint) -> "Golden":
         """Run the oracle on every case."""
         from yizhi.parity import oracle  # needs scipy, which a machine that only verifies does not have
+        from yizhi.parity.oracle_runtime import OracleRuntime
 
         cases = make_cases(checkpoint)
         signatures = {**checkpoint.spec.signatures(), LOGITS_AT: ("logits",)}
@@ -83,7 +86,8 @@ class Golden:
         sums = [name for name in names if is_sum(checkpoint.spec, name)]
         norms = {name: norm for name in names if (norm := norm_of(checkpoint.spec, name))}
         offsets = {name: checkpoint.array(norm.bias).astype(np.float32) for name, norm in norms.items()}
-        return cls(cases, reference, per, sums, offsets, summarize(checkpoint), make_contract(checkpoint))
+        answers = make_answers(OracleRuntime(checkpoint, parameters), Tokenizer.of(checkpoint.text, checkpoint.config))
+        return cls(cases, reference, per, sums, offsets, summarize(checkpoint), make_contract(checkpoint, answers))
 
     @classmethod
     def read(cls, folder: Path) -> "Golden":

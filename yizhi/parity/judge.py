@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from yizhi.errors import InputError
 from yizhi.model.spec import LOGITS_AT, SENTENCE_EMBEDDING
+from yizhi.parity.answers import check_answers
 from yizhi.parity.cases import MASKED, SENTENCES, Case
 from yizhi.parity.compare import Difference, Quality, compare, cosines, measure_quality, relative_error
 from yizhi.parity.golden import POSITION, ROW, TOKEN, Golden
@@ -171,6 +172,7 @@ def verify(runtime: Runtime, golden: Golden, precision: str) -> Verdict:
         raise InputError(runtime.artifact.folder, missing)
     verdict = Verdict(precision, runtime.device, settings=runtime.settings())
     verdict.wrong_text = check_texts(runtime.artifact, golden.text)
+    verdict.wrong_text += check_answers(runtime, golden.text.answers, precision)
     verdict.faults += verdict.wrong_text
     if runtime.device != "cpu":
         fallbacks = runtime.find_fallbacks(golden.cases[0].inputs)

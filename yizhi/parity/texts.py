@@ -13,6 +13,7 @@ from yizhi.errors import InputError, show
 from yizhi.model.config import EncoderConfig
 from yizhi.model.label_heads import describe_labels
 from yizhi.model.spec import Pooling
+from yizhi.parity.answers import TextAnswer
 from yizhi.reading.auto_tokenizer import read_tokenizer
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.sentence_settings import MODULES, read_sentence_settings
@@ -56,16 +57,18 @@ class TextContract:
     """files: sha256 of the tokenizer's files. cases: what they must do with text.
 
     labels: names of the logits, in their order; empty where there are none. pooling: of `sentence_embedding`, if any.
+    answers: what a user must get for a text.
     """
 
     files: Mapping[str, str] = field(default_factory=dict)
     cases: tuple[TextCase, ...] = ()
     labels: tuple[str, ...] = ()
     pooling: Pooling | None = None
+    answers: tuple[TextAnswer, ...] = ()
 
 
-def make_contract(checkpoint: Checkpoint) -> TextContract:
-    """What an artifact of this checkpoint must hold."""
+def make_contract(checkpoint: Checkpoint, answers: tuple[TextAnswer, ...] = ()) -> TextContract:
+    """What an artifact of this checkpoint must hold. answers: the oracle's."""
     text, spec = checkpoint.text, checkpoint.spec
     files = text.files(checkpoint.config.max_position_embeddings)
     texts = (*CHINESE[:_SENTENCES], *ENGLISH[:_SENTENCES], *SEPARATING)
@@ -74,6 +77,7 @@ def make_contract(checkpoint: Checkpoint) -> TextContract:
         tuple(TextCase(one, encode(text, one)) for one in texts),
         tuple(describe_labels(spec).get("labels", ())),
         spec.pooling,
+        answers,
     )
 
 
