@@ -12,7 +12,8 @@ from yizhi.converters.forwards.onnx import build_encoder, build_logits_at
 from yizhi.converters.onnx_files import U8U8, WEIGHT_FILE, WeightFile, graph_file
 from yizhi.converters.onnx_graph import Graph
 from yizhi.converters.sentence_transformers import write_modules
-from yizhi.model.spec import LOGITS_AT, Embedding, EncoderSpec, MaskedLMHead
+from yizhi.model.label_heads import ANSWER
+from yizhi.model.spec import COLUMNS, LOGITS_AT, SPAN_LOGITS, Embedding, EncoderSpec, MaskedLMHead
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.artifact import ArtifactWriter
 
@@ -42,9 +43,14 @@ def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
 def write_graphs(new: Callable[[], Graph], spec: EncoderSpec, writer: ArtifactWriter, products: str = U8U8) -> None:
     """Write a graph per signature, and one for a masked-language model's logits at chosen positions.
 
+    A reader's `model.onnx` also gives SPAN_LOGITS, which optimum asks for.
     new: makes the empty graph. products: how it multiplies, which its file is named after.
     """
-    for signature, outputs in spec.signatures().items():
+    signatures = spec.signatures()
+    if spec.task == ANSWER:
+        signatures["serving_default"] += SPAN_LOGITS
+        writer.say(COLUMNS, {name: column for column, name in enumerate(SPAN_LOGITS)})
+    for signature, outputs in signatures.items():
         graph = new()
         build_encoder(graph, spec, outputs)
         writer.write(graph_file(signature, products), graph.model().SerializeToString(deterministic=True))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from yizhi.converters.onnx_files import INTEGERS, U8S8, U8U8, graph_file
 from yizhi.errors import NotRun
-from yizhi.model.spec import LOGITS_AT, POSITIONS
+from yizhi.model.spec import COLUMNS, LOGITS_AT, POSITIONS
 from yizhi.runtimes.base import Inputs, Outputs, Runtime
 from yizhi.runtimes.memory import return_freed
 from yizhi.runtimes.onnx_placement import find_misplaced
@@ -64,12 +64,15 @@ class OnnxRuntime(Runtime):
     def _session(self, signature: str) -> onnxruntime.InferenceSession:
         with self._opening:
             if signature not in self._sessions:
-                options = onnxruntime.SessionOptions()
-                options.intra_op_num_threads = self.threads or 0  # 0: one per core
-                self._sessions[signature] = self._start(self._graph(signature), options)
+                self._sessions[signature] = self._start(self._graph(signature), self._options())
                 if self._products == U8U8 and self.artifact.description["precision"] == "int8":
                     return_freed()  # the kernels were turned unsigned, and then packed: two copies are free again
             return self._sessions[signature]
+
+    def _options(self) -> onnxruntime.SessionOptions:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads or 0  # 0: one per core
+        return options
 
     def _graph(self, signature: str) -> Path:
         return self.artifact.folder / graph_file(signature, self._products)
@@ -109,24 +112,24 @@ class OnnxRuntime(Runtime):
 
     def integer_sums(self, rows: NDArray[np.uint8]) -> Mapping[str, Outputs]:
         """By products, what each graph that is exact here sums for uint8 rows [N, widest]: NAME.sums [N, outputs]."""
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads or 0
         found = {}
         for products in (U8U8, U8S8) if adds_signed_exactly() else (U8U8,):
-            session = self._start(self.artifact.folder / graph_file(INTEGERS, products), options)
+            session = self._start(self.artifact.folder / graph_file(INTEGERS, products), self._options())
             names = [output.name for output in session.get_outputs()]
             found[products] = dict(zip(names, session.run(names, {"rows": rows}), strict=True))
         return found
 
     def find_disagreements(self, inputs: Inputs) -> list[str]:
-        """Outputs in which the graphs of both products differ in any bit; they are the same arithmetic."""
+        """Outputs that are not the same in every bit where they must be.
+
+        Those of the graphs of both products, which are the same arithmetic; and a column of `logits` under a name of
+        its own.
+        """
+        lines = self._find_wrong_columns(inputs)
         if self._products == U8U8:
-            return []
-        lines = []
+            return lines
         for signature, names in self.signatures.items():
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = self.threads or 0
-            other = self._start(self.artifact.folder / graph_file(signature), options)
+            other = self._start(self.artifact.folder / graph_file(signature), self._options())
             theirs = other.run(list(names), inputs.as_dict())
             pairs = zip(names, self._run(inputs, tuple(names)).values(), theirs, strict=True)
             lines += [
@@ -135,6 +138,26 @@ class OnnxRuntime(Runtime):
                 if not np.array_equal(one, another)
             ]
             self.forget(signature)
+        return lines
+
+    def _find_wrong_columns(self, inputs: Inputs) -> list[str]:
+        columns: dict[str, int] = self.artifact.description.get(COLUMNS, {})
+        if not columns:
+            return []
+        lines = []
+        for products in dict.fromkeys((U8U8, self._products)):  # others open the first, whatever we open
+            name = graph_file("serving_default", products)
+            session = self._start(self.artifact.folder / name, self._options())
+            missing = columns.keys() - {output.name for output in session.get_outputs()}
+            if missing:
+                lines.append(f"{name}: lacks the output {', '.join(sorted(missing))}")
+                continue
+            logits, *found = session.run(["logits", *columns], inputs.as_dict())
+            lines += [
+                f"{name}: {output} is not logits[..., {column}]"
+                for (output, column), array in zip(columns.items(), found, strict=True)
+                if not np.array_equal(array, logits[..., column])
+            ]
         return lines
 
     def forget(self, signature: str) -> None:

@@ -19,6 +19,7 @@ from yizhi.model.spec import (
     POSITIONS,
     SENTENCE_EMBEDDING,
     SHORTEST_NORM,
+    SPAN_LOGITS,
     SUM,
     Adapter,
     EncoderSpec,
@@ -114,7 +115,9 @@ def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
     if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
         tap("logits", mlm_head(p, spec.head, x))
     elif "logits" in outputs and isinstance(spec.head, LinearHead):
-        tap("logits", linear_head(p, spec.head, x, pooled))
+        logits = tap("logits", linear_head(p, spec.head, x, pooled))
+        for column, name in enumerate(SPAN_LOGITS if SPAN_LOGITS[0] in outputs else ()):
+            tap(name, g.node(name, "Gather", [logits, g.constant(f"column.{column}", INT64, column)], axis=1))  # [N]
     for name in outputs:
         g.output(name, FLOAT, found[name])
 

@@ -11,14 +11,18 @@ import pytest
 from tests.agreement import ARCHITECTURES, assert_agree, padded_batch, run_everything
 from tests.artifacts import export_artifact
 from yizhi.converters import to_onnx
-from yizhi.converters.onnx_files import U8U8, WEIGHT_FILE, StoredTensor, graph_file
+from yizhi.converters.onnx_files import U8S8, U8U8, WEIGHT_FILE, StoredTensor, graph_file
+from yizhi.converters.targets import TARGETS
+from yizhi.model.spec import SPAN_LOGITS
 from yizhi.parity import oracle
+from yizhi.parity.golden import Golden
+from yizhi.parity.judge import verify
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.artifact import ArtifactWriter
 from yizhi.runtimes import open_runtime
 
 onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
 
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 
@@ -182,6 +186,49 @@ def test_loads_in_optimum(make_checkpoint, tmp_path, target):
     with open_runtime(folder) as runtime:
         expected = runtime.run(inputs, ["logits"])["logits"]
     np.testing.assert_array_equal(found.logits.numpy(), expected)
+
+
+@pytest.mark.parametrize("target", ["onnx", "onnx-int8"])
+@pytest.mark.parametrize("variant", ["bert-reader", "albert-reader"])
+def test_a_readers_graph_gives_both_columns_by_name(open_artifact, target, variant):
+    checkpoint, runtime = open_artifact(variant, target)
+    folder = runtime.artifact.folder
+    for products in (U8U8, U8S8) if target == "onnx-int8" else (U8U8,):
+        onnx.checker.check_model(folder / graph_file("serving_default", products), full_check=True)
+        declared = read_graph(folder, "serving_default", products).graph.output
+        assert [output.name for output in declared] == [*runtime.signatures["serving_default"], *SPAN_LOGITS]
+        for value in declared[-2:]:
+            assert [axis.dim_param for axis in value.type.tensor_type.shape.dim] == ["batch", "length"]
+    assert not set(SPAN_LOGITS) & {output.name for output in read_graph(folder, "hidden_states").graph.output}
+    inputs = padded_batch(checkpoint.config)
+    session = onnxruntime.InferenceSession(folder / graph_file("serving_default"))
+    starts, ends = session.run(list(SPAN_LOGITS), inputs.as_dict())
+    np.testing.assert_array_equal(np.stack([starts, ends], axis=-1), runtime.run(inputs, ["logits"])["logits"])
+    assert runtime.find_disagreements(inputs) == []
+
+
+@pytest.mark.parametrize("target", ["onnx", "onnx-int8"])
+@pytest.mark.parametrize(
+    ("names", "fault"),
+    [
+        (("end_logits", "start_logits"), "model.onnx: start_logits is not logits[..., 0]"),
+        (("start_logits", "ends"), "model.onnx: lacks the output end_logits"),
+    ],
+)
+def test_verify_sees_a_wrong_column(open_artifact, tmp_path, target, names, fault):
+    checkpoint, runtime = open_artifact("bert-reader", target)
+    folder = shutil.copytree(runtime.artifact.folder, tmp_path / target)
+    model = read_graph(folder, "serving_default")
+    renamed = dict(zip(SPAN_LOGITS, names, strict=True))
+    for entry in model.graph.node:
+        entry.output[:] = [renamed.get(name, name) for name in entry.output]
+    for output in model.graph.output:
+        output.name = renamed.get(output.name, output.name)
+    (folder / graph_file("serving_default")).write_bytes(model.SerializeToString())
+    with open_runtime(folder) as opened:
+        verdict = verify(opened, Golden.make(checkpoint), TARGETS[target].precision)
+    assert not verdict.passed
+    assert fault in verdict.faults
 
 
 def test_a_session_is_opened_when_first_needed_and_once(export):

@@ -14,6 +14,11 @@ from yizhi.model.config import EncoderConfig
 # and position.
 LOGITS_AT, POSITIONS = "logits_at", "positions"
 
+# What others' loaders ask a reader's graph for: the two columns of its `logits` [B, T, 2], [B, T] each. An artifact
+# that gives them says so under COLUMNS.
+SPAN_LOGITS = ("start_logits", "end_logits")
+COLUMNS = "columns"
+
 # What hides a padded position: added to its attention scores. The lowest finite float32, so that a
 # row of nothing but padding stays finite (every score equal) where -inf would give NaN.
 MASK_VALUE = -3.4028234663852886e38
@@ -289,6 +294,8 @@ class EncoderSpec:
         """The shape of an output, with `batch` and `length` for the axes that inputs decide."""
         if output in ("pooler_output", SENTENCE_EMBEDDING):
             return ("batch", self.config.hidden_size)
+        if output in SPAN_LOGITS:
+            return ("batch", "length")
         if output != "logits" or self.head is None:
             return ("batch", "length", self.config.hidden_size)
         if isinstance(self.head, MaskedLMHead):

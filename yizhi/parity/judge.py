@@ -177,9 +177,9 @@ def verify(runtime: Runtime, golden: Golden, precision: str) -> Verdict:
     if runtime.device != "cpu":
         fallbacks = runtime.find_fallbacks(golden.cases[0].inputs)
         verdict.faults += [f"not computed on {runtime.device}: {line}" for line in fallbacks]
+    several = next((case for case in golden.cases if case.alone), golden.cases[0])
+    verdict.faults += runtime.find_disagreements(several.inputs)
     if isinstance(verdict.gates, QuantizedGates):
-        several = next((case for case in golden.cases if case.alone), golden.cases[0])
-        verdict.faults += runtime.find_disagreements(several.inputs)
         verdict.integers, wrong = check_integers(runtime)
         verdict.faults += wrong
         if "quantization" in runtime.artifact.description:
