@@ -33,6 +33,9 @@ def write_rows(path, rows):
     elif path.suffix == ".csv":
         with open(path, "w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([rows[0], *(row.values() for row in rows)])
+    elif path.suffix == ".tsv":
+        lines = ["\t".join(row) for row in (rows[0], *(row.values() for row in rows))]
+        path.write_text("\n".join(lines), encoding="utf-8")
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
@@ -43,7 +46,7 @@ def plain(results):
 
 
 @pytest.mark.parametrize("output", ["out.jsonl", "out.parquet"])
-@pytest.mark.parametrize("source", ["in.jsonl", "in.csv", "in.parquet"])
+@pytest.mark.parametrize("source", ["in.jsonl", "in.csv", "in.tsv", "in.parquet"])
 def test_whole_files(tmp_path, open_variant, artifact, source, output):
     write_rows(tmp_path / source, [{"text": text} for text in TEXTS])
     pairs = write_rows(tmp_path / f"pairs-{source}", [{"question": q, "context": c} for q, c in QUESTIONS])

@@ -1,15 +1,20 @@
-"""Text files as people have them: another encoding is refused at once, with what converts it."""
+"""Text files as people have them: another encoding is read when named, and refused at once when not."""
+
+import io
+import sys
 
 import pytest
 
+from yizhi.cli import main
 from yizhi.errors import InputError
-from yizhi.storage.records import Source
+from yizhi.storage.records import READ_AS, STDIN, Source
+from yizhi.storage.texts import read_texts
 
 LINES = ("北京是中国的首都。", "plain", "这个酒店的服务很好。")
 
 
-def read(path, column="text"):
-    with Source.of(str(path), None, column, None).open() as rows:
+def read(path, column="text", **settings):
+    with Source.of(str(path), None, column, None, **settings).open() as rows:
         return list(rows)
 
 
@@ -62,3 +67,84 @@ def test_a_row_without_the_field_names_those_that_it_has(tmp_path):
     assert (
         row.fault == "text: expected a string; found nothing. The row has 'sentence', 'label': `column` names another"
     )
+
+
+ENCODINGS = ["gb18030", "GBK", "utf-16", "utf-16-le", "big5", "UTF8", "utf-8-sig"]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.tsv", "a.jsonl"])
+def test_a_named_encoding_is_read(tmp_path, name, encoding):
+    lines = [line.replace("这个酒店的服务", "這個酒店的服務") if encoding == "big5" else line for line in LINES]
+    lines = [line.replace("国", "國") if encoding == "big5" else line for line in lines] * 9000  # more than one block
+    rows = [f'{{"text": "{line}"}}' for line in lines] if name == "a.jsonl" else lines
+    (tmp_path / name).write_bytes("\n".join(rows if name in ("a.txt", "a.jsonl") else ["text", *rows]).encode(encoding))
+    assert [row.text for row in read(tmp_path / name, encoding=encoding)] == lines
+
+
+def test_standard_input_in_another_encoding(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(LINES).encode("gbk"))))
+    assert [row.text for row in read(STDIN, encoding="gbk")] == list(LINES)
+
+
+@pytest.mark.parametrize("encoding", ["utf-9", "base64", "", "a\0b"])
+def test_what_is_no_encoding_of_text(tmp_path, encoding):
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(InputError, match=r"(?s)`encoding`.*expected a name such as gb18030 or utf-16; found"):
+        read(tmp_path / "a.txt", encoding=encoding)
+
+
+def test_bytes_that_are_not_in_the_named_encoding(tmp_path):
+    (tmp_path / "a.txt").write_bytes("北京".encode() + b"\xff\xff")
+    with pytest.raises(InputError, match="is not gb18030: "):
+        read(tmp_path / "a.txt", encoding="gb18030")
+
+
+def test_parquet_has_no_encoding(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match="Parquet says itself how its texts are encoded"):
+        read(tmp_path / "a.parquet", encoding="gbk")
+
+
+def test_advice_names_the_option_where_there_is_one(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("\n".join(LINES).encode("gbk"))
+    with (
+        pytest.raises(InputError, match=r"looks like GB18030 \(GBK\): `encoding` GB18030 reads it"),
+        Source.of(str(path), None, "text", None).open(READ_AS),
+    ):
+        pass
+    with pytest.raises(InputError, match="`iconv -f GB18030"):
+        read_texts(path)
+
+
+def test_a_quote_in_a_tsv_is_a_character(tmp_path):
+    (tmp_path / "a.tsv").write_bytes('id\ttext\r\n1\t"北京"是\r\n2\t说："好\r\n\r\n3\tx\ty\r\n4\t好"\r\n'.encode())
+    rows = [(row.number, row.text, row.fault) for row in read(tmp_path / "a.tsv")]
+    assert rows == [
+        (2, '"北京"是', ""),
+        (3, '说："好', ""),
+        (5, None, "expected 2 columns; found 3"),
+        (6, '好"', ""),
+    ]
+
+
+def test_an_unknown_suffix_is_named(tmp_path):
+    (tmp_path / "a.docx").write_text("x")
+    with pytest.raises(InputError, match=r"a name ending in \.txt, \.jsonl, \.csv, \.tsv, \.parquet; found 'a.docx'"):
+        read(tmp_path / "a.docx")
+
+
+@pytest.mark.parametrize("command", [["embed"], ["fill-mask"], ["classify"], ["tag"]], ids=lambda command: command[0])
+@pytest.mark.parametrize("text", ["a.txt", STDIN])
+def test_the_name_of_a_file_is_no_text(tmp_path, monkeypatch, capsys, open_variant, command, text):
+    """`yizhi embed ARTIFACT sentences.txt` gave the vector of the file's name."""
+    variant = {"classify": "bert-classifier", "tag": "bert-tagger"}.get(command[0], "bert")
+    artifact = str(open_variant(variant, "onnx").artifact.folder)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("北[MASK]", encoding="utf-8")
+    assert main([*command, artifact, text]) == 2
+    said = capsys.readouterr()
+    assert not said.out
+    found = "is a file" if text == "a.txt" else "standard input"
+    assert f"yizhi: {text}:\n  - {found}: give --output to answer what is in it" in said.err

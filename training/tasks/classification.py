@@ -33,7 +33,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class ClassificationReader:
-    """Reads .csv, .jsonl and .parquet.
+    """Reads .csv, .tsv, .jsonl and .parquet.
 
     column, pair_column, label_column: fields of JSON objects, or columns. Several labels are a list, or one string
     with `|` between them; an empty one is none.
@@ -50,7 +50,7 @@ class ClassificationReader:
         try:
             source = Source.of(str(path), None, self.column, self.pair_column, others=(self.label_column,))
             if source.format == "txt":
-                raise InputError(path, "expected .csv, .jsonl or .parquet: a line of text has no label")
+                raise InputError(path, "expected .csv, .tsv, .jsonl or .parquet: a line of text has no label")
             with source.open() as rows:
                 for row in rows:
                     if row.text is None:

@@ -11,7 +11,7 @@ from yizhi.bulk.operators import OperatorSpec, RowOperator
 from yizhi.bulk.writers import check_output
 from yizhi.errors import InputError
 from yizhi.runtimes.batching import TOKENS, WINDOW, Task, run_tasks
-from yizhi.storage.records import Record, Source
+from yizhi.storage.records import READ_AS, Record, Source
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Job:
 
     def read(self, skip: int) -> Iterator["Window"]:
         """The input's rows after the first `skip`, a window at a time."""
-        with self.source.open() as reader:
+        with self.source.open(READ_AS) as reader:
             records = iter(reader)
             for _ in islice(records, skip):
                 pass

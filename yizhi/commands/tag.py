@@ -11,6 +11,7 @@ from yizhi.commands.text_options import (
     format_score,
     make_operator,
     on_one_line,
+    one_text,
     run_bulk,
 )
 
@@ -50,7 +51,8 @@ def run(options: argparse.Namespace) -> int:
     if options.output:
         return run_bulk(options, operator, options.words)
     with operator.open() as tag:
-        found = tag(options.text.split() if options.words else options.text)
+        text = one_text(options)
+        found = tag(text.split() if options.words else text)
     if options.json:
         print(json.dumps([vars(item) for item in found], ensure_ascii=False, indent=2))
         return 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from yizhi.choices import DEVICES
 from yizhi.commands.options import DEVICE_HELP, positive
 from yizhi.errors import InputError, printable
-from yizhi.storage.records import PIPED_FORMATS
+from yizhi.storage.records import PIPED_FORMATS, STDIN, UTF_8
 
 if TYPE_CHECKING:
     from yizhi.bulk.job import Engine
@@ -32,7 +32,7 @@ def add_text_options(
 ) -> None:
     """Declare them. `unit` is what a single text is called; `formats`, what --output may be."""
     parser.add_argument("artifact", type=Path)
-    files = ".jsonl, .csv or .parquet" if pair_column and pair_column[1] else ".txt, .jsonl, .csv or .parquet"
+    files = f"{'' if pair_column and pair_column[1] else '.txt, '}.jsonl, .csv, .tsv or .parquet"
     parser.add_argument("text", help=f"{unit}; with --output, a {files} file, or - for stdin")
     if pair_column == PAIR_COLUMN:
         parser.add_argument("--pair", metavar="TEXT", help="the second text of a pair")
@@ -41,6 +41,7 @@ def add_text_options(
     bulk = parser.add_argument_group("a whole file")
     bulk.add_argument("--output", type=Path, metavar="FILE", help=f"write {formats}")
     bulk.add_argument("--format", choices=PIPED_FORMATS, help="what the input is (default: by its name)")
+    bulk.add_argument("--encoding", default=UTF_8, help="of a text file, such as gb18030 or utf-16 (default: utf-8)")
     parser.set_defaults(pair_column=None)
     for destination, declared in (("column", column), ("pair_column", pair_column)):
         if declared:
@@ -59,9 +60,25 @@ def add_text_options(
     engine.add_argument("--workers", type=positive, help="each with a model and --threads (default: all that fit)")
 
 
+def one_text(options: argparse.Namespace) -> str:
+    """The single text. Raises InputError for the name of a file, whose lines were meant."""
+    text: str = options.text
+    if text == STDIN or _is_file(text):
+        what = "standard input" if text == STDIN else "is a file"
+        raise InputError(text, f"{what}: give `output` to answer what is in it, or another text")
+    return text
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a zero in it
+        return False
+
+
 def read_text(options: argparse.Namespace) -> str | tuple[str, str]:
-    """The single text or pair."""
-    return options.text if options.pair is None else (options.text, options.pair)
+    """The single text or pair. Raises InputError for the name of a file."""
+    return one_text(options) if options.pair is None else (options.text, options.pair)
 
 
 def format_score(score: float) -> str:
@@ -110,7 +127,9 @@ def run_bulk(options: argparse.Namespace, operator: "OperatorSpec", words: bool 
             print("yizhi: … --errors FILE lists them all", file=sys.stderr)
 
     job = Job(
-        source=Source.of(options.text, options.format, options.column, options.pair_column, words),
+        source=Source.of(
+            options.text, options.format, options.column, options.pair_column, words, encoding=options.encoding
+        ),
         output=options.output,
         operator=operator,
         errors=options.errors,

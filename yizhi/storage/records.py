@@ -1,11 +1,11 @@
-"""Rows of a file, one at a time, whatever its length: .txt, .jsonl, .csv, .parquet, or standard input."""
+"""Rows of a file, one at a time, whatever its length: .txt, .jsonl, .csv, .tsv, .parquet, or standard input."""
 
 import codecs
 import csv
 import io
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -14,13 +14,15 @@ from typing import Any, BinaryIO
 
 from yizhi.errors import InputError, show
 
-PIPED_FORMATS = ("txt", "jsonl", "csv")  # those that can be read from a pipe
+PIPED_FORMATS = ("txt", "jsonl", "csv", "tsv")  # those that can be read from a pipe
 FORMATS = (*PIPED_FORMATS, "parquet")
 STDIN = "-"
+UTF_8 = "utf-8"
 # A line beyond this is no text that a model could read; it is passed over without being held.
 LONGEST_LINE = 1 << 20
 _HEAD = 1 << 16
 _CONVERT = "`iconv -f {} -t UTF-8` converts it"
+READ_AS = "`encoding` {} reads it"
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def plain_text(record: Record) -> str:
 class Source:
     """What to read. `column`, `pair_column` and `others` name fields of JSON objects and columns of tables.
 
-    words: a text is a list of words, or words with spaces between them.
+    words: a text is a list of words, or words with spaces between them. encoding: of text formats, as Python names it.
     """
 
     path: str
@@ -57,6 +59,7 @@ class Source:
     pair_column: str | None
     words: bool = False
     others: tuple[str, ...] = ()
+    encoding: str = UTF_8
 
     @classmethod
     def of(
@@ -67,20 +70,23 @@ class Source:
         pair_column: str | None,
         words: bool = False,
         others: tuple[str, ...] = (),
+        encoding: str = UTF_8,
     ) -> "Source":
-        """Raises InputError where there is no such file, or nothing says what format it has."""
+        """Raises InputError where there is no such file, no such encoding, or nothing says what format it has."""
         if path != STDIN and not Path(path).is_file():
             raise InputError(path, "no such file")
         found = format or ("txt" if path == STDIN else Path(path).suffix.lower().lstrip("."))
         if found not in FORMATS:
-            raise InputError(path, f"expected a name ending in .{', .'.join(FORMATS)}, or `format`; found {found!r}")
+            raise InputError(path, f"expected a name ending in .{', .'.join(FORMATS)}; found {show(Path(path).name)}")
         if path == STDIN and found == "parquet":
             raise InputError("standard input", "Parquet cannot be read from a pipe: its index is at its end")
         if found == "parquet":
             need_pyarrow(path)
         if found == "txt" and pair_column:
             raise InputError(path, f"a .txt file has one text in a line, and no column {pair_column!r}")
-        return cls(path, found, column, pair_column, words, others)
+        if found == "parquet" and encoding != UTF_8:
+            raise InputError(path, "Parquet says itself how its texts are encoded")
+        return cls(path, found, column, pair_column, words, others, _check_name(encoding))
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -96,19 +102,27 @@ class Source:
         changed = None if self.path == STDIN else Path(self.path).stat().st_mtime_ns
         path = self.path if self.path == STDIN else str(Path(self.path).resolve())
         named = {"format": self.format, "column": self.column, "pair_column": self.pair_column}
+        named |= {"encoding": self.encoding} if self.encoding != UTF_8 else {}
         return {"path": path, "size": self.size(), "changed": changed, **named}
 
     @contextmanager
-    def open(self) -> Iterator["RecordReader"]:
-        """Open for one pass. Raises InputError for a text file in another encoding, or without line feeds."""
+    def open(self, advice: str = _CONVERT) -> Iterator["RecordReader"]:
+        """Open for one pass. Raises InputError for a text file in another encoding, or without line feeds.
+
+        advice: as in `check_encoding`.
+        """
         if self.path == STDIN:
-            yield RecordReader(self, sys.stdin.buffer)
+            yield RecordReader(self, self._decode(sys.stdin.buffer))
         else:
             with open(self.path, "rb") as file:
-                if self.format != "parquet":
-                    check_encoding(self.path, file.read(_HEAD))
+                if self.format != "parquet" and self.encoding == UTF_8:
+                    check_encoding(self.path, file.read(_HEAD), advice)
                     file.seek(0)
-                yield RecordReader(self, file)
+                yield RecordReader(self, self._decode(file))
+
+    def _decode(self, file: BinaryIO) -> BinaryIO:
+        """The file as UTF-8."""
+        return file if self.encoding == UTF_8 else io.BufferedReader(_AsUtf8(file, self.encoding, self.path))
 
 
 class RecordReader:
@@ -126,9 +140,8 @@ class RecordReader:
         return None if self._size is None else min(1.0, self._read / max(self._size, 1))
 
     def __iter__(self) -> Iterator[Record]:
-        return {"txt": self._txt, "jsonl": self._jsonl, "csv": self._csv, "parquet": self._parquet}[
-            self._source.format
-        ]()
+        readers = {"txt": self._txt, "jsonl": self._jsonl, "csv": self._csv, "tsv": self._tsv, "parquet": self._parquet}
+        return readers[self._source.format]()
 
     def _lines(self) -> Iterator[tuple[int, str, str]]:
         """Number, text and fault of each line. Lines end at \\n alone: U+2028 and others are part of texts."""
@@ -168,8 +181,24 @@ class RecordReader:
 
     def _csv(self) -> Iterator[Record]:
         # A field may hold line ends; a row is called by the line it ends on, as the csv module does.
-        stream = _Counting(self)
-        rows = csv.reader(stream)
+        rows = csv.reader(_Counting(self))
+        yield from self._table(rows, lambda: rows.line_num)
+
+    def _tsv(self) -> Iterator[Record]:
+        # Quotes are characters like others, and a field has no tab and no line end: the media type's own rules.
+        number = 0
+
+        def rows() -> Iterator[list[str]]:
+            nonlocal number
+            for line in _Counting(self):
+                number += 1
+                text = line.removesuffix("\n").removesuffix("\r")
+                yield text.split("\t") if text else []
+
+        yield from self._table(rows(), lambda: number)
+
+    def _table(self, rows: Iterable[list[str]], number: Callable[[], int]) -> Iterator[Record]:
+        """Records of rows of cells, the first of them the names of the columns. number: of the row last read."""
         header: list[str] | None = None
         try:
             for cells in rows:
@@ -181,13 +210,13 @@ class RecordReader:
                     continue
                 bad = next((cell for cell in cells if any("\udc80" <= char <= "\udcff" for char in cell)), None)
                 if bad is not None:
-                    yield Record(rows.line_num, None, "is not UTF-8")
+                    yield Record(number(), None, "is not UTF-8")
                 elif len(cells) != len(header):
-                    yield Record(rows.line_num, None, f"expected {len(header)} columns; found {len(cells)}")
+                    yield Record(number(), None, f"expected {len(header)} columns; found {len(cells)}")
                 else:
-                    yield self._record(rows.line_num, dict(zip(header, cells, strict=True)))
+                    yield self._record(number(), dict(zip(header, cells, strict=True)))
         except csv.Error as error:
-            raise InputError(self._source.path, f"line {rows.line_num}: is not CSV: {error}") from None
+            raise InputError(self._source.path, f"line {number()}: is not CSV: {error}") from None
 
     def _parquet(self) -> Iterator[Record]:
         import pyarrow
@@ -237,11 +266,11 @@ class RecordReader:
         return Record(number, None, f"{self._source.column}: expected a list of words; found {show(words)}")
 
 
-def check_encoding(path: object, head: bytes) -> None:
+def check_encoding(path: object, head: bytes, advice: str = _CONVERT) -> None:
     """Refuse a file whose every row would fail, or be read as something else, by its first bytes.
 
-    Raises InputError for UTF-16, for text that is GB18030 where it is no UTF-8, and for lines that end in CR alone.
-    A few bytes that are no UTF-8 are their rows' faults.
+    advice: what to do, with the encoding in it. Raises InputError for UTF-16, for text that is GB18030 where it is no
+    UTF-8, and for lines that end in CR alone. A few bytes that are no UTF-8 are their rows' faults.
     """
     checked = head.split(b"\n")[:-1] or [head]  # the last may have been cut
     wrong = [line for line in checked if not _decodes(line, "utf-8")]
@@ -251,12 +280,12 @@ def check_encoding(path: object, head: bytes) -> None:
         or zeros > len(head) // 4
         or (wrong and zeros >= len(checked))
     ):
-        raise InputError(path, f"expected UTF-8; found UTF-16: {_CONVERT.format('UTF-16')}")
+        raise InputError(path, f"expected UTF-8; found UTF-16: {advice.format('UTF-16')}")
     if b"\r" in head[:-1] and b"\n" not in head:
         raise InputError(path, "expected lines that end in LF or CR LF; found CR alone: `tr '\\r' '\\n'` converts it")
     others = sum(not line.isascii() for line in checked)
     if wrong and len(wrong) > others // 2 and all(_decodes(line, "gb18030") for line in wrong):
-        raise InputError(path, f"expected UTF-8; found what looks like GB18030 (GBK): {_CONVERT.format('GB18030')}")
+        raise InputError(path, f"expected UTF-8; found what looks like GB18030 (GBK): {advice.format('GB18030')}")
 
 
 def _decodes(line: bytes, encoding: str) -> bool:
@@ -265,6 +294,15 @@ def _decodes(line: bytes, encoding: str) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _check_name(encoding: str) -> str:
+    """The encoding's usual name. Raises InputError unless it is one of texts."""
+    try:
+        "".encode(encoding)
+        return codecs.lookup(encoding).name
+    except (LookupError, ValueError):
+        raise InputError("`encoding`", f"expected a name such as gb18030 or utf-16; found {show(encoding)}") from None
 
 
 def _describe_missing(name: str, values: Mapping[str, Any]) -> str:
@@ -280,8 +318,36 @@ def need_pyarrow(path: object) -> None:
         raise InputError(path, "Parquet needs pyarrow: pip install 'yizhi[bulk]'")
 
 
+class _AsUtf8(io.RawIOBase):
+    """A file in another encoding, as bytes of UTF-8. Raises InputError where it is not in that encoding."""
+
+    def __init__(self, file: BinaryIO, encoding: str, path: str) -> None:
+        self._file = file
+        self._encoding, self._path = encoding, path
+        self._decoder = codecs.getincrementaldecoder(encoding)()
+        self._left = b""
+        self._ended = False
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill what fits; 0 at the end."""
+        while not self._left and not self._ended:
+            raw = self._file.read(_HEAD)
+            self._ended = not raw
+            try:
+                self._left = self._decoder.decode(raw, self._ended).encode()
+            except UnicodeError as error:
+                raise InputError(self._path, f"is not {self._encoding}: {error}") from None
+        count = min(len(buffer), len(self._left))
+        buffer[:count], self._left = self._left[:count], self._left[count:]
+        return count
+
+
 class _Counting:
-    """Lines of a CSV file for the csv module, with bytes that are no UTF-8 kept as lone surrogates."""
+    """Lines of a table, with bytes that are no UTF-8 kept as lone surrogates."""
 
     def __init__(self, reader: RecordReader) -> None:
         self._reader = reader
