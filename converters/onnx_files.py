@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 WEIGHT_FILE = "model.onnx.data"
+OLDEST_RUNTIME = (1, 17)  # the first ONNX Runtime that loads the graphs: their operators are opset 20's
 
 # ONNX Runtime maps tensors into memory, and a mapping begins at a page. Small ones need not: padding
 # every bias to a page would cost a small int8 model a tenth of its size.

@@ -9,8 +9,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from yizhi.converters.onnx_files import INTEGERS, U8S8, U8U8, graph_file
-from yizhi.errors import NotRun
+from yizhi.converters.onnx_files import INTEGERS, OLDEST_RUNTIME, U8S8, U8U8, graph_file
+from yizhi.errors import InputError, NotRun
 from yizhi.model.spec import COLUMNS, LOGITS_AT, POSITIONS
 from yizhi.runtimes.base import Inputs, Outputs, Runtime
 from yizhi.runtimes.memory import return_freed
@@ -31,6 +31,10 @@ class OnnxRuntime(Runtime):
     tiers: Mapping[str, Sequence[str]] = {"cpu": ("strict",), "cuda": ("strict", "tf32")}
 
     def _open(self) -> None:
+        found = onnxruntime.__version__
+        if tuple(map(int, found.split(".")[:2])) < OLDEST_RUNTIME:
+            oldest = ".".join(map(str, OLDEST_RUNTIME))
+            raise InputError("onnxruntime", f"expected version {oldest} or newer; found {found}")
         if self.device == "cuda" and _CUDA not in onnxruntime.get_available_providers():
             raise NotRun("`device` cuda", "this ONNX Runtime has no CUDA provider: pip install onnxruntime-gpu")
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}

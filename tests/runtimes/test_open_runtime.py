@@ -32,6 +32,16 @@ def test_a_release_is_no_artifact(make_checkpoint, tmp_path):
         open_runtime(tmp_path / "release")
 
 
+@pytest.mark.parametrize("version", ["1.16.3", "1.9.0"])
+def test_an_onnx_runtime_that_cannot_load_the_files_is_named(make_checkpoint, tmp_path, monkeypatch, version):
+    artifact = export_artifact(Checkpoint.open(make_checkpoint()), "onnx", tmp_path / "onnx")
+    monkeypatch.setattr("onnxruntime.__version__", version)
+    with pytest.raises(InputError, match=rf"(?s)onnxruntime.*expected version 1.17 or newer; found {version}"):
+        open_runtime(artifact)
+    monkeypatch.setattr("onnxruntime.__version__", "1.17.0")
+    open_runtime(artifact).close()
+
+
 def test_a_row_of_a_reversed_array_runs(make_checkpoint, tmp_path):
     artifact = export_artifact(Checkpoint.open(make_checkpoint()), "pytorch", tmp_path / "pytorch")
     ids = np.array([[2, 7, 3]])

@@ -20,9 +20,11 @@ from tests.reading.importers.foreign_files import (
     save_tf1,
 )
 from yizhi.errors import InputError
+from yizhi.parity import oracle
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.importers import import_checkpoint
 from yizhi.reading.importers.foreign import REPEATED
+from yizhi.runtimes.base import Inputs
 
 KERAS_LAYERS = {
     "bert": {"bert": "bert", "cls": "mlm___cls"},
@@ -122,6 +124,8 @@ def test_keras_h5(make_checkpoint, tmp_path: Path, variant: str):
     expected = make_checkpoint(variant)
     tensors, _ = read_tensors(expected)
     folder = copy_beside(expected, tmp_path / "h5")
+    if "predictions.bias" in tensors:
+        tensors["predictions.decoder.bias"] = tensors["predictions.bias"]  # ALBERT's, which has both
     save_h5(folder / "tf_model.h5", tensors, "tf_some_model_1", KERAS_LAYERS[variant])
     import_checkpoint(folder, tmp_path / "out")
     assert_same_checkpoint(tmp_path / "out", expected)
@@ -141,6 +145,29 @@ def test_keras_h5_by_transformers(make_checkpoint, tmp_path: Path):
     report = import_checkpoint(folder, tmp_path / "out")
     assert_same_checkpoint(tmp_path / "out", expected)
     assert sorted(set(report.ignored.values())) == sorted({REPEATED, "the next-sentence head; no output uses it"})
+
+
+@pytest.mark.parametrize("safe", [False, True], ids=["h5", "safetensors"])
+def test_albert_by_transformers_with_two_biases(make_checkpoint, tmp_path: Path, safe: bool):
+    """Training moves the bias that TensorFlow's graph adds, and leaves the other as it was."""
+    pytest.importorskip("tf_keras", reason="transformers' TensorFlow classes need tf_keras")
+    transformers = pytest.importorskip("transformers")
+    expected = make_checkpoint("albert", config={"num_hidden_layers": 1})
+    tensors, _ = read_tensors(expected)
+    torch_folder = copy_beside(expected, tmp_path / "torch")
+    save_bin(torch_folder / "pytorch_model.bin", tensors)
+    model = transformers.TFAlbertForMaskedLM.from_pretrained(torch_folder, from_pt=True)
+    bias = tensors["predictions.bias"] + 1
+    model.predictions.decoder_bias.assign(bias)
+    folder = copy_beside(expected, tmp_path / "tf")
+    model.save_pretrained(folder, safe_serialization=safe)
+    report = import_checkpoint(folder, tmp_path / "out")
+    with Checkpoint.open(tmp_path / "out") as checkpoint:
+        np.testing.assert_array_equal(checkpoint.array("predictions.bias"), bias)
+        inputs = {"input_ids": np.array([[2, 7, 3]]), "attention_mask": np.ones((1, 3), int)}
+        found = oracle.run(checkpoint, Inputs.of(**inputs), {"logits"})["logits"]
+    np.testing.assert_allclose(found, model(inputs).logits.numpy(), atol=1e-4)
+    assert "TensorFlow's ALBERT adds predictions.decoder.bias in its place" in report.ignored.values()
 
 
 def test_flax_msgpack_by_flax(make_checkpoint, tmp_path: Path):

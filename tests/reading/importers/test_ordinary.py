@@ -35,6 +35,49 @@ def test_prefixes_of_wrapping_modules(make_checkpoint, tmp_path, prefix, wrapped
     assert_same_checkpoint(tmp_path / "out", expected)
 
 
+def averaged(state):
+    return {name: value + 1 for name, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("wrap", "named"),
+    [
+        (lambda state: {"state_dict": state, "state_dict_ema": averaged(state)}, "state_dict_ema"),
+        (lambda state: {"model": state, "ema": averaged(state), "epoch": 3, "optimizer": {"state": {}}}, "ema"),
+        (lambda state: {**state, **{f"ema.{name}": value for name, value in averaged(state).items()}}, "ema"),
+        (
+            lambda state: {
+                "state_dict": {
+                    **{f"model.{name}": value for name, value in state.items()},
+                    **{f"model_ema.{name.replace('.', '')}": value for name, value in averaged(state).items()},
+                }
+            },
+            "model_ema",
+        ),
+        (lambda state: {"model_state_dict": state}, None),
+    ],
+)
+def test_moving_averages_are_left_out_and_named(make_checkpoint, tmp_path, wrap, named):
+    torch = pytest.importorskip("torch")
+    expected = make_checkpoint("bert")
+    folder = copy_beside(expected, tmp_path / "source")
+    state = {name: torch.from_numpy(array) for name, array in read_tensors(expected)[0].items()}
+    torch.save(wrap(state), folder / "pytorch_model.bin")
+    report = import_checkpoint(folder, tmp_path / "out")
+    assert_same_checkpoint(tmp_path / "out", expected)
+    said = [note for note in report.notes if "moving average" in note]
+    assert said == ([f"{named}: a moving average of the weights, which is not read"] if named else [])
+
+
+def test_other_tensors_beside_the_weights_are_refused(make_checkpoint, tmp_path):
+    torch = pytest.importorskip("torch")
+    folder = copy_beside(make_checkpoint("bert"), tmp_path / "source")
+    state = {name: torch.from_numpy(array) for name, array in read_tensors(make_checkpoint("bert"))[0].items()}
+    torch.save({"model": state, "head": {"weight": torch.ones(2)}}, folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="'head': tensors beside 'model'"):
+        import_checkpoint(folder, tmp_path / "out")
+
+
 def tensorflow_name(name: str, shape: tuple[int, ...]) -> str:
     parts = name.replace("layer.", "layer_-_").split(".")
     leaf = parts.pop()

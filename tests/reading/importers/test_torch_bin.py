@@ -72,10 +72,10 @@ def test_a_cut_file(folder: Path, tmp_path: Path, make_checkpoint, legacy: bool)
 def test_what_is_no_state_dictionary(folder: Path, tmp_path: Path):
     torch.save([torch.zeros(2)], folder / "pytorch_model.bin")
     assert "expected a dictionary of tensors; found list" in refuse(folder, tmp_path / "out")
-    torch.save({"epoch": 3, "model": {"a": torch.zeros(2)}}, folder / "pytorch_model.bin")
+    torch.save({"epoch": 3, "weights": {"a": torch.zeros(2)}}, folder / "pytorch_model.bin")
     message = refuse(folder, tmp_path / "out")
     assert "'epoch': expected a tensor; found int" in message
-    assert "'model': expected a tensor; found dict" in message
+    assert "'weights': expected a tensor; found dict" in message
 
 
 def test_unusual_tensors_are_read_as_they_are(folder: Path, tmp_path: Path, make_checkpoint):

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import h5py
 
 _MAX_DEPTH = 32
+# transformers' TFAlbertMLMHead has two biases and adds this one; the other keeps whatever it had before training.
+_ALBERT_BIAS, _ALBERT_UNUSED = "predictions.decoder.bias", "predictions.bias"
 # What h5py raises for a damaged file, depending on where.
 _DAMAGED = (RuntimeError, OSError, ValueError, TypeError, KeyError)
 # A variable's last part -> (ours, whether it is stored the other way round).
@@ -66,7 +68,10 @@ def place_name(tensor: ForeignTensor) -> Place | Ignored | None:
         return None
     modules = [re.sub(r"^.*___", "", part).replace("_._", ".") for part in modules[2:]]
     leaf, transpose = _LEAVES[leaf]
-    return Place(".".join([*modules, leaf]), transpose)
+    name = ".".join([*modules, leaf])
+    if name == _ALBERT_UNUSED:
+        return Ignored(f"TensorFlow's ALBERT adds {_ALBERT_BIAS} in its place")
+    return Place(name, transpose)
 
 
 def _walk(path: Path, group: "h5py.Group", prefix: str, faults: list[str]) -> Iterator[ForeignTensor]:

@@ -1,8 +1,11 @@
 """`.bin` files, which are pickles: read with `weights_only=True`, so that nothing in them runs."""
 
 import pickle
+import re
 import struct
 import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +27,10 @@ _DTYPES = {
     "torch.uint8": "U8",
     "torch.bool": "BOOL",
 }
+# Where training loops keep the weights beside an optimizer's state and counters: Lightning's name first.
+_CONTAINERS = ("state_dict", "model_state_dict", "model")
+# A moving average of the weights: `ema.`, `ema_model.`, `model_ema.`, `state_dict_ema`.
+_AVERAGE = re.compile(r"(^|_)ema(_|$)", re.IGNORECASE)
 # What torch.load raises for a file that is cut short, altered, or something else.
 _DAMAGED = (
     RuntimeError,
@@ -42,18 +49,23 @@ _DAMAGED = (
 def open_bin(path: Path) -> Opened:
     """Open a state dictionary, or the shards that a `.bin.index.json` names. Raises InputError."""
     tensors: dict[str, torch.Tensor] = {}
+    averages: list[str] = []
     for shard in _shards(path):
-        tensors |= _load(shard)
+        loaded, dropped = _load(shard)
+        tensors |= loaded
+        averages += dropped
     refuse_brightmart(path, tensors)
     found = [_describe(name, tensor) for name, tensor in tensors.items()]
+    notes = (f"{', '.join(averages)}: a moving average of the weights, which is not read",) if averages else ()
     if is_uer(tensors):
-        return open_uer(path, found)
-    return Opened("PyTorch .bin", [ForeignWeights(path, found, keep_name)])
+        uer = open_uer(path, found)
+        return replace(uer, notes=(*uer.notes, *notes))
+    return Opened("PyTorch .bin", [ForeignWeights(path, found, keep_name)], notes=notes)
 
 
 def read_bin(path: Path) -> list[ForeignTensor]:
     """The tensors of one state dictionary, whatever their names. Raises InputError."""
-    return [_describe(name, tensor) for name, tensor in _load(path).items()]
+    return [_describe(name, tensor) for name, tensor in _load(path)[0].items()]
 
 
 def _shards(path: Path) -> list[Path]:
@@ -69,8 +81,11 @@ def _shards(path: Path) -> list[Path]:
     return [path.with_name(name) for name in sorted(names)]
 
 
-def _load(path: Path) -> "dict[str, torch.Tensor]":
-    """A file's tensors. Those of torch ≥ 1.6 are memory-mapped; before, they were one pickle after another."""
+def _load(path: Path) -> "tuple[dict[str, torch.Tensor], list[str]]":
+    """A file's tensors, and what it calls moving averages of them, which are left out.
+
+    Those of torch ≥ 1.6 are memory-mapped; before, they were one pickle after another.
+    """
     need("torch", path)
     import torch
 
@@ -82,10 +97,22 @@ def _load(path: Path) -> "dict[str, torch.Tensor]":
     except _DAMAGED as error:
         first = str(error).partition("\n")[0]
         raise InputError(path, f"is not a PyTorch file, or is damaged: {type(error).__name__} {first}") from None
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):  # Lightning's, and many a training loop's
-        state = state["state_dict"]
     if not isinstance(state, dict):
         raise InputError(path, f"expected a dictionary of tensors; found {type(state).__name__}")
+    averages: list[str] = []
+    container = next((name for name in _CONTAINERS if isinstance(state.get(name), dict)), None)
+    if container:
+        beside = [name for name in _dictionaries_of_tensors(state) if name != container]
+        averages = [name for name in beside if _AVERAGE.search(name)]
+        if others := [f"{show(name)}: tensors beside {container!r}" for name in beside if name not in averages]:
+            raise InputError(path, others)
+        state = state[container]
+    firsts = {name: name.partition(".")[0] for name in state if isinstance(name, str)}
+    if dropped := {first for first in firsts.values() if _AVERAGE.search(first)} - {*firsts}:
+        left = {name: value for name, value in state.items() if firsts.get(name) not in dropped}
+        if left:
+            state = left
+            averages += sorted(dropped)
     state = _without_wrapper(state)
     others = [
         f"{show(name)}: expected a tensor; found {type(value).__name__}"
@@ -94,7 +121,15 @@ def _load(path: Path) -> "dict[str, torch.Tensor]":
     ]
     if others:
         raise InputError(path, others)
-    return dict(state)
+    return dict(state), averages
+
+
+def _dictionaries_of_tensors(state: dict[Any, Any]) -> Iterator[str]:
+    """The names of what may be weights; an optimizer's state holds numbers and dictionaries too."""
+    for name, value in state.items():
+        tensors = value.items() if isinstance(name, str) and isinstance(value, dict) else ()
+        if tensors and all(_is_tensor(inner, tensor) for inner, tensor in tensors):
+            yield name
 
 
 def _without_wrapper(state: dict[Any, Any]) -> dict[Any, Any]:
