@@ -103,7 +103,7 @@ def test_regression(tmp_path):
         ("a.csv", "", "has no row"),
         ("a.csv", "text,label\n", "has no row"),
         ("a.csv", "text\n天\n", "has no column 'label'; found 'text'"),
-        ("a.txt", "天\n", "expected .csv, .jsonl or .parquet"),
+        ("a.txt", "天\n", "expected .csv, .tsv, .jsonl or .parquet"),
         ("a.xlsx", "天\n", "expected a name ending in"),
     ],
 )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from yizhi.converters.onnx_files import WEIGHT_FILE, graph_file
+from yizhi.model.spec import COLUMNS
 from yizhi.release.artifact import Artifact
 from yizhi.runtimes.base import Inputs
 
@@ -61,13 +62,16 @@ def write(
 
 def render_config(model: str, artifact: Artifact, signature: str, samples: Mapping[str, Inputs]) -> str:
     """`config.pbtxt`, in protobuf's text format. Axes leave out the batch, which Triton adds itself."""
-    inputs, outputs = artifact.description["inputs"], artifact.description["outputs"]
+    inputs, described = artifact.description["inputs"], artifact.description["outputs"]
+    outputs = {name: described[name] for name in artifact.signatures[signature]}
+    if signature == "serving_default":
+        outputs |= dict.fromkeys(artifact.description.get(COLUMNS, ()), described.get("logits", [])[:-1])
     lines = [
         f"name: {json.dumps(model)}",
         'backend: "onnxruntime"',
         f"max_batch_size: {MAX_BATCH_SIZE}",
         *(_tensor("input", name, _INPUT_TYPE, axes) for name, axes in inputs.items()),
-        *(_tensor("output", name, _OUTPUT_TYPE, outputs[name]) for name in artifact.signatures[signature]),
+        *(_tensor("output", name, _OUTPUT_TYPE, axes) for name, axes in outputs.items()),
         f"dynamic_batching {{ max_queue_delay_microseconds: {_QUEUE_DELAY_MICROSECONDS} }}",
         "instance_group [ { count: 1 kind: KIND_CPU } ]",
     ]
