@@ -7,15 +7,13 @@ from onnx import TensorProto
 
 from yizhi.converters.onnx_files import U8S8, U8U8, StoredTensor, outliers_of, scale_of
 from yizhi.converters.onnx_graph import CONTRIB_DOMAIN
+from yizhi.converters.quantize import LARGEST, TINY
 from yizhi.converters.to_onnx import Float32Graph
 from yizhi.model.spec import Embedding
 
 FLOAT, INT8, UINT8, INT64 = TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT64
 
 ZERO_POINT = 128  # the uint8 that stands for 0
-LARGEST = 127.0  # what a row's largest magnitude becomes
-# Rows smaller than this count as zeros, so that no scale is 0 and none is denormal.
-TINY = 1e-30
 NONE: Mapping[str, Sequence[int]] = MappingProxyType({})
 
 

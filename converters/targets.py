@@ -9,10 +9,14 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from yizhi.errors import InputError, NotRun
+
+if TYPE_CHECKING:
+    from yizhi.reading.stored_tensors import StoredTensor
 
 
 class MissingFramework(NotRun):
@@ -23,7 +27,7 @@ class MissingFramework(NotRun):
 class Target:
     """One kind of artifact.
 
-    precision: what its tolerances are keyed by.
+    precision: what its tolerances are keyed by. tensors: the function that says where the folder holds each tensor.
     converts_with, runs_with: the distributions it needs for each, beyond numpy and tokenizers.
     extra: the pip extra that installs what it runs with; `export_extra` what it converts with, if not the same.
     size: bytes per parameter, for the space an export needs. slow: starts first, so that no core idles at the end.
@@ -33,6 +37,7 @@ class Target:
     precision: str
     converter: str
     runtime: str
+    tensors: str
     converts_with: tuple[str, ...]
     runs_with: tuple[str, ...]
     extra: str | None = None
@@ -50,6 +55,12 @@ class Target:
         self._require(self.runs_with, self.extra)
         module, name = self.runtime.split(":")
         return getattr(importlib.import_module(module), name)
+
+    def stored_tensors(self, folder: Path) -> "list[StoredTensor]":
+        """Where an artifact's folder holds each tensor. Raises InputError."""
+        module, name = self.tensors.split(":")
+        found: list[StoredTensor] = getattr(importlib.import_module(module), name)(folder)
+        return found
 
     def versions(self) -> Mapping[str, str]:
         """Versions of the distributions whose code shapes the artifact's bytes."""
@@ -87,6 +98,7 @@ TARGETS: Mapping[str, Target] = {
             precision="fp32",
             converter="yizhi.converters.to_pytorch",
             runtime="yizhi.runtimes.pytorch_runtime:PyTorchRuntime",
+            tensors="yizhi.reading.stored_tensors:read_pytorch",
             converts_with=(),
             runs_with=("torch", "safetensors"),
             extra="pytorch",
@@ -96,6 +108,7 @@ TARGETS: Mapping[str, Target] = {
             precision="fp32",
             converter="yizhi.converters.to_tensorflow",
             runtime="yizhi.runtimes.tensorflow_runtime:TensorFlowRuntime",
+            tensors="yizhi.reading.stored_tensors:read_tensorflow",
             converts_with=("tensorflow",),
             runs_with=("tensorflow",),
             extra="tensorflow",
@@ -106,6 +119,7 @@ TARGETS: Mapping[str, Target] = {
             precision="fp32",
             converter="yizhi.converters.to_flax",
             runtime="yizhi.runtimes.flax_runtime:FlaxRuntime",
+            tensors="yizhi.reading.stored_tensors:read_flax",
             converts_with=("msgpack",),
             runs_with=("jax", "msgpack"),
             extra="flax",
@@ -115,6 +129,7 @@ TARGETS: Mapping[str, Target] = {
             precision="fp32",
             converter="yizhi.converters.to_onnx",
             runtime="yizhi.runtimes.onnx_runtime:OnnxRuntime",
+            tensors="yizhi.reading.stored_tensors:read_onnx",
             converts_with=("onnx",),
             runs_with=("onnxruntime",),
             extra="onnx",
@@ -125,6 +140,7 @@ TARGETS: Mapping[str, Target] = {
             precision="int8",
             converter="yizhi.converters.to_onnx_int8",
             runtime="yizhi.runtimes.onnx_runtime:OnnxRuntime",
+            tensors="yizhi.reading.stored_tensors:read_onnx",
             converts_with=("onnx", "onnxruntime"),
             runs_with=("onnxruntime",),
             extra="onnx",

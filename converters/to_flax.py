@@ -11,16 +11,14 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from yizhi.model.layout import FLAX_WEIGHTS, flax_shape, flax_tree, transposes
+from yizhi.model.layout import FLAX_ARRAY, FLAX_CHUNKED, FLAX_WEIGHTS, flax_shape, flax_tree, transposes
 from yizhi.model.spec import Parameter
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.artifact import ArtifactWriter
 
-# From flax/serialization.py: the msgpack extension type of an array, and the size in bytes above
-# which an array becomes a map of flat pieces, each well under msgpack's limit for one object.
-ARRAY_TYPE = 1
+# From flax/serialization.py: the size in bytes above which an array becomes a map of flat pieces, each well under
+# msgpack's limit for one object.
 MAX_CHUNK_BYTES = 2**30
-CHUNKED = "__msgpack_chunked_array__"
 
 Pieces = Iterator[bytes | memoryview]
 
@@ -54,7 +52,7 @@ def _pack_chunked_array(checkpoint: Checkpoint, parameter: Parameter) -> Pieces:
     step = MAX_CHUNK_BYTES // 4
     starts = range(0, flat.size, step)
     yield msgpack.Packer().pack_map_header(3)
-    yield msgpack.packb(CHUNKED) + msgpack.packb(True)
+    yield msgpack.packb(FLAX_CHUNKED) + msgpack.packb(True)
     yield msgpack.packb("shape") + msgpack.packb({str(axis): n for axis, n in enumerate(flax_shape(parameter))})
     yield msgpack.packb("chunks") + msgpack.Packer().pack_map_header(len(starts))
     for number, start in enumerate(starts):
@@ -69,7 +67,7 @@ def _array_header(shape: tuple[int, ...]) -> bytes:
     size = 4 * math.prod(shape)
     inner: bytes = msgpack.Packer().pack_array_header(3) + msgpack.packb(shape) + msgpack.packb("float32")
     inner += _length(size, {1: b"\xc4", 2: b"\xc5", 4: b"\xc6"})
-    return _length(len(inner) + size, {1: b"\xc7", 2: b"\xc8", 4: b"\xc9"}) + bytes([ARRAY_TYPE]) + inner
+    return _length(len(inner) + size, {1: b"\xc7", 2: b"\xc8", 4: b"\xc9"}) + bytes([FLAX_ARRAY]) + inner
 
 
 def _length(size: int, markers: dict[int, bytes]) -> bytes:

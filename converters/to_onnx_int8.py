@@ -1,6 +1,6 @@
 """Write ONNX graphs over int8 weights, with activations quantized per token. docs/int8.md is the contract."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from yizhi.converters.int8_graph import LARGEST, TINY, Int8Graph, build_integer_check
+from yizhi.converters.int8_graph import Int8Graph, build_integer_check
 from yizhi.converters.int8_outliers import choose_calibration, find_outliers, may_have_outliers
 from yizhi.converters.onnx_files import INTEGERS, U8S8, U8U8, WEIGHT_FILE, WeightFile, graph_file, outliers_of, scale_of
+from yizhi.converters.quantize import quantize_in_chunks
 from yizhi.converters.sentence_transformers import write_modules
 from yizhi.converters.to_onnx import write_graphs
 from yizhi.errors import InputError
@@ -19,8 +20,6 @@ from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.artifact import ArtifactWriter
 
 FLOAT, INT8 = TensorProto.FLOAT, TensorProto.INT8
-
-_CHUNK_VALUES = 1 << 20
 
 
 def convert(
@@ -114,40 +113,3 @@ def kept_names(spec: EncoderSpec, beginnings: Collection[str]) -> set[str]:
     if faults:
         raise InputError("`keep_fp32`", faults)
     return kept
-
-
-def quantize_in_chunks(
-    weight: NDArray[np.float32],
-    scales: list[NDArray[np.float32]],
-    pool: ThreadPoolExecutor,
-    outliers: Sequence[int] = (),
-) -> Iterator[NDArray[np.int8]]:
-    """Quantize a [rows, inputs] matrix some rows at a time, appending their scales to `scales`.
-
-    outliers: columns that become zeros, and count for no scale.
-    """
-    step = max(1, _CHUNK_VALUES // weight.shape[1])
-    chunks = (weight[start : start + step] for start in range(0, len(weight), step))
-    for values, scale in pool.map(lambda rows: quantize_rows(without(rows, outliers)), chunks):
-        scales.append(scale)
-        yield values
-
-
-def without(rows: NDArray[np.float32], columns: Sequence[int]) -> NDArray[np.float32]:
-    """The rows with zeros in these columns; themselves where there are none."""
-    if not columns:
-        return rows
-    left = rows.copy()
-    left[:, columns] = 0
-    return left
-
-
-def quantize_rows(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """int8 values [rows, inputs] and float32 scales [rows]: round(w / scale), scale = absmax / 127 of the row.
-
-    Halves round to even, as in QuantizeLinear.
-    """
-    absmax = np.maximum(weight.max(axis=1), -weight.min(axis=1))
-    scale = np.maximum(absmax, np.float32(TINY)) / np.float32(LARGEST)
-    scaled = weight / scale[:, None]
-    return np.rint(scaled, out=scaled).astype(np.int8), scale

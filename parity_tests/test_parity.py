@@ -97,7 +97,7 @@ def test_every_kind_of_classifier_is_a_subject():
 
 
 def _golden(sums, offsets):
-    return Golden([], {}, {}, sums, {name: np.array(offset, np.float32) for name, offset in offsets.items()}, {})
+    return Golden([], {}, {}, sums, {name: np.array(offset, np.float32) for name, offset in offsets.items()}, {}, {})
 
 
 def _passes(golden, output, reference, error):

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from yizhi.choices import MATH
 from yizhi.converters.forwards import passes
 from yizhi.converters.forwards.flax import Pass, embeddings, encoder, encoder_layer, heads, mask_scores
-from yizhi.converters.to_flax import ARRAY_TYPE, CHUNKED
 from yizhi.errors import InputError, NotRun
-from yizhi.model.layout import FLAX_WEIGHTS, canonical_parameters
+from yizhi.model.layout import FLAX_ARRAY, FLAX_CHUNKED, FLAX_WEIGHTS, canonical_parameters
 from yizhi.model.spec import SENTENCE_EMBEDDING, EncoderSpec, Layer, parameters_of, without_names
 from yizhi.runtimes.base import TAPS, Inputs, Outputs, Runtime
 
@@ -185,13 +184,13 @@ def read_tree(path: Path, device: jax.Device) -> dict[str, Any]:
     """
 
     def read_array(kind: int, data: bytes) -> jax.Array:
-        if kind != ARRAY_TYPE:
-            raise InputError(path, f"expected arrays alone (msgpack extension {ARRAY_TYPE}); found extension {kind}")
+        if kind != FLAX_ARRAY:
+            raise InputError(path, f"expected arrays alone (msgpack extension {FLAX_ARRAY}); found extension {kind}")
         shape, dtype, values = msgpack.unpackb(data)
         return jax.device_put(np.frombuffer(values, dtype).reshape(shape), device)
 
     def join_chunks(node: dict[str, Any]) -> Any:
-        if CHUNKED not in node:
+        if FLAX_CHUNKED not in node:
             return node
         return jnp.concatenate(list(node["chunks"].values())).reshape(tuple(node["shape"].values()))
 

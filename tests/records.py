@@ -4,7 +4,7 @@ from dataclasses import replace
 from math import inf
 
 from yizhi.parity.compare import Difference
-from yizhi.parity.record import VerificationRecord
+from yizhi.parity.record import VerificationRecord, WeightAudit
 from yizhi.parity.tolerances import FloatTolerance
 
 TOLERANCE = FloatTolerance(1e-5, 1e-5, "because <it> was measured")
@@ -37,6 +37,7 @@ def make_record(excesses: list[float | None], **changes: object) -> Verification
         label_error=None,
         sentences=None,
         integers=None,
+        weights=WeightAudit(),
         tolerance=TOLERANCE,
     )
     return replace(record, **changes)

@@ -13,7 +13,7 @@ from tests.agreement import ARCHITECTURES, assert_agree, padded_batch, run_every
 from tests.artifacts import export_artifact
 from yizhi.converters import to_flax
 from yizhi.errors import InputError
-from yizhi.model.layout import FLAX_WEIGHTS, flax_path, transposes
+from yizhi.model.layout import FLAX_CHUNKED, FLAX_WEIGHTS, flax_path, transposes
 from yizhi.model.spec import Layer, without_names
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.artifact import ArtifactWriter
@@ -64,7 +64,7 @@ def test_arrays_over_the_limit_are_chunked_as_flax_does(make_checkpoint, tmp_pat
     checkpoint = Checkpoint.open(make_checkpoint("bert-untied"))
     to_flax.convert(checkpoint, ArtifactWriter(tmp_path))
     written = (tmp_path / FLAX_WEIGHTS).read_bytes()
-    assert to_flax.CHUNKED.encode() in written
+    assert FLAX_CHUNKED.encode() in written
     assert written == serialization.to_bytes(expected_tree(checkpoint))
     assert_same_tree(read_tree(tmp_path / FLAX_WEIGHTS, jax.devices("cpu")[0]), expected_tree(checkpoint))
 

@@ -29,7 +29,8 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 from yizhi.converters.int8_graph import Int8Graph  # noqa: E402
-from yizhi.converters.to_onnx_int8 import quantize_in_chunks, quantize_rows, quantized_names  # noqa: E402
+from yizhi.converters.quantize import quantize_in_chunks, quantize_rows  # noqa: E402
+from yizhi.converters.to_onnx_int8 import quantized_names  # noqa: E402
 from yizhi.runtimes.onnx_products import adds_signed_exactly  # noqa: E402
 
 FLOAT, INT8, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT8, onnx.TensorProto.INT64
@@ -96,7 +97,7 @@ def test_no_weight_is_off_by_more_than_half_a_step():
 
 
 def test_chunks_join_to_the_whole(monkeypatch):
-    monkeypatch.setattr("yizhi.converters.to_onnx_int8._CHUNK_VALUES", 1000)
+    monkeypatch.setattr("yizhi.converters.quantize._CHUNK_VALUES", 1000)
     weight = np.random.default_rng(0).normal(0, 1, (307, 77)).astype(np.float32)
     scales = []
     with ThreadPoolExecutor() as pool:

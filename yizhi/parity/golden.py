@@ -18,6 +18,7 @@ from yizhi.parity.answers import make_answers
 from yizhi.parity.cases import Case, make_cases
 from yizhi.parity.numbers import summarize
 from yizhi.parity.texts import TextContract, make_contract
+from yizhi.parity.weights import TensorDigest, digest_tensors
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.schema import find_violations
 from yizhi.runtimes.base import Inputs
@@ -42,7 +43,8 @@ class Golden:
     per: what each output holds one vector for. sums: outputs whose error is measured against their vector.
     offsets: [H] each, of the outputs that a LayerNorm gives: what it adds.
     text: what the checkpoint's own files do with text and labels.
-    numbers: the checkpoint's own, summarized by parameter: what `yizhi.parity.numbers` holds an int8 artifact to.
+    weights: digests of the checkpoint's tensors, by parameter: what `yizhi.parity.weights` compares stored ones with.
+    numbers: the same tensors summarized, for int8 ones where the checkpoint's are not at hand.
     """
 
     cases: list[Case]
@@ -50,6 +52,7 @@ class Golden:
     per: dict[str, str]
     sums: list[str]
     offsets: dict[str, NDArray[np.float32]]
+    weights: dict[str, TensorDigest]
     numbers: dict[str, NDArray[np.float32]]
     text: TextContract = field(default_factory=TextContract)
 
@@ -87,7 +90,8 @@ class Golden:
         norms = {name: norm for name in names if (norm := norm_of(checkpoint.spec, name))}
         offsets = {name: checkpoint.array(norm.bias).astype(np.float32) for name, norm in norms.items()}
         answers = make_answers(OracleRuntime(checkpoint, parameters), Tokenizer.of(checkpoint.text, checkpoint.config))
-        return cls(cases, reference, per, sums, offsets, summarize(checkpoint), make_contract(checkpoint, answers))
+        weights, numbers = digest_tensors(checkpoint), summarize(checkpoint)
+        return cls(cases, reference, per, sums, offsets, weights, numbers, make_contract(checkpoint, answers))
 
     @classmethod
     def read(cls, folder: Path) -> "Golden":
@@ -117,7 +121,8 @@ class Golden:
         offsets = {name: arrays[f"offsets/{name}"] for name in description["offsets"]}
         numbers = {name: arrays[f"numbers/{name}"] for name in description["numbers"]}
         text = from_plain(TextContract, description["text"])
-        return cls(cases, reference, description["per"], description["sums"], offsets, numbers, text)
+        weights = from_plain(dict[str, TensorDigest], description["weights"])
+        return cls(cases, reference, description["per"], description["sums"], offsets, weights, numbers, text)
 
     def write(self, folder: Path) -> None:
         """Write `cases.json` and `golden.safetensors` into an existing folder."""
@@ -137,6 +142,7 @@ class Golden:
             "sums": self.sums,
             "offsets": list(self.offsets),
             "numbers": list(self.numbers),
+            "weights": to_plain(self.weights),
             "text": to_plain(self.text),
             "cases": entries,
         }

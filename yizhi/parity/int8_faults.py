@@ -39,7 +39,8 @@ def roll_rows(folder: Path, layer: Layer) -> None:
 
 def quantize_per_batch(graph: "Int8Graph", x: str) -> tuple[str, str]:
     """`Int8Graph.quantize` with one scale for all rows, as in DynamicQuantizeLinear."""
-    from yizhi.converters.int8_graph import FLOAT, INT64, LARGEST, TINY
+    from yizhi.converters.int8_graph import FLOAT, INT64
+    from yizhi.converters.quantize import LARGEST, TINY
 
     if x not in graph._quantized:
         axes = graph.constant("all_axes", INT64, [0, 1])

@@ -13,11 +13,19 @@ from yizhi.parity.cases import MASKED, SENTENCES, Case
 from yizhi.parity.compare import Difference, Quality, compare, cosines, measure_quality, relative_error
 from yizhi.parity.golden import POSITION, ROW, TOKEN, Golden
 from yizhi.parity.integers import check_integers
-from yizhi.parity.numbers import audit
-from yizhi.parity.record import Diagnosis, Integers, Plausibility, PublishedCheck, VerificationRecord
+from yizhi.parity.record import (
+    Diagnosis,
+    Integers,
+    Plausibility,
+    PublishedCheck,
+    VerificationRecord,
+    WeightAudit,
+)
 from yizhi.parity.sentence_quality import SentenceQuality, Sentences, join, judge_sentences
 from yizhi.parity.texts import check_texts
 from yizhi.parity.tolerances import FloatTolerance, QuantizedGates, describe_requirement, find_gates
+from yizhi.parity.weights import audit
+from yizhi.reading.checkpoint import Checkpoint
 from yizhi.runtimes.base import Inputs, Outputs, Runtime
 
 # Quantized outputs are compared like any other, so that shapes, NaN and errors are known; it is the
@@ -42,8 +50,9 @@ class Verdict:
         and cosine_mean the mean. sentences: the same of everyday sentences, where the vocabulary has them.
     wrong_text: the faults of its tokenizer files, labels and pooling.
     too_coarse: whether its gates refuse it though its integers and its numbers are right.
-    integers: for a quantized artifact, what its kernels sum. settings: how the framework said it computed. Where there
-    are no `gates` for this precision on this device, errors are measured and nothing passes.
+    integers: for a quantized artifact, what its kernels sum. weights: how its stored tensors were compared.
+    settings: how the framework said it computed. Where there are no `gates` for this precision on this device, errors
+    are measured and nothing passes.
     """
 
     precision: str
@@ -56,6 +65,7 @@ class Verdict:
     label_error: float | None = None
     sentences: SentenceQuality | None = None
     integers: Integers | None = None
+    weights: WeightAudit = field(default_factory=WeightAudit)
     settings: dict[str, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     wrong_text: list[str] = field(default_factory=list)
@@ -140,6 +150,7 @@ class Verdict:
             label_error=self.label_error,
             sentences=self.sentences,
             integers=self.integers,
+            weights=self.weights,
             tolerance=gates,
             requirement=None if usual or gates is None else describe_requirement(self.precision),
             diagnosis=diagnosis,
@@ -148,10 +159,11 @@ class Verdict:
         )
 
 
-def verify(runtime: Runtime, golden: Golden, precision: str) -> Verdict:
-    """Run all cases through every signature of the artifact and judge them by `precision`.
+def verify(runtime: Runtime, golden: Golden, precision: str, checkpoint: Checkpoint | None = None) -> Verdict:
+    """Run all cases through every signature of the artifact and judge them by `precision`; compare its stored tensors.
 
     precision: the artifact's, or the `yizhi.choices.MATH` it was opened with if that is not `strict`.
+    checkpoint: what it was made from, where that is at hand: see `yizhi.parity.weights`.
     Raises InputError where the golden outputs are not this artifact's.
     """
     if set(golden.per) != set(runtime.outputs):
@@ -181,8 +193,8 @@ def verify(runtime: Runtime, golden: Golden, precision: str) -> Verdict:
     if isinstance(verdict.gates, QuantizedGates):
         verdict.integers, wrong = check_integers(runtime)
         verdict.faults += wrong
-        if "quantization" in runtime.artifact.description:
-            verdict.faults += audit(runtime.artifact, golden.numbers)
+    verdict.weights, wrong = audit(runtime.artifact, golden.weights, golden.numbers, checkpoint)
+    verdict.faults += wrong
     judge = _Judge(golden, verdict)
     for signature, names in runtime.signatures.items():
         for case in golden.cases:

@@ -1,4 +1,4 @@
-"""Whether an int8 artifact stores the checkpoint's numbers: an audit of every tensor, whatever the cases show.
+"""Whether int8 kernels hold the checkpoint's numbers, where the checkpoint's numbers are not at hand.
 
 int8's gates on outputs must be as wide as its own rounding in the hardest sound encoder. A scale off by 3 % or a small
 bias lost moves outputs by less. In the numbers themselves, rounding is random and such mistakes are not.
@@ -12,15 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from yizhi.converters.onnx_files import WEIGHT_FILE, outliers_of, scale_of
+from yizhi.converters.onnx_files import WEIGHT_FILE
 from yizhi.reading.checkpoint import Checkpoint
-from yizhi.release.artifact import Artifact
 
 # How far the share of the checkpoint's numbers that an int8 tensor holds may be from 1, and how far its rounding may be
 # from them, relative, root mean square: see docs/int8.md for what was measured.
 SHARE, ROUNDING = 0.015, 0.1
-# Of float32 tensors, whose sums are float64 and are kept as float32.
-_ROUNDED = 1e-6
 # Sums of a matrix at least: of a single row, one sum might happen to be small.
 _LEAST = 64
 _ROWS = 512
@@ -36,31 +33,20 @@ def summarize(checkpoint: Checkpoint) -> dict[str, NDArray[np.float32]]:
     return found
 
 
-def audit(artifact: Artifact, expected: Mapping[str, NDArray[np.float32]]) -> list[str]:
-    """What of an int8 artifact's weight file is not the checkpoint's, tensor by tensor.
+def audit_sums(
+    name: str,
+    values: NDArray[np.int8],
+    scales: NDArray[np.float32],
+    columns: NDArray[np.float32] | None,
+    outliers: Sequence[int],
+    reference: NDArray[np.float32],
+) -> list[str]:
+    """What is wrong with an int8 kernel [rows, width]: its values times their scales may differ by rounding alone.
 
-    A float32 tensor must be equal; an int8 one, times its scales, equal but for its rounding.
+    scales: [rows]. columns: of the channels `outliers`, [count, rows]. reference: what `summarize` gave.
     """
-    quantization = artifact.description["quantization"]
-    places, outliers = quantization["stored"], quantization["outliers"]
-
-    def read(name: str) -> NDArray:
-        return read_stored(artifact.folder, places[name])
-
-    faults = []
-    for name, reference in expected.items():
-        if name not in places:
-            faults.append(f"{name}: not stored")
-            continue
-        if places[name]["dtype"] == "float32":
-            error = np.abs(_sums(name, read(name)) - reference).max()
-            if not error <= _ROUNDED * np.abs(reference).max():
-                faults.append(f"{name}: differs from the checkpoint's, which int8 keeps in float32")
-            continue
-        columns = read(outliers_of(name)).T if name in outliers else None
-        found = _sums(name, read(name), read(scale_of(name)), columns, outliers.get(name, []))
-        faults += _compare(name, found, reference.astype(np.float64))
-    return faults
+    found = _sums(name, values, scales, None if columns is None else columns.T, outliers)
+    return _compare(name, found, reference.astype(np.float64))
 
 
 def read_stored(folder: Path, place: Mapping[str, Any]) -> NDArray:

@@ -81,6 +81,19 @@ class Integers:
 
 
 @dataclass(frozen=True)
+class WeightAudit:
+    """How many stored tensors were compared with the checkpoint's numbers, and how.
+
+    exact: float32 tensors, by sha256. requantized: int8 tensors, quantized again and compared in every bit.
+    rounded: int8 tensors whose sums were compared within rounding, since no float32 numbers were at hand.
+    """
+
+    exact: int = 0
+    requantized: int = 0
+    rounded: int = 0
+
+
+@dataclass(frozen=True)
 class VerificationRecord:
     """The verdict on one artifact, its reasons, and what else was looked at.
 
@@ -105,6 +118,7 @@ class VerificationRecord:
     label_error: float | None
     sentences: SentenceQuality | None
     integers: Integers | None
+    weights: WeightAudit
     tolerance: FloatTolerance | QuantizedGates | None
     requirement: str | None = field(default=None, metadata=LEFT_OUT)
     diagnosis: Diagnosis | None = field(default=None, metadata=LEFT_OUT)

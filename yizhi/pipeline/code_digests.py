@@ -27,7 +27,19 @@ MADE_WITH = (
     "storage/json_files.py",
 )
 # What shapes a verdict of these bytes.
-JUDGED_WITH = ("catalogue/own.py", "choices.py", "parity", "runtimes", "storage/codec.py")
+JUDGED_WITH = (
+    "catalogue/own.py",
+    "choices.py",
+    "parity",
+    *(
+        f"reading/importers/{name}.py"
+        for name in ("crc32c", "flax_msgpack", "foreign", "opened", "tensor_bundle", "tf_checkpoint")
+    ),
+    "reading/stored_tensors.py",
+    "runtimes",
+    "storage/codec.py",
+    "storage/protobuf.py",
+)
 
 _ROOT = Path(yizhi.__file__).parent
 

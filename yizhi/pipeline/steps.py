@@ -4,6 +4,7 @@ A step is a frozen dataclass; `yizhi.storage.codec` takes it, and what `run` ret
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,7 +105,8 @@ class Verify:
         with open_runtime(self.folder, device=self.device, threads=threads, math=self.math) as runtime:
             golden = Golden.read(self.golden)
             precision = TARGETS[runtime.artifact.target].precision if self.math == "strict" else self.math
-            verdict = verify(runtime, golden, precision)
+            with self._at_hand(runtime) as checkpoint:
+                verdict = verify(runtime, golden, precision, checkpoint)
             to_bisect = self.bisect if verdict.gates and not verdict.passed else None
             if verdict.too_coarse and self.bisect:
                 verdict.faults.append(_suggest(runtime, self.bisect, golden))
@@ -114,6 +116,9 @@ class Verify:
                 published=published.check_published(runtime, compare) if compare else None,
                 head=plausibility.score_head(runtime) if self.score_head else None,
             )
+
+    def _at_hand(self, runtime: "Runtime") -> AbstractContextManager[Checkpoint | None]:
+        return Checkpoint.open(self.bisect, runtime.pooling, ("*",)) if self.bisect else nullcontext()
 
 
 def _suggest(runtime: "Runtime", checkpoint: Path, golden: "Golden") -> str:

@@ -9,15 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yizhi.errors import InputError, show
-from yizhi.model.layout import FLAX_LEAVES
+from yizhi.model.layout import FLAX_ARRAY, FLAX_CHUNKED, FLAX_LEAVES
 from yizhi.model.spec import KERNEL
 from yizhi.reading.importers.foreign import ForeignTensor, ForeignWeights, Place, need
 from yizhi.reading.importers.opened import Opened, refuse_brightmart
 from yizhi.reading.safetensors_file import SAFETENSORS_TYPES
-
-# From flax/serialization.py: the extension type of an array, and the mark of one kept in pieces.
-_ARRAY_TYPE = 1
-_CHUNKED = "__msgpack_chunked_array__"
 
 
 def open_msgpack(path: Path) -> Opened:
@@ -38,7 +34,9 @@ def place_name(tensor: ForeignTensor) -> Place | None:
     *modules, leaf = tensor.name.split("/")
     if leaf not in FLAX_LEAVES.values():
         return None
-    return Place(".".join([*modules, "bias" if leaf == "bias" else "weight"]), transpose=leaf == FLAX_LEAVES[KERNEL])
+    return Place(
+        ".".join([*modules, leaf if leaf in ("bias", "scaling") else "weight"]), transpose=leaf == FLAX_LEAVES[KERNEL]
+    )
 
 
 def _read_tree(path: Path) -> dict[str, Any]:
@@ -61,8 +59,8 @@ def _read_array(kind: int, data: bytes) -> NDArray[Any]:
     """An array from its extension: shape, dtype's name and bytes, packed again. BF16 is widened to float32."""
     import msgpack
 
-    if kind != _ARRAY_TYPE:
-        raise ValueError(f"expected arrays alone (extension {_ARRAY_TYPE}); found extension {kind}")
+    if kind != FLAX_ARRAY:
+        raise ValueError(f"expected arrays alone (extension {FLAX_ARRAY}); found extension {kind}")
     shape, dtype, values = msgpack.unpackb(data)
     if dtype == "bfloat16":
         return (np.frombuffer(values, np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(shape)
@@ -70,7 +68,7 @@ def _read_array(kind: int, data: bytes) -> NDArray[Any]:
 
 
 def _join_chunks(node: dict[str, Any]) -> Any:
-    if _CHUNKED not in node:
+    if FLAX_CHUNKED not in node:
         return node
     shape, chunks = node.get("shape"), node.get("chunks")
     if not isinstance(shape, dict) or not isinstance(chunks, dict) or not chunks:

@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 from yizhi.errors import InputError, show
 from yizhi.reading.importers.crc32c import crc32c, masked, unmasked
 from yizhi.reading.safetensors_file import ITEM_SIZES, MAX_RANK, NUMPY_TYPES
+from yizhi.storage.protobuf import fields_of, integer, message_of, varint
 
 MAX_INDEX_BYTES = 1 << 28
 _FOOTER_BYTES = 48
 _MAGIC = 0xDB4775248B80FB57
-# How protocol buffers mark what follows a field's number.
-_VARINT, _LENGTH_DELIMITED, _FIXED_SIZES = 0, 2, {1: 8, 5: 4}
 # tensorflow/core/framework/types.proto, under safetensors' names.
 _DTYPES = {1: "F32", 2: "F64", 3: "I32", 4: "U8", 5: "I16", 6: "I8", 9: "I64", 10: "BOOL", 14: "BF16", 19: "F16"}
 
@@ -57,8 +56,8 @@ def read_index(path: Path) -> tuple[dict[str, BundleEntry], int]:
         raise InputError(path, f"cannot be read: {error.strerror}") from None
     try:
         items = dict(_read_table(data))
-        header = _fields(items.pop(b"", b""))
-        shards, big_endian = _integer(header, 1), _integer(header, 2)
+        header = fields_of(items.pop(b"", b""))
+        shards, big_endian = integer(header, 1), integer(header, 2)
         if not 0 < shards <= 99999 or big_endian:
             raise ValueError(f"its header is not understood: {shards} data files, endianness {big_endian}")
         entries = [_parse_entry(key.decode(), value) for key, value in items.items()]
@@ -68,7 +67,7 @@ def read_index(path: Path) -> tuple[dict[str, BundleEntry], int]:
 
 
 class TensorBundle:
-    """A bundle whose index was checked against the sizes of its data files, which are memory-mapped.
+    """A bundle whose index was checked against the sizes of its data files, `paths`, which are memory-mapped.
 
     Raises InputError, listing every missing or shortened data file.
     """
@@ -77,21 +76,23 @@ class TensorBundle:
         self.path = index
         self.entries, shards = read_index(index)
         prefix = index.name.removesuffix(".index")
-        paths = [index.with_name(f"{prefix}.data-{number:05d}-of-{shards:05d}") for number in range(shards)]
-        missing = [path.name for path in paths if not path.is_file()]
+        self.paths = [index.with_name(f"{prefix}.data-{number:05d}-of-{shards:05d}") for number in range(shards)]
+        missing = [path.name for path in self.paths if not path.is_file()]
         faults = [f"{name}: the data file is missing, and the index alone holds no weights" for name in missing]
         if faults:
             raise InputError(index, faults)
-        sizes = [path.stat().st_size for path in paths]
+        sizes = [path.stat().st_size for path in self.paths]
         for entry in self.entries.values():
             if entry.shard >= shards:
                 faults.append(f"{entry.name}: expected one of {shards} data files; found number {entry.shard}")
             elif entry.offset + entry.nbytes > sizes[entry.shard]:
                 end = entry.offset + entry.nbytes
-                faults.append(f"{entry.name}: ends at byte {end}; {paths[entry.shard].name} has {sizes[entry.shard]}")
+                faults.append(
+                    f"{entry.name}: ends at byte {end}; {self.paths[entry.shard].name} has {sizes[entry.shard]}"
+                )
         if faults:
             raise InputError(index, faults)
-        self._maps = [_map(path) for path in paths]
+        self._maps = [_map(path) for path in self.paths]
 
     def read(self, name: str) -> NDArray[Any]:
         """A tensor in its stored dtype, BF16 widened to float32. Raises InputError where its checksum is wrong."""
@@ -132,8 +133,8 @@ def _read_table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _handle(data: bytes, position: int) -> tuple[int, int, int]:
-    offset, position = _varint(data, position)
-    size, position = _varint(data, position)
+    offset, position = varint(data, position)
+    size, position = varint(data, position)
     return offset, size, position
 
 
@@ -153,9 +154,9 @@ def _read_block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, by
         raise ValueError(f"the block at byte {offset} is shorter than its list of restarts")
     position, key = 0, b""
     while position < end:
-        shared, position = _varint(contents, position)
-        unshared, position = _varint(contents, position)
-        length, position = _varint(contents, position)
+        shared, position = varint(contents, position)
+        unshared, position = varint(contents, position)
+        length, position = varint(contents, position)
         if shared > len(key) or position + unshared + length > end:
             raise ValueError(f"an entry of the block at byte {offset} overruns it")
         key = key[:shared] + contents[position : position + unshared]
@@ -166,20 +167,20 @@ def _read_block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, by
 
 def _parse_entry(name: str, message: bytes) -> BundleEntry:
     """A BundleEntryProto."""
-    fields = _fields(message)
-    dtype = _DTYPES.get(_integer(fields, 1), f"DT_{_integer(fields, 1)}")
+    fields = fields_of(message)
+    dtype = _DTYPES.get(integer(fields, 1), f"DT_{integer(fields, 1)}")
     shape = []
     for proto in fields.get(2, ()):  # TensorShapeProto
-        for dimension in _fields(_message(proto)).get(2, ()):
-            shape.append(_integer(_fields(_message(dimension)), 1))
+        for dimension in fields_of(message_of(proto)).get(2, ()):
+            shape.append(integer(fields_of(message_of(dimension)), 1))
     entry = BundleEntry(
         name=name,
         dtype=dtype,
         shape=tuple(shape),
-        shard=_integer(fields, 3),
-        offset=_integer(fields, 4),
-        nbytes=_integer(fields, 5),
-        crc32c=unmasked(_integer(fields, 6)),
+        shard=integer(fields, 3),
+        offset=integer(fields, 4),
+        nbytes=integer(fields, 5),
+        crc32c=unmasked(integer(fields, 6)),
         sliced=7 in fields,
     )
     if len(shape) > MAX_RANK or min((*shape, entry.shard, entry.offset, entry.nbytes)) < 0:
@@ -188,52 +189,3 @@ def _parse_entry(name: str, message: bytes) -> BundleEntry:
     if dtype in ITEM_SIZES and not entry.sliced and entry.nbytes != expected:
         raise ValueError(f"{name}: {dtype} {show(entry.shape)} takes {show(expected)} bytes; found {entry.nbytes}")
     return entry
-
-
-def _fields(message: bytes) -> dict[int, list[int | bytes]]:
-    """A protocol-buffer message's values by field number (protobuf.dev/programming-guides/encoding)."""
-    fields: dict[int, list[int | bytes]] = {}
-    position = 0
-    while position < len(message):
-        tag, position = _varint(message, position)
-        kind = tag & 7
-        value: int | bytes
-        if kind == _VARINT:
-            value, position = _varint(message, position)
-        elif kind == _LENGTH_DELIMITED:
-            length, position = _varint(message, position)
-            value, position = message[position : position + length], position + length
-        elif kind in _FIXED_SIZES:
-            end = position + _FIXED_SIZES[kind]
-            value, position = int.from_bytes(message[position:end], "little"), end
-        else:
-            raise ValueError(f"a message has a field of unknown kind {kind}")
-        if position > len(message):
-            raise ValueError("a message is cut short")
-        fields.setdefault(tag >> 3, []).append(value)
-    return fields
-
-
-def _integer(fields: dict[int, list[int | bytes]], number: int) -> int:
-    """A field that is an integer: zero where left out, the last where given twice, signed as int64."""
-    value = fields.get(number, [0])[-1]
-    if not isinstance(value, int):
-        raise ValueError(f"expected an integer in field {number}")
-    return value - (1 << 64) if value >> 63 else value
-
-
-def _message(value: int | bytes) -> bytes:
-    if not isinstance(value, bytes):
-        raise ValueError("expected a message")
-    return value
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """Seven bits a byte, lowest first, the top bit set on all but the last; and where it ends."""
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = data[position + shift // 7]
-        value |= (byte & 0x7F) << shift
-        if not byte & 0x80:
-            return value & 0xFFFFFFFFFFFFFFFF, position + shift // 7 + 1
-    raise ValueError("a number is too long")

@@ -1,0 +1,224 @@
+"""Whether an artifact stores the checkpoint's numbers, tensor by tensor and bit for bit, whatever the cases show.
+
+The cases read few rows of an embedding table. Wrong arithmetic is what they catch; wrong numbers are caught here.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yizhi.converters.onnx_files import outliers_of, scale_of
+from yizhi.converters.quantize import quantize_rows, without
+from yizhi.converters.targets import TARGETS
+from yizhi.errors import InputError
+from yizhi.model.layout import transposes
+from yizhi.parity.numbers import audit_sums
+from yizhi.parity.record import WeightAudit
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.reading.stored_tensors import StoredTensor
+from yizhi.release.artifact import DESCRIPTION, Artifact
+from yizhi.storage.codec import LEFT_OUT
+
+_MOST_FAULTS = 5
+_CHUNK_VALUES = 1 << 20
+
+# A parameter's float32 values; None where they are not at hand.
+Source = Callable[[str], NDArray[np.float32] | None]
+
+
+@dataclass(frozen=True)
+class TensorDigest:
+    """A parameter's shape, and sha256 of its float32 values, row-major and little-endian.
+
+    transposed: of its transpose, for kernels, which Flax and TensorFlow store so.
+    """
+
+    shape: tuple[int, ...]
+    sha256: str
+    transposed: str | None = field(default=None, metadata=LEFT_OUT)
+
+
+def digest_tensors(checkpoint: Checkpoint) -> dict[str, TensorDigest]:
+    """The digests of every parameter."""
+    found = {}
+    for parameter in checkpoint.parameters():
+        turned = _hash(checkpoint.chunks(parameter, transpose=True)) if transposes(parameter) else None
+        found[parameter.name] = TensorDigest(parameter.shape, _hash(checkpoint.chunks(parameter)), turned)
+    return found
+
+
+def audit(
+    artifact: Artifact,
+    expected: Mapping[str, TensorDigest],
+    sums: Mapping[str, NDArray[np.float32]],
+    checkpoint: Checkpoint | None = None,
+) -> tuple[WeightAudit, list[str]]:
+    """What was compared, and what of the artifact's stored tensors is not what the checkpoint's numbers make.
+
+    float32 tensors by their digests; int8 ones quantized again from the checkpoint, or from a float32 artifact beside
+    this one whose tensors have these digests, and compared in every bit. Without either, by `sums`: see
+    `yizhi.parity.numbers`. Raises InputError where the files cannot be read.
+    """
+    tensors = TARGETS[artifact.target].stored_tensors(artifact.folder)
+    source = _of_checkpoint(checkpoint) if checkpoint else _of_siblings(artifact, expected)
+    compared = _Audit(expected, sums, artifact.description.get("quantization"), source)
+    compared.look_at(tensors)
+    return compared.result, _shorten(compared.faults)
+
+
+class _Audit:
+    def __init__(
+        self,
+        expected: Mapping[str, TensorDigest],
+        sums: Mapping[str, NDArray[np.float32]],
+        quantization: Mapping[str, Any] | None,
+        source: Source,
+    ) -> None:
+        self._expected, self._sums, self._source = expected, sums, source
+        self._quantization = quantization
+        self._outliers: Mapping[str, list[int]] = quantization["outliers"] if quantization else {}
+        self._counts = {"exact": 0, "requantized": 0, "rounded": 0}
+        self.faults: list[str] = []
+
+    @property
+    def result(self) -> WeightAudit:
+        return WeightAudit(**self._counts)
+
+    def look_at(self, tensors: Iterable[StoredTensor]) -> None:
+        by_file: dict[str, dict[str, StoredTensor]] = {}
+        places: dict[str, list[StoredTensor]] = {}
+        for tensor in tensors:
+            if by_file.setdefault(tensor.file, {}).setdefault(tensor.name, tensor) is not tensor:
+                self.faults.append(f"{tensor.file}: {tensor.name}: is stored twice")
+            others = places.setdefault(tensor.name, [])
+            if not any(_is_same(tensor, other) for other in others):
+                others.append(tensor)
+        self._check_names(places)
+        if self._quantization:
+            self._check_description(places)
+        for name in self._expected:
+            for tensor in places.get(name, ()):
+                self._compare(name, tensor, by_file[tensor.file])
+
+    def _check_names(self, places: Mapping[str, list[StoredTensor]]) -> None:
+        known = set(self._expected)
+        if self._quantization:
+            known |= {form for name in self._expected for form in (scale_of(name), outliers_of(name))}
+        self.faults += [f"{name}: is not stored" for name in self._expected if name not in places]
+        self.faults += [
+            f"{found[0].file}: {name}: no tensor of the checkpoint"
+            for name, found in places.items()
+            if name not in known
+        ]
+
+    def _check_description(self, places: Mapping[str, list[StoredTensor]]) -> None:
+        """The graphs and `artifact.json` must mean the same bytes: runtimes read the first, audits the second."""
+        said = self._quantization["stored"] if self._quantization else {}
+        for name, found in places.items():
+            for tensor in found:
+                place = said.get(name)
+                if place is None or (place["offset"], tuple(place["shape"])) != (tensor.spans[0][0], tensor.shape):
+                    self.faults.append(f"{tensor.file}: {name}: lies elsewhere than {DESCRIPTION} says")
+
+    def _compare(self, name: str, tensor: StoredTensor, beside: Mapping[str, StoredTensor]) -> None:
+        expected = self._expected[name]
+        shape = expected.shape[::-1] if tensor.transposed else expected.shape
+        if tensor.shape != shape:
+            self.faults.append(f"{tensor.file}: {name}: expected {list(shape)}; found {list(tensor.shape)}")
+        elif tensor.dtype == "F32":
+            digest = expected.transposed if tensor.transposed else expected.sha256
+            self._counts["exact"] += 1
+            if _hash(tensor.chunks()) != digest:
+                self.faults.append(f"{tensor.file}: {name}: differs from the checkpoint's")
+        elif self._quantization and tensor.dtype == "I8":
+            self._compare_quantized(name, tensor, beside)
+        else:
+            self.faults.append(f"{tensor.file}: {name}: expected float32; found {tensor.dtype}")
+
+    def _compare_quantized(self, name: str, tensor: StoredTensor, beside: Mapping[str, StoredTensor]) -> None:
+        outliers = self._outliers.get(name, [])
+        needed = [scale_of(name), *([outliers_of(name)] if outliers else [])]
+        missing = [other for other in needed if other not in beside]
+        if missing:
+            self.faults += [f"{tensor.file}: {other}: is not stored" for other in missing]
+            return
+        scales = beside[scale_of(name)].array()
+        columns = beside[outliers_of(name)].array() if outliers else None
+        original = self._source(name)
+        if original is None:
+            self._counts["rounded"] += 1
+            self.faults += audit_sums(name, tensor.array(), scales, columns, outliers, self._sums[name])
+            return
+        self._counts["requantized"] += 1
+        wrong = _wrong_rows(original, tensor.array(), scales, outliers)
+        if wrong:
+            more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+            self.faults.append(f"{tensor.file}: {name}: row {wrong[0]}{more}: not what the checkpoint's numbers give")
+        if columns is not None and not np.array_equal(columns, original[:, outliers].T):
+            self.faults.append(f"{tensor.file}: {outliers_of(name)}: differs from the checkpoint's")
+
+
+def _wrong_rows(
+    original: NDArray[np.float32], values: NDArray[np.int8], scales: NDArray[np.float32], outliers: list[int]
+) -> list[int]:
+    """The rows whose int8 values or scale are not what quantizing gives."""
+    step = max(1, _CHUNK_VALUES // original.shape[1])
+    wrong: list[int] = []
+    for start in range(0, len(original), step):
+        rows, own = quantize_rows(without(original[start : start + step], outliers))
+        same = (rows == values[start : start + step]).all(axis=1) & (own == scales[start : start + step])
+        wrong += (start + np.flatnonzero(~same)).tolist()
+    return wrong
+
+
+def _of_checkpoint(checkpoint: Checkpoint) -> Source:
+    return lambda name: checkpoint.array(name)
+
+
+def _of_siblings(artifact: Artifact, expected: Mapping[str, TensorDigest]) -> Source:
+    """The tensors of float32 artifacts in the same release, each only if its digest is the checkpoint's."""
+
+    @cache
+    def siblings() -> list[StoredTensor]:
+        found: list[StoredTensor] = []
+        for target in TARGETS.values():
+            folder = artifact.folder.parent / target.name
+            if target.precision == "fp32" and (folder / DESCRIPTION).is_file():
+                with suppress(InputError):  # the fault is told where that artifact is verified
+                    found += target.stored_tensors(folder)
+        return found
+
+    def find(name: str) -> NDArray[np.float32] | None:
+        for tensor in siblings():
+            if tensor.name == name and tensor.dtype == "F32":
+                digest = expected[name].transposed if tensor.transposed else expected[name].sha256
+                with suppress(InputError):
+                    if _hash(tensor.chunks()) == digest:
+                        array: NDArray[np.float32] = tensor.array()
+                        return array if array.shape == expected[name].shape else None
+        return None
+
+    return find
+
+
+def _is_same(one: StoredTensor, other: StoredTensor) -> bool:
+    return (one.dtype, one.shape, one.path, one.spans) == (other.dtype, other.shape, other.path, other.spans)
+
+
+def _hash(chunks: Iterable[bytes | memoryview]) -> str:
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _shorten(faults: list[str]) -> list[str]:
+    if len(faults) <= _MOST_FAULTS:
+        return faults
+    return [*faults[:_MOST_FAULTS], f"and {len(faults) - _MOST_FAULTS} more faults of stored tensors"]
