@@ -60,7 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"yizhi: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"yizhi: {error.filename}: {error.strerror}", file=sys.stderr)
+        told = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
+        print(f"yizhi: {told}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("yizhi: interrupted", file=sys.stderr)

@@ -281,3 +281,38 @@ def test_memory_does_not_grow_with_the_input(tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True)
         peaks.append(int(done.stdout))
     assert peaks[1] - peaks[0] < 8_000  # kB; the vectors that were added are 22,000
+
+
+@pytest.mark.parametrize("option", ["--output", "--errors"])
+def test_what_is_read_is_not_written_to(artifact, tmp_path, capsys, option):
+    """`--errors in.txt --overwrite` emptied the input."""
+    source = write_input(tmp_path / "in.jsonl")
+    before = source.read_bytes()
+    output, errors = (source, tmp_path / "e.jsonl") if option == "--output" else (tmp_path / "out.jsonl", source)
+    assert embed(artifact, source, output, "--errors", str(errors), "--overwrite") == 2
+    assert "is what is read; write to another file" in capsys.readouterr().err
+    assert source.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [source]
+
+
+@pytest.mark.parametrize("output", ["o.jsonl", "folder.jsonl"])
+@pytest.mark.parametrize("errors", ["none/e.jsonl", "folder.jsonl"])
+def test_places_that_cannot_be_written_to(artifact, tmp_path, capsys, output, errors):
+    source = write_input(tmp_path / "in.txt")
+    (tmp_path / "folder.jsonl").mkdir()
+    assert embed(artifact, source, tmp_path / output, "--errors", str(tmp_path / errors), "--overwrite") == 2
+    said = capsys.readouterr().err
+    assert "no such folder" in said or "is a folder; give the name of a file" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.jsonl", "in.txt"]
+
+
+def test_an_input_that_ends_a_run_leaves_nothing(artifact, tmp_path):
+    """Windows before the bad line count, and nothing could go on with them once the input is mended."""
+    source = write_input(tmp_path / "in.csv", TEXTS * 3)
+    sound = source.read_bytes()
+    source.write_bytes(sound + b'x,"y\n')
+    output = tmp_path / "o.jsonl"
+    assert embed(artifact, source, output, "--errors", str(tmp_path / "e.jsonl")) == 2
+    assert list(tmp_path.iterdir()) == [source]
+    source.write_bytes(sound)
+    assert embed(artifact, source, output, "--errors", str(tmp_path / "e.jsonl")) in (0, 1)

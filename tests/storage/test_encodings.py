@@ -3,10 +3,13 @@
 import io
 import sys
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from yizhi.cli import main
 from yizhi.errors import InputError
+from yizhi.storage import records
 from yizhi.storage.records import READ_AS, STDIN, Source
 from yizhi.storage.texts import read_texts
 
@@ -148,3 +151,60 @@ def test_the_name_of_a_file_is_no_text(tmp_path, monkeypatch, capsys, open_varia
     assert not said.out
     found = "is a file" if text == "a.txt" else "standard input"
     assert f"yizhi: {text}:\n  - {found}: give --output to answer what is in it" in said.err
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "utf-16", "utf-8"])
+@pytest.mark.parametrize("given", ["a.txt", STDIN])
+def test_cr_alone_is_refused_in_any_encoding(tmp_path, monkeypatch, encoding, given):
+    data = "\r".join(LINES).encode(encoding)
+    (tmp_path / "a.txt").write_bytes(data)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(data))))
+    with pytest.raises(InputError, match="found CR alone"):
+        read(STDIN if given == STDIN else tmp_path / "a.txt", encoding=encoding)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "gb18030"])
+def test_standard_input_is_looked_at_too(monkeypatch, encoding):
+    monkeypatch.setattr(
+        sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO("\n".join(LINES).encode(encoding))))
+    )
+    with pytest.raises(InputError, match="expected UTF-8; found"):
+        read(STDIN)
+
+
+def test_a_long_line_of_a_tsv_is_one_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "LONGEST_LINE", 100)
+    (tmp_path / "a.tsv").write_text("text\n" + "天" * 90 + "\n地\n", encoding="utf-8")
+    found = [(row.number, row.text, row.fault) for row in read(tmp_path / "a.tsv")]
+    assert found == [(2, None, "the line is longer than 100 bytes"), (3, "地", "")]
+
+
+@pytest.mark.parametrize("content", ['text\n"北京\n我\n', 'text\n"北京"是\n我\n'])
+def test_quotes_of_a_csv_that_do_not_close(tmp_path, content):
+    """The rest of the file was one row."""
+    (tmp_path / "a.csv").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match="is not CSV"):
+        read(tmp_path / "a.csv")
+
+
+def test_a_column_that_stands_twice(tmp_path):
+    (tmp_path / "a.csv").write_text("text,text\n1,2\n")
+    (tmp_path / "a.tsv").write_text("text\ttext\n1\t2\n")
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    for name in ("a.csv", "a.tsv", "a.parquet"):
+        with pytest.raises(InputError, match="column 'text' stands 2 times"):
+            read(tmp_path / name)
+
+
+def test_parquet_that_is_damaged_or_no_text(tmp_path):
+    texts = pyarrow.array([b"\xff\xfe"], pyarrow.binary()).view(pyarrow.string())
+    parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="a text is not UTF-8"):
+        read(tmp_path / "a.parquet")
+    parquet.write_table(pyarrow.table({"text": ["北京" * 999] * 99}), tmp_path / "b.parquet", compression="zstd")
+    data = bytearray((tmp_path / "b.parquet").read_bytes())
+    data[20:60] = bytes(40)
+    (tmp_path / "b.parquet").write_bytes(data)
+    with pytest.raises(InputError, match="is not Parquet, or is damaged: "):
+        read(tmp_path / "b.parquet")

@@ -100,7 +100,7 @@ def test_regression(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "fault"),
     [
-        ("a.csv", "", "has no row"),
+        ("a.csv", "", "is empty: expected a line with the names of the columns"),
         ("a.csv", "text,label\n", "has no row"),
         ("a.csv", "text\n天\n", "has no column 'label'; found 'text'"),
         ("a.txt", "天\n", "expected .csv, .tsv, .jsonl or .parquet"),

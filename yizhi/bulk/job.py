@@ -11,7 +11,7 @@ from yizhi.bulk.operators import OperatorSpec, RowOperator
 from yizhi.bulk.writers import check_output
 from yizhi.errors import InputError
 from yizhi.runtimes.batching import TOKENS, WINDOW, Task, run_tasks
-from yizhi.storage.records import READ_AS, Record, Source
+from yizhi.storage.records import READ_AS, STDIN, Record, Source
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,14 @@ class Job:
     def check(self) -> None:
         """Raise InputError for what cannot work, before anything is written."""
         check_output(self.output, self.operator.is_vector)
-        if not self.output.parent.is_dir():
-            raise InputError(self.output.parent, "no such folder")
         files = [self.output] if self.errors is None else [self.output, self.errors]
+        for path in files:
+            if not path.parent.is_dir():
+                raise InputError(path.parent, "no such folder")
+            if path.is_dir():
+                raise InputError(path, "is a folder; give the name of a file")
+            if self.source.path != STDIN and path.resolve() == Path(self.source.path).resolve():
+                raise InputError(path, "is what is read; write to another file")
         if len({path.resolve() for path in files}) < len(files):
             raise InputError(self.output, "is both `output` and `errors`")
         for path in files:

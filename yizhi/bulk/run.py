@@ -136,12 +136,15 @@ def _commit(job: Job, position: Position, writer: Writer, files: tuple[BinaryIO,
 
 @contextmanager
 def _without_leftovers(job: Job) -> Iterator[None]:
-    """Remove the working files of a run that ends before any of it counts: there is nothing to go on with."""
+    """Remove the working files of a run that nothing can go on with: none of it counts, or its input ended it.
+
+    What `strict` ended goes on without it.
+    """
     try:
         yield
-    except BaseException:
-        if not job.state.exists():
-            for path in (job.working, job.errors):
+    except BaseException as error:
+        if (isinstance(error, InputError) and not job.strict) or not job.state.exists():
+            for path in (job.state, job.working, job.errors):
                 if path is not None:
                     path.unlink(missing_ok=True)
         raise

@@ -29,6 +29,13 @@ _MODES = {
 }
 
 
+# Of the Transformer's settings, those that are read, or that change no answer. `model_args` says which file is loaded.
+_SETTINGS_THAT_MAY_DIFFER = (
+    *("max_seq_length", "do_lower_case", "model_args", "model_kwargs", "transformer_task", "modality_config"),
+    *("module_output_name", "unpad_inputs", "track_media_counts"),
+)
+
+
 @dataclass(frozen=True)
 class SentenceSettings:
     """pooling: what a text's vector is. max_length: the most tokens of a text; None if the folder does not say.
@@ -73,6 +80,11 @@ def read_sentence_settings(
             f"{settings_file}: do_lower_case: sentence-transformers lower-cases the text; the tokenizer does not. Set "
             "do_lower_case in tokenizer_config.json instead"
         )
+    faults += [
+        f"{settings_file}: {key}: not computed here; found {show(value)}"
+        for key, value in settings.items()
+        if key not in _SETTINGS_THAT_MAY_DIFFER and value not in (None, {}, False)
+    ]
     prompts = read_json_object(folder / PROMPTS) if (folder / PROMPTS).exists() else {}
     notes = _check_prompts(prompts, faults) if not is_ignored(PROMPTS, ignored) else []
     if faults:
@@ -103,7 +115,9 @@ def _read_modules(path: Path) -> list[tuple[str, str]]:
         kind, where = (module.get(key) for key in ("type", "path")) if isinstance(module, dict) else (None, None)
         if not isinstance(kind, str) or not isinstance(where, str) or ".." in Path(where).parts or where[:1] == "/":
             raise InputError(path.parent, f"{MODULES}: expected a list of modules; found {show(module)}")
-        found.append((kind.rpartition(".")[2], where))
+        library, _, name = kind.rpartition(".")
+        # The library's own modules, by whatever path its releases write; another's keep their whole name.
+        found.append((name if library.partition(".")[0] == "sentence_transformers" else kind, where))
     return found
 
 
@@ -136,5 +150,7 @@ def _check_prompts(config: dict[str, Any], faults: list[str]) -> list[str]:
             f"{PROMPTS}: default_prompt_name: sentence-transformers puts {show(prompts[default])} before every text, "
             "which is not done here: pass over it with `ignored_files`, and put it there yourself"
         )
+    if config.get("truncate_dim") is not None:
+        faults.append(f"{PROMPTS}: truncate_dim: not computed here; found {show(config['truncate_dim'])}")
     named = [name for name, prompt in prompts.items() if prompt]
     return [f"{PROMPTS}: prompts are the caller's to put before a text: {', '.join(map(str, named))}"] if named else []

@@ -79,7 +79,10 @@ def read_sources(folder: Path, vocab: Path | None = None) -> TokenizerSources:
     # Not needed beside tokenizer.json, and then what is wrong with it changes nothing.
     if vocab != folder / VOCAB or (vocab.exists() and not (folder / TOKENIZER).exists()):
         lines = collect_faults(faults, lambda: read_vocab(vocab, notes))
-    generic = _class_of(folder, settings) in GENERIC_CLASSES
+    found = _class_of(folder, settings)
+    if settings.get("tokenizer_class") is None and found not in (None, *BERT_CLASSES, *GENERIC_CLASSES):
+        faults.append(f"config.json: {_say_class(found)}")
+    generic = found in GENERIC_CLASSES
     if not faults and saved is None and (lines is None or generic):
         faults.append(
             f"{TOKENIZER}: the file is missing; tokenizer_class in {SETTINGS} asks for it"
@@ -130,6 +133,11 @@ def _class_of(folder: Path, settings: Mapping[str, Any]) -> object:
         return None
 
 
+def _say_class(found: object) -> str:
+    known = ", ".join((*BERT_CLASSES, *GENERIC_CLASSES))
+    return f"tokenizer_class: expected one of {known}; found {show(found)}"
+
+
 def _check_settings(settings: Mapping[str, Any]) -> list[str]:
     """What `tokenizer_config.json` may not say: values of another kind, and what would silently give other ids."""
     faults = [
@@ -139,18 +147,28 @@ def _check_settings(settings: Mapping[str, Any]) -> list[str]:
     ]
     if not isinstance(settings.get("strip_accents"), bool | None):
         faults.append(f"strip_accents: expected true, false or null; found {show(settings['strip_accents'])}")
-    known = (*BERT_CLASSES, *GENERIC_CLASSES)
-    if settings.get("tokenizer_class") not in (None, *known):
-        faults.append(f"tokenizer_class: expected one of {', '.join(known)}; found {show(settings['tokenizer_class'])}")
+    if settings.get("tokenizer_class") not in (None, *BERT_CLASSES, *GENERIC_CLASSES):
+        faults.append(_say_class(settings["tokenizer_class"]))
     for key, usual in {"do_basic_tokenize": True, "never_split": None, "init_inputs": None}.items():
         if settings.get(key, usual) != usual and settings[key] != []:
             faults.append(f"{key}: not supported; found {show(settings[key])}")
+    given = settings.get("model_input_names", ["token_type_ids"])
+    if not isinstance(given, list) or "token_type_ids" not in given:
+        faults.append(
+            f"model_input_names: expected token_type_ids among them; found {show(given)}: transformers would give the "
+            "second text of a pair no type of its own"
+        )
     for key in _SIDES:
         if settings.get(key, "right") not in ("left", "right"):
             faults.append(f"{key}: expected left or right; found {show(settings[key])}")
     length = settings.get("model_max_length")
     if length is not None and (isinstance(length, bool) or not isinstance(length, int | float) or length < 1):
         faults.append(f"model_max_length: expected a number of tokens; found {show(length)}")
+    faults += [
+        f"{key}: is a Japanese tokenizer's; found {show(settings[key])}"
+        for key in ("word_tokenizer_type", "subword_tokenizer_type")
+        if settings.get(key)
+    ]
     faults += _check_special_tokens(settings)
     decoder = settings.get("added_tokens_decoder", {})
     if not isinstance(decoder, dict):
@@ -203,6 +221,9 @@ def _read_saved(path: Path) -> dict[str, Any]:
     saved = serialize(tokenizer)
     ids = saved["model"]["vocab"].values()
     faults = _check_frame(saved["post_processor"])
+    prefix = saved["model"]["continuing_subword_prefix"]
+    if prefix != "##":  # by which words are told apart where they are tagged
+        faults.append(f"model: continuing_subword_prefix: expected '##'; found {show(prefix)}")
     if not ids:
         faults.append("model: its vocabulary is empty")
     elif len(ids) * 2 < max(ids):

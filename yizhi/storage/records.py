@@ -112,17 +112,18 @@ class Source:
         advice: as in `check_encoding`.
         """
         if self.path == STDIN:
-            yield RecordReader(self, self._decode(sys.stdin.buffer))
+            yield RecordReader(self, self._as_utf8(sys.stdin.buffer, advice))
         else:
-            with open(self.path, "rb") as file:
-                if self.format != "parquet" and self.encoding == UTF_8:
-                    check_encoding(self.path, file.read(_HEAD), advice)
-                    file.seek(0)
-                yield RecordReader(self, self._decode(file))
+            with open(self.path, "rb", buffering=_HEAD) as file:
+                yield RecordReader(self, file if self.format == "parquet" else self._as_utf8(file, advice))
 
-    def _decode(self, file: BinaryIO) -> BinaryIO:
-        """The file as UTF-8."""
-        return file if self.encoding == UTF_8 else io.BufferedReader(_AsUtf8(file, self.encoding, self.path))
+    def _as_utf8(self, file: BinaryIO, advice: str) -> BinaryIO:
+        """The file as UTF-8, its beginning looked at."""
+        if self.encoding != UTF_8:
+            file = io.BufferedReader(_AsUtf8(file, self.encoding, self.path), _HEAD)
+        if isinstance(file, io.BufferedReader):
+            check_encoding(self.path, file.peek(_HEAD)[:_HEAD], advice)
+        return file
 
 
 class RecordReader:
@@ -181,27 +182,32 @@ class RecordReader:
 
     def _csv(self) -> Iterator[Record]:
         # A field may hold line ends; a row is called by the line it ends on, as the csv module does.
-        rows = csv.reader(_Counting(self))
+        rows = csv.reader(_Counting(self), strict=True)
         yield from self._table(rows, lambda: rows.line_num)
 
     def _tsv(self) -> Iterator[Record]:
         # Quotes are characters like others, and a field has no tab and no line end: the media type's own rules.
-        number = 0
+        number, fault = 0, ""
 
         def rows() -> Iterator[list[str]]:
-            nonlocal number
-            for line in _Counting(self):
-                number += 1
-                text = line.removesuffix("\n").removesuffix("\r")
+            nonlocal number, fault
+            for number, text, fault in self._lines():  # noqa: B007 - told by the two functions below
                 yield text.split("\t") if text else []
 
-        yield from self._table(rows(), lambda: number)
+        yield from self._table(rows(), lambda: number, lambda: fault)
 
-    def _table(self, rows: Iterable[list[str]], number: Callable[[], int]) -> Iterator[Record]:
-        """Records of rows of cells, the first of them the names of the columns. number: of the row last read."""
+    def _table(
+        self, rows: Iterable[list[str]], number: Callable[[], int], fault: Callable[[], str] = str
+    ) -> Iterator[Record]:
+        """Records of rows of cells, the first of them the names of the columns. number, fault: of the row last read."""
         header: list[str] | None = None
         try:
             for cells in rows:
+                if fault():
+                    if header is None:
+                        raise InputError(self._source.path, f"line {number()}: {fault()}")
+                    yield Record(number(), None, fault())
+                    continue
                 if header is None:
                     header = cells
                     self._check_columns(header)
@@ -217,29 +223,39 @@ class RecordReader:
                     yield self._record(number(), dict(zip(header, cells, strict=True)))
         except csv.Error as error:
             raise InputError(self._source.path, f"line {number()}: is not CSV: {error}") from None
+        if header is None:
+            raise InputError(self._source.path, "is empty: expected a line with the names of the columns")
 
     def _parquet(self) -> Iterator[Record]:
         import pyarrow
         from pyarrow import parquet
 
+        number = 0
         try:
             file = parquet.ParquetFile(self._file, pre_buffer=False)
             self._check_columns(file.schema_arrow.names)
             columns = list(self._source.columns)
-            number, rows = 0, max(file.metadata.num_rows, 1)
+            rows = max(file.metadata.num_rows, 1)
             for batch in file.iter_batches(batch_size=1024, columns=columns):
                 for values in batch.to_pylist():
                     number += 1
                     self._read = int((self._size or 0) * number / rows)
                     yield self._record(number, values)
-        except pyarrow.ArrowInvalid as error:
-            raise InputError(self._source.path, f"is not Parquet: {error}") from None
+        except (pyarrow.ArrowException, OSError) as error:
+            raise InputError(self._source.path, f"is not Parquet, or is damaged: {error}") from None
+        except UnicodeDecodeError as error:
+            raise InputError(self._source.path, f"after row {number}: a text is not UTF-8: {error}") from None
 
     def _check_columns(self, found: list[str]) -> None:
         faults = [
             f"has no column {name!r}; found {', '.join(map(show, found[:20]))}"
             for name in self._source.columns
             if name not in found
+        ]
+        faults += [
+            f"column {name!r} stands {found.count(name)} times"
+            for name in self._source.columns
+            if found.count(name) > 1
         ]
         if faults:
             raise InputError(self._source.path, faults)

@@ -78,6 +78,57 @@ def test_other_tensors_beside_the_weights_are_refused(make_checkpoint, tmp_path)
         import_checkpoint(folder, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"teacher": {"module": {"weight": 1}, "decay": 0.9}},
+        {"shadow": [1]},
+        {"model": {"step": 3, "weight": 1}},
+    ],
+)
+def test_tensors_anywhere_beside_the_weights_are_refused(make_checkpoint, tmp_path, beside):
+    torch = pytest.importorskip("torch")
+    folder = copy_beside(make_checkpoint("bert"), tmp_path / "source")
+    state = {name: torch.from_numpy(array) for name, array in read_tensors(make_checkpoint("bert"))[0].items()}
+
+    def fill(value):
+        if isinstance(value, dict):
+            return {name: fill(inner) if name not in ("step", "decay") else inner for name, inner in value.items()}
+        return [torch.ones(2)] if isinstance(value, list) else torch.ones(2)
+
+    torch.save({"state_dict": state, **fill(beside)}, folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match=f"'{next(iter(beside))}': tensors beside 'state_dict'"):
+        import_checkpoint(folder, tmp_path / "out")
+
+
+def test_a_training_loop_s_state_is_passed_over(make_checkpoint, tmp_path):
+    torch = pytest.importorskip("torch")
+    expected = make_checkpoint("bert")
+    folder = copy_beside(expected, tmp_path / "source")
+    state = {f"_orig_mod.{name}": torch.from_numpy(array) for name, array in read_tensors(expected)[0].items()}
+    optimizer = {"state": {0: {"exp_avg": torch.ones(9)}}, "param_groups": [{"lr": 0.1}]}
+    torch.save(
+        {"model": state, "optimizer": optimizer, "rng_state": torch.ones(9), "epoch": 2}, folder / "pytorch_model.bin"
+    )
+    import_checkpoint(folder, tmp_path / "out")
+    assert_same_checkpoint(tmp_path / "out", expected)
+
+
+def test_odd_tensors_of_a_bin(make_checkpoint, tmp_path):
+    torch = pytest.importorskip("torch")
+    expected = make_checkpoint("bert", dtype="BF16")
+    folder = copy_beside(expected, tmp_path / "source")
+    tensors = {name: torch.from_numpy(array) for name, array in read_tensors(expected)[0].items()}
+    name, bias = "bert.pooler.dense.weight", "bert.pooler.dense.bias"
+    state = {**tensors, name: torch.nn.Parameter(tensors[name].bfloat16()), bias: torch._neg_view(-tensors[bias])}
+    torch.save(state, folder / "pytorch_model.bin")
+    import_checkpoint(folder, tmp_path / "out")
+    assert_same_checkpoint(tmp_path / "out", expected)
+    torch.save({**state, name: torch.empty(2, device="meta")}, folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match=rf"'{name}': expected a tensor; found one without values \(meta\)"):
+        import_checkpoint(folder, tmp_path / "meta")
+
+
 def tensorflow_name(name: str, shape: tuple[int, ...]) -> str:
     parts = name.replace("layer.", "layer_-_").split(".")
     leaf = parts.pop()

@@ -103,7 +103,10 @@ def merge_lora(
     ]
     names = {canonical_name(_plain(tensor.name), family): tensor for tensor in others}
     architecture = _architecture(raw, base, family, folder)
-    if f"{family.word_embeddings}.weight" in changes and _fills_masks(architecture, base):
+    table = f"{family.word_embeddings}.weight"
+    # A table that was only resized is saved too, and then the decoder was tied to it again.
+    apart = table in names and table.removesuffix(".weight").rpartition(".")[2] in (raw.get("modules_to_save") or ())
+    if (table in changes or apart) and _fills_masks(architecture, base):
         faults.append(
             "word embeddings: the decoder shares them, and peft leaves the decoder as it was: cannot be merged"
         )

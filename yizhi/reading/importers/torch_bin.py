@@ -4,7 +4,6 @@ import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,8 +28,14 @@ _DTYPES = {
 }
 # Where training loops keep the weights beside an optimizer's state and counters: Lightning's name first.
 _CONTAINERS = ("state_dict", "model_state_dict", "model")
-# A moving average of the weights: `ema.`, `ema_model.`, `model_ema.`, `state_dict_ema`.
-_AVERAGE = re.compile(r"(^|_)ema(_|$)", re.IGNORECASE)
+# A moving average of the weights: `ema.`, `ema_model.`, `model_ema.`, `state_dict_ema`, `swa_model`.
+_AVERAGE = re.compile(r"(^|_)(ema|swa)(_|$)", re.IGNORECASE)
+# What a training loop keeps beside the weights, and no answer depends on.
+_OF_TRAINING = re.compile(
+    r"(^|_)(optim\w*|optimizers?|lr|scheduler\w*|schedulers|scaler|amp|rng|random|states?|args|hparams|hyper_parameters"
+    r"|callbacks|loops|loss|epoch|step|metrics?)(_|$)",
+    re.IGNORECASE,
+)
 # What torch.load raises for a file that is cut short, altered, or something else.
 _DAMAGED = (
     RuntimeError,
@@ -102,10 +107,11 @@ def _load(path: Path) -> "tuple[dict[str, torch.Tensor], list[str]]":
     averages: list[str] = []
     container = next((name for name in _CONTAINERS if isinstance(state.get(name), dict)), None)
     if container:
-        beside = [name for name in _dictionaries_of_tensors(state) if name != container]
+        beside = [str(name) for name, value in state.items() if name != container and _holds_tensors(value)]
         averages = [name for name in beside if _AVERAGE.search(name)]
-        if others := [f"{show(name)}: tensors beside {container!r}" for name in beside if name not in averages]:
-            raise InputError(path, others)
+        others = [name for name in beside if name not in averages and not _OF_TRAINING.search(name)]
+        if others:
+            raise InputError(path, [f"{show(name)}: tensors beside {container!r}" for name in others])
         state = state[container]
     firsts = {name: name.partition(".")[0] for name in state if isinstance(name, str)}
     if dropped := {first for first in firsts.values() if _AVERAGE.search(first)} - {*firsts}:
@@ -115,7 +121,7 @@ def _load(path: Path) -> "tuple[dict[str, torch.Tensor], list[str]]":
             averages += sorted(dropped)
     state = _without_wrapper(state)
     others = [
-        f"{show(name)}: expected a tensor; found {type(value).__name__}"
+        f"{show(name)}: expected a tensor; found {_describe_other(value)}"
         for name, value in state.items()
         if not _is_tensor(name, value)
     ]
@@ -124,17 +130,19 @@ def _load(path: Path) -> "tuple[dict[str, torch.Tensor], list[str]]":
     return dict(state), averages
 
 
-def _dictionaries_of_tensors(state: dict[Any, Any]) -> Iterator[str]:
-    """The names of what may be weights; an optimizer's state holds numbers and dictionaries too."""
-    for name, value in state.items():
-        tensors = value.items() if isinstance(name, str) and isinstance(value, dict) else ()
-        if tensors and all(_is_tensor(inner, tensor) for inner, tensor in tensors):
-            yield name
+def _holds_tensors(value: object) -> bool:
+    import torch
+
+    if isinstance(value, dict):
+        return any(map(_holds_tensors, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_holds_tensors, value))
+    return isinstance(value, torch.Tensor) and value.dim() > 0
 
 
 def _without_wrapper(state: dict[Any, Any]) -> dict[Any, Any]:
-    """Without the `module.` of DataParallel, or the `model.` of a wrapping module, that every name begins with."""
-    for prefix in ("module.", "model.", "module."):
+    """Without what wraps every name: `module.` of DataParallel, `_orig_mod.` of torch.compile, `model.` of a module."""
+    for prefix in ("_orig_mod.", "module.", "_orig_mod.", "model.", "module.", "_orig_mod."):
         if state and all(isinstance(name, str) and name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
@@ -143,7 +151,16 @@ def _without_wrapper(state: dict[Any, Any]) -> dict[Any, Any]:
 def _is_tensor(name: object, value: object) -> bool:
     import torch
 
-    return isinstance(name, str) and isinstance(value, torch.Tensor) and value.layout == torch.strided
+    dense = isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_meta
+    return isinstance(name, str) and dense
+
+
+def _describe_other(value: object) -> str:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return "one without values (meta)" if value.is_meta else f"one of layout {value.layout}"
+    return type(value).__name__
 
 
 def _name_global(message: str) -> str:
@@ -157,9 +174,8 @@ def _describe(name: str, tensor: "torch.Tensor") -> ForeignTensor:
     def read() -> NDArray[Any]:
         import torch
 
-        if tensor.dtype == torch.bfloat16:
-            return tensor.to(torch.float32).numpy()
-        return tensor.detach().numpy()
+        plain = tensor.detach().resolve_neg().resolve_conj()
+        return plain.to(torch.float32).numpy() if plain.dtype == torch.bfloat16 else plain.numpy()
 
     dtype = str(tensor.dtype)
     return ForeignTensor(name, _DTYPES.get(dtype, dtype), tuple(tensor.shape), read)
