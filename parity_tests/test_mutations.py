@@ -10,7 +10,7 @@ from yizhi.converters.targets import TARGETS
 from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES
 from yizhi.parity import oracle
 from yizhi.parity.bisect import bisect
-from yizhi.parity.faults import FP32, INT8, TEXT, AlteredCheckpoint
+from yizhi.parity.faults import FP32, INT8, STORED, TEXT, AlteredCheckpoint
 from yizhi.parity.judge import Verdict, verify
 from yizhi.parity.mutations import FAULTS
 from yizhi.parity.weight_faults import round_mantissa
@@ -40,7 +40,7 @@ UNSEEN = {
 }
 
 
-IN_TENSORS = [fault for fault in FAULTS if fault.shows != TEXT]
+IN_TENSORS = [fault for fault in FAULTS if fault.shows not in (TEXT, STORED)]
 
 
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault.shows == TEXT], ids=str)
@@ -49,6 +49,14 @@ def test_a_fault_of_text_is_caught_and_no_tensor_is_blamed(laboratory, fault, ta
     finding = laboratory.judge(fault, target)
     assert finding.seen == TEXT
     assert finding.says.startswith("text: ")
+
+
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault.shows == STORED], ids=str)
+@pytest.mark.parametrize("target", ["pytorch", "flax", "onnx", "onnx-int8", slow("tensorflow")])
+def test_a_fault_that_no_output_shows_is_caught_where_it_is_stored(laboratory, fault, target):
+    finding = laboratory.judge(fault, target)
+    assert finding.seen == STORED
+    assert "the checkpoint's" in finding.says
 
 
 @pytest.mark.parametrize("fault", [fault for fault in IN_TENSORS if "pytorch" in fault.targets], ids=str)

@@ -1,6 +1,7 @@
 """Every file of a checkpoint folder is read, known to change no answer, or refused by name."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from yizhi.errors import InputError
 from yizhi.model.spec import Pooling
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.folder_files import RULES, find_rule
+from yizhi.reading.importers import import_checkpoint
 from yizhi.release.manifest import read_manifest
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "importing.md"
@@ -128,6 +130,9 @@ def test_pooling_and_length_are_the_folder_s(make_checkpoint, pooling, mode):
         ({"pooling": {"pooling_mode": "cls", "include_prompt": False}}, "1_Pooling/config.json: include_prompt"),
         ({"settings": {"max_seq_length": "16"}}, "sentence_bert_config.json: max_seq_length: expected a number"),
         ({"settings": {"do_lower_case": True}}, "sentence_bert_config.json: do_lower_case: sentence"),
+        ({"settings": {"tokenizer_args": {"do_lower_case": False}}}, "sentence_bert_config.json: tokenizer_args: not"),
+        ({"settings": {"config_args": {"hidden_act": "relu"}}}, "sentence_bert_config.json: config_args: not computed"),
+        ({"settings": {"processing_kwargs": {"text": {"max_length": 4}}}}, "sentence_bert_config.json: processing_kwa"),
     ],
 )
 def test_what_is_not_computed_is_refused_by_name(make_checkpoint, change, says):
@@ -136,6 +141,75 @@ def test_what_is_not_computed_is_refused_by_name(make_checkpoint, change, says):
     assert fault.startswith(says)
     if "kinds" in change:
         assert "Dense is not computed here" in fault
+
+
+def test_modules_of_another_library_are_no_modules_of_ours(make_checkpoint):
+    folder = write_sentence_model(make_checkpoint())
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1]["type"] = "custom_st.Pooling"
+    write_json(folder / "modules.json", modules)
+    assert "custom_st.Pooling is not computed here" in faults_of(folder)[0]
+
+
+def test_vectors_that_are_cut_are_refused(make_checkpoint):
+    folder = write_sentence_model(make_checkpoint())
+    write_json(folder / "config_sentence_transformers.json", {"truncate_dim": 8})
+    assert faults_of(folder) == ["config_sentence_transformers.json: truncate_dim: not computed here; found 8"]
+    write_json(folder / "config_sentence_transformers.json", {"truncate_dim": None, "similarity_fn_name": "cosine"})
+    Checkpoint.open(folder).close()
+
+
+@pytest.mark.parametrize("name", ["weird.json", "merges.txt", "spiece.model", "bert_config.json"])
+def test_an_import_refuses_what_an_export_does(make_checkpoint, tmp_path, name):
+    """`import` passed over them, and the export of its result knew nothing of them."""
+    folder = make_checkpoint()
+    (folder / name).write_text("{}")
+    with pytest.raises(InputError, match=re.escape(name)):
+        import_checkpoint(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    import_checkpoint(folder, tmp_path / "out", ignored_files=[name])
+    # A file of weights that is named alone may lie among anything.
+    import_checkpoint(folder / "model.safetensors", tmp_path / "alone")
+
+
+def test_an_import_keeps_how_sentence_transformers_pools(make_checkpoint, tmp_path):
+    folder = write_sentence_model(make_checkpoint())
+    import_checkpoint(folder, tmp_path / "out")
+    with Checkpoint.open(folder) as before, Checkpoint.open(tmp_path / "out") as after:
+        assert after.spec.pooling == before.spec.pooling is not None
+        assert after.text.length(64) == before.text.length(64) == 16
+    write_json(folder / "config_sentence_transformers.json", {"truncate_dim": 8})
+    with pytest.raises(InputError, match="truncate_dim"):
+        import_checkpoint(folder, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"model_input_names": ["input_ids", "attention_mask"]}, "model_input_names: expected token_type_ids"),
+        ({"word_tokenizer_type": "mecab"}, "word_tokenizer_type: is a Japanese tokenizer's"),
+    ],
+)
+def test_settings_that_give_other_inputs_are_refused(make_checkpoint, settings, says):
+    folder = make_checkpoint(tokenizer_config=settings)
+    assert any(says in fault for fault in faults_of(folder))
+
+
+def test_a_class_that_config_json_alone_names(make_checkpoint):
+    folder = make_checkpoint(config={"tokenizer_class": "BertJapaneseTokenizer"})
+    assert any("config.json: tokenizer_class: expected one of" in fault for fault in faults_of(folder))
+
+
+def test_another_mark_of_words_that_go_on(make_checkpoint, tmp_path):
+    from transformers import BertTokenizerFast
+
+    folder = make_checkpoint()
+    BertTokenizerFast.from_pretrained(folder).save_pretrained(folder)
+    saved = json.loads((folder / "tokenizer.json").read_text())
+    saved["model"]["continuing_subword_prefix"] = "@@"
+    write_json(folder / "tokenizer.json", saved)
+    assert any("continuing_subword_prefix: expected '##'; found '@@'" in fault for fault in faults_of(folder))
 
 
 def test_a_prompt_before_every_text_is_refused(make_checkpoint):

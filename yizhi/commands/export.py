@@ -4,7 +4,16 @@ import argparse
 import os
 from pathlib import Path
 
-from yizhi.commands.options import CHECKPOINT_HELP, JSON_HELP, Commands, add_command, add_require_mlm, finish, positive
+from yizhi.commands.options import (
+    CHECKPOINT_HELP,
+    JSON_HELP,
+    Commands,
+    add_command,
+    add_ignore_file,
+    add_require_mlm,
+    finish,
+    positive,
+)
 from yizhi.converters.targets import TARGETS, find_targets
 from yizhi.errors import InputError
 from yizhi.model.spec import POOLINGS, Pooling
@@ -50,14 +59,7 @@ def add(commands: Commands) -> None:
         help="also give sentence_embedding, each row's own tokens as one vector (docs/using.md)",
     )
     parser.add_argument("--normalize", action="store_true", help="with --pooling: make its L2 norm 1")
-    parser.add_argument(
-        "--ignore-file",
-        dest="ignored_files",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="pass over this file of the checkpoint, though it could change an answer; the manifest records it",
-    )
+    add_ignore_file(parser, "; the manifest records it")
     add_require_mlm(parser)
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
 

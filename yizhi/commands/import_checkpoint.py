@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from yizhi.commands.options import JSON_HELP, Commands, add_command, make_console
+from yizhi.commands.options import JSON_HELP, Commands, add_command, add_ignore_file, make_console
 
 
 def add(commands: Commands) -> None:
@@ -35,6 +35,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--base", type=Path, metavar="CHECKPOINT", help="SOURCE is an adapter's folder: put it into this checkpoint"
     )
+    add_ignore_file(parser)
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
 
@@ -44,7 +45,13 @@ def run(options: argparse.Namespace) -> int:
     from yizhi.reports.imported import print_report
 
     report = import_checkpoint(
-        options.source, options.out, options.config, options.vocab, options.adapter, options.base
+        options.source,
+        options.out,
+        options.config,
+        options.vocab,
+        options.adapter,
+        options.base,
+        options.ignored_files,
     )
     if options.json:
         print(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from yizhi.commands.options import CHECKPOINT_HELP, JSON_HELP, Commands, add_command, make_console
+from yizhi.commands.options import CHECKPOINT_HELP, JSON_HELP, Commands, add_command, add_ignore_file, make_console
 
 
 def add(commands: Commands) -> None:
@@ -19,6 +19,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("path", metavar="CHECKPOINT|ARTIFACT|RELEASE", help=CHECKPOINT_HELP)
     parser.add_argument("--revision", help="branch, tag or commit, for a hub id")
+    add_ignore_file(parser)
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
 
@@ -26,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
     from yizhi.reports.inspection import describe, print_description
 
-    description = describe(options.path, options.revision)
+    description = describe(options.path, options.revision, options.ignored_files)
     if options.json:
         print(json.dumps(description, ensure_ascii=False, indent=2))
     else:

@@ -55,6 +55,18 @@ def add_require_mlm(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_ignore_file(parser: argparse.ArgumentParser, recorded: str = "") -> None:
+    """Declare `--ignore-file`. recorded: what is done with the names."""
+    parser.add_argument(
+        "--ignore-file",
+        dest="ignored_files",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"pass over this file of the checkpoint, though it could change an answer{recorded}",
+    )
+
+
 def finish(rows: "list[Row]", title: Path, as_json: bool, require_mlm: bool = False) -> int:
     """Print the rows and return the exit code."""
     from yizhi.pipeline.head import find_head, is_trained

@@ -25,6 +25,7 @@ from yizhi.reading.checkpoint import Checkpoint
 EMBEDDINGS, FIRST_LAYER, LAYER, LAST_LAYER = "hidden_states.0", "hidden_states.1", "layer", "last layer"
 POOLER, LOGITS = "pooler_output", "logits"
 TEXT = "text"  # before any output: what the artifact's files make of a user's text
+STORED = "stored tensors"  # in no output: what no case reads, or too small to be judged
 
 FP32, INT8 = (
     tuple(name for name, target in TARGETS.items() if target.precision == precision) for precision in ("fp32", "int8")

@@ -48,7 +48,8 @@ class Verdict:
     change_alone: largest change in a row's default outputs when it is run alone, unpadded.
     quality, cosine, label_error: for a quantized artifact, what its gates judge; cosine is the lowest, per output,
         and cosine_mean the mean. sentences: the same of everyday sentences, where the vocabulary has them.
-    wrong_text: the faults of its tokenizer files, labels and pooling.
+    wrong_text: the faults of its tokenizer files, labels, pooling and answers.
+    wrong_weights: those of its stored tensors.
     too_coarse: whether its gates refuse it though its integers and its numbers are right.
     integers: for a quantized artifact, what its kernels sum. weights: how its stored tensors were compared.
     settings: how the framework said it computed. Where there are no `gates` for this precision on this device, errors
@@ -69,6 +70,7 @@ class Verdict:
     settings: dict[str, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     wrong_text: list[str] = field(default_factory=list)
+    wrong_weights: list[str] = field(default_factory=list)
     too_coarse: bool = False
 
     @property
@@ -193,8 +195,8 @@ def verify(runtime: Runtime, golden: Golden, precision: str, checkpoint: Checkpo
     if isinstance(verdict.gates, QuantizedGates):
         verdict.integers, wrong = check_integers(runtime)
         verdict.faults += wrong
-    verdict.weights, wrong = audit(runtime.artifact, golden.weights, golden.numbers, checkpoint)
-    verdict.faults += wrong
+    verdict.weights, verdict.wrong_weights = audit(runtime.artifact, golden.weights, golden.numbers, checkpoint)
+    verdict.faults += verdict.wrong_weights
     judge = _Judge(golden, verdict)
     for signature, names in runtime.signatures.items():
         for case in golden.cases:

@@ -34,12 +34,14 @@ from yizhi.parity.faults import (
     LAYER,
     LOGITS,
     POOLER,
+    STORED,
     TEXT,
     Fault,
 )
 from yizhi.parity.int8_faults import quantize_per_batch, roll_rows, scale_one_channel, scale_one_kernel, swap_scales
 from yizhi.parity.text_faults import flip_lower_casing, rotate_labels, swap_tokens, swap_tokens_of_old_loaders
 from yizhi.parity.weight_faults import (
+    change_an_element,
     changed,
     flip_a_sign,
     forget_head,
@@ -48,6 +50,7 @@ from yizhi.parity.weight_faults import (
     in_all,
     label_head,
     mlm_head,
+    move_by_an_ulp,
     roll_vocabulary,
     round_kernels,
     round_mantissa,
@@ -59,6 +62,7 @@ from yizhi.parity.weight_faults import (
     swap_labels,
     swap_layers,
     swap_query_and_key,
+    swap_rare_rows,
     there,
     untie_decoder,
     use_unbiased_variance,
@@ -445,6 +449,28 @@ FAULTS: tuple[Fault, ...] = (
         artifact=rotate_labels,
         variant="bert-classifier",
         tasks=LABEL_TASKS,
+    ),
+    # What no output shows
+    Fault(
+        "two rare rows of the embeddings swapped",
+        "a vocabulary patched after training, in one artifact alone",
+        STORED,
+        swap_rare_rows,
+        variant="bert-no-head",
+    ),
+    Fault(
+        "one element of an unseen row changed",
+        "a bad sector, a cosmic ray, a hand",
+        STORED,
+        change_an_element,
+        variant="bert-no-head",
+    ),
+    Fault(
+        "a LayerNorm moved by one ulp",
+        "weights through decimal text, or another library's rounding",
+        STORED,
+        move_by_an_ulp,
+        variant="bert-no-head",
     ),
     # int8
     Fault(

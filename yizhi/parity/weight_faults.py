@@ -25,6 +25,33 @@ def swap_key_and_value(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
     w.swap(layer.key.bias, layer.value.bias)
 
 
+def swap_rare_rows(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
+    """Of two tokens that no case of the small checkpoint has."""
+    table = w[spec.word_embeddings.weight].copy()
+    one, other = _unseen(table)
+    table[[one, other]] = table[[other, one]]
+    w[spec.word_embeddings.weight] = table
+
+
+def change_an_element(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
+    """Of a row that no case of the small checkpoint reads."""
+    table = w[spec.word_embeddings.weight].copy()
+    table[_unseen(table)[0], 0] += 1
+    w[spec.word_embeddings.weight] = table
+
+
+def move_by_an_ulp(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
+    """One element of a LayerNorm: less than any tolerance."""
+    norm = w[layer.output_norm.weight].copy()
+    norm[0] = np.nextafter(norm[0], np.float32(np.inf))
+    w[layer.output_norm.weight] = norm
+
+
+def _unseen(table: NDArray[np.float32]) -> tuple[int, int]:
+    """Counted from the end of the small checkpoints' vocabulary; parity_tests hold that no case has them."""
+    return len(table) - 8, len(table) - 19
+
+
 def zero_layer(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
     """Every kernel of the layer."""
     for parameter in parameters_of(layer):

@@ -1,6 +1,7 @@
 """`yizhi inspect`: what a checkpoint, an artifact or a release is."""
 
 import math
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,14 @@ from yizhi.release.manifest import MANIFEST, read_manifest
 _LISTED = 40
 
 
-def describe(path: str, revision: str | None = None) -> dict[str, Any]:
-    """Plain values for JSON. Raises InputError where it is none of the three."""
+def describe(path: str, revision: str | None = None, ignored_files: Collection[str] = ()) -> dict[str, Any]:
+    """Plain values for JSON. ignored_files: as in `Checkpoint.open`. Raises InputError for none of the three."""
     folder = Path(path)
     if (folder / MANIFEST).exists():
         return {"kind": "release", **read_manifest(folder)}
     if (folder / DESCRIPTION).exists():
         return {"kind": "artifact", **Artifact.read(folder).description}
-    with Checkpoint.open(resolve_checkpoint(path, revision).path) as checkpoint:
+    with Checkpoint.open(resolve_checkpoint(path, revision).path, ignored_files=ignored_files) as checkpoint:
         config, parameters, digest = checkpoint.config, checkpoint.parameters(), checkpoint.digest()
         identity = identify(checkpoint, digest)
         return {

@@ -1,7 +1,7 @@
 """`import_checkpoint`: from any published format to a canonical checkpoint, whole or not at all."""
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing, contextmanager
 from itertools import chain
 from pathlib import Path
@@ -11,7 +11,7 @@ from yizhi.errors import InputError
 from yizhi.model.config import EncoderConfig
 from yizhi.reading.auto_tokenizer import read_tokenizer
 from yizhi.reading.checkpoint import WEIGHTS, Checkpoint, check_task
-from yizhi.reading.folder_files import ADAPTER
+from yizhi.reading.folder_files import ADAPTER, REFUSED, find_rule, is_ignored
 from yizhi.reading.importers.adapter import REPLACED, join_adapter
 from yizhi.reading.importers.archive import unpack
 from yizhi.reading.importers.configs import GELU_NOTE, canonical_config
@@ -21,6 +21,7 @@ from yizhi.reading.importers.opened import GOOGLE, Opened
 from yizhi.reading.importers.report import ImportedTensor, ImportReport
 from yizhi.reading.importers.sources import Source, choose, list_folder
 from yizhi.reading.safetensors_file import write_safetensors
+from yizhi.reading.sentence_settings import MODULES, read_sentence_settings
 from yizhi.reading.tokenizer_files import TextTokenizer
 from yizhi.reading.tokenizer_sources import TOKENIZER_FILES
 from yizhi.reading.weight_files import TensorFile
@@ -38,6 +39,7 @@ def import_checkpoint(
     vocab: Path | None = None,
     adapter: Path | None = None,
     base: Path | None = None,
+    ignored_files: Collection[str] = (),
 ) -> ImportReport:
     """Write `config.json`, `model.safetensors` and the tokenizer's files to a new folder.
 
@@ -45,6 +47,7 @@ def import_checkpoint(
     config, vocab: files to use instead of those beside the weights.
     adapter: a folder of the adapters library's `save_adapter`, or of peft's LoRA, to be put into the checkpoint.
     base: the checkpoint that `source`, which is such a folder then, was trained on.
+    ignored_files: names, or patterns, of files to pass over that could change an answer and are not understood.
     Every parameter is written as float32 under its canonical name. Raises InputError, having written nothing,
     where the source is not safe to read, not understood, or not what its configuration says.
     """
@@ -65,11 +68,14 @@ def import_checkpoint(
         raise InputError(source, "no such file or folder")
     with new_folder(out) as temporary, _naming({temporary / _UNPACKED: source, temporary: out}):
         folder, found = _find_files(source, temporary / _UNPACKED, given)
+        _check_others(source, found, ignored_files)
         config_path = config or folder / found.config
         raw = read_json_object(config_path)
         with closing(found.format.open(folder / found.weights)) as opened:
             vocab_path = vocab or (folder / found.vocab if found.vocab else None)
             report = _convert(opened, raw, config_path, vocab_path, folder, found, temporary, adapter)
+        if source.is_dir():
+            _carry_sentence_settings(source, temporary, ignored_files)
         shutil.rmtree(temporary / _UNPACKED, ignore_errors=True)
         with Checkpoint.open(temporary) as result:
             result.check_values()
@@ -86,6 +92,33 @@ def _find_files(source: Path, unpacked: Path, given: dict[str, Path]) -> tuple[P
         return unpacked, unpack(source, unpacked, given=tuple(given))
     weights = source if source.exists() else _index_of(source)
     return weights.parent, choose(source, list_folder(weights.parent), weights.name, given)
+
+
+def _check_others(source: Path, found: Source, ignored: Collection[str]) -> None:
+    """Refuse what lies beside a checkpoint, could change an answer, and is not understood: as an export does."""
+    if found.format.name.startswith(("SavedModel", "TensorFlow")):
+        return
+    faults = []
+    for name in found.others:
+        rule = find_rule(name)
+        if is_ignored(name, ignored):
+            continue
+        if rule is None:
+            faults.append(f"{name}: could change an answer, and is not understood: see docs/importing.md")
+        elif rule.use == REFUSED and not name.startswith("adapter_"):
+            faults.append(f"{name}: {rule.why}")
+        elif name == MODULES and not source.is_dir():
+            faults.append(f"{name}: unpack the archive: pooling is read from a folder")
+    if faults:
+        raise InputError(source, [*faults, "`ignored_files` passes over a file by its name"])
+
+
+def _carry_sentence_settings(source: Path, out: Path, ignored: Collection[str]) -> None:
+    """Copy how sentence-transformers pools, for an export to find. Raises InputError where that is not computed."""
+    settings = read_sentence_settings(source, read_tokenizer(out), ignored)
+    for name in settings.files if settings else ():
+        (out / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source / name, out / name)
 
 
 def _index_of(prefix: Path) -> Path:

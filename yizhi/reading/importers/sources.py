@@ -3,7 +3,7 @@
 import fnmatch
 import importlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from yizhi.errors import InputError
@@ -76,7 +76,8 @@ _OTHER_CONFIGS = (SETTINGS, "generation_config.json", "preprocessor_config.json"
 class Source:
     """The files that an import reads. unread: other weights that lie there -> why they are not read.
 
-    vocab: empty where `tokenizer.json` says it. tokenizer: those of TOKENIZER_FILES that are there.
+    vocab: empty where `tokenizer.json` says it. tokenizer: those of TOKENIZER_FILES that are there. others: what else
+    lies there, where the whole folder or archive was named.
     """
 
     format: Format
@@ -85,6 +86,7 @@ class Source:
     vocab: str
     tokenizer: tuple[str, ...]
     unread: dict[str, str]
+    others: tuple[str, ...] = ()
 
     @property
     def says_how_to_tokenize(self) -> bool:
@@ -126,7 +128,10 @@ def choose(subject: object, names: Iterable[str], weights: str | None = None, gi
         for other in FORMATS
         if other is not chosen and name != config and _matches(name, other.marks)
     }
-    return Source(chosen, mark, config, vocab, tokenizer, unread)
+    source = Source(chosen, mark, config, vocab, tokenizer, unread)
+    if weights is not None:
+        return source
+    return replace(source, others=tuple(name for name in names if not source.needs(name) and name not in unread))
 
 
 def _find_weights(names: list[str], faults: list[str]) -> tuple[Format, str] | None:
