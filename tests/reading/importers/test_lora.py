@@ -117,6 +117,17 @@ def test_word_embeddings(make_checkpoint, tmp_path):
     assert "the decoder shares them" in fault
 
 
+def test_word_embeddings_saved_whole(make_checkpoint, tmp_path):
+    """peft leaves the decoder at the base's table, to which it was tied; a reload that tied them again would differ."""
+    base = make_checkpoint("bert")
+    save(base, tmp_path / "one", modules_to_save=["word_embeddings"])
+    (fault,) = refuse(tmp_path / "one", base, tmp_path / "out")
+    assert "the decoder shares them" in fault
+    model = save(base, tmp_path / "two", "BertModel", modules_to_save=["word_embeddings"])
+    import_checkpoint(tmp_path / "two", tmp_path / "out2", base=base)
+    check(tmp_path / "out2", model)
+
+
 def test_other_families(make_checkpoint, tmp_path):
     base = make_checkpoint("electra-discriminator")
     model = save(base, tmp_path / "lora", "ElectraForSequenceClassification", 2, task_type="SEQ_CLS")
