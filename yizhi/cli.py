@@ -7,6 +7,7 @@ from yizhi import __version__
 from yizhi.commands import (
     answer,
     classify,
+    diff,
     embed,
     export,
     fill_mask,
@@ -29,6 +30,7 @@ from yizhi.errors import CheckFailed, InputError
 COMMANDS = (
     export,
     verify,
+    diff,
     sign,
     package,
     int8_report,

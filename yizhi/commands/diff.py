@@ -1,0 +1,51 @@
+"""`yizhi diff`."""
+
+import argparse
+import json
+from pathlib import Path
+
+from yizhi.commands.options import JSON_HELP, Commands, add_command, make_console
+
+
+def add(commands: Commands) -> None:
+    """Declare the command and its arguments."""
+    parser = add_command(
+        commands,
+        "diff",
+        run,
+        "what changed between two releases or checkpoints, and whether vectors and labels still fit",
+        "Compare tensors, tokenizers, labels, pooling, tolerances and versions. Ask both the same texts. Say whether\n"
+        "stored vectors must be computed again, and whether what reads the labels must change.\n\n"
+        "  yizhi diff dist/reviews-1 dist/reviews-2\n"
+        "  yizhi diff ./bert-base-chinese ./bert-finetuned --texts queries.txt --page diff.html\n\n"
+        "Exit code: 0 if nothing that can change an answer did, 1 if something did.",
+    )
+    parser.add_argument("before", type=Path, metavar="BEFORE", help="a release's folder, or a checkpoint's")
+    parser.add_argument("after", type=Path, metavar="AFTER")
+    parser.add_argument(
+        "--texts", type=Path, metavar="FILE", help="ask these, one a line, in place of everyday sentences"
+    )
+    parser.add_argument("--no-answers", action="store_true", help="compare files alone: nothing is run")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write it as a page of HTML too")
+    parser.add_argument("--json", action="store_true", help=JSON_HELP)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it, and return the exit code."""
+    from yizhi.parity.diff import compare_sides, describe_side, measure_answers
+    from yizhi.reports.difference import print_difference, render_difference
+    from yizhi.storage.codec import to_plain
+    from yizhi.storage.folders import write_whole
+    from yizhi.storage.texts import read_texts
+
+    texts = read_texts(options.texts) if options.texts else []
+    before, after = describe_side(options.before), describe_side(options.after)
+    moved = None if options.no_answers else measure_answers(before, after, texts)
+    difference = compare_sides(before, after, moved)
+    if options.page:
+        write_whole(options.page, render_difference(difference))
+    if options.json:
+        print(json.dumps({**to_plain(difference), "same": difference.same}, ensure_ascii=False, indent=2))
+    else:
+        print_difference(make_console(), difference)
+    return 0 if difference.same else 1

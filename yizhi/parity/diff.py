@@ -1,0 +1,326 @@
+"""What changed between two releases or checkpoints: tensors, text, labels, tolerances, and how far answers moved.
+
+Each side is described by what its golden folder or its files say; nothing is computed but the answers.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yizhi.converters.targets import TARGETS, MissingFramework
+from yizhi.errors import InputError
+from yizhi.model.label_heads import ANSWER, SEQUENCE, TOKENS
+from yizhi.model.spec import Pooling
+from yizhi.parity.answers import TextAnswer, ask
+from yizhi.parity.compare import cosines
+from yizhi.parity.golden import Golden
+from yizhi.parity.sentence_quality import order_kept
+from yizhi.parity.texts import TextContract, make_contract
+from yizhi.parity.weights import TensorDigest, digest_tensors
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.reading.sentences import CHINESE, ENGLISH
+from yizhi.release.manifest import MANIFEST, find_altered_release, read_manifest
+from yizhi.runtimes import open_runtime
+from yizhi.runtimes.base import Runtime
+from yizhi.runtimes.embeddings import Embedder
+from yizhi.runtimes.tasks import FILL_MASK
+from yizhi.runtimes.tokenization import Tokenizer
+
+GOLDEN = "golden"
+# Stored vectors of one side stand beside new ones of the other where each text's cosine is at least this: float32
+# targets of one checkpoint differ by 1e-7, and int8 of a sound one by less than this on average (docs/int8.md).
+SAME_VECTORS = 0.999
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two. tolerances: by target; versions: of what made it, by target and name. Both of a release alone."""
+
+    path: Path
+    kind: str
+    task: str
+    tensors: Mapping[str, TensorDigest]
+    text: TextContract
+    max_length: int
+    targets: tuple[str, ...] = ()
+    tolerances: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A setting that is not the same. before, after: None where that side has none."""
+
+    what: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How far answers moved, on the texts that both sides can take.
+
+    ran: what each side was run as. texts: how many. same_best: share of the places whose best answer is the same;
+    places: how many; None where the task gives none, or another one. cosine_least, cosine_mean: of the texts' vectors;
+    order: Spearman correlation of the similarities of all pairs of texts. None where the widths differ. examples: a
+    few answers that are not the same.
+    """
+
+    ran: tuple[str, str]
+    texts: int
+    places: int | None = None
+    same_best: float | None = None
+    cosine_least: float | None = None
+    cosine_mean: float | None = None
+    order: float | None = None
+    examples: tuple[Change, ...] = ()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """changed, added, removed: names of tensors. ids: texts to which the tokenizers give other ids, of so many.
+
+    reindex: why stored vectors must be computed again; empty where they need not. labels: why what reads the labels
+    must change; empty where it need not.
+    """
+
+    before: str
+    after: str
+    changed: tuple[str, ...]
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    tensors: int
+    files: tuple[str, ...]
+    ids: tuple[str, ...]
+    texts: int
+    settings: tuple[Change, ...]
+    moved: Moved | None
+    reindex: tuple[str, ...]
+    labels: tuple[str, ...]
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing that can change an answer did."""
+        return not (self.changed or self.added or self.removed or self.files or self.settings)
+
+
+def describe_side(path: Path) -> Side:
+    """A release by its manifest and golden folder, or a checkpoint by its files. Raises InputError."""
+    if (path / MANIFEST).exists():
+        manifest = read_manifest(path)
+        altered = find_altered_release(path, manifest)
+        if altered:
+            raise InputError(path, [f"{part}: {fault}" for part, faults in altered.items() for fault in faults])
+        golden = Golden.read(path / GOLDEN)
+        artifacts = manifest["artifacts"]
+        return Side(
+            path,
+            "release",
+            manifest["source"]["task"],
+            golden.weights,
+            golden.text,
+            Tokenizer.open(path / next(iter(artifacts))).max_length,
+            tuple(artifacts),
+            {name: entry["parity"]["tolerance"] for name, entry in artifacts.items()},
+            {name: entry["made_with"] for name, entry in artifacts.items()},
+        )
+    with Checkpoint.open(path) as checkpoint:
+        return Side(
+            path,
+            "checkpoint",
+            checkpoint.spec.task,
+            digest_tensors(checkpoint),
+            make_contract(checkpoint),
+            checkpoint.text.length(checkpoint.config.max_position_embeddings),
+        )
+
+
+def compare_sides(before: Side, after: Side, moved: Moved | None) -> Difference:
+    """What is not the same, and what follows from it."""
+    names = [*before.tensors, *(name for name in after.tensors if name not in before.tensors)]
+    changed = tuple(
+        name
+        for name in names
+        if name in before.tensors and name in after.tensors and before.tensors[name] != after.tensors[name]
+    )
+    files = sorted({*before.text.files, *after.text.files})
+    known = {case.text: case.ids for case in after.text.cases}
+    both = [case for case in before.text.cases if case.text in known]
+    ids = tuple(case.text for case in both if known[case.text] != case.ids)
+    return Difference(
+        str(before.path),
+        str(after.path),
+        changed,
+        tuple(name for name in names if name not in before.tensors),
+        tuple(name for name in names if name not in after.tensors),
+        len(names),
+        tuple(name for name in files if before.text.files.get(name) != after.text.files.get(name)),
+        ids,
+        len(both),
+        tuple(_changed_settings(before, after)),
+        moved,
+        tuple(_why_reindex(before, after, ids, moved)),
+        tuple(_why_labels(before, after)),
+    )
+
+
+def _changed_settings(before: Side, after: Side) -> Iterator[Change]:
+    pairs: dict[str, tuple[Any, Any]] = {
+        "task": (before.task, after.task),
+        "labels": (list(before.text.labels), list(after.text.labels)),
+        "pooling": (_say(before.text.pooling), _say(after.text.pooling)),
+        "longest text in tokens": (before.max_length, after.max_length),
+    }
+    if before.kind == after.kind == "release":
+        pairs["targets"] = (list(before.targets), list(after.targets))
+        for name in before.targets:
+            if name in after.targets:
+                pairs[f"tolerance of {name}"] = (before.tolerances[name], after.tolerances[name])
+                pairs[f"{name} was made with"] = (before.versions[name], after.versions[name])
+    yield from (Change(what, one, other) for what, (one, other) in pairs.items() if one != other)
+
+
+def _say(pooling: Pooling | None) -> str | None:
+    return str(pooling) if pooling else None
+
+
+def _why_reindex(before: Side, after: Side, ids: Sequence[str], moved: Moved | None) -> Iterator[str]:
+    if ids:
+        yield f"the tokenizers give other ids to {len(ids)} of the texts that tell tokenizers apart"
+    if before.text.pooling != after.text.pooling:
+        yield f"pooling: {_say(before.text.pooling) or 'none'} before; {_say(after.text.pooling) or 'none'} after"
+    if moved is None:
+        if before.tensors != after.tensors:
+            yield "tensors changed, and no answers were compared"
+    elif moved.cosine_least is None:
+        yield "the vectors have another width"
+    elif not moved.cosine_least >= SAME_VECTORS:
+        yield f"a text's vectors have a cosine of {moved.cosine_least:.4f}; expected at least {SAME_VECTORS}"
+
+
+def _why_labels(before: Side, after: Side) -> Iterator[str]:
+    if before.task != after.task:
+        yield f"task: {before.task} before; {after.task} after"
+    one, other = before.text.labels, after.text.labels
+    if one == other:
+        return
+    if sorted(one) == sorted(other):
+        yield f"the same labels in another order: {', '.join(one)} before; {', '.join(other)} after"
+        return
+    for what, names in (("gone", set(one) - set(other)), ("new", set(other) - set(one))):
+        if names:
+            yield f"{what}: {', '.join(sorted(names))}"
+
+
+def measure_answers(before: Side, after: Side, texts: Sequence[str] = (), target: str | None = None) -> Moved:
+    """Ask both the same texts: the user's, else everyday sentences of the vocabulary's language.
+
+    A release answers by `target`, or the first of its targets that can run here and that the other release has too; a
+    checkpoint by the float64 oracle. Raises InputError where a text is too long for either, or no target can run.
+    """
+    with ExitStack() as stack:
+        shared = [name for name in before.targets if name in after.targets] or None
+        (one, a), (other, b) = (
+            stack.enter_context(_open(side, target, shared if side.targets else None)) for side in (before, after)
+        )
+        chosen = list(texts) or _everyday(a)
+        taken = [text for text in chosen if all(_fits(text, tokenizer) for tokenizer in (a, b))]
+        if texts and len(taken) < len(texts):
+            raise InputError("`texts`", f"{len(texts) - len(taken)} of {len(texts)} are too long")
+        ran = str(one.artifact.description["target"]), str(other.artifact.description["target"])
+        moved = Moved(ran, len(taken))
+        if not taken:
+            return moved
+        found: dict[str, Any] = {}
+        if before.task == after.task and before.task in (FILL_MASK, SEQUENCE, TOKENS, ANSWER):
+            asked = _questions(before.task, taken, a, b)
+            found |= _compare_best(ask(one, a, asked), ask(other, b, asked)) if asked else {}
+        if one.config.hidden_size == other.config.hidden_size:
+            found |= _compare_vectors(Embedder(one, a)(taken), Embedder(other, b)(taken))
+        return Moved(ran, len(taken), **found)
+
+
+def _compare_vectors(one: NDArray[np.float32], other: NDArray[np.float32]) -> dict[str, float | None]:
+    values = cosines(one, other)
+    order = order_kept(one, other) if len(one) > 2 else None
+    return {"cosine_least": float(values.min()), "cosine_mean": float(values.mean()), "order": order}
+
+
+def _compare_best(one: Sequence[TextAnswer], other: Sequence[TextAnswer]) -> dict[str, Any]:
+    places, same, examples = 0, 0, []
+    for before, after in zip(one, other, strict=True):
+        best = [{said.place: next(iter(said.scores), None) for said in answer.said} for answer in (before, after)]
+        for place in {**best[0], **best[1]}:
+            places += 1
+            pair = best[0].get(place), best[1].get(place)
+            same += pair[0] == pair[1]
+            if pair[0] != pair[1]:
+                examples.append(Change(" / ".join(before.text) + (f", {place}" if place else ""), *pair))
+    return {"places": places, "same_best": same / places if places else None, "examples": tuple(examples[:5])}
+
+
+def _questions(task: str, texts: Sequence[str], *tokenizers: Tokenizer) -> list[tuple[str, ...]]:
+    """The texts as the task takes them: a word masked in each; a sentence asked of the next."""
+    if task == ANSWER:
+        return list(pairwise(texts))
+    if task != FILL_MASK:
+        return [(text,) for text in texts]
+    masks = {tokenizer.vocab[tokenizer.mask_id] for tokenizer in tokenizers}
+    if len(masks) != 1:
+        return []
+    (mask,) = masks
+    # A mask must come out as one token of its own on both sides, wherever it stands.
+    masked = [text if mask in text else f"{text[:2]}{mask}{text[3:]}" for text in texts]
+    return [(text,) for text in masked if all(one.mask_id in one.tokenize([text])[0].ids for one in tokenizers)]
+
+
+def _everyday(tokenizer: Tokenizer) -> list[str]:
+    def known(text: str) -> bool:
+        return _fits(text, tokenizer) and tokenizer.unknown_id not in tokenizer.tokenize([text])[0].ids
+
+    kinds = [[text for text in sentences if known(text)] for sentences in (CHINESE, ENGLISH)]
+    best = max(kinds, key=len)
+    return best or [*CHINESE[:5], *ENGLISH[:5]]
+
+
+def _fits(text: str, tokenizer: Tokenizer) -> bool:
+    """With a token to spare, for a mask."""
+    try:
+        return len(tokenizer.tokenize([text])[0].ids) < tokenizer.max_length
+    except InputError:
+        return False
+
+
+@contextmanager
+def _open(side: Side, target: str | None, shared: Sequence[str] | None) -> Iterator[tuple[Runtime, Tokenizer]]:
+    if side.kind == "checkpoint":
+        from yizhi.parity import oracle  # needs scipy, which a machine that only runs artifacts does not have
+        from yizhi.parity.oracle_runtime import OracleRuntime
+
+        with Checkpoint.open(side.path) as checkpoint:
+            parameters = oracle.Parameters(checkpoint, keep=2**30)
+            yield OracleRuntime(checkpoint, parameters), Tokenizer.of(checkpoint.text, checkpoint.config)
+        return
+    wanted = [target] if target else [name for name in (*_PREFERRED, *side.targets) if name in (shared or side.targets)]
+    missing = []
+    for name in wanted:
+        if name not in side.targets:
+            raise InputError(side.path, f"has no {name}; it has {', '.join(side.targets)}")
+        try:
+            TARGETS[name].load_runtime()
+        except MissingFramework as error:
+            missing += error.faults
+            continue
+        with open_runtime(side.path / name) as runtime:
+            yield runtime, Tokenizer.open(side.path / name)
+        return
+    raise InputError(side.path, missing)
+
+
+_PREFERRED = ("onnx", "pytorch", "flax", "tensorflow")  # by how soon they answer
