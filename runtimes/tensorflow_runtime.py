@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from yizhi.converters.lean_tensorflow import tf
 from yizhi.errors import InputError, NotRun
 from yizhi.model.spec import LOGITS_AT, POSITIONS
+from yizhi.reading.saved_model import check_operators
 from yizhi.runtimes.base import Inputs, Runtime
 
 
@@ -22,6 +23,7 @@ class TensorFlowRuntime(Runtime):
         tf.config.experimental.enable_tensor_float_32_execution(self.math == "tf32")
         if self.threads:
             _set_threads(self.threads)
+        check_operators(self.artifact.folder / "saved_model.pb")
         self._place = "/GPU:0" if self.device == "cuda" else "/CPU:0"
         with tf.device(self._place):
             self._model = tf.saved_model.load(str(self.artifact.folder))

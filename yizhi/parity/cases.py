@@ -9,10 +9,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from yizhi.model.spec import LOGITS_AT, MaskedLMHead
+from yizhi.model.config import EncoderConfig
+from yizhi.model.spec import LOGITS_AT
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.sentences import everyday_rows
+from yizhi.reading.tokenizer_files import TextTokenizer
 from yizhi.runtimes.base import Inputs
+from yizhi.runtimes.tasks import FEATURES, FILL_MASK
 
 # What a case holds. What users see is judged on sentences; other ids are what nobody sends, and make mistakes show.
 IDS, SENTENCES, MASKED = "ids", "sentences", "masked sentences"
@@ -54,10 +57,9 @@ class Case:
 
 
 class _CaseMaker:
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        text = checkpoint.text
+    def __init__(self, text: TextTokenizer, config: EncoderConfig) -> None:
         self.cls, self.sep, self.mask = text.cls_id, text.sep_id, text.mask_id
-        self.pad = checkpoint.config.pad_token_id
+        self.pad = config.pad_token_id
         self.vocab_size = len(text.vocab)
         self._random = np.random.Philox(key=20_211)
 
@@ -86,8 +88,35 @@ class _CaseMaker:
 
 def make_cases(checkpoint: Checkpoint) -> list[Case]:
     """The cases that fit this checkpoint's vocabulary, positions and token types."""
-    make = _CaseMaker(checkpoint)
-    longest = checkpoint.config.max_position_embeddings
+    return cases_of(checkpoint.text, checkpoint.config, checkpoint.spec.task)
+
+
+def find_wrong_cases(found: Sequence[Case], text: TextTokenizer, config: EncoderConfig, task: str) -> list[str]:
+    """Which cases of an artifact with this tokenizer and configuration are missing, or are not what is made here.
+
+    A golden folder says what the outputs must be. It does not say what is asked: with fewer cases, less would be seen.
+    """
+    known = {case.name: case for case in found}
+    faults = []
+    for case in cases_of(text, config, task):
+        other = known.get(case.name)
+        if other is None:
+            faults.append(f"golden: {case.name}: the case is missing")
+        elif not _is_same(case, other):
+            faults.append(f"golden: {case.name}: is not the case that this version of Yizhi makes")
+    return faults
+
+
+def _is_same(one: Case, other: Case) -> bool:
+    arrays = zip(one.inputs.as_dict().values(), other.inputs.as_dict().values(), strict=True)
+    same = all(np.array_equal(array, another) for array, another in arrays)
+    return same and (one.alone, set(one.signatures), one.kind) == (other.alone, set(other.signatures), other.kind)
+
+
+def cases_of(text: TextTokenizer, config: EncoderConfig, task: str) -> list[Case]:
+    """The cases for a tokenizer, a configuration and what the model does: the weights change nothing."""
+    make = _CaseMaker(text, config)
+    longest = config.max_position_embeddings
     masked = [make.sentence(24) for _ in range(3)]
     masked[0][1] = masked[1][-2] = make.mask
     masked[2][2:-1:3] = [make.mask] * len(masked[2][2:-1:3])
@@ -99,7 +128,7 @@ def make_cases(checkpoint: Checkpoint) -> list[Case]:
         make.batch("length-17", "a kernel that only handles multiples of its vector width", [make.sentence(17)]),
         make.batch("masks", "[MASK] first, last and many", masked),
         make.batch("repeated-token", "positions dropped, or off by one", [repeated]),
-        _segments(make, checkpoint.config.type_vocab_size),
+        _segments(make, config.type_vocab_size),
         make.batch(
             "padding-right",
             "padding that leaks into real tokens; NaN from a row of nothing but padding",
@@ -119,22 +148,21 @@ def make_cases(checkpoint: Checkpoint) -> list[Case]:
     also = {"masks": (LOGITS_AT,), "segments": ("features",), "padding-right": ("features", LOGITS_AT)}
     return [
         replace(case, signatures=(*case.signatures, *also.get(case.name, ())))
-        for case in [*cases, *_sentences(make, checkpoint)]
+        for case in [*cases, *_sentences(make, text, longest, task)]
         if case.inputs.input_ids.shape[1] <= longest
     ]
 
 
-def _sentences(make: _CaseMaker, checkpoint: Checkpoint) -> list[Case]:
+def _sentences(make: _CaseMaker, text: TextTokenizer, longest: int, task: str) -> list[Case]:
     """Everyday sentences in batches of one shape; where masks can be filled, the same again with some."""
-    rows = everyday_rows(checkpoint.text, checkpoint.config.max_position_embeddings)
-    head = checkpoint.spec.head
-    fills_masks = isinstance(head, MaskedLMHead)
+    rows = everyday_rows(text, longest)
+    fills_masks = task == FILL_MASK
     width = max((len(row) for row in rows), default=0)
     cases = []
     for number, start in enumerate(range(0, len(rows), _SENTENCE_ROWS)):
         batch = rows[start : start + _SENTENCE_ROWS]
         case = make.batch(f"sentences-{number}", "quality lost on what users send", batch, width=width)
-        signature = "features" if fills_masks or head is None else "serving_default"
+        signature = "features" if fills_masks or task == FEATURES else "serving_default"
         cases.append(replace(case, alone=(), signatures=(signature,), kind=SENTENCES))
         if fills_masks:
             ids = case.inputs.input_ids.copy()

@@ -98,6 +98,8 @@ class Golden:
         """Read a release's `golden/`. Raises InputError."""
         description = read_json_object(folder / CASES)
         faults = find_violations(description, SCHEMA)
+        if not faults and not description["cases"]:
+            faults = ["holds no cases"]
         if faults:
             raise InputError(folder / CASES, faults)
         try:

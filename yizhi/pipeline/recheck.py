@@ -1,7 +1,10 @@
 """`yizhi verify`: files first, then outputs, of a release or of one artifact."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from yizhi.catalogue.catalogue import find_name_by_files
 from yizhi.converters.targets import TARGETS, Target
@@ -15,7 +18,7 @@ from yizhi.pipeline.results import Row
 from yizhi.pipeline.steps import Verify
 from yizhi.release.artifact import DESCRIPTION, Artifact
 from yizhi.release.manifest import GOLDEN, find_altered_release, read_manifest
-from yizhi.storage.codec import from_plain
+from yizhi.storage.codec import from_plain, to_plain
 
 
 def verify_path(
@@ -49,15 +52,38 @@ def verify_path(
     ]
     progress.begin([job.name for job in plan])
     for name, result in run_jobs(plan, jobs, progress.started, progress.finished).items():
-        released = _read_integers(path, name)
         rows[name].verification = result
-        rows[name].verdict = compare_integers(result.value, released) if result.value and released else result.value
+        rows[name].verdict = result.value and _compare_with_manifest(result.value, path, name)
     for name, row in rows.items():
         if not row.altered:
             row.size = Artifact.read(release / name).size()
     if demand:
         demand.run(release, rows, device, jobs, progress)
     return list(rows.values())
+
+
+def _compare_with_manifest(verdict: VerificationRecord, path: Path, name: str) -> VerificationRecord:
+    """The verdict, with what the release's manifest says otherwise; as it is for an artifact alone."""
+    if (path / DESCRIPTION).exists():
+        return verdict
+    released = read_manifest(path)["artifacts"][name]["parity"]
+    verdict = compare_tolerances(verdict, released)
+    if TARGETS[name].precision == "int8" and released.get("integers"):
+        return compare_integers(verdict, from_plain(Integers, released["integers"]))
+    return verdict
+
+
+def compare_tolerances(verdict: VerificationRecord, released: Mapping[str, Any]) -> VerificationRecord:
+    """The verdict, with a fault where the manifest names another tolerance for the same arithmetic.
+
+    Tolerances come from the code. A manifest that says otherwise was edited, or is another version's.
+    """
+    own = json.loads(json.dumps(to_plain(verdict.tolerance)))
+    same_arithmetic = (released["precision"], released["device"]) == (verdict.precision, verdict.device)
+    if not same_arithmetic or released["tolerance"] == own:
+        return verdict
+    fault = f"manifest.json: tolerance: expected this version's, {own}; found {released['tolerance']}"
+    return replace(verdict, passed=False, faults=[*verdict.faults, fault])
 
 
 def compare_integers(verdict: VerificationRecord, released: Integers) -> VerificationRecord:
@@ -70,14 +96,6 @@ def compare_integers(verdict: VerificationRecord, released: Integers) -> Verific
     found = verdict.integers.digest if verdict.integers else "none"
     fault = f"integer sums: expected sha256 {released.digest}, judged on {released.instructions}; found {found}"
     return replace(verdict, passed=False, faults=[*verdict.faults, fault])
-
-
-def _read_integers(path: Path, name: str) -> Integers | None:
-    """What a release's manifest says of an artifact's integers; None for an artifact alone, or where it has none."""
-    if TARGETS[name].precision != "int8" or (path / DESCRIPTION).exists():
-        return None
-    found = read_manifest(path)["artifacts"][name]["parity"].get("integers")
-    return from_plain(Integers, found) if found else None
 
 
 def _check_files(path: Path, targets: list[Target] | None) -> tuple[Path, list[str], dict[str, list[str]], str | None]:

@@ -13,6 +13,7 @@ from yizhi.converters.shared_files import write_config_and_tokenizer
 from yizhi.converters.targets import TARGETS
 from yizhi.model.spec import Pooling
 from yizhi.parity.record import Diagnosis, VerificationRecord
+from yizhi.reading.auto_tokenizer import read_tokenizer
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.artifact import DESCRIPTION, ArtifactWriter
 from yizhi.storage.folders import new_folder
@@ -98,6 +99,7 @@ class Verify:
     def run(self, threads: int) -> VerificationRecord:
         """The verdict and what belongs to it. Raises InputError, and NotRun."""
         from yizhi.parity import plausibility, published
+        from yizhi.parity.cases import find_wrong_cases
         from yizhi.parity.golden import Golden
         from yizhi.parity.judge import verify
         from yizhi.runtimes import open_runtime
@@ -107,6 +109,10 @@ class Verify:
             precision = TARGETS[runtime.artifact.target].precision if self.math == "strict" else self.math
             with self._at_hand(runtime) as checkpoint:
                 verdict = verify(runtime, golden, precision, checkpoint)
+            if not verdict.wrong_text:  # else the tokenizer says nothing of what the cases must be
+                description = runtime.artifact.description
+                text = read_tokenizer(self.folder)
+                verdict.faults += find_wrong_cases(golden.cases, text, runtime.config, description["task"])
             to_bisect = self.bisect if verdict.gates and not verdict.passed else None
             if verdict.too_coarse and self.bisect:
                 verdict.faults.append(_suggest(runtime, self.bisect, golden))
