@@ -50,7 +50,7 @@ COMMANDS = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command. Returns 0 when all is good, 1 when a check failed, 2 for bad usage or input."""
+    """Run one command. Returns 0 if all is good, 1 if a check failed, 2 for bad usage or input, 3 if not all ran."""
     options = build_parser().parse_args(arguments)
     try:
         code: int = options.run(options)
@@ -75,7 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="yizhi",
         description="One checkpoint, every runtime, proven identical.",
-        epilog="Exit codes: 0 good; 1 a check failed; 2 bad usage or bad input.",
+        epilog="Exit codes: 0 good; 1 a check failed; 2 bad usage or bad input; 3 nothing failed, but something was "
+        "not run or not judged.",
     )
     parser.add_argument("--version", action="version", version=f"yizhi {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")

@@ -17,6 +17,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 CHECKPOINT_HELP = "a folder, a .safetensors file beside its config.json, or a hub id such as hfl/rbt3"
 DEVICE_HELP = "where to run (default: cpu)"
+NOT_RUN = 3  # nothing failed, and something could not be run or judged here
 JSON_HELP = "print the result for a machine to read"
 
 
@@ -87,7 +88,10 @@ def finish(rows: "list[Row]", title: Path, as_json: bool, require_mlm: bool = Fa
             return 0
         print("yizhi: --require-mlm: the masked-language-model head did not prove to be trained", file=sys.stderr)
         return 1
-    return 2 if all(row.passed or row.bad_input for row in rows) else 1
+    not_passed = [row for row in rows if not row.passed]
+    if all(row.not_run for row in not_passed):
+        return NOT_RUN
+    return 2 if all(row.not_run or row.bad_input for row in not_passed) else 1
 
 
 def positive(text: str) -> int:
