@@ -15,7 +15,7 @@ from yizhi.errors import InputError, NotRun, show
 from yizhi.model.architectures import build_spec
 from yizhi.model.config import EncoderConfig
 from yizhi.model.spec import LOGITS_AT, EncoderSpec, Pooling
-from yizhi.release.artifact import DESCRIPTION, Artifact
+from yizhi.release.artifact import Artifact
 
 Outputs = dict[str, NDArray[np.float32]]
 # The tensors inside a layer that forwards tap as `layers.N.NAME`, in the order they are computed.
@@ -262,11 +262,7 @@ def open_runtime(
     Raises InputError where the folder is not an artifact, and NotRun where its framework, the device or the
     arithmetic is not to be had here.
     """
-    folder = Path(artifact)
-    inside = [name for name in TARGETS if (folder / name / DESCRIPTION).is_file()]
-    if inside and not (folder / DESCRIPTION).exists():
-        raise InputError(folder, f"is a release; open one of its artifacts: {', '.join(inside)}")
-    opened = Artifact.read(folder)
+    opened = Artifact.read(artifact)
     if opened.target not in TARGETS:
         raise InputError(opened.folder, f"target: expected one of {', '.join(TARGETS)}; found {opened.target!r}")
     if device not in DEVICES:

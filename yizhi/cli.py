@@ -1,7 +1,12 @@
 """The command line: finds the command, and turns errors into exit codes."""
 
 import argparse
+import difflib
+import os
+import re
 import sys
+from collections.abc import Sequence
+from typing import NoReturn
 
 from yizhi import __version__
 from yizhi.commands import (
@@ -51,9 +56,15 @@ COMMANDS = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns 0 if all is good, 1 if a check failed, 2 for bad usage or input, 3 if not all ran."""
-    options = build_parser().parse_args(arguments)
+    parser = build_parser()
+    given = sys.argv[1:] if arguments is None else arguments
+    if not given:
+        parser.print_help()
+        return 0
+    options = parser.parse_command(given)
     try:
         code: int = options.run(options)
+        sys.stdout.flush()
         return code
     except InputError as error:
         print(f"yizhi: {name_flags(str(error), options.parser)}", file=sys.stderr)
@@ -61,6 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
     except CheckFailed as error:
         print(f"yizhi: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # who reads has enough, as `head` does; what is left is not for Python to flush at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except OSError as error:
         told = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
         print(f"yizhi: {told}", file=sys.stderr)
@@ -70,9 +84,37 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def build_parser() -> argparse.ArgumentParser:
+BROKEN_PIPE = 141  # as a shell tells of it
+
+
+class _Parser(argparse.ArgumentParser):
+    """Proposes what was meant where a command or an option is misspelled."""
+
+    def parse_command(self, given: Sequence[str]) -> argparse.Namespace:
+        """As `parse_args`, but an unknown option is the command's own error."""
+        options, unknown = self.parse_known_args(given)
+        if unknown:
+            command: argparse.ArgumentParser = getattr(options, "parser", self)
+            known = [name for action in command._actions for name in action.option_strings]
+            command.error(f"unrecognized arguments: {' '.join(unknown)}{_propose(unknown[0].partition('=')[0], known)}")
+        return options
+
+    def error(self, message: str) -> NoReturn:
+        """As ArgumentParser's."""
+        found = re.match(r"argument COMMAND: invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if found:
+            message = f"no such command: {found[1]}{_propose(found[1], re.findall(r'[a-z0-9-]+', found[2]))}"
+        super().error(message)
+
+
+def _propose(given: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(given, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def build_parser() -> _Parser:
     """Every command with its help."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="yizhi",
         description="One checkpoint, every runtime, proven identical.",
         epilog="Exit codes: 0 good; 1 a check failed; 2 bad usage or bad input; 3 nothing failed, but something was "

@@ -162,7 +162,7 @@ def test_descriptions_that_lie(tmp_path, change, says):
 
 
 def test_a_folder_without_a_description_is_no_artifact(tmp_path):
-    with pytest.raises(InputError, match="the file is missing"):
+    with pytest.raises(InputError, match="is no artifact"):
         Artifact.read(tmp_path)
 
 

@@ -128,4 +128,8 @@ def _print(out: Path, outcome: "FinetuningResult") -> None:
     if outcome.scores:
         best = f"best at step {outcome.history.best_step}" if outcome.history.best_step else "at the end"
         print(f"{best}: {', '.join(f'{name} {value:.4f}' for name, value in outcome.scores.items())}")
-    print(f"{out}: `yizhi export {out}` takes it; metrics.json and training.svg say how it went", file=sys.stderr)
+    print(
+        f"{out}: `yizhi export {out} --out RELEASE` makes a release of it; "
+        "metrics.json and training.svg say how it went",
+        file=sys.stderr,
+    )

@@ -19,6 +19,7 @@ from yizhi.reading.sentence_settings import SentenceSettings, read_sentence_sett
 from yizhi.reading.tokenizer_files import TextTokenizer
 from yizhi.reading.tokenizer_sources import TOKENIZER_FILES
 from yizhi.reading.weight_files import INDEX, POOLER, WEIGHTS, TensorFile, open_weights, written_by
+from yizhi.release.artifact import DESCRIPTION
 from yizhi.storage.digests import sha256_of_file
 
 __all__ = ["INDEX", "POOLER", "WEIGHTS", "Checkpoint", "canonical_name", "find_family"]
@@ -75,6 +76,8 @@ class Checkpoint:
             raise InputError(path, "no such checkpoint folder")
         if is_adapter_alone([file.name for file in folder.iterdir()]):
             raise InputError(path, f"{ADAPTER}: {MERGE}")
+        if not (folder / "config.json").exists() and any(folder.glob(f"*/{DESCRIPTION}")):
+            raise InputError(path, "is a release: give the checkpoint that it was made from, or its `pytorch` folder")
         faults: list[str] = []
         config = collect_faults(faults, lambda: EncoderConfig.read(folder / "config.json"))
         text = read_text(folder, config, faults)

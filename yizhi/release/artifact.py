@@ -22,6 +22,21 @@ _WORTH_A_THREAD = 1 << 18
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def say_what_else(folder: Path) -> str | None:
+    """What a folder is that was taken for something else, and what to do; None where nothing tells."""
+    if not folder.exists():
+        return "no such file or folder"
+    if not folder.is_dir():
+        return "is a file, not a folder"
+    if names := sorted(path.parent.name for path in folder.glob(f"*/{DESCRIPTION}")):
+        return f"is a release; open one of its artifacts: {', '.join(names)}"
+    if (folder / DESCRIPTION).exists():
+        return f"is one artifact; its release is the folder that it lies in, {folder.resolve().parent}"
+    if (folder / "config.json").exists():
+        return "is a checkpoint; `yizhi export` makes a release of it"
+    return None
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A finished artifact: its folder and what `artifact.json` says of it."""
@@ -33,6 +48,8 @@ class Artifact:
     def read(cls, folder: str | Path) -> "Artifact":
         """Read `artifact.json`. Raises InputError where it is missing or not of this schema."""
         folder = Path(folder)
+        if not (folder / DESCRIPTION).exists():
+            raise InputError(folder, say_what_else(folder) or f"is no artifact: it has no {DESCRIPTION}")
         description = read_json_object(folder / DESCRIPTION)
         faults = find_violations(description, SCHEMA)
         if faults:

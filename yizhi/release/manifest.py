@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from yizhi.errors import InputError
-from yizhi.release.artifact import DESCRIPTION, Artifact
+from yizhi.release.artifact import DESCRIPTION, Artifact, say_what_else
 from yizhi.release.schema import find_violations
 from yizhi.storage.digests import describe_file, describe_folder, find_alterations, sha256_of_file
 from yizhi.storage.folders import write_whole
@@ -59,8 +59,9 @@ def write_manifest(release: Path, manifest: dict[str, Any]) -> None:
 def read_manifest(release: Path) -> dict[str, Any]:
     """Read `manifest.json`. Raises InputError where it is missing, not of this schema, or not as it was written."""
     if not (release / MANIFEST).exists():
-        missing = f"has no {MANIFEST}: it is not a finished release"
-        raise InputError(release, missing if release.exists() else "no such file or folder")
+        unfinished = any(release.glob(f"*/{DESCRIPTION}"))
+        other = None if unfinished else say_what_else(release)
+        raise InputError(release, other or f"has no {MANIFEST}: it is not a finished release")
     manifest = read_json_object(release / MANIFEST)
     faults = find_violations(manifest, SCHEMA)
     if not faults and (release / MANIFEST).read_text(encoding="utf-8") != to_json(_sealed(manifest)):

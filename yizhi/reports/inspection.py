@@ -12,10 +12,13 @@ from rich.table import Table
 from yizhi.catalogue.identify import Identity, describe_identity, identify
 from yizhi.errors import printable
 from yizhi.model.label_heads import describe_labels
+from yizhi.parity.record import VerificationRecord
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.hub import resolve_checkpoint
 from yizhi.release.artifact import DESCRIPTION, Artifact
 from yizhi.release.manifest import MANIFEST, read_manifest
+from yizhi.reports.tables import describe_errors, format_bytes
+from yizhi.storage.codec import from_plain
 
 # Entries of a list that are printed: a classifier may have thousands of labels. `--json` has them all.
 _LISTED = 40
@@ -67,6 +70,8 @@ def _describe_pooling(checkpoint: Checkpoint) -> dict[str, Any]:
 def print_description(console: Console, description: dict[str, Any]) -> None:
     """The description as a short table; nested values one level deep."""
     table = Table(box=None, show_header=False, pad_edge=False)
+    if description["kind"] == "release":
+        description = _describe_release(description)
     for key, value in description.items():
         if key == "known_as":
             value = describe_identity(_identity(value)) if value else "none of the known checkpoints (yizhi models)"
@@ -76,6 +81,28 @@ def print_description(console: Console, description: dict[str, Any]) -> None:
             value = _short(value)
         table.add_row(key.replace("_", " "), printable(value))
     console.print(table, markup=False)
+
+
+def _describe_release(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What a person asks of a release first; `json` gives the manifest."""
+    source = manifest["source"]
+    return {
+        "kind": "release",
+        "model_type": source["model_type"],
+        "task": source["task"],
+        **({"known checkpoint": source["known"]} if source.get("known") else {}),
+        "made_from": source["files"],
+        "artifacts": {name: _describe_target(entry) for name, entry in manifest["artifacts"].items()},
+        "documents": [*manifest["documents"]],
+        "sha256": manifest["sha256"],
+    }
+
+
+def _describe_target(entry: dict[str, Any]) -> str:
+    verdict = from_plain(VerificationRecord, entry["parity"])
+    size = format_bytes(sum(file["size"] for file in entry["files"].values()))
+    judged = "passed" if verdict.passed else "did not pass"
+    return f"{entry['precision']}, {size}, {judged}: {describe_errors(verdict)}"
 
 
 def _short(value: object) -> str:
