@@ -34,7 +34,8 @@ def test_pooling_of_the_folders_own_modules_is_told(tmp_path, capsys):
     folder = write_variant(tmp_path / "checkpoint", "bert-no-head")
     names = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
     modules = [
-        {"idx": i, "name": str(i), "path": path, "type": f"x.{kind}"} for i, (kind, path) in enumerate(names.items())
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (kind, path) in enumerate(names.items())
     ]
     (folder / "1_Pooling").mkdir()
     write_json(folder / "modules.json", modules)
