@@ -228,6 +228,15 @@ def test_several_weights_are_not_guessed(make_checkpoint, tmp_path: Path, refuse
     assert refuse(folder) == ["holds 2 files of weights (one.bin, two.bin): name one of them"]
 
 
+@pytest.mark.parametrize("name", ["tf_model-{}.h5", "flax_model-{}.msgpack"])
+def test_shards_that_are_not_put_together(make_checkpoint, tmp_path: Path, refuse, name: str):
+    """`name one of them` was the advice, and one shard is no checkpoint."""
+    folder = copy_beside(make_checkpoint("bert"), tmp_path / "shards")
+    for number in (1, 2):
+        (folder / name.format(f"{number:05d}-of-00002")).write_bytes(b"")
+    assert "2 shards, which are not put together here: save it as one file" in refuse(folder)[0]
+
+
 def test_onnx_is_not_imported(make_checkpoint, tmp_path: Path, refuse):
     folder = copy_beside(make_checkpoint("bert"), tmp_path / "onnx")
     (folder / "model.onnx").write_bytes(b"")

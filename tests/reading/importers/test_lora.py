@@ -128,6 +128,27 @@ def test_word_embeddings_saved_whole(make_checkpoint, tmp_path):
     check(tmp_path / "out2", model)
 
 
+def test_tokens_added_before_training(make_checkpoint, tmp_path):
+    base = make_checkpoint("bert")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    tokenizer.add_tokens(["新词一", "新词二"])
+    model = transformers.BertForMaskedLM.from_pretrained(base, attn_implementation="eager")
+    model.resize_token_embeddings(len(tokenizer))
+    model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["query"]))
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = torch.randn(parameter.shape) * 0.3
+    model.get_base_model().cls.predictions.bias.data[:] = torch.randn(len(tokenizer))
+    model.save_pretrained(tmp_path / "lora")
+    tokenizer.save_pretrained(tmp_path / "lora")
+    import_checkpoint(tmp_path / "lora", tmp_path / "out", base=base)
+    checkpoint = check(tmp_path / "out", model.double().eval())
+    assert checkpoint.config.vocab_size == len(tokenizer)
+    found = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")("新词一好").input_ids
+    assert found == tokenizer("新词一好").input_ids
+
+
 def test_other_families(make_checkpoint, tmp_path):
     base = make_checkpoint("electra-discriminator")
     model = save(base, tmp_path / "lora", "ElectraForSequenceClassification", 2, task_type="SEQ_CLS")

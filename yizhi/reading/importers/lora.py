@@ -202,7 +202,9 @@ def _plain(name: str) -> str:
 def _place(family: Family, tensor: ForeignTensor) -> Place | Ignored:
     if ".original_module." in tensor.name:
         return Ignored("the base's own, which the adapter's takes the place of")
-    return Place(canonical_name(_plain(tensor.name), family))
+    name, masked_lm = canonical_name(_plain(tensor.name), family), family.masked_lm_names
+    # Saved where the vocabulary was resized: it takes the place of the base's, under whichever name that has.
+    return Place(masked_lm.decoder_bias if name == masked_lm.decoder_bias_alias else name)
 
 
 def _architecture(raw: Mapping[str, Any], base: Checkpoint, family: Family, folder: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 import fnmatch
 import importlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -66,6 +67,7 @@ FORMATS = (
         "yizhi.reading.importers.tf_checkpoint:open_checkpoint",
     ),
 )
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.\w+$")
 CONFIGS = ("config.json", "bert_config.json", "albert_config.json", "*config*.json")
 VOCABS = ("vocab.txt", "*vocab*.txt")
 # What *config*.json matches and is not the model's.
@@ -138,7 +140,12 @@ def _find_weights(names: list[str], faults: list[str]) -> tuple[Format, str] | N
     for candidate in FORMATS:
         for pattern in candidate.marks:
             matching = [name for name in names if _matches(name, (pattern,))]
-            if len(matching) > 1:
+            if len(matching) > 1 and all(map(_SHARD.search, matching)):
+                faults.append(
+                    f"{candidate.name}: {len(matching)} shards, which are not put together here: save it as one file "
+                    "(max_shard_size of save_pretrained)"
+                )
+            elif len(matching) > 1:
                 faults.append(f"holds {len(matching)} files of weights ({', '.join(matching[:4])}): name one of them")
             if matching:
                 return candidate, matching[0]
