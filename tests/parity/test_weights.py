@@ -78,6 +78,13 @@ def test_int8_is_quantized_again_from_a_float32_artifact_beside_it(export, targe
     assert (result.requantized, result.rounded, faults) == (0, 21, [])
 
 
+def test_another_checkpoint_at_hand_proves_nothing(export, make_checkpoint):
+    checkpoint, artifact = export("bert", "onnx-int8")
+    with Checkpoint.open(make_checkpoint("bert", name="another", seed=1)) as another:
+        result, faults = audit(artifact, digest_tensors(checkpoint), summarize(checkpoint), another)
+    assert (result.requantized, result.rounded, faults) == (0, 21, [])
+
+
 @pytest.mark.parametrize("target", EVERY_TARGET)
 def test_one_ulp_of_a_layer_norm(export, target):
     checkpoint, artifact = export("bert", target)

@@ -66,7 +66,7 @@ def audit(
     `yizhi.parity.numbers`. Raises InputError where the files cannot be read.
     """
     tensors = TARGETS[artifact.target].stored_tensors(artifact.folder)
-    source = _of_checkpoint(checkpoint) if checkpoint else _of_siblings(artifact, expected)
+    source = _of_checkpoint(checkpoint, expected) if checkpoint else _of_siblings(artifact, expected)
     compared = _Audit(expected, sums, artifact.description.get("quantization"), source)
     compared.look_at(tensors)
     return compared.result, _shorten(compared.faults)
@@ -177,8 +177,16 @@ def _wrong_rows(
     return wrong
 
 
-def _of_checkpoint(checkpoint: Checkpoint) -> Source:
-    return lambda name: checkpoint.array(name)
+def _of_checkpoint(checkpoint: Checkpoint, expected: Mapping[str, TensorDigest]) -> Source:
+    """The checkpoint's tensors, each only if it is the one that the release was made from."""
+    parameters = {parameter.name: parameter for parameter in checkpoint.parameters()}
+
+    def find(name: str) -> NDArray[np.float32] | None:
+        if name not in parameters or _hash(checkpoint.chunks(parameters[name])) != expected[name].sha256:
+            return None
+        return checkpoint.array(name)
+
+    return find
 
 
 def _of_siblings(artifact: Artifact, expected: Mapping[str, TensorDigest]) -> Source:
