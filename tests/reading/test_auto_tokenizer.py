@@ -216,6 +216,17 @@ def test_random_folders(tmp_path, capfd):
     capfd.readouterr()  # the library prints of vocabularies with holes
 
 
+def test_a_new_token_beside_holes_in_the_vocabulary(folder):
+    """tokenizers 0.22 gives it the next id, 0.23 the count of entries, which another has: 1 of 2,100 random folders."""
+    write_saved(folder)
+    saved = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    vocab = saved["model"]["vocab"]
+    del vocab[next(token for token in vocab if token == "的")]
+    (folder / "tokenizer.json").write_text(json.dumps(saved), encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", {"additional_special_tokens": ["<new>"]})
+    assert faults_of(folder)[0].startswith("'<new>' is in no vocabulary, and the vocabulary has holes")
+
+
 # --- faults --------------------------------------------------------------------------------------
 
 

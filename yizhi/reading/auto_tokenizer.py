@@ -46,6 +46,10 @@ class _Unreadable(Exception):
     """That a version of transformers fails on these files."""
 
 
+class _Ambiguous(Exception):
+    """That releases of the tokenizers library differ on these files."""
+
+
 @dataclass
 class _Reading:
     """What one version makes of the files.
@@ -73,6 +77,8 @@ def read_tokenizer(folder: Path, vocab: Path | None = None) -> TextTokenizer:
     for version, read in ((4, _read_as_version_4), (5, _read_as_version_5)):
         try:
             readings.append(read(sources))
+        except _Ambiguous as error:
+            raise InputError(folder, str(error)) from None
         except _Unreadable as error:
             failures.append(f"transformers {version} cannot read its tokenizer: {error}")
     if not readings:
@@ -250,6 +256,8 @@ def _add_tokens(reading: _Reading, decoder: Mapping[int, AddedToken], version: i
             known.add(_text(token))
             tokens.append(token)
     special = set(map(_text, named.values())) | (set(map(_text, more)) if version == 4 else set())
+    vocab = tokenizer.get_vocab(with_added_tokens=False)
+    has_holes = len(vocab) <= max(vocab.values(), default=-1)
     flags = ("lstrip", "rstrip", "single_word", "normalized")
     for token in tokens:
         if isinstance(token, str):
@@ -257,6 +265,11 @@ def _add_tokens(reading: _Reading, decoder: Mapping[int, AddedToken], version: i
         else:
             kept = {flag: getattr(token, flag) for flag in flags}
             added = AddedToken(token.content, **kept, special=token.special or token.content in special)
+        if has_holes and tokenizer.token_to_id(added.content) is None:
+            raise _Ambiguous(
+                f"{show(added.content)} is in no vocabulary, and the vocabulary has holes: the id that the tokenizers "
+                "library gives it depends on its release"
+            )
         tokenizer.add_tokens([added])
 
 
