@@ -191,6 +191,35 @@ def test_a_graph_that_reads_another_place_is_found(export):
     assert faults[0] == f"features.onnx: {query}.scale: lies elsewhere than artifact.json says"
 
 
+@pytest.mark.parametrize("file", ["features.onnx", "logits_at.onnx"])
+@pytest.mark.parametrize("kind", ["initializer", "typed", "constant node", "renamed"])
+def test_numbers_of_a_graph_s_own(export, file, kind):
+    """One graph of several takes a table of its own, which no file of weights has: its cases may not read it."""
+    onnx = pytest.importorskip("onnx")
+    checkpoint, artifact = export("bert", "onnx")
+    path = artifact.folder / file
+    model = onnx.load(path)  # with the values
+    table = next(tensor for tensor in model.graph.initializer if tensor.name == WORDS)
+    array = onnx.numpy_helper.to_array(table).copy()
+    array[70] = 0
+    bare = onnx.load(path, load_external_data=False)
+    stored = next(tensor for tensor in bare.graph.initializer if tensor.name == WORDS)
+    own = onnx.numpy_helper.from_array(array, "own" if kind == "renamed" else WORDS)
+    if kind == "typed":
+        own = onnx.helper.make_tensor(WORDS, onnx.TensorProto.FLOAT, array.shape, array.ravel().tolist())
+    bare.graph.initializer.remove(stored)
+    if kind == "constant node":
+        bare.graph.node.insert(0, onnx.helper.make_node("Constant", [], [WORDS], name="own/Constant", value=own))
+    else:
+        bare.graph.initializer.append(own)
+    if kind == "renamed":
+        for node in bare.graph.node:
+            node.input[:] = ["own" if name == WORDS else name for name in node.input]
+    path.write_bytes(bare.SerializeToString())
+    with pytest.raises(InputError, match=rf"{file}: .*(numbers of the graph's own|a node with a tensor)"):
+        look(artifact, checkpoint)
+
+
 @pytest.mark.parametrize(
     ("place", "says"),
     [

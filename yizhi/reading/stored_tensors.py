@@ -27,10 +27,15 @@ from yizhi.storage.protobuf import Fields, fields_of, integer, message_of, varin
 
 _CHUNK = 1 << 22
 # onnx.proto3's fields: of a model, a graph, a tensor, and an entry of its `external_data`.
-_GRAPH, _INITIALIZER = 7, 5
-_DIMS, _DATA_TYPE, _NAME, _EXTERNAL_DATA, _DATA_LOCATION = 1, 2, 8, 13, 14
+_GRAPH, _FUNCTIONS = 7, 25
+_NODES, _INITIALIZER, _SPARSE_INITIALIZER = 1, 5, 15
+_ATTRIBUTES, _OWN_TENSORS = 5, (5, 6, 10, 11, 22, 23)  # of a node: tensors and graphs, one or several, dense or sparse
+_DIMS, _DATA_TYPE, _NAME, _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 1, 2, 8, 9, 13, 14
+_TYPED_DATA = (4, 5, 7, 10, 11)
 _KEY, _VALUE = 1, 2
 _EXTERNAL = 1
+# Numbers that a graph may keep itself, unless all are the same, as zero points are: epsilon, axes, shapes, channels.
+_MOST_OF_ITS_OWN = 8
 _ONNX_TYPES = {1: "F32", 2: "U8", 3: "I8", 6: "I32", 7: "I64", 9: "BOOL", 10: "F16", 11: "F64", 16: "BF16"}
 
 
@@ -131,11 +136,17 @@ def read_flax(folder: Path) -> list[StoredTensor]:
 
 
 def read_onnx(folder: Path) -> list[StoredTensor]:
-    """Of the initializers that each graph takes from a file, a tensor once for each graph. Raises InputError."""
+    """Of the initializers that each graph takes from a file, a tensor once for each graph.
+
+    Raises InputError for a file that is no graph, and for a graph with tensors of its own: no digest is known of those.
+    """
     found, faults = [], []
     for path in sorted(folder.glob("*.onnx")):
         try:
-            initializers = map(fields_of, _repeated(_one(fields_of(path.read_bytes()), _GRAPH), _INITIALIZER))
+            model = fields_of(path.read_bytes())
+            graph = _one(model, _GRAPH)
+            initializers = list(map(fields_of, _repeated(graph, _INITIALIZER)))
+            faults += [f"{path.name}: {fault}" for fault in _find_own_tensors(model, graph, initializers)]
             external = [tensor for tensor in initializers if integer(tensor, _DATA_LOCATION) == _EXTERNAL]
             if not external:
                 raise ValueError("it takes no tensor from a file")
@@ -147,6 +158,31 @@ def read_onnx(folder: Path) -> list[StoredTensor]:
     if faults:
         raise InputError(folder, faults)
     return found
+
+
+def _find_own_tensors(model: Fields, graph: Fields, initializers: list[Fields]) -> Iterator[str]:
+    """Numbers that a graph holds outside of the file of weights, beside the few that every graph has."""
+    if _FUNCTIONS in model or _SPARSE_INITIALIZER in graph:
+        yield "has functions, or sparse tensors"
+    for tensor in initializers:
+        if integer(tensor, _DATA_LOCATION) != _EXTERNAL and not _is_plain(tensor):
+            yield f"{_text(tensor, _NAME)}: holds {math.prod(_dims(tensor))} numbers of the graph's own"
+    for node in map(fields_of, _repeated(graph, _NODES)):
+        attributes = map(fields_of, _repeated(node, _ATTRIBUTES))
+        if any(number in attribute for attribute in attributes for number in _OWN_TENSORS):
+            yield f"{_text(node, 3)}: a node with a tensor or a graph of its own"
+
+
+def _is_plain(tensor: Fields) -> bool:
+    """Whether a constant has few numbers, or one number many times."""
+    count = math.prod(_dims(tensor))
+    if count <= _MOST_OF_ITS_OWN:
+        return True
+    values = [value for number in _TYPED_DATA for value in tensor.get(number, ())]
+    raw = b"".join(value for value in (*values, *tensor.get(_RAW_DATA, ())) if isinstance(value, bytes))
+    numbers = {value for value in values if isinstance(value, int)}
+    width = len(raw) // count
+    return len(numbers) + len({raw[start : start + width] for start in range(0, len(raw), max(width, 1))}) <= 1
 
 
 def _external(tensor: Fields, path: Path) -> StoredTensor:
