@@ -79,7 +79,7 @@ def test_vectors_that_moved_ask_for_a_new_index(make_checkpoint):
 
 def test_without_answers_changed_tensors_ask_for_it(make_checkpoint):
     sides = [describe_side(make_checkpoint("bert-no-head", name=name, seed=seed)) for seed, name in enumerate("ab")]
-    assert compare_sides(*sides, None).reindex == ("tensors changed, and no answers were compared",)
+    assert compare_sides(*sides, None).reindex == ("the model changed, and no answers were compared",)
     assert compare_sides(sides[0], sides[0], None).reindex == ()
 
 
@@ -124,6 +124,58 @@ def test_answers_of_every_task(make_checkpoint, variant):
     assert not same.examples
     assert other.places == same.places
     assert (other.same_best < 1) == bool(other.examples)
+
+
+@pytest.mark.parametrize("change", [{"hidden_act": "relu"}, {"num_attention_heads": 8}, {"layer_norm_eps": 0.1}])
+def test_a_configuration_that_changes_the_arithmetic(make_checkpoint, capsys, change):
+    before, after = make_checkpoint(), make_checkpoint(name="after")
+    config = json.loads((after / "config.json").read_text())
+    (name,) = change
+    write_json(after / "config.json", {**config, **change})
+    found = diff(before, after)
+    assert [one.what for one in found.settings] == [name]
+    assert not found.same
+    bare = compare_sides(describe_side(before), describe_side(after), None)
+    assert bare.reindex == ("the model changed, and no answers were compared",)
+    assert main(["diff", str(before), str(after), "--no-answers"]) == 1
+
+
+def test_options_of_int8_that_differ(make_checkpoint, tmp_path):
+    folder = make_checkpoint()
+    one = export(folder, tmp_path / "one", "--target", "onnx-int8")
+    other = export(folder, tmp_path / "two", "--target", "onnx-int8", "--keep-fp32", "encoder.layer.1")
+    found = diff(one, other)
+    assert "options of onnx-int8" in [change.what for change in found.settings]
+    assert not found.same
+
+
+def test_no_text_fits(make_checkpoint):
+    short = make_checkpoint("bert-no-head", config={"max_position_embeddings": 4})
+    found = diff(short, short)
+    assert (found.moved.texts, found.reindex, found.same) == (0, (), True)
+    other = make_checkpoint("bert-no-head", name="other", config={"max_position_embeddings": 4}, seed=1)
+    assert "no text is short enough" in diff(short, other).reindex[0]
+
+
+def test_nan_is_refused(make_checkpoint):
+    def spoil(tensors):
+        tensors[WORDS][3, 3] = float("nan")
+
+    with pytest.raises(InputError, match="NaN"):
+        describe_side(make_checkpoint(alter=spoil))
+
+
+@pytest.mark.parametrize("page", ["./", "none/d.html", ""])
+def test_a_page_that_cannot_be_written(make_checkpoint, tmp_path, monkeypatch, page):
+    monkeypatch.chdir(tmp_path)
+    folder = str(make_checkpoint())
+    assert main(["diff", folder, folder, "--no-answers", "--page", page]) == 2
+
+
+def test_texts_without_any(make_checkpoint, tmp_path):
+    (tmp_path / "blank.txt").write_text("\n \n")
+    folder = str(make_checkpoint())
+    assert main(["diff", folder, folder, "--texts", str(tmp_path / "blank.txt")]) == 2
 
 
 def test_a_users_texts(make_checkpoint, tmp_path, capsys):

@@ -192,7 +192,7 @@ def test_a_graph_that_reads_another_place_is_found(export):
 
 
 @pytest.mark.parametrize("file", ["features.onnx", "logits_at.onnx"])
-@pytest.mark.parametrize("kind", ["initializer", "typed", "constant node", "renamed"])
+@pytest.mark.parametrize("kind", ["initializer", "typed", "constant node", "list", "renamed"])
 def test_numbers_of_a_graph_s_own(export, file, kind):
     """One graph of several takes a table of its own, which no file of weights has: its cases may not read it."""
     onnx = pytest.importorskip("onnx")
@@ -208,7 +208,9 @@ def test_numbers_of_a_graph_s_own(export, file, kind):
     if kind == "typed":
         own = onnx.helper.make_tensor(WORDS, onnx.TensorProto.FLOAT, array.shape, array.ravel().tolist())
     bare.graph.initializer.remove(stored)
-    if kind == "constant node":
+    if kind == "list":
+        bare.graph.node.insert(0, onnx.helper.make_node("Constant", [], [WORDS], value_floats=array.ravel().tolist()))
+    elif kind == "constant node":
         bare.graph.node.insert(0, onnx.helper.make_node("Constant", [], [WORDS], name="own/Constant", value=own))
     else:
         bare.graph.initializer.append(own)
@@ -216,7 +218,29 @@ def test_numbers_of_a_graph_s_own(export, file, kind):
         for node in bare.graph.node:
             node.input[:] = ["own" if name == WORDS else name for name in node.input]
     path.write_bytes(bare.SerializeToString())
-    with pytest.raises(InputError, match=rf"{file}: .*(numbers of the graph's own|a node with a tensor)"):
+    with pytest.raises(InputError, match=rf"{file}: .*(numbers of the graph's own|a node with numbers, a tensor)"):
+        look(artifact, checkpoint)
+
+
+def test_two_graphs_in_one_file(export):
+    """protobuf joins them; a reader of one of the two would miss what the other holds."""
+    onnx = pytest.importorskip("onnx")
+    checkpoint, artifact = export("bert", "onnx")
+    path = artifact.folder / "features.onnx"
+    second = onnx.ModelProto()
+    second.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((2, 2), np.float32), "own"))
+    path.write_bytes(second.SerializeToString() + path.read_bytes())
+    with pytest.raises(InputError, match="not one graph"):
+        look(artifact, checkpoint)
+
+
+def test_a_format_by_which_loaders_read_it_otherwise(export):
+    from safetensors.numpy import load_file, save_file
+
+    checkpoint, artifact = export("bert-no-head", "pytorch")
+    path = artifact.folder / "model.safetensors"
+    save_file(load_file(path), path, metadata={"format": "tf"})
+    with pytest.raises(InputError, match="format: expected 'pt'; found 'tf'"):
         look(artifact, checkpoint)
 
 

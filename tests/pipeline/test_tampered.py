@@ -8,6 +8,9 @@ from safetensors.numpy import load_file, save_file
 
 from tests.checkpoints import write_json
 from yizhi.cli import main
+from yizhi.parity.golden import Golden
+from yizhi.parity.texts import check_texts
+from yizhi.release.artifact import Artifact
 from yizhi.release.manifest import GOLDEN, read_manifest, write_manifest
 from yizhi.storage.digests import describe_folder
 
@@ -57,6 +60,64 @@ def test_a_case_that_asks_for_less(release, capsys):
     assert main(["verify", str(release)]) == 1
     said = " ".join(capsys.readouterr().out.split())
     assert "golden: masks: is not the case that this version of Yizhi makes" in said
+
+
+@pytest.mark.parametrize("part", ["cases", "answers", "files"])
+def test_a_contract_that_was_emptied(release, capsys, part):
+    def empty(description):
+        description["text"][part] = {} if part == "files" else []
+
+    edit_cases(release, empty)
+    assert main(["verify", str(release)]) == 1
+    named = {"cases": "texts"}.get(part, part)
+    assert f"golden: {named}: " in " ".join(capsys.readouterr().out.split())
+
+
+def reseal_artifact(folder):
+    """Give `artifact.json` the digests of what lies there now."""
+    description = json.loads((folder / "artifact.json").read_text(encoding="utf-8"))
+    description["files"] = {name: found for name, found in describe_folder(folder).items() if name != "artifact.json"}
+    write_json(folder / "artifact.json", description)
+
+
+def change_modules(folder):
+    (folder / "modules.json").unlink()
+
+
+def shorten(folder):
+    path = folder / "sentence_bert_config.json"
+    write_json(path, {**json.loads(path.read_text()), "max_seq_length": 4})
+
+
+def forget_labels(folder):
+    config = json.loads((folder / "config.json").read_text())
+    names = config.pop("id2label"), config.pop("label2id", None)
+    write_json(folder / "config.json", {**config, "num_labels": len(names[0])})
+
+
+def change_problem(folder):
+    config = json.loads((folder / "config.json").read_text())
+    write_json(folder / "config.json", {**config, "problem_type": "multi_label_classification"})
+
+
+@pytest.mark.parametrize(
+    ("variant", "options", "change", "says"),
+    [
+        ("bert-no-head", ["--pooling", "cls"], change_modules, "modules.json: is missing"),
+        ("bert-no-head", ["--pooling", "cls"], shorten, "longest text in tokens: expected 64; found 4"),
+        ("bert-classifier", [], forget_labels, "config.json: labels: expected"),
+        ("bert-classifier", [], change_problem, "config.json: problem_type: expected"),
+    ],
+)
+def test_what_other_loaders_read(make_checkpoint, tmp_path, variant, options, change, says):
+    """Our own runtime reads artifact.json; transformers and sentence-transformers read these."""
+    folder = tmp_path / "release"
+    assert main(["export", str(make_checkpoint(variant)), "--out", str(folder), "--target", "pytorch", *options]) == 0
+    golden = Golden.read(folder / GOLDEN)
+    change(folder / "pytorch")
+    reseal_artifact(folder / "pytorch")
+    faults = check_texts(Artifact.read(folder / "pytorch"), golden.text)
+    assert any(says in fault for fault in faults), faults
 
 
 def test_a_tolerance_in_the_manifest(release, capsys):

@@ -32,18 +32,24 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
+    from yizhi.errors import InputError, show
     from yizhi.parity.diff import compare_sides, describe_side, measure_answers
     from yizhi.reports.difference import print_difference, render_difference
     from yizhi.storage.codec import to_plain
     from yizhi.storage.folders import write_whole
     from yizhi.storage.texts import read_texts
 
+    page: Path | None = options.page
+    if page is not None and (not page.name or page.is_dir() or not page.parent.is_dir()):
+        raise InputError("`page`", f"expected the name of a file in a folder that is there; found {show(str(page))}")
     texts = read_texts(options.texts) if options.texts else []
+    if options.texts and not texts:
+        raise InputError(options.texts, "holds no text")
     before, after = describe_side(options.before), describe_side(options.after)
     moved = None if options.no_answers else measure_answers(before, after, texts)
     difference = compare_sides(before, after, moved)
-    if options.page:
-        write_whole(options.page, render_difference(difference))
+    if page is not None:
+        write_whole(page, render_difference(difference))
     if options.json:
         print(json.dumps({**to_plain(difference), "same": difference.same}, ensure_ascii=False, indent=2))
     else:

@@ -54,7 +54,7 @@ def task_of(architecture: str | None) -> str | None:
 def label_head(names: LabelHeadNames, task: str, config: EncoderConfig) -> LinearHead:
     """The head of this task, with the labels of the configuration. Raises InputError listing what is wrong there."""
     faults: list[str] = []
-    labels = _read_labels(config.raw, faults)
+    labels = read_labels(config.raw, faults)
     if task == ANSWER:
         if not faults and len(labels) != 2:
             faults.append(f"id2label: expected 2, the start and the end of an answer; found {len(labels)}")
@@ -83,7 +83,7 @@ def describe_labels(spec: EncoderSpec) -> dict[str, Any]:
     return {"labels": list(head.labels), **kind}
 
 
-def _read_labels(raw: Mapping[str, Any], faults: list[str]) -> tuple[str, ...]:
+def read_labels(raw: Mapping[str, Any], faults: list[str]) -> tuple[str, ...]:
     """The labels in the order of their ids; LABEL_0, … where only their number is given (2, if not even that)."""
     count, names = raw.get("num_labels"), raw.get("id2label")
     if count is not None and (isinstance(count, bool) or not isinstance(count, int) or not 0 < count <= _MOST_LABELS):

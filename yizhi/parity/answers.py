@@ -55,7 +55,12 @@ class TextAnswer:
 
 def make_answers(runtime: Runtime, tokenizer: Tokenizer) -> tuple[TextAnswer, ...]:
     """What a runtime says of those of some everyday texts that its tokenizer can take whole."""
-    task = runtime.artifact.description["task"]
+    asked = questions_of(runtime.artifact.description["task"], tokenizer)
+    return ask(runtime, tokenizer, asked) if asked else ()
+
+
+def questions_of(task: str, tokenizer: Tokenizer) -> list[tuple[str, ...]]:
+    """What is asked: a text, or a question and its context, each."""
     texts: list[tuple[str, ...]] = [(text,) for text in _TEXTS]
     if task == FILL_MASK:
         mask = tokenizer.vocab[tokenizer.mask_id]
@@ -63,8 +68,7 @@ def make_answers(runtime: Runtime, tokenizer: Tokenizer) -> tuple[TextAnswer, ..
         texts = [(text,) for text in masked if tokenizer.mask_id in tokenizer.tokenize([text])[0].ids]
     elif task == ANSWER:
         texts = list(zip(_TEXTS[1:], _TEXTS, strict=False))
-    fitting = [text for text in texts if len(tokenizer.tokenize(["".join(text)])[0].ids) < tokenizer.max_length]
-    return ask(runtime, tokenizer, fitting) if fitting else ()
+    return [text for text in texts if len(tokenizer.tokenize(["".join(text)])[0].ids) < tokenizer.max_length]
 
 
 def ask(runtime: Runtime, tokenizer: Tokenizer, texts: Sequence[tuple[str, ...]]) -> tuple[TextAnswer, ...]:

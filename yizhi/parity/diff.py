@@ -5,7 +5,7 @@ Each side is described by what its golden folder or its files say; nothing is co
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from yizhi.converters.targets import TARGETS, MissingFramework
 from yizhi.errors import InputError
+from yizhi.model.config import EncoderConfig
 from yizhi.model.label_heads import ANSWER, SEQUENCE, TOKENS
 from yizhi.model.spec import Pooling
 from yizhi.parity.answers import TextAnswer, ask
@@ -31,6 +32,7 @@ from yizhi.runtimes.base import Runtime
 from yizhi.runtimes.embeddings import Embedder
 from yizhi.runtimes.tasks import FILL_MASK
 from yizhi.runtimes.tokenization import Tokenizer
+from yizhi.storage.codec import to_plain
 
 GOLDEN = "golden"
 # Stored vectors of one side stand beside new ones of the other where each text's cosine is at least this: float32
@@ -40,7 +42,10 @@ SAME_VECTORS = 0.999
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two. tolerances: by target; versions: of what made it, by target and name. Both of a release alone."""
+    """One of the two. config: what the model computes with, as `config.json` names it.
+
+    Of a release alone, by target: tolerances; versions of what made it; options, such as parts kept in float32.
+    """
 
     path: Path
     kind: str
@@ -48,9 +53,11 @@ class Side:
     tensors: Mapping[str, TensorDigest]
     text: TextContract
     max_length: int
+    config: Mapping[str, Any]
     targets: tuple[str, ...] = ()
     tolerances: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,8 +113,10 @@ class Difference:
 
     @property
     def same(self) -> bool:
-        """Whether nothing that can change an answer did."""
-        return not (self.changed or self.added or self.removed or self.files or self.settings)
+        """Whether nothing that can change an answer did, and no answer changed."""
+        moved = self.moved is not None and self.moved.same_best not in (None, 1.0)
+        stored = self.changed or self.added or self.removed or self.files or self.ids or self.settings
+        return not (stored or moved or self.reindex or self.labels)
 
 
 def describe_side(path: Path) -> Side:
@@ -126,11 +135,14 @@ def describe_side(path: Path) -> Side:
             golden.weights,
             golden.text,
             Tokenizer.open(path / next(iter(artifacts))).max_length,
+            _computed(EncoderConfig.read(path / next(iter(artifacts)) / "config.json")),
             tuple(artifacts),
             {name: entry["parity"]["tolerance"] for name, entry in artifacts.items()},
             {name: entry["made_with"] for name, entry in artifacts.items()},
+            {name: entry["options"] for name, entry in artifacts.items()},
         )
     with Checkpoint.open(path) as checkpoint:
+        checkpoint.check_values()
         return Side(
             path,
             "checkpoint",
@@ -138,7 +150,17 @@ def describe_side(path: Path) -> Side:
             digest_tensors(checkpoint),
             make_contract(checkpoint),
             checkpoint.text.length(checkpoint.config.max_position_embeddings),
+            _computed(checkpoint.config),
         )
+
+
+def _computed(config: EncoderConfig) -> dict[str, Any]:
+    """The fields that arithmetic depends on; labels and the class are compared by what they mean."""
+    return {
+        field.name: to_plain(getattr(config, field.name))
+        for field in fields(config)
+        if field.name not in ("raw", "architecture", "vocab_size")
+    }
 
 
 def compare_sides(before: Side, after: Side, moved: Moved | None) -> Difference:
@@ -177,11 +199,13 @@ def _changed_settings(before: Side, after: Side) -> Iterator[Change]:
         "pooling": (_say(before.text.pooling), _say(after.text.pooling)),
         "longest text in tokens": (before.max_length, after.max_length),
     }
+    pairs |= {name: (before.config.get(name), after.config.get(name)) for name in {**before.config, **after.config}}
     if before.kind == after.kind == "release":
         pairs["targets"] = (list(before.targets), list(after.targets))
         for name in before.targets:
             if name in after.targets:
                 pairs[f"tolerance of {name}"] = (before.tolerances[name], after.tolerances[name])
+                pairs[f"options of {name}"] = (before.options[name], after.options[name])
                 pairs[f"{name} was made with"] = (before.versions[name], after.versions[name])
     yield from (Change(what, one, other) for what, (one, other) in pairs.items() if one != other)
 
@@ -196,8 +220,11 @@ def _why_reindex(before: Side, after: Side, ids: Sequence[str], moved: Moved | N
     if before.text.pooling != after.text.pooling:
         yield f"pooling: {_say(before.text.pooling) or 'none'} before; {_say(after.text.pooling) or 'none'} after"
     if moved is None:
-        if before.tensors != after.tensors:
-            yield "tensors changed, and no answers were compared"
+        if before.tensors != after.tensors or before.config != after.config:
+            yield "the model changed, and no answers were compared"
+    elif not moved.texts:
+        if before.tensors != after.tensors or before.config != after.config:
+            yield "the model changed, and no text is short enough for both to be compared"
     elif moved.cosine_least is None:
         yield "the vectors have another width"
     elif not moved.cosine_least >= SAME_VECTORS:

@@ -8,18 +8,21 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from yizhi.errors import InputError, show
 from yizhi.model.config import EncoderConfig
-from yizhi.model.label_heads import describe_labels
+from yizhi.model.label_heads import describe_labels, read_labels
 from yizhi.model.spec import Pooling
-from yizhi.parity.answers import TextAnswer
+from yizhi.parity.answers import TextAnswer, questions_of
 from yizhi.reading.auto_tokenizer import read_tokenizer
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.sentence_settings import MODULES, read_sentence_settings
 from yizhi.reading.sentences import CHINESE, ENGLISH
 from yizhi.reading.tokenizer_files import TextTokenizer
+from yizhi.reading.tokenizer_sources import TOKENIZER_FILES
 from yizhi.release.artifact import Artifact
+from yizhi.runtimes.tokenization import Tokenizer
 from yizhi.storage.digests import sha256_of_file
 
 # What tells tokenizers apart: each is read differently by some setting, or some version.
@@ -41,6 +44,9 @@ SEPARATING = (
     "",
 )
 _SENTENCES = 5
+# The targets whose folders sentence-transformers loads.
+WITH_MODULES = ("pytorch", "onnx", "onnx-int8")
+TEXTS = (*CHINESE[:_SENTENCES], *ENGLISH[:_SENTENCES], *SEPARATING)
 _MOST_FAULTS = 3
 
 
@@ -71,14 +77,28 @@ def make_contract(checkpoint: Checkpoint, answers: tuple[TextAnswer, ...] = ()) 
     """What an artifact of this checkpoint must hold. answers: the oracle's."""
     text, spec = checkpoint.text, checkpoint.spec
     files = text.files(checkpoint.config.max_position_embeddings)
-    texts = (*CHINESE[:_SENTENCES], *ENGLISH[:_SENTENCES], *SEPARATING)
     return TextContract(
         {name: hashlib.sha256(content.encode()).hexdigest() for name, content in sorted(files.items())},
-        tuple(TextCase(one, encode(text, one)) for one in texts),
+        tuple(TextCase(one, encode(text, one)) for one in TEXTS),
         tuple(describe_labels(spec).get("labels", ())),
         spec.pooling,
         answers,
     )
+
+
+def find_missing_texts(contract: TextContract, artifact: Artifact) -> list[str]:
+    """What a golden folder does not ask of an artifact, and this version does: see `find_wrong_cases`."""
+    tokenizer = Tokenizer.open(artifact.folder)
+    asked: dict[str, tuple[set[Any], set[Any]]] = {
+        "files": (set(TOKENIZER_FILES) & {path.name for path in artifact.folder.iterdir()}, set(contract.files)),
+        "texts": (set(TEXTS), {case.text for case in contract.cases}),
+        "answers": (set(questions_of(artifact.description["task"], tokenizer)), {one.text for one in contract.answers}),
+    }
+    return [
+        f"golden: {what}: {len(expected - found)} of {len(expected)} are missing"
+        for what, (expected, found) in asked.items()
+        if expected - found
+    ]
 
 
 def encode(text: TextTokenizer, one: str) -> tuple[int, ...]:
@@ -121,10 +141,16 @@ def _compare_pooling(folder: Path, text: TextTokenizer, artifact: Artifact, expe
     """The artifact's own word, and what sentence-transformers would read where its files are there."""
     told = artifact.description.get("pooling")
     found = {"artifact.json": Pooling(**told) if told else None}
+    faults = []
     if (folder / MODULES).exists():
         settings = read_sentence_settings(folder, text)
         found[MODULES] = settings.pooling if settings else None
-    return [
+        length = text.length(EncoderConfig.read(folder / "config.json").max_position_embeddings)
+        if settings and settings.max_length != length:
+            faults.append(f"{MODULES}: longest text in tokens: expected {length}; found {settings.max_length}")
+    elif expected and artifact.target in WITH_MODULES:
+        faults.append(f"{MODULES}: is missing: sentence-transformers would pool by mean")
+    return faults + [
         f"{name}: pooling: expected {_say(expected)}; found {_say(pooling)}"
         for name, pooling in found.items()
         if pooling != expected
@@ -133,14 +159,20 @@ def _compare_pooling(folder: Path, text: TextTokenizer, artifact: Artifact, expe
 
 def _compare_labels(folder: Path, artifact: Artifact, expected: Sequence[str]) -> list[str]:
     config = EncoderConfig.read(folder / "config.json")
-    by_id = config.raw.get("id2label") or {}
     found = {"artifact.json": list(artifact.description.get("labels", ()))}
-    if expected and by_id:
-        found["config.json"] = [str(by_id.get(str(number))) for number in range(len(by_id))]
-    return [
+    faults = []
+    if expected and list(expected) != ["start", "end"]:
+        told: list[str] = []
+        found["config.json"] = list(read_labels(config.raw, told))
+        faults += [f"config.json: {fault}" for fault in told]
+        kind = artifact.description.get("problem_type")
+        given = config.raw.get("problem_type")
+        if kind and given is not None and given != kind:
+            faults.append(f"config.json: problem_type: expected {show(kind)}; found {show(given)}")
+    return faults + [
         f"{name}: labels: expected {show(list(expected))}; found {show(labels)}"
         for name, labels in found.items()
-        if labels != list(expected) and not (name == "config.json" and list(expected) == ["start", "end"])
+        if labels != list(expected)
     ]
 
 

@@ -102,6 +102,7 @@ class Verify:
         from yizhi.parity.cases import find_wrong_cases
         from yizhi.parity.golden import Golden
         from yizhi.parity.judge import verify
+        from yizhi.parity.texts import find_missing_texts
         from yizhi.runtimes import open_runtime
 
         with open_runtime(self.folder, device=self.device, threads=threads, math=self.math) as runtime:
@@ -113,6 +114,7 @@ class Verify:
                 description = runtime.artifact.description
                 text = read_tokenizer(self.folder)
                 verdict.faults += find_wrong_cases(golden.cases, text, runtime.config, description["task"])
+                verdict.faults += find_missing_texts(golden.text, runtime.artifact)
             to_bisect = self.bisect if verdict.gates and not verdict.passed else None
             if verdict.too_coarse and self.bisect:
                 verdict.faults.append(_suggest(runtime, self.bisect, golden))

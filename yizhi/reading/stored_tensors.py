@@ -29,7 +29,9 @@ _CHUNK = 1 << 22
 # onnx.proto3's fields: of a model, a graph, a tensor, and an entry of its `external_data`.
 _GRAPH, _FUNCTIONS = 7, 25
 _NODES, _INITIALIZER, _SPARSE_INITIALIZER = 1, 5, 15
-_ATTRIBUTES, _OWN_TENSORS = 5, (5, 6, 10, 11, 22, 23)  # of a node: tensors and graphs, one or several, dense or sparse
+# Of a node: tensors and graphs, one or several, dense or sparse; and lists of numbers or texts.
+_ATTRIBUTES, _OWN_TENSORS, _LISTS = 5, (5, 6, 10, 11, 22, 23), (7, 8, 9)
+_LONGEST_LIST = 64  # bytes
 _DIMS, _DATA_TYPE, _NAME, _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 1, 2, 8, 9, 13, 14
 _TYPED_DATA = (4, 5, 7, 10, 11)
 _KEY, _VALUE = 1, 2
@@ -90,6 +92,9 @@ def read_pytorch(folder: Path) -> list[StoredTensor]:
             continue
         file = SafetensorsFile(path)
         file.close()
+        kind = file.metadata.get("format", "pt")
+        if kind != "pt":
+            raise InputError(path, f"format: expected 'pt'; found {show(kind)}, by which loaders read it otherwise")
         found += [
             StoredTensor(entry.name, entry.dtype, entry.shape, path, ((entry.offset, entry.nbytes),), name)
             for entry in file.entries.values()
@@ -162,15 +167,17 @@ def read_onnx(folder: Path) -> list[StoredTensor]:
 
 def _find_own_tensors(model: Fields, graph: Fields, initializers: list[Fields]) -> Iterator[str]:
     """Numbers that a graph holds outside of the file of weights, beside the few that every graph has."""
-    if _FUNCTIONS in model or _SPARSE_INITIALIZER in graph:
-        yield "has functions, or sparse tensors"
+    if _FUNCTIONS in model or _SPARSE_INITIALIZER in graph or len(model.get(_GRAPH, ())) != 1:
+        yield "has functions, sparse tensors, or not one graph"
     for tensor in initializers:
         if integer(tensor, _DATA_LOCATION) != _EXTERNAL and not _is_plain(tensor):
             yield f"{_text(tensor, _NAME)}: holds {math.prod(_dims(tensor))} numbers of the graph's own"
     for node in map(fields_of, _repeated(graph, _NODES)):
-        attributes = map(fields_of, _repeated(node, _ATTRIBUTES))
-        if any(number in attribute for attribute in attributes for number in _OWN_TENSORS):
-            yield f"{_text(node, 3)}: a node with a tensor or a graph of its own"
+        for attribute in map(fields_of, _repeated(node, _ATTRIBUTES)):
+            values = [value for number in _LISTS for value in attribute.get(number, ())]
+            size = sum(len(value) if isinstance(value, bytes) else 4 for value in values)
+            if size > _LONGEST_LIST or any(number in attribute for number in _OWN_TENSORS):
+                yield f"{_text(node, 3)}: a node with numbers, a tensor or a graph of its own"
 
 
 def _is_plain(tensor: Fields) -> bool:
@@ -182,6 +189,8 @@ def _is_plain(tensor: Fields) -> bool:
     raw = b"".join(value for value in (*values, *tensor.get(_RAW_DATA, ())) if isinstance(value, bytes))
     numbers = {value for value in values if isinstance(value, int)}
     width = len(raw) // count
+    if raw and not width:  # several numbers in a byte
+        return False
     return len(numbers) + len({raw[start : start + width] for start in range(0, len(raw), max(width, 1))}) <= 1
 
 

@@ -97,6 +97,8 @@ def _answers(moved: Moved) -> Iterator[str]:
         yield f"cosine of a text's vectors: {moved.cosine_mean:.5f} on average, {moved.cosine_least:.5f} at least"
     elif moved.texts:
         yield "the vectors have another width"
+    else:
+        yield "no text is short enough for both"
     if moved.order is not None:
         yield f"order of the texts' similarities: Spearman {moved.order:.4f}"
     yield from (_say(change) for change in moved.examples)
