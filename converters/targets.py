@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from yizhi.errors import InputError, NotRun
 
 if TYPE_CHECKING:
-    from yizhi.reading.stored_tensors import StoredTensor
+    from yizhi.reading.stored_tensors import TensorPlace
 
 
 class MissingFramework(NotRun):
@@ -56,10 +56,10 @@ class Target:
         module, name = self.runtime.split(":")
         return getattr(importlib.import_module(module), name)
 
-    def stored_tensors(self, folder: Path) -> "list[StoredTensor]":
+    def stored_tensors(self, folder: Path) -> "list[TensorPlace]":
         """Where an artifact's folder holds each tensor. Raises InputError."""
         module, name = self.tensors.split(":")
-        found: list[StoredTensor] = getattr(importlib.import_module(module), name)(folder)
+        found: list[TensorPlace] = getattr(importlib.import_module(module), name)(folder)
         return found
 
     def versions(self) -> Mapping[str, str]:

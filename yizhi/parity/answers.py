@@ -55,20 +55,28 @@ class TextAnswer:
 
 def make_answers(runtime: Runtime, tokenizer: Tokenizer) -> tuple[TextAnswer, ...]:
     """What a runtime says of those of some everyday texts that its tokenizer can take whole."""
-    asked = questions_of(runtime.artifact.description["task"], tokenizer)
+    asked = everyday_questions(runtime.artifact.description["task"], tokenizer)
     return ask(runtime, tokenizer, asked) if asked else ()
 
 
-def questions_of(task: str, tokenizer: Tokenizer) -> list[tuple[str, ...]]:
-    """What is asked: a text, or a question and its context, each."""
-    texts: list[tuple[str, ...]] = [(text,) for text in _TEXTS]
-    if task == FILL_MASK:
-        mask = tokenizer.vocab[tokenizer.mask_id]
-        masked = [f"{text[:2]}{mask}{text[3:]}" for text in _TEXTS]
-        texts = [(text,) for text in masked if tokenizer.mask_id in tokenizer.tokenize([text])[0].ids]
-    elif task == ANSWER:
-        texts = list(zip(_TEXTS[1:], _TEXTS, strict=False))
-    return [text for text in texts if len(tokenizer.tokenize(["".join(text)])[0].ids) < tokenizer.max_length]
+def everyday_questions(task: str, tokenizer: Tokenizer) -> list[tuple[str, ...]]:
+    """What every artifact of this task and tokenizer is asked."""
+    asked = questions_of(task, _TEXTS, tokenizer)
+    return [text for text in asked if len(tokenizer.tokenize(["".join(text)])[0].ids) < tokenizer.max_length]
+
+
+def questions_of(task: str, texts: Sequence[str], *tokenizers: Tokenizer) -> list[tuple[str, ...]]:
+    """Texts as a task takes them: a character masked, where each tokenizer sees the mask; each asked of the one before."""
+    if task == ANSWER:
+        return list(zip(texts[1:], texts, strict=False))
+    if task != FILL_MASK:
+        return [(text,) for text in texts]
+    masks = {tokenizer.vocab[tokenizer.mask_id] for tokenizer in tokenizers}
+    if len(masks) != 1:
+        return []
+    (mask,) = masks
+    masked = [text if mask in text else f"{text[:2]}{mask}{text[3:]}" for text in texts]
+    return [(text,) for text in masked if all(one.mask_id in one.tokenize([text])[0].ids for one in tokenizers)]
 
 
 def ask(runtime: Runtime, tokenizer: Tokenizer, texts: Sequence[tuple[str, ...]]) -> tuple[TextAnswer, ...]:

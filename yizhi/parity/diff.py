@@ -6,7 +6,6 @@ Each side is described by what its golden folder or its files say; nothing is co
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from yizhi.errors import InputError
 from yizhi.model.config import EncoderConfig
 from yizhi.model.label_heads import ANSWER, SEQUENCE, TOKENS
 from yizhi.model.spec import Pooling
-from yizhi.parity.answers import TextAnswer, ask
+from yizhi.parity.answers import TextAnswer, ask, questions_of
 from yizhi.parity.compare import cosines
 from yizhi.parity.golden import Golden
 from yizhi.parity.sentence_quality import order_kept
@@ -26,7 +25,7 @@ from yizhi.parity.texts import TextContract, make_contract
 from yizhi.parity.weights import TensorDigest, digest_tensors
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.sentences import CHINESE, ENGLISH
-from yizhi.release.manifest import MANIFEST, find_altered_release, read_manifest
+from yizhi.release.manifest import GOLDEN, MANIFEST, find_altered_release, read_manifest
 from yizhi.runtimes import open_runtime
 from yizhi.runtimes.base import Runtime
 from yizhi.runtimes.embeddings import Embedder
@@ -34,10 +33,10 @@ from yizhi.runtimes.tasks import FILL_MASK
 from yizhi.runtimes.tokenization import Tokenizer
 from yizhi.storage.codec import to_plain
 
-GOLDEN = "golden"
 # Stored vectors of one side stand beside new ones of the other where each text's cosine is at least this: float32
 # targets of one checkpoint differ by 1e-7, and int8 of a sound one by less than this on average (docs/int8.md).
 SAME_VECTORS = 0.999
+_PREFERRED = ("onnx", "pytorch", "flax", "tensorflow")  # by how soon they answer
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class Moved:
 
 
 @dataclass(frozen=True)
-class Difference:
+class ReleaseDiff:
     """changed, added, removed: names of tensors. ids: texts to which the tokenizers give other ids, of so many.
 
     reindex: why stored vectors must be computed again; empty where they need not. labels: why what reads the labels
@@ -163,7 +162,7 @@ def _computed(config: EncoderConfig) -> dict[str, Any]:
     }
 
 
-def compare_sides(before: Side, after: Side, moved: Moved | None) -> Difference:
+def compare_sides(before: Side, after: Side, moved: Moved | None) -> ReleaseDiff:
     """What is not the same, and what follows from it."""
     names = [*before.tensors, *(name for name in after.tensors if name not in before.tensors)]
     changed = tuple(
@@ -175,7 +174,7 @@ def compare_sides(before: Side, after: Side, moved: Moved | None) -> Difference:
     known = {case.text: case.ids for case in after.text.cases}
     both = [case for case in before.text.cases if case.text in known]
     ids = tuple(case.text for case in both if known[case.text] != case.ids)
-    return Difference(
+    return ReleaseDiff(
         str(before.path),
         str(after.path),
         changed,
@@ -245,17 +244,15 @@ def _why_labels(before: Side, after: Side) -> Iterator[str]:
             yield f"{what}: {', '.join(sorted(names))}"
 
 
-def measure_answers(before: Side, after: Side, texts: Sequence[str] = (), target: str | None = None) -> Moved:
+def measure_answers(before: Side, after: Side, texts: Sequence[str] = ()) -> Moved:
     """Ask both the same texts: the user's, else everyday sentences of the vocabulary's language.
 
-    A release answers by `target`, or the first of its targets that can run here and that the other release has too; a
-    checkpoint by the float64 oracle. Raises InputError where a text is too long for either, or no target can run.
+    A release answers by the first of its targets that can run here and that the other release has too; a checkpoint by
+    the float64 oracle. Raises InputError where a text is too long for either, or no target can run.
     """
     with ExitStack() as stack:
-        shared = [name for name in before.targets if name in after.targets] or None
-        (one, a), (other, b) = (
-            stack.enter_context(_open(side, target, shared if side.targets else None)) for side in (before, after)
-        )
+        shared = [name for name in before.targets if name in after.targets]
+        (one, a), (other, b) = (stack.enter_context(_open(side, shared or side.targets)) for side in (before, after))
         chosen = list(texts) or _everyday(a)
         taken = [text for text in chosen if all(_fits(text, tokenizer) for tokenizer in (a, b))]
         if texts and len(taken) < len(texts):
@@ -266,7 +263,7 @@ def measure_answers(before: Side, after: Side, texts: Sequence[str] = (), target
             return moved
         found: dict[str, Any] = {}
         if before.task == after.task and before.task in (FILL_MASK, SEQUENCE, TOKENS, ANSWER):
-            asked = _questions(before.task, taken, a, b)
+            asked = questions_of(before.task, taken, a, b)
             found |= _compare_best(ask(one, a, asked), ask(other, b, asked)) if asked else {}
         if one.config.hidden_size == other.config.hidden_size:
             found |= _compare_vectors(Embedder(one, a)(taken), Embedder(other, b)(taken))
@@ -292,21 +289,6 @@ def _compare_best(one: Sequence[TextAnswer], other: Sequence[TextAnswer]) -> dic
     return {"places": places, "same_best": same / places if places else None, "examples": tuple(examples[:5])}
 
 
-def _questions(task: str, texts: Sequence[str], *tokenizers: Tokenizer) -> list[tuple[str, ...]]:
-    """The texts as the task takes them: a word masked in each; a sentence asked of the next."""
-    if task == ANSWER:
-        return list(pairwise(texts))
-    if task != FILL_MASK:
-        return [(text,) for text in texts]
-    masks = {tokenizer.vocab[tokenizer.mask_id] for tokenizer in tokenizers}
-    if len(masks) != 1:
-        return []
-    (mask,) = masks
-    # A mask must come out as one token of its own on both sides, wherever it stands.
-    masked = [text if mask in text else f"{text[:2]}{mask}{text[3:]}" for text in texts]
-    return [(text,) for text in masked if all(one.mask_id in one.tokenize([text])[0].ids for one in tokenizers)]
-
-
 def _everyday(tokenizer: Tokenizer) -> list[str]:
     def known(text: str) -> bool:
         return _fits(text, tokenizer) and tokenizer.unknown_id not in tokenizer.tokenize([text])[0].ids
@@ -325,7 +307,7 @@ def _fits(text: str, tokenizer: Tokenizer) -> bool:
 
 
 @contextmanager
-def _open(side: Side, target: str | None, shared: Sequence[str] | None) -> Iterator[tuple[Runtime, Tokenizer]]:
+def _open(side: Side, targets: Sequence[str]) -> Iterator[tuple[Runtime, Tokenizer]]:
     if side.kind == "checkpoint":
         from yizhi.parity import oracle  # needs scipy, which a machine that only runs artifacts does not have
         from yizhi.parity.oracle_runtime import OracleRuntime
@@ -334,11 +316,8 @@ def _open(side: Side, target: str | None, shared: Sequence[str] | None) -> Itera
             parameters = oracle.Parameters(checkpoint, keep=2**30)
             yield OracleRuntime(checkpoint, parameters), Tokenizer.of(checkpoint.text, checkpoint.config)
         return
-    wanted = [target] if target else [name for name in (*_PREFERRED, *side.targets) if name in (shared or side.targets)]
     missing = []
-    for name in wanted:
-        if name not in side.targets:
-            raise InputError(side.path, f"has no {name}; it has {', '.join(side.targets)}")
+    for name in sorted(targets, key=lambda name: _PREFERRED.index(name) if name in _PREFERRED else len(_PREFERRED)):
         try:
             TARGETS[name].load_runtime()
         except MissingFramework as error:
@@ -348,6 +327,3 @@ def _open(side: Side, target: str | None, shared: Sequence[str] | None) -> Itera
             yield runtime, Tokenizer.open(side.path / name)
         return
     raise InputError(side.path, missing)
-
-
-_PREFERRED = ("onnx", "pytorch", "flax", "tensorflow")  # by how soon they answer

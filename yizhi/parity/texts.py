@@ -14,7 +14,7 @@ from yizhi.errors import InputError, show
 from yizhi.model.config import EncoderConfig
 from yizhi.model.label_heads import describe_labels, read_labels
 from yizhi.model.spec import Pooling
-from yizhi.parity.answers import TextAnswer, questions_of
+from yizhi.parity.answers import TextAnswer, everyday_questions
 from yizhi.reading.auto_tokenizer import read_tokenizer
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.sentence_settings import MODULES, read_sentence_settings
@@ -92,7 +92,10 @@ def find_missing_texts(contract: TextContract, artifact: Artifact) -> list[str]:
     asked: dict[str, tuple[set[Any], set[Any]]] = {
         "files": (set(TOKENIZER_FILES) & {path.name for path in artifact.folder.iterdir()}, set(contract.files)),
         "texts": (set(TEXTS), {case.text for case in contract.cases}),
-        "answers": (set(questions_of(artifact.description["task"], tokenizer)), {one.text for one in contract.answers}),
+        "answers": (
+            set(everyday_questions(artifact.description["task"], tokenizer)),
+            {one.text for one in contract.answers},
+        ),
     }
     return [
         f"golden: {what}: {len(expected - found)} of {len(expected)} are missing"

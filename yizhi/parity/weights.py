@@ -21,7 +21,7 @@ from yizhi.model.layout import transposes
 from yizhi.parity.numbers import audit_sums
 from yizhi.parity.record import WeightAudit
 from yizhi.reading.checkpoint import Checkpoint
-from yizhi.reading.stored_tensors import StoredTensor
+from yizhi.reading.stored_tensors import TensorPlace
 from yizhi.release.artifact import DESCRIPTION, Artifact
 from yizhi.storage.codec import LEFT_OUT
 
@@ -90,9 +90,9 @@ class _Audit:
     def result(self) -> WeightAudit:
         return WeightAudit(**self._counts)
 
-    def look_at(self, tensors: Iterable[StoredTensor]) -> None:
-        by_file: dict[str, dict[str, StoredTensor]] = {}
-        places: dict[str, list[StoredTensor]] = {}
+    def look_at(self, tensors: Iterable[TensorPlace]) -> None:
+        by_file: dict[str, dict[str, TensorPlace]] = {}
+        places: dict[str, list[TensorPlace]] = {}
         for tensor in tensors:
             if by_file.setdefault(tensor.file, {}).setdefault(tensor.name, tensor) is not tensor:
                 self.faults.append(f"{tensor.file}: {tensor.name}: is stored twice")
@@ -106,7 +106,7 @@ class _Audit:
             for tensor in places.get(name, ()):
                 self._compare(name, tensor, by_file[tensor.file])
 
-    def _check_names(self, places: Mapping[str, list[StoredTensor]]) -> None:
+    def _check_names(self, places: Mapping[str, list[TensorPlace]]) -> None:
         known = set(self._expected)
         if self._quantization:
             known |= {form for name in self._expected for form in (scale_of(name), outliers_of(name))}
@@ -117,7 +117,7 @@ class _Audit:
             if name not in known
         ]
 
-    def _check_description(self, places: Mapping[str, list[StoredTensor]]) -> None:
+    def _check_description(self, places: Mapping[str, list[TensorPlace]]) -> None:
         """The graphs and `artifact.json` must mean the same bytes: runtimes read the first, audits the second."""
         said = self._quantization["stored"] if self._quantization else {}
         for name, found in places.items():
@@ -126,7 +126,7 @@ class _Audit:
                 if place is None or (place["offset"], tuple(place["shape"])) != (tensor.spans[0][0], tensor.shape):
                     self.faults.append(f"{tensor.file}: {name}: lies elsewhere than {DESCRIPTION} says")
 
-    def _compare(self, name: str, tensor: StoredTensor, beside: Mapping[str, StoredTensor]) -> None:
+    def _compare(self, name: str, tensor: TensorPlace, beside: Mapping[str, TensorPlace]) -> None:
         expected = self._expected[name]
         shape = expected.shape[::-1] if tensor.transposed else expected.shape
         if tensor.shape != shape:
@@ -141,7 +141,7 @@ class _Audit:
         else:
             self.faults.append(f"{tensor.file}: {name}: expected float32; found {tensor.dtype}")
 
-    def _compare_quantized(self, name: str, tensor: StoredTensor, beside: Mapping[str, StoredTensor]) -> None:
+    def _compare_quantized(self, name: str, tensor: TensorPlace, beside: Mapping[str, TensorPlace]) -> None:
         outliers = self._outliers.get(name, [])
         needed = [scale_of(name), *([outliers_of(name)] if outliers else [])]
         missing = [other for other in needed if other not in beside]
@@ -193,8 +193,8 @@ def _of_siblings(artifact: Artifact, expected: Mapping[str, TensorDigest]) -> So
     """The tensors of float32 artifacts in the same release, each only if its digest is the checkpoint's."""
 
     @cache
-    def siblings() -> list[StoredTensor]:
-        found: list[StoredTensor] = []
+    def siblings() -> list[TensorPlace]:
+        found: list[TensorPlace] = []
         for target in TARGETS.values():
             folder = artifact.folder.parent / target.name
             if target.precision == "fp32" and (folder / DESCRIPTION).is_file():
@@ -215,7 +215,7 @@ def _of_siblings(artifact: Artifact, expected: Mapping[str, TensorDigest]) -> So
     return find
 
 
-def _is_same(one: StoredTensor, other: StoredTensor) -> bool:
+def _is_same(one: TensorPlace, other: TensorPlace) -> bool:
     return (one.dtype, one.shape, one.path, one.spans) == (other.dtype, other.shape, other.path, other.spans)
 
 

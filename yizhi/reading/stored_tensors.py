@@ -42,7 +42,7 @@ _ONNX_TYPES = {1: "F32", 2: "U8", 3: "I8", 6: "I32", 7: "I64", 9: "BOOL", 10: "F
 
 
 @dataclass(frozen=True)
-class StoredTensor:
+class TensorPlace:
     """A tensor's bytes, row-major and little-endian, in one or more spans (offset, length) of a file.
 
     name: the canonical one. dtype: safetensors' name. shape: as stored. transposed: whether the file has the canonical
@@ -83,7 +83,7 @@ class StoredTensor:
         return array.T if self.transposed else array
 
 
-def read_pytorch(folder: Path) -> list[StoredTensor]:
+def read_pytorch(folder: Path) -> list[TensorPlace]:
     """Of `model.safetensors`, and of the pooler's own file where there is one. Raises InputError."""
     found = []
     for name in (WEIGHTS, POOLER):
@@ -96,13 +96,13 @@ def read_pytorch(folder: Path) -> list[StoredTensor]:
         if kind != "pt":
             raise InputError(path, f"format: expected 'pt'; found {show(kind)}, by which loaders read it otherwise")
         found += [
-            StoredTensor(entry.name, entry.dtype, entry.shape, path, ((entry.offset, entry.nbytes),), name)
+            TensorPlace(entry.name, entry.dtype, entry.shape, path, ((entry.offset, entry.nbytes),), name)
             for entry in file.entries.values()
         ]
     return found
 
 
-def read_tensorflow(folder: Path) -> list[StoredTensor]:
+def read_tensorflow(folder: Path) -> list[TensorPlace]:
     """Of a SavedModel's variables. Raises InputError."""
     bundle = TensorBundle(folder / "variables" / "variables.index")
     bundle.close()
@@ -114,13 +114,13 @@ def read_tensorflow(folder: Path) -> list[StoredTensor]:
         if entry.sliced:
             faults.append(f"{entry.name}: is stored in slices")
         path, span = bundle.paths[entry.shard], (entry.offset, entry.nbytes)
-        found.append(StoredTensor(place.name, entry.dtype, entry.shape, path, (span,), path.name, place.transpose))
+        found.append(TensorPlace(place.name, entry.dtype, entry.shape, path, (span,), path.name, place.transpose))
     if faults:
         raise InputError(bundle.path, faults)
     return found
 
 
-def read_flax(folder: Path) -> list[StoredTensor]:
+def read_flax(folder: Path) -> list[TensorPlace]:
     """Of the msgpack tree. Raises InputError."""
     path = folder / FLAX_WEIGHTS
     try:
@@ -136,11 +136,11 @@ def read_flax(folder: Path) -> list[StoredTensor]:
     found = []
     for name, dtype, shape, spans in leaves:
         place = _place(flax_msgpack.place_name, name, dtype, shape) or Place(name)
-        found.append(StoredTensor(place.name, dtype, shape, path, spans, path.name, place.transpose))
+        found.append(TensorPlace(place.name, dtype, shape, path, spans, path.name, place.transpose))
     return found
 
 
-def read_onnx(folder: Path) -> list[StoredTensor]:
+def read_onnx(folder: Path) -> list[TensorPlace]:
     """Of the initializers that each graph takes from a file, a tensor once for each graph.
 
     Raises InputError for a file that is no graph, and for a graph with tensors of its own: no digest is known of those.
@@ -194,7 +194,7 @@ def _is_plain(tensor: Fields) -> bool:
     return len(numbers) + len({raw[start : start + width] for start in range(0, len(raw), max(width, 1))}) <= 1
 
 
-def _external(tensor: Fields, path: Path) -> StoredTensor:
+def _external(tensor: Fields, path: Path) -> TensorPlace:
     """Raises ValueError where it does not say where its values are, or says that they are in another folder."""
     name = _text(tensor, _NAME)
     places = [fields_of(message) for message in _repeated(tensor, _EXTERNAL_DATA)]
@@ -208,7 +208,7 @@ def _external(tensor: Fields, path: Path) -> StoredTensor:
     span = int(numbers["offset"]), int(numbers["length"])
     if min((*shape, 0)) < 0 or len(shape) > MAX_RANK or span[1] != math.prod(shape) * ITEM_SIZES.get(dtype, 0):
         raise ValueError(f"{name}: {dtype} {show(shape)} does not take {span[1]} bytes")
-    return StoredTensor(name, dtype, shape, path.with_name(location), (span,), path.name)
+    return TensorPlace(name, dtype, shape, path.with_name(location), (span,), path.name)
 
 
 def _dims(tensor: Fields) -> Iterator[int]:

@@ -7,12 +7,12 @@ from pathlib import Path
 from rich.console import Console
 
 from yizhi.errors import printable, show
-from yizhi.parity.diff import Change, Difference, Moved
+from yizhi.parity.diff import Change, Moved, ReleaseDiff
 
 _MOST = 12
 
 
-def print_difference(console: Console, found: Difference) -> None:
+def print_difference(console: Console, found: ReleaseDiff) -> None:
     """The verdict and what it rests on, a line each."""
     for heading, lines in _sections(found):
         console.print(heading, style="bold", markup=False, highlight=False)
@@ -20,7 +20,7 @@ def print_difference(console: Console, found: Difference) -> None:
             console.print(f"  {printable(line)}", markup=False, highlight=False, soft_wrap=True)
 
 
-def render_difference(found: Difference) -> str:
+def render_difference(found: ReleaseDiff) -> str:
     """The same as HTML: no scripts, no fonts, no network."""
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     (title, verdict), *rest = _sections(found)
@@ -50,7 +50,7 @@ def render_difference(found: Difference) -> str:
 """
 
 
-def _sections(found: Difference) -> Iterator[tuple[str, list[str]]]:
+def _sections(found: ReleaseDiff) -> Iterator[tuple[str, list[str]]]:
     yield (
         f"{found.before} → {found.after}",
         [
@@ -71,7 +71,7 @@ def _because(reasons: tuple[str, ...], there: str, none: str) -> str:
     return f"{there}: {'; '.join(reasons)}" if reasons else none
 
 
-def _tensors(found: Difference) -> Iterator[str]:
+def _tensors(found: ReleaseDiff) -> Iterator[str]:
     kept = found.tensors - len(found.changed) - len(found.added) - len(found.removed)
     yield f"{kept} of {found.tensors} are the same in every bit"
     for what, names in (("changed", found.changed), ("added", found.added), ("removed", found.removed)):
@@ -79,7 +79,7 @@ def _tensors(found: Difference) -> Iterator[str]:
             yield f"{what}: {len(names)}: {_some(names)}"
 
 
-def _text(found: Difference) -> Iterator[str]:
+def _text(found: ReleaseDiff) -> Iterator[str]:
     yield (
         f"files of the tokenizer that differ: {_some(found.files)}"
         if found.files
