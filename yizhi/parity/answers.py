@@ -66,7 +66,7 @@ def everyday_questions(task: str, tokenizer: Tokenizer) -> list[tuple[str, ...]]
 
 
 def questions_of(task: str, texts: Sequence[str], *tokenizers: Tokenizer) -> list[tuple[str, ...]]:
-    """Texts as a task takes them: a character masked, where each tokenizer sees the mask; each asked of the one before."""
+    """Texts as a task takes them: one masked where each tokenizer sees the mask; each asked of the one before."""
     if task == ANSWER:
         return list(zip(texts[1:], texts, strict=False))
     if task != FILL_MASK:
