@@ -23,6 +23,7 @@ from yizhi.commands import (
     models,
     package,
     pretrain,
+    serve,
     sign,
     synthesize,
     tag,
@@ -51,6 +52,7 @@ COMMANDS = (
     tag,
     answer,
     embed,
+    serve,
 )
 
 
