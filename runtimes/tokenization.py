@@ -22,6 +22,10 @@ Text = str | tuple[str, str]
 Long = Literal["error", "truncate", "windows"] | int
 
 
+class TooLong(InputError):
+    """A text with more tokens than the model has positions, and nothing said that it may be cut."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One tokenized text, or one window of it, without padding.
@@ -158,7 +162,7 @@ class Tokenizer:
         if len(row.ids) <= room:
             return [row]
         if long == "error":
-            raise InputError("the text", _too_long(len(row.ids), room))
+            raise TooLong("the text", _too_long(len(row.ids), room))
         parts = text_parts(row)
         sizes = [len(part) for part in parts]
         budget = room - (len(row.ids) - sum(sizes))

@@ -56,7 +56,7 @@ def test_models_are_listed(openai_client):
         ({"model": "words", "input": []}, openai.BadRequestError, "input", None),
         ({"model": "words", "input": [[1, 2]]}, openai.BadRequestError, "input", None),
         ({"model": "words", "input": "北", "dimensions": 10_000}, openai.BadRequestError, "dimensions", None),
-        ({"model": "words", "input": "北" * 100}, openai.APIStatusError, None, None),
+        ({"model": "words", "input": "北" * 100}, openai.BadRequestError, None, "context_length_exceeded"),
     ],
 )
 def test_errors_are_openais(openai_client, given, error, field, code):

@@ -29,7 +29,7 @@ def add(commands: Commands) -> None:
         "models", nargs="+", metavar="[NAME=]PATH", help="an artifact, or a release, of which onnx-int8 is served"
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8080, help="0: any that is free (default: 8080)")
+    parser.add_argument("--port", type=_port, default=8080, help="0: any that is free (default: 8080)")
     parser.add_argument(
         "--api-key-file", type=Path, metavar="FILE", help=f"the key that clients must give (default: ${_KEY}, if set)"
     )
@@ -55,7 +55,7 @@ def add(commands: Commands) -> None:
     limits.add_argument("--max-texts", type=positive, metavar="N", help="of a request (default: 1024)")
     limits.add_argument("--max-tokens", type=positive, metavar="N", help="of a request (default: 131,072)")
     limits.add_argument("--max-requests", type=positive, metavar="N", help="answered at once (default: 256)")
-    limits.add_argument("--timeout", type=float, metavar="SECONDS", help="for an answer (default: 60)")
+    limits.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="for an answer (default: 60)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -82,12 +82,25 @@ def run(options: argparse.Namespace) -> int:
         public_key=options.public_key,
         json_logs=options.json_logs,
     )
-    artifacts = find_artifacts(options.models)
     key = _read_key(options.api_key_file)
+    artifacts = find_artifacts(options.models)
     if key is None and not is_loopback(options.host):
         print(f"yizhi: {options.host}: others reach this address, and no key is asked for", file=sys.stderr)
     serve(artifacts, settings, key)
     return 0
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"expected 0 … 65535; found {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)  # argparse tells of what is no number
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a positive number; found {text!r}")
+    return seconds
 
 
 def _read_prompts(given: list[str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -17,17 +17,17 @@ from starlette.routing import Route
 
 from yizhi.errors import InputError
 from yizhi.serving.answers import json_response
-from yizhi.serving.endpoint import Endpoint, Exchange, Protocol
+from yizhi.serving.endpoint import Endpoint, Exchange, Protocol, parse
 from yizhi.serving.limits import Limits
 from yizhi.serving.log import AccessLog
 from yizhi.serving.metrics import Metrics
 from yizhi.serving.model import ServedModel
-from yizhi.serving.protocols import openai, own, rerank, tei
+from yizhi.serving.openapi import describe
+from yizhi.serving.protocols import huggingface, oip, openai, own, rerank, tei
 from yizhi.serving.refusals import (
     FAILED,
     GONE,
     INVALID,
-    MALFORMED,
     NO_METHOD,
     NO_ROUTE,
     OVERLOADED,
@@ -39,7 +39,14 @@ from yizhi.serving.refusals import (
 
 T = TypeVar("T")
 
-ENDPOINTS: tuple[Endpoint, ...] = (*tei.ENDPOINTS, *rerank.ENDPOINTS, *openai.ENDPOINTS, *own.ENDPOINTS)
+ENDPOINTS: tuple[Endpoint, ...] = (
+    *own.ENDPOINTS,
+    *tei.ENDPOINTS,
+    *openai.ENDPOINTS,
+    *rerank.ENDPOINTS,
+    *oip.ENDPOINTS,
+    *huggingface.ENDPOINTS,
+)
 # Of the artifact that answered: the sha256 of its artifact.json, which has that of every other file.
 DIGEST_HEADER = "x-yizhi-artifact-sha256"
 REQUEST_ID = "x-request-id"
@@ -66,7 +73,7 @@ class Server:
 
     def route(self, endpoint: Endpoint) -> Route:
         """The endpoint as Starlette has it."""
-        body = TypeAdapter(endpoint.body) if endpoint.body else None
+        body = TypeAdapter(endpoint.body) if endpoint.body and not endpoint.raw else None
 
         async def serve(request: Request) -> Response:
             return await self._serve(endpoint, body, request)
@@ -83,7 +90,9 @@ class Server:
             NO_METHOD: f"this path takes no {request.method}",
             FAILED: f"the request failed; its id is {exchange.id}",
         }[kind]
-        return self._end(request, exchange, Refused(kind, told))
+        response = self._end(request, exchange, Refused(kind, told))
+        response.headers.update(getattr(error, "headers", None) or {})  # which methods a path takes
+        return response
 
     async def _serve(self, endpoint: Endpoint, body: TypeAdapter[Any] | None, request: Request) -> Response:
         request.state.endpoint = endpoint
@@ -112,13 +121,15 @@ class Server:
         if self._computing >= self.limits.requests:
             raise Refused(OVERLOADED, f"{self._computing} requests are being answered, which is the most")
         self._computing += 1
+        self.metrics.in_progress.inc()
         try:
             async with asyncio.timeout(self.limits.seconds):
                 exchange.content = await _read(request, self.limits.body_bytes)
-                given = None if body is None else _parse(body, exchange.content)
+                given = None if body is None else parse(body, exchange.content)
                 found = await _unless_gone(request, endpoint.handle(exchange, given))
         finally:
             self._computing -= 1
+            self.metrics.in_progress.dec()
         return found if isinstance(found, Response) else json_response(found)
 
     def _check_key(self, endpoint: Endpoint, request: Request) -> None:
@@ -136,8 +147,12 @@ class Server:
         protocol = endpoint.protocol if endpoint else _protocol_of(request.url.path)
         response = protocol.refuse(found) if isinstance(found, Refused) else found
         response.headers[REQUEST_ID] = exchange.id
+        if self.draining:
+            response.headers["connection"] = "close"
         if exchange.model:
             response.headers[DIGEST_HEADER] = exchange.model.digest
+        if refused and refused.kind is UNAUTHORIZED:
+            response.headers["www-authenticate"] = "Bearer"
         if refused and refused.kind.retry_after:
             response.headers["retry-after"] = str(refused.kind.retry_after)
         seconds = time.perf_counter() - exchange.begin
@@ -163,15 +178,26 @@ def create_app(
     for model in models:
         server.metrics.serve(model)
     routes = [server.route(endpoint) for endpoint in ENDPOINTS]
+    routes.append(server.route(_document(server)))
     handlers = {HTTPException: server.refuse, Exception: server.refuse}
     app = Starlette(routes=[*routes, server.metrics.route()], exception_handlers=handlers)
     app.state.server = server
     return app
 
 
+def _document(server: Server) -> Endpoint:
+    names = {"model": tuple(server.models), "version": (oip.VERSION,), "task": tuple(huggingface.TASKS)}
+    document = describe(ENDPOINTS, names)
+
+    async def openapi(exchange: Exchange, _: None) -> Any:
+        return document
+
+    return Endpoint("/openapi.json", tei.TEI, openapi, computes=False, open=True)
+
+
 def _protocol_of(path: str) -> Protocol:
     """Whose form an error has where no endpoint says."""
-    return openai.OPENAI if path.startswith("/v1/") else tei.TEI
+    return openai.OPENAI if path.startswith("/v1/") else oip.OIP if path.startswith("/v2/") else tei.TEI
 
 
 def _id(request: Request) -> str:
@@ -192,20 +218,6 @@ async def _read(request: Request, most: int) -> bytes:
             raise refused
         parts.append(part)
     return b"".join(parts)
-
-
-def _parse(body: TypeAdapter[T], content: bytes) -> T:
-    """The body's values. Raises Refused, listing what is wrong with each field."""
-    try:
-        return body.validate_json(content)
-    except ValidationError as error:
-        faults = error.errors(include_url=False, include_context=False, include_input=False)
-        kind = MALFORMED if any(fault["type"] == "json_invalid" for fault in faults) else INVALID
-        where = [".".join(str(part) for part in fault["loc"]) for fault in faults]
-        told = [
-            f"{place}: {fault['msg']}" if place else fault["msg"] for place, fault in zip(where, faults, strict=True)
-        ]
-        raise Refused(kind, "; ".join(told), where[0].partition(".")[0] or None) from None
 
 
 async def _unless_gone(request: Request, work: Awaitable[T]) -> T:

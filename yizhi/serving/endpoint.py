@@ -3,11 +3,11 @@
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from starlette.responses import Response
 
 from yizhi.choices import TextPooling
@@ -16,7 +16,9 @@ from yizhi.model.spec import SHORTEST_NORM
 from yizhi.runtimes.batching import Computer
 from yizhi.serving.limits import Limits
 from yizhi.serving.model import Answers, Planner, ServedModel
-from yizhi.serving.refusals import EMPTY, INVALID, NO_MODEL, TOO_LARGE, Refused
+from yizhi.serving.refusals import DRAINING, EMPTY, INVALID, MALFORMED, NO_MODEL, TOO_LARGE, Refused
+
+T = TypeVar("T")
 
 
 class Body(BaseModel):
@@ -29,11 +31,12 @@ class Body(BaseModel):
 class Protocol:
     """A family of endpoints that other people's clients know.
 
-    refuse: the answer that says no. It need not set `Retry-After`.
+    refuse: the answer that says no. It need not set `Retry-After`. error: the type of its JSON.
     """
 
     name: str
     refuse: Callable[[Refused], Response]
+    error: Any
 
 
 @dataclass
@@ -70,6 +73,11 @@ class Exchange:
     def say_models(self) -> str:
         """Their names and what they can."""
         return ", ".join(f"{model.name} ({', '.join(sorted(model.abilities))})" for model in self.models.values())
+
+    def refuse_draining(self) -> None:
+        """Raise Refused once the server is to end."""
+        if self.draining:
+            raise Refused(DRAINING, "the server is shutting down")
 
     async def embed(
         self,
@@ -109,7 +117,7 @@ class Exchange:
         try:
             return model.planner(**settings)
         except InputError as error:
-            raise Refused(INVALID, f"{error.subject}: {model.tell(error)}") from None
+            raise Refused(INVALID, model.tell(error)) from None
 
     async def answer(
         self, model: ServedModel, planner: Planner, texts: Sequence[Any], computer: Computer | None = None
@@ -120,7 +128,7 @@ class Exchange:
         if len(texts) > self.limits.texts:
             raise Refused(TOO_LARGE, f"batch size {len(texts)} > maximum allowed batch size {self.limits.texts}")
         self.texts = len(texts)
-        answers = await model.answer(planner, texts, computer)
+        answers = await model.answer(planner, texts, computer, self.limits.tokens)
         self.tokens = answers.tokens
         return answers
 
@@ -141,6 +149,18 @@ def shorten(vector: NDArray[np.float32], dimensions: int, normalize: bool) -> ND
     return short
 
 
+def parse(body: TypeAdapter[T], content: bytes | dict[str, Any]) -> T:
+    """A body's values, of JSON or of values. Raises Refused, listing what is wrong with each field."""
+    try:
+        return body.validate_json(content) if isinstance(content, bytes) else body.validate_python(content)
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
+        kind = MALFORMED if any(fault["type"] == "json_invalid" for fault in faults) else INVALID
+        where = [".".join(str(part) for part in fault["loc"]) for fault in faults]
+        told = [f"{place or 'the body'}: {fault['msg']}" for place, fault in zip(where, faults, strict=True)]
+        raise Refused(kind, "; ".join(told), where[0].partition(".")[0] or None) from None
+
+
 Handler = Callable[[Exchange, Any], Awaitable[Any]]
 
 
@@ -150,7 +170,7 @@ class Endpoint:
 
     handle: given the exchange and the body, what is to be sent: a Response, or values for JSON, arrays among them.
     body: the type of the JSON, a Body or several; None for an endpoint that takes none.
-    gives: the type of the answer, for the document.
+    raw: the handler reads the body itself. gives: the type of the answer, for the document.
     computes: whether it takes a model's time, and so one of the places for requests. open: also without a key.
     """
 

@@ -9,6 +9,7 @@ class Limits:
 
     body_bytes, texts, tokens: of one request; tokens with special ones, without padding.
     requests: being read or answered at once; more are told to come again.
+    values: of the tensors of one answer of the Open Inference Protocol.
     seconds: from a request's first byte to its answer, the queue included.
     """
 
@@ -16,4 +17,5 @@ class Limits:
     texts: int = 1024
     tokens: int = 131_072
     requests: int = 256
+    values: int = 1 << 25
     seconds: float = 60.0

@@ -32,6 +32,7 @@ class Metrics:
         self._tokens = self._batches("batch_tokens", "Tokens of a batch, without padding", _TOKENS)
         self._rows = self._batches("batch_rows", "Rows of a batch", _ROWS)
         self._padding = self._batches("batch_padding_share", "Padding among the tokens of a batch", _SHARES)
+        self.in_progress = Gauge("yizhi_requests_in_progress", "Requests being answered", registry=registry)
         self._waiting = Gauge("yizhi_waiting_rows", "Rows in the queue", ["model"], registry=registry)
         self._info = Gauge(
             "yizhi_model_info", "1 for each model served", ["model", "target", "artifact_sha256"], registry=registry

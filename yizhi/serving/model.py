@@ -21,11 +21,10 @@ from yizhi.runtimes.fill_mask import FillMask
 from yizhi.runtimes.reader import Reader
 from yizhi.runtimes.tagger import Tagger
 from yizhi.runtimes.tasks import FILL_MASK, REPLACED
-from yizhi.runtimes.tokenization import Long, Tokenizer
+from yizhi.runtimes.tokenization import Long, Tokenizer, TooLong
 from yizhi.serving.admission import NOT_CHECKED, Checked
 from yizhi.serving.batcher import Batcher
-from yizhi.serving.limits import Limits
-from yizhi.serving.refusals import INVALID, TOO_LARGE, Refused
+from yizhi.serving.refusals import INVALID, TOO_LARGE, TOO_LONG, Refused
 from yizhi.storage.digests import sha256_of_file
 
 # What a request can ask of a model, by the artifact's task; vectors come from all.
@@ -60,10 +59,9 @@ class ServedModel:
         batcher: Batcher,
         *,
         prompts: Mapping[str, str] | None = None,
-        tokens: int = Limits().tokens,
         checked: Checked = NOT_CHECKED,
     ) -> None:
-        """prompts: text to put before a text, by the name that a request gives. tokens: the most of one request.
+        """prompts: text to put before a text, by the name that a request gives.
 
         checked: what is known of the artifact's files and answers.
         """
@@ -78,9 +76,9 @@ class ServedModel:
         self.digest = sha256_of_file(runtime.artifact.folder / DESCRIPTION)
         self.pooling = runtime.pooling or Pooling("mean", False)
         self.labels: list[str] = runtime.artifact.description.get("labels", [])
+        self.head = _ABILITIES.get(self.task, EMBED)
         ranks = self.task == SEQUENCE and len(self.labels) <= _RANKING_LABELS
-        self.abilities = frozenset({EMBED, _ABILITIES.get(self.task, EMBED), *([RERANK] if ranks else [])})
-        self._tokens = tokens
+        self.abilities = frozenset({EMBED, self.head, *([RERANK] if ranks else [])})
         # Tokenizing and answering leave the event loop free; the tokenizer holds no interpreter lock.
         self._texts = ThreadPoolExecutor(2, f"texts-{name}")
         self._embedders: dict[tuple[str | None, bool], Embedder] = {}
@@ -99,23 +97,26 @@ class ServedModel:
     @cached_property
     def base(self) -> Computer:
         """What computes for every planner of this artifact's head, whatever its settings."""
-        return HEADS[_ABILITIES[self.task]](self.runtime, self.tokenizer)
+        return HEADS[self.head](self.runtime, self.tokenizer)
 
     def planner(self, **settings: Any) -> Planner:
         """The operator of this artifact's head with a request's settings. Raises InputError for wrong ones."""
-        return HEADS[_ABILITIES[self.task]](self.runtime, self.tokenizer, **settings)
+        return HEADS[self.head](self.runtime, self.tokenizer, **settings)
 
-    async def answer(self, planner: Planner, given: Sequence[Any], computer: Computer | None = None) -> Answers:
+    async def answer(
+        self, planner: Planner, given: Sequence[Any], computer: Computer | None = None, most: int | None = None
+    ) -> Answers:
         """What the planner says of each text, computed by `computer`, or by `base`.
 
-        Cancelling drops what has not been computed yet. Raises Refused, naming each text that cannot be used.
+        most: tokens of all texts together. Cancelling drops what has not been computed yet.
+        Raises Refused, naming each text that cannot be used, and for more tokens.
         """
         loop = asyncio.get_running_loop()
         tasks = await loop.run_in_executor(self._texts, self._plan, planner, given)
         requests = [request for task in tasks for request in task.requests]
         tokens = sum(len(request.row.ids) for request in requests)
-        if tokens > self._tokens:
-            raise Refused(TOO_LARGE, f"expected at most {self._tokens:,} tokens in a request; found {tokens:,}")
+        if most is not None and tokens > most:
+            raise Refused(TOO_LARGE, f"expected at most {most:,} tokens in a request; found {tokens:,}")
         results = await asyncio.wrap_future(self.batcher.submit(computer or self.base, requests))
         return Answers(await loop.run_in_executor(self._texts, _conclude, tasks, results), tokens)
 
@@ -125,7 +126,8 @@ class ServedModel:
 
     def tell(self, error: InputError) -> str:
         """An error's text for a client, who is not to know where the artifact lies."""
-        return "; ".join(error.faults).replace(str(Path(self.runtime.artifact.folder)), self.name)
+        told = "; ".join(f"{error.subject}: {fault}" for fault in error.faults)
+        return told.replace(str(Path(self.runtime.artifact.folder)), self.name)
 
     @property
     def precision(self) -> str:
@@ -154,14 +156,15 @@ class ServedModel:
         self._texts.shutdown()
 
     def _plan(self, planner: Planner, given: Sequence[Any]) -> list[Task[Any]]:
-        tasks, faults = [], []
+        tasks, faults, kind = [], [], TOO_LONG
         for index, text in enumerate(given):
             try:
                 tasks.append(planner.plan(text))
             except InputError as error:
+                kind = kind if isinstance(error, TooLong) else INVALID
                 faults.append((f"text {index + 1} of {len(given)}: " if len(given) > 1 else "") + self.tell(error))
         if faults:
-            raise Refused(INVALID, "; ".join(faults))
+            raise Refused(kind, "; ".join(faults))
         return tasks
 
 

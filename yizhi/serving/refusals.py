@@ -19,6 +19,7 @@ UNAUTHORIZED = Kind(401, "unauthorized")
 NO_MODEL = Kind(404, "no-model")
 NO_ROUTE = Kind(404, "no-route")
 NO_METHOD = Kind(405, "no-method")
+TOO_LONG = Kind(413, "too-long")  # a text, for the model
 TOO_LARGE = Kind(413, "too-large")
 OVERLOADED = Kind(429, "overloaded", retry_after=1)
 GONE = Kind(499, "client-gone")  # as nginx counts it; nobody reads the answer

@@ -1,5 +1,6 @@
 """`yizhi serve`: artifacts opened and checked, then served until the process is told to end."""
 
+import asyncio
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
@@ -16,7 +18,7 @@ from yizhi.release.manifest import MANIFEST, read_manifest
 from yizhi.runtimes.base import open_runtime
 from yizhi.runtimes.batching import TOKENS
 from yizhi.serving.admission import ask_golden, check_files
-from yizhi.serving.app import create_app
+from yizhi.serving.app import Server, create_app
 from yizhi.serving.batcher import Batcher
 from yizhi.serving.limits import Limits
 from yizhi.serving.log import AccessLog
@@ -25,7 +27,8 @@ from yizhi.serving.model import ServedModel
 
 # Of a release, the first of these that it has is served.
 PREFERRED = ("onnx-int8", "onnx", "pytorch", "tensorflow", "flax")
-KEY_VARIABLE = "YIZHI_API_KEY"
+# Seconds that connections on which nothing is asked are kept once the server is to end.
+_LINGER, _TICK = 1.0, 0.02
 
 
 @dataclass(frozen=True)
@@ -94,17 +97,19 @@ def open_models(artifacts: Mapping[str, Path], settings: Settings, metrics: Metr
             stack.callback(runtime.close)
             checked = ask_golden(runtime, checked)
             batcher = Batcher(tokens=settings.batch_tokens, workers=settings.workers, observe=metrics.observe(name))
-            limits = settings.limits
-            model = ServedModel(name, runtime, batcher, prompts=settings.prompts, tokens=limits.tokens, checked=checked)
+            model = ServedModel(name, runtime, batcher, prompts=settings.prompts, checked=checked)
             stack.callback(model.close)
             models.append(model)
         yield models
 
 
 def serve(artifacts: Mapping[str, Path], settings: Settings, api_key: str | None) -> None:
-    """Serve until SIGTERM or SIGINT; requests that were accepted are answered first."""
+    """Serve until SIGTERM or SIGINT; requests that were accepted are answered first.
+
+    The address is taken at once, and listened to when the models are ready. Raises InputError where it cannot be had.
+    """
     metrics = Metrics()
-    with open_models(artifacts, settings, metrics) as models:
+    with bind(settings.host, settings.port) as listener, open_models(artifacts, settings, metrics) as models:
         app = create_app(
             models,
             limits=settings.limits,
@@ -112,33 +117,67 @@ def serve(artifacts: Mapping[str, Path], settings: Settings, api_key: str | None
             metrics=metrics,
             log=AccessLog(sys.stderr, settings.json_logs),
         )
-        config = uvicorn.Config(
-            app,
-            settings.host,
-            settings.port,
-            access_log=False,
-            log_level="warning",
-            server_header=False,
-            lifespan="off",
-        )
-        _Announcing(config, ", ".join(artifacts)).run()
+        config = uvicorn.Config(app, access_log=False, log_level="warning", server_header=False, lifespan="off")
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        _Server(config, app.state.server, f"serving {', '.join(artifacts)} at http://{shown}:{port}").run([listener])
 
 
-class _Announcing(uvicorn.Server):
-    """Says where it listens once it does: the port may have been any that was free."""
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that has an address and does not listen to it yet. port: 0 is any that is free.
 
-    def __init__(self, config: uvicorn.Config, names: str) -> None:
+    Raises InputError where the address cannot be had.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        found = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise InputError("`host`", f"{host}: {error.strerror}") from None
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+    except OSError as error:
+        found.close()
+        raise InputError("`host` and `port`", f"{host}, {port}: {error.strerror}") from None
+    return found
+
+
+class _Server(uvicorn.Server):
+    """Says when it listens, and tells the application when it is to end."""
+
+    def __init__(self, config: uvicorn.Config, server: Server, told: str) -> None:
         super().__init__(config)
-        self._names = names
+        self._server = server
+        self._told = told
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's."""
         await super().startup(sockets)
-        if not self.started:
-            return
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        print(f"yizhi: serving {self._names} at http://{shown}:{port}", file=sys.stderr, flush=True)
+        print(f"yizhi: {self._told}", file=sys.stderr, flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, which closes idle connections at once: a request that is on its way there would be lost.
+
+        So clients are told with their next answer that the connection ends, and those who ask nothing are cut off last.
+        """
+        for server in self.servers:
+            server.close()
+        for _ in range(round(_LINGER / _TICK)):
+            if not self.server_state.connections or self.force_exit:
+                break
+            await asyncio.sleep(_TICK)
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End when the last request has been answered; at a second signal, at once.
+
+        uvicorn's own raises the signal again in the end, and would have the process end as if it had been killed.
+        """
+        self._server.draining = True
+        self.force_exit = self.should_exit
+        self.should_exit = True
 
 
 def is_loopback(host: str) -> bool:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 from starlette.responses import Response
+from typing_extensions import TypedDict
 
 from yizhi.serving import refusals
 from yizhi.serving.answers import json_response
@@ -18,6 +19,8 @@ _ERRORS = {
     refusals.UNAUTHORIZED: (401, "invalid_request_error", "invalid_api_key"),
     refusals.NO_MODEL: (404, "invalid_request_error", "model_not_found"),
     refusals.INVALID: (400, "invalid_request_error", None),
+    refusals.EMPTY: (400, "invalid_request_error", None),
+    refusals.TOO_LONG: (400, "invalid_request_error", "context_length_exceeded"),
     refusals.OVERLOADED: (429, "rate_limit_error", "rate_limit_exceeded"),
     refusals.FAILED: (500, "server_error", None),
     refusals.DRAINING: (503, "server_error", None),
@@ -31,7 +34,22 @@ def _refuse(refused: Refused) -> Response:
     return json_response({"error": error}, status)
 
 
-OPENAI = Protocol("openai", _refuse)
+class Fault(TypedDict):
+    """What was wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Error(TypedDict):
+    """Why there is no answer."""
+
+    error: Fault
+
+
+OPENAI = Protocol("openai", _refuse, Error)
 
 
 class EmbeddingsBody(Body):
@@ -42,6 +60,46 @@ class EmbeddingsBody(Body):
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Field(ge=1)] | None = None
     user: str | None = None
+
+
+class Embedding(TypedDict):
+    """One vector: numbers, or base64 of little-endian float32."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class Usage(TypedDict):
+    """Tokens, special ones included."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embeddings(TypedDict):
+    """The answer of `/v1/embeddings`."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: Usage
+
+
+class Model(TypedDict):
+    """One model."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class Models(TypedDict):
+    """The answer of `/v1/models`."""
+
+    object: Literal["list"]
+    data: list[Model]
 
 
 async def embeddings(exchange: Exchange, body: EmbeddingsBody) -> Any:
@@ -84,7 +142,7 @@ def _describe(model: ServedModel) -> dict[str, Any]:
 
 
 ENDPOINTS = (
-    Endpoint("/v1/embeddings", OPENAI, embeddings, EmbeddingsBody, dict[str, Any], "Vectors of norm 1"),
-    Endpoint("/v1/models", OPENAI, models, gives=dict[str, Any], summary="The models", computes=False),
-    Endpoint("/v1/models/{model}", OPENAI, model, gives=dict[str, Any], summary="One model", computes=False),
+    Endpoint("/v1/embeddings", OPENAI, embeddings, EmbeddingsBody, Embeddings, "Vectors of norm 1"),
+    Endpoint("/v1/models", OPENAI, models, gives=Models, summary="The models", computes=False),
+    Endpoint("/v1/models/{model}", OPENAI, model, gives=Model, summary="One model", computes=False),
 )

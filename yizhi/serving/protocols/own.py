@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 from pydantic import Field
+from typing_extensions import TypedDict
 
 from yizhi.choices import Scoring
 from yizhi.serving.endpoint import Body, Endpoint, Exchange
@@ -46,6 +47,37 @@ class AnswerBody(Body):
     model: str | None = None
 
 
+class Prediction(TypedDict):
+    """One token for one [MASK]."""
+
+    token: str
+    token_id: int | None
+    score: float
+    sentence: str
+
+
+class Entity(TypedDict):
+    """Characters `start` … `end` − 1 of the text."""
+
+    label: str
+    text: str
+    start: int
+    end: int
+    score: float
+
+
+class Answer(TypedDict):
+    """Characters `start` … `end` − 1 of the context; no answer is "" at null."""
+
+    text: str
+    start: int | None
+    end: int | None
+    score: float
+
+
+Masks = list[list[Prediction]]
+
+
 async def fill_mask(exchange: Exchange, body: FillMaskBody) -> Any:
     """The predictions of each [MASK]; a list of them for a list of texts."""
     model = exchange.choose(FILL, body.model)
@@ -81,7 +113,7 @@ async def answer(exchange: Exchange, body: AnswerBody) -> Any:
 
 
 ENDPOINTS = (
-    Endpoint("/fill-mask", TEI, fill_mask, FillMaskBody, list[Any], "What each [MASK] hides, best first"),
-    Endpoint("/tag", TEI, tag, TagBody, list[Any], "The entities of texts"),
-    Endpoint("/answer", TEI, answer, AnswerBody, list[Any], "Answers to a question, as spans of its context"),
+    Endpoint("/fill-mask", TEI, fill_mask, FillMaskBody, Masks | list[Masks], "What each [MASK] hides, best first"),
+    Endpoint("/tag", TEI, tag, TagBody, list[Entity] | list[list[Entity]], "The entities of texts"),
+    Endpoint("/answer", TEI, answer, AnswerBody, list[Answer], "Answers to a question, as spans of its context"),
 )

@@ -1,9 +1,10 @@
 """Reranking as Cohere (`/v1/rerank`, `/v2/rerank`) and Jina (`/v1/rerank`) have it; `/rerank` takes TEI's body too."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 from pydantic import Discriminator, Field, Tag
 from starlette.responses import Response
+from typing_extensions import TypedDict
 
 from yizhi.serving import refusals
 from yizhi.serving.answers import json_response
@@ -16,7 +17,7 @@ from yizhi.serving.reranking import rank
 
 def _refuse(refused: Refused) -> Response:
     """Cohere reads `message`, Jina `detail`."""
-    status = 400 if refused.kind == refusals.INVALID else refused.kind.status
+    status = 400 if refused.kind in (refusals.INVALID, refusals.TOO_LONG) else refused.kind.status
     return json_response({"message": refused.text, "detail": refused.text}, status)
 
 
@@ -26,8 +27,19 @@ def _refuse_both(refused: Refused) -> Response:
     return json_response({**error, "message": refused.text, "detail": refused.text}, status)
 
 
-RERANK_PROTOCOL = Protocol("rerank", _refuse)
-EITHER = Protocol("rerank-or-tei", _refuse_both)
+class Error(TypedDict):
+    """Why there is no answer."""
+
+    message: str
+    detail: str
+
+
+class EitherError(Error, tei.Error):
+    """The same for whoever asks."""
+
+
+RERANK_PROTOCOL = Protocol("rerank", _refuse, Error)
+EITHER = Protocol("rerank-or-tei", _refuse_both, EitherError)
 
 
 class Document(Body):
@@ -50,6 +62,23 @@ EitherBody = Annotated[
     Annotated[tei.RerankBody, Tag("texts")] | Annotated[DocumentsBody, Tag("documents")],
     Discriminator(lambda given: "documents" if isinstance(given, dict) and "documents" in given else "texts"),
 ]
+
+
+class Result(TypedDict):
+    """One document's place."""
+
+    index: int
+    relevance_score: float
+    document: NotRequired[dict[str, str]]
+
+
+class Results(TypedDict):
+    """The answer to Cohere's and Jina's body."""
+
+    id: str
+    model: str
+    results: list[Result]
+    usage: dict[str, int]
 
 
 async def rerank(exchange: Exchange, body: DocumentsBody) -> Any:
@@ -79,7 +108,7 @@ async def either(exchange: Exchange, body: DocumentsBody | tei.RerankBody) -> An
 
 _SUMMARY = "How relevant documents are to a query, best first"
 ENDPOINTS = (
-    Endpoint("/rerank", EITHER, either, EitherBody, dict[str, Any] | list[Any], f"{_SUMMARY}; TEI's body or Cohere's"),
-    Endpoint("/v1/rerank", RERANK_PROTOCOL, rerank, DocumentsBody, dict[str, Any], _SUMMARY),
-    Endpoint("/v2/rerank", RERANK_PROTOCOL, rerank, DocumentsBody, dict[str, Any], _SUMMARY),
+    Endpoint("/rerank", EITHER, either, EitherBody, Results | list[tei.Rank], f"{_SUMMARY}; TEI's body or Cohere's"),
+    Endpoint("/v1/rerank", RERANK_PROTOCOL, rerank, DocumentsBody, Results, _SUMMARY),
+    Endpoint("/v2/rerank", RERANK_PROTOCOL, rerank, DocumentsBody, Results, _SUMMARY),
 )

@@ -1,16 +1,17 @@
 """text-embeddings-inference: https://github.com/huggingface/text-embeddings-inference, router/src/http."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
 from starlette.responses import Response
+from typing_extensions import TypedDict
 
 from yizhi import __version__
 from yizhi.serving import refusals
 from yizhi.serving.answers import json_response
 from yizhi.serving.endpoint import Body, Endpoint, Exchange, Protocol
 from yizhi.serving.model import EMBED, PREDICT, RERANK, ServedModel
-from yizhi.serving.refusals import DRAINING, INVALID, Refused
+from yizhi.serving.refusals import INVALID, Refused
 from yizhi.serving.reranking import rank
 
 # TEI's status and `error_type`; what it does not know keeps its own.
@@ -19,6 +20,7 @@ _ERRORS = {
     refusals.EMPTY: (400, "Empty"),
     refusals.INVALID: (422, "Tokenizer"),
     refusals.TOO_LARGE: (413, "Validation"),
+    refusals.TOO_LONG: (413, "Validation"),
     refusals.OVERLOADED: (429, "Overloaded"),
     refusals.FAILED: (424, "Backend"),
     refusals.DRAINING: (503, "Unhealthy"),
@@ -37,7 +39,14 @@ def _refuse(refused: Refused) -> Response:
     return json_response(error, status)
 
 
-TEI = Protocol("tei", _refuse)
+class Error(TypedDict):
+    """Why there is no answer."""
+
+    error: str
+    error_type: str
+
+
+TEI = Protocol("tei", _refuse, Error)
 
 Texts = str | list[str]
 Pair = Annotated[list[str], Field(min_length=1, max_length=2)]
@@ -87,6 +96,21 @@ class RerankBody(Body):
     model: str | None = None
 
 
+class Label(TypedDict):
+    """One label of a text."""
+
+    score: float
+    label: str
+
+
+class Rank(TypedDict):
+    """One text's place."""
+
+    index: int
+    text: NotRequired[str]
+    score: float
+
+
 async def embed(exchange: Exchange, body: EmbedBody) -> Any:
     """A list of vectors, also for a single text."""
     found = await exchange.embed(
@@ -114,9 +138,9 @@ async def embed_all(exchange: Exchange, body: EmbedAllBody) -> Any:
 async def predict(exchange: Exchange, body: PredictBody) -> Any:
     """Labels with their scores, best first; a list of them for a batch."""
     model = exchange.choose(PREDICT, body.model)
-    single = isinstance(body.inputs, str) or isinstance(body.inputs[0], str)
-    given: Any = [[body.inputs] if isinstance(body.inputs, str) else body.inputs] if single else body.inputs
-    pairs = [tuple(text) if len(text) == 2 else text[0] for text in given]
+    given: Any = [body.inputs] if isinstance(body.inputs, str) else body.inputs
+    single = bool(given) and isinstance(given[0], str)
+    pairs = [tuple(text) if len(text) == 2 else text[0] for text in ([given] if single else given)]
     found = await exchange.predict(model, pairs, truncate=_cuts(exchange, body), raw=body.raw_scores)
     labels = [[{"score": one.score, "label": one.label} for one in result] for result in found.results]
     return labels[0] if single else labels
@@ -176,15 +200,16 @@ def _model_type(model: ServedModel) -> dict[str, Any]:
 
 async def health(exchange: Exchange, _: None) -> Response:
     """200 while requests are taken, with nothing in it."""
-    if exchange.draining:
-        raise Refused(DRAINING, "the server is shutting down")
+    exchange.refuse_draining()
     return Response()
 
 
 ENDPOINTS = (
     Endpoint("/embed", TEI, embed, EmbedBody, list[list[float]], "A vector of each text"),
     Endpoint("/embed_all", TEI, embed_all, EmbedAllBody, list[list[list[float]]], "A vector of each token"),
-    Endpoint("/predict", TEI, predict, PredictBody, list[Any], "Labels of texts or pairs, best first"),
+    Endpoint(
+        "/predict", TEI, predict, PredictBody, list[Label] | list[list[Label]], "Labels of texts or pairs, best first"
+    ),
     Endpoint("/info", TEI, info, gives=dict[str, Any], summary="What is served", computes=False),
     Endpoint("/health", TEI, health, summary="Whether requests are taken", computes=False, open=True),
 )
