@@ -9,6 +9,8 @@ import pytest
 
 from tests.serving.running import run_models
 
+pytestmark = pytest.mark.slow
+
 CHARACTERS = "北京中国的首都是"
 CALLERS, CALLS = 12, 15
 

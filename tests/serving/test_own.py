@@ -41,8 +41,8 @@ def test_words_are_tagged_as_on_the_command_line(client, served, capsys):
     assert post(client, "/tag", inputs=TEXTS[0]) == expected
     assert post(client, "/tag", inputs=TEXTS)[0] == expected
     long = TEXTS[0] * 20
-    expected = said_by(capsys, "tag", served["entities"].artifact.folder, long, "--stride", 5, "--json")
-    assert post(client, "/tag", inputs=long, stride=5) == expected
+    expected = said_by(capsys, "tag", served["entities"].artifact.folder, long, "--json")
+    assert post(client, "/tag", inputs=long) == expected
 
 
 def test_questions_are_answered_as_on_the_command_line(client, served, capsys):
@@ -57,17 +57,20 @@ def test_questions_are_answered_as_on_the_command_line(client, served, capsys):
     [
         ("/fill-mask", {"inputs": "北"}, "no [MASK]"),
         ("/fill-mask", {"inputs": "[MASK]", "top_k": 0}, "top_k"),
-        ("/fill-mask", {"inputs": "[MASK]", "top_k": 100_000}, "top_k: expected 1 … "),
+        ("/fill-mask", {"inputs": "[MASK]", "top_k": 100_000}, "top_k: Input should be less than or equal to 1000"),
         ("/fill-mask", {"inputs": "[MASK]", "targets": []}, "targets: expected a list of words"),
         ("/fill-mask", {"inputs": "[MASK]", "targets": ["☃"]}, "cannot spell"),
-        ("/tag", {"inputs": "北" * 100, "stride": 100}, "`stride`: expected 0 … 61"),
+        ("/fill-mask", {"inputs": "[MASK]" * 50, "targets": ["北京"] * 200}, "fewer targets"),
+        ("/answer", {"question": "北" * 31, "context": "京"}, "question: expected at most 32 tokens"),
+        ("/tag", {"inputs": "北" * 140_000}, "at most 131,072 characters"),
+        ("/tag", {"inputs": "北" * 131_000}, "at most 131,072 tokens"),
         ("/answer", {"question": "北", "context": ""}, "no words"),
         ("/answer", {"question": "北", "context": "京", "no_answer_threshold": 1e999}, "no_answer_threshold"),
     ],
 )
 def test_what_cannot_be_used_is_told(client, path, body, told):
     found = client.post(path, content=json.dumps(body))
-    assert found.status_code in (400, 422)
+    assert found.status_code in (400, 413, 422)
     assert told in found.json()["error"]
 
 

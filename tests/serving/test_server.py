@@ -21,6 +21,8 @@ from yizhi.runtimes import open_runtime
 from yizhi.serving.admission import ask_golden, check_files
 from yizhi.serving.server import find_artifacts, is_loopback
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

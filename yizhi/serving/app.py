@@ -25,6 +25,7 @@ from yizhi.serving.model import ServedModel
 from yizhi.serving.openapi import describe
 from yizhi.serving.protocols import huggingface, oip, openai, own, rerank, tei
 from yizhi.serving.refusals import (
+    ENCODED,
     FAILED,
     GONE,
     INVALID,
@@ -36,6 +37,7 @@ from yizhi.serving.refusals import (
     UNAUTHORIZED,
     Refused,
 )
+from yizhi.serving.tracing import describe_span, start_span
 
 T = TypeVar("T")
 
@@ -99,18 +101,25 @@ class Server:
         exchange = request.state.exchange = Exchange(
             self.models, self.limits, _id(request), request.headers, request.path_params, draining=self.draining
         )
+        with start_span(f"{endpoint.method} {endpoint.path}", request.headers) as span:
+            response = self._end(request, exchange, await self._answer_or_refuse(endpoint, body, request, exchange))
+            describe_span(span, endpoint.path, response.status_code, exchange)
+            return response
+
+    async def _answer_or_refuse(
+        self, endpoint: Endpoint, body: TypeAdapter[Any] | None, request: Request, exchange: Exchange
+    ) -> Response | Refused:
         try:
             self._check_key(endpoint, request)
-            return self._end(request, exchange, await self._answer(endpoint, body, request, exchange))
-        except Refused as error:
-            refused = error
+            return await self._answer(endpoint, body, request, exchange)
+        except Refused as refused:
+            return refused
         except InputError as error:
-            refused = Refused(INVALID, exchange.model.tell(error) if exchange.model else "; ".join(error.faults))
+            return Refused(INVALID, exchange.model.tell(error) if exchange.model else "; ".join(error.faults))
         except TimeoutError:
-            refused = Refused(TOO_LATE, f"no answer within {self.limits.seconds:g} seconds")
+            return Refused(TOO_LATE, f"no answer within {self.limits.seconds:g} seconds")
         except ClientDisconnect:
-            refused = Refused(GONE, "the client has gone")
-        return self._end(request, exchange, refused)
+            return Refused(GONE, "the client has gone")
 
     async def _answer(
         self, endpoint: Endpoint, body: TypeAdapter[Any] | None, request: Request, exchange: Exchange
@@ -208,6 +217,8 @@ def _id(request: Request) -> str:
 
 async def _read(request: Request, most: int) -> bytes:
     """The body. Raises Refused as soon as it is too long."""
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise Refused(ENCODED, "expected a body that is not compressed")
     refused = Refused(TOO_LARGE, f"expected a body of at most {most:,} bytes")
     if int(request.headers.get("content-length", 0)) > most:
         raise refused

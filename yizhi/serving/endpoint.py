@@ -100,7 +100,9 @@ class Exchange:
             raise Refused(INVALID, f"dimensions: expected 1 … {size}; found {dimensions}", "dimensions")
         pooling: TextPooling | None = "none" if by_token else None  # None: as the artifact pools
         planner = model.embed_planner(pooling, normalize, "truncate" if truncate else "error")
-        found = await self.answer(model, planner, [before + text for text in texts], model.embedder(pooling, normalize))
+        given = [before + text for text in texts]
+        computer = model.embedder(pooling, normalize)
+        found = await self.answer(model, planner, given, computer, values=size if by_token else 1)
         if dimensions is None:
             return found
         return replace(found, results=[shorten(vector, dimensions, normalize) for vector in found.results])
@@ -120,15 +122,22 @@ class Exchange:
             raise Refused(INVALID, model.tell(error)) from None
 
     async def answer(
-        self, model: ServedModel, planner: Planner, texts: Sequence[Any], computer: Computer | None = None
+        self,
+        model: ServedModel,
+        planner: Planner,
+        texts: Sequence[Any],
+        computer: Computer | None = None,
+        *,
+        values: int = 1,
     ) -> Answers:
-        """What the planner says of each text, within the limits."""
+        """What the planner says of each text, within the limits. values: how many an answer has for each token."""
         if not texts:
             raise Refused(EMPTY, "expected one text or more; found none")
         if len(texts) > self.limits.texts:
             raise Refused(TOO_LARGE, f"batch size {len(texts)} > maximum allowed batch size {self.limits.texts}")
         self.texts = len(texts)
-        answers = await model.answer(planner, texts, computer, self.limits.tokens)
+        most = min(self.limits.tokens, self.limits.values // values)
+        answers = await model.answer(planner, texts, computer, most)
         self.tokens = answers.tokens
         return answers
 

@@ -17,5 +17,5 @@ class Limits:
     texts: int = 1024
     tokens: int = 131_072
     requests: int = 256
-    values: int = 1 << 25
+    values: int = 1 << 24
     seconds: float = 60.0

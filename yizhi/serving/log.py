@@ -1,6 +1,7 @@
 """One line for each request: for people, or as JSON."""
 
 import json
+import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -39,17 +40,46 @@ class AccessLog:
             "request_id": exchange.id,
             "trace_id": _trace_id(request),
         }
-        self._write("info", said)
+        self._write(said)
 
-    def _write(self, level: str, said: dict[str, Any]) -> None:
+    def _write(self, said: dict[str, Any]) -> None:
         if self._stream is None:
             return
-        time = datetime.now(UTC).isoformat(timespec="milliseconds")
         if self._as_json:
-            line = json.dumps({"time": time, "level": level, **said}, ensure_ascii=False)
+            line = to_line({"level": "info", **said})
         else:
-            line = " ".join([time, *(f"{key}={value}" for key, value in said.items() if value not in (None, ""))])
+            line = " ".join([_now(), *(f"{key}={value}" for key, value in said.items() if value not in (None, ""))])
         print(line, file=self._stream, flush=True)
+
+
+class JsonFormatter(logging.Formatter):
+    """What uvicorn logs, such as a failure with its stack, as a line of JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As logging's."""
+        stack = {"stack": self.formatException(record.exc_info)} if record.exc_info else {}
+        return to_line({"level": record.levelname.lower(), "message": record.getMessage(), **stack})
+
+
+def log_config(as_json: bool) -> dict[str, Any]:
+    """uvicorn's own logs to standard error, for people or as JSON: the argument of `logging.config.dictConfig`."""
+    form = {"()": JsonFormatter} if as_json else {"format": "%(asctime)s %(levelname)s %(message)s"}
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"form": form},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "form"}},
+        "loggers": {"uvicorn": {"handlers": ["stderr"], "propagate": False}},
+    }
+
+
+def to_line(said: dict[str, Any]) -> str:
+    """JSON with the time."""
+    return json.dumps({"time": _now(), **said}, ensure_ascii=False)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _trace_id(request: Request) -> str | None:

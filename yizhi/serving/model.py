@@ -24,11 +24,13 @@ from yizhi.runtimes.tasks import FILL_MASK, REPLACED
 from yizhi.runtimes.tokenization import Long, Tokenizer, TooLong
 from yizhi.serving.admission import NOT_CHECKED, Checked
 from yizhi.serving.batcher import Batcher
+from yizhi.serving.limits import Limits
 from yizhi.serving.refusals import INVALID, TOO_LARGE, TOO_LONG, Refused
 from yizhi.storage.digests import sha256_of_file
 
 # What a request can ask of a model, by the artifact's task; vectors come from all.
 EMBED, PREDICT, RERANK, FILL, TAG, READ = "embed", "predict", "rerank", "fill-mask", "tag", "answer"
+MOST_TOKENS = Limits().tokens
 # One label is the relevance itself; of two, the second says that a text is relevant.
 _RANKING_LABELS = 2
 _ABILITIES = {FILL_MASK: FILL, SEQUENCE: PREDICT, TOKENS: TAG, REPLACED: TAG, ANSWER: READ}
@@ -104,7 +106,7 @@ class ServedModel:
         return HEADS[self.head](self.runtime, self.tokenizer, **settings)
 
     async def answer(
-        self, planner: Planner, given: Sequence[Any], computer: Computer | None = None, most: int | None = None
+        self, planner: Planner, given: Sequence[Any], computer: Computer | None = None, most: int = MOST_TOKENS
     ) -> Answers:
         """What the planner says of each text, computed by `computer`, or by `base`.
 
@@ -112,12 +114,10 @@ class ServedModel:
         Raises Refused, naming each text that cannot be used, and for more tokens.
         """
         loop = asyncio.get_running_loop()
-        tasks = await loop.run_in_executor(self._texts, self._plan, planner, given)
+        tasks = await loop.run_in_executor(self._texts, self._plan, planner, given, most)
         requests = [request for task in tasks for request in task.requests]
-        tokens = sum(len(request.row.ids) for request in requests)
-        if most is not None and tokens > most:
-            raise Refused(TOO_LARGE, f"expected at most {most:,} tokens in a request; found {tokens:,}")
         results = await asyncio.wrap_future(self.batcher.submit(computer or self.base, requests))
+        tokens = sum(len(request.row.ids) for request in requests)
         return Answers(await loop.run_in_executor(self._texts, _conclude, tasks, results), tokens)
 
     async def compute(self, computer: Computer, requests: Sequence[Request]) -> list[Any]:
@@ -155,14 +155,21 @@ class ServedModel:
         self.batcher.close()
         self._texts.shutdown()
 
-    def _plan(self, planner: Planner, given: Sequence[Any]) -> list[Task[Any]]:
-        tasks, faults, kind = [], [], TOO_LONG
+    def _plan(self, planner: Planner, given: Sequence[Any], most: int) -> list[Task[Any]]:
+        """Stops at once where there is too much: windows over a long text are many times its size."""
+        tasks, faults, kind, tokens = [], [], TOO_LONG, 0
         for index, text in enumerate(given):
+            if sum(map(len, [text] if isinstance(text, str) else text)) > most:
+                raise Refused(TOO_LARGE, f"expected texts of at most {most:,} characters")
             try:
                 tasks.append(planner.plan(text))
             except InputError as error:
                 kind = kind if isinstance(error, TooLong) else INVALID
                 faults.append((f"text {index + 1} of {len(given)}: " if len(given) > 1 else "") + self.tell(error))
+                continue
+            tokens += sum(len(request.row.ids) for request in tasks[-1].requests)
+            if tokens > most:
+                raise Refused(TOO_LARGE, f"expected at most {most:,} tokens in a request; found more")
         if faults:
             raise Refused(kind, "; ".join(faults))
         return tasks

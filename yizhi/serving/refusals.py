@@ -12,6 +12,7 @@ class Kind:
     retry_after: int | None = None  # seconds
 
 
+ENCODED = Kind(415, "encoded")  # a compressed body
 INVALID = Kind(422, "invalid")
 EMPTY = Kind(400, "empty")  # no texts
 MALFORMED = Kind(400, "malformed")  # what is no JSON, or no tensor

@@ -21,12 +21,14 @@ from yizhi.serving.admission import ask_golden, check_files
 from yizhi.serving.app import Server, create_app
 from yizhi.serving.batcher import Batcher
 from yizhi.serving.limits import Limits
-from yizhi.serving.log import AccessLog
+from yizhi.serving.log import AccessLog, log_config
 from yizhi.serving.metrics import Metrics
 from yizhi.serving.model import ServedModel
 
 # Of a release, the first of these that it has is served.
 PREFERRED = ("onnx-int8", "onnx", "pytorch", "tensorflow", "flax")
+# Seconds that an idle connection is kept: more than the 60 of most load balancers, which would send into a closed one.
+_KEEP_ALIVE = 75
 # Seconds that connections on which nothing is asked are kept once the server is to end.
 _LINGER, _TICK = 1.0, 0.02
 
@@ -67,6 +69,8 @@ def find_artifacts(given: Sequence[str]) -> dict[str, Path]:
             faults += [f"{error.subject}: {fault}" for fault in error.faults]
             continue
         name = name or folder.resolve().parent.name
+        if "/" in name:
+            faults.append(f"{text}: {name}: a path of the server cannot hold a name with / in it")
         if name in found:
             faults.append(f"{text}: {name} is the name of {found[name]} already; give it another, as NAME={path}")
         found[name] = folder
@@ -96,6 +100,11 @@ def open_models(artifacts: Mapping[str, Path], settings: Settings, metrics: Metr
             runtime = open_runtime(folder, device=settings.device, threads=settings.threads)
             stack.callback(runtime.close)
             checked = ask_golden(runtime, checked)
+            if not checked.golden_answers:
+                why = "lies in no release" if checked.golden_answers is None else "its release has no golden answers"
+                print(
+                    f"yizhi: {folder}: {why}: its files were hashed, its answers compared with nothing", file=sys.stderr
+                )
             batcher = Batcher(tokens=settings.batch_tokens, workers=settings.workers, observe=metrics.observe(name))
             model = ServedModel(name, runtime, batcher, prompts=settings.prompts, checked=checked)
             stack.callback(model.close)
@@ -117,7 +126,15 @@ def serve(artifacts: Mapping[str, Path], settings: Settings, api_key: str | None
             metrics=metrics,
             log=AccessLog(sys.stderr, settings.json_logs),
         )
-        config = uvicorn.Config(app, access_log=False, log_level="warning", server_header=False, lifespan="off")
+        config = uvicorn.Config(
+            app,
+            access_log=False,
+            log_level="warning",
+            log_config=log_config(settings.json_logs),
+            server_header=False,
+            lifespan="off",
+            timeout_keep_alive=_KEEP_ALIVE,
+        )
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         _Server(config, app.state.server, f"serving {', '.join(artifacts)} at http://{shown}:{port}").run([listener])
