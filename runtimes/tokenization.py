@@ -1,5 +1,6 @@
 """Texts to the inputs of one artifact, with the ids that transformers' AutoTokenizer gives."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,12 @@ class Tokenizer:
     def of(cls, text: TextTokenizer, config: EncoderConfig) -> Self:
         """The tokenizer of a model that is open already."""
         return cls(text, text.length(config.max_position_embeddings))
+
+    def cutting(self, side: Literal["left", "right"]) -> Self:
+        """The same tokenizer, which cuts what is too long at this side, whatever its files say."""
+        other = copy.copy(self)
+        other._keeps_end = side == "left"
+        return other
 
     def encode(self, texts: Sequence[Text]) -> Encoded:
         """Tokenize texts, or pairs of texts: `[CLS] text [SEP]`, or `[CLS] first [SEP] second [SEP]`.

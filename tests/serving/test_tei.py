@@ -79,7 +79,7 @@ def test_info_describes_the_first_model_as_tei_does_and_all_in_our_way(client, s
         ("/embed", {"inputs": ["北", "北" * 100], "truncate": False}, 413, "Validation"),
         ("/embed", {"inputs": "北", "prompt_name": "other"}, 422, "Tokenizer"),
         ("/embed", {"inputs": "北", "truncate": "yes"}, 422, "Tokenizer"),
-        ("/embed", {"inputs": "北", "truncate": True, "truncation_direction": "Left"}, 422, "Tokenizer"),
+        ("/embed", {"inputs": "北", "truncate": True, "truncation_direction": "up"}, 422, "Tokenizer"),
         ("/embed", {"inputs": "北", "dimensions": 33}, 422, "Tokenizer"),
         ("/embed", {"inputs": ["北"] * 1025}, 413, "Validation"),
         ("/embed", {}, 422, "Tokenizer"),
@@ -96,6 +96,8 @@ def test_errors_are_teis(client, path, body, status, kind):
 
 def test_a_long_text_is_cut_where_that_is_asked_for(client):
     assert post(client, "/embed", inputs="北" * 100, truncate=True) == post(client, "/embed", inputs="北" * 62)
+    found = post(client, "/embed", inputs="京" + "北" * 62, truncate=True, truncation_direction="Left")
+    assert found == post(client, "/embed", inputs="北" * 62)
 
 
 def test_every_text_that_cannot_be_used_is_named(client):

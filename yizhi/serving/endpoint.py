@@ -15,7 +15,7 @@ from yizhi.errors import InputError
 from yizhi.model.spec import SHORTEST_NORM
 from yizhi.runtimes.batching import Computer
 from yizhi.serving.limits import Limits
-from yizhi.serving.model import Answers, Planner, ServedModel
+from yizhi.serving.model import Answers, Cut, Planner, ServedModel
 from yizhi.serving.refusals import DRAINING, EMPTY, INVALID, MALFORMED, NO_MODEL, TOO_LARGE, Refused
 
 T = TypeVar("T")
@@ -85,7 +85,7 @@ class Exchange:
         texts: Sequence[str],
         *,
         normalize: bool,
-        truncate: bool = False,
+        cut: Cut = None,
         by_token: bool = False,
         prompt: str | None = None,
         dimensions: int | None = None,
@@ -99,7 +99,7 @@ class Exchange:
         if dimensions is not None and dimensions > size:
             raise Refused(INVALID, f"dimensions: expected 1 … {size}; found {dimensions}", "dimensions")
         pooling: TextPooling | None = "none" if by_token else None  # None: as the artifact pools
-        planner = model.embed_planner(pooling, normalize, "truncate" if truncate else "error")
+        planner = model.embed_planner(pooling, normalize, cut)
         given = [before + text for text in texts]
         computer = model.embedder(pooling, normalize)
         found = await self.answer(model, planner, given, computer, values=size if by_token else 1)
@@ -107,12 +107,9 @@ class Exchange:
             return found
         return replace(found, results=[shorten(vector, dimensions, normalize) for vector in found.results])
 
-    async def predict(
-        self, model: ServedModel, texts: Sequence[Any], *, truncate: bool = False, **settings: Any
-    ) -> Answers:
+    async def predict(self, model: ServedModel, texts: Sequence[Any], *, cut: Cut = None, **settings: Any) -> Answers:
         """The labels of each text or pair, best first."""
-        planner = self.plan(model, long="truncate" if truncate else "error", **settings)
-        return await self.answer(model, planner, texts)
+        return await self.answer(model, model.predict_planner(cut, **settings), texts)
 
     def plan(self, model: ServedModel, **settings: Any) -> Planner:
         """The operator of the model's head. Raises Refused for settings that it cannot have."""

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from yizhi.choices import TextPooling
 from yizhi.errors import InputError
@@ -21,7 +21,7 @@ from yizhi.runtimes.fill_mask import FillMask
 from yizhi.runtimes.reader import Reader
 from yizhi.runtimes.tagger import Tagger
 from yizhi.runtimes.tasks import FILL_MASK, REPLACED
-from yizhi.runtimes.tokenization import Long, Tokenizer, TooLong
+from yizhi.runtimes.tokenization import Tokenizer, TooLong
 from yizhi.serving.admission import NOT_CHECKED, Checked
 from yizhi.serving.batcher import Batcher
 from yizhi.serving.limits import Limits
@@ -34,6 +34,9 @@ MOST_TOKENS = Limits().tokens
 # One label is the relevance itself; of two, the second says that a text is relevant.
 _RANKING_LABELS = 2
 _ABILITIES = {FILL_MASK: FILL, SEQUENCE: PREDICT, TOKENS: TAG, REPLACED: TAG, ANSWER: READ}
+
+# Where to cut a text that is too long; None where that is an error.
+Cut = Literal["left", "right"] | None
 
 
 class Planner(Computer, Protocol):
@@ -92,14 +95,23 @@ class ServedModel:
             self._embedders[key] = Embedder(self.runtime, self.tokenizer, pooling=pooling, normalize=normalize)
         return self._embedders[key]
 
-    def embed_planner(self, pooling: TextPooling | None, normalize: bool, long: Long) -> Embedder:
+    def embed_planner(self, pooling: TextPooling | None, normalize: bool, cut: Cut) -> Embedder:
         """The embedder of one request."""
-        return Embedder(self.runtime, self.tokenizer, pooling=pooling, normalize=normalize, long=long)
+        tokenizer, long = self._cutting(cut)
+        return Embedder(self.runtime, tokenizer, pooling=pooling, normalize=normalize, long=long)
+
+    def _cutting(self, cut: Cut) -> tuple[Tokenizer, Literal["error", "truncate"]]:
+        return (self.tokenizer, "error") if cut is None else (self.tokenizer.cutting(cut), "truncate")
 
     @cached_property
     def base(self) -> Computer:
         """What computes for every planner of this artifact's head, whatever its settings."""
         return HEADS[self.head](self.runtime, self.tokenizer)
+
+    def predict_planner(self, cut: Cut, **settings: Any) -> Planner:
+        """The classifier of one request."""
+        tokenizer, long = self._cutting(cut)
+        return HEADS[PREDICT](self.runtime, tokenizer, long=long, **settings)
 
     def planner(self, **settings: Any) -> Planner:
         """The operator of this artifact's head with a request's settings. Raises InputError for wrong ones."""

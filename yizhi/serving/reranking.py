@@ -6,7 +6,7 @@ import numpy as np
 
 from yizhi.runtimes.scores import sigmoid
 from yizhi.serving.endpoint import Exchange
-from yizhi.serving.model import ServedModel
+from yizhi.serving.model import Cut, ServedModel
 
 
 async def rank(
@@ -15,7 +15,7 @@ async def rank(
     query: str,
     documents: Sequence[str],
     *,
-    truncate: bool = False,
+    cut: Cut = None,
     raw: bool = False,
 ) -> list[tuple[int, float]]:
     """Index and score of each document, best first; equals in the order they came in.
@@ -23,7 +23,7 @@ async def rank(
     The score is the sigmoid of the logit of a model's one label, or of the second's less the first's: its probability.
     raw: the logit itself.
     """
-    answers = await exchange.predict(model, [(query, text) for text in documents], truncate=truncate, raw=True)
+    answers = await exchange.predict(model, [(query, text) for text in documents], cut=cut, raw=True)
     logits = np.array(
         [[{one.label: one.score for one in found}[label] for label in model.labels] for found in answers.results]
     )

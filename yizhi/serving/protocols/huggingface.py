@@ -5,7 +5,7 @@ https://huggingface.co/docs/inference-providers/tasks says; `/pipeline/{task}` a
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
@@ -30,6 +30,7 @@ class PipelineBody(Body):
     inputs: Any
     parameters: dict[str, Any] | None = None
     truncate: bool | None = None
+    truncation_direction: Literal["Left", "Right", "left", "right"] = "Right"
     normalize: bool = True
     prompt_name: str | None = None
 

@@ -85,7 +85,7 @@ async def rerank(exchange: Exchange, body: DocumentsBody) -> Any:
     """Index and relevance of the `top_n` most relevant documents, best first. What is too long is cut."""
     model = exchange.choose(RERANK, body.model)
     texts = [one if isinstance(one, str) else one.text for one in body.documents]
-    ranks = await rank(exchange, model, body.query, texts, truncate=True)
+    ranks = await rank(exchange, model, body.query, texts, cut="right")
     return {
         "id": exchange.id,
         "model": model.name,

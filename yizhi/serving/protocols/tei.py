@@ -10,8 +10,8 @@ from yizhi import __version__
 from yizhi.serving import refusals
 from yizhi.serving.answers import json_response
 from yizhi.serving.endpoint import Body, Endpoint, Exchange, Protocol
-from yizhi.serving.model import EMBED, PREDICT, RERANK, ServedModel
-from yizhi.serving.refusals import INVALID, Refused
+from yizhi.serving.model import EMBED, PREDICT, RERANK, Cut, ServedModel
+from yizhi.serving.refusals import Refused
 from yizhi.serving.reranking import rank
 
 # TEI's status and `error_type`; what it does not know keeps its own.
@@ -52,48 +52,51 @@ Texts = str | list[str]
 Pair = Annotated[list[str], Field(min_length=1, max_length=2)]
 
 
-class EmbedBody(Body):
-    """`/embed`. model: ours; one of several that are served."""
+class TextsBody(Body):
+    """What the bodies share. model: ours; one of several that are served."""
 
-    inputs: Texts
     truncate: bool | None = None
     truncation_direction: Literal["Left", "Right", "left", "right"] = "Right"
+    model: str | None = None
+
+    @property
+    def cut(self) -> Cut:
+        """Where to cut what is too long."""
+        if not self.truncate:
+            return None
+        return "left" if self.truncation_direction.lower() == "left" else "right"
+
+
+class EmbedBody(TextsBody):
+    """`/embed`."""
+
+    inputs: Texts
     prompt_name: str | None = None
     normalize: bool = True
     dimensions: Annotated[int, Field(ge=1)] | None = None
-    model: str | None = None
 
 
-class EmbedAllBody(Body):
+class EmbedAllBody(TextsBody):
     """`/embed_all`."""
 
     inputs: Texts
-    truncate: bool | None = None
-    truncation_direction: Literal["Left", "Right", "left", "right"] = "Right"
     prompt_name: str | None = None
-    model: str | None = None
 
 
-class PredictBody(Body):
+class PredictBody(TextsBody):
     """`/predict`: a text, a pair, or a batch of [text] and [text, text]."""
 
     inputs: str | Pair | list[Pair]
-    truncate: bool | None = None
-    truncation_direction: Literal["Left", "Right", "left", "right"] = "Right"
     raw_scores: bool = False
-    model: str | None = None
 
 
-class RerankBody(Body):
+class RerankBody(TextsBody):
     """`/rerank` with `texts`."""
 
     query: str
     texts: list[str]
-    truncate: bool | None = None
-    truncation_direction: Literal["Left", "Right", "left", "right"] = "Right"
     raw_scores: bool = False
     return_text: bool = False
-    model: str | None = None
 
 
 class Label(TypedDict):
@@ -117,7 +120,7 @@ async def embed(exchange: Exchange, body: EmbedBody) -> Any:
         exchange.choose(EMBED, body.model),
         as_list(body.inputs),
         normalize=body.normalize,
-        truncate=_cuts(exchange, body),
+        cut=body.cut,
         prompt=body.prompt_name,
         dimensions=body.dimensions,
     )
@@ -127,11 +130,8 @@ async def embed(exchange: Exchange, body: EmbedBody) -> Any:
 async def embed_all(exchange: Exchange, body: EmbedAllBody) -> Any:
     """Every token's vector, of each text."""
     model = exchange.choose(EMBED, body.model)
-    truncate = _cuts(exchange, body)
     texts = as_list(body.inputs)
-    found = await exchange.embed(
-        model, texts, normalize=False, truncate=truncate, by_token=True, prompt=body.prompt_name
-    )
+    found = await exchange.embed(model, texts, normalize=False, cut=body.cut, by_token=True, prompt=body.prompt_name)
     return found.results
 
 
@@ -141,7 +141,7 @@ async def predict(exchange: Exchange, body: PredictBody) -> Any:
     given: Any = [body.inputs] if isinstance(body.inputs, str) else body.inputs
     single = bool(given) and isinstance(given[0], str)
     pairs = [tuple(text) if len(text) == 2 else text[0] for text in ([given] if single else given)]
-    found = await exchange.predict(model, pairs, truncate=_cuts(exchange, body), raw=body.raw_scores)
+    found = await exchange.predict(model, pairs, cut=body.cut, raw=body.raw_scores)
     labels = [[{"score": one.score, "label": one.label} for one in result] for result in found.results]
     return labels[0] if single else labels
 
@@ -149,8 +149,7 @@ async def predict(exchange: Exchange, body: PredictBody) -> Any:
 async def rerank(exchange: Exchange, body: RerankBody) -> Any:
     """Index and score of each text, best first."""
     model = exchange.choose(RERANK, body.model)
-    truncate = _cuts(exchange, body)
-    ranks = await rank(exchange, model, body.query, body.texts, truncate=truncate, raw=body.raw_scores)
+    ranks = await rank(exchange, model, body.query, body.texts, cut=body.cut, raw=body.raw_scores)
     return [
         {"index": index, "score": score, **({"text": body.texts[index]} if body.return_text else {})}
         for index, score in ranks
@@ -160,13 +159,6 @@ async def rerank(exchange: Exchange, body: RerankBody) -> Any:
 def as_list(inputs: Texts) -> list[str]:
     """A single text as one of a list."""
     return [inputs] if isinstance(inputs, str) else inputs
-
-
-def _cuts(exchange: Exchange, body: EmbedBody | EmbedAllBody | PredictBody | RerankBody) -> bool:
-    """Whether what is too long is to be cut. Raises Refused where it is to be cut from the other end."""
-    if body.truncate and body.truncation_direction.lower() == "left":
-        raise Refused(INVALID, "truncation_direction: expected right; a text is cut at its end", "truncation_direction")
-    return bool(body.truncate)
 
 
 async def info(exchange: Exchange, _: None) -> Any:
