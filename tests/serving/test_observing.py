@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from tests.imports import ROOT
 from tests.serving.running import run_models
 from yizhi.serving import tracing
-from yizhi.serving.log import AccessLog, JsonFormatter
+from yizhi.serving.log import JsonFormatter, Log
 from yizhi.serving.metrics import Metrics
 
 DASHBOARD = ROOT / "docs" / "serving" / "grafana-dashboard.json"
@@ -57,7 +57,7 @@ def test_the_dashboard_shows_metrics_that_there_are():
 def test_a_line_is_for_people_or_for_machines(served):
     for as_json in (False, True):
         stream = io.StringIO()
-        with run_models({"words": served["words"]}, log=AccessLog(stream, as_json)) as address:
+        with run_models({"words": served["words"]}, log=Log(stream, as_json)) as address:
             httpx.post(f"{address}/embed", json={"inputs": "北京"}, headers={"x-request-id": "7"})
             httpx.get(f"{address}/%0Awrong%1b")
         first, second = stream.getvalue().splitlines()

@@ -55,7 +55,7 @@ def run_server(*arguments, **environment):
         reading.start()
         try:
             assert ready.wait(60)
-            found = re.search(r"at (http://\S+)", "".join(lines))
+            found = re.search(r"at (http://[\w.:\[\]]+)", "".join(lines))
             assert found, f"no server: {''.join(lines)}"
             yield process, found[1], lines
         finally:
@@ -118,6 +118,23 @@ def test_sigterm_under_load_leaves_nobody_without_an_answer(release):
     assert not cut_off
 
 
+def test_a_second_signal_ends_it_at_once(release):
+    with run_server(release, "--threads", 1, "--max-texts", 5000) as (process, address, _):
+
+        def ask():
+            with pytest.raises(httpx.HTTPError):
+                httpx.post(f"{address}/embed", json={"inputs": ["北京" * 28] * 2000}, timeout=100)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        while "yizhi_requests_in_progress 1.0" not in httpx.get(f"{address}/metrics").text:
+            pass
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        asking.join()
+
+
 def test_an_idle_client_is_answered_once_more_and_told_that_the_connection_ends(release):
     with run_server(release) as (process, address, _), httpx.Client(base_url=address) as client:
         assert "connection" not in client.get("/v2/health/ready").headers
@@ -135,7 +152,8 @@ def test_logs_are_json_where_that_is_asked_for_and_hold_no_key_and_no_text(relea
         assert httpx.post(f"{address}/embed", json={"inputs": "北京"}, headers=headers).status_code == 200
         assert httpx.post(f"{address}/embed", json={"inputs": "北京"}).status_code == 401
         end(process)
-    said = [json.loads(line) for line in lines if line.startswith("{")]
+    said = [json.loads(line) for line in lines]
+    assert said.pop(0)["message"].startswith("serving words at http")
     assert [(one["path"], one["status"], one["refused"]) for one in said] == [
         ("/embed", 200, None),
         ("/embed", 401, "unauthorized"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import re
 import time
 import uuid
 from collections.abc import Awaitable, Sequence
@@ -19,7 +20,7 @@ from yizhi.errors import InputError
 from yizhi.serving.answers import json_response
 from yizhi.serving.endpoint import Endpoint, Exchange, Protocol, parse
 from yizhi.serving.limits import Limits
-from yizhi.serving.log import AccessLog
+from yizhi.serving.log import Log
 from yizhi.serving.metrics import Metrics
 from yizhi.serving.model import ServedModel
 from yizhi.serving.openapi import describe
@@ -63,7 +64,7 @@ class Server:
         limits: Limits,
         api_key: str | None,
         metrics: Metrics,
-        log: AccessLog,
+        log: Log,
     ) -> None:
         self.models = {model.name: model for model in models}
         self.limits = limits
@@ -176,14 +177,14 @@ def create_app(
     limits: Limits | None = None,
     api_key: str | None = None,
     metrics: Metrics | None = None,
-    log: AccessLog | None = None,
+    log: Log | None = None,
 ) -> Starlette:
     """The application over opened models, the first of which answers where a request names none.
 
     api_key: what clients must give as `Authorization: Bearer KEY`, except to ask whether the server is well.
     The models stay the caller's, who closes them. `app.state.server` is the Server.
     """
-    server = Server(models, limits or Limits(), api_key, metrics or Metrics(), log or AccessLog())
+    server = Server(models, limits or Limits(), api_key, metrics or Metrics(), log or Log())
     for model in models:
         server.metrics.serve(model)
     routes = [server.route(endpoint) for endpoint in ENDPOINTS]
@@ -212,21 +213,18 @@ def _protocol_of(path: str) -> Protocol:
 def _id(request: Request) -> str:
     """The caller's id of a request, if it is a modest one; else a new one."""
     given = request.headers.get(REQUEST_ID, "")
-    return given if 0 < len(given) <= 64 and given.isascii() and given.isprintable() else uuid.uuid4().hex
+    return given if re.fullmatch(r"[\w.:/+=-]{1,64}", given, re.ASCII) else uuid.uuid4().hex
 
 
 async def _read(request: Request, most: int) -> bytes:
     """The body. Raises Refused as soon as it is too long."""
     if request.headers.get("content-encoding", "identity") != "identity":
         raise Refused(ENCODED, "expected a body that is not compressed")
-    refused = Refused(TOO_LARGE, f"expected a body of at most {most:,} bytes")
-    if int(request.headers.get("content-length", 0)) > most:
-        raise refused
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
         if size > most:
-            raise refused
+            raise Refused(TOO_LARGE, f"expected a body of at most {most:,} bytes")
         parts.append(part)
     return b"".join(parts)
 

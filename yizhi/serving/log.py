@@ -1,7 +1,8 @@
-"""One line for each request: for people, or as JSON."""
+"""One line for each request, and for what else there is to tell: for people, or as JSON."""
 
 import json
 import logging
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from yizhi.serving.endpoint import Exchange
 
 
-class AccessLog:
+class Log:
     """Writes nothing unless it has a stream. Keys, texts and answers are never written."""
 
     def __init__(self, stream: TextIO | None = None, as_json: bool = False) -> None:
@@ -42,13 +43,21 @@ class AccessLog:
         }
         self._write(said)
 
+    def say(self, message: str) -> None:
+        """What is no request's."""
+        if self._stream:
+            line = to_line({"level": "info", "message": message}) if self._as_json else f"yizhi: {message}"
+            print(line, file=self._stream, flush=True)
+
     def _write(self, said: dict[str, Any]) -> None:
         if self._stream is None:
             return
         if self._as_json:
             line = to_line({"level": "info", **said})
         else:
-            line = " ".join([_now(), *(f"{key}={value}" for key, value in said.items() if value not in (None, ""))])
+            line = " ".join(
+                [_now(), *(f"{key}={_quote(value)}" for key, value in said.items() if value not in (None, ""))]
+            )
         print(line, file=self._stream, flush=True)
 
 
@@ -76,6 +85,12 @@ def log_config(as_json: bool) -> dict[str, Any]:
 def to_line(said: dict[str, Any]) -> str:
     """JSON with the time."""
     return json.dumps({"time": _now(), **said}, ensure_ascii=False)
+
+
+def _quote(value: object) -> str:
+    """A value that cannot be taken for two."""
+    text = str(value)
+    return text if re.fullmatch(r"[^\s\"=]+", text) else json.dumps(text, ensure_ascii=False)
 
 
 def _now() -> str:

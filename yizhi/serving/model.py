@@ -31,6 +31,8 @@ from yizhi.storage.digests import sha256_of_file
 # What a request can ask of a model, by the artifact's task; vectors come from all.
 EMBED, PREDICT, RERANK, FILL, TAG, READ = "embed", "predict", "rerank", "fill-mask", "tag", "answer"
 MOST_TOKENS = Limits().tokens
+# Threads that tokenize: more than one, so that a long text does not keep short ones waiting.
+TEXT_WORKERS = 4
 # One label is the relevance itself; of two, the second says that a text is relevant.
 _RANKING_LABELS = 2
 _ABILITIES = {FILL_MASK: FILL, SEQUENCE: PREDICT, TOKENS: TAG, REPLACED: TAG, ANSWER: READ}
@@ -85,7 +87,7 @@ class ServedModel:
         ranks = self.task == SEQUENCE and len(self.labels) <= _RANKING_LABELS
         self.abilities = frozenset({EMBED, self.head, *([RERANK] if ranks else [])})
         # Tokenizing and answering leave the event loop free; the tokenizer holds no interpreter lock.
-        self._texts = ThreadPoolExecutor(2, f"texts-{name}")
+        self._texts = ThreadPoolExecutor(TEXT_WORKERS, f"texts-{name}")
         self._embedders: dict[tuple[str | None, bool], Embedder] = {}
 
     def embedder(self, pooling: TextPooling | None, normalize: bool) -> Embedder:

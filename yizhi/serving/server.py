@@ -21,7 +21,7 @@ from yizhi.serving.admission import ask_golden, check_files
 from yizhi.serving.app import Server, create_app
 from yizhi.serving.batcher import Batcher
 from yizhi.serving.limits import Limits
-from yizhi.serving.log import AccessLog, log_config
+from yizhi.serving.log import Log, log_config
 from yizhi.serving.metrics import Metrics
 from yizhi.serving.model import ServedModel
 
@@ -88,7 +88,9 @@ def _choose_artifact(folder: Path) -> Path:
 
 
 @contextmanager
-def open_models(artifacts: Mapping[str, Path], settings: Settings, metrics: Metrics) -> Iterator[list[ServedModel]]:
+def open_models(
+    artifacts: Mapping[str, Path], settings: Settings, metrics: Metrics, log: Log
+) -> Iterator[list[ServedModel]]:
     """Check and open each artifact for the block.
 
     Raises CheckFailed where a file was altered or a golden answer differs.
@@ -102,9 +104,7 @@ def open_models(artifacts: Mapping[str, Path], settings: Settings, metrics: Metr
             checked = ask_golden(runtime, checked)
             if not checked.golden_answers:
                 why = "lies in no release" if checked.golden_answers is None else "its release has no golden answers"
-                print(
-                    f"yizhi: {folder}: {why}: its files were hashed, its answers compared with nothing", file=sys.stderr
-                )
+                log.say(f"{folder}: {why}: its files were hashed, its answers compared with nothing")
             batcher = Batcher(tokens=settings.batch_tokens, workers=settings.workers, observe=metrics.observe(name))
             model = ServedModel(name, runtime, batcher, prompts=settings.prompts, checked=checked)
             stack.callback(model.close)
@@ -117,15 +117,9 @@ def serve(artifacts: Mapping[str, Path], settings: Settings, api_key: str | None
 
     The address is taken at once, and listened to when the models are ready. Raises InputError where it cannot be had.
     """
-    metrics = Metrics()
-    with bind(settings.host, settings.port) as listener, open_models(artifacts, settings, metrics) as models:
-        app = create_app(
-            models,
-            limits=settings.limits,
-            api_key=api_key,
-            metrics=metrics,
-            log=AccessLog(sys.stderr, settings.json_logs),
-        )
+    metrics, log = Metrics(), Log(sys.stderr, settings.json_logs)
+    with bind(settings.host, settings.port) as listener, open_models(artifacts, settings, metrics, log) as models:
+        app = create_app(models, limits=settings.limits, api_key=api_key, metrics=metrics, log=log)
         config = uvicorn.Config(
             app,
             access_log=False,
@@ -137,7 +131,7 @@ def serve(artifacts: Mapping[str, Path], settings: Settings, api_key: str | None
         )
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        _Server(config, app.state.server, f"serving {', '.join(artifacts)} at http://{shown}:{port}").run([listener])
+        _Listener(config, app.state.server, f"serving {', '.join(artifacts)} at http://{shown}:{port}").run([listener])
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -161,7 +155,7 @@ def bind(host: str, port: int) -> socket.socket:
     return found
 
 
-class _Server(uvicorn.Server):
+class _Listener(uvicorn.Server):
     """Says when it listens, and tells the application when it is to end."""
 
     def __init__(self, config: uvicorn.Config, server: Server, told: str) -> None:
@@ -172,7 +166,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's."""
         await super().startup(sockets)
-        print(f"yizhi: {self._told}", file=sys.stderr, flush=True)
+        self._server.log.say(self._told)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, which closes idle connections at once: a request that is on its way there would be lost.

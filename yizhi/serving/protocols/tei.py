@@ -10,7 +10,7 @@ from yizhi import __version__
 from yizhi.serving import refusals
 from yizhi.serving.answers import json_response
 from yizhi.serving.endpoint import Body, Endpoint, Exchange, Protocol
-from yizhi.serving.model import EMBED, PREDICT, RERANK, Cut, ServedModel
+from yizhi.serving.model import EMBED, PREDICT, RERANK, TEXT_WORKERS, Cut, ServedModel
 from yizhi.serving.refusals import Refused
 from yizhi.serving.reranking import rank
 
@@ -176,7 +176,7 @@ async def info(exchange: Exchange, _: None) -> Any:
         "max_batch_requests": None,
         "max_client_batch_size": limits.texts,
         "auto_truncate": False,
-        "tokenization_workers": 2,
+        "tokenization_workers": TEXT_WORKERS,
         "version": __version__,
         "models": [model.describe() for model in exchange.models.values()],
     }
