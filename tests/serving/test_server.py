@@ -3,11 +3,12 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -139,7 +140,7 @@ def test_an_idle_client_is_answered_once_more_and_told_that_the_connection_ends(
     with run_server(release) as (process, address, _), httpx.Client(base_url=address) as client:
         assert "connection" not in client.get("/v2/health/ready").headers
         process.send_signal(signal.SIGTERM)
-        with pytest.raises(httpx.ConnectError):
+        with suppress(httpx.ConnectError):
             while True:  # until nobody new is let in
                 httpx.get(f"{address}/health")
         found = client.get("/v2/health/ready")
@@ -166,7 +167,7 @@ def test_logs_are_json_where_that_is_asked_for_and_hold_no_key_and_no_text(relea
 
 def test_an_altered_file_is_not_served(release, tmp_path, capsys):
     copy = tmp_path / "words"
-    subprocess.run(["cp", "-r", release, copy], check=True)
+    shutil.copytree(release, copy)
     with open(copy / "onnx-int8" / "vocab.txt", "ab") as file:
         file.write(b"x\n")
     assert main(["serve", str(copy), "--port", "0"]) == 1
@@ -175,7 +176,7 @@ def test_an_altered_file_is_not_served(release, tmp_path, capsys):
 
 def test_an_artifact_that_is_not_its_releases_is_not_served(release, tmp_path):
     copy = tmp_path / "words"
-    subprocess.run(["cp", "-r", release, copy], check=True)
+    shutil.copytree(release, copy)
     description = copy / "onnx-int8" / "artifact.json"
     description.write_text(description.read_text().replace('"vocab.txt"', '"vocab.txt" '))
     with pytest.raises(CheckFailed, match="differs from the one in"):
@@ -196,8 +197,7 @@ def test_wrong_answers_are_not_served(release, monkeypatch):
 
 
 def test_an_artifact_alone_has_its_files_checked_and_no_more(release, tmp_path):
-    subprocess.run(["cp", "-r", release / "onnx-int8", tmp_path], check=True)
-    artifact = Artifact.read(tmp_path / "onnx-int8")
+    artifact = Artifact.read(shutil.copytree(release / "onnx-int8", tmp_path / "alone"))
     checked = check_files(artifact)
     assert (checked.release_sha256, checked.golden_answers) == (None, None)
     with pytest.raises(InputError, match="lies in no release"):
@@ -206,7 +206,7 @@ def test_an_artifact_alone_has_its_files_checked_and_no_more(release, tmp_path):
 
 def test_a_signature_is_checked_with_a_key(release, tmp_path):
     copy, key, public = tmp_path / "words", tmp_path / "key.pem", tmp_path / "key.pub"
-    subprocess.run(["cp", "-r", release, copy], check=True)
+    shutil.copytree(release, copy)
     subprocess.run(["openssl", "ecparam", "-genkey", "-name", "prime256v1", "-noout", "-out", key], check=True)
     subprocess.run(["openssl", "ec", "-in", key, "-pubout", "-out", public], check=True, capture_output=True)
     with pytest.raises(CheckFailed, match="is not signed"):
@@ -215,12 +215,17 @@ def test_a_signature_is_checked_with_a_key(release, tmp_path):
     assert check_files(Artifact.read(copy / "onnx-int8"), public).signed
 
 
-def test_models_are_called_as_their_release_or_as_they_are_told(release):
+def test_models_are_called_as_their_release_or_as_they_are_told(release, tmp_path):
     assert find_artifacts([str(release)]) == {"words": release / "onnx-int8"}
     assert find_artifacts([f"a={release}", f"b={release}/onnx"]) == {
         "a": release / "onnx-int8",
         "b": release / "onnx",
     }
+    alone = shutil.copytree(release / "onnx", tmp_path / "alone")
+    assert find_artifacts([str(alone)]) == {"alone": alone}
+    with pytest.raises(InputError) as caught:
+        find_artifacts([f"hfl/rbt3={release}"])
+    assert "a name with / in it" in caught.value.faults[0]
     with pytest.raises(InputError) as caught:
         find_artifacts([str(release), str(release / "onnx"), "nowhere", f"x={release.parent}/checkpoint"])
     assert len(caught.value.faults) == 3

@@ -56,7 +56,8 @@ class Settings:
 def find_artifacts(given: Sequence[str]) -> dict[str, Path]:
     """Each model's name and its artifact's folder.
 
-    given: folders of artifacts or of releases, each after a NAME= where it is not to be called as its release is.
+    given: folders of artifacts or of releases, each after a NAME= where it is not to be called as its release is, or as
+    an artifact's folder that lies in none.
     Raises InputError, listing every fault, for what is neither, and for two of one name.
     """
     found: dict[str, Path] = {}
@@ -68,7 +69,8 @@ def find_artifacts(given: Sequence[str]) -> dict[str, Path]:
         except InputError as error:
             faults += [f"{error.subject}: {fault}" for fault in error.faults]
             continue
-        name = name or folder.resolve().parent.name
+        whole = folder.resolve()
+        name = name or (whole.parent if (whole.parent / MANIFEST).exists() else whole).name
         if "/" in name:
             faults.append(f"{text}: {name}: a path of the server cannot hold a name with / in it")
         if name in found:
@@ -84,7 +86,10 @@ def _choose_artifact(folder: Path) -> Path:
         Artifact.read(folder)
         return folder
     has = read_manifest(folder)["artifacts"]
-    return folder / next(target for target in PREFERRED if target in has)
+    for target in PREFERRED:
+        if target in has:
+            return folder / target
+    raise InputError(folder, f"expected an artifact of {', '.join(PREFERRED)}; found {', '.join(has) or 'none'}")
 
 
 @contextmanager

@@ -286,6 +286,8 @@ ENDPOINTS = (
         "/v2/health/ready", OIP, ready, gives=_JSON, summary="Whether requests are taken", computes=False, open=True
     ),
     *_of_model("", handle=describe, gives=_JSON, summary="A model's inputs and outputs", computes=False),
-    *_of_model("/ready", handle=model_ready, gives=_JSON, summary="Whether a model is ready", computes=False),
+    *_of_model(
+        "/ready", handle=model_ready, gives=_JSON, summary="Whether a model is ready", computes=False, open=True
+    ),
     *_of_model("/infer", handle=infer, body=InferBody, raw=True, gives=_JSON, summary="Token ids to outputs"),
 )
