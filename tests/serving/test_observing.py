@@ -59,6 +59,7 @@ def test_a_line_is_for_people_or_for_machines(served):
         stream = io.StringIO()
         with run_models({"words": served["words"]}, log=Log(stream, as_json)) as address:
             httpx.post(f"{address}/embed", json={"inputs": "北京"}, headers={"x-request-id": "7"})
+            httpx.get(f"{address}/health")  # a probe, of which nothing is told
             httpx.get(f"{address}/%0Awrong%1b")
         first, second = stream.getvalue().splitlines()
         if as_json:

@@ -167,7 +167,8 @@ class Server:
             response.headers["retry-after"] = str(refused.kind.retry_after)
         seconds = time.perf_counter() - exchange.begin
         self.metrics.request(endpoint.path if endpoint else "other", response.status_code, seconds, refused)
-        self.log.request(request, exchange, response, seconds, refused)
+        if not (endpoint and endpoint.open and response.status_code < 400):  # probes, every few seconds
+            self.log.request(request, exchange, response, seconds, refused)
         return response
 
 
