@@ -171,6 +171,7 @@ class Tokenizer:
         if long == "error":
             raise TooLong("the text", _too_long(len(row.ids), room))
         parts = text_parts(row)
+        special = np.setdiff1d(np.arange(len(row.ids)), np.concatenate(parts), assume_unique=True)
         sizes = [len(part) for part in parts]
         budget = room - (len(row.ids) - sum(sizes))
         longest = int(np.argmax(sizes)) if cut is None else cut
@@ -184,7 +185,7 @@ class Tokenizer:
         if long == "truncate":
             begins = [size - count if self._keeps_end else 0 for size, count in zip(sizes, kept, strict=True)]
             cuts = [slice(begin, begin + count) for begin, count in zip(begins, kept, strict=True)]
-            return [_select(row, parts, cuts)]
+            return [_select(row, special, parts, cuts)]
         if [*kept[:longest], *kept[longest + 1 :]] != [*sizes[:longest], *sizes[longest + 1 :]]:
             raise InputError("the text", f"both texts of the pair are too long to be read in windows of {room} tokens")
         shared = size // 4 if long == "windows" else long
@@ -194,7 +195,7 @@ class Tokenizer:
         windows = [[slice(None)] * len(parts) for _ in starts]
         for window, start in zip(windows, starts, strict=True):
             window[longest] = slice(start, start + size)
-        return [_select(row, parts, window) for window in windows]
+        return [_select(row, special, parts, window) for window in windows]
 
     def pieces(self, word: str) -> list[int]:
         """The ids of a word: its own, where the vocabulary has it as written, else its pieces'.
@@ -250,12 +251,9 @@ def text_parts(row: Row) -> list[NDArray[np.int64]]:
     return [*parts, np.arange(first, len(row.ids) - 1)] if first < len(row.ids) else parts
 
 
-def _select(row: Row, parts: list[NDArray[np.int64]], slices: list[slice]) -> Row:
-    """The row with only these tokens of each of its parts; special tokens stay."""
-    keep = np.ones(len(row.ids), bool)
-    for part, chosen in zip(parts, slices, strict=True):
-        keep[part] = False
-        keep[part[chosen]] = True
+def _select(row: Row, special: NDArray[np.int64], parts: list[NDArray[np.int64]], slices: list[slice]) -> Row:
+    """The row with only these tokens of each of its parts, and the special ones, in time that these take."""
+    keep = np.sort(np.concatenate([special, *(part[chosen] for part, chosen in zip(parts, slices, strict=True))]))
     return Row(row.ids[keep], row.types[keep], row.offsets[keep], row.places[keep])
 
 

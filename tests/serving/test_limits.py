@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.serving.running import run_app, run_models
+from yizhi.cli import main
 from yizhi.serving.app import DIGEST_HEADER, create_app
 from yizhi.serving.batcher import Batcher
 from yizhi.serving.limits import Limits
@@ -245,3 +246,13 @@ def test_what_is_not_there_is_told_in_the_protocols_form(client):
     assert client.get("/v1/nothing").json()["error"]["message"].startswith("there is no such path")
     found = client.get("/embed")
     assert (found.status_code, found.headers["allow"]) == (405, "POST")
+
+
+def test_the_help_gives_the_limits_that_are_kept(capsys):
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    told = capsys.readouterr().out
+    limits = Limits()
+    for default in (f"{limits.body_bytes >> 20} MiB", limits.texts, f"{limits.tokens:,}", limits.requests, "60"):
+        assert f"(default: {default})" in told
+    assert limits.seconds == 60

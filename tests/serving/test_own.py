@@ -69,7 +69,7 @@ def test_questions_are_answered_as_on_the_command_line(client, served, capsys):
     ],
 )
 def test_what_cannot_be_used_is_told(client, path, body, told):
-    found = client.post(path, content=json.dumps(body))
+    found = client.post(path, content=json.dumps(body), timeout=60)
     assert found.status_code in (400, 413, 422)
     assert told in found.json()["error"]
 
@@ -142,6 +142,12 @@ def test_the_hubs_client_gets_labels_entities_and_answers(hub, client):
     found = hub("/models/spans").question_answering(question="首都", context=TEXTS[0])
     (expected,) = post(client, "/answer", question="首都", context=TEXTS[0])
     assert (found.answer, found.start, found.end) == (expected["text"], expected["start"], expected["end"])
+
+
+@pytest.mark.parametrize("most", [0, -1, True, "2"])
+def test_the_parameters_of_a_task_are_checked(client, most):
+    found = client.post("/models/labels", json={"inputs": "北京", "parameters": {"top_k": most}})
+    assert (found.status_code, found.json()["error"].partition(":")[0]) == (422, "top_k")
 
 
 def test_a_task_that_a_model_cannot_do_is_told(client):

@@ -263,9 +263,9 @@ def test_an_address_that_cannot_be_had_is_told(release, address, host, port):
     assert host in done.stderr
 
 
-@pytest.mark.parametrize("key", ["", " \n", "two\nlines", "钥匙"])
+@pytest.mark.parametrize("key", ["", " \n", "two\nlines", "钥匙", b"\xff\x00"])
 def test_a_key_that_no_header_can_hold_is_refused(release, tmp_path, key, capsys):
-    (tmp_path / "key").write_text(key)
+    (tmp_path / "key").write_bytes(key if isinstance(key, bytes) else key.encode())
     assert main(["serve", "no-model", "--api-key-file", str(tmp_path / "key")]) == 2
     assert "expected a key" in capsys.readouterr().err
 

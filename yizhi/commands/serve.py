@@ -112,7 +112,7 @@ def _read_prompts(given: list[str]) -> dict[str, str]:
 
 def _read_key(file: Path | None) -> str | None:
     """The key of the file, or of the environment; never on a command line, which every user of a machine can read."""
-    key = os.environ.get(_KEY) if file is None else file.read_text(encoding="utf-8")
+    key = os.environ.get(_KEY) if file is None else file.read_bytes().decode("ascii", errors="replace")
     if key is None:
         return None
     key = key.strip()

@@ -74,8 +74,8 @@ def _prediction(found: dict[str, Any]) -> dict[str, Any]:
 async def _predict(exchange: Exchange, model: ServedModel, body: PipelineBody) -> Any:
     found = await tei.predict(exchange, parse(_PREDICT, {"inputs": body.inputs, "model": model.name}))
     labels = [found] if isinstance(found[0], dict) else found
-    most = (body.parameters or {}).get("top_k")
-    return [some[:most] if isinstance(most, int) else some for some in labels]
+    most = parse(_TOP, body.parameters or {}).top_k
+    return [some[:most] for some in labels]
 
 
 async def _tag(exchange: Exchange, model: ServedModel, body: PipelineBody) -> Any:
@@ -106,6 +106,13 @@ async def _read(exchange: Exchange, model: ServedModel, body: PipelineBody) -> A
     return shown if asked.top_k > 1 else shown[0]
 
 
+class _Top(Body):
+    """How many labels; all if None."""
+
+    top_k: own.TopK | None = None
+
+
+_TOP = TypeAdapter(_Top)
 _EMBED = TypeAdapter(tei.EmbedBody)
 _FILL = TypeAdapter(own.FillMaskBody)
 _PREDICT = TypeAdapter(tei.PredictBody)
