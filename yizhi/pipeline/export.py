@@ -19,7 +19,7 @@ from yizhi.model.spec import LOGITS_AT, POSITIONS, EncoderSpec, MaskedLMHead, Po
 from yizhi.parity.record import VerificationRecord
 from yizhi.pipeline.code_digests import JUDGED_WITH, MADE_WITH, code_digest
 from yizhi.pipeline.head import choose_scorer, find_head
-from yizhi.pipeline.jobs import Job, Result, Step, run_jobs
+from yizhi.pipeline.jobs import Job, Result, Step, run_jobs, share_cores
 from yizhi.pipeline.progress import Progress
 from yizhi.pipeline.results import Row
 from yizhi.pipeline.steps import CALIBRATION, Convert, MakeGolden, Verify
@@ -101,7 +101,7 @@ def export(
         progress.note(f"hashing {release}")
         state = _assess(release, source, descriptions)
         known, ignored = source.get("known"), tuple(source.get("ignored_files", ()))
-        plan = _plan(checkpoint_path, release, targets, descriptions, state, known, pooling, rows_of_ids, ignored)
+        plan = _plan(checkpoint_path, release, targets, descriptions, state, known, pooling, rows_of_ids, ignored, jobs)
         _check_space(release, sum(_estimate_bytes(job.step, parameters) for job in plan))
         if plan or not state.documents:
             # What they say is about to stop being true; the manifest first, since it vouches for the rest.
@@ -235,8 +235,9 @@ def _plan(
     pooling: Pooling | None,
     calibration: list[list[int]],
     ignored: tuple[str, ...],
+    parallel: int,
 ) -> list[Job[Any]]:
-    """The jobs still to do. The slowest start first, so that no core idles at the end.
+    """The jobs still to do, so many at once. The slowest start first, so that no core idles at the end.
 
     known: the known checkpoint that this is, whose published outputs are to be checked. ignored: files passed over.
     The order in which float sums are added depends on the number of threads, so what ends in the manifest is computed
@@ -259,7 +260,8 @@ def _plan(
         for target in sorted(stale, key=lambda target: not target.slow)
     ]
     if unverified and not state.golden:
-        plan.insert(1, Job("oracle", MakeGolden(checkpoint, release / GOLDEN, pooling, ignored), threads=1))
+        make = MakeGolden(checkpoint, release / GOLDEN, pooling, ignored, share_cores(1, parallel))
+        plan.insert(1, Job("oracle", make, threads=1))
     planned = {job.name for job in plan}
     scores = None if find_head(state.verdicts.values()) else choose_scorer([target.name for target in unverified])
     for target in unverified:
@@ -269,6 +271,7 @@ def _plan(
             score_head=target.name == scores,
             known=known,
             bisect=checkpoint,
+            workers=share_cores(len(unverified), parallel),
         )
         after = tuple(name for name in (f"export {target.name}", "oracle") if name in planned)
         plan.append(Job(f"verify {target.name}", verify, after, threads=1))

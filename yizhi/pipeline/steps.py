@@ -61,12 +61,13 @@ class Convert:
 
 @dataclass(frozen=True)
 class MakeGolden:
-    """Run the oracle on every case and write `golden/`. pooling: that of the artifacts."""
+    """Run the oracle on every case, so many at once, and write `golden/`. pooling: that of the artifacts."""
 
     checkpoint: Path
     folder: Path
     pooling: Pooling | None = None
     ignored_files: tuple[str, ...] = ()
+    workers: int = 1
 
     def run(self, threads: int) -> None:
         """Write the folder. Raises InputError."""
@@ -76,12 +77,12 @@ class MakeGolden:
             Checkpoint.open(self.checkpoint, self.pooling, self.ignored_files) as opened,
             new_folder(self.folder, replaces=(CASES,)) as temporary,
         ):
-            Golden.make(opened).write(temporary)
+            Golden.make(opened, self.workers).write(temporary)
 
 
 @dataclass(frozen=True)
 class Verify:
-    """Run the cases through an artifact.
+    """Run the cases through an artifact, so many at once.
 
     score_head: also look whether the masked-language-model head makes sense.
     known: the known checkpoint that the release was made from: also compare with what was published for it.
@@ -95,6 +96,7 @@ class Verify:
     known: str | None = None
     bisect: Path | None = None
     math: str = "strict"
+    workers: int = 1
 
     def run(self, threads: int) -> VerificationRecord:
         """The verdict and what belongs to it. Raises InputError, and NotRun."""
@@ -109,7 +111,7 @@ class Verify:
             golden = Golden.read(self.golden)
             precision = TARGETS[runtime.artifact.target].precision if self.math == "strict" else self.math
             with self._at_hand(runtime) as checkpoint:
-                verdict = verify(runtime, golden, precision, checkpoint)
+                verdict = verify(runtime, golden, precision, checkpoint, self.workers)
             if not verdict.wrong_text:  # else the tokenizer says nothing of what the cases must be
                 description = runtime.artifact.description
                 text = read_tokenizer(self.folder)
@@ -122,7 +124,7 @@ class Verify:
             return verdict.record(
                 diagnosis=_diagnose(runtime, to_bisect, golden, verdict) if to_bisect else None,
                 published=published.check_published(runtime, compare) if compare else None,
-                head=plausibility.score_head(runtime) if self.score_head else None,
+                head=plausibility.score_head(runtime, workers=self.workers) if self.score_head else None,
             )
 
     def _at_hand(self, runtime: "Runtime") -> AbstractContextManager[Checkpoint | None]:
