@@ -12,6 +12,7 @@ from yizhi import __version__
 from yizhi.commands import (
     answer,
     classify,
+    convert,
     diff,
     embed,
     export,
@@ -34,6 +35,7 @@ from yizhi.errors import CheckFailed, InputError
 
 COMMANDS = (
     export,
+    convert,
     verify,
     diff,
     sign,

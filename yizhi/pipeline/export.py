@@ -86,23 +86,17 @@ def export(
     with Checkpoint.open(checkpoint_path, pooling, ignored_files) as checkpoint:
         rows_of_ids = read_calibration(checkpoint, calibration, progress) if calibration else []
         source = describe_source(checkpoint, origin)
-        given = {**(int8_options or {}), **({CALIBRATION: sha256_of_file(calibration)} if calibration else {})}
-        descriptions = {
-            target.name: describe_artifact(
-                target, checkpoint, source["files"], given if target.precision == "int8" else None
-            )
-            for target in targets
-        }
+        descriptions = describe_artifacts(checkpoint, targets, source["files"], int8_options, calibration)
         pooling = checkpoint.spec.pooling
         for note in checkpoint.notes():
             progress.warn(note)
-        parameters = sum(math.prod(parameter.shape) for parameter in checkpoint.parameters())
-    with _locked(release):
+        parameters = count_parameters(checkpoint)
+    with locked(release):
         progress.note(f"hashing {release}")
         state = _assess(release, source, descriptions)
         known, ignored = source.get("known"), tuple(source.get("ignored_files", ()))
         plan = _plan(checkpoint_path, release, targets, descriptions, state, known, pooling, rows_of_ids, ignored, jobs)
-        _check_space(release, sum(_estimate_bytes(job.step, parameters) for job in plan))
+        check_space(release, plan, parameters)
         if plan or not state.documents:
             # What they say is about to stop being true; the manifest first, since it vouches for the rest.
             for name in (MANIFEST, SIGNATURE, *DOCUMENTS):
@@ -147,6 +141,21 @@ def describe_source(checkpoint: Checkpoint, origin: dict[str, str] | None) -> di
         **_describe_pooling(checkpoint.spec),
         **({"ignored_files": list(checkpoint.ignored_files)} if checkpoint.ignored_files else {}),
         **({"known": known} if known else {}),
+    }
+
+
+def describe_artifacts(
+    checkpoint: Checkpoint,
+    targets: list[Target],
+    digest: dict[str, str],
+    int8_options: dict[str, Any] | None,
+    calibration: Path | None,
+) -> dict[str, dict[str, Any]]:
+    """`describe_artifact` of each target, by name, with what `export` was told of int8."""
+    given = {**(int8_options or {}), **({CALIBRATION: sha256_of_file(calibration)} if calibration else {})}
+    return {
+        target.name: describe_artifact(target, checkpoint, digest, given if target.precision == "int8" else None)
+        for target in targets
     }
 
 
@@ -245,20 +254,7 @@ def _plan(
     """
     stale = [target for target in targets if target.name not in state.current]
     unverified = [target for target in targets if target.name not in state.verdicts]
-    plan: list[Job[Any]] = [
-        Job(
-            f"export {target.name}",
-            Convert(
-                checkpoint,
-                target.name,
-                release / target.name,
-                descriptions[target.name],
-                calibration if target.precision == "int8" else [],
-                ignored,
-            ),
-        )
-        for target in sorted(stale, key=lambda target: not target.slow)
-    ]
+    plan: list[Job[Any]] = plan_conversions(checkpoint, release, stale, descriptions, calibration, ignored)
     if unverified and not state.golden:
         make = MakeGolden(checkpoint, release / GOLDEN, pooling, ignored, share_cores(1, parallel))
         plan.insert(1, Job("oracle", make, threads=1))
@@ -278,6 +274,31 @@ def _plan(
     return plan
 
 
+def plan_conversions(
+    checkpoint: Path,
+    folder: Path,
+    targets: list[Target],
+    descriptions: dict[str, dict[str, Any]],
+    calibration: list[list[int]],
+    ignored: tuple[str, ...],
+) -> list[Job[None]]:
+    """A job for each target, that writes its artifact into this folder; the slowest first."""
+    return [
+        Job(
+            f"export {target.name}",
+            Convert(
+                checkpoint,
+                target.name,
+                folder / target.name,
+                descriptions[target.name],
+                calibration if target.precision == "int8" else [],
+                ignored,
+            ),
+        )
+        for target in sorted(targets, key=lambda target: not target.slow)
+    ]
+
+
 def _row(release: Path, target: Target, results: dict[str, Result[Any]], state: _State) -> Row:
     exported, verified = (results.get(f"{step} {target.name}") for step in ("export", "verify"))
     verdict = state.verdicts.get(target.name) or (verified.value if verified else None)
@@ -294,6 +315,11 @@ def _round(value: Any) -> Any:
     return [_round(item) for item in value] if isinstance(value, list) else value
 
 
+def count_parameters(checkpoint: Checkpoint) -> int:
+    """How many numbers a checkpoint has."""
+    return sum(math.prod(parameter.shape) for parameter in checkpoint.parameters())
+
+
 def _estimate_bytes(step: Step[object], parameters: int) -> int:
     """What a step will write, more or less, from the number of parameters."""
     if isinstance(step, Convert):
@@ -301,14 +327,16 @@ def _estimate_bytes(step: Step[object], parameters: int) -> int:
     return parameters if isinstance(step, MakeGolden) else 0
 
 
-def _check_space(release: Path, needed: int) -> None:
+def check_space(release: Path, plan: list[Job[Any]], parameters: int) -> None:
+    """Raise InputError where the disk has no room for what these jobs write, of a model with so many parameters."""
+    needed = sum(_estimate_bytes(job.step, parameters) for job in plan)
     free = shutil.disk_usage(release).free
     if free < needed:
         raise InputError(release, f"no space: needs about {needed / 1e9:.2f} GB; {free / 1e9:.2f} GB are free")
 
 
 @contextmanager
-def _locked(release: Path) -> Iterator[None]:
+def locked(release: Path) -> Iterator[None]:
     """Hold the release folder against other exports. The lock goes with the process, however it ends."""
     existed = release.exists()
     try:
