@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 from yizhi.errors import InputError, NotRun
 
 if TYPE_CHECKING:
+    from yizhi.model.spec import EncoderSpec
     from yizhi.reading.stored_tensors import TensorPlace
+    from yizhi.release.artifact import Artifact
 
 
 class MissingFramework(NotRun):
@@ -28,6 +30,7 @@ class Target:
     """One kind of artifact.
 
     precision: what its tolerances are keyed by. tensors: the function that says where the folder holds each tensor.
+    graphs: the one that compares its graphs with those that would be written, if its files say what is computed.
     converts_with, runs_with: the distributions it needs for each, beyond numpy and tokenizers.
     extra: the pip extra that installs what it runs with; `export_extra` what it converts with, if not the same.
     size: bytes per parameter, for the space an export needs. slow: starts first, so that no core idles at the end.
@@ -40,6 +43,7 @@ class Target:
     tensors: str
     converts_with: tuple[str, ...]
     runs_with: tuple[str, ...]
+    graphs: str | None = None
     extra: str | None = None
     export_extra: str | None = None
     size: float = 4.05
@@ -60,6 +64,17 @@ class Target:
         """Where an artifact's folder holds each tensor. Raises InputError."""
         module, name = self.tensors.split(":")
         found: list[TensorPlace] = getattr(importlib.import_module(module), name)(folder)
+        return found
+
+    def compare_graphs(self, artifact: "Artifact", spec: "EncoderSpec") -> tuple[int, list[str]]:
+        """How many graphs were compared with those written again, and what differs.
+
+        None are where the target has none, or what it converts with is not installed. Raises InputError.
+        """
+        if not self.graphs or not self.is_convertible():
+            return 0, []
+        module, name = self.graphs.split(":")
+        found: tuple[int, list[str]] = getattr(importlib.import_module(module), name)(artifact, spec)
         return found
 
     def versions(self) -> Mapping[str, str]:
@@ -132,6 +147,7 @@ TARGETS: Mapping[str, Target] = {
             tensors="yizhi.reading.stored_tensors:read_onnx",
             converts_with=("onnx",),
             runs_with=("onnxruntime",),
+            graphs="yizhi.parity.graphs:compare_graphs",
             extra="onnx",
             export_extra="onnx-export",
         ),
@@ -143,6 +159,7 @@ TARGETS: Mapping[str, Target] = {
             tensors="yizhi.reading.stored_tensors:read_onnx",
             converts_with=("onnx", "onnxruntime"),
             runs_with=("onnxruntime",),
+            graphs="yizhi.parity.graphs:compare_graphs",
             extra="onnx",
             export_extra="onnx-export",
             size=1.2,

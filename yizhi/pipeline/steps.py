@@ -5,7 +5,7 @@ A step is a frozen dataclass; `yizhi.storage.codec` takes it, and what `run` ret
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from yizhi.converters.shared_files import write_config_and_tokenizer
 from yizhi.converters.targets import TARGETS
 from yizhi.model.spec import Pooling
 from yizhi.parity.record import Diagnosis, VerificationRecord
+from yizhi.pipeline.code_digests import MADE_WITH, code_digest
 from yizhi.reading.auto_tokenizer import read_tokenizer
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.artifact import DESCRIPTION, ArtifactWriter
@@ -117,6 +118,9 @@ class Verify:
                 text = read_tokenizer(self.folder)
                 verdict.faults += find_wrong_cases(golden.cases, text, runtime.config, description["task"])
                 verdict.faults += find_missing_texts(golden.text, runtime.artifact)
+            graphs, wrong_graphs = _compare_graphs(runtime, golden)
+            verdict.weights = replace(verdict.weights, graphs=graphs)
+            verdict.faults += wrong_graphs
             to_bisect = self.bisect if verdict.gates and not verdict.passed else None
             if verdict.too_coarse and self.bisect:
                 verdict.faults.append(_suggest(runtime, self.bisect, golden))
@@ -129,6 +133,14 @@ class Verify:
 
     def _at_hand(self, runtime: "Runtime") -> AbstractContextManager[Checkpoint | None]:
         return Checkpoint.open(self.bisect, runtime.pooling, ("*",)) if self.bisect else nullcontext()
+
+
+def _compare_graphs(runtime: "Runtime", golden: "Golden") -> tuple[int, list[str]]:
+    """Where other code made the artifact, its graphs may differ and be right: none is compared then."""
+    artifact = runtime.artifact
+    if artifact.description["made_with"]["converters"] != code_digest(MADE_WITH):
+        return 0, []
+    return TARGETS[artifact.target].compare_graphs(artifact, runtime.build_spec(golden.weights))
 
 
 def _suggest(runtime: "Runtime", checkpoint: Path, golden: "Golden") -> str:
