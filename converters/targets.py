@@ -30,6 +30,7 @@ class Target:
     """One kind of artifact.
 
     precision: what its tolerances are keyed by. tensors: the function that says where the folder holds each tensor.
+    files: patterns of the names of its own files, beside those that every artifact has.
     graphs: the one that compares its graphs with those that would be written, if its files say what is computed.
     converts_with, runs_with: the distributions it needs for each, beyond numpy and tokenizers.
     extra: the pip extra that installs what it runs with; `export_extra` what it converts with, if not the same.
@@ -41,6 +42,7 @@ class Target:
     converter: str
     runtime: str
     tensors: str
+    files: tuple[str, ...]
     converts_with: tuple[str, ...]
     runs_with: tuple[str, ...]
     graphs: str | None = None
@@ -114,6 +116,7 @@ TARGETS: Mapping[str, Target] = {
             converter="yizhi.converters.to_pytorch",
             runtime="yizhi.runtimes.pytorch_runtime:PyTorchRuntime",
             tensors="yizhi.reading.stored_tensors:read_pytorch",
+            files=("model.safetensors", "pooler.safetensors", "model.safetensors.index.pooler.json"),
             converts_with=(),
             runs_with=("torch", "safetensors"),
             extra="pytorch",
@@ -124,6 +127,7 @@ TARGETS: Mapping[str, Target] = {
             converter="yizhi.converters.to_tensorflow",
             runtime="yizhi.runtimes.tensorflow_runtime:TensorFlowRuntime",
             tensors="yizhi.reading.stored_tensors:read_tensorflow",
+            files=("saved_model.pb", "fingerprint.pb", "variables/variables.*", "assets/*"),
             converts_with=("tensorflow",),
             runs_with=("tensorflow",),
             extra="tensorflow",
@@ -135,6 +139,7 @@ TARGETS: Mapping[str, Target] = {
             converter="yizhi.converters.to_flax",
             runtime="yizhi.runtimes.flax_runtime:FlaxRuntime",
             tensors="yizhi.reading.stored_tensors:read_flax",
+            files=("flax_model.msgpack",),
             converts_with=("msgpack",),
             runs_with=("jax", "msgpack"),
             extra="flax",
@@ -145,6 +150,7 @@ TARGETS: Mapping[str, Target] = {
             converter="yizhi.converters.to_onnx",
             runtime="yizhi.runtimes.onnx_runtime:OnnxRuntime",
             tensors="yizhi.reading.stored_tensors:read_onnx",
+            files=("*.onnx", "model.onnx.data"),
             converts_with=("onnx",),
             runs_with=("onnxruntime",),
             graphs="yizhi.parity.graphs:compare_graphs",
@@ -157,6 +163,7 @@ TARGETS: Mapping[str, Target] = {
             converter="yizhi.converters.to_onnx_int8",
             runtime="yizhi.runtimes.onnx_runtime:OnnxRuntime",
             tensors="yizhi.reading.stored_tensors:read_onnx",
+            files=("*.onnx", "model.onnx.data"),
             converts_with=("onnx", "onnxruntime"),
             runs_with=("onnxruntime",),
             graphs="yizhi.parity.graphs:compare_graphs",

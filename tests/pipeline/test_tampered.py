@@ -14,7 +14,7 @@ from yizhi.parity.golden import Golden
 from yizhi.parity.texts import check_texts
 from yizhi.release.artifact import Artifact
 from yizhi.release.manifest import GOLDEN, describe_release, read_manifest, write_manifest
-from yizhi.storage.digests import describe_folder
+from yizhi.storage.digests import describe_folder, sha256_of_file
 
 
 @pytest.fixture
@@ -220,3 +220,43 @@ def test_graphs_are_counted_where_they_are_compared(onnx_release, capsys):
     assert main(["verify", str(onnx_release), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [rows[name]["parity"]["weights"]["graphs"] for name in ("onnx", "onnx-int8")] == [0, 10]
+
+
+def edit(path, **changes):
+    write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **changes})
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "says"),
+    [
+        ("config.json", {"tie_word_embeddings": False}, "config.json: is not as the checkpoint has it"),
+        ("config.json", {"auto_map": {"AutoModel": "evil.Model"}}, "config.json: is not as the checkpoint has it"),
+        ("artifact.json", {"task": "features"}, "artifact.json: task: expected 'fill-mask'; found 'features'"),
+        ("artifact.json", {"precision": "int8"}, "artifact.json: precision: expected 'fp32'; found 'int8'"),
+        ("artifact.json", {"inputs": {}}, "artifact.json: inputs: expected {"),
+        ("artifact.json", {"tokens": 5}, "artifact.json: tokens: expected None; found 5"),
+        ("artifact.json", {"pooling": {"mode": "cls"}}, "artifact.json: pooling: expected None; found"),
+        ("adapter_config.json", None, "'adapter_config.json': is no file of pytorch"),
+        ("modeling_bert.py", None, "'modeling_bert.py': is no file of pytorch"),
+    ],
+)
+def test_what_an_artifact_claims(release, capsys, file, changes, says):
+    path = release / "pytorch" / file
+    if changes is None:
+        path.write_text("{}")  # transformers would load an adapter, or run code
+    else:
+        edit(path, **changes)
+    reseal(release)
+    assert main(["verify", str(release)]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert says in said
+    assert "exit code" not in said
+
+
+def test_an_artifact_under_another_targets_name(onnx_release, capsys):
+    edit(onnx_release / "onnx" / "artifact.json", target="pytorch")
+    manifest = read_manifest(onnx_release)
+    manifest["artifacts"]["onnx"]["artifact.json"] = sha256_of_file(onnx_release / "onnx" / "artifact.json")
+    write_manifest(onnx_release, manifest)
+    assert main(["verify", str(onnx_release)]) == 1
+    assert "artifact.json: target: expected onnx; found pytorch" in " ".join(capsys.readouterr().out.split())

@@ -6,16 +6,16 @@ import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from yizhi import __version__
 from yizhi.catalogue.identify import find_origin
+from yizhi.converters.shared_files import describe_interface, describe_pooling
 from yizhi.converters.targets import TARGETS, Target
 from yizhi.errors import InputError
-from yizhi.model.label_heads import describe_labels
-from yizhi.model.spec import LOGITS_AT, POSITIONS, EncoderSpec, MaskedLMHead, Pooling
+from yizhi.model.spec import Pooling
 from yizhi.parity.record import VerificationRecord
 from yizhi.pipeline.code_digests import JUDGED_WITH, MADE_WITH, code_digest
 from yizhi.pipeline.head import choose_scorer, find_head
@@ -138,7 +138,7 @@ def describe_source(checkpoint: Checkpoint, origin: dict[str, str] | None) -> di
         "task": checkpoint.spec.task,
         "judged_with": code_digest(JUDGED_WITH),
         **({"origin": origin} if origin else {}),
-        **_describe_pooling(checkpoint.spec),
+        **describe_pooling(checkpoint.spec),
         **({"ignored_files": list(checkpoint.ignored_files)} if checkpoint.ignored_files else {}),
         **({"known": known} if known else {}),
     }
@@ -166,19 +166,10 @@ def describe_artifact(
 
     digest: sha256 of each of the checkpoint's files. options: what the converter is told beside them.
     """
-    spec = checkpoint.spec
-    signatures = {name: list(outputs) for name, outputs in spec.signatures().items()}
     return {
         "target": target.name,
         "precision": target.precision,
-        "task": spec.task,
-        "inputs": {name: ["batch", "length"] for name in ("input_ids", "attention_mask", "token_type_ids")},
-        "outputs": {name: list(spec.output_axes(name)) for names in signatures.values() for name in names},
-        "signatures": signatures,
-        **_describe_logits_at(spec),
-        **_describe_pooling(spec),
-        **describe_labels(spec),
-        **_describe_vocabulary(checkpoint),
+        **describe_interface(checkpoint.spec, len(checkpoint.text.vocab)),
         "source": digest,
         "options": options or {},
         "made_with": {
@@ -187,24 +178,6 @@ def describe_artifact(
             **(target.versions() if target.is_convertible() else {}),
         },
     }
-
-
-def _describe_vocabulary(checkpoint: Checkpoint) -> dict[str, Any]:
-    """How many tokens there are, where the embeddings have rows beyond them."""
-    tokens = len(checkpoint.text.vocab)
-    return {"tokens": tokens} if tokens < checkpoint.config.vocab_size else {}
-
-
-def _describe_pooling(spec: EncoderSpec) -> dict[str, Any]:
-    """What `sentence_embedding` is, where there is one."""
-    return {"pooling": asdict(spec.pooling)} if spec.pooling else {}
-
-
-def _describe_logits_at(spec: EncoderSpec) -> dict[str, Any]:
-    """The signature with an input of its own, where there is a masked-language-model head."""
-    if not isinstance(spec.head, MaskedLMHead):
-        return {}
-    return {LOGITS_AT: {"inputs": {POSITIONS: ["count", 2]}, "outputs": {"logits": ["count", spec.head.vocab_size]}}}
 
 
 def _assess(release: Path, source: dict[str, Any], descriptions: dict[str, dict[str, Any]]) -> _State:

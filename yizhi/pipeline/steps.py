@@ -16,7 +16,7 @@ from yizhi.parity.record import Diagnosis, VerificationRecord
 from yizhi.pipeline.code_digests import MADE_WITH, code_digest
 from yizhi.reading.auto_tokenizer import read_tokenizer
 from yizhi.reading.checkpoint import Checkpoint
-from yizhi.release.artifact import DESCRIPTION, ArtifactWriter
+from yizhi.release.artifact import DESCRIPTION, Artifact, ArtifactWriter
 from yizhi.storage.folders import new_folder
 from yizhi.training.tasks.scores import Scores
 
@@ -103,13 +103,17 @@ class Verify:
         """The verdict and what belongs to it. Raises InputError, and NotRun."""
         from yizhi.parity import plausibility, published
         from yizhi.parity.cases import find_wrong_cases
+        from yizhi.parity.claims import find_false_claims
         from yizhi.parity.golden import Golden
-        from yizhi.parity.judge import verify
+        from yizhi.parity.judge import Verdict, verify
         from yizhi.parity.texts import find_missing_texts
         from yizhi.runtimes import open_runtime
 
+        artifact, golden = Artifact.read(self.folder), Golden.read(self.golden)
+        known = TARGETS.get(artifact.target)  # of another, `open_runtime` says what is wrong
+        if known and (claims := find_false_claims(artifact, golden)):
+            return Verdict(known.precision, self.device, faults=claims).record()
         with open_runtime(self.folder, device=self.device, threads=threads, math=self.math) as runtime:
-            golden = Golden.read(self.golden)
             precision = TARGETS[runtime.artifact.target].precision if self.math == "strict" else self.math
             with self._at_hand(runtime) as checkpoint:
                 verdict = verify(runtime, golden, precision, checkpoint, self.workers)
