@@ -201,7 +201,8 @@ def verify(
     if isinstance(verdict.gates, QuantizedGates):
         verdict.integers, wrong = check_integers(runtime)
         verdict.faults += wrong
-    verdict.weights, verdict.wrong_weights = audit(runtime.artifact, golden.weights, golden.numbers, checkpoint)
+    compared = audit(runtime.artifact, golden.weights, golden.numbers, checkpoint, workers)
+    verdict.weights, verdict.wrong_weights = compared
     verdict.faults += verdict.wrong_weights
     judge = _Judge(golden, verdict)
     not_run = _run_cases(runtime, golden.cases, judge, workers)
