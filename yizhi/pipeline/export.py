@@ -28,6 +28,7 @@ from yizhi.reading.sentences import rows_of
 from yizhi.release.artifact import DESCRIPTION, Artifact
 from yizhi.release.documents import write_documents
 from yizhi.release.manifest import (
+    ATTESTATIONS,
     DOCUMENTS,
     GOLDEN,
     MANIFEST,
@@ -105,7 +106,7 @@ def export(
         _check_space(release, sum(_estimate_bytes(job.step, parameters) for job in plan))
         if plan or not state.documents:
             # What they say is about to stop being true; the manifest first, since it vouches for the rest.
-            for name in (MANIFEST, SIGNATURE, *DOCUMENTS):
+            for name in (MANIFEST, SIGNATURE, ATTESTATIONS, *DOCUMENTS):
                 (release / name).unlink(missing_ok=True)
         progress.begin([job.name for job in plan])
         results = run_jobs(plan, jobs, progress.started, progress.finished)

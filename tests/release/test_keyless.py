@@ -1,0 +1,214 @@
+"""`yizhi sign --keyless` and `yizhi verify --identity`, against a Sigstore on loopback."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoints import write_variant
+from yizhi.cli import main
+
+pytest.importorskip("model_signing", reason="pip install 'yizhi[release]'")
+
+pytestmark = pytest.mark.slow
+
+WHO = "release@example.org"
+
+
+@pytest.fixture(scope="module")
+def sigstore():
+    from tests.release.fake_sigstore import run_sigstore
+
+    with run_sigstore() as fake:
+        yield fake
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory) -> Path:
+    """An unsigned release."""
+    folder = tmp_path_factory.mktemp("keyless")
+    checkpoint = write_variant(folder / "checkpoint", "bert")
+    assert main(["export", str(checkpoint), "--out", str(folder / "release"), "--target", "onnx"]) == 0
+    return folder / "release"
+
+
+@pytest.fixture
+def desk(sigstore, release, tmp_path):
+    """Commands on a copy of the release: `desk("sign", "--keyless", …)`, with this Sigstore's configuration."""
+    copy = Path(shutil.copytree(release, tmp_path / "release"))
+    trust = sigstore.write_trust_config(tmp_path / "trust.json")
+    (tmp_path / "token").write_text(sigstore.token() + "\n")
+
+    def run(command, *options):
+        return main([command, str(copy), *map(str, options), "--trust-config", str(trust)])
+
+    run.release, run.trust, run.token = copy, trust, tmp_path / "token"
+    return run
+
+
+def sign(desk):
+    return desk("sign", "--keyless", "--identity-token", desk.token)
+
+
+def verify(desk, sigstore, who=WHO, provider=None):
+    return desk("verify", "--identity", who, "--identity-provider", provider or sigstore.url)
+
+
+def test_an_identity_signs_and_is_asked_for(desk, sigstore, capsys):
+    before = sigstore.entries
+    assert sign(desk) == 0
+    assert sigstore.entries == before + 4  # three statements, and the files
+    assert verify(desk, sigstore) == 0
+    assert f"signed by {WHO} (by {sigstore.url}) at 20" in capsys.readouterr().out
+    assert verify(desk, sigstore, who="thief@example.org") == 1
+    assert "thief@example.org" in capsys.readouterr().err
+    assert verify(desk, sigstore, provider="https://accounts.example.org") == 1
+
+
+def test_each_statement_is_one_that_sigstore_itself_accepts(desk, sigstore):
+    from sigstore.models import Bundle, ClientTrustConfig
+    from sigstore.verify import Verifier
+    from sigstore.verify.policy import Identity
+
+    assert sign(desk) == 0
+    verifier = Verifier(trusted_root=ClientTrustConfig.from_json(desk.trust.read_text()).trusted_root)
+    lines = (desk.release / "attestations.sigstore.jsonl").read_text().splitlines()
+    found = [
+        verifier.verify_dsse(Bundle.from_json(line), Identity(identity=WHO, issuer=sigstore.url)) for line in lines
+    ]
+    assert {kind for kind, _ in found} == {"application/vnd.in-toto+json"}
+    assert found[0][1] == (desk.release / "provenance.json").read_bytes()
+
+
+@pytest.mark.parametrize("victim", ["onnx/model.onnx.data", "model.sig", "attestations.sigstore.jsonl"])
+def test_any_change_breaks_the_signature(desk, sigstore, victim):
+    assert sign(desk) == 0
+    content = bytearray((desk.release / victim).read_bytes())
+    content[len(content) // 2] ^= 1
+    (desk.release / victim).write_bytes(content)
+    assert verify(desk, sigstore) == 1
+
+
+def test_another_sigstore_is_not_believed(desk, sigstore, tmp_path, capsys):
+    from tests.release.fake_sigstore import FakeSigstore
+
+    assert sign(desk) == 0
+    other = FakeSigstore()
+    other.url = sigstore.url
+    other.write_trust_config(desk.trust)
+    assert verify(desk, sigstore) == 1
+    assert "model.sig" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("part", ["ctlogs", "tlogs", "certificateAuthorities"])
+def test_each_part_of_trust_is_checked(desk, sigstore, part):
+    """With one part of the configuration from another Sigstore, nothing is accepted."""
+    from tests.release.fake_sigstore import FakeSigstore
+
+    assert sign(desk) == 0
+    other = FakeSigstore()
+    other.url = sigstore.url
+    theirs = json.loads(other.write_trust_config(desk.trust.with_name("other.json")).read_text())
+    mixed = json.loads(desk.trust.read_text())
+    mixed["trustedRoot"][part] = theirs["trustedRoot"][part]
+    desk.trust.write_text(json.dumps(mixed))
+    assert verify(desk, sigstore) == 1
+
+
+def test_a_job_has_its_own_token(desk, sigstore, monkeypatch):
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "secret")
+    monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_URL", f"{sigstore.url}/job-token?")
+    assert desk("sign", "--keyless") == 0
+    assert verify(desk, sigstore, who="job@example.org") == 0
+
+
+@pytest.mark.parametrize(
+    ("token", "told"),
+    [
+        ("", "is no OpenID Connect token"),
+        ("not a token", "is no OpenID Connect token"),
+        ({"exp": 1_000_000_000}, "is no OpenID Connect token"),
+        ({"aud": "somebody else"}, "is no OpenID Connect token"),
+        ({"iss": "https://elsewhere.example.org"}, "cannot be used"),  # Fulcio refuses it
+    ],
+)
+def test_a_bad_token_leaves_the_release_as_it_was(desk, sigstore, token, told, capsys):
+    desk.token.write_text(token if isinstance(token, str) else sigstore.token(**token))
+    assert sign(desk) == 2
+    assert told in capsys.readouterr().err
+    assert not (desk.release / "model.sig").exists()
+    assert not (desk.release / "attestations.sigstore.jsonl").exists()
+
+
+@pytest.mark.parametrize("path", ["/api/v2/signingCert", "/api/v1/log/entries"])
+def test_an_endpoint_that_fails_leaves_the_old_signature(desk, sigstore, path, monkeypatch, capsys):
+    assert sign(desk) == 0
+    monkeypatch.setattr(sigstore, "refuse", path)
+    assert sign(desk) == 2
+    assert "cannot be used" in capsys.readouterr().err
+    assert verify(desk, sigstore) == 0
+
+
+def test_an_endpoint_that_fails_late_leaves_no_signature(desk, sigstore, monkeypatch):
+    """The statements are signed, and the files are not: the release is unsigned."""
+    record, last = sigstore.record, sigstore.entries + 3
+    monkeypatch.setattr(sigstore, "record", lambda asked: record(asked) if sigstore.entries < last else {})
+    assert sign(desk) == 2
+    assert not (desk.release / "model.sig").exists()
+    assert not (desk.release / "attestations.sigstore.jsonl").exists()
+    assert main(["verify", str(desk.release)]) == 0
+    assert [path.name for path in desk.release.parent.iterdir() if "partial" in path.name] == []
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"mediaType": 3}', "\ud800", "[" * 100_000])
+def test_a_hostile_configuration_is_refused(desk, sigstore, content, capsys):
+    desk.trust.write_bytes(content.encode("utf-8", "surrogatepass"))
+    assert sign(desk) == 2
+    assert verify(desk, sigstore) == 2
+    assert "trust.json" in capsys.readouterr().err
+
+
+def test_no_endpoint_at_all(desk, sigstore, capsys):
+    text = desk.trust.read_text().replace(sigstore.url, "http://127.0.0.1:9")
+    desk.trust.write_text(text)
+    assert sign(desk) == 2
+    assert "cannot be used" in capsys.readouterr().err
+
+
+def test_identities_in_a_policy_and_a_list(desk, sigstore, tmp_path, capsys):
+    assert sign(desk) == 0
+    listed = tmp_path / "withdrawn.json"
+    signer = ["--keyless", "--identity-token", str(desk.token), "--trust-config", str(desk.trust)]
+    other = "0" * 64
+    assert main(["revoke", other, "--list", str(listed), "--reason", "a test", *signer]) == 0
+    policy = tmp_path / "policy.toml"
+    policy.write_text(
+        f"""
+        schema_version = 1
+        revoked = "withdrawn.json"
+        max_age_days = 1
+        [[signers]]
+        identity = "{WHO}"
+        identity_provider = "{sigstore.url}"
+        trust_config = "trust.json"
+        """
+    )
+    assert main(["verify", str(desk.release), "--policy", str(policy)]) == 0
+    assert main(["revoke", str(desk.release), "--list", str(listed), "--reason", "a test", *signer]) == 0
+    assert main(["verify", str(desk.release), "--policy", str(policy)]) == 1
+    assert "was withdrawn on" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "told"),
+    [
+        ("verify", ["--identity", WHO], "--identity: needs --identity-provider"),
+        ("verify", ["--identity-provider", "x"], "--identity-provider: needs --identity"),
+        ("sign", ["--key", "k"], "--trust-config: needs --keyless"),
+    ],
+)
+def test_options_that_need_another(desk, command, options, told, capsys):
+    assert desk(command, *options) == 2
+    assert told in capsys.readouterr().err
