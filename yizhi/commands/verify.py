@@ -110,7 +110,8 @@ def run(options: argparse.Namespace) -> int:
             )
     if options.report:
         write_report(options.report, rows, policy)
-    vouched = None if any(row.altered for row in rows) else _say_who_vouches(options, signature)
+    agree = rows and not any(row.altered for row in rows)
+    vouched = _say_who_vouches(options, signature) if agree else None
     return finish(rows, options.path, options.json, options.require_mlm, policy, vouched)
 
 

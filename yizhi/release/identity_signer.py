@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from yizhi.errors import CheckFailed, InputError
-from yizhi.release.signers import PAYLOAD_TYPE, REFUSALS, Signed, all_but
+from yizhi.errors import InputError
+from yizhi.release.signers import PAYLOAD_TYPE, REFUSALS, Signed, all_but, refuse
 from yizhi.storage.small_files import read_small
 
 # isort: split
@@ -53,7 +53,7 @@ class IdentityChecker:
             if payload_type != PAYLOAD_TYPE:
                 raise ValueError(f"expected a payload of {PAYLOAD_TYPE}")
         except REFUSALS as error:
-            raise CheckFailed(f"is not signed by {self.name}: {error or type(error).__name__}") from None
+            raise refuse(self.name, error) from None
         # The signature was made while the certificate was valid: that much the log or the timestamp proves.
         return Signed(payload, self.name, read.signing_certificate.not_valid_before_utc)
 
@@ -65,7 +65,7 @@ class IdentityChecker:
             )
             config.set_hashing_config(all_but(signature)).verify(release, signature)
         except REFUSALS as error:
-            raise CheckFailed(str(error) or f"is not by {self.name}") from None
+            raise refuse(self.name, error) from None
 
     @property
     def name(self) -> str:

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
-from yizhi.errors import CheckFailed, InputError
-from yizhi.release.signers import PAYLOAD_TYPE, REFUSALS, Signed, all_but
+from yizhi.errors import InputError
+from yizhi.release.signers import PAYLOAD_TYPE, REFUSALS, Signed, all_but, refuse
 from yizhi.storage.small_files import read_small
 
 # isort: split
@@ -37,9 +39,10 @@ class KeyChecker:
         """As `Checker.check_files`."""
         try:
             config = verifying.Config().use_elliptic_key_verifier(public_key=self._path)
-            config.set_hashing_config(all_but(signature)).verify(release, signature)
+            with redirect_stdout(sys.stderr):  # where a signature names no key, the library warns there
+                config.set_hashing_config(all_but(signature)).verify(release, signature)
         except REFUSALS as error:
-            raise CheckFailed(str(error) or f"is not by {self.name}") from None
+            raise refuse(self.name, error) from None
 
     @property
     def name(self) -> str:
@@ -108,7 +111,7 @@ def _check_with_key(key: ec.EllipticCurvePublicKey, bundle: str) -> Signed:
             raise ValueError(f"expected a payload of {PAYLOAD_TYPE}")
         envelope.verify([SSlibKey.from_crypto(key)], 1)
     except REFUSALS as error:
-        raise CheckFailed(f"is not signed by {_name_key(key)}: {error or type(error).__name__}") from None
+        raise refuse(_name_key(key), error) from None
     return Signed(envelope.payload, _name_key(key), None)
 
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from yizhi.errors import NotRun
+from yizhi.errors import CheckFailed, NotRun
 
 try:
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -71,3 +71,9 @@ class Signer(Protocol):
 def all_but(signature: Path) -> "hashing.Config":
     """Model signing's hashes of every file of a release but this one."""
     return hashing.Config().set_ignored_paths(paths=[signature], ignore_git_paths=False)
+
+
+def refuse(name: str, error: Exception) -> CheckFailed:
+    """That something is not signed by `name`, with the first line of what a library says of it."""
+    told = str(error).partition("\n")[0] or type(error).__name__
+    return CheckFailed(f"is not signed by {name}: {told}")

@@ -48,7 +48,8 @@ def print_release(
             _verdict(row),
             *([_score(row.evaluation)] if scored else []),
         )
-    console.print(table)
+    if rows:
+        console.print(table)
     head = find_head(row.verdict for row in rows)
     if head:
         console.print(Text(describe_head(head), "bold yellow" if head.verdict == "untrained" else ""))
@@ -72,7 +73,8 @@ def print_release(
         _print_policy(console, policy)
     passed = sum(row.passed for row in rows)
     fit = passed == len(rows) and (not policy or policy.passed)
-    console.print(f"{passed} of {len(rows)} passed" + ("" if fit else ": not fit for release"))
+    counted = f"{passed} of {len(rows)} passed" if rows else f"{release}: nothing of it was run"
+    console.print(Text(counted + ("" if fit else ": not fit for release")))
     if vouched:
         console.print(Text(vouched))
 
@@ -82,8 +84,6 @@ def _print_policy(console: Console, policy: PolicyVerdict) -> None:
     for finding in policy.findings:
         told = printable(f"policy: {finding.demand}: {finding.outcome}: {finding.found}")
         console.print(Text(told, colours[finding.outcome]), soft_wrap=True)
-    if not policy.may_run:
-        console.print("nothing of the release was run")
 
 
 def _verdict(row: Row) -> Text:
