@@ -9,12 +9,12 @@ from tests.checkpoints import write_variant
 from yizhi.cli import main
 
 
-def make_keys(folder: Path) -> tuple[Path, Path]:
+def make_keys(folder: Path, curve: str = "SECP256R1") -> tuple[Path, Path]:
     """A private and a public key in PEM, in a new folder."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = ec.generate_private_key(getattr(ec, curve)())
     folder.mkdir()
     pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
     (folder / "release.key").write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))

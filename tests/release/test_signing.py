@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.release.conftest import make_keys
 from yizhi.cli import main
 
 pytest.importorskip("model_signing", reason="pip install 'yizhi[release]'")
@@ -188,6 +189,99 @@ def test_a_death_at_each_step_leaves_a_whole_signature_or_none(signed, keys, ste
     assert main(["verify", str(signed), "--target", "onnx"]) == 0
     assert main(["sign", str(signed), "--key", str(keys[0])]) == 0
     assert verify(signed, keys[1]) == 0
+
+
+@pytest.mark.parametrize("name", ["provenance.json", "bom.cdx.json"])
+@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"a": NaN}', "[" * 100_000])
+def test_documents_that_are_none_are_not_signed(signed, keys, name, content, capsys):
+    """Sealed into the manifest, as somebody might who wants them signed."""
+    from yizhi.release.manifest import read_manifest, write_manifest
+    from yizhi.storage.digests import describe_file
+
+    if (name, content) == ("bom.cdx.json", "{}"):
+        pytest.skip("an empty bill of materials is one")
+    (signed / name).unlink()
+    if content is not None:
+        (signed / name).write_text(content)
+    manifest = read_manifest(signed)
+    del manifest["documents"][name]
+    if content is not None:
+        manifest["documents"][name] = describe_file(signed / name)
+    write_manifest(signed, manifest)
+    assert main(["sign", str(signed), "--key", str(keys[0])]) == 2
+    assert name in capsys.readouterr().err
+    assert verify(signed, keys[1]) == 1
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_folder_in_a_signatures_place_is_not_signed_over(signed, keys, name):
+    (signed / name).unlink()
+    (signed / name).mkdir()
+    assert main(["sign", str(signed), "--key", str(keys[0])]) == 1
+    assert (signed / name).is_dir()
+
+
+@pytest.mark.parametrize("curve", ["SECP256R1", "SECP384R1", "SECP521R1"])
+def test_every_curve(signed, tmp_path, curve):
+    private, public = make_keys(tmp_path / "keys", curve)
+    assert main(["sign", str(signed), "--key", str(private)]) == 0
+    assert verify(signed, public) == 0
+
+
+@pytest.mark.parametrize(
+    "kind", ["secp256k1", "rsa", "ed25519", "password", "certificate", "empty", "huge", "pipe", "none"]
+)
+def test_keys_that_cannot_be_used(signed, tmp_path, kind, capsys):
+    for path, options in (
+        (tmp_path / "private", ["sign", str(signed), "--key"]),
+        (
+            tmp_path / "public",
+            ["verify", str(signed), "--public-key"],
+        ),
+    ):
+        write_bad_key(path, kind)
+        assert main([*options, str(path)]) == 2
+        assert path.name in capsys.readouterr().err
+
+
+def write_bad_key(path, kind):
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+    kinds = {
+        "secp256k1": lambda: ec.generate_private_key(ec.SECP256K1()),
+        "rsa": lambda: rsa.generate_private_key(65537, 2048),
+        "ed25519": ed25519.Ed25519PrivateKey.generate,
+        "password": lambda: ec.generate_private_key(ec.SECP256R1()),
+    }
+    others = {"certificate": b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "empty": b""}
+    if kind in kinds:
+        key, pem = kinds[kind](), serialization.Encoding.PEM
+        hidden = serialization.NoEncryption()
+        if kind == "password":
+            hidden = serialization.BestAvailableEncryption(b"secret")
+        if path.name == "private" or kind == "password":
+            path.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, hidden))
+        else:
+            path.write_bytes(key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind != "none":
+        path.write_bytes(others.get(kind, b" " * (1 << 25)))
+
+
+def test_a_link_to_a_release_is_the_release(signed, keys):
+    link = signed.parent / "current"
+    link.symlink_to(signed.name)
+    assert main(["sign", str(link), "--key", str(keys[0])]) == 0
+    assert verify(link, keys[1]) == 0
+
+
+def test_a_hostile_name_does_not_reach_the_terminal(signed, keys, capsys):
+    (signed / "report" / "\x1b[2Jx").symlink_to("nowhere")
+    assert main(["sign", str(signed), "--key", str(keys[0])]) == 1
+    assert verify(signed, keys[1]) == 1
+    assert "\x1b" not in capsys.readouterr().err
 
 
 def test_two_signers_at_once_do_not_mix(signed, keys):

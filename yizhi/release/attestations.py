@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yizhi.errors import CheckFailed
+from yizhi.errors import CheckFailed, InputError
 from yizhi.release.manifest import BILL_OF_MATERIALS, MANIFEST, PROVENANCE
 from yizhi.storage.digests import sha256_of_file
 from yizhi.storage.json_files import read_json_object, to_json
@@ -43,12 +43,14 @@ class Signature:
 def describe_statements(release: Path, signed_at: str) -> list[bytes]:
     """The statements about a finished release: its provenance.json as it is, its bill of materials, its documents.
 
-    signed_at: as `format_time` gives it.
+    signed_at: as `format_time` gives it. Raises InputError where a document is missing, or is none.
     """
-    provenance = (release / PROVENANCE).read_bytes()
+    provenance = read_json_object(release / PROVENANCE)
+    if provenance.get("_type") != STATEMENT or not provenance.get("subject"):
+        raise InputError(release / PROVENANCE, "is no in-toto statement v1 with a subject")
     materials = {
         "_type": STATEMENT,
-        "subject": json.loads(provenance)["subject"],
+        "subject": provenance["subject"],
         "predicateType": MATERIALS_TYPE,
         "predicate": read_json_object(release / BILL_OF_MATERIALS),
     }
@@ -59,7 +61,7 @@ def describe_statements(release: Path, signed_at: str) -> list[bytes]:
         "predicateType": RELEASE_TYPE,
         "predicate": {"signed_at": signed_at},
     }
-    return [provenance, to_json(materials).encode(), to_json(whole).encode()]
+    return [to_json(statement).encode() for statement in (provenance, materials, whole)]
 
 
 def check_statements(release: Path, bundles: str, check: "Callable[[str], Signed]") -> Signature:

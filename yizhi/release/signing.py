@@ -11,7 +11,7 @@ from pathlib import Path
 
 from yizhi.errors import CheckFailed, InputError
 from yizhi.release.attestations import Signature, check_statements, describe_statements, format_time
-from yizhi.release.manifest import ATTESTATIONS, NOT_LISTED, SIGNATURE, find_altered_release, read_manifest
+from yizhi.release.manifest import ATTESTATIONS, SIGNATURE, find_altered_release, read_manifest
 from yizhi.release.signers import Checker, Signer
 from yizhi.storage.folders import fsync, write_whole
 from yizhi.storage.locks import hold
@@ -49,27 +49,35 @@ def sign(release: Path, signer: Signer) -> Path:
 
 def check_signature(release: Path, checker: Checker) -> Signature:
     """Who signed a release, and when. Raises CheckFailed unless exactly these files are signed as `checker` asks."""
-    signature = release / SIGNATURE
+    release = release.resolve()
+    signature, attestations = release / SIGNATURE, release / ATTESTATIONS
     if not signature.exists():
         raise CheckFailed(f"{release}: is not signed: there is no {SIGNATURE}")
     try:
         read_small(signature)
         checker.check_files(release, signature)
-        bundles = read_small(release / ATTESTATIONS)
-    except (InputError, CheckFailed) as error:
-        where = error.subject if isinstance(error, InputError) else signature
-        raise CheckFailed(f"{where}: {error.faults[0] if isinstance(error, InputError) else error}") from None
-    try:
-        return check_statements(release, bundles, checker.check)
+        read_small(attestations)
+    except InputError as error:
+        raise CheckFailed(f"{error.subject}: {'; '.join(error.faults)}") from None
     except CheckFailed as error:
-        raise CheckFailed(f"{release / ATTESTATIONS}: {error}") from None
+        raise CheckFailed(f"{signature}: {error}") from None
+    try:
+        return check_statements(release, read_small(attestations), checker.check)
+    except InputError as error:
+        raise CheckFailed(f"{error.subject}: {'; '.join(error.faults)}") from None
+    except CheckFailed as error:
+        raise CheckFailed(f"{attestations}: {error}") from None
 
 
 def _find_strange(release: Path) -> list[str]:
-    """What is neither a file nor a folder among what the manifest does not list."""
-    paths = [path for name in NOT_LISTED for path in [release / name, *(release / name).rglob("*")]]
-    strange = [path for path in paths if path.is_symlink() or (path.exists() and not path.is_file() | path.is_dir())]
-    return [f"{path.relative_to(release)}: is neither a file nor a folder" for path in strange]
+    """What cannot be signed or written over, among what the manifest does not list."""
+    report = [release / "report", *(release / "report").rglob("*")]
+    strange = [
+        path for path in report if path.is_symlink() or (path.exists() and not (path.is_file() or path.is_dir()))
+    ]
+    written = [release / SIGNATURE, release / ATTESTATIONS]
+    strange += [path for path in written if path.is_symlink() or (path.exists() and not path.is_file())]
+    return [f"{path.relative_to(release)}: is a link, or of another kind than it should be" for path in strange]
 
 
 @contextmanager
