@@ -72,12 +72,14 @@ def check_signature(release: Path, checker: Checker) -> Signature:
 def _find_strange(release: Path) -> list[str]:
     """What cannot be signed or written over, among what the manifest does not list."""
     report = [release / "report", *(release / "report").rglob("*")]
-    strange = [
-        path for path in report if path.is_symlink() or (path.exists() and not (path.is_file() or path.is_dir()))
-    ]
     written = [release / SIGNATURE, release / ATTESTATIONS]
-    strange += [path for path in written if path.is_symlink() or (path.exists() and not path.is_file())]
-    return [f"{path.relative_to(release)}: is a link, or of another kind than it should be" for path in strange]
+    strange = [path for path in [*report, *written] if path.is_symlink() or _is_special(path)]
+    strange += [path for path in written if path.is_dir()]
+    return [f"{path.relative_to(release)}: is a link, or not what it should be" for path in strange]
+
+
+def _is_special(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 @contextmanager
