@@ -8,6 +8,7 @@ from contextlib import suppress
 import pytest
 
 from yizhi.cli import main
+from yizhi.storage.json_files import to_json
 from yizhi.storage.small_files import MOST_BYTES
 
 pytest.importorskip("model_signing", reason="pip install 'yizhi[release]'")
@@ -179,7 +180,20 @@ def test_a_time_that_is_none(signed, keys, signed_at):
     lines = (signed / NAME).read_text().splitlines()
     statement = json.loads(payload_of(json.loads(lines[2])))
     statement["predicate"]["signed_at"] = signed_at
-    lines[2] = KeySigner(keys[0]).sign(json.dumps(statement).encode())
+    lines[2] = KeySigner(keys[0]).sign(to_json(statement).encode())
+    (signed / NAME).write_text("".join(f"{line}\n" for line in lines))
+    sign_files_again(signed, keys[0])
+    assert verify(signed, keys[1]) == 1
+
+
+def test_a_statement_that_was_signed_as_something_else(signed, keys, monkeypatch):
+    """By the right key, as another type of content: who signed it so may not have meant a statement."""
+    from yizhi.release import key_signer
+
+    lines = (signed / NAME).read_text().splitlines()
+    with monkeypatch.context() as patched:
+        patched.setattr(key_signer, "PAYLOAD_TYPE", "text/plain")
+        lines[0] = key_signer.KeySigner(keys[0]).sign((signed / "provenance.json").read_bytes())
     (signed / NAME).write_text("".join(f"{line}\n" for line in lines))
     sign_files_again(signed, keys[0])
     assert verify(signed, keys[1]) == 1

@@ -101,6 +101,35 @@ def test_another_sigstore_is_not_believed(desk, sigstore, tmp_path, capsys):
     assert "model.sig" in capsys.readouterr().err
 
 
+def test_a_line_alone_is_checked_as_strictly(desk, sigstore, tmp_path):
+    """As a list of withdrawn releases is, which no model.sig covers."""
+    from tests.release.fake_sigstore import FakeSigstore
+    from yizhi.errors import CheckFailed
+    from yizhi.release.identity_signer import IdentityChecker
+
+    assert sign(desk) == 0
+    line = (desk.release / "attestations.sigstore.jsonl").read_text().splitlines()[0]
+    own = IdentityChecker(WHO, sigstore.url, desk.trust)
+    assert own.check(line).payload == (desk.release / "provenance.json").read_bytes()
+    altered = json.loads(line)
+    altered["dsseEnvelope"]["payload"] = "e30="
+    unlogged = json.loads(line)
+    unlogged["verificationMaterial"]["tlogEntries"] = []
+    other = FakeSigstore()
+    other.url = sigstore.url
+    strangers = other.write_trust_config(tmp_path / "strangers.json")
+    for checker, bundle in (
+        (IdentityChecker("thief@example.org", sigstore.url, desk.trust), line),
+        (IdentityChecker(WHO, "https://accounts.example.org", desk.trust), line),
+        (IdentityChecker(WHO, sigstore.url, strangers), line),
+        (own, json.dumps(altered)),
+        (own, json.dumps(unlogged)),
+        *((own, text) for text in ("", "null", "{}", "[" * 100_000)),
+    ):
+        with pytest.raises(CheckFailed):
+            checker.check(bundle)
+
+
 @pytest.mark.parametrize("part", ["ctlogs", "tlogs", "certificateAuthorities"])
 def test_each_part_of_trust_is_checked(desk, sigstore, part):
     """With one part of the configuration from another Sigstore, nothing is accepted."""

@@ -287,6 +287,30 @@ def test_a_hostile_name_does_not_reach_the_terminal(signed, keys, capsys):
     assert "\x1b" not in capsys.readouterr().err
 
 
+def test_a_death_within_the_signature_leaves_none(signed, keys, monkeypatch):
+    """As a kill while the signature's file is being written."""
+
+    class Killed(BaseException):
+        pass
+
+    write = Path.write_text
+
+    def die(*_, **__):
+        raise Killed
+
+    def write_half(path, text, **options):
+        write(path, text[: len(text) // 2], **options)
+        monkeypatch.setattr(Path, "unlink", die)  # nothing is tidied up after a kill
+        raise Killed
+
+    monkeypatch.setattr(Path, "write_text", write_half)
+    with pytest.raises(Killed):
+        main(["sign", str(signed), "--key", str(keys[0])])
+    monkeypatch.undo()
+    assert not (signed / "model.sig").exists()
+    assert main(["verify", str(signed), "--target", "onnx"]) == 0
+
+
 def test_two_signers_at_once_do_not_mix(signed, keys):
     from yizhi.storage.locks import hold
 
