@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yizhi.errors import CheckFailed, InputError
-from yizhi.release.manifest import BILL_OF_MATERIALS, MANIFEST, PROVENANCE
+from yizhi.release.manifest import ATTESTATIONS, BILL_OF_MATERIALS, MANIFEST, PROVENANCE
 from yizhi.storage.digests import sha256_of_file
 from yizhi.storage.json_files import read_json_object, to_json
+from yizhi.storage.small_files import read_small
 
 if TYPE_CHECKING:
     from yizhi.release.signers import Signed
@@ -64,15 +65,21 @@ def describe_statements(release: Path, signed_at: str) -> list[bytes]:
     return [to_json(statement).encode() for statement in (provenance, materials, whole)]
 
 
-def check_statements(release: Path, bundles: str, check: "Callable[[str], Signed]") -> Signature:
-    """Who signed exactly these statements about a release whose files are known to be right, and when.
+def check_statements(release: Path, check: "Callable[[str], Signed]") -> Signature:
+    """Who signed these statements about a release whose files are known to be right, and when.
 
-    bundles: the file's text. Raises CheckFailed unless each line is one that `check` accepts, and says what it should.
+    Raises CheckFailed unless each line is one that `check` accepts, and says what it should; InputError where the
+    file, or a document, cannot be read.
     """
-    signed = [check(line) for line in bundles.splitlines()]
-    signed_at = _read_time(signed[-1].payload) if signed else ""
+    path = release / ATTESTATIONS
+    lines = read_small(path).splitlines()
+    try:
+        signed = [check(line) for line in lines]
+        signed_at = _read_time(signed[-1].payload) if signed else ""
+    except CheckFailed as error:
+        raise CheckFailed(f"{path}: {error}") from None
     if [one.payload for one in signed] != describe_statements(release, signed_at):
-        raise CheckFailed("does not say of this release what `sign` makes it say")
+        raise CheckFailed(f"{path}: does not say of this release what `sign` makes it say")
     proven = signed[-1].proven_at
     return Signature(signed[-1].signer, proven or parse_time(signed_at), proven is not None)
 

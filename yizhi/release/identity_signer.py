@@ -53,7 +53,7 @@ class IdentityChecker:
             if payload_type != PAYLOAD_TYPE:
                 raise ValueError(f"expected a payload of {PAYLOAD_TYPE}")
         except REFUSALS as error:
-            raise refuse(self.name, error) from None
+            raise refuse("is not signed", self.name, error) from None
         # The signature was made while the certificate was valid: that much the log or the timestamp proves.
         return Signed(payload, self.name, read.signing_certificate.not_valid_before_utc)
 
@@ -65,7 +65,7 @@ class IdentityChecker:
             )
             config.set_hashing_config(all_but(signature)).verify(release, signature)
         except REFUSALS as error:
-            raise refuse(self.name, error) from None
+            raise refuse(f"{signature}: is no signature of these files", self.name, error) from None
 
     @property
     def name(self) -> str:

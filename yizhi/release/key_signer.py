@@ -42,7 +42,7 @@ class KeyChecker:
             with redirect_stdout(sys.stderr):  # where a signature names no key, the library warns there
                 config.set_hashing_config(all_but(signature)).verify(release, signature)
         except REFUSALS as error:
-            raise refuse(self.name, error) from None
+            raise refuse(f"{signature}: is no signature of these files", self.name, error) from None
 
     @property
     def name(self) -> str:
@@ -111,7 +111,7 @@ def _check_with_key(key: ec.EllipticCurvePublicKey, bundle: str) -> Signed:
             raise ValueError(f"expected a payload of {PAYLOAD_TYPE}")
         envelope.verify([SSlibKey.from_crypto(key)], 1)
     except REFUSALS as error:
-        raise refuse(_name_key(key), error) from None
+        raise refuse("is not signed", _name_key(key), error) from None
     return Signed(envelope.payload, _name_key(key), None)
 
 

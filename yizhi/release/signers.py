@@ -32,8 +32,8 @@ REFUSALS = (
 class Signed:
     """A statement whose signature is right.
 
-    payload: the statement's bytes. signer: whose signature. proven_at: when it was made, at the latest some minutes
-    later (UTC), where a third party proves that; None for a key.
+    payload: the statement's bytes. signer: whose signature. proven_at: a time (UTC) which a third party proves to be
+    at most some minutes before the signature's; None for a key.
     """
 
     payload: bytes
@@ -73,7 +73,7 @@ def all_but(signature: Path) -> "hashing.Config":
     return hashing.Config().set_ignored_paths(paths=[signature], ignore_git_paths=False)
 
 
-def refuse(name: str, error: Exception) -> CheckFailed:
-    """That something is not signed by `name`, with the first line of what a library says of it."""
+def refuse(what: str, name: str, error: Exception) -> CheckFailed:
+    """What is not right, whose signature was asked for, and the first line of what a library says of it."""
     told = str(error).partition("\n")[0] or type(error).__name__
-    return CheckFailed(f"is not signed by {name}: {told}")
+    return CheckFailed(f"{what} by {name}: {told}")

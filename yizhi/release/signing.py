@@ -26,13 +26,33 @@ def sign(release: Path, signer: Signer) -> Path:
     """
     manifest = read_manifest(release)
     release = release.resolve()
-    altered = find_altered_release(release, manifest)
-    faults = [f"{part}/{fault}" for part, wrong in altered.items() for fault in wrong] + _find_strange(release)
-    if faults:
-        raise CheckFailed("\n  - ".join([f"{release}: cannot be signed as it is:", *faults]))
-    statements = describe_statements(release, format_time(datetime.now(UTC)))
-    bundles = "".join(f"{signer.sign(statement)}\n" for statement in statements)
-    with hold(release, "another process is writing here"), _staging(release) as staging:
+    with hold(release, "another process is writing here"):
+        altered = find_altered_release(release, manifest)
+        faults = [f"{part}/{fault}" for part, wrong in altered.items() for fault in wrong] + _find_strange(release)
+        if faults:
+            raise CheckFailed("\n  - ".join([f"{release}: cannot be signed as it is:", *faults]))
+        statements = describe_statements(release, format_time(datetime.now(UTC)))
+        _write(release, signer, "".join(f"{signer.sign(statement)}\n" for statement in statements))
+    return release / SIGNATURE
+
+
+def check_signature(release: Path, checker: Checker) -> Signature:
+    """Who signed a release, and when. Raises CheckFailed unless exactly these files are signed as `checker` asks."""
+    release = release.resolve()
+    signature = release / SIGNATURE
+    if not signature.exists():
+        raise CheckFailed(f"{release}: is not signed: there is no {SIGNATURE}")
+    try:
+        read_small(signature)  # the library would read a file of any size, and wait for a pipe
+        checker.check_files(release, signature)
+        return check_statements(release, checker.check)
+    except InputError as error:  # what cannot be read is no signature
+        raise CheckFailed(f"{error.subject}: {'; '.join(error.faults)}") from None
+
+
+def _write(release: Path, signer: Signer, bundles: str) -> None:
+    """Put both files in their place, the signature last."""
+    with _staging(release) as staging:
         (release / SIGNATURE).unlink(missing_ok=True)  # it covers the attestations, which are about to change
         try:
             write_whole(staging / ATTESTATIONS, bundles)
@@ -44,29 +64,6 @@ def sign(release: Path, signer: Signer) -> Path:
             (release / ATTESTATIONS).unlink(missing_ok=True)
             raise
         fsync(release)
-    return release / SIGNATURE
-
-
-def check_signature(release: Path, checker: Checker) -> Signature:
-    """Who signed a release, and when. Raises CheckFailed unless exactly these files are signed as `checker` asks."""
-    release = release.resolve()
-    signature, attestations = release / SIGNATURE, release / ATTESTATIONS
-    if not signature.exists():
-        raise CheckFailed(f"{release}: is not signed: there is no {SIGNATURE}")
-    try:
-        read_small(signature)
-        checker.check_files(release, signature)
-        read_small(attestations)
-    except InputError as error:
-        raise CheckFailed(f"{error.subject}: {'; '.join(error.faults)}") from None
-    except CheckFailed as error:
-        raise CheckFailed(f"{signature}: {error}") from None
-    try:
-        return check_statements(release, read_small(attestations), checker.check)
-    except InputError as error:
-        raise CheckFailed(f"{error.subject}: {'; '.join(error.faults)}") from None
-    except CheckFailed as error:
-        raise CheckFailed(f"{attestations}: {error}") from None
 
 
 def _find_strange(release: Path) -> list[str]:
