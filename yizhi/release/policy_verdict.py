@@ -233,7 +233,7 @@ def _read_figures(parity: Mapping[str, Any], measure: str) -> list[float]:
         found = [parity.get(measure)]
     else:
         found = [sentences.get(_OF_SENTENCES[measure])]
-    return [value for value in found if value is not None]
+    return [value for value in found if isinstance(value, int | float)]  # the schema leaves figures' types open
 
 
 # The policy's name of a measure of sentences -> the manifest's.
