@@ -1,14 +1,15 @@
-"""A Sigstore of one's own on loopback: an OpenID provider, a Fulcio with its CT log, and a Rekor v1.
+"""A Sigstore of one's own on loopback: an OpenID provider, a Fulcio with its CT log, Rekor v1 or v2, and with v2 a TSA.
 
-What the library checks is really made: certificates with embedded SCTs, signed entry timestamps, inclusion proofs and
-checkpoints, each of a tree of one entry. There is no timestamp authority: Rekor's signed time stands for it, as the
-library allows.
+What the library checks is really made: certificates with embedded SCTs, signed entry timestamps or RFC 3161 timestamps
+(by OpenSSL), inclusion proofs and checkpoints, each of a tree of one entry.
 """
 
 import base64
 import hashlib
 import json
 import struct
+import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,14 +40,33 @@ def id_of(key: ec.EllipticCurvePrivateKey) -> bytes:
     return hashlib.sha256(der_of(key.public_key())).digest()
 
 
-class FakeSigstore:
-    """Its keys, and what its endpoints answer. `refuse`: a path that answers 500 from now on."""
+# Whom a CI job's certificate names, which its token's subject is not.
+JOB = "https://ci.example.org/us/it/release.yml@main"
+TSA_CONFIG = """
+[tsa]
+default_tsa = it
+[it]
+serial = serial
+digests = sha256, sha384, sha512
+signer_digest = sha256
+default_policy = 1.2.3.4
+ess_cert_id_alg = sha256
+"""
 
-    def __init__(self) -> None:
-        self.provider, self.authority, self.certificates, self.log = (
-            ec.generate_private_key(ec.SECP256R1()) for _ in range(4)
+
+class FakeSigstore:
+    """Its keys, and what its endpoints answer. `refuse`: a path that answers 500 from now on.
+
+    rekor: the major version of its log. From 2 on a log gives no time, and a timestamp authority does.
+    """
+
+    def __init__(self, rekor: int = 1) -> None:
+        self.rekor = rekor
+        self.provider, self.authority, self.certificates, self.log, self.clock = (
+            ec.generate_private_key(ec.SECP256R1()) for _ in range(5)
         )
         self.root = self._make_root()
+        self.clock_certificate = self._make_clock()
         self.url = ""
         self.refuse = ""
         self.entries = 0
@@ -67,23 +87,28 @@ class FakeSigstore:
             known = {"publicKey": public | {"validFor": since}, "logId": {"keyId": encode(id_of(key))}}
             return {"baseUrl": self.url, "hashAlgorithm": "SHA2_256", **known}
 
-        authority = {
-            "subject": {"organization": "tests", "commonName": "tests"},
-            "certChain": {"certificates": [{"rawBytes": encode(self.root.public_bytes(serialization.Encoding.DER))}]},
-            "validFor": since,
-        }
+        def authority(*chain: x509.Certificate) -> dict[str, object]:
+            certificates = [{"rawBytes": encode(one.public_bytes(serialization.Encoding.DER))} for one in chain]
+            subject = {"organization": "tests", "commonName": "tests"}
+            return {"subject": subject, "certChain": {"certificates": certificates}, "validFor": since}
+
+        clocks = [self.clock_certificate] if self.rekor > 1 else []
         config = {
             "mediaType": "application/vnd.dev.sigstore.clienttrustconfig.v0.1+json",
             "trustedRoot": {
                 "mediaType": "application/vnd.dev.sigstore.trustedroot+json;version=0.1",
                 "tlogs": [log(self.log)],
-                "certificateAuthorities": [authority],
+                "certificateAuthorities": [authority(self.root)],
                 "ctlogs": [log(self.certificates)],
+                "timestampAuthorities": [authority(clock, self.root) for clock in clocks],
             },
             "signingConfig": {
                 "mediaType": "application/vnd.dev.sigstore.signingconfig.v0.2+json",
-                **{name: [service] for name in ("caUrls", "oidcUrls", "rekorTlogUrls")},
+                **{name: [service] for name in ("caUrls", "oidcUrls")},
+                "rekorTlogUrls": [service | {"majorApiVersion": self.rekor}],
                 "rekorTlogConfig": {"selector": "ANY"},
+                "tsaUrls": [service | {"url": f"{self.url}/timestamp"} for _ in clocks],
+                "tsaConfig": {"selector": "ALL"},
             },
         }
         path.write_text(json.dumps(config))
@@ -93,6 +118,8 @@ class FakeSigstore:
         """Fulcio's answer: a certificate of ten minutes for whom the token names, with its SCT, and the root."""
         key = self.provider.public_key()
         claims = jwt.decode(token, key, algorithms=["ES256"], audience="sigstore", issuer=self.url)
+        workflow = claims.get("job_workflow_ref")
+        name = x509.UniformResourceIdentifier(workflow) if workflow else x509.RFC822Name(claims["sub"])
         now = datetime.now(UTC).replace(microsecond=0)
         usage = dict.fromkeys(
             ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "key_cert_sign"), False
@@ -111,7 +138,7 @@ class FakeSigstore:
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self.authority.public_key()), critical=False
             )
-            .add_extension(x509.SubjectAlternativeName([x509.RFC822Name(claims["sub"])]), critical=True)
+            .add_extension(x509.SubjectAlternativeName([name]), critical=True)
             .add_extension(x509.UnrecognizedExtension(OIDC_ISSUER, claims["iss"].encode()), critical=False)
         )
         promised = builder.sign(self.authority, hashes.SHA256()).tbs_certificate_bytes
@@ -137,10 +164,7 @@ class FakeSigstore:
                 },
             }
         ).encode()
-        self.entries += 1
-        root = hashlib.sha256(b"\0" + body).digest()
-        note = f"rekor.tests\n1\n{encode(root)}\n"
-        signed = encode(id_of(self.log)[:4] + self.log.sign(note.encode(), ALGORITHM))
+        root, checkpoint = self._grow(body)
         entry = {
             "body": encode(body),
             "integratedTime": int(datetime.now(UTC).timestamp()),
@@ -151,7 +175,7 @@ class FakeSigstore:
         verification = {
             "signedEntryTimestamp": encode(self.log.sign(promise, ALGORITHM)),
             "inclusionProof": {
-                "checkpoint": f"{note}\n\u2014 rekor.tests {signed}\n",
+                "checkpoint": checkpoint,
                 "hashes": [],
                 "logIndex": 0,
                 "rootHash": root.hex(),
@@ -159,6 +183,62 @@ class FakeSigstore:
             },
         }
         return {root.hex(): entry | {"verification": verification}}
+
+    def record_digest(self, asked: dict) -> dict[str, object]:
+        """Rekor v2's answer to the digest of a DSSE envelope."""
+        request = asked["hashedRekordRequestV002"]
+        data = {"algorithm": "SHA2_256", "digest": request["digest"]}
+        spec = {"hashedRekordV002": {"data": data, "signature": request["signature"]}}
+        body = json.dumps({"apiVersion": "0.0.2", "kind": "hashedrekord", "spec": spec}).encode()
+        root, checkpoint = self._grow(body)
+        return {
+            "logIndex": "0",
+            "logId": {"keyId": encode(id_of(self.log))},
+            "kindVersion": {"kind": "hashedrekord", "version": "0.0.2"},
+            "inclusionProof": {
+                "logIndex": "0",
+                "rootHash": encode(root),
+                "treeSize": "1",
+                "hashes": [],
+                "checkpoint": {"envelope": checkpoint},
+            },
+            "canonicalizedBody": encode(body),
+        }
+
+    def timestamp(self, request: bytes) -> bytes:
+        """A TSA's answer, RFC 3161."""
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            pem = serialization.Encoding.PEM
+            plain = (serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+            (folder / "config").write_text(TSA_CONFIG)
+            (folder / "request").write_bytes(request)
+            (folder / "key").write_bytes(self.clock.private_bytes(pem, *plain))
+            (folder / "certificate").write_bytes(self.clock_certificate.public_bytes(pem))
+            command = "openssl ts -reply -config config -queryfile request -inkey key -signer certificate -out answer"
+            subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
+            return (folder / "answer").read_bytes()
+
+    def _grow(self, body: bytes) -> tuple[bytes, str]:
+        """Root hash and signed checkpoint of a log that holds this entry alone."""
+        self.entries += 1
+        root = hashlib.sha256(b"\0" + body).digest()
+        note = f"rekor.tests\n1\n{encode(root)}\n"
+        signed = encode(id_of(self.log)[:4] + self.log.sign(note.encode(), ALGORITHM))
+        return root, f"{note}\n\u2014 rekor.tests {signed}\n"
+
+    def _make_clock(self) -> x509.Certificate:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "clock")]))
+            .issuer_name(self.root.subject)
+            .public_key(self.clock.public_key())
+            .serial_number(2)
+            .not_valid_before(datetime(2020, 1, 1, tzinfo=UTC))
+            .not_valid_after(self.root.not_valid_after_utc)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.TIME_STAMPING]), critical=True)
+            .sign(self.authority, hashes.SHA256())
+        )
 
     def _make_root(self) -> x509.Certificate:
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tests")])
@@ -195,9 +275,9 @@ class FakeSigstore:
 
 
 @contextmanager
-def run_sigstore() -> Iterator[FakeSigstore]:
+def run_sigstore(rekor: int = 1) -> Iterator[FakeSigstore]:
     """Serve on a free port of loopback until the block ends."""
-    fake = FakeSigstore()
+    fake = FakeSigstore(rekor)
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
@@ -207,13 +287,18 @@ def run_sigstore() -> Iterator[FakeSigstore]:
             if self.path == "/.well-known/openid-configuration":
                 self._answer({"authorization_endpoint": f"{fake.url}/auth", "token_endpoint": f"{fake.url}/token"})
             elif self.path.startswith("/job-token"):  # as GitHub gives it to a job that may ask for one
-                self._answer({"value": fake.token("job@example.org")})
+                self._answer({"value": fake.token("repo:us/it:main", job_workflow_ref=JOB)})
 
         def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            content = self.rfile.read(int(self.headers["Content-Length"]))
             if fake.refuse and self.path.startswith(fake.refuse):
                 self.send_error(500)
-            elif self.path == "/api/v2/signingCert":
+                return
+            if self.path == "/timestamp":
+                self._send(fake.timestamp(content), "application/timestamp-reply")
+                return
+            asked = json.loads(content)
+            if self.path == "/api/v2/signingCert":
                 request = x509.load_pem_x509_csr(base64.b64decode(asked["certificateSigningRequest"]))
                 try:
                     chain = fake.certify(self.headers["Authorization"].removeprefix("Bearer "), request)
@@ -222,12 +307,16 @@ def run_sigstore() -> Iterator[FakeSigstore]:
                 else:
                     self._answer({"signedCertificateEmbeddedSct": {"chain": {"certificates": chain}}})
             elif self.path == "/api/v1/log/entries":
-                self._answer(fake.record(asked), 201)
+                self._answer(fake.record(asked))
+            elif self.path == "/api/v2/log/entries":
+                self._answer(fake.record_digest(asked))
 
-        def _answer(self, value: object, code: int = 200) -> None:
-            content = json.dumps(value).encode()
-            self.send_response(code)
-            self.send_header("Content-Type", "application/json")
+        def _answer(self, value: object) -> None:
+            self._send(json.dumps(value).encode(), "application/json")
+
+        def _send(self, content: bytes, kind: str) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)

@@ -1,6 +1,7 @@
 """`yizhi sign --keyless` and `yizhi verify --identity`, against a Sigstore on loopback."""
 
 import json
+import secrets
 import shutil
 from pathlib import Path
 
@@ -16,11 +17,11 @@ pytestmark = pytest.mark.slow
 WHO = "release@example.org"
 
 
-@pytest.fixture(scope="module")
-def sigstore():
+@pytest.fixture(scope="module", params=[1, 2], ids=["rekor v1", "rekor v2 and a TSA"])
+def sigstore(request):
     from tests.release.fake_sigstore import run_sigstore
 
-    with run_sigstore() as fake:
+    with run_sigstore(request.param) as fake:
         yield fake
 
 
@@ -94,7 +95,7 @@ def test_another_sigstore_is_not_believed(desk, sigstore, tmp_path, capsys):
     from tests.release.fake_sigstore import FakeSigstore
 
     assert sign(desk) == 0
-    other = FakeSigstore()
+    other = FakeSigstore(sigstore.rekor)
     other.url = sigstore.url
     other.write_trust_config(desk.trust)
     assert verify(desk, sigstore) == 1
@@ -115,7 +116,7 @@ def test_a_line_alone_is_checked_as_strictly(desk, sigstore, tmp_path):
     altered["dsseEnvelope"]["payload"] = "e30="
     unlogged = json.loads(line)
     unlogged["verificationMaterial"]["tlogEntries"] = []
-    other = FakeSigstore()
+    other = FakeSigstore(sigstore.rekor)
     other.url = sigstore.url
     strangers = other.write_trust_config(tmp_path / "strangers.json")
     for checker, bundle in (
@@ -130,27 +131,42 @@ def test_a_line_alone_is_checked_as_strictly(desk, sigstore, tmp_path):
             checker.check(bundle)
 
 
-@pytest.mark.parametrize("part", ["ctlogs", "tlogs", "certificateAuthorities"])
+@pytest.mark.parametrize("part", ["ctlogs", "tlogs", "certificateAuthorities", "timestampAuthorities"])
 def test_each_part_of_trust_is_checked(desk, sigstore, part):
     """With one part of the configuration from another Sigstore, nothing is accepted."""
     from tests.release.fake_sigstore import FakeSigstore
 
     assert sign(desk) == 0
-    other = FakeSigstore()
+    other = FakeSigstore(sigstore.rekor)
     other.url = sigstore.url
     theirs = json.loads(other.write_trust_config(desk.trust.with_name("other.json")).read_text())
     mixed = json.loads(desk.trust.read_text())
     mixed["trustedRoot"][part] = theirs["trustedRoot"][part]
     desk.trust.write_text(json.dumps(mixed))
-    assert verify(desk, sigstore) == 1
+    needless = part == "timestampAuthorities" and sigstore.rekor == 1  # which gives the time itself
+    assert verify(desk, sigstore) == (0 if needless else 1)
 
 
-def test_a_job_has_its_own_token(desk, sigstore, monkeypatch):
+def test_a_job_has_its_own_token(desk, sigstore, monkeypatch, tmp_path, capsys):
+    from tests.release.fake_sigstore import JOB
+
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "secret")
     monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_URL", f"{sigstore.url}/job-token?")
     assert desk("sign", "--keyless") == 0
-    assert verify(desk, sigstore, who="job@example.org") == 0
+    assert f"signed by {JOB} (by {sigstore.url})" in capsys.readouterr().out
+    assert verify(desk, sigstore, who=JOB) == 0
+    for _ in range(2):
+        revoke = ["revoke", secrets.token_hex(32), "--list", str(tmp_path / "list"), "--reason", "a test", "--keyless"]
+        assert main([*revoke, "--trust-config", str(desk.trust)]) == 0
+
+
+def test_no_token(desk, sigstore, monkeypatch, capsys):
+    for name in ("GITHUB_ACTIONS", "GITLAB_CI", "CIRCLECI", "BUILDKITE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("yizhi.release.identity_signer.detect_credential", lambda: None)
+    assert desk("sign", "--keyless") == 2
+    assert "--identity-token:\n  - is missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -171,19 +187,23 @@ def test_a_bad_token_leaves_the_release_as_it_was(desk, sigstore, token, told, c
     assert not (desk.release / "attestations.sigstore.jsonl").exists()
 
 
-@pytest.mark.parametrize("path", ["/api/v2/signingCert", "/api/v1/log/entries"])
+@pytest.mark.parametrize("path", ["/api/v2/signingCert", "/api/v{}/log/entries", "/timestamp"])
 def test_an_endpoint_that_fails_leaves_the_old_signature(desk, sigstore, path, monkeypatch, capsys):
     assert sign(desk) == 0
-    monkeypatch.setattr(sigstore, "refuse", path)
-    assert sign(desk) == 2
-    assert "cannot be used" in capsys.readouterr().err
+    monkeypatch.setattr(sigstore, "refuse", path.format(sigstore.rekor))
+    if path == "/timestamp" and sigstore.rekor == 1:  # which gives the time itself
+        assert sign(desk) == 0
+    else:
+        assert sign(desk) == 2
+        assert "trust.json" in capsys.readouterr().err
     assert verify(desk, sigstore) == 0
 
 
 def test_an_endpoint_that_fails_late_leaves_no_signature(desk, sigstore, monkeypatch):
     """The statements are signed, and the files are not: the release is unsigned."""
-    record, last = sigstore.record, sigstore.entries + 3
-    monkeypatch.setattr(sigstore, "record", lambda asked: record(asked) if sigstore.entries < last else {})
+    name, last = {1: "record", 2: "record_digest"}[sigstore.rekor], sigstore.entries + 3
+    record = getattr(sigstore, name)
+    monkeypatch.setattr(sigstore, name, lambda asked: record(asked) if sigstore.entries < last else {})
     assert sign(desk) == 2
     assert not (desk.release / "model.sig").exists()
     assert not (desk.release / "attestations.sigstore.jsonl").exists()

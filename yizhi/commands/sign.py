@@ -31,5 +31,6 @@ def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
     from yizhi.release.signing import sign
 
-    print(sign(options.release, open_signer(options)))
+    signer = open_signer(options)
+    print(f"{sign(options.release, signer)}: signed by {signer.name}")
     return 0

@@ -4,13 +4,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from yizhi.errors import InputError
+from yizhi.errors import CheckFailed, InputError
 from yizhi.release.signers import PAYLOAD_TYPE, REFUSALS, Signed, all_but, refuse
 from yizhi.storage.small_files import read_small
 
 # isort: split
 # After ours, which tell what to install where these are missing.
 import requests
+from cryptography.x509 import (
+    Certificate,
+    ExtensionNotFound,
+    RFC822Name,
+    SubjectAlternativeName,
+    UniformResourceIdentifier,
+    UnrecognizedExtension,
+)
 from model_signing import signing, verifying
 
 # The library has no public names for what its endpoints' clients raise.
@@ -23,11 +31,11 @@ from sigstore.oidc import ExpiredIdentity, IdentityToken, IssuerError, detect_cr
 from sigstore.sign import Signer as SigstoreSigner
 from sigstore.sign import SigningContext
 from sigstore.verify import Verifier
-from sigstore.verify.policy import Identity
+from sigstore.verify.policy import Identity, OIDCIssuer
 
 _FAILURES = (
     *(FulcioClientError, RekorClientError, SigstoreError, ExpiredIdentity, IssuerError, requests.RequestException),
-    *(ValueError, KeyError, TypeError),
+    *(ExtensionNotFound, ValueError, KeyError, TypeError),
 )
 
 
@@ -79,18 +87,25 @@ class IdentitySigner:
     def __init__(self, token: Path | None = None, trust_config: Path | None = None) -> None:
         """Take an OpenID Connect token from a file, or the one that a CI job's surroundings give.
 
-        trust_config: as in `IdentityChecker`. Raises InputError where there is no token, or an expired one.
+        trust_config: as in `IdentityChecker`. Raises InputError where there is no token, or no certificate for it.
         """
         self._trust_config = trust_config
         self._token = _read_token(token)
         with _needs_sigstore(trust_config):
-            self._context = SigningContext.from_trust_config(_read_trust(trust_config))
-            self._signer = SigstoreSigner(self._token, self._context)
+            self._signer = SigstoreSigner(self._token, SigningContext.from_trust_config(_read_trust(trust_config)))
+            # The certificate says which identity a token stands for: a CI job's is not what its token says.
+            self._own = IdentityChecker(*_read_identity(self._signer._signing_cert()), trust_config)
+
+    @property
+    def name(self) -> str:
+        """As `Signer.name`."""
+        return self._own.name
 
     def sign(self, statement: bytes) -> str:
         """As `Signer.sign`."""
         with _needs_sigstore(self._trust_config):
             line: str = self._signer.sign_dsse(Statement(statement)).to_json()
+            self._own.check(line)
         return line
 
     def sign_files(self, release: Path, signature: Path, written: Path) -> None:
@@ -100,19 +115,22 @@ class IdentitySigner:
                 identity_token=str(self._token), trust_config=self._trust_config
             )
             config.set_hashing_config(all_but(signature)).sign(release, written)
+            self._own.check(read_small(written))
 
     def check(self, bundle: str) -> Signed:
         """As `Signer.check`."""
-        return IdentityChecker(self._token.identity, self._token.federated_issuer, self._trust_config).check(bundle)
+        return self._own.check(bundle)
 
 
 @contextmanager
 def _needs_sigstore(trust_config: Path | None) -> Iterator[None]:
-    """Tells of endpoints that fail, and of a configuration that is none, as InputError."""
+    """Tells of endpoints that fail, also by what they answer, and of a configuration that is none, as InputError."""
     try:
         yield
     except InputError:
         raise
+    except CheckFailed as error:  # the library signs without a timestamp where none is to be had
+        raise InputError(trust_config or "Sigstore", f"gave a signature that {error}") from None
     except _FAILURES as error:
         causes = [text for text in (str(error), str(error.__cause__ or "")) if text] or [type(error).__name__]
         raise InputError(trust_config or "Sigstore", f"cannot be used: {': '.join(causes)}") from None
@@ -120,6 +138,17 @@ def _needs_sigstore(trust_config: Path | None) -> Iterator[None]:
 
 def _read_trust(path: Path | None) -> ClientTrustConfig:
     return ClientTrustConfig.from_json(read_small(path)) if path else ClientTrustConfig.production()
+
+
+def _read_identity(certificate: Certificate) -> tuple[str, str]:
+    """Whom a certificate names, and who vouched for them."""
+    names = certificate.extensions.get_extension_for_class(SubjectAlternativeName).value
+    kinds = RFC822Name | UniformResourceIdentifier
+    identities = [name.value for name in names if isinstance(name, kinds)]
+    issuer = certificate.extensions.get_extension_for_oid(OIDCIssuer.oid).value
+    if len(identities) != 1 or not isinstance(issuer, UnrecognizedExtension):
+        raise ValueError("a certificate must name one identity, an address or a URI")
+    return identities[0], issuer.value.decode()
 
 
 def _read_token(path: Path | None) -> IdentityToken:

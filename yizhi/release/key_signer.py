@@ -58,6 +58,11 @@ class KeySigner:
         self._path = private_key
         self._key = _read_private_key(private_key)
 
+    @property
+    def name(self) -> str:
+        """As `Signer.name`."""
+        return _name_key(self._key.public_key())
+
     def sign(self, statement: bytes) -> str:
         """As `Signer.sign`."""
         envelope = Envelope(statement, PAYLOAD_TYPE, {})

@@ -68,7 +68,7 @@ def withdraw(path: Path, manifest_sha256: str, reason: str, signer: "Signer") ->
     withdrawn = {**held, manifest_sha256: Withdrawal(reason.strip(), now.strftime("%Y-%m-%d"))}
     bundle = signer.sign(_describe(withdrawn, now))
     write_whole(path, f"{bundle}\n")
-    return RevocationList(withdrawn, now, signer.check(bundle).signer)
+    return RevocationList(withdrawn, now, signer.name)
 
 
 def _describe(withdrawn: Mapping[str, Withdrawal], signed_at: datetime) -> bytes:

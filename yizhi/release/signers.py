@@ -58,6 +58,10 @@ class Checker(Protocol):
 class Signer(Protocol):
     """Who signs."""
 
+    @property
+    def name(self) -> str:
+        """The signer, in words."""
+
     def sign(self, statement: bytes) -> str:
         """A line of JSON: the in-toto statement, signed. Raises InputError where it cannot be signed."""
 
