@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from yizhi.release.attestations import Signature
 from yizhi.release.policy import AcceptedSigner, Policy
 from yizhi.release.policy_verdict import judge
 from yizhi.release.revocation import Withdrawal
+from yizhi.release.statements import Signature
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
 SHA256 = "a" * 64

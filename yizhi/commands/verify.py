@@ -15,8 +15,8 @@ from yizhi.release.manifest import MANIFEST, SIGNATURE
 
 if TYPE_CHECKING:
     from yizhi.pipeline.evaluation import Demand
-    from yizhi.release.attestations import Signature
     from yizhi.release.policy_verdict import PolicyVerdict
+    from yizhi.release.statements import Signature
 
 
 def add(commands: Commands) -> None:

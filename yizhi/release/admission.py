@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from yizhi.errors import CheckFailed
-from yizhi.release.attestations import Signature
 from yizhi.release.identity_signer import IdentityChecker
 from yizhi.release.key_signer import KeyChecker
 from yizhi.release.manifest import MANIFEST, read_manifest
@@ -14,6 +13,7 @@ from yizhi.release.policy_verdict import PolicyVerdict, describe_withdrawal, jud
 from yizhi.release.revocation import read_list
 from yizhi.release.signers import Checker
 from yizhi.release.signing import check_signature
+from yizhi.release.statements import Signature
 from yizhi.storage.digests import sha256_of_file
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from yizhi.release.attestations import Signature, format_time
 from yizhi.release.policy import Policy
 from yizhi.release.revocation import Withdrawal
+from yizhi.release.statements import Signature, format_time
 from yizhi.storage.codec import to_plain
 
 UNKNOWN = "unknown"

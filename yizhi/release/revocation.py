@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yizhi.errors import CheckFailed, InputError, show
-from yizhi.release.attestations import STATEMENT, format_time, parse_time
 from yizhi.release.manifest import MANIFEST
 from yizhi.release.schema import find_violations
+from yizhi.release.statements import STATEMENT, format_time, parse_time
 from yizhi.storage.folders import write_whole
 from yizhi.storage.json_files import to_json
 from yizhi.storage.small_files import read_small

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from yizhi.errors import CheckFailed, InputError
-from yizhi.release.attestations import Signature, check_statements, describe_statements, format_time
 from yizhi.release.manifest import ATTESTATIONS, SIGNATURE, find_altered_release, read_manifest
 from yizhi.release.signers import Checker, Signer
+from yizhi.release.statements import Signature, check_statements, describe_statements, format_time
 from yizhi.storage.folders import fsync, write_whole
 from yizhi.storage.locks import hold
 from yizhi.storage.small_files import read_small
