@@ -211,6 +211,15 @@ def test_an_endpoint_that_fails_late_leaves_no_signature(desk, sigstore, monkeyp
     assert [path.name for path in desk.release.parent.iterdir() if "partial" in path.name] == []
 
 
+@pytest.mark.parametrize(("who", "provider"), [("", None), (WHO, ""), (WHO, " "), ("", "")])
+def test_an_empty_name_is_not_anybody(desk, sigstore, who, provider, capsys):
+    """As in a script whose variable is not set."""
+    assert sign(desk) == 0
+    options = ["--identity", who, "--identity-provider", sigstore.url if provider is None else provider]
+    assert desk("verify", *options) == 2
+    assert "expected a name" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"mediaType": 3}', "\ud800", "[" * 100_000])
 def test_a_hostile_configuration_is_refused(desk, sigstore, content, capsys):
     desk.trust.write_bytes(content.encode("utf-8", "surrogatepass"))

@@ -123,6 +123,12 @@ def test_signatures_that_are_no_files(signed, keys, name, kind, tmp_path):
     assert verify(signed, keys[1]) == 1
 
 
+@pytest.mark.parametrize("option", ["--public-key", "--policy", "--identity"])
+def test_an_empty_value_is_not_left_out(signed, option, capsys):
+    """As in a script whose variable is not set: nothing may pass for want of a question."""
+    assert main(["verify", str(signed), option, ""]) == 2
+
+
 # For each line of input, a process that signs without end, and is killed after so many seconds.
 _SIGNS = """
 import os, signal, sys, time

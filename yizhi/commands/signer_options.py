@@ -32,7 +32,7 @@ def open_signer(options: argparse.Namespace) -> "Signer":
         from yizhi.release.identity_signer import IdentitySigner
 
         return IdentitySigner(options.identity_token, options.trust_config)
-    stray = [name for name in ("identity_token", "trust_config") if getattr(options, name)]
+    stray = [name for name in ("identity_token", "trust_config") if getattr(options, name) is not None]
     if stray:
         raise InputError("options", [f"`{name}`: needs --keyless" for name in stray])
     from yizhi.release.key_signer import KeySigner
@@ -55,16 +55,16 @@ def add_checker(parser: argparse.ArgumentParser) -> None:
 
 def open_checker(options: argparse.Namespace) -> "Checker | None":
     """Whose signature is asked for; None if nobody's. Raises InputError for a key that is none."""
-    if options.identity:
-        if not options.identity_provider:
+    if options.identity is not None:  # an empty one, as of a variable that is not set, is a fault and no leave
+        if options.identity_provider is None:
             raise InputError("options", "`identity`: needs --identity-provider, such as https://accounts.google.com")
         from yizhi.release.identity_signer import IdentityChecker
 
         return IdentityChecker(options.identity, options.identity_provider, options.trust_config)
-    stray = [name for name in ("identity_provider", "trust_config") if getattr(options, name)]
+    stray = [name for name in ("identity_provider", "trust_config") if getattr(options, name) is not None]
     if stray:
         raise InputError("options", [f"`{name}`: needs --identity" for name in stray])
-    if options.public_key:
+    if options.public_key is not None:
         from yizhi.release.key_signer import KeyChecker
 
         return KeyChecker(options.public_key)

@@ -117,9 +117,10 @@ def run(options: argparse.Namespace) -> int:
 
 def _judge_by_policy(options: argparse.Namespace) -> "PolicyVerdict | None":
     """What the policy that was given says of the release; None where there is none."""
-    if not options.policy:
+    if options.policy is None:
         return None
-    stray = [name for name in ("public_key", "identity", "identity_provider", "trust_config") if getattr(options, name)]
+    signers = ("public_key", "identity", "identity_provider", "trust_config")
+    stray = [name for name in signers if getattr(options, name) is not None]
     if stray:
         raise InputError("options", [f"`{name}`: the policy says whose signature is accepted" for name in stray])
     from yizhi.release.policy import read_policy

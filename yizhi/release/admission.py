@@ -52,6 +52,6 @@ def _find_signature(release: Path, checkers: Sequence[Checker]) -> Signature | s
 
 
 def _open(signer: AcceptedSigner) -> Checker:
-    if signer.public_key:
+    if signer.public_key is not None:
         return KeyChecker(signer.public_key)
     return IdentityChecker(signer.identity or "", signer.identity_provider or "", signer.trust_config)

@@ -46,8 +46,12 @@ class IdentityChecker:
         """Take an identity, an address or a workflow's URI, and the URL of who vouches for it.
 
         trust_config: a ClientTrustConfig file, of a private Sigstore; without one the public Sigstore's is
-        fetched over the network. Raises InputError where that cannot be had.
+        fetched over the network. Raises InputError where that cannot be had, and for an empty name.
         """
+        given = {"identity": identity, "identity_provider": provider}
+        empty = [f"`{name}`: expected a name; found {value!r}" for name, value in given.items() if not value.strip()]
+        if empty:  # the library takes an empty provider for any
+            raise InputError("identity", empty)
         self._identity, self._provider, self._trust_config = identity, provider, trust_config
         with _needs_sigstore(trust_config):
             self._verifier = Verifier(trusted_root=_read_trust(trust_config).trusted_root)
