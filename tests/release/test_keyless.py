@@ -3,6 +3,8 @@
 import json
 import secrets
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,19 +69,16 @@ def test_an_identity_signs_and_is_asked_for(desk, sigstore, capsys):
     assert verify(desk, sigstore, provider="https://accounts.example.org") == 1
 
 
-def test_each_statement_is_one_that_sigstore_itself_accepts(desk, sigstore):
-    from sigstore.models import Bundle, ClientTrustConfig
-    from sigstore.verify import Verifier
-    from sigstore.verify.policy import Identity
-
+@pytest.mark.parametrize("line", [0, 1])
+def test_sigstores_own_command_finds_a_file_attested(desk, sigstore, line, tmp_path):
     assert sign(desk) == 0
-    verifier = Verifier(trusted_root=ClientTrustConfig.from_json(desk.trust.read_text()).trusted_root)
-    lines = (desk.release / "attestations.sigstore.jsonl").read_text().splitlines()
-    found = [
-        verifier.verify_dsse(Bundle.from_json(line), Identity(identity=WHO, issuer=sigstore.url)) for line in lines
-    ]
-    assert {kind for kind, _ in found} == {"application/vnd.in-toto+json"}
-    assert found[0][1] == (desk.release / "provenance.json").read_bytes()
+    bundle = tmp_path / "line.sigstore.json"
+    bundle.write_text((desk.release / "attestations.sigstore.jsonl").read_text().splitlines()[line])
+    command = [sys.executable, "-m", "sigstore", "--trust-config", desk.trust, "verify", "identity", "--bundle", bundle]
+    command += ["--cert-identity", WHO, "--cert-oidc-issuer", sigstore.url]
+    for name, code in {"onnx/model.onnx.data": 0, "report/parity.json": 1}.items():
+        done = subprocess.run([*command, desk.release / name], capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("victim", ["onnx/model.onnx.data", "model.sig", "attestations.sigstore.jsonl"])
