@@ -28,6 +28,7 @@ from yizhi.reading.sentences import rows_of
 from yizhi.release.artifact import DESCRIPTION, Artifact
 from yizhi.release.documents import write_documents
 from yizhi.release.manifest import (
+    ATTESTATIONS,
     DOCUMENTS,
     GOLDEN,
     MANIFEST,
@@ -99,7 +100,7 @@ def export(
         check_space(release, plan, parameters)
         if plan or not state.documents:
             # What they say is about to stop being true; the manifest first, since it vouches for the rest.
-            for name in (MANIFEST, SIGNATURE, *DOCUMENTS):
+            for name in (MANIFEST, SIGNATURE, ATTESTATIONS, *DOCUMENTS):
                 (release / name).unlink(missing_ok=True)
         progress.begin([job.name for job in plan])
         results = run_jobs(plan, jobs, progress.started, progress.finished)

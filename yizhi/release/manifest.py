@@ -24,9 +24,10 @@ PROVENANCE = "provenance.json"
 BILL_OF_MATERIALS = "bom.cdx.json"
 DOCUMENTS = (BILL_OF_MATERIALS, PROVENANCE)
 SIGNATURE = "model.sig"
-# What the manifest cannot hold the digest of: the signature is over the manifest, and the report tells
+ATTESTATIONS = "attestations.sigstore.jsonl"
+# What the manifest cannot hold the digest of: signatures are over the manifest, and the report tells
 # of one machine and one day.
-NOT_LISTED = ("report", SIGNATURE)
+NOT_LISTED = ("report", SIGNATURE, ATTESTATIONS)
 
 
 def describe_release(
