@@ -4,7 +4,7 @@ Nothing in it depends on when or where it was made, so equal releases have equal
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +82,17 @@ def read_manifest(release: Path) -> dict[str, Any]:
     return manifest
 
 
-def find_altered_release(release: Path, manifest: dict[str, Any]) -> dict[str, list[str]]:
-    """Part of the release (a target's folder, `golden`, or `.`) -> what is wrong with its files."""
+def find_altered_release(
+    release: Path, manifest: Mapping[str, Any], targets: Iterable[str] | None = None
+) -> dict[str, list[str]]:
+    """Part of the release (a target's folder, `golden`, or `.`) -> what is wrong with its files.
+
+    targets: look into these artifacts alone; into all if None.
+    """
     faults: dict[str, list[str]] = {}
     documents = manifest["documents"]
-    for name, expected in manifest["artifacts"].items():
+    for name in manifest["artifacts"] if targets is None else targets:
+        expected = manifest["artifacts"][name]
         try:
             artifact = Artifact.read(release / name)
         except InputError as error:
@@ -103,6 +109,8 @@ def find_altered_release(release: Path, manifest: dict[str, Any]) -> dict[str, l
     known = {*manifest["artifacts"], GOLDEN, MANIFEST, *NOT_LISTED}
     folders = [name for name in known if (release / name).is_symlink()]
     faults["."] = [f"{name}: is a symbolic link" for name in sorted(folders)]
+    written = list_documents(manifest["artifacts"])
+    faults["."] += [f"{name}: is none of a release's documents" for name in documents if name not in written]
     beside = {name: entry for name, entry in documents.items() if "/" not in name}
     faults["."] += find_alterations(release, beside, known)
     return {part: wrong for part, wrong in faults.items() if wrong}
