@@ -2,12 +2,11 @@
 
 import base64
 import json
-import os
-import signal
 from pathlib import Path
 
 import pytest
 
+from tests.registries.kills import run_killed_at
 from tests.registries.oci_server import Registry, serve, sha256
 from yizhi.cli import main
 from yizhi.registries import oci_client
@@ -430,30 +429,6 @@ def test_plain_http_is_for_loopback_alone(host, local):
 
 
 # --- killed ---------------------------------------------------------------------------------------
-
-
-def run_killed_at(registry, number, arguments) -> bool:
-    """Run a command in a fork that is killed (-9) at its nth request; whether it ended by itself before."""
-    child = os.fork()
-    if not child:
-        silent = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silent, 1)
-        os.dup2(silent, 2)
-        os._exit(main(arguments))
-    count = 0
-
-    def kill(request):
-        nonlocal count
-        count += 1
-        if count == number:
-            os.kill(child, signal.SIGKILL)
-        return count >= number
-
-    registry.fault = kill
-    status = os.waitpid(child, 0)[1]
-    registry.fault = None
-    assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0
-    return not os.WIFSIGNALED(status)
 
 
 @pytest.mark.slow

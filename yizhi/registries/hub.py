@@ -13,7 +13,7 @@ from yizhi.registries.contents import File
 from yizhi.registries.registry import Remote
 
 try:
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -65,7 +65,7 @@ class HubRegistry:
     def fetch(self, remote: Remote, path: str, folder: Path) -> None:
         """As the protocol says; the hub's own sums of small files are of git, so these are checked afterwards."""
         with self._explained():
-            hf_hub_download(self._address.repository, path, revision=remote.version, local_dir=folder)
+            self._api.hf_hub_download(self._address.repository, path, revision=remote.version, local_dir=folder)
         shutil.rmtree(folder / ".cache", ignore_errors=True)
 
     def find_missing(self, files: Sequence[File]) -> list[File]:
@@ -111,13 +111,26 @@ class HubRegistry:
         """What the hub or the line to it says, as an error of ours, without a request's headers or its URL."""
         try:
             yield
+        except InputError:
+            raise
         except HFValidationError:
             raise InputError(self._address, "is no name that the hub takes") from None
         except HfHubHTTPError as error:
-            status = error.response.status_code if error.response is not None else 0
-            meaning = _MEANINGS.get(status, "failed" if status >= 500 else "refused it")
-            raise InputError(self._address, f"the hub {meaning} (HTTP {status})") from None
+            raise self._explain(error) from None
+        except RuntimeError as error:  # what the library makes of an upload that failed in a thread
+            cause = error.__cause__
+            if isinstance(cause, HfHubHTTPError):
+                raise self._explain(cause) from None
+            kind = type(cause or error).__name__
+            raise InputError(self._address, f"a file could not be sent to the hub: {kind}") from None
+        except ValueError as error:  # the hub judges the header of README.md
+            raise InputError(self._address, f"the hub refuses it: {error}") from None
         # HTTPError: what the library's HTTP client raises, whichever that is (requests or httpx).
         except (HTTPError, OSError) as error:
             kind = type(error).__name__
             raise InputError(self._address, f"the hub cannot be reached, or broke off: {kind}") from None
+
+    def _explain(self, error: HfHubHTTPError) -> InputError:
+        status = error.response.status_code if error.response is not None else 0
+        meaning = _MEANINGS.get(status, "failed" if status >= 500 else "refused it")
+        return InputError(self._address, f"the hub {meaning} (HTTP {status})")
