@@ -80,10 +80,23 @@ def test_a_new_release_replaces_the_former_in_one_commit(release, pushed, capfd)
     repository.commits[former]["old/file.bin"] = b"x"
     (release / "report" / "parity.json").write_text("{}\n")
     assert push(release, "--yes") == 0
-    assert f"instead of {former}" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert f"instead of {former}" in said
+    assert "remove" in said
+    assert "old/file.bin" in said
     assert len(repository.commits) == 3
     files = repository.commits[repository.branches["main"]]
     assert files.keys() == {*describe_folder(release), ".gitattributes"}
+
+
+def test_somebody_elses_repository_is_not_replaced(finished_release, hub, capfd):
+    repository = hub.repositories[NAME] = Repository(private=False)
+    repository.commit("main", {"README.md": b"a repository that the site made"})
+    assert push(finished_release) == 0
+    repository.commit("main", {"README.md": b"", "thesis.pdf": b""})
+    assert push(finished_release, "--yes") == 2
+    assert "not ours to replace" in capfd.readouterr().err
+    assert changes(hub) == []
 
 
 def test_a_branch_is_made_and_a_tag_is_not_moved(finished_release, pushed, capfd):

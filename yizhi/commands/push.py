@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yizhi.commands.options import JSON_HELP, Commands, add_command
+from yizhi.errors import printable
 
 if TYPE_CHECKING:
     from yizhi.registries.transfer import Push
@@ -62,6 +63,8 @@ def _print(done: "Push") -> None:
     missing = set(done.missing)
     for file in done.files:
         print(f"{'send' if file.path in missing else 'there':5}  {file.sha256:.12}  {file.size:>12}  {file.path}")
+    for path in done.removed:
+        print(f"{'remove':33}  {printable(path)}")
     size = sum(file.size or 0 for file in done.files)
     print(f"{len(done.files)} files, {format_bytes(size)}: manifest {done.manifest}")
     if done.same:

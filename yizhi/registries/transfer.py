@@ -1,7 +1,7 @@
 """Push a release, and pull one back: nothing leaves unchecked, and nothing arrives unchecked or in part."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from yizhi.registries.contents import (
     read_release,
 )
 from yizhi.registries.registry import open_registry
+from yizhi.release.artifact import CARD
 from yizhi.release.manifest import MANIFEST, read_manifest
 from yizhi.storage.folders import fsync, new_folder
 
@@ -28,7 +29,8 @@ class Push:
     """What a push sends, or would send.
 
     manifest: sha256 that `manifest.json` says of itself. missing: paths whose bytes the registry does not have.
-    replaces: the version that the address points at now, None if nothing. version: the new one, None in a dry run.
+    removed: paths that are there now and will not be. replaces: the version that the address points at now, None if
+    nothing. version: the new one, None in a dry run.
     same: whether the address holds just this release already.
     """
 
@@ -36,6 +38,7 @@ class Push:
     manifest: str
     files: list[File]
     missing: list[str]
+    removed: list[str]
     replaces: str | None
     same: bool
     version: str | None
@@ -56,14 +59,19 @@ def push(release: Path, to: str, send: bool = False, public: bool = False) -> Pu
     manifest, files = read_release(release)
     registry = open_registry(address, public)
     before = registry.find()
-    same = before is not None and _is_same(before.files, files)
+    there = before.files if before else {}
+    # As with folders here: a wrong address never costs somebody their files. A README.md is what a new repository has.
+    if there.keys() - {CARD} and MANIFEST not in there:
+        raise InputError(address, f"holds other files and no {MANIFEST}: it is not ours to replace")
+    same = _is_same(there, files)
     missing = [] if same else registry.find_missing(files)
     version = before.version if same and before else None
     if send and not same:
         version = registry.push(release, manifest, files, before)
     paths = [file.path for file in missing]
     replaces = before.version if before else None
-    return Push(str(address), manifest["sha256"], files, paths, replaces, same, version)
+    removed = sorted(there.keys() - {file.path for file in files})
+    return Push(str(address), manifest["sha256"], files, paths, removed, replaces, same, version)
 
 
 @dataclass(frozen=True)
@@ -124,9 +132,9 @@ def pull(
     return Pull(str(address), remote.version, chosen, len(paths) + 1, size)
 
 
-def _is_same(there: Any, files: Sequence[File]) -> bool:
+def _is_same(there: Mapping[str, File], files: Sequence[File]) -> bool:
     """Whether a registry lists exactly these files; where it knows no sha256, it cannot say."""
-    return bool(there == {file.path: file for file in files})
+    return dict(there) == {file.path: file for file in files}
 
 
 def _read_manifest(folder: Path, subject: object) -> dict[str, Any]:
