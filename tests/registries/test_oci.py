@@ -106,14 +106,15 @@ def test_a_pull_replaces_a_release_and_nothing_else(release, pushed, tmp_path, c
     assert "not ours to replace" in capsys.readouterr().err
 
 
-def test_a_signature_is_checked_before_the_folder_is_there(release, registry, tmp_path, capsys):
+def test_a_signature_is_checked_before_the_folder_is_there(release, registry, tmp_path, capsys, monkeypatch):
     pytest.importorskip("model_signing")
     from tests.release.test_signing import make_keys
 
     private, public = make_keys(tmp_path / "keys")
     assert main(["sign", str(release), "--key", str(private)]) == 0
-    assert push(release, registry, "--yes", "--public-key", str(public)) == 0
-    assert pull(registry, tmp_path / "out", "--public-key", str(public)) == 0
+    monkeypatch.chdir(tmp_path)
+    assert push(Path("release"), registry, "--yes", "--public-key", str(public)) == 0
+    assert pull(registry, Path("out"), "--public-key", str(public)) == 0
     _, other = make_keys(tmp_path / "others")
     assert pull(registry, tmp_path / "out-2", "--public-key", str(other)) == 1
     assert not (tmp_path / "out-2").exists()

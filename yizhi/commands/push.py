@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     if options.public_key:
         from yizhi.release.signing import check_signature
 
-        check_signature(options.release, options.public_key)
+        check_signature(options.release.resolve(), options.public_key)
     done = push(options.release, options.to, options.send, options.public)
     if options.json:
         print(json.dumps(done.as_dict(), ensure_ascii=False, indent=2))

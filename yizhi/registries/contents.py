@@ -8,11 +8,11 @@ from typing import Any
 
 from yizhi.errors import CheckFailed, InputError, printable, show
 from yizhi.release.artifact import CARD, DESCRIPTION
-from yizhi.release.manifest import GOLDEN, MANIFEST, SIGNATURE, find_altered_release, read_manifest
+from yizhi.release.manifest import GOLDEN, MANIFEST, NOT_LISTED, find_altered_release, read_manifest
 from yizhi.storage.digests import describe_folder, sha256_of_file
 
-# What no manifest can list, and may travel with it: the signature, and the report that a signature covers too.
-_BESIDE = re.compile(rf"{re.escape(SIGNATURE)}|report/parity\.(json|xml|html)")
+# Of a report, which no manifest can list and a signature covers.
+_REPORT = re.compile(r"report/parity\.(json|xml|html)")
 MOST_FAULTS = 20
 
 
@@ -38,7 +38,7 @@ def read_release(release: Path) -> tuple[dict[str, Any], list[File]]:
     if strange:
         raise InputError(release, strange)
     files = expected_files(manifest, manifest["artifacts"])
-    there = {name: sha256_of_file(release / name) for name in (MANIFEST, SIGNATURE) if (release / name).is_file()}
+    there = {name: sha256_of_file(release / name) for name in (MANIFEST, *NOT_LISTED) if (release / name).is_file()}
     files |= {path: File(path, digest, None) for path, digest in {**there, **report}.items()}
     return manifest, [File(path, file.sha256, (release / path).stat().st_size) for path, file in sorted(files.items())]
 
@@ -71,7 +71,7 @@ def expected_files(manifest: Mapping[str, Any], targets: Iterable[str]) -> dict[
 
 def is_beside(path: str) -> bool:
     """Whether a file that the manifest does not list may lie in a release."""
-    return _BESIDE.fullmatch(path) is not None
+    return path in NOT_LISTED or _REPORT.fullmatch(path) is not None
 
 
 def is_relative(path: str) -> bool:

@@ -124,7 +124,7 @@ def pull(
             registry.fetch(remote, path, folder)
         check_files(folder, manifest, address, chosen)
         if check:
-            check(folder)
+            check(folder.resolve())
         for written in folder.rglob("*"):
             fsync(written)
         fsync(folder)
