@@ -137,6 +137,12 @@ def link_a_file(release):
     (release / "onnx" / "vocab.txt").symlink_to(release.parent / "vocab.txt")
 
 
+def link_the_report(release):
+    """What a link leads to must not leave with a release that somebody else gave."""
+    (release / "report" / "parity.xml").unlink()
+    (release / "report" / "parity.xml").symlink_to("/etc/passwd")
+
+
 @pytest.mark.parametrize(
     ("alter", "code", "says"),
     [
@@ -146,6 +152,7 @@ def link_a_file(release):
         (lambda release: (release / "notes.txt").touch(), 1, "./notes.txt: not listed"),
         (lambda release: (release / "onnx" / "README.md").write_text("x"), 1, "onnx/README.md: differs"),
         (lambda release: (release / "README.md").unlink(), 1, "./README.md: missing"),
+        (link_the_report, 2, "report/parity.xml: is a symbolic link"),
         (lambda release: (release / "report" / "diary.txt").touch(), 2, "report/diary.txt: is no file of a report"),
     ],
 )
@@ -236,6 +243,7 @@ RAW = "application/vnd.cncf.model.weight.v1.raw"
         (add_layer(**named("a\x1b[31m")), 2, "expected a new path"),
         (add_layer(**named("onnx/evil.py")), 1, "'onnx/evil.py': is no file of this release"),
         (add_layer(**named("report/../evil")), 2, "expected a new path"),
+        (add_layer(**named("report")), 1, "'report': is no file of this release"),
         (add_layer(**named("report/evil.sh")), 1, "is no file of this release"),
         (change_layers(lambda manifest: manifest["layers"].pop(0)), 1, "README.md: missing"),
         (change_layers(lambda manifest: manifest.update(layers="x")), 2, "layers: expected a list"),

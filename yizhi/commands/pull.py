@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +47,7 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
+    from yizhi.pipeline.progress import Progress
     from yizhi.registries.transfer import pull
 
     targets = find_targets(options.targets)
@@ -60,14 +60,14 @@ def run(options: argparse.Namespace) -> int:
         if not options.public_key.is_file():
             raise InputError(options.public_key, "no such file")
         check = partial(check_signature, public_key=options.public_key)
-    done = pull(options.source, options.out, options.targets, check, _tell)
+    with Progress() as progress:
+        done = pull(options.source, options.out, options.targets, check, progress.note)
     if not options.verify:
         if options.json:
             print(json.dumps(done.as_dict(), ensure_ascii=False, indent=2))
         else:
             _print(done, options.out, options.targets)
         return 0
-    from yizhi.pipeline.progress import Progress
     from yizhi.pipeline.recheck import verify_path
 
     with Progress() as progress:
@@ -83,8 +83,3 @@ def _print(done: "Pull", out: Path, targets: list[str] | None) -> None:
     print(f"from {done.source}: {done.version}")
     chosen = "".join(f" --target {target}" for target in targets or ())
     print(f"To compare its outputs too: yizhi verify {out}{chosen}")
-
-
-def _tell(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)

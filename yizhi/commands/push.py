@@ -42,13 +42,15 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
+    from yizhi.pipeline.progress import Progress
     from yizhi.registries.transfer import push
 
     if options.public_key:
         from yizhi.release.signing import check_signature
 
         check_signature(options.release.resolve(), options.public_key)
-    done = push(options.release, options.to, options.send, options.public)
+    with Progress() as progress:
+        done = push(options.release, options.to, options.send, options.public, progress.note)
     if options.json:
         print(json.dumps(done.as_dict(), ensure_ascii=False, indent=2))
     else:

@@ -11,8 +11,10 @@ from yizhi.release.artifact import CARD, DESCRIPTION
 from yizhi.release.manifest import GOLDEN, MANIFEST, NOT_LISTED, find_altered_release, read_manifest
 from yizhi.storage.digests import describe_folder, sha256_of_file
 
-# Of a report, which no manifest can list and a signature covers.
-_REPORT = re.compile(r"report/parity\.(json|xml|html)")
+# What no manifest can list, and may travel with it: signatures, and the report, which these cover.
+REPORT = "report"
+_REPORT = re.compile(rf"{REPORT}/parity\.(json|xml|html)")
+_SIGNATURES = {*NOT_LISTED} - {REPORT}
 MOST_FAULTS = 20
 
 
@@ -33,12 +35,15 @@ def read_release(release: Path) -> tuple[dict[str, Any], list[File]]:
     """
     manifest = read_manifest(release)
     check_files(release, manifest, release)
-    report = {f"report/{name}": entry["sha256"] for name, entry in describe_folder(release / "report").items()}
+    report = {f"{REPORT}/{name}": entry["sha256"] for name, entry in describe_folder(release / REPORT).items()}
     strange = [f"{path}: is no file of a report: move it elsewhere" for path in report if not is_beside(path)]
+    strange += [f"{path}: is a symbolic link" for path in report if (release / path).is_symlink()]
     if strange:
         raise InputError(release, strange)
     files = expected_files(manifest, manifest["artifacts"])
-    there = {name: sha256_of_file(release / name) for name in (MANIFEST, *NOT_LISTED) if (release / name).is_file()}
+    there = {
+        name: sha256_of_file(release / name) for name in (MANIFEST, *sorted(_SIGNATURES)) if (release / name).is_file()
+    }
     files |= {path: File(path, digest, None) for path, digest in {**there, **report}.items()}
     return manifest, [File(path, file.sha256, (release / path).stat().st_size) for path, file in sorted(files.items())]
 
@@ -71,7 +76,7 @@ def expected_files(manifest: Mapping[str, Any], targets: Iterable[str]) -> dict[
 
 def is_beside(path: str) -> bool:
     """Whether a file that the manifest does not list may lie in a release."""
-    return path in NOT_LISTED or _REPORT.fullmatch(path) is not None
+    return path in _SIGNATURES or _REPORT.fullmatch(path) is not None
 
 
 def is_relative(path: str) -> bool:

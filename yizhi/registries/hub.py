@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,14 @@ class HubRegistry:
         """Which large files the hub has is its own affair: the library asks before it sends."""
         return list(files)
 
-    def push(self, release: Path, manifest: Mapping[str, Any], files: Sequence[File], before: Remote | None) -> str:
+    def push(
+        self,
+        release: Path,
+        manifest: Mapping[str, Any],
+        files: Sequence[File],
+        before: Remote | None,
+        told: Callable[[str], None],
+    ) -> str:
         """One commit, on top of the one that was found: the revision is the former release or this one, whole."""
         additions = [CommitOperationAdd(file.path, release / file.path) for file in files]
         altered = [
@@ -82,6 +89,7 @@ class HubRegistry:
         ]
         if altered:
             raise CheckFailed(f"{release}: changed while it was read: {', '.join(altered)}")
+        told(f"sending to {self._address}")
         repository, revision = self._address.repository, self._address.revision
         with self._explained():
             if before is None:

@@ -6,7 +6,7 @@ layer is neither packed nor compressed, so its digest is the file's: what two re
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,20 @@ class OciRegistry:
         there = {file.sha256: self._client.has_blob(f"sha256:{file.sha256}") for file in files}
         return [file for file in files if not there[file.sha256]]
 
-    def push(self, release: Path, manifest: Mapping[str, Any], files: Sequence[File], before: Remote | None) -> str:
+    def push(
+        self,
+        release: Path,
+        manifest: Mapping[str, Any],
+        files: Sequence[File],
+        before: Remote | None,
+        told: Callable[[str], None],
+    ) -> str:
         """Blobs first; the tag is moved by the last request, to a manifest whose blobs are all there."""
         if self._address.by_digest:
             raise InputError(self._address, "expected a tag to push to, such as oci://HOST/NAME:TAG")
-        for file in {file.sha256: file for file in self.find_missing(files)}.values():
+        missing = {file.sha256: file for file in self.find_missing(files)}.values()
+        for number, file in enumerate(missing, start=1):
+            told(f"sending {number}/{len(missing)} {file.path}")
             self._client.put_blob(f"sha256:{file.sha256}", release / file.path)
         config, data = describe(manifest, files)
         if not self._client.has_blob(digest_of(config)):

@@ -1,6 +1,6 @@
 """What push and pull ask of a place, whichever it is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,10 +29,17 @@ class Registry(Protocol):
     def find_missing(self, files: Sequence[File]) -> list[File]:
         """Those whose bytes the registry does not have yet."""
 
-    def push(self, release: Path, manifest: Mapping[str, Any], files: Sequence[File], before: Remote | None) -> str:
+    def push(
+        self,
+        release: Path,
+        manifest: Mapping[str, Any],
+        files: Sequence[File],
+        before: Remote | None,
+        told: Callable[[str], None],
+    ) -> str:
         """Send what is missing and let the address point at the release, in one step and last; return its version.
 
-        before: what was found there. Raises CheckFailed where the address was moved since.
+        before: what was found there. told: hears of progress. Raises CheckFailed where the address was moved since.
         """
 
 

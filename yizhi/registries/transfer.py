@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from yizhi.errors import InputError
+from yizhi.errors import InputError, printable
 from yizhi.registries.address import parse_address
 from yizhi.registries.contents import (
     File,
@@ -48,15 +48,23 @@ class Push:
         return asdict(self)
 
 
-def push(release: Path, to: str, send: bool = False, public: bool = False) -> Push:
+def push(
+    release: Path,
+    to: str,
+    send: bool = False,
+    public: bool = False,
+    told: Callable[[str], None] = lambda text: None,
+) -> Push:
     """Check a release, look what is at the address, and send it there if `send`.
 
-    public: a repository that must be created on the hub is open to everybody.
+    public: a repository that must be created on the hub is open to everybody. told: hears of progress.
     Raises InputError for a release that is not finished, an address that is none, and whatever a registry refuses;
     CheckFailed for an altered file. Both before anything is sent.
     """
     address = parse_address(to)
+    told(f"hashing {release}")
     manifest, files = read_release(release)
+    told(f"asking {address}")
     registry = open_registry(address, public)
     before = registry.find()
     there = before.files if before else {}
@@ -67,7 +75,7 @@ def push(release: Path, to: str, send: bool = False, public: bool = False) -> Pu
     missing = [] if same else registry.find_missing(files)
     version = before.version if same and before else None
     if send and not same:
-        version = registry.push(release, manifest, files, before)
+        version = registry.push(release, manifest, files, before, told)
     paths = [file.path for file in missing]
     replaces = before.version if before else None
     removed = sorted(there.keys() - {file.path for file in files})
@@ -99,11 +107,12 @@ def pull(
     """Write the release of an address to a new folder, or to one that holds a release; it is there whole or not at all.
 
     targets: only these artifacts, beside golden outputs and documents; all if None. check: also looks at the whole
-    folder before it is put in its place, and raises where it is not to be. told: hears of progress, a line at a time.
+    folder before it is put in its place, and raises where it is not to be. told: hears of progress.
     Raises InputError for an address that holds no release, and CheckFailed where anything is not as its manifest says.
     """
     address = parse_address(source)
     registry = open_registry(address)
+    told(f"asking {address}")
     remote = registry.find()
     if remote is None:
         raise InputError(address, "there is nothing: no such repository, tag or revision (or a private one)")
@@ -119,9 +128,10 @@ def pull(
         paths |= set() if targets else {path for path in remote.files if is_beside(path)}
         _check_space(folder, sum(remote.files[path].size or 0 for path in paths), out)
         for number, path in enumerate(sorted(paths), start=1):
-            told(f"{number}/{len(paths)} {path}")
+            told(f"fetching {number}/{len(paths)} {printable(path)}")
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             registry.fetch(remote, path, folder)
+        told(f"hashing {out}")
         check_files(folder, manifest, address, chosen)
         if check:
             check(folder.resolve())
