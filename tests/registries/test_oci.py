@@ -5,11 +5,13 @@ import json
 from pathlib import Path
 
 import pytest
+import requests
 
 from tests.registries.kills import run_killed_at
 from tests.registries.oci_server import Registry, serve, sha256
 from yizhi.cli import main
 from yizhi.registries import oci_client
+from yizhi.registries.address import OciAddress
 from yizhi.registries.contents import read_release
 from yizhi.registries.oci import PATH, describe
 from yizhi.release.manifest import MANIFEST
@@ -370,6 +372,25 @@ def test_a_stored_login_is_used_and_never_told(finished_release, guarded, tmp_pa
     assert not [secret for secret in secrets if secret in printed.out + printed.err]
 
 
+@pytest.mark.parametrize(
+    ("host", "repository", "configured"),
+    [
+        ("myhost", "models/bert", "index.docker.io"),
+        ("myhost", "models/bert", "docker.io"),
+        ("registry.example.org", "other.example.org/bert", "other.example.org"),
+        ("registry.example.org:5000", "models/bert", "registry.example.org"),
+    ],
+)
+def test_another_hosts_login_is_not_given_away(tmp_path, monkeypatch, host, repository, configured):
+    (tmp_path / "config.json").write_text(json.dumps({"auths": {configured: {"auth": "c2VjcmV0"}}}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.setenv("ORAS_USER", "me")
+    monkeypatch.setenv("ORAS_PASS", "s3cret")
+    asked = requests.Response()
+    asked.headers["WWW-Authenticate"] = 'Basic realm="x"'
+    assert not oci_client.OciClient(OciAddress(host, repository, "1"))._log_in(asked)
+
+
 def test_a_wrong_login_is_told(finished_release, guarded, capsys):
     guarded.login = "me:other"
     assert push(finished_release, guarded, "--yes") == 2
@@ -400,11 +421,32 @@ def test_a_login_follows_to_no_other_host(finished_release, guarded, tmp_path):
         assert {login for _, _, login in other.seen} == {None}
 
 
-@pytest.mark.parametrize("location", ["http://registry.example.org/x", "file:///etc/passwd", "//169.254.169.254/x"])
+@pytest.mark.parametrize(
+    "location",
+    ["http://registry.example.org/x", "file:///etc/passwd", "//169.254.169.254/x", "http://127.0.0.1@evil.org/"],
+)
 def test_a_redirect_to_the_open_is_refused(pushed, tmp_path, capsys, location):
     pushed.fault = lambda request: "/blobs/" in request.path and not request.answer(302, b"", {"Location": location})
     assert pull(pushed, tmp_path / "out") == 2
     assert "which is not safe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["blobs", "manifests"])
+def test_an_address_that_is_none_and_a_packed_answer(pushed, finished_release, tmp_path, capsys, where):
+    pushed.fault = lambda request: (
+        f"/{where}/" in request.path and not request.answer(302, b"", {"Location": "http://["})
+    )
+    assert pull(pushed, tmp_path / "out") == 2
+    assert "sends to an address that is none" in capsys.readouterr().err
+    packed = {"Content-Encoding": "gzip"}
+    pushed.fault = lambda request: f"/{where}/" in request.path and not request.answer(200, b"x", packed)
+    assert pull(pushed, tmp_path / "out") == 2
+    assert "answers in 'gzip', which was not asked for" in capsys.readouterr().err
+    pushed.tags.clear()
+    pushed.fault = lambda request: request.command == "POST" and not request.answer(202, b"", {"Location": "http://["})
+    pushed.blobs.clear()
+    assert push(finished_release, pushed, "--yes") == 2
+    assert "sends to an address that is none: 'http://['" in capsys.readouterr().err
 
 
 def test_redirects_in_a_circle_end(pushed, tmp_path, capsys):

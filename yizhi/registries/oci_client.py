@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 
-from yizhi.errors import InputError, NotRun
+from yizhi.errors import InputError, NotRun, show
 from yizhi.registries.address import OciAddress
 
 try:
@@ -93,8 +93,8 @@ class OciClient:
             location = response.headers.get("Location")
         if not location:
             raise InputError(self._address, "the registry does not say where to send a file")
-        parts = urlsplit(urljoin(self._origin, location))
-        query = urlencode([*parse_qsl(parts.query), ("digest", digest)])
+        parts = urlsplit(self._follow(self._origin, location))
+        query = urlencode([*parse_qsl(parts.query, keep_blank_values=True), ("digest", digest)])
         headers = {"Content-Type": "application/octet-stream"}
         with self._call("PUT", urlunsplit(parts._replace(query=query)), headers, data=data) as response:
             self._require(response, 201)
@@ -135,10 +135,21 @@ class OciClient:
             if method not in ("GET", "HEAD") or response.status_code not in _REDIRECTS:
                 return response
             response.close()
-            url = urljoin(url, response.headers.get("Location", ""))
+            url = self._follow(url, response.headers.get("Location", ""))
             response = self._send(method, url, headers, data)
         response.close()
         raise InputError(self._address, f"more than {_MOST_REDIRECTS} redirects")
+
+    def _follow(self, url: str, location: str) -> str:
+        """Where the registry sends to."""
+        try:
+            followed = urljoin(url, location)
+            urlsplit(followed)
+        except ValueError:
+            raise InputError(
+                self._address, f"the registry sends to an address that is none: {show(location)}"
+            ) from None
+        return followed
 
     def _send(
         self, method: str, url: str, headers: Mapping[str, str] | None, data: "bytes | Path | None"
@@ -152,10 +163,18 @@ class OciClient:
         try:
             if isinstance(data, Path):
                 with open(data, "rb") as file:
-                    return self._request(method, url, sent, file)
-            return self._request(method, url, sent, data)
+                    response = self._request(method, url, sent, file)
+            else:
+                response = self._request(method, url, sent, data)
         except requests.RequestException as error:
             raise InputError(self._address, f"{parts.netloc} cannot be reached: {type(error).__name__}") from None
+        except ValueError:  # requests reads where a redirect leads, also where it is not to follow
+            raise InputError(self._address, f"{parts.netloc} sends to an address that is none") from None
+        packed = response.headers.get("Content-Encoding", "identity")
+        if packed.lower() != "identity":  # a small answer could unpack to any size
+            response.close()
+            raise InputError(self._address, f"{parts.netloc} answers in {show(packed)}, which was not asked for")
+        return response
 
     def _request(self, method: str, url: str, headers: Mapping[str, str], data: Any) -> "requests.Response":
         # auth: else requests puts a login of ~/.netrc in the place of ours.
@@ -172,11 +191,13 @@ class OciClient:
         basic = challenge.lower().startswith("basic")
         if not basic and not challenge.lower().startswith("bearer"):
             return False
-        auth = get_auth_backend("basic" if basic else "token", self._session, insecure=self._local)
+        auth = get_auth_backend("token", self._session, insecure=self._local)
+        container = Container(self._address.repository)
+        container.registry = self._address.host  # which it cannot tell from a name's first part
         own = os.environ.get("DOCKER_CONFIG")
         configs = [f"{own}/config.json"] if own and Path(own, "config.json").is_file() else []
         try:
-            auth.load_configs(Container(f"{self._address.host}/{self._address.repository}"), configs=configs)
+            auth.load_configs(container, configs=configs)
             known = getattr(auth, "_basic_auth", None)
             if basic:
                 self._authorization = f"Basic {known}" if known else None
