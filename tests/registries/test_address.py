@@ -1,7 +1,10 @@
 """Addresses: what is one, and what is refused before anything is asked."""
 
+import sys
+
 import pytest
 
+from yizhi.cli import main
 from yizhi.errors import InputError
 from yizhi.registries.address import HubAddress, OciAddress, parse_address
 
@@ -49,3 +52,20 @@ def test_an_address_is_read_and_written(text, expected):
 def test_what_is_no_address_is_refused(text):
     with pytest.raises(InputError, match="expected hf://ORG/NAME"):
         parse_address(text)
+
+
+@pytest.mark.parametrize(
+    ("address", "library", "module", "extra"),
+    [
+        ("oci://localhost:1/name:1", "oras", "oci", "yizhi[oci]"),
+        ("hf://org/name", "huggingface_hub", "hub", "yizhi[hub]"),
+    ],
+)
+def test_what_is_not_installed_is_named(finished_release, monkeypatch, capsys, address, library, module, extra):
+    for name in [name for name in sys.modules if name.partition(".")[0] == library]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, library, None)
+    for name in (module, f"{module}_client"):
+        monkeypatch.delitem(sys.modules, f"yizhi.registries.{name}", raising=False)
+    assert main(["push", str(finished_release), "--to", address]) == 2
+    assert f"pip install '{extra}'" in capsys.readouterr().err
