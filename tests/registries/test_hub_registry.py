@@ -255,3 +255,19 @@ def test_a_kill_at_any_request_leaves_the_former_release(release, pushed, tmp_pa
         assert number < 400
     assert moved == (direction == "push")
     assert number > 4
+
+
+def test_a_card_that_the_hub_refuses_is_told_before_anything_is_sent(finished_release, hub, capfd):
+    """Such as a licence that is none of the hub's."""
+
+    def judge(request):
+        wrong = {"errors": [{"message": '"license" must be one of [mit]\x1b[31m'}], "warnings": []}
+        return request.path.endswith("/validate-yaml") and not request.say(wrong, 400)
+
+    hub.fault = judge
+    assert push(finished_release, "--yes") == 2
+    error = capfd.readouterr().err
+    assert "the hub refuses it" in error
+    assert '"license" must be one of [mit]' in error
+    assert "\x1b" not in error
+    assert not [path for path in changes(hub) if "/commit/" in path or "/lfs/" in path]
