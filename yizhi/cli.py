@@ -12,6 +12,7 @@ from yizhi import __version__
 from yizhi.commands import (
     answer,
     classify,
+    convert,
     diff,
     embed,
     export,
@@ -36,6 +37,7 @@ from yizhi.errors import CheckFailed, InputError
 
 COMMANDS = (
     export,
+    convert,
     verify,
     diff,
     sign,

@@ -99,6 +99,8 @@ def find_altered_release(
             faults[name] = [f"{DESCRIPTION}: {fault}" for fault in error.faults]
             continue
         wrong = artifact.find_altered_files()
+        if artifact.target != name:
+            wrong.append(f"{DESCRIPTION}: target: expected {name}; found {artifact.target}")
         if sha256_of_file(release / name / DESCRIPTION) != expected[DESCRIPTION]:
             wrong.append(f"{DESCRIPTION}: differs from the one in {MANIFEST}")
         card = f"{name}/{CARD}"

@@ -61,6 +61,26 @@ def print_release(console: Console, release: object, rows: Sequence[Row]) -> Non
     console.print(f"{passed} of {len(rows)} passed" + (": not fit for release" if passed < len(rows) else ""))
 
 
+def print_conversion(console: Console, folder: object, rows: Sequence[Row]) -> None:
+    """One line per target: size, seconds, peak memory; then the reasons, and that nothing of this is verified."""
+    table = Table(title=str(folder), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column("target")
+    for heading in ("size", "convert", "peak memory"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        peak = row.export.peak_bytes if row.export else None
+        table.add_row(row.target, format_bytes(row.size), _seconds(row.export, ""), format_bytes(peak))
+    console.print(table)
+    for row in rows:
+        for fault in row.export.faults if row.export else ():
+            console.print(Text(f"{row.target}: {fault}", "red"))
+    console.print(
+        Text(
+            "UNVERIFIED: nothing was compared. `yizhi export` into the same folder verifies what is here", "bold yellow"
+        )
+    )
+
+
 def _verdict(row: Row) -> Text:
     if row.not_run:
         return Text("not run", "bold yellow")
