@@ -24,7 +24,7 @@ MANIFEST = {
             "parity": {
                 "passed": True,
                 "precision": "fp32",
-                "weights": {"exact": 3, "requantized": 0, "rounded": 0},
+                "weights": {"exact": 3, "requantized": 0, "rounded": 0, "graphs": 4},
                 "head": {"verdict": "trained"},
                 "published": {"values": 5, "faults": []},
             }
@@ -33,7 +33,7 @@ MANIFEST = {
             "parity": {
                 "passed": True,
                 "precision": "int8",
-                "weights": {"exact": 1, "requantized": 2, "rounded": 0},
+                "weights": {"exact": 1, "requantized": 2, "rounded": 0, "graphs": 10},
                 "integers": {"digest": SHA256},
                 "quality": QUALITY,
                 "label_error": None,
@@ -83,6 +83,10 @@ def find_outcomes(manifest=MANIFEST, signature=SIGNED, withdrawn=None, now=NOW, 
         ({"gates": ("weights",)}, MANIFEST, "met"),
         ({"gates": ("weights",)}, in_parity("onnx", "weights", to={"exact": 0}), "not run"),
         ({"gates": ("weights",)}, in_parity("onnx", "weights", to=None), "not run"),
+        ({"gates": ("weights",)}, in_parity("onnx", "weights", to={"exact": 0, "graphs": 4}), "not run"),
+        ({"gates": ("graphs",)}, MANIFEST, "met"),
+        ({"gates": ("graphs",)}, in_parity("onnx", "weights", to={"exact": 3, "graphs": 0}), "not run"),
+        ({"gates": ("graphs",)}, {**MANIFEST, "artifacts": {}}, "not run"),
         ({"gates": ("head",)}, MANIFEST, "met"),
         ({"gates": ("head",)}, in_parity("onnx", "head", to=None), "not run"),
         ({"gates": ("head",)}, in_parity("onnx", "head", to={"verdict": "not judged"}), "not run"),

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from yizhi import __version__
-from yizhi.catalogue.identify import find_origin
+from yizhi.catalogue.catalogue import find_known
+from yizhi.catalogue.identify import Identity, find_origin, identify
 from yizhi.converters.shared_files import describe_interface, describe_pooling
 from yizhi.converters.targets import TARGETS, Target
 from yizhi.errors import InputError
@@ -25,20 +26,22 @@ from yizhi.pipeline.results import Row
 from yizhi.pipeline.steps import CALIBRATION, Convert, MakeGolden, Verify
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.sentences import rows_of
+from yizhi.reading.source_card import SourceCard, read_source_card
 from yizhi.release.artifact import DESCRIPTION, Artifact
 from yizhi.release.documents import write_documents
 from yizhi.release.manifest import (
     ATTESTATIONS,
-    DOCUMENTS,
     GOLDEN,
     MANIFEST,
     SIGNATURE,
+    describe_documents,
     describe_release,
+    list_documents,
     read_manifest,
     write_manifest,
 )
 from yizhi.storage.codec import from_plain
-from yizhi.storage.digests import describe_file, describe_folder, sha256_of_file
+from yizhi.storage.digests import describe_folder, sha256_of_file
 from yizhi.storage.folders import remove_leftovers
 from yizhi.storage.locks import hold
 from yizhi.storage.texts import read_texts
@@ -53,7 +56,7 @@ class _State:
 
     current: targets whose artifact is what this checkpoint and this code would write again.
     verdicts: verdicts in the manifest that still hold, by target.
-    golden: whether `golden/` is this checkpoint's. documents: whether those beside the folders are as written.
+    golden: whether `golden/` is this checkpoint's. documents: whether cards and the like are as written.
     """
 
     current: set[str]
@@ -89,7 +92,7 @@ def export(
         source = describe_source(checkpoint, origin)
         descriptions = describe_artifacts(checkpoint, targets, source["files"], int8_options, calibration)
         pooling = checkpoint.spec.pooling
-        for note in checkpoint.notes():
+        for note in [*checkpoint.notes(), *read_source_card(checkpoint.folder).notes]:
             progress.warn(note)
         parameters = count_parameters(checkpoint)
     with locked(release):
@@ -100,7 +103,7 @@ def export(
         check_space(release, plan, parameters)
         if plan or not state.documents:
             # What they say is about to stop being true; the manifest first, since it vouches for the rest.
-            for name in (MANIFEST, SIGNATURE, ATTESTATIONS, *DOCUMENTS):
+            for name in (MANIFEST, SIGNATURE, ATTESTATIONS, *list_documents(TARGETS)):
                 (release / name).unlink(missing_ok=True)
         progress.begin([job.name for job in plan])
         results = run_jobs(plan, jobs, progress.started, progress.finished)
@@ -108,8 +111,8 @@ def export(
         if (plan or not state.documents) and all(row.passed for row in rows):
             verdicts = {**state.verdicts, **{row.target: row.verdict for row in rows if row.verdict}}
             artifacts = [Artifact.read(release / name) for name in TARGETS if name in verdicts]
-            write_documents(release, source, artifacts)
             parity = {name: _round(verdict.as_dict()) for name, verdict in verdicts.items()}
+            write_documents(release, source, artifacts, parity)
             write_manifest(release, describe_release(release, source, artifacts, parity))
     return rows
 
@@ -132,7 +135,8 @@ def describe_source(checkpoint: Checkpoint, origin: dict[str, str] | None) -> di
         hashing = thread.submit(checkpoint.digest)
         checkpoint.check_values()
         digest = hashing.result()
-    known = find_origin(checkpoint, digest, origin)
+    identity = identify(checkpoint, digest)
+    known = find_origin(identity, origin)
     return {
         "files": digest,
         "model_type": checkpoint.config.model_type,
@@ -142,6 +146,20 @@ def describe_source(checkpoint: Checkpoint, origin: dict[str, str] | None) -> di
         **describe_pooling(checkpoint.spec),
         **({"ignored_files": list(checkpoint.ignored_files)} if checkpoint.ignored_files else {}),
         **({"known": known} if known else {}),
+        **_describe_card(read_source_card(checkpoint.folder), identity, origin),
+    }
+
+
+def _describe_card(card: SourceCard, identity: Identity | None, origin: dict[str, str] | None) -> dict[str, Any]:
+    """Licence, languages and base model, as far as the source says them or it is a known checkpoint, unaltered."""
+    known = find_known(identity.name) if identity and identity.is_unaltered else None
+    licence = card.licence or (known.licence_id if known else None)
+    base_model = (origin or {}).get("hub") or (known.hub[0] if known and known.hub else None) or card.base_model
+    languages = list(card.languages) or (["zh"] if known else [])
+    return {
+        **({"license": licence} if licence else {}),
+        **({"languages": languages} if languages else {}),
+        **({"base_model": base_model} if base_model else {}),
     }
 
 
@@ -195,7 +213,7 @@ def _assess(release: Path, source: dict[str, Any], descriptions: dict[str, dict[
         for name, entry in judged.items()
         if golden and name in current and sha256_of_file(release / name / DESCRIPTION) == entry[DESCRIPTION]
     }
-    documents = {name: description for name in DOCUMENTS if (description := describe_file(release / name))}
+    documents = describe_documents(release, manifest["artifacts"])
     return _State(current, verdicts, golden, bool(documents) and documents == manifest["documents"])
 
 

@@ -171,10 +171,19 @@ def _judge_published(verdicts: Mapping[str, Any]) -> tuple[Outcome, str]:
 
 
 def _judge_weights(verdicts: Mapping[str, Any]) -> tuple[Outcome, str]:
-    unread = sorted(name for name, parity in verdicts.items() if not sum(parity.get("weights", {}).values()))
+    counts = {name: parity.get("weights", {}) for name, parity in verdicts.items()}
+    unread = sorted(name for name, count in counts.items() if not sum(count.get(how, 0) for how in _WAYS))
     if unread:
         return "not run", f"no stored tensor was compared of {', '.join(unread)}"
     return "met", "every artifact's stored tensors were compared with the checkpoint's"
+
+
+def _judge_graphs(verdicts: Mapping[str, Any]) -> tuple[Outcome, str]:
+    onnx = {name: parity for name, parity in verdicts.items() if name.startswith("onnx")}
+    unread = sorted(name for name, parity in onnx.items() if not parity.get("weights", {}).get("graphs"))
+    if unread or not onnx:
+        return "not run", f"no graph was compared of {', '.join(unread) or 'any: there is no ONNX artifact'}"
+    return "met", "every ONNX graph was compared with the one that the code writes"
 
 
 def _judge_integers(verdicts: Mapping[str, Any]) -> tuple[Outcome, str]:
@@ -193,7 +202,10 @@ def _judge_int8_part(verdicts: Mapping[str, Any], part: str, what: str) -> tuple
     return "met", f"{what} was judged"
 
 
+# Of `weights` in a record: how stored tensors were compared.
+_WAYS = ("exact", "requantized", "rounded")
 _GATES = {
+    "graphs": _judge_graphs,
     "head": _judge_head,
     "integers": _judge_integers,
     "published": _judge_published,
