@@ -142,7 +142,7 @@ class SimulatedRuntime(PyTorchRuntime):
         self._type, self._rounding = torch.float64, Rounding(self._arithmetic)
         if self._arithmetic.everything:
             tensors = {name: self._rounding.round(tensor) for name, tensor in tensors.items()}
-        self._module = PyTorchEncoder(self._build_spec(tensors.keys()), tensors).to(torch.float64).eval()
+        self._module = PyTorchEncoder(self.build_spec(tensors.keys()), tensors).to(torch.float64).eval()
 
     def _compute(self, inputs: Inputs, outputs: tuple[str, ...], positions: Tensor | None) -> Outputs:
         with self._rounding:

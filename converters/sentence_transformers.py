@@ -7,6 +7,7 @@ from yizhi.release.artifact import ArtifactWriter
 
 # Classes by the names that every release of sentence-transformers has known them by.
 _MODULES = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
+FILES = ("modules.json", "sentence_bert_config.json", "1_Pooling/config.json")
 _MODES = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "max": "pooling_mode_max_tokens"}
 
 

@@ -1,11 +1,58 @@
-"""What every artifact holds, whatever its target: the configuration and the tokenizer."""
+"""What every artifact holds and says, whatever its target: the configuration, the tokenizer, and its interface."""
 
+from dataclasses import asdict
+from typing import Any
+
+from yizhi.model.label_heads import describe_labels
+from yizhi.model.spec import LOGITS_AT, POSITIONS, EncoderSpec, MaskedLMHead
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.artifact import ArtifactWriter
+from yizhi.storage.json_files import to_json
+
+CONFIG = "config.json"
+
+
+def shared_files(checkpoint: Checkpoint) -> dict[str, str]:
+    """File name -> text of `config.json` as transformers reads it, `vocab.txt`, `tokenizer.json` and its config."""
+    files = checkpoint.text.files(checkpoint.config.max_position_embeddings)
+    return {CONFIG: to_json(checkpoint.published_config()), **files}
 
 
 def write_config_and_tokenizer(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
-    """`config.json` as transformers reads it, `vocab.txt`, `tokenizer.json` and its config."""
-    writer.write_json("config.json", checkpoint.published_config())
-    for name, data in checkpoint.text.files(checkpoint.config.max_position_embeddings).items():
+    """Write `shared_files`."""
+    for name, data in shared_files(checkpoint).items():
         writer.write(name, data)
+
+
+def describe_interface(spec: EncoderSpec, tokens: int) -> dict[str, Any]:
+    """What `artifact.json` says of inputs, outputs and labels.
+
+    tokens: how many the vocabulary has, which may be fewer than the embeddings' rows.
+    """
+    signatures = {name: list(outputs) for name, outputs in spec.signatures().items()}
+    return {
+        "task": spec.task,
+        "inputs": {name: ["batch", "length"] for name in ("input_ids", "attention_mask", "token_type_ids")},
+        "outputs": {name: list(spec.output_axes(name)) for names in signatures.values() for name in names},
+        "signatures": signatures,
+        **_describe_logits_at(spec),
+        **describe_pooling(spec),
+        **describe_labels(spec),
+        **({"tokens": tokens} if tokens < spec.config.vocab_size else {}),
+    }
+
+
+# What `describe_interface` leaves out where there is nothing to say.
+OPTIONAL = (LOGITS_AT, "pooling", "labels", "problem_type", "tokens")
+
+
+def describe_pooling(spec: EncoderSpec) -> dict[str, Any]:
+    """What `sentence_embedding` is, where there is one."""
+    return {"pooling": asdict(spec.pooling)} if spec.pooling else {}
+
+
+def _describe_logits_at(spec: EncoderSpec) -> dict[str, Any]:
+    """The signature with an input of its own, where there is a masked-language-model head."""
+    if not isinstance(spec.head, MaskedLMHead):
+        return {}
+    return {LOGITS_AT: {"inputs": {POSITIONS: ["count", 2]}, "outputs": {"logits": ["count", spec.head.vocab_size]}}}

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 from yizhi.errors import InputError, NotRun
 
 if TYPE_CHECKING:
+    from yizhi.model.spec import EncoderSpec
     from yizhi.reading.stored_tensors import TensorPlace
+    from yizhi.release.artifact import Artifact
 
 
 class MissingFramework(NotRun):
@@ -28,6 +30,8 @@ class Target:
     """One kind of artifact.
 
     precision: what its tolerances are keyed by. tensors: the function that says where the folder holds each tensor.
+    files: patterns of the names of its own files, beside those that every artifact has.
+    graphs: the one that compares its graphs with those that would be written, if its files say what is computed.
     converts_with, runs_with: the distributions it needs for each, beyond numpy and tokenizers.
     extra: the pip extra that installs what it runs with; `export_extra` what it converts with, if not the same.
     size: bytes per parameter, for the space an export needs. slow: starts first, so that no core idles at the end.
@@ -38,8 +42,10 @@ class Target:
     converter: str
     runtime: str
     tensors: str
+    files: tuple[str, ...]
     converts_with: tuple[str, ...]
     runs_with: tuple[str, ...]
+    graphs: str | None = None
     extra: str | None = None
     export_extra: str | None = None
     size: float = 4.05
@@ -60,6 +66,17 @@ class Target:
         """Where an artifact's folder holds each tensor. Raises InputError."""
         module, name = self.tensors.split(":")
         found: list[TensorPlace] = getattr(importlib.import_module(module), name)(folder)
+        return found
+
+    def compare_graphs(self, artifact: "Artifact", spec: "EncoderSpec") -> tuple[int, list[str]]:
+        """How many graphs were compared with those written again, and what differs.
+
+        None are where the target has none, or what it converts with is not installed. Raises InputError.
+        """
+        if not self.graphs or not self.is_convertible():
+            return 0, []
+        module, name = self.graphs.split(":")
+        found: tuple[int, list[str]] = getattr(importlib.import_module(module), name)(artifact, spec)
         return found
 
     def versions(self) -> Mapping[str, str]:
@@ -99,6 +116,7 @@ TARGETS: Mapping[str, Target] = {
             converter="yizhi.converters.to_pytorch",
             runtime="yizhi.runtimes.pytorch_runtime:PyTorchRuntime",
             tensors="yizhi.reading.stored_tensors:read_pytorch",
+            files=("model.safetensors", "pooler.safetensors", "model.safetensors.index.pooler.json"),
             converts_with=(),
             runs_with=("torch", "safetensors"),
             extra="pytorch",
@@ -109,6 +127,7 @@ TARGETS: Mapping[str, Target] = {
             converter="yizhi.converters.to_tensorflow",
             runtime="yizhi.runtimes.tensorflow_runtime:TensorFlowRuntime",
             tensors="yizhi.reading.stored_tensors:read_tensorflow",
+            files=("saved_model.pb", "fingerprint.pb", "variables/variables.*", "assets/*"),
             converts_with=("tensorflow",),
             runs_with=("tensorflow",),
             extra="tensorflow",
@@ -120,6 +139,7 @@ TARGETS: Mapping[str, Target] = {
             converter="yizhi.converters.to_flax",
             runtime="yizhi.runtimes.flax_runtime:FlaxRuntime",
             tensors="yizhi.reading.stored_tensors:read_flax",
+            files=("flax_model.msgpack",),
             converts_with=("msgpack",),
             runs_with=("jax", "msgpack"),
             extra="flax",
@@ -130,8 +150,10 @@ TARGETS: Mapping[str, Target] = {
             converter="yizhi.converters.to_onnx",
             runtime="yizhi.runtimes.onnx_runtime:OnnxRuntime",
             tensors="yizhi.reading.stored_tensors:read_onnx",
+            files=("*.onnx", "model.onnx.data"),
             converts_with=("onnx",),
             runs_with=("onnxruntime",),
+            graphs="yizhi.parity.graphs:compare_graphs",
             extra="onnx",
             export_extra="onnx-export",
         ),
@@ -141,8 +163,10 @@ TARGETS: Mapping[str, Target] = {
             converter="yizhi.converters.to_onnx_int8",
             runtime="yizhi.runtimes.onnx_runtime:OnnxRuntime",
             tensors="yizhi.reading.stored_tensors:read_onnx",
+            files=("*.onnx", "model.onnx.data"),
             converts_with=("onnx", "onnxruntime"),
             runs_with=("onnxruntime",),
+            graphs="yizhi.parity.graphs:compare_graphs",
             extra="onnx",
             export_extra="onnx-export",
             size=1.2,

@@ -4,12 +4,13 @@ ONNX Runtime computes every output of a graph, whichever are asked for; so each 
 outputs has a small graph of its own, and they share the weights.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 
-from onnx import TensorProto
+from onnx import ModelProto, TensorProto
 
 from yizhi.converters.forwards.onnx import build_encoder, build_logits_at
-from yizhi.converters.onnx_files import U8U8, WEIGHT_FILE, WeightFile, graph_file
+from yizhi.converters.onnx_files import U8U8, WEIGHT_FILE, StoredTensor, WeightFile, graph_file
 from yizhi.converters.onnx_graph import Graph
 from yizhi.converters.sentence_transformers import write_modules
 from yizhi.model.label_heads import ANSWER
@@ -36,12 +37,18 @@ def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
         weights = WeightFile(file)
         for parameter in checkpoint.parameters():
             weights.add(parameter.name, TensorProto.FLOAT, parameter.shape, checkpoint.chunks(parameter))
-    write_graphs(lambda: Float32Graph(weights.stored), checkpoint.spec, writer)
+    write_graphs(writer, build_fp32_graphs(checkpoint.spec, weights.stored))
+    say_columns(writer, checkpoint.spec)
     write_modules(writer, checkpoint, {"file_name": graph_file("features")})
 
 
-def write_graphs(new: Callable[[], Graph], spec: EncoderSpec, writer: ArtifactWriter, products: str = U8U8) -> None:
-    """Write a graph per signature, and one for a masked-language model's logits at chosen positions.
+def build_fp32_graphs(spec: EncoderSpec, stored: Mapping[str, StoredTensor]) -> Iterator[tuple[str, ModelProto]]:
+    """By file name, the graphs of `build_graphs` over float32 weights, of which `stored` says where they are."""
+    return build_graphs(partial(Float32Graph, stored), spec)
+
+
+def build_graphs(new: Callable[[], Graph], spec: EncoderSpec, products: str = U8U8) -> Iterator[tuple[str, ModelProto]]:
+    """By file name, a graph per signature, and one for a masked-language model's logits at chosen positions.
 
     A reader's `model.onnx` also gives SPAN_LOGITS, which optimum asks for.
     new: makes the empty graph. products: how it multiplies, which its file is named after.
@@ -49,12 +56,23 @@ def write_graphs(new: Callable[[], Graph], spec: EncoderSpec, writer: ArtifactWr
     signatures = spec.signatures()
     if spec.task == ANSWER:
         signatures["serving_default"] += SPAN_LOGITS
-        writer.say(COLUMNS, {name: column for column, name in enumerate(SPAN_LOGITS)})
     for signature, outputs in signatures.items():
         graph = new()
         build_encoder(graph, spec, outputs)
-        writer.write(graph_file(signature, products), graph.model().SerializeToString(deterministic=True))
+        yield graph_file(signature, products), graph.model()
     if isinstance(spec.head, MaskedLMHead):
         graph = new()
         build_logits_at(graph, spec, spec.head)
-        writer.write(graph_file(LOGITS_AT, products), graph.model().SerializeToString(deterministic=True))
+        yield graph_file(LOGITS_AT, products), graph.model()
+
+
+def write_graphs(writer: ArtifactWriter, graphs: Iterable[tuple[str, ModelProto]]) -> None:
+    """Write each into its file, equal graphs as equal bytes."""
+    for name, model in graphs:
+        writer.write(name, model.SerializeToString(deterministic=True))
+
+
+def say_columns(writer: ArtifactWriter, spec: EncoderSpec) -> None:
+    """Say which columns of a reader's logits `model.onnx` gives under names of their own."""
+    if spec.task == ANSWER:
+        writer.say(COLUMNS, {name: column for column, name in enumerate(SPAN_LOGITS)})

@@ -1,19 +1,30 @@
 """Write ONNX graphs over int8 weights, with activations quantized per token. docs/int8.md is the contract."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import ModelProto, TensorProto
 
+from yizhi.converters import to_onnx
 from yizhi.converters.int8_graph import Int8Graph, build_integer_check
 from yizhi.converters.int8_outliers import choose_calibration, find_outliers, may_have_outliers
-from yizhi.converters.onnx_files import INTEGERS, U8S8, U8U8, WEIGHT_FILE, WeightFile, graph_file, outliers_of, scale_of
+from yizhi.converters.onnx_files import (
+    INTEGERS,
+    U8S8,
+    U8U8,
+    WEIGHT_FILE,
+    StoredTensor,
+    WeightFile,
+    graph_file,
+    outliers_of,
+    scale_of,
+)
 from yizhi.converters.quantize import quantize_in_chunks
 from yizhi.converters.sentence_transformers import write_modules
-from yizhi.converters.to_onnx import write_graphs
+from yizhi.converters.to_onnx import say_columns, write_graphs
 from yizhi.errors import InputError
 from yizhi.model.spec import KERNEL, EncoderSpec, MaskedLMHead
 from yizhi.reading.checkpoint import Checkpoint
@@ -57,12 +68,8 @@ def convert(
             weights.add(scale_of(parameter.name), FLOAT, parameter.shape[:1], (chunk.data for chunk in scales))
             checkpoint.release(parameter.name)
     checked = [name for name in one_of_each_kind(spec) if name in names]
-    for products in (U8U8, U8S8):
-        write_graphs(partial(Int8Graph, weights.stored, products, outliers), spec, writer, products)
-        if checked:
-            graph = Int8Graph(weights.stored, products)
-            build_integer_check(graph, checked)
-            writer.write(graph_file(INTEGERS, products), graph.model().SerializeToString(deterministic=True))
+    write_graphs(writer, build_graphs(spec, weights.stored, outliers, checked))
+    say_columns(writer, spec)
     write_modules(writer, checkpoint, {"file_name": graph_file("features")})
     places = {
         name: {"dtype": "int8" if tensor.dtype == INT8 else "float32", "offset": tensor.offset, "shape": tensor.shape}
@@ -70,6 +77,21 @@ def convert(
     }
     found = {"outliers": outliers, "calibration": chosen.describe()}
     writer.say("quantization", {"checked": checked, "stored": places, **found})
+
+
+def build_graphs(
+    spec: EncoderSpec, stored: Mapping[str, StoredTensor], outliers: Mapping[str, Sequence[int]], checked: Sequence[str]
+) -> Iterator[tuple[str, ModelProto]]:
+    """By file name, the graphs of `to_onnx.build_graphs` over int8 weights, for both products, and of integer sums.
+
+    stored, outliers: as Int8Graph takes them. checked: kernels whose sums are to be seen.
+    """
+    for products in (U8U8, U8S8):
+        yield from to_onnx.build_graphs(partial(Int8Graph, stored, products, outliers), spec, products)
+        if checked:
+            graph = Int8Graph(stored, products)
+            build_integer_check(graph, checked)
+            yield graph_file(INTEGERS, products), graph.model()
 
 
 def one_of_each_kind(spec: EncoderSpec) -> list[str]:

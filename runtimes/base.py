@@ -214,7 +214,7 @@ class Runtime:
         inputs.check(self.config, self.artifact.description.get("tokens"))
         return inputs
 
-    def _build_spec(self, names: Collection[str]) -> EncoderSpec:
+    def build_spec(self, names: Collection[str]) -> EncoderSpec:
         """The spec of an artifact that holds these parameters."""
         return replace(build_spec(self.config, names), pooling=self.pooling)
 

@@ -49,7 +49,7 @@ class FlaxRuntime(Runtime):
         tree = read_tree(self.artifact.folder / FLAX_WEIGHTS, self._device)
         self._type = _TYPES.get(self.math, jnp.float32)
         self._parameters = {name: array.astype(self._type) for name, array in canonical_parameters(tree).items()}
-        self._spec = spec = self._build_spec(self._parameters.keys())
+        self._spec = spec = self.build_spec(self._parameters.keys())
         # To one thread, products made for several are a seventh slower.
         alone = self.device == "cpu" and self.threads == 1
         jit = partial(jax.jit, compiler_options={"xla_cpu_multi_thread_eigen": False} if alone else None)

@@ -35,7 +35,7 @@ class PyTorchRuntime(Runtime):
         if (self.artifact.folder / POOLER).exists():
             tensors |= load_file(self.artifact.folder / POOLER)
         self._type = _TYPES.get(self.math, torch.float32)
-        spec = self._build_spec(tensors.keys())
+        spec = self.build_spec(tensors.keys())
         if can_pack(self.device) and self._type == torch.float32:
             tensors = pack_kernels(spec, tensors, self.artifact.folder)
         self._module = PyTorchEncoder(spec, tensors).to(self.device, self._type).eval()

@@ -12,6 +12,7 @@ from yizhi import __version__
 from yizhi.commands import (
     answer,
     classify,
+    convert,
     diff,
     embed,
     export,
@@ -23,6 +24,9 @@ from yizhi.commands import (
     models,
     package,
     pretrain,
+    pull,
+    push,
+    revoke,
     serve,
     sign,
     synthesize,
@@ -35,9 +39,13 @@ from yizhi.errors import CheckFailed, InputError
 
 COMMANDS = (
     export,
+    convert,
     verify,
     diff,
     sign,
+    revoke,
+    push,
+    pull,
     package,
     int8_report,
     inspect,

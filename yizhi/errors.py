@@ -31,6 +31,9 @@ class NotRun(InputError):
 class CheckFailed(Exception):
     """A check ran and its answer is no: outputs differ, or a file was altered."""
 
+    def __init__(self, text: str) -> None:
+        super().__init__(printable(text))
+
 
 def show(value: object) -> str:
     """`repr` of something a user gave, shortened: a fault must fit on a line whatever the file held."""

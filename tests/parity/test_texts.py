@@ -45,7 +45,7 @@ def test_settings_of_the_folder_are_kept(subject, settings):
 
 def test_every_file_of_the_tokenizer_counts(subject):
     artifact, contract = subject()
-    assert set(contract.files) == {"vocab.txt", "tokenizer.json", "tokenizer_config.json"}
+    assert set(contract.files) == {"config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json"}
     for name in contract.files:
         content = (artifact.folder / name).read_bytes()
         (artifact.folder / name).write_bytes(content + b"\n")

@@ -47,7 +47,8 @@ def test_release_holds_what_its_manifest_says(finished_release):
     assert set(manifest["artifacts"]) == {"pytorch", "onnx"}
     assert all(entry["parity"]["passed"] for entry in manifest["artifacts"].values())
     files = {path.name for path in finished_release.iterdir()}
-    assert files == {"manifest.json", "bom.cdx.json", "provenance.json", "golden", "report", "pytorch", "onnx"}
+    documents = {"README.md", "bom.cdx.json", "provenance.json"}
+    assert files == {"manifest.json", *documents, "golden", "report", "pytorch", "onnx"}
 
 
 def test_a_second_build_elsewhere_has_the_same_manifest(checkpoint, finished_release, tmp_path):

@@ -154,7 +154,7 @@ def test_full_disk_is_seen_before_anything_is_written(checkpoint, tmp_path, caps
 @pytest.mark.parametrize("kilobytes", [64, 160, 320, 480, 640])
 def test_disk_that_fills_up_on_the_way(checkpoint, tmp_path, capsys, monkeypatch, kilobytes):
     """Each size fails at another file; the estimate is made to hope, as on a disk that others fill too."""
-    monkeypatch.setattr("yizhi.pipeline.export._check_space", lambda release, needed: None)
+    monkeypatch.setattr("yizhi.pipeline.export.check_space", lambda release, plan, parameters: None)
     with small_disk(tmp_path / "disk", kilobytes) as disk:
         code = export(checkpoint, disk / "release")
         assert code == 2

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 
+import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -11,8 +13,8 @@ from yizhi.cli import main
 from yizhi.parity.golden import Golden
 from yizhi.parity.texts import check_texts
 from yizhi.release.artifact import Artifact
-from yizhi.release.manifest import GOLDEN, read_manifest, write_manifest
-from yizhi.storage.digests import describe_folder
+from yizhi.release.manifest import GOLDEN, describe_release, read_manifest, write_manifest
+from yizhi.storage.digests import describe_folder, sha256_of_file
 
 
 @pytest.fixture
@@ -154,3 +156,107 @@ def test_a_pickle_in_a_checkpoint_is_never_opened(make_checkpoint, tmp_path):
     (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch " + str(tmp_path / "ran").encode() + b"'\ntR.")
     assert main(["export", str(folder), "--out", str(tmp_path / "out"), "--target", "pytorch"]) == 0
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.fixture
+def onnx_release(make_checkpoint, tmp_path):
+    folder = tmp_path / "onnx-release"
+    targets = ["--target", "onnx", "--target", "onnx-int8"]
+    assert main(["export", str(make_checkpoint()), "--out", str(folder), *targets]) == 0
+    return folder
+
+
+def reseal(release):
+    """Give every artifact, and the manifest, the digests of what lies there now."""
+    manifest = read_manifest(release)
+    for name in manifest["artifacts"]:
+        reseal_artifact(release / name)
+    artifacts = [Artifact.read(release / name) for name in manifest["artifacts"]]
+    parity = {name: entry["parity"] for name, entry in manifest["artifacts"].items()}
+    write_manifest(release, describe_release(release, manifest["source"], artifacts, parity))
+
+
+def edit_graph(path, change):
+    model = onnx.load(path, load_external_data=False)
+    change(model.graph)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("onnx/features.onnx", "features.onnx: is not the graph that this version writes: node: expected"),
+        ("onnx-int8/model_u8s8.onnx", "model_u8s8.onnx: is not the graph that this version writes: node: expected"),
+        ("onnx-int8/integers.onnx", "integers.onnx: is not the graph that this version writes: node: expected"),
+    ],
+)
+def test_a_graph_that_computes_the_same_in_another_way(onnx_release, capsys, file, says):
+    def insert(graph):
+        last = graph.node[-1]
+        (name,) = last.output
+        last.output[0] = f"{name}.before"
+        graph.node.add(op_type="Identity", input=[f"{name}.before"], output=[name], name="added/Identity")
+
+    edit_graph(onnx_release / file, insert)
+    reseal(onnx_release)
+    assert main(["verify", str(onnx_release)]) == 1
+    assert says in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_graph_that_nobody_wrote(onnx_release, capsys):
+    shutil.copy(onnx_release / "onnx" / "features.onnx", onnx_release / "onnx" / "features_v2.onnx")
+    reseal(onnx_release)
+    assert main(["verify", str(onnx_release)]) == 1
+    assert "features_v2.onnx: no graph of this artifact" in " ".join(capsys.readouterr().out.split())
+
+
+def test_graphs_are_counted_where_they_are_compared(onnx_release, capsys):
+    record = read_manifest(onnx_release)["artifacts"]
+    assert [record[name]["parity"]["weights"]["graphs"] for name in ("onnx", "onnx-int8")] == [4, 10]
+    description = json.loads((onnx_release / "onnx" / "artifact.json").read_text(encoding="utf-8"))
+    description["made_with"]["converters"] = "0" * 64  # as another version would say
+    write_json(onnx_release / "onnx" / "artifact.json", description)
+    reseal(onnx_release)
+    assert main(["verify", str(onnx_release), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [rows[name]["parity"]["weights"]["graphs"] for name in ("onnx", "onnx-int8")] == [0, 10]
+
+
+def edit(path, **changes):
+    write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **changes})
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "says"),
+    [
+        ("config.json", {"tie_word_embeddings": False}, "config.json: is not as the checkpoint has it"),
+        ("config.json", {"auto_map": {"AutoModel": "evil.Model"}}, "config.json: is not as the checkpoint has it"),
+        ("artifact.json", {"task": "features"}, "artifact.json: task: expected 'fill-mask'; found 'features'"),
+        ("artifact.json", {"precision": "int8"}, "artifact.json: precision: expected 'fp32'; found 'int8'"),
+        ("artifact.json", {"inputs": {}}, "artifact.json: inputs: expected {"),
+        ("artifact.json", {"tokens": 5}, "artifact.json: tokens: expected None; found 5"),
+        ("artifact.json", {"pooling": {"mode": "cls"}}, "artifact.json: pooling: expected None; found"),
+        ("adapter_config.json", None, "'adapter_config.json': is no file of pytorch"),
+        ("modeling_bert.py", None, "'modeling_bert.py': is no file of pytorch"),
+    ],
+)
+def test_what_an_artifact_claims(release, capsys, file, changes, says):
+    path = release / "pytorch" / file
+    if changes is None:
+        path.write_text("{}")  # transformers would load an adapter, or run code
+    else:
+        edit(path, **changes)
+    reseal(release)
+    assert main(["verify", str(release)]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert says in said
+    assert "exit code" not in said
+
+
+def test_an_artifact_under_another_targets_name(onnx_release, capsys):
+    edit(onnx_release / "onnx" / "artifact.json", target="pytorch")
+    manifest = read_manifest(onnx_release)
+    manifest["artifacts"]["onnx"]["artifact.json"] = sha256_of_file(onnx_release / "onnx" / "artifact.json")
+    write_manifest(onnx_release, manifest)
+    assert main(["verify", str(onnx_release)]) == 1
+    assert "artifact.json: target: expected onnx; found pytorch" in " ".join(capsys.readouterr().out.split())

@@ -77,7 +77,7 @@ def hub(tmp_path, monkeypatch):
     bert = folder / "owner" / "bert"
     write_variant(bert / COMMIT, "bert-sharded", tokenizer_config={"do_lower_case": True})
     write_variant(bert / OLDER, "bert")
-    for unwanted in ("pytorch_model.bin", "README.md", "tf_model.h5", "checkpoint-5/model.safetensors", "code.py"):
+    for unwanted in ("pytorch_model.bin", "notes.md", "tf_model.h5", "checkpoint-5/model.safetensors", "code.py"):
         (bert / COMMIT / unwanted).parent.mkdir(exist_ok=True)
         (bert / COMMIT / unwanted).write_text("not wanted")
     write_variant(folder / "owner" / "gated" / COMMIT, "bert")

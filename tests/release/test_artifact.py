@@ -25,7 +25,7 @@ FIELDS = {
     "outputs": {"last_hidden_state": ["batch", "length", 32]},
     "signatures": {"serving_default": ["last_hidden_state"]},
     "source": {"config.json": "0" * 64},
-    "made_with": {"yizhi": "0.1.0"},
+    "made_with": {"yizhi": "0.1.0", "converters": "0" * 64},
 }
 
 

@@ -11,11 +11,18 @@ from tests.checkpoints import write_variant
 from yizhi.parity.golden import Golden
 from yizhi.pipeline.export import describe_source
 from yizhi.reading.checkpoint import Checkpoint
-from yizhi.release.artifact import Artifact
+from yizhi.release.artifact import CARD, Artifact
 from yizhi.release.documents import write_documents
-from yizhi.release.manifest import BILL_OF_MATERIALS, GOLDEN, PROVENANCE
+from yizhi.release.manifest import BILL_OF_MATERIALS, GOLDEN, PROVENANCE, list_documents
 from yizhi.storage.digests import sha256_of_file
 
+PARITY = {
+    "device": "cpu",
+    "cosine": {},
+    "quality": None,
+    "label_error": None,
+    "worst": {"logits": {"error": 4.3e-06}, "hidden_states.1": {"error": 1e-06}},
+}
 ORIGIN = {"hub": "somebody/something", "revision": "a" * 40}
 
 
@@ -25,7 +32,8 @@ def make_release(folder: Path) -> Path:
         artifacts = [Artifact.read(export_artifact(checkpoint, name, release / name)) for name in ("pytorch", "onnx")]
         (release / GOLDEN).mkdir()
         Golden.make(checkpoint).write(release / GOLDEN)
-        write_documents(release, describe_source(checkpoint, ORIGIN), artifacts)
+        parity = dict.fromkeys(("pytorch", "onnx"), PARITY)
+        write_documents(release, describe_source(checkpoint, ORIGIN), artifacts, parity)
     return release
 
 
@@ -39,7 +47,7 @@ def test_provenance_names_every_file_and_every_input(release):
     assert statement["_type"] == "https://in-toto.io/Statement/v1"
     assert statement["predicateType"] == "https://slsa.dev/provenance/v1"
     subjects = {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
-    ours = {BILL_OF_MATERIALS, PROVENANCE, "artifact.json"}
+    ours = {BILL_OF_MATERIALS, PROVENANCE, CARD, "artifact.json"}
     files = [path for path in release.rglob("*") if path.is_file() and path.name not in ours]
     assert subjects == {path.relative_to(release).as_posix(): sha256_of_file(path) for path in files}
     build = statement["predicate"]["buildDefinition"]
@@ -74,7 +82,7 @@ def test_bill_of_materials_describes_the_model(release):
 
 def test_two_releases_have_equal_documents(release, tmp_path):
     other = make_release(tmp_path / "elsewhere")
-    for name in (BILL_OF_MATERIALS, PROVENANCE):
+    for name in list_documents(["onnx", "pytorch"]):
         text = (other / name).read_text()
         assert text == (release / name).read_text()
         assert not re.search(r"20\d\d-\d\d-\d\d|/tmp|/root|/home", text)

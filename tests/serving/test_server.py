@@ -18,6 +18,7 @@ from tests.checkpoints import write_variant
 from yizhi.cli import main
 from yizhi.errors import CheckFailed, InputError
 from yizhi.release.artifact import Artifact
+from yizhi.release.key_signer import KeyChecker
 from yizhi.runtimes import open_runtime
 from yizhi.serving.admission import ask_golden, check_files
 from yizhi.serving.server import find_artifacts, is_loopback
@@ -201,7 +202,7 @@ def test_an_artifact_alone_has_its_files_checked_and_no_more(release, tmp_path):
     checked = check_files(artifact)
     assert (checked.release_sha256, checked.golden_answers) == (None, None)
     with pytest.raises(InputError, match="lies in no release"):
-        check_files(artifact, tmp_path / "key.pem")
+        check_files(artifact, checker=object())
 
 
 def test_a_signature_is_checked_with_a_key(release, tmp_path):
@@ -210,9 +211,10 @@ def test_a_signature_is_checked_with_a_key(release, tmp_path):
     subprocess.run(["openssl", "ecparam", "-genkey", "-name", "prime256v1", "-noout", "-out", key], check=True)
     subprocess.run(["openssl", "ec", "-in", key, "-pubout", "-out", public], check=True, capture_output=True)
     with pytest.raises(CheckFailed, match="is not signed"):
-        check_files(Artifact.read(copy / "onnx-int8"), public)
+        check_files(Artifact.read(copy / "onnx-int8"), KeyChecker(public))
     assert main(["sign", str(copy), "--key", str(key)]) == 0
-    assert check_files(Artifact.read(copy / "onnx-int8"), public).signed
+    checker = KeyChecker(public)
+    assert check_files(Artifact.read(copy / "onnx-int8"), checker).signed_by == checker.name
 
 
 def test_models_are_called_as_their_release_or_as_they_are_told(release, tmp_path):

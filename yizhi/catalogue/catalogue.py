@@ -5,6 +5,7 @@ checkpoints with a file of the same form, named by the environment variable YIZH
 """
 
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from yizhi.model.spec import EncoderSpec
 
 CATALOGUE = Path(__file__).with_name("catalogue.toml")
 HEADS = ("trained", "random", "corrector", "absent", "unknown")
+_LICENCE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 # What a file's name must look like for its hash to say whose weights these are. A config.json is often shared.
 _WEIGHT_FILES = (".safetensors", ".bin", ".h5", ".msgpack", ".index")
 
@@ -61,6 +63,11 @@ class KnownCheckpoint:
     files: tuple[KnownFile, ...]
     tensors: Path | None
     tensors_source: str | None
+
+    @property
+    def licence_id(self) -> str | None:
+        """The hub's identifier of the licence, such as apache-2.0; None where the catalogue has a sentence instead."""
+        return self.licence.text.lower() if _LICENCE_ID.fullmatch(self.licence.text) else None
 
     @property
     def parameters(self) -> int | None:

@@ -57,9 +57,8 @@ def identify(checkpoint: Checkpoint, digest: dict[str, str]) -> Identity | None:
     return max(related, key=lambda identity: identity.equal or 0, default=None)
 
 
-def find_origin(checkpoint: Checkpoint, digest: dict[str, str], origin: dict[str, str] | None) -> str | None:
+def find_origin(identity: Identity | None, origin: dict[str, str] | None) -> str | None:
     """The known checkpoint that this is, unaltered; or that it was downloaded as (`origin` of a manifest)."""
-    identity = identify(checkpoint, digest)
     if identity and identity.is_unaltered:
         return identity.name
     claimed = find_by_hub(origin)

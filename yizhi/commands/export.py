@@ -1,22 +1,10 @@
 """`yizhi export`."""
 
 import argparse
-import os
-from pathlib import Path
 
-from yizhi.commands.options import (
-    CHECKPOINT_HELP,
-    JSON_HELP,
-    Commands,
-    add_command,
-    add_ignore_file,
-    add_require_mlm,
-    finish,
-    positive,
-)
-from yizhi.converters.targets import TARGETS, find_targets
-from yizhi.errors import InputError
-from yizhi.model.spec import POOLINGS, Pooling
+from yizhi.commands.conversion_options import add_conversion_options, read_int8_options, read_pooling
+from yizhi.commands.options import JSON_HELP, Commands, add_command, add_require_mlm, finish
+from yizhi.converters.targets import find_targets
 
 
 def add(commands: Commands) -> None:
@@ -31,35 +19,7 @@ def add(commands: Commands) -> None:
         "  yizhi export ./bert-base-chinese --out dist/bert-base-chinese\n"
         "  yizhi export hfl/rbt3 --revision 2cb7b8f --out dist/rbt3 --target onnx --target onnx-int8",
     )
-    parser.add_argument("checkpoint", help=CHECKPOINT_HELP)
-    parser.add_argument("--out", type=Path, required=True, metavar="RELEASE", help="the release folder to write")
-    parser.add_argument(
-        "--target", dest="targets", action="append", metavar="T", help=f"only this target: {', '.join(TARGETS)}"
-    )
-    parser.add_argument("--revision", help="branch, tag or commit, for a hub id")
-    parser.add_argument(
-        "--jobs", type=positive, default=os.cpu_count(), help="processes at once (default: a core each)"
-    )
-    parser.add_argument(
-        "--keep-fp32",
-        type=lambda text: text.split(","),
-        default=[],
-        metavar="NAMES",
-        help="int8: leave these in float32, such as encoder.layer.11,cls (see `yizhi int8-report`)",
-    )
-    parser.add_argument(
-        "--calibration",
-        type=Path,
-        metavar="FILE",
-        help="int8: find outlier channels on these lines (default: everyday sentences, where the vocabulary fits)",
-    )
-    parser.add_argument(
-        "--pooling",
-        choices=POOLINGS,
-        help="also give sentence_embedding, each row's own tokens as one vector (docs/using.md)",
-    )
-    parser.add_argument("--normalize", action="store_true", help="with --pooling: make its L2 norm 1")
-    add_ignore_file(parser, "; the manifest records it")
+    add_conversion_options(parser, "the release folder to write", "; the manifest records it")
     add_require_mlm(parser)
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
@@ -71,14 +31,9 @@ def run(options: argparse.Namespace) -> int:
     from yizhi.reading.hub import resolve_checkpoint
     from yizhi.reports.report import write_report
 
-    targets = find_targets(options.targets)
-    if options.normalize and not options.pooling:
-        raise InputError("--normalize", f"expected --pooling {', '.join(POOLINGS)} with it")
-    pooling = Pooling(options.pooling, options.normalize) if options.pooling else None
+    targets, pooling = find_targets(options.targets), read_pooling(options)
     source = resolve_checkpoint(options.checkpoint, options.revision)
     with Progress() as progress:
-        given = {"keep_fp32": sorted(options.keep_fp32)}
-        int8_options = {name: value for name, value in given.items() if value}
         rows = export(
             source.path,
             options.out,
@@ -86,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
             options.jobs,
             progress,
             source.origin,
-            int8_options,
+            read_int8_options(options),
             pooling,
             options.calibration,
             options.ignored_files,

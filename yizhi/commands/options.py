@@ -12,6 +12,7 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from yizhi.pipeline.results import Row
+    from yizhi.release.policy_verdict import PolicyVerdict
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -68,30 +69,42 @@ def add_ignore_file(parser: argparse.ArgumentParser, recorded: str = "") -> None
     )
 
 
-def finish(rows: "list[Row]", title: Path, as_json: bool, require_mlm: bool = False) -> int:
-    """Print the rows and return the exit code."""
+def finish(
+    rows: "list[Row]",
+    title: Path,
+    as_json: bool,
+    require_mlm: bool = False,
+    policy: "PolicyVerdict | None" = None,
+    vouched: str | None = None,
+) -> int:
+    """Print the rows and return the exit code.
+
+    policy: what a policy says of the release. vouched: whose word its manifest is.
+    """
     from yizhi.pipeline.head import find_head, is_trained
     from yizhi.pipeline.results import rows_as_dict
     from yizhi.reports.tables import print_release
     from yizhi.runtimes.processor import describe_int8_kernels, lacks_vnni
 
     if as_json:
-        print(json.dumps(rows_as_dict(rows), ensure_ascii=False, indent=2))
+        told = {**rows_as_dict(rows), **({"policy": policy.as_dict()} if policy else {})}
+        print(json.dumps(told, ensure_ascii=False, indent=2))
     else:
-        print_release(make_console(), title, rows)
+        print_release(make_console(), title, rows, policy, vouched)
     if lacks_vnni() and any(row.target == "onnx-int8" for row in rows):
         kernels = describe_int8_kernels()
         said = "onnx-int8 answers as everywhere, in a quarter of the memory, and may be no faster than onnx"
         print(f"yizhi: this processor has {kernels}: {said} (docs/int8.md)", file=sys.stderr)
-    if all(row.passed for row in rows):
+    judged: list[Row | PolicyVerdict] = [*rows, *([policy] if policy else [])]
+    not_passed = [one for one in judged if not one.passed]
+    if not not_passed:
         if not require_mlm or is_trained(find_head(row.verdict for row in rows)):
             return 0
         print("yizhi: --require-mlm: the masked-language-model head did not prove to be trained", file=sys.stderr)
         return 1
-    not_passed = [row for row in rows if not row.passed]
-    if all(row.not_run for row in not_passed):
+    if all(one.not_run for one in not_passed):
         return NOT_RUN
-    return 2 if all(row.not_run or row.bad_input for row in not_passed) else 1
+    return 2 if all(one.not_run or one.bad_input for one in not_passed) else 1
 
 
 def positive(text: str) -> int:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from yizhi.commands.options import JSON_HELP, Commands, add_command, positive
+from yizhi.commands.signer_options import add_checker, open_checker
 
 # As in `yizhi.packaging.package.SERVERS`, which is not imported until it is needed.
 _SERVERS = ("triton", "tf-serving")
@@ -45,9 +46,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--model-version", type=positive, default=1, metavar="N", help="the models' version (default: 1)"
     )
-    parser.add_argument(
-        "--public-key", type=Path, metavar="FILE", help="also check the release's signature, with this PEM key"
-    )
+    add_checker(parser)
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
 
@@ -56,10 +55,10 @@ def run(options: argparse.Namespace) -> int:
     from yizhi.packaging.package import SERVERS, package
     from yizhi.reports.tables import format_bytes
 
-    if options.public_key:
+    if checker := open_checker(options):
         from yizhi.release.signing import check_signature
 
-        check_signature(options.release, options.public_key)
+        check_signature(options.release, checker)
     found = package(
         options.release,
         options.server,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from yizhi.choices import DEVICES
 from yizhi.commands.options import DEVICE_HELP, Commands, add_command, positive
+from yizhi.commands.signer_options import add_checker, open_checker
 from yizhi.errors import InputError
 
 _KEY = "YIZHI_API_KEY"
@@ -33,9 +34,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--api-key-file", type=Path, metavar="FILE", help=f"the key that clients must give (default: ${_KEY}, if set)"
     )
-    parser.add_argument(
-        "--public-key", type=Path, metavar="FILE", help="also check the releases' signatures, with this PEM key"
-    )
+    add_checker(parser)
     parser.add_argument(
         "--prompt",
         dest="prompts",
@@ -79,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
         batch_tokens=options.batch_tokens,
         limits=Limits(**{name: value for name, value in given.items() if value is not None}),
         prompts=_read_prompts(options.prompts),
-        public_key=options.public_key,
+        checker=open_checker(options),
         json_logs=options.json_logs,
     )
     key = _read_key(options.api_key_file)

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from yizhi.commands.options import Commands, add_command
+from yizhi.commands.signer_options import add_signer, open_signer
 
 
 def add(commands: Commands) -> None:
@@ -13,20 +14,23 @@ def add(commands: Commands) -> None:
         "sign",
         run,
         "sign a finished release",
-        "Sign every file of a release with your key, into its model.sig (OpenSSF model signing).\n"
-        "Verify it first: a signature says who released it, not that it is right.\n\n"
+        "Sign every file of a release into its model.sig (OpenSSF model signing), and what its provenance and\n"
+        "bill of materials say into attestations.sigstore.jsonl (in-toto statements). Verify the release first: a\n"
+        "signature says who released it, not that it is right.\n\n"
         "  openssl ecparam -name prime256v1 -genkey -noout -out release.key\n"
         "  openssl ec -in release.key -pubout -out release.pub\n"
         "  yizhi sign dist/bert-base-chinese --key release.key\n"
-        "  yizhi verify dist/bert-base-chinese --public-key release.pub",
+        "  yizhi verify dist/bert-base-chinese --public-key release.pub\n"
+        "  yizhi sign dist/bert-base-chinese --keyless          # in a CI job that has an identity",
     )
     parser.add_argument("release", type=Path, metavar="RELEASE")
-    parser.add_argument("--key", type=Path, required=True, metavar="FILE", help="elliptic-curve private key, PEM")
+    add_signer(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
     from yizhi.release.signing import sign
 
-    print(sign(options.release, options.key))
+    signer = open_signer(options)
+    print(f"{sign(options.release, signer)}: signed by {signer.name}")
     return 0

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 
 from yizhi.choices import DEVICES, MATH
 from yizhi.commands.options import DEVICE_HELP, JSON_HELP, Commands, add_command, add_require_mlm, finish, positive
+from yizhi.commands.signer_options import add_checker, open_checker
 from yizhi.commands.task_options import add_data_options, read_columns
-from yizhi.converters.targets import find_targets
+from yizhi.converters.targets import TARGETS, find_targets
 from yizhi.errors import InputError
+from yizhi.release.manifest import MANIFEST, SIGNATURE
 
 if TYPE_CHECKING:
     from yizhi.pipeline.evaluation import Demand
+    from yizhi.release.policy_verdict import PolicyVerdict
+    from yizhi.release.statements import Signature
 
 
 def add(commands: Commands) -> None:
@@ -27,7 +31,8 @@ def add(commands: Commands) -> None:
         "  yizhi verify dist/bert-base-chinese\n"
         "  yizhi verify dist/bert-base-chinese/onnx-int8\n"
         "  yizhi verify dist/bert-base-chinese --bisect ./bert-base-chinese\n"
-        "  yizhi verify dist/bert-base-chinese --target pytorch --device cuda --math tf32",
+        "  yizhi verify dist/bert-base-chinese --target pytorch --device cuda --math tf32\n"
+        "  yizhi verify dist/bert-base-chinese --policy policy.toml --revoked withdrawn.sigstore.json",
     )
     parser.add_argument("path", type=Path, metavar="RELEASE|ARTIFACT")
     parser.add_argument(
@@ -52,8 +57,15 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--report", type=Path, metavar="DIR", help="also write parity.json, parity.xml (JUnit) and parity.html there"
     )
+    add_checker(parser)
     parser.add_argument(
-        "--public-key", type=Path, metavar="FILE", help="also check the release's signature, with this PEM key"
+        "--policy", type=Path, metavar="FILE", help="hold the release to the demands in this file (docs/policy.md)"
+    )
+    parser.add_argument(
+        "--revoked",
+        type=Path,
+        metavar="FILE",
+        help="fail where this list, signed by the same signer, has the release: yizhi revoke",
     )
     parser.add_argument(
         "--eval", type=Path, metavar="FILE", help="also score every artifact on labelled data (needs a label head)"
@@ -77,28 +89,76 @@ def run(options: argparse.Namespace) -> int:
     from yizhi.reading.checkpoint import Checkpoint
     from yizhi.reports.report import write_report
 
-    if options.public_key:
-        from yizhi.release.signing import check_signature
-
-        check_signature(options.path, options.public_key)
     targets = find_targets(options.targets)
     if options.bisect:
         Checkpoint.open(options.bisect).close()  # a mistake in its path should not wait for the first failure
     demand = _read_demand(options)
-    with Progress() as progress:
-        rows = verify_path(
-            options.path,
-            targets if options.targets else None,
-            options.device,
-            options.jobs,
-            progress,
-            options.bisect,
-            demand,
-            options.math,
-        )
+    policy = _judge_by_policy(options)
+    signature = policy.signature if policy else _check_signature(options)
+    rows = []
+    if not policy or policy.may_run:
+        with Progress() as progress:
+            rows = verify_path(
+                options.path,
+                targets if options.targets else None,
+                options.device,
+                options.jobs,
+                progress,
+                options.bisect,
+                demand,
+                options.math,
+            )
     if options.report:
-        write_report(options.report, rows)
-    return finish(rows, options.path, options.json, options.require_mlm)
+        write_report(options.report, rows, policy)
+    agree = rows and not any(row.altered for row in rows)
+    vouched = _say_who_vouches(options, signature) if agree else None
+    return finish(rows, options.path, options.json, options.require_mlm, policy, vouched)
+
+
+def _judge_by_policy(options: argparse.Namespace) -> "PolicyVerdict | None":
+    """What the policy that was given says of the release; None where there is none."""
+    if options.policy is None:
+        return None
+    signers = ("public_key", "identity", "identity_provider", "trust_config")
+    stray = [name for name in signers if getattr(options, name) is not None]
+    if stray:
+        raise InputError("options", [f"`{name}`: the policy says whose signature is accepted" for name in stray])
+    from yizhi.release.policy import read_policy
+
+    policy = read_policy(options.policy)
+    unknown = [name for name in policy.targets if name not in TARGETS]
+    if unknown:
+        raise InputError(options.policy, f"targets: unknown: {', '.join(unknown)}; known: {', '.join(TARGETS)}")
+    from yizhi.release.admission import admit
+
+    return admit(options.path, policy, options.revoked)
+
+
+def _check_signature(options: argparse.Namespace) -> "Signature | None":
+    """Who signed the release, where that was asked for. Raises CheckFailed unless it was them."""
+    checker = open_checker(options)
+    if not checker:
+        if options.revoked:
+            raise InputError("options", "`revoked`: needs --public-key, --identity or --policy: who signed the list")
+        return None
+    from yizhi.release.admission import check_not_withdrawn
+    from yizhi.release.signing import check_signature
+
+    signature = check_signature(options.path, checker)
+    if options.revoked:
+        check_not_withdrawn(options.path, options.revoked, [checker])
+    return signature
+
+
+def _say_who_vouches(options: argparse.Namespace, signature: "Signature | None") -> str | None:
+    """Whose word the manifest is; None for an artifact alone, which has none."""
+    if not (options.path / MANIFEST).exists():
+        return None
+    if signature:
+        return f"files agree with the manifest; {signature.describe()}"
+    if (options.path / SIGNATURE).exists():
+        return "files agree with the manifest; its signature was not checked: --public-key, --identity or --policy"
+    return "files agree with the manifest; nobody vouches for the manifest: sign it (docs/signing.md)"
 
 
 def _read_demand(options: argparse.Namespace) -> "Demand | None":

@@ -26,6 +26,8 @@ _MASK_EVERY = 7
 # Vocabulary logits are compared at every real token of a short case, and at this many of a long one:
 # the head works on each position alone, so more positions would say the same again.
 LOGIT_POSITIONS = 32
+# A short case has at most so many tokens, padding included.
+SHORT_TOKENS = 128
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,18 @@ class Case:
     alone: tuple[int, ...] = ()
     signatures: tuple[str, ...] = ("serving_default", "hidden_states")
     kind: str = IDS
+
+    @property
+    def is_short(self) -> bool:
+        """Whether a pass is a matter of moments: what is plainly wrong shows in the short ones, which are run first."""
+        return self.inputs.input_ids.size <= SHORT_TOKENS
+
+    def row_alone(self, row: int) -> Inputs:
+        """One row, [1, T], without the padding at its right."""
+        length = int(self.inputs.attention_mask[row].sum())
+        return Inputs.of(
+            self.inputs.input_ids[row : row + 1, :length], None, self.inputs.token_type_ids[row : row + 1, :length]
+        )
 
     @property
     def logit_positions(self) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from yizhi.converters.shared_files import CONFIG
 from yizhi.converters.targets import TARGETS, MissingFramework
 from yizhi.errors import InputError
 from yizhi.model.config import EncoderConfig
@@ -170,7 +171,7 @@ def compare_sides(before: Side, after: Side, moved: Moved | None) -> ReleaseDiff
         for name in names
         if name in before.tensors and name in after.tensors and before.tensors[name] != after.tensors[name]
     )
-    files = sorted({*before.text.files, *after.text.files})
+    files = sorted({*before.text.files, *after.text.files} - {CONFIG})  # of that, what counts is among the settings
     known = {case.text: case.ids for case in after.text.cases}
     both = [case for case in before.text.cases if case.text in known]
     ids = tuple(case.text for case in both if known[case.text] != case.ids)

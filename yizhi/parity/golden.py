@@ -4,6 +4,7 @@ Outputs are rounded from float64 to float32, which moves them by at most 6e-8 of
 hundredth of the strictest tolerance. Vocabulary logits are kept at each case's `logit_positions`.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,8 +72,8 @@ class Golden:
         return size
 
     @classmethod
-    def make(cls, checkpoint: Checkpoint) -> "Golden":
-        """Run the oracle on every case."""
+    def make(cls, checkpoint: Checkpoint, workers: int = 1) -> "Golden":
+        """Run the oracle on every case, so many at once."""
         from yizhi.parity import oracle  # needs scipy, which a machine that only verifies does not have
         from yizhi.parity.oracle_runtime import OracleRuntime
 
@@ -80,18 +81,26 @@ class Golden:
         signatures = {**checkpoint.spec.signatures(), LOGITS_AT: ("logits",)}
         names = list(dict.fromkeys(name for outputs in checkpoint.spec.signatures().values() for name in outputs))
         parameters = oracle.Parameters(checkpoint, keep=_KEPT_BYTES)
-        reference = {}
-        for case in cases:
+
+        def run(case: Case) -> dict[str, NDArray[np.float32]]:
             wanted = {name for signature in case.signatures for name in signatures[signature]}
             outputs = oracle.run(checkpoint, case.inputs, wanted, case.logit_positions, parameters)
-            reference[case.name] = {name: outputs[name].astype(np.float32) for name in names if name in wanted}
+            return {name: outputs[name].astype(np.float32) for name in names if name in wanted}
+
         per = {name: _per(checkpoint.spec, name) for name in names}
         sums = [name for name in names if is_sum(checkpoint.spec, name)]
         norms = {name: norm for name in names if (norm := norm_of(checkpoint.spec, name))}
         offsets = {name: checkpoint.array(norm.bias).astype(np.float32) for name, norm in norms.items()}
-        answers = make_answers(OracleRuntime(checkpoint, parameters), Tokenizer.of(checkpoint.text, checkpoint.config))
-        weights, numbers = digest_tensors(checkpoint), summarize(checkpoint)
-        return cls(cases, reference, per, sums, offsets, weights, numbers, make_contract(checkpoint, answers))
+        tokenizer = Tokenizer.of(checkpoint.text, checkpoint.config)
+        with ThreadPoolExecutor(workers) as pool:
+            # The longest first, so that no thread idles at the end.
+            longest_first = sorted(cases, key=lambda case: -case.inputs.input_ids.size)
+            running = {case.name: pool.submit(run, case) for case in longest_first}
+            answers = pool.submit(make_answers, OracleRuntime(checkpoint, parameters), tokenizer)
+            weights, numbers = pool.submit(digest_tensors, checkpoint), pool.submit(summarize, checkpoint)
+            reference = {case.name: running[case.name].result() for case in cases}
+            contract = make_contract(checkpoint, answers.result())
+            return cls(cases, reference, per, sums, offsets, weights.result(), numbers.result(), contract)
 
     @classmethod
     def read(cls, folder: Path) -> "Golden":

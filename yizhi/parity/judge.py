@@ -1,6 +1,6 @@
 """Run every case through one opened artifact and judge the outputs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,8 +25,9 @@ from yizhi.parity.sentence_quality import SentenceQuality, Sentences, join, judg
 from yizhi.parity.texts import check_texts
 from yizhi.parity.tolerances import FloatTolerance, QuantizedGates, describe_requirement, find_gates
 from yizhi.parity.weights import audit
+from yizhi.parity.workers import compute_in_order
 from yizhi.reading.checkpoint import Checkpoint
-from yizhi.runtimes.base import Inputs, Outputs, Runtime
+from yizhi.runtimes.base import Outputs, Runtime
 
 # Quantized outputs are compared like any other, so that shapes, NaN and errors are known; it is the
 # gates that judge them.
@@ -161,11 +162,16 @@ class Verdict:
         )
 
 
-def verify(runtime: Runtime, golden: Golden, precision: str, checkpoint: Checkpoint | None = None) -> Verdict:
+def verify(
+    runtime: Runtime, golden: Golden, precision: str, checkpoint: Checkpoint | None = None, workers: int = 1
+) -> Verdict:
     """Run all cases through every signature of the artifact and judge them by `precision`; compare its stored tensors.
+
+    The short cases come first. Where they fail, the others are not run, and a fault says so.
 
     precision: the artifact's, or the `yizhi.choices.MATH` it was opened with if that is not `strict`.
     checkpoint: what it was made from, where that is at hand: see `yizhi.parity.weights`.
+    workers: cases at once.
     Raises InputError where the golden outputs are not this artifact's.
     """
     if set(golden.per) != set(runtime.outputs):
@@ -195,30 +201,60 @@ def verify(runtime: Runtime, golden: Golden, precision: str, checkpoint: Checkpo
     if isinstance(verdict.gates, QuantizedGates):
         verdict.integers, wrong = check_integers(runtime)
         verdict.faults += wrong
-    verdict.weights, verdict.wrong_weights = audit(runtime.artifact, golden.weights, golden.numbers, checkpoint)
+    compared = audit(runtime.artifact, golden.weights, golden.numbers, checkpoint, workers)
+    verdict.weights, verdict.wrong_weights = compared
     verdict.faults += verdict.wrong_weights
     judge = _Judge(golden, verdict)
-    for signature, names in runtime.signatures.items():
-        for case in golden.cases:
-            if signature not in case.signatures:
-                continue
-            found = runtime.run(case.inputs, names)
-            comparable = judge.compare(case, signature, names, found)
-            if signature == "serving_default" and comparable:
-                judge.compare_alone(case, runtime, found)
-        runtime.forget(signature)
+    not_run = _run_cases(runtime, golden.cases, judge, workers)
     if fills_masks:
         for case in golden.cases:
             if LOGITS_AT in case.signatures:
                 judge.compare_logits_at(case, runtime)
-        runtime.forget(LOGITS_AT)
     judge.conclude()
+    if not_run:
+        verdict.faults.append(f"not run, since shorter cases failed: {', '.join(not_run)}")
     # A wrong tensor is named where it began; what it does to answers would hide that.
     if len(verdict.faults) == len(verdict.wrong_text):
         wrong = check_answers(runtime, golden.text.answers, precision)
         verdict.wrong_text += wrong
         verdict.faults += wrong
     return verdict
+
+
+def _run_cases(runtime: Runtime, cases: Sequence[Case], judge: "_Judge", workers: int) -> list[str]:
+    """Run each case through its signatures, of each the short ones first; the names of those not run for a failure."""
+    plan = {
+        signature: sorted((case for case in cases if signature in case.signatures), key=lambda case: not case.is_short)
+        for signature in runtime.signatures
+    }
+    left = {signature: len(some) for signature, some in plan.items()}
+    not_run = []
+
+    def pairs() -> Iterator[tuple[str, Case]]:
+        for signature, some in plan.items():
+            for done in [name for name, count in left.items() if not count]:
+                runtime.forget(done)  # before the next signature takes memory of its own
+                del left[done]
+            for case in some:
+                if case.is_short or not judge.has_failed():
+                    yield signature, case
+                else:
+                    left[signature] -= 1
+                    not_run.append(case.name)
+
+    def run(pair: tuple[str, Case]) -> tuple[Outputs, dict[int, Outputs]]:
+        signature, case = pair
+        names = runtime.signatures[signature]
+        rows = case.alone if signature == "serving_default" else ()
+        return runtime.run(case.inputs, names), {row: runtime.run(case.row_alone(row), names) for row in rows}
+
+    for (signature, case), (found, alone) in compute_in_order(run, pairs(), workers):
+        if judge.compare(case, signature, runtime.signatures[signature], found):
+            judge.compare_alone(case, alone, found)
+        left[signature] -= 1
+    for signature in left:
+        runtime.forget(signature)
+    return list(dict.fromkeys(not_run))
 
 
 class _Judge:
@@ -233,6 +269,13 @@ class _Judge:
         self._labels: list[tuple[NDArray, NDArray]] = []
         self._cosines: dict[str, list[NDArray[np.float64]]] = {}
         self._sentences = Sentences()
+
+    def has_failed(self) -> bool:
+        """Whether an output has differed too much so far, or could not be compared."""
+        return any(
+            difference.fault or (self._gates is not None and not difference.passed)
+            for difference in self._verdict.differences
+        )
 
     def compare(self, case: Case, signature: str, names: Sequence[str], found: Outputs) -> bool:
         """Compare one run's outputs with the golden ones, on real tokens. Returns whether all could be compared."""
@@ -258,14 +301,11 @@ class _Judge:
                 self._sentences.vectors.append(pair)
         return comparable
 
-    def compare_alone(self, case: Case, runtime: Runtime, together: Outputs) -> None:
+    def compare_alone(self, case: Case, by_row: Mapping[int, Outputs], together: Outputs) -> None:
         """Padded = unpadded and batched = single: each row run alone must meet the same golden row."""
-        for row in case.alone:
-            length = int(case.inputs.attention_mask[row].sum())
-            given = (case.inputs.input_ids, case.inputs.token_type_ids)
-            ids, types = (array[row : row + 1, :length] for array in given)
+        for row, alone in by_row.items():
+            length = case.row_alone(row).input_ids.shape[1]
             name_of_row = f"{case.name}, row {row} alone"
-            alone = runtime.run(Inputs.of(ids, None, types), tuple(together))
             for name, batched in together.items():
                 cut = batched[row : row + 1] if self._golden.per[name] == ROW else batched[row : row + 1, :length]
                 found, expected = alone[name], self._golden.reference[case.name][name]

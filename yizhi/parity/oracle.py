@@ -9,6 +9,7 @@ copied into all forwards is none here. It is checked against transformers' PyTor
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -64,23 +65,25 @@ class Parameters:
     """Float64 parameters by canonical name.
 
     The first to be read are kept, up to so many bytes, for the passes to come; of the others only the one in use
-    takes memory.
+    takes memory. Several passes may read them at once.
     """
 
     def __init__(self, checkpoint: Source, keep: int = 0) -> None:
         self._checkpoint = checkpoint
         self._room = keep
         self._kept: dict[str, Array] = {}
+        self._reading = Lock()
 
     def __getitem__(self, name: str) -> Array:
-        if name in self._kept:
-            return self._kept[name]
-        array = self._checkpoint.array(name).astype(np.float64)
-        self._checkpoint.release(name)
-        if array.nbytes <= self._room:
-            self._room -= array.nbytes
-            self._kept[name] = array
-        return array
+        with self._reading:
+            if name in self._kept:
+                return self._kept[name]
+            array = self._checkpoint.array(name).astype(np.float64)
+            self._checkpoint.release(name)
+            if array.nbytes <= self._room:
+                self._room -= array.nbytes
+                self._kept[name] = array
+            return array
 
     def rows(self, name: str, ids: NDArray[np.int64]) -> Array:
         """`self[name][ids]` without converting the whole table."""

@@ -13,11 +13,13 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from yizhi.errors import InputError
 from yizhi.parity.cloze import CLOZE
 from yizhi.parity.compare import log_softmax
 from yizhi.parity.record import Plausibility
+from yizhi.parity.workers import compute_in_order
 from yizhi.runtimes.base import Runtime
 from yizhi.runtimes.tokenization import Tokenizer
 
@@ -29,8 +31,11 @@ FALSE_ALARM = 1e-6
 FEWEST = 10
 
 
-def score_head(runtime: Runtime, cloze: Sequence[tuple[str, str]] = CLOZE) -> Plausibility:
-    """Run the sentences through an opened artifact. Each is (text with one [MASK], the characters that fit)."""
+def score_head(runtime: Runtime, cloze: Sequence[tuple[str, str]] = CLOZE, workers: int = 1) -> Plausibility:
+    """Run the sentences through an opened artifact, so many at once.
+
+    Each is (text with one [MASK], the characters that fit).
+    """
     task = runtime.artifact.description["task"]
     if task != "fill-mask":
         return Plausibility(ABSENT, task=task)
@@ -41,14 +46,19 @@ def score_head(runtime: Runtime, cloze: Sequence[tuple[str, str]] = CLOZE) -> Pl
     judge = partial(Plausibility, scored=len(known), skipped=len(cloze) - len(known), chance=-math.log(size))
     if len(known) < FEWEST:
         return judge(NOT_JUDGED)
-    hits, scores = 0, []
-    for text, answers in known:
+
+    def run(sentence: tuple[str, str]) -> NDArray[np.float32]:
+        text, _ = sentence
         inputs = tokenizer.encode([text]).inputs
-        logits = runtime.run(inputs, ["logits"])["logits"][inputs.input_ids == tokenizer.mask_id]  # [1, V]
-        if len(logits) != 1:
-            raise InputError(text, f"expected one [MASK]; found {len(logits)}")
+        masks = np.argwhere(inputs.input_ids == tokenizer.mask_id)
+        if len(masks) != 1:
+            raise InputError(text, f"expected one [MASK]; found {len(masks)}")
+        return runtime.logits_at(inputs, masks)[0]  # [V]
+
+    hits, scores = 0, []
+    for (_, answers), logits in compute_in_order(run, known, workers):
         right = [ids[answer] for answer in answers if answer in ids]
-        log_p = log_softmax(logits[0])
+        log_p = log_softmax(logits)
         scores.append(np.logaddexp.reduce(log_p[right]))
         hits += bool(set(np.argsort(-log_p, kind="stable")[:FIRST].tolist()) & set(right))
     most = needed(len(known), FIRST * max(len(answers) for _, answers in known) / size)

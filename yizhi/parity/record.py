@@ -86,11 +86,13 @@ class WeightAudit:
 
     exact: float32 tensors, by sha256. requantized: int8 tensors, quantized again and compared in every bit.
     rounded: int8 tensors whose sums were compared within rounding, since no float32 numbers were at hand.
+    graphs: files that say what is computed, compared with those that the same code writes again.
     """
 
     exact: int = 0
     requantized: int = 0
     rounded: int = 0
+    graphs: int = 0
 
 
 @dataclass(frozen=True)

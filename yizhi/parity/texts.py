@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from yizhi.converters.shared_files import CONFIG, shared_files
 from yizhi.errors import InputError, show
 from yizhi.model.config import EncoderConfig
 from yizhi.model.label_heads import describe_labels, read_labels
@@ -60,8 +61,9 @@ class TextCase:
 
 @dataclass(frozen=True)
 class TextContract:
-    """files: sha256 of the tokenizer's files. cases: what they must do with text.
+    """files: sha256 of the files that every artifact has, config.json and the tokenizer's.
 
+    cases: what they must do with text.
     labels: names of the logits, in their order; empty where there are none. pooling: of `sentence_embedding`, if any.
     answers: what a user must get for a text.
     """
@@ -76,7 +78,7 @@ class TextContract:
 def make_contract(checkpoint: Checkpoint, answers: tuple[TextAnswer, ...] = ()) -> TextContract:
     """What an artifact of this checkpoint must hold. answers: the oracle's."""
     text, spec = checkpoint.text, checkpoint.spec
-    files = text.files(checkpoint.config.max_position_embeddings)
+    files = shared_files(checkpoint)
     return TextContract(
         {name: hashlib.sha256(content.encode()).hexdigest() for name, content in sorted(files.items())},
         tuple(TextCase(one, encode(text, one)) for one in TEXTS),
@@ -90,7 +92,7 @@ def find_missing_texts(contract: TextContract, artifact: Artifact) -> list[str]:
     """What a golden folder does not ask of an artifact, and this version does: see `find_wrong_cases`."""
     tokenizer = Tokenizer.open(artifact.folder)
     asked: dict[str, tuple[set[Any], set[Any]]] = {
-        "files": (set(TOKENIZER_FILES) & {path.name for path in artifact.folder.iterdir()}, set(contract.files)),
+        "files": ({CONFIG, *TOKENIZER_FILES} & {path.name for path in artifact.folder.iterdir()}, set(contract.files)),
         "texts": (set(TEXTS), {case.text for case in contract.cases}),
         "answers": (
             set(everyday_questions(artifact.description["task"], tokenizer)),

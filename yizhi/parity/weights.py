@@ -4,6 +4,7 @@ The cases read few rows of an embedding table. Wrong arithmetic is what they cat
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from yizhi.errors import InputError
 from yizhi.model.layout import transposes
 from yizhi.parity.numbers import audit_sums
 from yizhi.parity.record import WeightAudit
+from yizhi.parity.workers import compute_in_order
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.stored_tensors import TensorPlace
 from yizhi.release.artifact import DESCRIPTION, Artifact
@@ -58,8 +60,9 @@ def audit(
     expected: Mapping[str, TensorDigest],
     sums: Mapping[str, NDArray[np.float32]],
     checkpoint: Checkpoint | None = None,
+    workers: int = 1,
 ) -> tuple[WeightAudit, list[str]]:
-    """What was compared, and what of the artifact's stored tensors is not what the checkpoint's numbers make.
+    """What was compared, so many tensors at once, and what of them is not what the checkpoint's numbers make.
 
     float32 tensors by their digests; int8 ones quantized again from the checkpoint, or from a float32 artifact beside
     this one whose tensors have these digests, and compared in every bit. Without either, by `sums`: see
@@ -68,7 +71,7 @@ def audit(
     tensors = TARGETS[artifact.target].stored_tensors(artifact.folder)
     source = _of_checkpoint(checkpoint, expected) if checkpoint else _of_siblings(artifact, expected)
     compared = _Audit(expected, sums, artifact.description.get("quantization"), source)
-    compared.look_at(tensors)
+    compared.look_at(tensors, workers)
     return compared.result, _shorten(compared.faults)
 
 
@@ -83,14 +86,14 @@ class _Audit:
         self._expected, self._sums, self._source = expected, sums, source
         self._quantization = quantization
         self._outliers: Mapping[str, list[int]] = quantization["outliers"] if quantization else {}
-        self._counts = {"exact": 0, "requantized": 0, "rounded": 0}
+        self._counts: Counter[str] = Counter()
         self.faults: list[str] = []
 
     @property
     def result(self) -> WeightAudit:
         return WeightAudit(**self._counts)
 
-    def look_at(self, tensors: Iterable[TensorPlace]) -> None:
+    def look_at(self, tensors: Iterable[TensorPlace], workers: int) -> None:
         by_file: dict[str, dict[str, TensorPlace]] = {}
         places: dict[str, list[TensorPlace]] = {}
         for tensor in tensors:
@@ -102,9 +105,14 @@ class _Audit:
         self._check_names(places)
         if self._quantization:
             self._check_description(places)
-        for name in self._expected:
-            for tensor in places.get(name, ()):
-                self._compare(name, tensor, by_file[tensor.file])
+        pairs = ((name, tensor) for name in self._expected for tensor in places.get(name, ()))
+
+        def compare(pair: tuple[str, TensorPlace]) -> tuple[str | None, list[str]]:
+            return self._compare(*pair, by_file[pair[1].file])
+
+        for _, (how, faults) in compute_in_order(compare, pairs, workers):
+            self._counts.update([how] if how else [])
+            self.faults += faults
 
     def _check_names(self, places: Mapping[str, list[TensorPlace]]) -> None:
         known = set(self._expected)
@@ -126,42 +134,42 @@ class _Audit:
                 if place is None or (place["offset"], tuple(place["shape"])) != (tensor.spans[0][0], tensor.shape):
                     self.faults.append(f"{tensor.file}: {name}: lies elsewhere than {DESCRIPTION} says")
 
-    def _compare(self, name: str, tensor: TensorPlace, beside: Mapping[str, TensorPlace]) -> None:
+    def _compare(
+        self, name: str, tensor: TensorPlace, beside: Mapping[str, TensorPlace]
+    ) -> tuple[str | None, list[str]]:
+        """How a tensor was compared, as `WeightAudit` counts it, and what is wrong with it."""
         expected = self._expected[name]
         shape = expected.shape[::-1] if tensor.transposed else expected.shape
         if tensor.shape != shape:
-            self.faults.append(f"{tensor.file}: {name}: expected {list(shape)}; found {list(tensor.shape)}")
-        elif tensor.dtype == "F32":
-            digest = expected.transposed if tensor.transposed else expected.sha256
-            self._counts["exact"] += 1
-            if _hash(tensor.chunks()) != digest:
-                self.faults.append(f"{tensor.file}: {name}: differs from the checkpoint's")
-        elif self._quantization and tensor.dtype == "I8":
-            self._compare_quantized(name, tensor, beside)
-        else:
-            self.faults.append(f"{tensor.file}: {name}: expected float32; found {tensor.dtype}")
+            return None, [f"{tensor.file}: {name}: expected {list(shape)}; found {list(tensor.shape)}"]
+        if tensor.dtype == "F32":
+            same = _hash(tensor.chunks()) == (expected.transposed if tensor.transposed else expected.sha256)
+            return "exact", [] if same else [f"{tensor.file}: {name}: differs from the checkpoint's"]
+        if self._quantization and tensor.dtype == "I8":
+            return self._compare_quantized(name, tensor, beside)
+        return None, [f"{tensor.file}: {name}: expected float32; found {tensor.dtype}"]
 
-    def _compare_quantized(self, name: str, tensor: TensorPlace, beside: Mapping[str, TensorPlace]) -> None:
+    def _compare_quantized(
+        self, name: str, tensor: TensorPlace, beside: Mapping[str, TensorPlace]
+    ) -> tuple[str | None, list[str]]:
         outliers = self._outliers.get(name, [])
         needed = [scale_of(name), *([outliers_of(name)] if outliers else [])]
         missing = [other for other in needed if other not in beside]
         if missing:
-            self.faults += [f"{tensor.file}: {other}: is not stored" for other in missing]
-            return
+            return None, [f"{tensor.file}: {other}: is not stored" for other in missing]
         scales = beside[scale_of(name)].array()
         columns = beside[outliers_of(name)].array() if outliers else None
         original = self._source(name)
         if original is None:
-            self._counts["rounded"] += 1
-            self.faults += audit_sums(name, tensor.array(), scales, columns, outliers, self._sums[name])
-            return
-        self._counts["requantized"] += 1
+            return "rounded", audit_sums(name, tensor.array(), scales, columns, outliers, self._sums[name])
+        faults = []
         wrong = _wrong_rows(original, tensor.array(), scales, outliers)
         if wrong:
             more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-            self.faults.append(f"{tensor.file}: {name}: row {wrong[0]}{more}: not what the checkpoint's numbers give")
+            faults.append(f"{tensor.file}: {name}: row {wrong[0]}{more}: not what the checkpoint's numbers give")
         if columns is not None and not np.array_equal(columns, original[:, outliers].T):
-            self.faults.append(f"{tensor.file}: {outliers_of(name)}: differs from the checkpoint's")
+            faults.append(f"{tensor.file}: {outliers_of(name)}: differs from the checkpoint's")
+        return "requantized", faults
 
 
 def _wrong_rows(

@@ -6,38 +6,42 @@ import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from yizhi import __version__
-from yizhi.catalogue.identify import find_origin
+from yizhi.catalogue.catalogue import find_known
+from yizhi.catalogue.identify import Identity, find_origin, identify
+from yizhi.converters.shared_files import describe_interface, describe_pooling
 from yizhi.converters.targets import TARGETS, Target
 from yizhi.errors import InputError
-from yizhi.model.label_heads import describe_labels
-from yizhi.model.spec import LOGITS_AT, POSITIONS, EncoderSpec, MaskedLMHead, Pooling
+from yizhi.model.spec import Pooling
 from yizhi.parity.record import VerificationRecord
 from yizhi.pipeline.code_digests import JUDGED_WITH, MADE_WITH, code_digest
 from yizhi.pipeline.head import choose_scorer, find_head
-from yizhi.pipeline.jobs import Job, Result, Step, run_jobs
+from yizhi.pipeline.jobs import Job, Result, Step, run_jobs, share_cores
 from yizhi.pipeline.progress import Progress
 from yizhi.pipeline.results import Row
 from yizhi.pipeline.steps import CALIBRATION, Convert, MakeGolden, Verify
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.sentences import rows_of
+from yizhi.reading.source_card import SourceCard, read_source_card
 from yizhi.release.artifact import DESCRIPTION, Artifact
 from yizhi.release.documents import write_documents
 from yizhi.release.manifest import (
-    DOCUMENTS,
+    ATTESTATIONS,
     GOLDEN,
     MANIFEST,
     SIGNATURE,
+    describe_documents,
     describe_release,
+    list_documents,
     read_manifest,
     write_manifest,
 )
 from yizhi.storage.codec import from_plain
-from yizhi.storage.digests import describe_file, describe_folder, sha256_of_file
+from yizhi.storage.digests import describe_folder, sha256_of_file
 from yizhi.storage.folders import remove_leftovers
 from yizhi.storage.locks import hold
 from yizhi.storage.texts import read_texts
@@ -52,7 +56,7 @@ class _State:
 
     current: targets whose artifact is what this checkpoint and this code would write again.
     verdicts: verdicts in the manifest that still hold, by target.
-    golden: whether `golden/` is this checkpoint's. documents: whether those beside the folders are as written.
+    golden: whether `golden/` is this checkpoint's. documents: whether cards and the like are as written.
     """
 
     current: set[str]
@@ -86,26 +90,20 @@ def export(
     with Checkpoint.open(checkpoint_path, pooling, ignored_files) as checkpoint:
         rows_of_ids = read_calibration(checkpoint, calibration, progress) if calibration else []
         source = describe_source(checkpoint, origin)
-        given = {**(int8_options or {}), **({CALIBRATION: sha256_of_file(calibration)} if calibration else {})}
-        descriptions = {
-            target.name: describe_artifact(
-                target, checkpoint, source["files"], given if target.precision == "int8" else None
-            )
-            for target in targets
-        }
+        descriptions = describe_artifacts(checkpoint, targets, source["files"], int8_options, calibration)
         pooling = checkpoint.spec.pooling
-        for note in checkpoint.notes():
+        for note in [*checkpoint.notes(), *read_source_card(checkpoint.folder).notes]:
             progress.warn(note)
-        parameters = sum(math.prod(parameter.shape) for parameter in checkpoint.parameters())
-    with _locked(release):
+        parameters = count_parameters(checkpoint)
+    with locked(release):
         progress.note(f"hashing {release}")
         state = _assess(release, source, descriptions)
         known, ignored = source.get("known"), tuple(source.get("ignored_files", ()))
-        plan = _plan(checkpoint_path, release, targets, descriptions, state, known, pooling, rows_of_ids, ignored)
-        _check_space(release, sum(_estimate_bytes(job.step, parameters) for job in plan))
+        plan = _plan(checkpoint_path, release, targets, descriptions, state, known, pooling, rows_of_ids, ignored, jobs)
+        check_space(release, plan, parameters)
         if plan or not state.documents:
             # What they say is about to stop being true; the manifest first, since it vouches for the rest.
-            for name in (MANIFEST, SIGNATURE, *DOCUMENTS):
+            for name in (MANIFEST, SIGNATURE, ATTESTATIONS, *list_documents(TARGETS)):
                 (release / name).unlink(missing_ok=True)
         progress.begin([job.name for job in plan])
         results = run_jobs(plan, jobs, progress.started, progress.finished)
@@ -113,8 +111,8 @@ def export(
         if (plan or not state.documents) and all(row.passed for row in rows):
             verdicts = {**state.verdicts, **{row.target: row.verdict for row in rows if row.verdict}}
             artifacts = [Artifact.read(release / name) for name in TARGETS if name in verdicts]
-            write_documents(release, source, artifacts)
             parity = {name: _round(verdict.as_dict()) for name, verdict in verdicts.items()}
+            write_documents(release, source, artifacts, parity)
             write_manifest(release, describe_release(release, source, artifacts, parity))
     return rows
 
@@ -137,16 +135,46 @@ def describe_source(checkpoint: Checkpoint, origin: dict[str, str] | None) -> di
         hashing = thread.submit(checkpoint.digest)
         checkpoint.check_values()
         digest = hashing.result()
-    known = find_origin(checkpoint, digest, origin)
+    identity = identify(checkpoint, digest)
+    known = find_origin(identity, origin)
     return {
         "files": digest,
         "model_type": checkpoint.config.model_type,
         "task": checkpoint.spec.task,
         "judged_with": code_digest(JUDGED_WITH),
         **({"origin": origin} if origin else {}),
-        **_describe_pooling(checkpoint.spec),
+        **describe_pooling(checkpoint.spec),
         **({"ignored_files": list(checkpoint.ignored_files)} if checkpoint.ignored_files else {}),
         **({"known": known} if known else {}),
+        **_describe_card(read_source_card(checkpoint.folder), identity, origin),
+    }
+
+
+def _describe_card(card: SourceCard, identity: Identity | None, origin: dict[str, str] | None) -> dict[str, Any]:
+    """Licence, languages and base model, as far as the source says them or it is a known checkpoint, unaltered."""
+    known = find_known(identity.name) if identity and identity.is_unaltered else None
+    licence = card.licence or (known.licence_id if known else None)
+    base_model = (origin or {}).get("hub") or (known.hub[0] if known and known.hub else None) or card.base_model
+    languages = list(card.languages) or (["zh"] if known else [])
+    return {
+        **({"license": licence} if licence else {}),
+        **({"languages": languages} if languages else {}),
+        **({"base_model": base_model} if base_model else {}),
+    }
+
+
+def describe_artifacts(
+    checkpoint: Checkpoint,
+    targets: list[Target],
+    digest: dict[str, str],
+    int8_options: dict[str, Any] | None,
+    calibration: Path | None,
+) -> dict[str, dict[str, Any]]:
+    """`describe_artifact` of each target, by name, with what `export` was told of int8."""
+    given = {**(int8_options or {}), **({CALIBRATION: sha256_of_file(calibration)} if calibration else {})}
+    return {
+        target.name: describe_artifact(target, checkpoint, digest, given if target.precision == "int8" else None)
+        for target in targets
     }
 
 
@@ -157,19 +185,10 @@ def describe_artifact(
 
     digest: sha256 of each of the checkpoint's files. options: what the converter is told beside them.
     """
-    spec = checkpoint.spec
-    signatures = {name: list(outputs) for name, outputs in spec.signatures().items()}
     return {
         "target": target.name,
         "precision": target.precision,
-        "task": spec.task,
-        "inputs": {name: ["batch", "length"] for name in ("input_ids", "attention_mask", "token_type_ids")},
-        "outputs": {name: list(spec.output_axes(name)) for names in signatures.values() for name in names},
-        "signatures": signatures,
-        **_describe_logits_at(spec),
-        **_describe_pooling(spec),
-        **describe_labels(spec),
-        **_describe_vocabulary(checkpoint),
+        **describe_interface(checkpoint.spec, len(checkpoint.text.vocab)),
         "source": digest,
         "options": options or {},
         "made_with": {
@@ -178,24 +197,6 @@ def describe_artifact(
             **(target.versions() if target.is_convertible() else {}),
         },
     }
-
-
-def _describe_vocabulary(checkpoint: Checkpoint) -> dict[str, Any]:
-    """How many tokens there are, where the embeddings have rows beyond them."""
-    tokens = len(checkpoint.text.vocab)
-    return {"tokens": tokens} if tokens < checkpoint.config.vocab_size else {}
-
-
-def _describe_pooling(spec: EncoderSpec) -> dict[str, Any]:
-    """What `sentence_embedding` is, where there is one."""
-    return {"pooling": asdict(spec.pooling)} if spec.pooling else {}
-
-
-def _describe_logits_at(spec: EncoderSpec) -> dict[str, Any]:
-    """The signature with an input of its own, where there is a masked-language-model head."""
-    if not isinstance(spec.head, MaskedLMHead):
-        return {}
-    return {LOGITS_AT: {"inputs": {POSITIONS: ["count", 2]}, "outputs": {"logits": ["count", spec.head.vocab_size]}}}
 
 
 def _assess(release: Path, source: dict[str, Any], descriptions: dict[str, dict[str, Any]]) -> _State:
@@ -212,7 +213,7 @@ def _assess(release: Path, source: dict[str, Any], descriptions: dict[str, dict[
         for name, entry in judged.items()
         if golden and name in current and sha256_of_file(release / name / DESCRIPTION) == entry[DESCRIPTION]
     }
-    documents = {name: description for name in DOCUMENTS if (description := describe_file(release / name))}
+    documents = describe_documents(release, manifest["artifacts"])
     return _State(current, verdicts, golden, bool(documents) and documents == manifest["documents"])
 
 
@@ -235,8 +236,9 @@ def _plan(
     pooling: Pooling | None,
     calibration: list[list[int]],
     ignored: tuple[str, ...],
+    parallel: int,
 ) -> list[Job[Any]]:
-    """The jobs still to do. The slowest start first, so that no core idles at the end.
+    """The jobs still to do, so many at once. The slowest start first, so that no core idles at the end.
 
     known: the known checkpoint that this is, whose published outputs are to be checked. ignored: files passed over.
     The order in which float sums are added depends on the number of threads, so what ends in the manifest is computed
@@ -244,22 +246,10 @@ def _plan(
     """
     stale = [target for target in targets if target.name not in state.current]
     unverified = [target for target in targets if target.name not in state.verdicts]
-    plan: list[Job[Any]] = [
-        Job(
-            f"export {target.name}",
-            Convert(
-                checkpoint,
-                target.name,
-                release / target.name,
-                descriptions[target.name],
-                calibration if target.precision == "int8" else [],
-                ignored,
-            ),
-        )
-        for target in sorted(stale, key=lambda target: not target.slow)
-    ]
+    plan: list[Job[Any]] = plan_conversions(checkpoint, release, stale, descriptions, calibration, ignored)
     if unverified and not state.golden:
-        plan.insert(1, Job("oracle", MakeGolden(checkpoint, release / GOLDEN, pooling, ignored), threads=1))
+        make = MakeGolden(checkpoint, release / GOLDEN, pooling, ignored, share_cores(1, parallel))
+        plan.insert(1, Job("oracle", make, threads=1))
     planned = {job.name for job in plan}
     scores = None if find_head(state.verdicts.values()) else choose_scorer([target.name for target in unverified])
     for target in unverified:
@@ -269,10 +259,36 @@ def _plan(
             score_head=target.name == scores,
             known=known,
             bisect=checkpoint,
+            workers=share_cores(len(unverified), parallel),
         )
         after = tuple(name for name in (f"export {target.name}", "oracle") if name in planned)
         plan.append(Job(f"verify {target.name}", verify, after, threads=1))
     return plan
+
+
+def plan_conversions(
+    checkpoint: Path,
+    folder: Path,
+    targets: list[Target],
+    descriptions: dict[str, dict[str, Any]],
+    calibration: list[list[int]],
+    ignored: tuple[str, ...],
+) -> list[Job[None]]:
+    """A job for each target, that writes its artifact into this folder; the slowest first."""
+    return [
+        Job(
+            f"export {target.name}",
+            Convert(
+                checkpoint,
+                target.name,
+                folder / target.name,
+                descriptions[target.name],
+                calibration if target.precision == "int8" else [],
+                ignored,
+            ),
+        )
+        for target in sorted(targets, key=lambda target: not target.slow)
+    ]
 
 
 def _row(release: Path, target: Target, results: dict[str, Result[Any]], state: _State) -> Row:
@@ -291,6 +307,11 @@ def _round(value: Any) -> Any:
     return [_round(item) for item in value] if isinstance(value, list) else value
 
 
+def count_parameters(checkpoint: Checkpoint) -> int:
+    """How many numbers a checkpoint has."""
+    return sum(math.prod(parameter.shape) for parameter in checkpoint.parameters())
+
+
 def _estimate_bytes(step: Step[object], parameters: int) -> int:
     """What a step will write, more or less, from the number of parameters."""
     if isinstance(step, Convert):
@@ -298,14 +319,16 @@ def _estimate_bytes(step: Step[object], parameters: int) -> int:
     return parameters if isinstance(step, MakeGolden) else 0
 
 
-def _check_space(release: Path, needed: int) -> None:
+def check_space(release: Path, plan: list[Job[Any]], parameters: int) -> None:
+    """Raise InputError where the disk has no room for what these jobs write, of a model with so many parameters."""
+    needed = sum(_estimate_bytes(job.step, parameters) for job in plan)
     free = shutil.disk_usage(release).free
     if free < needed:
         raise InputError(release, f"no space: needs about {needed / 1e9:.2f} GB; {free / 1e9:.2f} GB are free")
 
 
 @contextmanager
-def _locked(release: Path) -> Iterator[None]:
+def locked(release: Path) -> Iterator[None]:
     """Hold the release folder against other exports. The lock goes with the process, however it ends."""
     existed = release.exists()
     try:

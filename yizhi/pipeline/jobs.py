@@ -112,6 +112,11 @@ def run_jobs(
     return results
 
 
+def share_cores(jobs: int, parallel: int) -> int:
+    """How many cores each of these jobs may use, at most `parallel` of them running at once."""
+    return max(1, (os.cpu_count() or 1) // min(jobs, parallel))
+
+
 def _not_run(job: Job[Answer], failed: list[Result[Answer]]) -> Result[Answer]:
     faults = [f"not run: {result.name} failed: {fault}" for result in failed for fault in result.faults]
     return Result(job.name, faults=faults, bad_input=all(result.bad_input for result in failed))

@@ -17,7 +17,7 @@ class Progress:
         self._console = Console(file=sys.stderr)
         self._bar = RichProgress(
             SpinnerColumn(finished_text=" "),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             TimeElapsedColumn(),
             console=self._console,
             transient=True,

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from yizhi.errors import InputError
 from yizhi.parity.record import Integers, VerificationRecord
 from yizhi.pipeline.evaluation import Demand
 from yizhi.pipeline.head import choose_scorer
-from yizhi.pipeline.jobs import Job, run_jobs
+from yizhi.pipeline.jobs import Job, run_jobs, share_cores
 from yizhi.pipeline.progress import Progress
 from yizhi.pipeline.results import Row
 from yizhi.pipeline.steps import Verify
@@ -46,10 +47,11 @@ def verify_path(
     rows = {name: Row(name, altered=[*altered.get(name, []), *elsewhere]) for name in names}
     unaltered = [name for name, row in rows.items() if not row.altered]
     scores = choose_scorer(unaltered)
-    plan = [
-        Job(name, Verify(release / name, release / GOLDEN, device, name == scores, known, bisect, math))
-        for name in unaltered
-    ]
+    workers = share_cores(max(1, len(unaltered)), jobs) if device == "cpu" else 1
+    verify = partial(
+        Verify, golden=release / GOLDEN, device=device, known=known, bisect=bisect, math=math, workers=workers
+    )
+    plan = [Job(name, verify(release / name, score_head=name == scores), threads=1) for name in unaltered]
     progress.begin([job.name for job in plan])
     for name, result in run_jobs(plan, jobs, progress.started, progress.finished).items():
         rows[name].verification = result

@@ -5,7 +5,7 @@ A step is a frozen dataclass; `yizhi.storage.codec` takes it, and what `run` ret
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,10 @@ from yizhi.converters.shared_files import write_config_and_tokenizer
 from yizhi.converters.targets import TARGETS
 from yizhi.model.spec import Pooling
 from yizhi.parity.record import Diagnosis, VerificationRecord
+from yizhi.pipeline.code_digests import MADE_WITH, code_digest
 from yizhi.reading.auto_tokenizer import read_tokenizer
 from yizhi.reading.checkpoint import Checkpoint
-from yizhi.release.artifact import DESCRIPTION, ArtifactWriter
+from yizhi.release.artifact import DESCRIPTION, Artifact, ArtifactWriter
 from yizhi.storage.folders import new_folder
 from yizhi.training.tasks.scores import Scores
 
@@ -61,12 +62,13 @@ class Convert:
 
 @dataclass(frozen=True)
 class MakeGolden:
-    """Run the oracle on every case and write `golden/`. pooling: that of the artifacts."""
+    """Run the oracle on every case, so many at once, and write `golden/`. pooling: that of the artifacts."""
 
     checkpoint: Path
     folder: Path
     pooling: Pooling | None = None
     ignored_files: tuple[str, ...] = ()
+    workers: int = 1
 
     def run(self, threads: int) -> None:
         """Write the folder. Raises InputError."""
@@ -76,12 +78,12 @@ class MakeGolden:
             Checkpoint.open(self.checkpoint, self.pooling, self.ignored_files) as opened,
             new_folder(self.folder, replaces=(CASES,)) as temporary,
         ):
-            Golden.make(opened).write(temporary)
+            Golden.make(opened, self.workers).write(temporary)
 
 
 @dataclass(frozen=True)
 class Verify:
-    """Run the cases through an artifact.
+    """Run the cases through an artifact, so many at once.
 
     score_head: also look whether the masked-language-model head makes sense.
     known: the known checkpoint that the release was made from: also compare with what was published for it.
@@ -95,26 +97,34 @@ class Verify:
     known: str | None = None
     bisect: Path | None = None
     math: str = "strict"
+    workers: int = 1
 
     def run(self, threads: int) -> VerificationRecord:
         """The verdict and what belongs to it. Raises InputError, and NotRun."""
         from yizhi.parity import plausibility, published
         from yizhi.parity.cases import find_wrong_cases
+        from yizhi.parity.claims import find_false_claims
         from yizhi.parity.golden import Golden
-        from yizhi.parity.judge import verify
+        from yizhi.parity.judge import Verdict, verify
         from yizhi.parity.texts import find_missing_texts
         from yizhi.runtimes import open_runtime
 
+        artifact, golden = Artifact.read(self.folder), Golden.read(self.golden)
+        known = TARGETS.get(artifact.target)  # of another, `open_runtime` says what is wrong
+        if known and (claims := find_false_claims(artifact, golden)):
+            return Verdict(known.precision, self.device, faults=claims).record()
         with open_runtime(self.folder, device=self.device, threads=threads, math=self.math) as runtime:
-            golden = Golden.read(self.golden)
             precision = TARGETS[runtime.artifact.target].precision if self.math == "strict" else self.math
             with self._at_hand(runtime) as checkpoint:
-                verdict = verify(runtime, golden, precision, checkpoint)
+                verdict = verify(runtime, golden, precision, checkpoint, self.workers)
             if not verdict.wrong_text:  # else the tokenizer says nothing of what the cases must be
                 description = runtime.artifact.description
                 text = read_tokenizer(self.folder)
                 verdict.faults += find_wrong_cases(golden.cases, text, runtime.config, description["task"])
                 verdict.faults += find_missing_texts(golden.text, runtime.artifact)
+            graphs, wrong_graphs = _compare_graphs(runtime, golden)
+            verdict.weights = replace(verdict.weights, graphs=graphs)
+            verdict.faults += wrong_graphs
             to_bisect = self.bisect if verdict.gates and not verdict.passed else None
             if verdict.too_coarse and self.bisect:
                 verdict.faults.append(_suggest(runtime, self.bisect, golden))
@@ -122,11 +132,19 @@ class Verify:
             return verdict.record(
                 diagnosis=_diagnose(runtime, to_bisect, golden, verdict) if to_bisect else None,
                 published=published.check_published(runtime, compare) if compare else None,
-                head=plausibility.score_head(runtime) if self.score_head else None,
+                head=plausibility.score_head(runtime, workers=self.workers) if self.score_head else None,
             )
 
     def _at_hand(self, runtime: "Runtime") -> AbstractContextManager[Checkpoint | None]:
         return Checkpoint.open(self.bisect, runtime.pooling, ("*",)) if self.bisect else nullcontext()
+
+
+def _compare_graphs(runtime: "Runtime", golden: "Golden") -> tuple[int, list[str]]:
+    """Where other code made the artifact, its graphs may differ and be right: none is compared then."""
+    artifact = runtime.artifact
+    if artifact.description["made_with"]["converters"] != code_digest(MADE_WITH):
+        return 0, []
+    return TARGETS[artifact.target].compare_graphs(artifact, runtime.build_spec(golden.weights))
 
 
 def _suggest(runtime: "Runtime", checkpoint: Path, golden: "Golden") -> str:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from yizhi.errors import InputError, show
 from yizhi.reading.sentence_settings import MODULES, PROMPTS, SETTINGS
+from yizhi.reading.source_card import CARD, LICENCE_FILES
 from yizhi.reading.tokenizer_sources import TOKENIZER_FILES
 
 EXPECTED = "expected an existing folder, a .safetensors file, or a hub id `owner/name`"
 FILES = (
     *("config.json", *TOKENIZER_FILES, "*.safetensors", "model.safetensors.index.json", "adapter_config.json"),
-    *(MODULES, *SETTINGS, PROMPTS, "*/config.json"),
+    *(MODULES, *SETTINGS, PROMPTS, "*/config.json", CARD, *LICENCE_FILES),
 )
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
 

@@ -16,6 +16,8 @@ from yizhi.storage.folders import fsync
 from yizhi.storage.json_files import read_json_object, to_json
 
 DESCRIPTION = "artifact.json"
+# Tells of verification, and so is written after it: the release's manifest lists it, `artifact.json` cannot.
+CARD = "README.md"
 SCHEMA_VERSION = 1
 SCHEMA = "artifact.v1"
 _WORTH_A_THREAD = 1 << 18
@@ -72,10 +74,11 @@ class Artifact:
         return sum(entry["size"] for entry in self.description["files"].values())
 
     def find_altered_files(self) -> list[str]:
-        """One line per file that is missing, extra, linked or not what was written."""
-        description = self.folder / DESCRIPTION
-        faults = [f"{DESCRIPTION}: is a symbolic link"] if description.is_symlink() else []
-        return faults + find_alterations(self.folder, self.description["files"], {DESCRIPTION})
+        """One line per file that is missing, extra, linked or not what was written; a card may be there or not."""
+        own = (DESCRIPTION, CARD)
+        faults = [f"{name}: is a symbolic link" for name in own if (self.folder / name).is_symlink()]
+        faults += [f"{name}: is a folder" for name in own if (self.folder / name).is_dir()]
+        return faults + find_alterations(self.folder, self.description["files"], own)
 
 
 class ArtifactWriter:

@@ -1,6 +1,6 @@
-"""What travels with a release for those who did not build it: a bill of materials and its provenance.
+"""What travels with a release for those who did not build it: cards, a bill of materials and its provenance.
 
-Both are plain JSON without times, hosts or random numbers, so that equal releases have equal documents.
+They hold no times, hosts or random numbers, so that equal releases have equal documents.
 """
 
 import hashlib
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from yizhi import __version__
-from yizhi.release.artifact import Artifact
+from yizhi.release.artifact import CARD, Artifact
+from yizhi.release.cards import PIPELINES, write_card, write_release_card
 from yizhi.release.manifest import BILL_OF_MATERIALS, GOLDEN, PROVENANCE
 from yizhi.storage.digests import describe_folder
 from yizhi.storage.folders import write_whole
@@ -17,17 +18,19 @@ from yizhi.storage.json_files import to_json
 
 BUILDER = "https://pypi.org/project/yizhi/"
 BUILD_TYPE = "urn:yizhi:export:1"
-# CycloneDX's word for what each head does: https://cyclonedx.org/docs/1.6/json/#components_items_modelCard
-_TASKS = {
-    "fill-mask": "fill-mask",
-    "features": "feature-extraction",
-    "replaced-token-detection": "token-classification",
-}
 
 
-def write_documents(release: Path, source: dict[str, Any], artifacts: list[Artifact]) -> None:
-    """Write `bom.cdx.json` and `provenance.json` for these artifacts of one checkpoint."""
+def write_documents(
+    release: Path, source: dict[str, Any], artifacts: list[Artifact], parity: Mapping[str, dict[str, Any]]
+) -> None:
+    """Write every card, `bom.cdx.json` and `provenance.json` for these artifacts of one checkpoint.
+
+    parity: target -> its verdict, as the manifest will have it.
+    """
     files = _files(release, artifacts)
+    for artifact in artifacts:
+        write_whole(artifact.folder / CARD, write_card(artifact, source, parity[artifact.target]))
+    write_whole(release / CARD, write_release_card(artifacts, source, parity))
     write_whole(release / BILL_OF_MATERIALS, to_json(describe_materials(source, artifacts, files)))
     write_whole(release / PROVENANCE, to_json(describe_provenance(source, artifacts, files)))
 
@@ -78,7 +81,7 @@ def describe_materials(
         "version": origin.get("revision") or whole[:16],
         "modelCard": {
             "modelParameters": {
-                "task": _TASKS.get(source["task"], source["task"]),
+                "task": PIPELINES.get(source["task"], source["task"]),
                 "architectureFamily": "transformer encoder",
                 "modelArchitecture": source["model_type"],
                 "inputs": [{"format": "token ids, int32 or int64"}],

@@ -4,12 +4,12 @@ Nothing in it depends on when or where it was made, so equal releases have equal
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from yizhi.errors import InputError
-from yizhi.release.artifact import DESCRIPTION, Artifact, say_what_else
+from yizhi.release.artifact import CARD, DESCRIPTION, Artifact, say_what_else
 from yizhi.release.schema import find_violations
 from yizhi.storage.digests import describe_file, describe_folder, find_alterations, sha256_of_file
 from yizhi.storage.folders import write_whole
@@ -19,26 +19,28 @@ MANIFEST = "manifest.json"
 GOLDEN = "golden"
 SCHEMA_VERSION = 1
 SCHEMA = "manifest.v1"
-# The release's own files beside its folders; the manifest lists them under `documents`.
+# Written when all is verified; the manifest lists them, and each artifact's card, under `documents`.
 PROVENANCE = "provenance.json"
 BILL_OF_MATERIALS = "bom.cdx.json"
-DOCUMENTS = (BILL_OF_MATERIALS, PROVENANCE)
+DOCUMENTS = (CARD, BILL_OF_MATERIALS, PROVENANCE)
 SIGNATURE = "model.sig"
-# What the manifest cannot hold the digest of: the signature is over the manifest, and the report tells
+ATTESTATIONS = "attestations.sigstore.jsonl"
+# What the manifest cannot hold the digest of: signatures are over the manifest, and the report tells
 # of one machine and one day.
-NOT_LISTED = ("report", SIGNATURE)
+NOT_LISTED = ("report", SIGNATURE, ATTESTATIONS)
 
 
 def describe_release(
     release: Path, source: dict[str, Any], artifacts: Iterable[Artifact], parity: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
     """The manifest of a release folder: `parity` maps each target to its verdict."""
+    artifacts = list(artifacts)
     return _sealed(
         {
             "schema_version": SCHEMA_VERSION,
             "source": source,
             "golden": describe_folder(release / GOLDEN),
-            "documents": {name: found for name in DOCUMENTS if (found := describe_file(release / name))},
+            "documents": describe_documents(release, [artifact.target for artifact in artifacts]),
             "artifacts": {
                 artifact.target: {
                     DESCRIPTION: sha256_of_file(artifact.folder / DESCRIPTION),
@@ -49,6 +51,16 @@ def describe_release(
             },
         }
     )
+
+
+def list_documents(targets: Iterable[str]) -> list[str]:
+    """Paths in a release of these artifacts of what is written when all is verified."""
+    return [*DOCUMENTS, *(f"{target}/{CARD}" for target in targets)]
+
+
+def describe_documents(release: Path, targets: Iterable[str]) -> dict[str, Any]:
+    """sha256 and size of those that are there."""
+    return {name: found for name in list_documents(targets) if (found := describe_file(release / name))}
 
 
 def write_manifest(release: Path, manifest: dict[str, Any]) -> None:
@@ -71,24 +83,39 @@ def read_manifest(release: Path) -> dict[str, Any]:
     return manifest
 
 
-def find_altered_release(release: Path, manifest: dict[str, Any]) -> dict[str, list[str]]:
-    """Part of the release (a target's folder, `golden`, or `.`) -> what is wrong with its files."""
+def find_altered_release(
+    release: Path, manifest: Mapping[str, Any], targets: Iterable[str] | None = None
+) -> dict[str, list[str]]:
+    """Part of the release (a target's folder, `golden`, or `.`) -> what is wrong with its files.
+
+    targets: look into these artifacts alone; into all if None.
+    """
     faults: dict[str, list[str]] = {}
-    for name, expected in manifest["artifacts"].items():
+    documents = manifest["documents"]
+    for name in manifest["artifacts"] if targets is None else targets:
+        expected = manifest["artifacts"][name]
         try:
             artifact = Artifact.read(release / name)
         except InputError as error:
             faults[name] = [f"{DESCRIPTION}: {fault}" for fault in error.faults]
             continue
         wrong = artifact.find_altered_files()
+        if artifact.target != name:
+            wrong.append(f"{DESCRIPTION}: target: expected {name}; found {artifact.target}")
         if sha256_of_file(release / name / DESCRIPTION) != expected[DESCRIPTION]:
             wrong.append(f"{DESCRIPTION}: differs from the one in {MANIFEST}")
+        card = f"{name}/{CARD}"
+        if describe_file(release / card) != documents.get(card):
+            wrong.append(f"{CARD}: differs from the one in {MANIFEST}")
         faults[name] = wrong
     faults[GOLDEN] = find_alterations(release / GOLDEN, manifest["golden"])
     known = {*manifest["artifacts"], GOLDEN, MANIFEST, *NOT_LISTED}
     folders = [name for name in known if (release / name).is_symlink()]
     faults["."] = [f"{name}: is a symbolic link" for name in sorted(folders)]
-    faults["."] += find_alterations(release, manifest["documents"], known)
+    written = list_documents(manifest["artifacts"])
+    faults["."] += [f"{name}: is none of a release's documents" for name in documents if name not in written]
+    beside = {name: entry for name, entry in documents.items() if "/" not in name}
+    faults["."] += find_alterations(release, beside, known)
     return {part: wrong for part, wrong in faults.items() if wrong}
 
 

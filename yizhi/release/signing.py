@@ -1,52 +1,91 @@
-"""Signatures of whole releases, in OpenSSF's model-signing format: who released this, and nothing was changed since."""
+"""Signatures of whole releases: who released this, and that nothing was changed since.
 
+`model.sig` covers every other file, in OpenSSF's model-signing format; among them are the signed attestations.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
-from yizhi.errors import CheckFailed, InputError, NotRun
-from yizhi.release.manifest import SIGNATURE, read_manifest
+from yizhi.errors import CheckFailed, InputError
+from yizhi.release.manifest import ATTESTATIONS, SIGNATURE, find_altered_release, read_manifest
+from yizhi.release.signers import Checker, Signer
+from yizhi.release.statements import Signature, check_statements, describe_statements, format_time
+from yizhi.storage.folders import fsync, write_whole
+from yizhi.storage.locks import hold
+from yizhi.storage.small_files import read_small
 
-try:
-    from cryptography.exceptions import InvalidSignature
-    from model_signing import hashing, signing, verifying
-except ImportError as error:
-    raise NotRun("signatures", f"need {error.name}: pip install 'yizhi[release]'") from None
 
+def sign(release: Path, signer: Signer) -> Path:
+    """Sign every file of a finished release, and what its documents say; returns the signature's path.
 
-def sign(release: Path, private_key: Path) -> Path:
-    """Sign every file of a finished release with an elliptic-curve key (PEM); returns the signature's path.
-
-    Raises InputError for an unfinished release or a file that is no such key.
+    A kill or a failure leaves the old signature, the new one, or none: never a part. Raises InputError for an
+    unfinished release and a signer that cannot sign, CheckFailed where a file is not as the manifest says.
     """
-    read_manifest(release)
+    manifest = read_manifest(release)
+    release = release.resolve()
+    with hold(release, "another process is writing here"):
+        altered = find_altered_release(release, manifest)
+        faults = [f"{part}/{fault}" for part, wrong in altered.items() for fault in wrong] + _find_strange(release)
+        if faults:
+            raise CheckFailed("\n  - ".join([f"{release}: cannot be signed as it is:", *faults]))
+        statements = describe_statements(release, format_time(datetime.now(UTC)))
+        _write(release, signer, "".join(f"{signer.sign(statement)}\n" for statement in statements))
+    return release / SIGNATURE
+
+
+def check_signature(release: Path, checker: Checker) -> Signature:
+    """Who signed a release, and when. Raises CheckFailed unless exactly these files are signed as `checker` asks."""
+    release = release.resolve()
     signature = release / SIGNATURE
-    try:
-        config = signing.Config().use_elliptic_key_signer(private_key=private_key)
-    except (ValueError, TypeError, OSError) as error:
-        raise InputError(
-            private_key, f"is not an elliptic-curve private key in PEM without a password: {error}"
-        ) from None
-    signature.unlink(missing_ok=True)
-    config.set_hashing_config(_hashing(release)).sign(release, signature)
-    return signature
-
-
-def check_signature(release: Path, public_key: Path) -> None:
-    """Raise CheckFailed unless there is a signature of exactly these files by this key.
-
-    Raises InputError for a key that is none.
-    """
-    signature = release / SIGNATURE
-    try:
-        config = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
-    except (ValueError, TypeError, OSError) as error:
-        raise InputError(public_key, f"is not an elliptic-curve public key in PEM: {error}") from None
-    if not signature.is_file():
+    if not signature.exists():
         raise CheckFailed(f"{release}: is not signed: there is no {SIGNATURE}")
     try:
-        config.set_hashing_config(_hashing(release)).verify(release, signature)
-    except (InvalidSignature, ValueError, KeyError, TypeError) as error:
-        raise CheckFailed(f"{signature}: {error or 'is not by this key'}") from None
+        read_small(signature)  # the library would read a file of any size, and wait for a pipe
+        checker.check_files(release, signature)
+        return check_statements(release, checker.check)
+    except InputError as error:  # what cannot be read is no signature
+        raise CheckFailed(f"{error.subject}: {'; '.join(error.faults)}") from None
 
 
-def _hashing(release: Path) -> "hashing.Config":
-    return hashing.Config().set_ignored_paths(paths=[release / SIGNATURE], ignore_git_paths=False)
+def _write(release: Path, signer: Signer, bundles: str) -> None:
+    """Put both files in their place, the signature last."""
+    with _staging(release) as staging:
+        (release / SIGNATURE).unlink(missing_ok=True)  # it covers the attestations, which are about to change
+        try:
+            write_whole(staging / ATTESTATIONS, bundles)
+            (staging / ATTESTATIONS).rename(release / ATTESTATIONS)
+            signer.sign_files(release, release / SIGNATURE, staging / SIGNATURE)
+            fsync(staging / SIGNATURE)
+            (staging / SIGNATURE).rename(release / SIGNATURE)
+        except BaseException:
+            (release / ATTESTATIONS).unlink(missing_ok=True)
+            raise
+        fsync(release)
+
+
+def _find_strange(release: Path) -> list[str]:
+    """What cannot be signed or written over, among what the manifest does not list."""
+    report = [release / "report", *(release / "report").rglob("*")]
+    written = [release / SIGNATURE, release / ATTESTATIONS]
+    strange = [path for path in [*report, *written] if path.is_symlink() or _is_special(path)]
+    strange += [path for path in written if path.is_dir()]
+    return [f"{path.relative_to(release)}: is a link, or not what it should be" for path in strange]
+
+
+def _is_special(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+@contextmanager
+def _staging(release: Path) -> Iterator[Path]:
+    """A folder beside the release, for what is not yet whole: a release has no file that its manifest does not know."""
+    folder = release.parent / f".{release.name}.signing.partial"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

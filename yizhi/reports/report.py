@@ -7,6 +7,7 @@ from typing import Any
 
 from yizhi.pipeline.environment import Environment
 from yizhi.pipeline.results import Row, rows_as_dict
+from yizhi.release.policy_verdict import PolicyVerdict
 from yizhi.reports.report_page import render_page
 from yizhi.storage.codec import to_plain
 from yizhi.storage.json_files import to_json
@@ -14,27 +15,33 @@ from yizhi.storage.json_files import to_json
 SCHEMA_VERSION = 1
 
 
-def write_report(folder: Path, rows: list[Row]) -> None:
-    """Write `parity.json`, `parity.xml` and `parity.html` into this folder."""
+def write_report(folder: Path, rows: list[Row], policy: PolicyVerdict | None = None) -> None:
+    """Write `parity.json`, `parity.xml` and `parity.html` into this folder.
+
+    policy: what a policy says of the release.
+    """
     environment = Environment.here()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "parity.json").write_text(to_json(describe(rows, environment)), encoding="utf-8")
-    (folder / "parity.xml").write_bytes(render_junit(rows))
-    (folder / "parity.html").write_text(render_page(rows, environment), encoding="utf-8")
+    (folder / "parity.json").write_text(to_json(describe(rows, environment, policy)), encoding="utf-8")
+    (folder / "parity.xml").write_bytes(render_junit(rows, policy))
+    (folder / "parity.html").write_text(render_page(rows, environment, policy), encoding="utf-8")
 
 
-def describe(rows: list[Row], environment: Environment) -> dict[str, Any]:
+def describe(rows: list[Row], environment: Environment, policy: PolicyVerdict | None = None) -> dict[str, Any]:
     """Everything that was found and measured, and on what machine. Keys are only ever added to one schema version."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "passed": all(row.passed for row in rows),
+        "passed": all(row.passed for row in rows) and (policy is None or policy.passed),
         "environment": to_plain(environment),
         "targets": rows_as_dict(rows),
+        **({"policy": policy.as_dict()} if policy else {}),
     }
 
 
-def render_junit(rows: Sequence[Row]) -> bytes:
+def render_junit(rows: Sequence[Row], policy: PolicyVerdict | None = None) -> bytes:
     """JUnit XML: a suite per target, a case per output; one case for what concerns the whole target.
+
+    A policy is a suite too, with a case per demand.
 
     The form that CI servers agree on: https://github.com/testmoapp/junitxml.
     """
@@ -45,6 +52,11 @@ def render_junit(rows: Sequence[Row]) -> bytes:
         counts = _add_cases(suite, row)
         _set_counts(suite, counts)
         suite.set("time", f"{row.verification.seconds if row.verification else 0.0:.3f}")
+        totals = [one + other for one, other in zip(totals, counts, strict=True)]
+    if policy:
+        suite = ET.SubElement(root, "testsuite", name="policy", time="0.000")
+        counts = _add_demands(suite, policy)
+        _set_counts(suite, counts)
         totals = [one + other for one, other in zip(totals, counts, strict=True)]
     _set_counts(root, totals)
     ET.indent(root)
@@ -71,6 +83,17 @@ def _add_cases(suite: ET.Element, row: Row) -> list[int]:
             ET.SubElement(case, "failure", message=_clean(f"{worst.case}: {reason}"))
             failures += 1
     return [1 + len(outputs), failures, 0]
+
+
+def _add_demands(suite: ET.Element, policy: PolicyVerdict) -> list[int]:
+    """Tests, failures and skipped of a policy's suite."""
+    kinds = {"unmet": "failure", "not run": "skipped"}
+    for finding in policy.findings:
+        case = ET.SubElement(suite, "testcase", classname="policy", name=finding.demand)
+        if finding.outcome in kinds:
+            ET.SubElement(case, kinds[finding.outcome], message=_clean(finding.found))
+    outcomes = [finding.outcome for finding in policy.findings]
+    return [len(outcomes), outcomes.count("unmet"), outcomes.count("not run")]
 
 
 def _set_counts(element: ET.Element, counts: list[int]) -> None:

@@ -13,16 +13,18 @@ from yizhi.pipeline.environment import Environment
 from yizhi.pipeline.head import describe_head, find_head
 from yizhi.pipeline.jobs import Result
 from yizhi.pipeline.results import Row
+from yizhi.release.policy_verdict import PolicyVerdict
 from yizhi.reports.tables import describe_errors, format_bytes
 from yizhi.storage.codec import to_plain
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 640, 240, 64, 48, 18
 
 
-def render_page(rows: Sequence[Row], environment: Environment) -> str:
+def render_page(rows: Sequence[Row], environment: Environment, policy: PolicyVerdict | None = None) -> str:
     """The report as HTML: no scripts, no fonts, no network."""
     good = sum(row.passed for row in rows)
-    verdict = "Fit for release" if good == len(rows) else "Not fit for release"
+    fit = good == len(rows) and (policy is None or policy.passed)
+    verdict = "Fit for release" if fit else "Not fit for release"
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     return f"""<!doctype html>
 <html lang="en">
@@ -34,13 +36,14 @@ def render_page(rows: Sequence[Row], environment: Environment) -> str:
 {style}</style>
 </head>
 <body>
-<header class="{"good" if good == len(rows) else "bad"}">
+<header class="{"good" if fit else "bad"}">
 <h1>{verdict}</h1>
 <p>{good} of {len(rows)} targets agree with the float64 oracle.</p>
 </header>
 <main>
 {_summary(rows)}
 {_head(rows)}
+{_policy(policy)}
 {"".join(map(_target, rows))}
 {_environment(environment)}
 </main>
@@ -68,7 +71,15 @@ def _head(rows: Sequence[Row]) -> str:
     return f"<p>{escape(describe_head(head))}</p>" if head else ""
 
 
-def _mark(row: Row) -> str:
+def _policy(policy: PolicyVerdict | None) -> str:
+    if policy is None:
+        return ""
+    rows = [[escape(one.demand), escape(one.outcome), escape(one.found)] for one in policy.findings]
+    table = _table(("demand", "outcome", "found"), rows)
+    return f'<section id="policy"><h2>Policy {_mark(policy)}</h2>{table}</section>'
+
+
+def _mark(row: Row | PolicyVerdict) -> str:
     if row.not_run:
         return '<strong class="unrun">not run</strong>'
     return '<strong class="good">pass</strong>' if row.passed else '<strong class="bad">fail</strong>'

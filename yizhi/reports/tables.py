@@ -7,17 +7,28 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from yizhi.errors import printable
 from yizhi.parity.record import PublishedCheck, VerificationRecord
 from yizhi.pipeline.head import describe_head, find_head
 from yizhi.pipeline.jobs import Result
 from yizhi.pipeline.results import Evaluation, Row
+from yizhi.release.policy_verdict import PolicyVerdict
 
 # Where arithmetic is set by the release alone; elsewhere the table says how each framework computed.
 _USUAL = (("cpu", "fp32"), ("cpu", "int8"))
 
 
-def print_release(console: Console, release: object, rows: Sequence[Row]) -> None:
-    """One line per target: size, seconds, peak memory, worst error per output, verdict; then the reasons."""
+def print_release(
+    console: Console,
+    release: object,
+    rows: Sequence[Row],
+    policy: PolicyVerdict | None = None,
+    vouched: str | None = None,
+) -> None:
+    """One line per target: size, seconds, peak memory, worst error per output, verdict; then the reasons.
+
+    policy: what a policy says of the release. vouched: whose word its manifest is.
+    """
     table = Table(title=str(release), title_justify="left", title_style="bold", box=None, pad_edge=False)
     table.add_column("target")
     for heading in ("size", "export", "verify", "peak memory", "worst error", "verdict"):
@@ -37,7 +48,8 @@ def print_release(console: Console, release: object, rows: Sequence[Row]) -> Non
             _verdict(row),
             *([_score(row.evaluation)] if scored else []),
         )
-    console.print(table)
+    if rows:
+        console.print(table)
     head = find_head(row.verdict for row in rows)
     if head:
         console.print(Text(describe_head(head), "bold yellow" if head.verdict == "untrained" else ""))
@@ -57,8 +69,41 @@ def print_release(console: Console, release: object, rows: Sequence[Row]) -> Non
             console.print(f"{row.target}: judged on {judged}, here on {here}: the same integers")
         for fault in row.faults:
             console.print(Text(f"{row.target}: {fault}", "red"))
+    if policy:
+        _print_policy(console, policy)
     passed = sum(row.passed for row in rows)
-    console.print(f"{passed} of {len(rows)} passed" + (": not fit for release" if passed < len(rows) else ""))
+    fit = passed == len(rows) and (not policy or policy.passed)
+    counted = f"{passed} of {len(rows)} passed" if rows else f"{release}: nothing of it was run"
+    console.print(Text(counted + ("" if fit else ": not fit for release")))
+    if vouched:
+        console.print(Text(vouched))
+
+
+def _print_policy(console: Console, policy: PolicyVerdict) -> None:
+    colours = {"met": "green", "unmet": "red", "not run": "bold yellow"}
+    for finding in policy.findings:
+        told = printable(f"policy: {finding.demand}: {finding.outcome}: {finding.found}")
+        console.print(Text(told, colours[finding.outcome]), soft_wrap=True)
+
+
+def print_conversion(console: Console, folder: object, rows: Sequence[Row]) -> None:
+    """One line per target: size, seconds, peak memory; then the reasons, and that nothing of this is verified."""
+    table = Table(title=str(folder), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column("target")
+    for heading in ("size", "convert", "peak memory"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        peak = row.export.peak_bytes if row.export else None
+        table.add_row(row.target, format_bytes(row.size), _seconds(row.export, ""), format_bytes(peak))
+    console.print(table)
+    for row in rows:
+        for fault in row.export.faults if row.export else ():
+            console.print(Text(f"{row.target}: {fault}", "red"))
+    console.print(
+        Text(
+            "UNVERIFIED: nothing was compared. `yizhi export` into the same folder verifies what is here", "bold yellow"
+        )
+    )
 
 
 def _verdict(row: Row) -> Text:

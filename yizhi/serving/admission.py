@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from yizhi.errors import CheckFailed, InputError
 from yizhi.parity.answers import check_answers
@@ -11,42 +12,45 @@ from yizhi.release.manifest import GOLDEN, MANIFEST, read_manifest
 from yizhi.runtimes.base import Runtime
 from yizhi.storage.digests import find_alterations, sha256_of_file
 
+if TYPE_CHECKING:
+    from yizhi.release.signers import Checker
+
 
 @dataclass(frozen=True)
 class Checked:
     """What is known of an artifact.
 
-    release_sha256: of the manifest of the release that it lies in. signed: whether that was signed by the key given.
+    release_sha256: of the manifest of the release that it lies in. signed_by: who signed that, where that was asked.
     golden_answers: how many texts it answered as the oracle did; None where it lies in no release.
     """
 
     release_sha256: str | None = None
-    signed: bool = False
+    signed_by: str | None = None
     golden_answers: int | None = None
 
 
 NOT_CHECKED = Checked()
 
 
-def check_files(artifact: Artifact, public_key: Path | None = None) -> Checked:
-    """Hash an artifact's files and, where it lies in a release, hold it to the manifest; with a key, to the signature.
+def check_files(artifact: Artifact, checker: "Checker | None" = None) -> Checked:
+    """Hash an artifact's files and, where it lies in a release, hold it to the manifest and to the signature asked for.
 
     Raises CheckFailed where anything was altered, and InputError for an artifact alone where a signature is wanted.
     """
     release = artifact.folder.resolve().parent
     in_release = (release / MANIFEST).exists()
-    if public_key and not in_release:
-        raise InputError(artifact.folder, "lies in no release: there is no signature that `public_key` is for")
+    if checker and not in_release:
+        raise InputError(artifact.folder, "lies in no release: there is no signature to check")
     faults = artifact.find_altered_files()
     if in_release:
         faults += _find_misfits(release, artifact)
     if faults:
         raise CheckFailed("\n".join([f"{artifact.folder}:", *(f"  - {fault}" for fault in faults)]))
-    if public_key:
+    if checker:
         from yizhi.release.signing import check_signature
 
-        check_signature(release, public_key)
-    return Checked(sha256_of_file(release / MANIFEST) if in_release else None, signed=public_key is not None)
+        check_signature(release, checker)
+    return Checked(sha256_of_file(release / MANIFEST) if in_release else None, checker.name if checker else None)
 
 
 def _find_misfits(release: Path, artifact: Artifact) -> list[str]:

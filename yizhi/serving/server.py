@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -25,6 +26,9 @@ from yizhi.serving.log import Log, log_config
 from yizhi.serving.metrics import Metrics
 from yizhi.serving.model import ServedModel
 
+if TYPE_CHECKING:
+    from yizhi.release.signers import Checker
+
 # Of a release, the first of these that it has is served.
 PREFERRED = ("onnx-int8", "onnx", "pytorch", "tensorflow", "flax")
 # Seconds that an idle connection is kept: more than the 60 of most load balancers, which would send into a closed one.
@@ -38,7 +42,7 @@ class Settings:
     """How artifacts are opened, and where they are served.
 
     batch_tokens: of one batch, padding included. workers: batches computed at once, of each model.
-    prompts: text to put before a text, by the name that a request gives.
+    prompts: text to put before a text, by the name that a request gives. checker: whose signature is asked for.
     """
 
     host: str = "127.0.0.1"
@@ -49,7 +53,7 @@ class Settings:
     batch_tokens: int = TOKENS
     limits: Limits = field(default_factory=Limits)
     prompts: Mapping[str, str] = field(default_factory=dict)
-    public_key: Path | None = None
+    checker: "Checker | None" = None
     json_logs: bool = False
 
 
@@ -103,7 +107,7 @@ def open_models(
     with ExitStack() as stack:
         models = []
         for name, folder in artifacts.items():
-            checked = check_files(Artifact.read(folder), settings.public_key)
+            checked = check_files(Artifact.read(folder), settings.checker)
             runtime = open_runtime(folder, device=settings.device, threads=settings.threads)
             stack.callback(runtime.close)
             checked = ask_golden(runtime, checked)

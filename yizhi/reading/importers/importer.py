@@ -22,6 +22,7 @@ from yizhi.reading.importers.report import ImportedTensor, ImportReport
 from yizhi.reading.importers.sources import Source, choose, list_folder
 from yizhi.reading.safetensors_file import write_safetensors
 from yizhi.reading.sentence_settings import MODULES, read_sentence_settings
+from yizhi.reading.source_card import carry_source_card
 from yizhi.reading.tokenizer_files import TextTokenizer
 from yizhi.reading.tokenizer_sources import TOKENIZER_FILES
 from yizhi.reading.weight_files import TensorFile
@@ -76,6 +77,7 @@ def import_checkpoint(
             report = _convert(opened, raw, config_path, vocab_path, folder, found, temporary, adapter)
         if source.is_dir():
             _carry_sentence_settings(source, temporary, ignored_files)
+            carry_source_card(source, temporary)
         shutil.rmtree(temporary / _UNPACKED, ignore_errors=True)
         with Checkpoint.open(temporary) as result:
             result.check_values()

@@ -1,0 +1,109 @@
+"""Model cards: a header that the hub reads, a body in which nothing from a checkpoint acts, snippets that run."""
+
+import re
+import runpy
+
+import pytest
+
+from tests.artifacts import EVERY_TARGET
+from yizhi.release.artifact import Artifact
+from yizhi.release.cards import write_card, write_release_card
+
+yaml = pytest.importorskip("yaml")  # comes with huggingface_hub
+
+PARITY = {
+    "device": "cpu",
+    "cosine": {},
+    "quality": None,
+    "label_error": 0.012,
+    "worst": {"logits": {"error": 4.3e-06}, "hidden_states.1": {"error": 1e-06}},
+}
+SOURCE = {
+    "files": {"config.json": "0" * 64},
+    "model_type": "bert",
+    "task": "fill-mask",
+    "license": "apache-2.0",
+    "languages": ["zh", "no"],
+    "base_model": "hfl/rbt3",
+    "origin": {"hub": "hfl/rbt3", "revision": "a" * 40},
+}
+
+
+def make_artifact(tmp_path, **changes):
+    description = {
+        "target": "onnx-int8",
+        "precision": "int8",
+        "task": "fill-mask",
+        "made_with": {"converters": "0" * 64, "yizhi": "0.1.0"},
+        "files": {"model.onnx": {"size": 1_200_000, "sha256": "0" * 64}},
+    }
+    return Artifact(tmp_path, {**description, **changes})
+
+
+def read_header(card):
+    _, header, _ = card.split("---\n", 2)
+    return yaml.safe_load(header)
+
+
+def test_the_header_says_what_the_hub_asks(tmp_path):
+    card = write_card(make_artifact(tmp_path), SOURCE, PARITY)
+    assert read_header(card) == {
+        "language": ["zh", "no"],  # and not False, which YAML takes a bare no for
+        "license": "apache-2.0",
+        "base_model": "hfl/rbt3",
+        "base_model_relation": "quantized",
+        "library_name": "onnx",
+        "pipeline_tag": "fill-mask",
+        "tags": ["yizhi", "bert", "onnx", "int8", "quantized"],
+    }
+    assert "| largest error of `logits` | 4.3e-06 |" in card
+    assert "hidden_states.1" not in card
+
+
+def test_what_is_not_known_is_left_out(tmp_path):
+    source = {key: SOURCE[key] for key in ("files", "model_type", "task")}
+    card = write_release_card([make_artifact(tmp_path)], source, {"onnx-int8": PARITY})
+    assert not {"license", "language", "base_model", "base_model_relation"} & read_header(card).keys()
+    assert "- Licence: unknown\n" in card
+
+
+FIELDS = {"language", "license", "base_model", "base_model_relation", "library_name", "pipeline_tag", "tags"}
+EVIL = "x`\n---\nlicense: mit\n<script>alert(1)</script>|\x1b[31m\u202e```\n# Heading"
+
+
+def test_nothing_from_a_checkpoint_acts_in_a_card(tmp_path):
+    artifact = make_artifact(tmp_path, labels=[EVIL, *["x"] * 60])
+    source = {**SOURCE, "files": {EVIL: "0" * 64}, "known": EVIL, "base_model": EVIL, "license": EVIL}
+    for card in (write_card(artifact, source, PARITY), write_release_card([artifact], source, {"onnx-int8": PARITY})):
+        header = read_header(card)
+        assert header["license"] == header["base_model"] == EVIL  # one value, and no field more
+        assert not header.keys() - FIELDS
+        body = card.split("---\n", 2)[2]
+        assert "\x1b" not in body
+        assert "\u202e" not in body
+        fenced = re.sub(r"^```.*?^```$", "", body, flags=re.MULTILINE | re.DOTALL)
+        assert "<script>" not in re.sub(r"`[^`\n]*`", "", fenced)
+        assert not [line for line in fenced.splitlines() if line.startswith(("license", "# Heading"))]
+    assert "and 11 more, in `config.json`" in write_card(artifact, source, PARITY)
+
+
+SNIPPET = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TASKS = ["bert", "bert-no-head", "bert-classifier", "bert-tagger", "bert-reader", "electra-discriminator"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
+@pytest.mark.parametrize("target", EVERY_TARGET)
+@pytest.mark.parametrize("variant", TASKS)
+def test_every_snippet_runs_as_it_stands(open_artifact, tmp_path, monkeypatch, capsys, target, variant):
+    runtime = open_artifact(variant, target)[1]
+    artifact = runtime.artifact
+    snippets = SNIPPET.findall(write_card(artifact, {**SOURCE, "task": artifact.description["task"]}, PARITY))
+    assert len(snippets) == (2 if target.startswith("onnx") and variant != "electra-discriminator" else 1)
+    monkeypatch.chdir(artifact.folder)
+    for code in snippets:
+        assert len(code.splitlines()) <= 10
+        (tmp_path / "snippet.py").write_text(code, encoding="utf-8")
+        runpy.run_path(str(tmp_path / "snippet.py"))
+        assert re.search(r"\d", capsys.readouterr().out)
+    assert artifact.find_altered_files() == []

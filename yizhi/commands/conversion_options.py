@@ -1,0 +1,56 @@
+"""The arguments that say what to convert, and how: those of `yizhi export` and `yizhi convert`."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from yizhi.commands.options import CHECKPOINT_HELP, add_ignore_file, positive
+from yizhi.converters.targets import TARGETS
+from yizhi.errors import InputError
+from yizhi.model.spec import POOLINGS, Pooling
+
+
+def add_conversion_options(parser: argparse.ArgumentParser, out: str, recorded: str = "") -> None:
+    """Declare them. out: what `--out` names, in words. recorded: as `add_ignore_file` takes it."""
+    parser.add_argument("checkpoint", help=CHECKPOINT_HELP)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=out)
+    parser.add_argument(
+        "--target", dest="targets", action="append", metavar="T", help=f"only this target: {', '.join(TARGETS)}"
+    )
+    parser.add_argument("--revision", help="branch, tag or commit, for a hub id")
+    parser.add_argument(
+        "--jobs", type=positive, default=os.cpu_count(), help="processes at once (default: a core each)"
+    )
+    parser.add_argument(
+        "--keep-fp32",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="NAMES",
+        help="int8: leave these in float32, such as encoder.layer.11,cls (see `yizhi int8-report`)",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="int8: find outlier channels on these lines (default: everyday sentences, where the vocabulary fits)",
+    )
+    parser.add_argument(
+        "--pooling",
+        choices=POOLINGS,
+        help="also give sentence_embedding, each row's own tokens as one vector (docs/using.md)",
+    )
+    parser.add_argument("--normalize", action="store_true", help="with --pooling: make its L2 norm 1")
+    add_ignore_file(parser, recorded)
+
+
+def read_pooling(options: argparse.Namespace) -> Pooling | None:
+    """What `sentence_embedding` is to be. Raises InputError for a norm without a pooling."""
+    if options.normalize and not options.pooling:
+        raise InputError("--normalize", f"expected --pooling {', '.join(POOLINGS)} with it")
+    return Pooling(options.pooling, options.normalize) if options.pooling else None
+
+
+def read_int8_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of the int8 converter, as far as they differ from its defaults."""
+    return {"keep_fp32": sorted(options.keep_fp32)} if options.keep_fp32 else {}

@@ -1,0 +1,54 @@
+"""`yizhi convert`."""
+
+import argparse
+import json
+
+from yizhi.commands.conversion_options import add_conversion_options, read_int8_options, read_pooling
+from yizhi.commands.options import JSON_HELP, NOT_RUN, Commands, add_command, make_console
+from yizhi.converters.targets import find_targets
+
+
+def add(commands: Commands) -> None:
+    """Declare the command and its arguments."""
+    parser = add_command(
+        commands,
+        "convert",
+        run,
+        "write artifacts without verifying them",
+        "Write a checkpoint's artifacts as `yizhi export` does, in seconds, and compare nothing: there is no\n"
+        "manifest.json, and nobody vouches for them. `yizhi export` into the same folder verifies them.\n\n"
+        "  yizhi convert ./bert-base-chinese --out build/bert-base-chinese --target onnx",
+    )
+    add_conversion_options(parser, "the folder to write artifacts into")
+    parser.add_argument("--json", action="store_true", help=JSON_HELP)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it, and return the exit code."""
+    from yizhi.pipeline.convert import convert
+    from yizhi.pipeline.progress import Progress
+    from yizhi.pipeline.results import rows_as_dict
+    from yizhi.reading.hub import resolve_checkpoint
+    from yizhi.reports.tables import print_conversion
+
+    targets, pooling = find_targets(options.targets), read_pooling(options)
+    source = resolve_checkpoint(options.checkpoint, options.revision)
+    with Progress() as progress:
+        rows = convert(
+            source.path,
+            options.out,
+            targets,
+            options.jobs,
+            progress,
+            read_int8_options(options),
+            pooling,
+            options.calibration,
+            options.ignored_files,
+        )
+    if options.json:
+        print(json.dumps(rows_as_dict(rows), ensure_ascii=False, indent=2))
+    else:
+        print_conversion(make_console(), options.out, rows)
+    if failed := [row for row in rows if row.size is None]:
+        return NOT_RUN if all(row.not_run for row in failed) else 2 if all(row.bad_input for row in failed) else 1
+    return 0

@@ -1,0 +1,86 @@
+"""Whether an ONNX artifact's graphs are, node by node, those that this version of Yizhi writes.
+
+Cases and texts show what a graph computes for them. One made on purpose could answer these rightly and others wrongly.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, TensorProto
+
+from yizhi.converters import to_onnx, to_onnx_int8
+from yizhi.converters.onnx_files import StoredTensor
+from yizhi.errors import show
+from yizhi.model.spec import EncoderSpec
+from yizhi.reading.stored_tensors import read_onnx
+from yizhi.release.artifact import Artifact
+
+# Of the weight file: onnx's type, and bytes of a number.
+_TYPES: Mapping[str, tuple[int, int]] = {"float32": (TensorProto.FLOAT, 4), "int8": (TensorProto.INT8, 1)}
+
+
+def compare_graphs(artifact: Artifact, spec: EncoderSpec) -> tuple[int, list[str]]:
+    """How many graphs were compared, and what of them differs from those made again of spec and stored tensors.
+
+    Where tensors lie is believed: `yizhi.parity.weights` compares what lies there. Raises InputError where the files
+    cannot be read.
+    """
+    faults: list[str] = []
+    names = set()
+    for name, expected in _build_again(artifact, spec):
+        names.add(name)
+        path = artifact.folder / name
+        if not path.is_file():
+            faults.append(f"{name}: is missing")
+            continue
+        found = _read(path)
+        if found is None:
+            faults.append(f"{name}: is no ONNX graph")
+        elif found != expected:
+            faults.append(f"{name}: is not the graph that this version writes: {_say_where(found, expected)}")
+    extra = {path.name for path in artifact.folder.glob("*.onnx")} - names
+    faults += [f"{name}: no graph of this artifact" for name in sorted(extra)]
+    return len(names), faults
+
+
+def _build_again(artifact: Artifact, spec: EncoderSpec) -> Iterator[tuple[str, ModelProto]]:
+    quantization: Mapping[str, Any] | None = artifact.description.get("quantization")
+    if quantization is None:
+        places = {
+            place.name: StoredTensor(TensorProto.FLOAT, place.shape, *place.spans[0])
+            for place in read_onnx(artifact.folder)
+        }
+        return to_onnx.build_fp32_graphs(spec, places)
+    stored = {
+        name: _place(*_TYPES[said["dtype"]], tuple(said["shape"]), said["offset"])
+        for name, said in quantization["stored"].items()
+    }
+    return to_onnx_int8.build_graphs(spec, stored, quantization["outliers"], quantization["checked"])
+
+
+def _place(dtype: int, size: int, shape: tuple[int, ...], offset: int) -> StoredTensor:
+    return StoredTensor(dtype, shape, offset, math.prod(shape) * size)
+
+
+def _read(path: Path) -> ModelProto | None:
+    model = ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except DecodeError:
+        return None
+    return model
+
+
+def _say_where(found: ModelProto, expected: ModelProto) -> str:
+    """The first thing that differs, in words."""
+    for kind in ("node", "input", "output", "initializer"):
+        for one, other in zip_longest(getattr(found.graph, kind), getattr(expected.graph, kind)):
+            if one != other:
+                told = [show(item.name) if item is not None else "none" for item in (other, one)]
+                what = "its content differs" if told[0] == told[1] else f"found {told[1]}"
+                return f"{kind}: expected {told[0]}; {what}"
+    return "its header differs"

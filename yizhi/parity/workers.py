@@ -1,0 +1,37 @@
+"""Several cases at once, each on one thread: the order of its float sums, and so every bit, stays that of one alone."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def compute_in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Iterator[tuple[Item, Result]]:
+    """Each item with its result, in the order of the items; at most one more than `workers` is computed ahead.
+
+    What the function raises is raised here, in its turn.
+    """
+    if workers == 1:
+        yield from ((item, function(item)) for item in items)
+        return
+    waiting = iter(items)
+    running: deque[tuple[Item, Future[Result]]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in islice(waiting, workers + 1):
+                running.append((item, pool.submit(function, item)))
+            while running:
+                item, future = running.popleft()
+                result = future.result()
+                for following in islice(waiting, 1):
+                    running.append((following, pool.submit(function, following)))
+                yield item, result
+        finally:
+            for _, future in running:
+                future.cancel()

@@ -1,0 +1,97 @@
+"""Ten lines that load an artifact without Yizhi, for its model card. Tests run them in the artifact's folder."""
+
+_QUESTION = '"首都是哪里？", "北京是中国的首都。"'
+_TEXT = '"北京是中国的首都。"'
+# What transformers and optimum call a head, by our name of its task.
+_CLASSES = {
+    "fill-mask": "MaskedLM",
+    "text-classification": "SequenceClassification",
+    "token-classification": "TokenClassification",
+    "question-answering": "QuestionAnswering",
+    "replaced-token-detection": "PreTraining",
+}
+
+_PYTORCH = """\
+from transformers import AutoTokenizer, {loader}
+
+folder = "."  # where this file is
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = {loader}.from_pretrained(folder).eval()
+outputs = model(**tokenizer({text}, return_tensors="pt"))
+print({{name: values.shape for name, values in outputs.items()}})
+"""
+
+_TENSORFLOW = """\
+import tensorflow as tf
+from tokenizers import Tokenizer
+
+folder = "."  # where this file is
+encoding = Tokenizer.from_file(f"{{folder}}/tokenizer.json").encode({text})
+model = tf.saved_model.load(folder).signatures["serving_default"]
+ids, types = tf.constant([encoding.ids]), tf.constant([encoding.type_ids])
+outputs = model(input_ids=ids, attention_mask=tf.ones_like(ids), token_type_ids=types)
+print({{name: values.shape for name, values in outputs.items()}})
+"""
+
+_FLAX = """\
+from flax.serialization import msgpack_restore
+from flax.traverse_util import flatten_dict
+
+folder = "."  # where this file is
+with open(f"{folder}/flax_model.msgpack", "rb") as file:
+    parameters = msgpack_restore(file.read())
+for path, array in flatten_dict(parameters, sep="/").items():
+    print(path, array.shape)
+"""
+
+_ONNX = """\
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+folder = "."  # where this file is
+encoding = Tokenizer.from_file(f"{{folder}}/tokenizer.json").encode({text})
+session = onnxruntime.InferenceSession(f"{{folder}}/model.onnx")
+given = {{"input_ids": encoding.ids, "attention_mask": encoding.attention_mask, "token_type_ids": encoding.type_ids}}
+outputs = session.run(None, {{name: np.array([values], np.int64) for name, values in given.items()}})
+print({{output.name: values.shape for output, values in zip(session.get_outputs(), outputs)}})
+"""
+
+_OPTIMUM = """\
+from optimum.onnxruntime import {loader}
+from transformers import AutoTokenizer
+
+folder = "."  # where this file is
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = {loader}.from_pretrained(folder, file_name="model.onnx")
+outputs = model(**tokenizer({text}, return_tensors="pt"))
+print({{name: values.shape for name, values in outputs.items()}})
+"""
+
+# What pip installs for each.
+_NEEDS = {
+    "transformers": "transformers torch",
+    "TensorFlow": "tensorflow tokenizers",
+    "Flax": "flax",
+    "ONNX Runtime": "onnxruntime tokenizers",
+    "optimum": "optimum-onnx[onnxruntime]",
+}
+
+
+def write_snippets(target: str, task: str) -> list[tuple[str, str, str]]:
+    """(tool, what pip installs for it, Python) for each tool that loads this target's folder."""
+    text = _QUESTION if task == "question-answering" else _TEXT
+    head = _CLASSES.get(task)
+    found = {}
+    if target == "pytorch":
+        found["transformers"] = _PYTORCH.format(loader=f"AutoModelFor{head}" if head else "AutoModel", text=text)
+    elif target == "tensorflow":
+        found["TensorFlow"] = _TENSORFLOW.format(text=text)
+    elif target == "flax":
+        found["Flax"] = _FLAX
+    else:
+        found["ONNX Runtime"] = _ONNX.format(text=text)
+        if task != "replaced-token-detection":  # optimum has no class for it
+            loader = f"ORTModelFor{head or 'FeatureExtraction'}"
+            found["optimum"] = _OPTIMUM.format(loader=loader, text=text)
+    return [(tool, _NEEDS[tool], code) for tool, code in found.items()]
