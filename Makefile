@@ -33,6 +33,7 @@ help:  ## this list
 export-all: $(VENV)/installed  ## export all targets, verify each, print a table
 	@if [ "$(CHECKPOINT)" = "$(SYNTHETIC)" ]; then $(BIN)/yizhi synthesize --out $(SYNTHETIC) --if-missing; fi
 	@$(BIN)/yizhi export $(CHECKPOINT) --out $(OUT) --jobs $(JOBS) $(if $(REVISION),--revision $(REVISION))
+	@echo "$(BIN)/yizhi serve $(OUT) answers OpenAI's and other clients: docs/serving.md"
 
 demo: $(VENV)/installed  ## train a small model that knows something, export it, verify it, ask it: a few minutes
 	@$(BIN)/python -m yizhi.demo --jobs $(JOBS)

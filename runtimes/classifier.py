@@ -40,12 +40,14 @@ class Classifier(LabelOperator[Text, list[LabelScore]]):
         tokenizer: Tokenizer | None = None,
         *,
         top_k: int | None = None,
+        raw: bool = False,
         long: Long = "error",
     ) -> None:
         """The artifact's own tokenizer if none is given.
 
-        top_k: how many labels, all if None. long: what to do with a text beyond the model's positions, `error`
-        or `truncate`. Raises InputError for an artifact of another task, or settings out of range.
+        top_k: how many labels, all if None. raw: scores are the logits.
+        long: what to do with a text beyond the model's positions, `error` or `truncate`.
+        Raises InputError for an artifact of another task, or settings out of range.
         """
         super().__init__(runtime, tokenizer, long)
         self.labels: list[str] = runtime.artifact.description["labels"]
@@ -54,6 +56,7 @@ class Classifier(LabelOperator[Text, list[LabelScore]]):
         if top_k is not None and (type(top_k) is not int or not 1 <= top_k <= count):
             raise InputError("top_k", f"expected 1 … {count}; found {top_k!r}")
         self._top_k = top_k
+        self._raw = raw
 
     def plan(self, given: Text) -> Task[list[LabelScore]]:
         """What one text asks of the model. Raises InputError for a text that cannot be used."""
@@ -64,6 +67,9 @@ class Classifier(LabelOperator[Text, list[LabelScore]]):
         """From logits [labels]."""
         if self.problem_type == REGRESSION:
             return [LabelScore(label, float(value)) for label, value in zip(self.labels, logits, strict=True)]
-        scores = sigmoid(logits) if self.problem_type == MULTI_LABEL else softmax(logits)
+        if self._raw:
+            scores = logits.astype(np.float64)
+        else:
+            scores = sigmoid(logits) if self.problem_type == MULTI_LABEL else softmax(logits)
         best = np.argsort(-scores, kind="stable")[: self._top_k]
         return [LabelScore(self.labels[index], float(scores[index])) for index in best]

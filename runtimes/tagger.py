@@ -82,8 +82,10 @@ class _TokenLabels(LabelOperator[Given, Result]):
     def _plan_units(self, row: Row, first: NDArray[np.int64], conclude: Callable[[NDArray[np.float64]], T]) -> Task[T]:
         """Ask for the labels of the unit at each `first` token: `conclude` is given probabilities [U, labels]."""
         windows = self._tokenizer.fit(row, self._long)
+        begins = np.zeros(len(row.ids), bool)
+        begins[first] = True
         found = [
-            (window, positions[np.isin(window.places[positions], first)])
+            (window, positions[begins[window.places[positions]]])
             for window, positions in zip(windows, assign_places(windows), strict=True)
         ]
         asked = [(window, positions) for window, positions in found if len(positions)]

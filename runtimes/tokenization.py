@@ -1,5 +1,6 @@
 """Texts to the inputs of one artifact, with the ids that transformers' AutoTokenizer gives."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,10 @@ Text = str | tuple[str, str]
 # What to do with a text that is too long: "error", "truncate", or windows that share so many tokens; "windows"
 # for those that share a quarter of theirs.
 Long = Literal["error", "truncate", "windows"] | int
+
+
+class TooLong(InputError):
+    """A text with more tokens than the model has positions, and nothing said that it may be cut."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,12 @@ class Tokenizer:
     def of(cls, text: TextTokenizer, config: EncoderConfig) -> Self:
         """The tokenizer of a model that is open already."""
         return cls(text, text.length(config.max_position_embeddings))
+
+    def cutting(self, side: Literal["left", "right"]) -> Self:
+        """The same tokenizer, which cuts what is too long at this side, whatever its files say."""
+        other = copy.copy(self)
+        other._keeps_end = side == "left"
+        return other
 
     def encode(self, texts: Sequence[Text]) -> Encoded:
         """Tokenize texts, or pairs of texts: `[CLS] text [SEP]`, or `[CLS] first [SEP] second [SEP]`.
@@ -158,8 +169,9 @@ class Tokenizer:
         if len(row.ids) <= room:
             return [row]
         if long == "error":
-            raise InputError("the text", _too_long(len(row.ids), room))
+            raise TooLong("the text", _too_long(len(row.ids), room))
         parts = text_parts(row)
+        special = np.setdiff1d(np.arange(len(row.ids)), np.concatenate(parts), assume_unique=True)
         sizes = [len(part) for part in parts]
         budget = room - (len(row.ids) - sum(sizes))
         longest = int(np.argmax(sizes)) if cut is None else cut
@@ -173,7 +185,7 @@ class Tokenizer:
         if long == "truncate":
             begins = [size - count if self._keeps_end else 0 for size, count in zip(sizes, kept, strict=True)]
             cuts = [slice(begin, begin + count) for begin, count in zip(begins, kept, strict=True)]
-            return [_select(row, parts, cuts)]
+            return [_select(row, special, parts, cuts)]
         if [*kept[:longest], *kept[longest + 1 :]] != [*sizes[:longest], *sizes[longest + 1 :]]:
             raise InputError("the text", f"both texts of the pair are too long to be read in windows of {room} tokens")
         shared = size // 4 if long == "windows" else long
@@ -183,7 +195,7 @@ class Tokenizer:
         windows = [[slice(None)] * len(parts) for _ in starts]
         for window, start in zip(windows, starts, strict=True):
             window[longest] = slice(start, start + size)
-        return [_select(row, parts, window) for window in windows]
+        return [_select(row, special, parts, window) for window in windows]
 
     def pieces(self, word: str) -> list[int]:
         """The ids of a word: its own, where the vocabulary has it as written, else its pieces'.
@@ -239,12 +251,9 @@ def text_parts(row: Row) -> list[NDArray[np.int64]]:
     return [*parts, np.arange(first, len(row.ids) - 1)] if first < len(row.ids) else parts
 
 
-def _select(row: Row, parts: list[NDArray[np.int64]], slices: list[slice]) -> Row:
-    """The row with only these tokens of each of its parts; special tokens stay."""
-    keep = np.ones(len(row.ids), bool)
-    for part, chosen in zip(parts, slices, strict=True):
-        keep[part] = False
-        keep[part[chosen]] = True
+def _select(row: Row, special: NDArray[np.int64], parts: list[NDArray[np.int64]], slices: list[slice]) -> Row:
+    """The row with only these tokens of each of its parts, and the special ones, in time that these take."""
+    keep = np.sort(np.concatenate([special, *(part[chosen] for part, chosen in zip(parts, slices, strict=True))]))
     return Row(row.ids[keep], row.types[keep], row.offsets[keep], row.places[keep])
 
 

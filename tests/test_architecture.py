@@ -90,7 +90,7 @@ HEAVY = ("onnxruntime", "onnx", "torch", "tensorflow", "jax", "flax", "transform
     ("program", "without"),
     [
         ("import yizhi", ("numpy", "tokenizers", *HEAVY)),
-        ("import yizhi.cli; yizhi.cli.build_parser()", ("tokenizers", *HEAVY)),
+        ("import yizhi.cli; yizhi.cli.build_parser()", ("tokenizers", "starlette", "uvicorn", "pydantic", *HEAVY)),
         ("from yizhi import Embedder, FillMask, open_runtime", HEAVY),
         ("from yizhi.reading.checkpoint import Checkpoint; from yizhi.converters import to_pytorch", HEAVY),
     ],

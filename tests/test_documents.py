@@ -35,7 +35,7 @@ def find_names(module: Path) -> frozenset[str]:
     """What a module defines or imports at its top, those of `if TYPE_CHECKING` and a star's too."""
     names = {"__file__", "__path__"}
     for node in ast.walk(parse(module)):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
             names |= find_names(find_module(node.module))

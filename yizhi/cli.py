@@ -27,6 +27,7 @@ from yizhi.commands import (
     pull,
     push,
     revoke,
+    serve,
     sign,
     synthesize,
     tag,
@@ -59,6 +60,7 @@ COMMANDS = (
     tag,
     answer,
     embed,
+    serve,
 )
 
 

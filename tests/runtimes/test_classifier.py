@@ -5,7 +5,7 @@ import pytest
 from transformers import pipeline
 
 from yizhi.errors import InputError
-from yizhi.runtimes import Classifier
+from yizhi.runtimes import Classifier, Tokenizer
 from yizhi.runtimes.scores import sigmoid
 
 TEXTS = ["这个酒店的服务很好。", "你", ("我去说", "你来！"), "Hello world"]
@@ -75,3 +75,14 @@ def test_another_head_is_refused(open_variant, variant, advice):
 def test_sigmoid_keeps_its_footing():
     found = sigmoid(np.array([-1e4, -1, 0, 1, 1e4], np.float32))
     np.testing.assert_allclose(found, [0, 1 / (1 + np.e), 0.5, np.e / (1 + np.e), 1], rtol=1e-15)
+
+
+def test_raw_scores_are_the_logits(open_variant):
+    runtime = open_variant("bert-classifier", "onnx")
+    tokenizer = Tokenizer.open(runtime.artifact.folder)
+    logits = runtime.run(tokenizer.encode(["北京"]).inputs, ["logits"])["logits"][0]
+    found = Classifier(runtime, tokenizer, raw=True)("北京")
+    assert {one.label: one.score for one in found} == dict(
+        zip(Classifier(runtime).labels, logits.tolist(), strict=True)
+    )
+    assert [one.score for one in found] == sorted(logits.tolist(), reverse=True)

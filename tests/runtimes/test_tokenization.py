@@ -7,7 +7,7 @@ from transformers import BertTokenizer
 from tests.checkpoints import VOCAB, write_json
 from yizhi.errors import InputError
 from yizhi.reading.checkpoint import Checkpoint
-from yizhi.runtimes.tokenization import Tokenizer
+from yizhi.runtimes.tokenization import Tokenizer, TooLong
 
 TEXTS = ["北京是[MASK]国的首都。", "Hello world", ("你来", "我去说！"), ""]
 
@@ -111,3 +111,13 @@ def test_a_folder_that_cannot_be_used(folder):
     (folder / "vocab.txt").unlink()
     with pytest.raises(InputError, match="the file is missing"):
         Tokenizer.open(folder)
+
+
+def test_what_is_too_long_is_cut_at_the_side_that_is_named(make_checkpoint):
+    tokenizer = Tokenizer.open(make_checkpoint())
+    (row,) = tokenizer.tokenize(["北" + "京" * 100 + "中"])
+    ids = {side: tokenizer.cutting(side).fit(row, "truncate")[0].ids for side in ("left", "right")}
+    assert (ids["right"] == [*row.ids[: tokenizer.max_length - 1], row.ids[-1]]).all()
+    assert (ids["left"] == [row.ids[0], *row.ids[1 - tokenizer.max_length :]]).all()
+    with pytest.raises(TooLong, match="expected at most"):
+        tokenizer.fit(row)

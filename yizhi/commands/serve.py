@@ -1,0 +1,121 @@
+"""`yizhi serve`."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from yizhi.choices import DEVICES
+from yizhi.commands.options import DEVICE_HELP, Commands, add_command, positive
+from yizhi.errors import InputError
+
+_KEY = "YIZHI_API_KEY"
+
+
+def add(commands: Commands) -> None:
+    """Declare the command and its arguments."""
+    parser = add_command(
+        commands,
+        "serve",
+        run,
+        "answer over HTTP, as OpenAI, text-embeddings-inference, Cohere, Jina and KServe do",
+        "Serve artifacts over HTTP until the process is told to end. Files are hashed, and golden texts answered,\n"
+        "before that. A model is called as its release is, or NAME with NAME=PATH.\n\n"
+        "  yizhi serve dist/bert-base-chinese\n"
+        "  yizhi serve dist/ner/onnx-int8 reviews=dist/sentiment/onnx-int8 --port 9000\n"
+        f"  {_KEY}=… yizhi serve dist/bert-base-chinese --host 0.0.0.0 --public-key key.pem",
+    )
+    parser.add_argument(
+        "models", nargs="+", metavar="[NAME=]PATH", help="an artifact, or a release, of which onnx-int8 is served"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=_port, default=8080, help="0: any that is free (default: 8080)")
+    parser.add_argument(
+        "--api-key-file", type=Path, metavar="FILE", help=f"the key that clients must give (default: ${_KEY}, if set)"
+    )
+    parser.add_argument(
+        "--public-key", type=Path, metavar="FILE", help="also check the releases' signatures, with this PEM key"
+    )
+    parser.add_argument(
+        "--prompt",
+        dest="prompts",
+        action="append",
+        default=[],
+        metavar="NAME=TEXT",
+        help="text to put before a text, where a request gives this prompt_name",
+    )
+    parser.add_argument("--json-logs", action="store_true", help="log in JSON")
+    compute = parser.add_argument_group("computing")
+    compute.add_argument("--device", choices=DEVICES, default="cpu", help=DEVICE_HELP)
+    compute.add_argument("--threads", type=positive, help="CPU threads of a batch (default: the framework's choice)")
+    compute.add_argument("--workers", type=positive, default=1, help="batches of a model at once (default: 1)")
+    compute.add_argument("--batch-tokens", type=positive, default=512, help="tokens in a batch (default: 512)")
+    limits = parser.add_argument_group("limits, beyond which a request is refused")
+    limits.add_argument("--max-bytes", type=positive, metavar="N", help="of a body (default: 8 MiB)")
+    limits.add_argument("--max-texts", type=positive, metavar="N", help="of a request (default: 1024)")
+    limits.add_argument("--max-tokens", type=positive, metavar="N", help="of a request (default: 131,072)")
+    limits.add_argument("--max-requests", type=positive, metavar="N", help="answered at once (default: 256)")
+    limits.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="for an answer (default: 60)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it, and return the exit code."""
+    from yizhi.serving.limits import Limits
+    from yizhi.serving.server import Settings, find_artifacts, is_loopback, serve
+
+    given = {
+        "body_bytes": options.max_bytes,
+        "texts": options.max_texts,
+        "tokens": options.max_tokens,
+        "requests": options.max_requests,
+        "seconds": options.timeout,
+    }
+    settings = Settings(
+        host=options.host,
+        port=options.port,
+        device=options.device,
+        threads=options.threads,
+        workers=options.workers,
+        batch_tokens=options.batch_tokens,
+        limits=Limits(**{name: value for name, value in given.items() if value is not None}),
+        prompts=_read_prompts(options.prompts),
+        public_key=options.public_key,
+        json_logs=options.json_logs,
+    )
+    key = _read_key(options.api_key_file)
+    artifacts = find_artifacts(options.models)
+    if key is None and not is_loopback(options.host):
+        print(f"yizhi: {options.host}: others reach this address, and no key is asked for", file=sys.stderr)
+    serve(artifacts, settings, key)
+    return 0
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"expected 0 … 65535; found {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)  # argparse tells of what is no number
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a positive number; found {text!r}")
+    return seconds
+
+
+def _read_prompts(given: list[str]) -> dict[str, str]:
+    wrong = [f"expected NAME=TEXT; found {text!r}" for text in given if "=" not in text]
+    if wrong:
+        raise InputError("--prompt", wrong)
+    return dict(text.split("=", 1) for text in given)
+
+
+def _read_key(file: Path | None) -> str | None:
+    """The key of the file, or of the environment; never on a command line, which every user of a machine can read."""
+    key = os.environ.get(_KEY) if file is None else file.read_bytes().decode("ascii", errors="replace")
+    if key is None:
+        return None
+    key = key.strip()
+    if not key or not key.isascii() or not key.isprintable():
+        raise InputError(file or _KEY, "expected a key of ASCII characters on one line")
+    return key

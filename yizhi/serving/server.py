@@ -1,0 +1,206 @@
+"""`yizhi serve`: artifacts opened and checked, then served until the process is told to end."""
+
+import asyncio
+import socket
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from yizhi.errors import InputError
+from yizhi.release.artifact import DESCRIPTION, Artifact
+from yizhi.release.manifest import MANIFEST, read_manifest
+from yizhi.runtimes.base import open_runtime
+from yizhi.runtimes.batching import TOKENS
+from yizhi.serving.admission import ask_golden, check_files
+from yizhi.serving.app import Server, create_app
+from yizhi.serving.batcher import Batcher
+from yizhi.serving.limits import Limits
+from yizhi.serving.log import Log, log_config
+from yizhi.serving.metrics import Metrics
+from yizhi.serving.model import ServedModel
+
+# Of a release, the first of these that it has is served.
+PREFERRED = ("onnx-int8", "onnx", "pytorch", "tensorflow", "flax")
+# Seconds that an idle connection is kept: more than the 60 of most load balancers, which would send into a closed one.
+_KEEP_ALIVE = 75
+# Seconds that connections on which nothing is asked are kept once the server is to end.
+_LINGER, _TICK = 1.0, 0.02
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How artifacts are opened, and where they are served.
+
+    batch_tokens: of one batch, padding included. workers: batches computed at once, of each model.
+    prompts: text to put before a text, by the name that a request gives.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    device: str = "cpu"
+    threads: int | None = None
+    workers: int = 1
+    batch_tokens: int = TOKENS
+    limits: Limits = field(default_factory=Limits)
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    public_key: Path | None = None
+    json_logs: bool = False
+
+
+def find_artifacts(given: Sequence[str]) -> dict[str, Path]:
+    """Each model's name and its artifact's folder.
+
+    given: folders of artifacts or of releases, each after a NAME= where it is not to be called as its release is, or as
+    an artifact's folder that lies in none.
+    Raises InputError, listing every fault, for what is neither, and for two of one name.
+    """
+    found: dict[str, Path] = {}
+    faults = []
+    for text in given:
+        name, _, path = text.rpartition("=") if not Path(text).exists() else ("", "", text)
+        try:
+            folder = _choose_artifact(Path(path))
+        except InputError as error:
+            faults += [f"{error.subject}: {fault}" for fault in error.faults]
+            continue
+        whole = folder.resolve()
+        name = name or (whole.parent if (whole.parent / MANIFEST).exists() else whole).name
+        if "/" in name:
+            faults.append(f"{text}: {name}: a path of the server cannot hold a name with / in it")
+        if name in found:
+            faults.append(f"{text}: {name} is the name of {found[name]} already; give it another, as NAME={path}")
+        found[name] = folder
+    if faults:
+        raise InputError("models", faults)
+    return found
+
+
+def _choose_artifact(folder: Path) -> Path:
+    if (folder / DESCRIPTION).exists() or not (folder / MANIFEST).exists():
+        Artifact.read(folder)
+        return folder
+    has = read_manifest(folder)["artifacts"]
+    for target in PREFERRED:
+        if target in has:
+            return folder / target
+    raise InputError(folder, f"expected an artifact of {', '.join(PREFERRED)}; found {', '.join(has) or 'none'}")
+
+
+@contextmanager
+def open_models(
+    artifacts: Mapping[str, Path], settings: Settings, metrics: Metrics, log: Log
+) -> Iterator[list[ServedModel]]:
+    """Check and open each artifact for the block.
+
+    Raises CheckFailed where a file was altered or a golden answer differs.
+    """
+    with ExitStack() as stack:
+        models = []
+        for name, folder in artifacts.items():
+            checked = check_files(Artifact.read(folder), settings.public_key)
+            runtime = open_runtime(folder, device=settings.device, threads=settings.threads)
+            stack.callback(runtime.close)
+            checked = ask_golden(runtime, checked)
+            if not checked.golden_answers:
+                why = "lies in no release" if checked.golden_answers is None else "its release has no golden answers"
+                log.say(f"{folder}: {why}: its files were hashed, its answers compared with nothing")
+            batcher = Batcher(tokens=settings.batch_tokens, workers=settings.workers, observe=metrics.observe(name))
+            model = ServedModel(name, runtime, batcher, prompts=settings.prompts, checked=checked)
+            stack.callback(model.close)
+            models.append(model)
+        yield models
+
+
+def serve(artifacts: Mapping[str, Path], settings: Settings, api_key: str | None) -> None:
+    """Serve until SIGTERM or SIGINT; requests that were accepted are answered first.
+
+    The address is taken at once, and listened to when the models are ready. Raises InputError where it cannot be had.
+    """
+    metrics, log = Metrics(), Log(sys.stderr, settings.json_logs)
+    with bind(settings.host, settings.port) as listener, open_models(artifacts, settings, metrics, log) as models:
+        app = create_app(models, limits=settings.limits, api_key=api_key, metrics=metrics, log=log)
+        config = uvicorn.Config(
+            app,
+            access_log=False,
+            log_level="warning",
+            log_config=log_config(settings.json_logs),
+            server_header=False,
+            lifespan="off",
+            timeout_keep_alive=_KEEP_ALIVE,
+        )
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        _Listener(config, app.state.server, f"serving {', '.join(artifacts)} at http://{shown}:{port}").run([listener])
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that has an address and does not listen to it yet. port: 0 is any that is free.
+
+    Raises InputError where the address cannot be had.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        found = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise InputError("`host`", f"{host}: {error.strerror}") from None
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+    except OSError as error:
+        found.close()
+        raise InputError("`host` and `port`", f"{host}, {port}: {error.strerror}") from None
+    return found
+
+
+class _Listener(uvicorn.Server):
+    """Says when it listens, and tells the application when it is to end."""
+
+    def __init__(self, config: uvicorn.Config, server: Server, told: str) -> None:
+        super().__init__(config)
+        self._server = server
+        self._told = told
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's."""
+        await super().startup(sockets)
+        self._server.log.say(self._told)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, which closes idle connections at once: a request that is on its way there would be lost.
+
+        So clients are told with their next answer that the connection ends, and those who ask nothing are cut off last.
+        """
+        for server in self.servers:
+            server.close()
+        for _ in range(round(_LINGER / _TICK)):
+            if not self.server_state.connections or self.force_exit:
+                break
+            await asyncio.sleep(_TICK)
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End when the last request has been answered; at a second signal, at once.
+
+        uvicorn's own raises the signal again in the end, and would have the process end as if it had been killed.
+        """
+        self._server.draining = True
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a host."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
