@@ -201,7 +201,7 @@ def _external(tensor: Fields, path: Path) -> TensorPlace:
     place = {_text(entry, _KEY): _text(entry, _VALUE) for entry in places}
     location = place.get("location", "")
     numbers = {key: place.get(key, "") for key in ("offset", "length")}
-    if not location or Path(location).name != location or not all(number.isdecimal() for number in numbers.values()):
+    if not location or "/" in location or not all(number.isdecimal() for number in numbers.values()):
         raise ValueError(f"{name}: expected a file in this folder, an offset and a length; found {show(place)}")
     shape = tuple(_dims(tensor))
     dtype = _ONNX_TYPES.get(integer(tensor, _DATA_TYPE), f"type {integer(tensor, _DATA_TYPE)}")
