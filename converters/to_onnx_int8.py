@@ -11,7 +11,7 @@ from onnx import TensorProto
 from yizhi.converters.int8_graph import Int8Graph, build_integer_check
 from yizhi.converters.int8_outliers import choose_calibration, find_outliers, may_have_outliers
 from yizhi.converters.onnx_files import INTEGERS, U8S8, U8U8, WEIGHT_FILE, WeightFile, graph_file, outliers_of, scale_of
-from yizhi.converters.quantize import quantize_in_chunks
+from yizhi.converters.quantize import Outliers, quantize_in_chunks
 from yizhi.converters.sentence_transformers import write_modules
 from yizhi.converters.to_onnx import write_graphs
 from yizhi.errors import InputError
@@ -33,14 +33,14 @@ def convert(
 
     keep_fp32: beginnings of the names of parameters that stay float32, as in `kept_names`.
     calibration: rows of ids, special tokens included, to find outlier channels on; as `choose_calibration` if none.
-    outlier_channels: False keeps none in float32, to show what they are worth.
+    outlier_channels: False treats none apart, to show what that is worth.
     Raises InputError for a beginning that no quantized parameter has.
     """
     spec = checkpoint.spec
     names = quantized_names(spec) - kept_names(spec, keep_fp32)
     chosen = choose_calibration(checkpoint, calibration)
     sought = names & may_have_outliers(spec) if outlier_channels else set()
-    outliers = find_outliers(checkpoint, sought, chosen.rows)
+    outliers = find_outliers(checkpoint, sought, chosen.rows) if sought else Outliers()
     with writer.open(WEIGHT_FILE) as file, ThreadPoolExecutor() as pool:
         weights = WeightFile(file)
         for parameter in checkpoint.parameters():
@@ -48,11 +48,11 @@ def convert(
                 weights.add(parameter.name, FLOAT, parameter.shape, checkpoint.chunks(parameter))
                 continue
             scales: list[NDArray[np.float32]] = []
-            kernel, channels = checkpoint.array(parameter.name), outliers.get(parameter.name, [])
-            if channels:
-                columns = np.ascontiguousarray(kernel[:, channels].T)
+            kernel = checkpoint.array(parameter.name)
+            if outliers.in_float32(parameter.name):
+                columns = np.ascontiguousarray(kernel[:, outliers.of(parameter.name)].T)
                 weights.add(outliers_of(parameter.name), FLOAT, columns.shape, [columns.data])
-            rows = quantize_in_chunks(kernel, scales, pool, channels)
+            rows = quantize_in_chunks(kernel, scales, pool, partial(outliers.prepare, parameter.name))
             weights.add(parameter.name, INT8, parameter.shape, (chunk.data for chunk in rows))
             weights.add(scale_of(parameter.name), FLOAT, parameter.shape[:1], (chunk.data for chunk in scales))
             checkpoint.release(parameter.name)
@@ -68,7 +68,11 @@ def convert(
         name: {"dtype": "int8" if tensor.dtype == INT8 else "float32", "offset": tensor.offset, "shape": tensor.shape}
         for name, tensor in weights.stored.items()
     }
-    found = {"outliers": outliers, "calibration": chosen.describe()}
+    found = {
+        "outliers": outliers.channels,
+        "smoothed": outliers.smoothed,
+        "calibration": chosen.describe(),
+    }
     writer.say("quantization", {"checked": checked, "stored": places, **found})
 
 
