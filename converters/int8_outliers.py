@@ -2,8 +2,8 @@
 
 A token is quantized by its largest magnitude. Trained encoders have a few channels that are 5 to 20 times as large as
 the rest (Dettmers et al. 2022, arXiv:2208.07339), and then the rest is left with few of the 127 steps. Such channels
-are found on calibration tokens, and their part of the product is computed in float32. At the feed-forward's input,
-where int8 itself does where they are a quarter as large, they are smoothed instead, which takes less time.
+are found on calibration tokens, and their part of the product is computed in float32. At the feed-forward's input they
+are smoothed instead, where that is enough: int8 multiplies them, a quarter as large, which takes less time.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -102,6 +102,8 @@ def find_outliers(checkpoint: Checkpoint, names: Collection[str], rows: Sequence
 
     rows: ids to run, special tokens included.
     """
+    if not names:
+        return Outliers()
     by_length: dict[int, list[Sequence[int]]] = {}
     for row in rows:
         by_length.setdefault(len(row), []).append(row)

@@ -11,7 +11,7 @@ from onnx import TensorProto
 from yizhi.converters.int8_graph import Int8Graph, build_integer_check
 from yizhi.converters.int8_outliers import choose_calibration, find_outliers, may_have_outliers
 from yizhi.converters.onnx_files import INTEGERS, U8S8, U8U8, WEIGHT_FILE, WeightFile, graph_file, outliers_of, scale_of
-from yizhi.converters.quantize import Outliers, quantize_in_chunks
+from yizhi.converters.quantize import quantize_in_chunks
 from yizhi.converters.sentence_transformers import write_modules
 from yizhi.converters.to_onnx import write_graphs
 from yizhi.errors import InputError
@@ -40,7 +40,7 @@ def convert(
     names = quantized_names(spec) - kept_names(spec, keep_fp32)
     chosen = choose_calibration(checkpoint, calibration)
     sought = names & may_have_outliers(spec) if outlier_channels else set()
-    outliers = find_outliers(checkpoint, sought, chosen.rows) if sought else Outliers()
+    outliers = find_outliers(checkpoint, sought, chosen.rows)
     with writer.open(WEIGHT_FILE) as file, ThreadPoolExecutor() as pool:
         weights = WeightFile(file)
         for parameter in checkpoint.parameters():
@@ -68,11 +68,7 @@ def convert(
         name: {"dtype": "int8" if tensor.dtype == INT8 else "float32", "offset": tensor.offset, "shape": tensor.shape}
         for name, tensor in weights.stored.items()
     }
-    found = {
-        "outliers": outliers.channels,
-        "smoothed": outliers.smoothed,
-        "calibration": chosen.describe(),
-    }
+    found = {"outliers": outliers.channels, "smoothed": outliers.smoothed, "calibration": chosen.describe()}
     writer.say("quantization", {"checked": checked, "stored": places, **found})
 
 
