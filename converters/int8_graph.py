@@ -1,20 +1,18 @@
 """Int8Graph: linear layers over int8 weights, with activations quantized per token. docs/int8.md is the contract."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
 
 from onnx import TensorProto
 
 from yizhi.converters.onnx_files import U8S8, U8U8, StoredTensor, outliers_of, scale_of
 from yizhi.converters.onnx_graph import CONTRIB_DOMAIN
-from yizhi.converters.quantize import LARGEST, TINY
+from yizhi.converters.quantize import LARGEST, SMOOTHING, TINY, Outliers
 from yizhi.converters.to_onnx import Float32Graph
 from yizhi.model.spec import Embedding
 
 FLOAT, INT8, UINT8, INT64 = TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT64
 
 ZERO_POINT = 128  # the uint8 that stands for 0
-NONE: Mapping[str, Sequence[int]] = MappingProxyType({})
 
 
 class Int8Graph(Float32Graph):
@@ -25,18 +23,19 @@ class Int8Graph(Float32Graph):
     """
 
     def __init__(
-        self, weights: Mapping[str, StoredTensor], products: str = U8U8, outliers: Mapping[str, Sequence[int]] = NONE
+        self, weights: Mapping[str, StoredTensor], products: str = U8U8, outliers: Outliers | None = None
     ) -> None:
         """`weights` holds `NAME` as int8 [outputs, inputs] and `NAME.scale` [outputs] where they are quantized.
 
         products: U8U8 or U8S8. Both give the same sums, and so the same bits, where the second is exact at all.
-        outliers: by kernel, the inputs that are multiplied in float32: `weights` holds their columns as `NAME.outliers`
-        [count, outputs], and zeros in the int8 kernel.
+        outliers: of those multiplied in float32, `weights` holds the columns as `NAME.outliers` [count, outputs].
         """
         super().__init__(weights)
         self._products = products
-        self._outliers = outliers
-        self._parted: dict[tuple[str, tuple[int, ...]], tuple[str, str]] = {}
+        self._outliers = outliers or Outliers()
+        # Asked again (query, key, value), the same values.
+        self._rest: dict[tuple[object, ...], str] = {}
+        self._large: dict[tuple[object, ...], str] = {}
         self._quantized: dict[str, tuple[str, str]] = {}
         self._unsigned: dict[str, str] = {}
 
@@ -60,19 +59,16 @@ class Int8Graph(Float32Graph):
         """
         if scale_of(weight) not in self._weights:
             return super().linear(scope, weight, bias, x)
-        if weight not in self._outliers:
-            values, row_scales = self.quantize(x)
-            y = self._product(scope, weight, values, self.weight(scale_of(weight)))
-            # Not Add: ONNX Runtime fuses it with a GELU that follows into BiasGelu, which takes longer than both.
-            bias = self.node(scope, "Neg", [self.weight(bias)])
-            return self.node(scope, "Sub", [self.node(scope, "Mul", [y, row_scales]), bias])
-        rest, large = self._part(x, self._outliers[weight], self._weights[weight].shape[1])
-        values, row_scales = self.quantize(rest)
+        values, row_scales = self.quantize(self._without_outliers(weight, x))
         y = self._product(scope, weight, values, self.weight(scale_of(weight)))
+        y = self.node(scope, "Mul", [y, row_scales])
+        if not self._outliers.in_float32(weight):
+            # Not Add: ONNX Runtime fuses it with a GELU that follows into BiasGelu, which takes longer than both.
+            return self.node(scope, "Sub", [y, self.node(scope, "Neg", [self.weight(bias)])])
         # The bias goes along as one more column, whose factor is 1: a sum less to write and to read.
         columns = [self.weight(outliers_of(weight)), self.node(scope, "Unsqueeze", [self.weight(bias), self._zero()])]
         kernel = self.node(scope, "Concat", columns, axis=0)  # [count + 1, outputs]
-        return self.node(scope, "Gemm", [large, kernel, self.node(scope, "Mul", [y, row_scales])])
+        return self.node(scope, "Gemm", [self._only_outliers(weight, x), kernel, y])
 
     def integer_sums(self, weight: str, rows: str) -> str:
         """What a linear layer sums before it scales, for given uint8 rows [count, widest]: [count, outputs]."""
@@ -98,22 +94,38 @@ class Int8Graph(Float32Graph):
             self._quantized[x] = self.node(x, "QuantizeLinear", [x, flat, zero_points], axis=0), scales
         return self._quantized[x]
 
-    def _part(self, x: str, channels: Sequence[int], inputs: int) -> tuple[str, str]:
-        """x with zeros in these channels [N, inputs], and these alone with a 1 [N, count + 1].
+    def _without_outliers(self, weight: str, x: str) -> str:
+        """x [N, inputs] with its outlier channels smoothed, or zeros in them; x itself where it has none.
 
-        Asked again (query, key, value), the same ones. ONNX Runtime makes the factors, 0 or 1, when it opens the graph.
+        ONNX Runtime makes the factors when it opens the graph.
         """
-        key = x, tuple(channels)
-        if key not in self._parted:
-            shown = "_".join(map(str, channels))
-            where = self.constant(f"outliers.{shown}", INT64, channels)
+        channels, inputs = self._outliers.of(weight), self._weights[weight].shape[1]
+        if not channels:
+            return x
+        factor = 0.0 if self._outliers.in_float32(weight) else 1 / SMOOTHING
+        key = x, factor, *channels
+        if key not in self._rest:
             ones = self.node("outliers", "Expand", [self._one(), self.constant(f"shape.{inputs}", INT64, [inputs])])
-            zeros = self.constant(f"float_zeros.{len(channels)}", FLOAT, [0.0] * len(channels))
-            factors = self.node("outliers", "ScatterElements", [ones, where, zeros])
+            updates = self.constant(f"factors.{factor}.{len(channels)}", FLOAT, [factor] * len(channels))
+            factors = self.node("outliers", "ScatterElements", [ones, self._places(channels), updates])
+            self._rest[key] = self.node(x, "Mul", [x, factors])
+        return self._rest[key]
+
+    def _only_outliers(self, weight: str, x: str) -> str:
+        """The outlier channels of x and a 1: [N, count + 1].
+
+        Asked for after the product, so that ONNX Runtime gathers before it, while the processor's cache holds x.
+        """
+        channels = self._outliers.of(weight)
+        key = x, *channels
+        if key not in self._large:
+            large = self.node(x, "Gather", [x, self._places(channels)], axis=1)
             pads = self.constant("one_more", INT64, [0, 0, 0, 1])
-            large = self.node(x, "Pad", [self.node(x, "Gather", [x, where], axis=1), pads, self._one()])
-            self._parted[key] = self.node(x, "Mul", [x, factors]), large
-        return self._parted[key]
+            self._large[key] = self.node(x, "Pad", [large, pads, self._one()])
+        return self._large[key]
+
+    def _places(self, channels: Sequence[int]) -> str:
+        return self.constant(f"outliers.{'_'.join(map(str, channels))}", INT64, channels)
 
     def _product(self, scope: str, weight: str, values: str, scales: str) -> str:
         """Integer sums of uint8 values [N, inputs] and a kernel, each output times its scale: [N, outputs]."""

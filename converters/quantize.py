@@ -1,7 +1,8 @@
 """What int8 makes of float32 kernels: exact arithmetic in NumPy, the same bits on every machine."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,34 +10,53 @@ from numpy.typing import NDArray
 LARGEST = 127.0  # what a row's largest magnitude becomes
 # Rows smaller than this count as zeros, so that no scale is 0 and none is denormal.
 TINY = 1e-30
+# How much smaller a smoothed channel is made, and how much larger its weights: a power of two, so that both are exact.
+SMOOTHING = 4.0
 
 _CHUNK_VALUES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Outliers:
+    """The outlier channels of the inputs of kernels: by kernel, ascending.
+
+    smoothed: the kernels that multiply them as int8, from an input SMOOTHING times as small (Xiao et al. 2022,
+    arXiv:2211.10438). The others multiply them in float32.
+    """
+
+    channels: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    smoothed: Collection[str] = ()
+
+    def of(self, name: str) -> Sequence[int]:
+        """The channels of this kernel's input."""
+        return self.channels.get(name, ())
+
+    def in_float32(self, name: str) -> bool:
+        """Whether this kernel has columns that are multiplied in float32."""
+        return name in self.channels and name not in self.smoothed
+
+    def prepare(self, name: str, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What is quantized of a kernel's rows [rows, inputs]: outlier columns are SMOOTHING times as large, or 0."""
+        channels = self.of(name)
+        if not channels:
+            return rows
+        prepared = rows.copy()
+        prepared[:, channels] *= SMOOTHING if name in self.smoothed else 0
+        return prepared
 
 
 def quantize_in_chunks(
     weight: NDArray[np.float32],
     scales: list[NDArray[np.float32]],
     pool: ThreadPoolExecutor,
-    outliers: Sequence[int] = (),
+    prepare: Callable[[NDArray[np.float32]], NDArray[np.float32]] = lambda rows: rows,
 ) -> Iterator[NDArray[np.int8]]:
-    """Quantize a [rows, inputs] matrix some rows at a time, appending their scales to `scales`.
-
-    outliers: columns that become zeros, and count for no scale.
-    """
+    """Quantize what `prepare` makes of a [rows, inputs] matrix, some rows at a time, appending scales to `scales`."""
     step = max(1, _CHUNK_VALUES // weight.shape[1])
     chunks = (weight[start : start + step] for start in range(0, len(weight), step))
-    for values, scale in pool.map(lambda rows: quantize_rows(without(rows, outliers)), chunks):
+    for values, scale in pool.map(lambda rows: quantize_rows(prepare(rows)), chunks):
         scales.append(scale)
         yield values
-
-
-def without(rows: NDArray[np.float32], columns: Sequence[int]) -> NDArray[np.float32]:
-    """The rows with zeros in these columns; themselves where there are none."""
-    if not columns:
-        return rows
-    left = rows.copy()
-    left[:, columns] = 0
-    return left
 
 
 def quantize_rows(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

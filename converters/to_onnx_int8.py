@@ -22,7 +22,7 @@ from yizhi.converters.onnx_files import (
     outliers_of,
     scale_of,
 )
-from yizhi.converters.quantize import quantize_in_chunks
+from yizhi.converters.quantize import Outliers, quantize_in_chunks
 from yizhi.converters.sentence_transformers import write_modules
 from yizhi.converters.to_onnx import say_columns, write_graphs
 from yizhi.errors import InputError
@@ -44,7 +44,7 @@ def convert(
 
     keep_fp32: beginnings of the names of parameters that stay float32, as in `kept_names`.
     calibration: rows of ids, special tokens included, to find outlier channels on; as `choose_calibration` if none.
-    outlier_channels: False keeps none in float32, to show what they are worth.
+    outlier_channels: False treats none apart, to show what that is worth.
     Raises InputError for a beginning that no quantized parameter has.
     """
     spec = checkpoint.spec
@@ -59,11 +59,11 @@ def convert(
                 weights.add(parameter.name, FLOAT, parameter.shape, checkpoint.chunks(parameter))
                 continue
             scales: list[NDArray[np.float32]] = []
-            kernel, channels = checkpoint.array(parameter.name), outliers.get(parameter.name, [])
-            if channels:
-                columns = np.ascontiguousarray(kernel[:, channels].T)
+            kernel = checkpoint.array(parameter.name)
+            if outliers.in_float32(parameter.name):
+                columns = np.ascontiguousarray(kernel[:, outliers.of(parameter.name)].T)
                 weights.add(outliers_of(parameter.name), FLOAT, columns.shape, [columns.data])
-            rows = quantize_in_chunks(kernel, scales, pool, channels)
+            rows = quantize_in_chunks(kernel, scales, pool, partial(outliers.prepare, parameter.name))
             weights.add(parameter.name, INT8, parameter.shape, (chunk.data for chunk in rows))
             weights.add(scale_of(parameter.name), FLOAT, parameter.shape[:1], (chunk.data for chunk in scales))
             checkpoint.release(parameter.name)
@@ -75,12 +75,12 @@ def convert(
         name: {"dtype": "int8" if tensor.dtype == INT8 else "float32", "offset": tensor.offset, "shape": tensor.shape}
         for name, tensor in weights.stored.items()
     }
-    found = {"outliers": outliers, "calibration": chosen.describe()}
+    found = {"outliers": outliers.channels, "smoothed": outliers.smoothed, "calibration": chosen.describe()}
     writer.say("quantization", {"checked": checked, "stored": places, **found})
 
 
 def build_graphs(
-    spec: EncoderSpec, stored: Mapping[str, StoredTensor], outliers: Mapping[str, Sequence[int]], checked: Sequence[str]
+    spec: EncoderSpec, stored: Mapping[str, StoredTensor], outliers: Outliers, checked: Sequence[str]
 ) -> Iterator[tuple[str, ModelProto]]:
     """By file name, the graphs of `to_onnx.build_graphs` over int8 weights, for both products, and of integer sums.
 

@@ -5,6 +5,8 @@ import pytest
 
 from tests.artifacts import export_artifact
 from yizhi.parity.compare import cosines
+from yizhi.parity.numbers import summarize
+from yizhi.parity.weights import audit, digest_tensors
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.artifact import Artifact
 from yizhi.runtimes import open_runtime
@@ -12,10 +14,10 @@ from yizhi.runtimes import open_runtime
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from yizhi.converters import to_onnx_int8
-from yizhi.converters.int8_outliers import MOST, Magnitudes, choose_channels
+from yizhi.converters.int8_outliers import MOST, Magnitudes, can_smooth, choose_channels
 
 LOUD = [9, 20]
+MILD = [9, 20, 33, 70]
 
 
 def largest(x):
@@ -48,6 +50,13 @@ def test_zeros_have_none():
     assert choose_channels(largest(np.zeros((5, 8)))) == []
 
 
+@pytest.mark.parametrize(("size", "smoothed"), [(3, True), (15, True), (30, False)])
+def test_channels_are_smoothed_where_a_quarter_of_them_no_longer_sets_the_scale(size, smoothed):
+    x = np.random.default_rng(0).normal(0, 1, (300, 200))
+    x[:, 7] = size
+    assert can_smooth(largest(x), [7]) == smoothed
+
+
 @pytest.fixture
 def loud(make_checkpoint):
     """A checkpoint whose LayerNorms leave two channels far larger than the rest, as trained encoders do."""
@@ -70,11 +79,50 @@ def test_they_are_found_and_said(loud, tmp_path):
             assert set(LOUD) <= set(found[part.weight])
 
 
-def test_keeping_them_lowers_the_error(loud, tmp_path, monkeypatch):
+@pytest.fixture
+def mild(make_checkpoint):
+    """A checkpoint whose feed-forwards read a few channels that are four times as large as the rest."""
+
+    def alter(tensors):
+        for name, array in tensors.items():
+            if name.endswith("attention.output.LayerNorm.weight"):
+                array[MILD] *= 4
+            if name.endswith("intermediate.dense.weight"):
+                array[:, MILD] /= 4
+
+    config = {"hidden_size": 128, "intermediate_size": 256}
+    return Checkpoint.open(make_checkpoint("bert", config=config, alter=alter))
+
+
+def test_only_the_feed_forward_s_input_is_smoothed(mild, tmp_path):
+    artifact = Artifact.read(export_artifact(mild, "onnx-int8", tmp_path / "int8"))
+    said = artifact.description["quantization"]
+    smoothed, last = [layer.intermediate.weight for layer in mild.spec.layers[:2]], mild.spec.layers[-1]
+    assert said["smoothed"] == smoothed
+    assert all(said["outliers"][name] == MILD for name in (*smoothed, last.intermediate.weight, last.query.weight))
+    in_float32 = {name.removesuffix(".outliers") for name in said["stored"] if name.endswith(".outliers")}
+    assert in_float32 == said["outliers"].keys() - set(smoothed)
+
+
+def test_smoothed_kernels_are_audited(mild, tmp_path):
+    artifact = Artifact.read(export_artifact(mild, "onnx-int8", tmp_path / "int8"))
+    expected, sums = digest_tensors(mild), summarize(mild)
+    assert audit(artifact, expected, sums, mild)[1] == []
+    assert audit(artifact, expected, sums)[1] == []
+    name = artifact.description["quantization"]["smoothed"].pop()
+    artifact.description["quantization"]["outliers"].pop(name)
+    for at_hand, says in ((mild, "not what the checkpoint's numbers give"), (None, "more than rounding explains")):
+        (fault,) = audit(artifact, expected, sums, at_hand)[1]
+        assert name in fault
+        assert says in fault
+
+
+@pytest.mark.parametrize("kind", ["loud", "mild"])
+def test_keeping_them_lowers_the_error(kind, request, tmp_path):
     """Of the vectors of every layer but the first, whose input is the embeddings: at least 2.5-fold."""
-    folders = [export_artifact(loud, target, tmp_path / target) for target in ("onnx", "onnx-int8")]
-    monkeypatch.setattr(to_onnx_int8, "find_outliers", lambda *given: {})
-    folders.append(export_artifact(loud, "onnx-int8", tmp_path / "without"))
+    checkpoint = request.getfixturevalue(kind)
+    folders = [export_artifact(checkpoint, target, tmp_path / target) for target in ("onnx", "onnx-int8")]
+    folders.append(export_artifact(checkpoint, "onnx-int8", tmp_path / "without", outlier_channels=False))
     inputs = {"input_ids": np.random.default_rng(1).integers(5, 100, (4, 40))}
     states = []
     for folder in folders:
@@ -84,11 +132,14 @@ def test_keeping_them_lowers_the_error(loud, tmp_path, monkeypatch):
     assert 1 - cosines(found, reference).min() < (1 - cosines(without, reference).min()) / 2.5
 
 
-def test_rows_stay_alone(loud, tmp_path):
+@pytest.mark.parametrize("kind", ["loud", "mild"])
+def test_rows_stay_alone(kind, request, tmp_path):
     """The float32 part of a product is the same bits for one row as among many."""
+    checkpoint = request.getfixturevalue(kind)
     ids = np.random.default_rng(1).integers(5, 100, (9, 33))
     for threads in (1, 2):
-        with open_runtime(export_artifact(loud, "onnx-int8", tmp_path / f"int8-{threads}"), threads=threads) as runtime:
+        folder = export_artifact(checkpoint, "onnx-int8", tmp_path / f"int8-{threads}")
+        with open_runtime(folder, threads=threads) as runtime:
             together = runtime.run({"input_ids": ids}, ["hidden_states.3"])["hidden_states.3"]
             for row in range(len(ids)):
                 alone = runtime.run({"input_ids": ids[row : row + 1]}, ["hidden_states.3"])["hidden_states.3"]

@@ -114,13 +114,16 @@ def test_stores_each_weight_once_under_its_canonical_name(export, variant):
     found, quantized = read_weights(folder), quantized_names(checkpoint.spec)
     assert {parameter.name for parameter in checkpoint.parameters() if parameter.kind == KERNEL} < quantized
     assert checkpoint.spec.word_embeddings.weight in quantized
-    outliers = Artifact.read(folder).description["quantization"]["outliers"]
+    said = Artifact.read(folder).description["quantization"]
+    outliers, smoothed = said["outliers"], said["smoothed"]
     expected = {parameter.name for parameter in checkpoint.parameters()} | {scale_of(name) for name in quantized}
-    assert found.keys() == expected | {outliers_of(name) for name in outliers}
+    assert found.keys() == expected | {outliers_of(name) for name in outliers.keys() - set(smoothed)}
     for parameter in checkpoint.parameters():
         array = checkpoint.array(parameter.name).copy()
         if parameter.name in quantized:
-            if channels := outliers.get(parameter.name):
+            if parameter.name in smoothed:
+                array[:, outliers[parameter.name]] *= 4
+            elif channels := outliers.get(parameter.name):
                 np.testing.assert_array_equal(found[outliers_of(parameter.name)], array[:, channels].T)
                 array[:, channels] = 0
             values, scale = quantize_rows(array)

@@ -59,7 +59,7 @@ def _print(found: dict[str, Any]) -> None:
         ]
     lines += [
         f"integer products: {found['kernels']}",
-        f"outlier channels in float32: {sum(map(len, outliers.values()))}, in {len(outliers)} kernels",
+        f"outlier channels: {sum(map(len, outliers.values()))}, in {len(outliers)} kernels",
         "cosine, lowest and mean:",
         *(f"  {name:18} {low:.5f}  {found['cosine_mean'][name]:.6f}" for name, low in found["cosine"].items()),
     ]

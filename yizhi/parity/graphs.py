@@ -14,6 +14,7 @@ from onnx import ModelProto, TensorProto
 
 from yizhi.converters import to_onnx, to_onnx_int8
 from yizhi.converters.onnx_files import StoredTensor
+from yizhi.converters.quantize import Outliers
 from yizhi.errors import show
 from yizhi.model.spec import EncoderSpec
 from yizhi.reading.stored_tensors import read_onnx
@@ -59,7 +60,8 @@ def _build_again(artifact: Artifact, spec: EncoderSpec) -> Iterator[tuple[str, M
         name: _place(*_TYPES[said["dtype"]], tuple(said["shape"]), said["offset"])
         for name, said in quantization["stored"].items()
     }
-    return to_onnx_int8.build_graphs(spec, stored, quantization["outliers"], quantization["checked"])
+    outliers = Outliers(quantization["outliers"], quantization.get("smoothed", ()))
+    return to_onnx_int8.build_graphs(spec, stored, outliers, quantization["checked"])
 
 
 def _place(dtype: int, size: int, shape: tuple[int, ...], offset: int) -> StoredTensor:

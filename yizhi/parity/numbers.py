@@ -5,7 +5,7 @@ bias lost moves outputs by less. In the numbers themselves, rounding is random a
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yizhi.converters.onnx_files import WEIGHT_FILE
+from yizhi.converters.quantize import SMOOTHING, Outliers
 from yizhi.reading.checkpoint import Checkpoint
 
 # How far the share of the checkpoint's numbers that an int8 tensor holds may be from 1, and how far its rounding may be
@@ -38,14 +39,14 @@ def audit_sums(
     values: NDArray[np.int8],
     scales: NDArray[np.float32],
     columns: NDArray[np.float32] | None,
-    outliers: Sequence[int],
+    outliers: Outliers,
     reference: NDArray[np.float32],
 ) -> list[str]:
     """What is wrong with an int8 kernel [rows, width]: its values times their scales may differ by rounding alone.
 
-    scales: [rows]. columns: of the channels `outliers`, [count, rows]. reference: what `summarize` gave.
+    scales: [rows]. columns: of the outlier channels in float32, [count, rows]. reference: what `summarize` gave.
     """
-    found = _sums(name, values, scales, None if columns is None else columns.T, outliers)
+    found = _sums(name, values, scales, columns, outliers)
     return _compare(name, found, reference.astype(np.float64))
 
 
@@ -73,11 +74,11 @@ def _sums(
     array: NDArray,
     scales: NDArray[np.float32] | None = None,
     columns: NDArray[np.float32] | None = None,
-    outliers: Sequence[int] = (),
+    outliers: Outliers | None = None,
 ) -> NDArray[np.float64]:
     """[rows, width] -> [rows · sums]; a vector as it is.
 
-    scales: of each row. columns: what is added in the columns `outliers`, [rows, count].
+    scales, columns, outliers: as `audit_sums` has them, of an int8 matrix.
     """
     if array.ndim == 1:
         return array.astype(np.float64)
@@ -86,9 +87,10 @@ def _sums(
     # By the tensor's name, so that another tensor's rows have other sums.
     raw = np.random.Philox(key=zlib.crc32(name.encode())).random_raw(width * sums).reshape(width, sums)
     signs = (raw >> np.uint64(63)) * 2.0 - 1.0
+    channels = list(outliers.of(name)) if outliers else []
+    added = 0.0 if columns is None else columns.T.astype(np.float64) @ signs[channels]
+    signs[channels] /= SMOOTHING  # they are so much larger; those in float32 are zeros
     found = np.concatenate([array[start : start + _ROWS].astype(np.float64) @ signs for start in range(0, rows, _ROWS)])
     if scales is not None:
         found *= scales[:, None]
-    if columns is not None:
-        found += columns.astype(np.float64) @ signs[list(outliers)]
-    return found.ravel()
+    return (found + added).ravel()

@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from yizhi.converters.onnx_files import outliers_of, scale_of
-from yizhi.converters.quantize import quantize_rows, without
+from yizhi.converters.quantize import Outliers, quantize_rows
 from yizhi.converters.targets import TARGETS
 from yizhi.errors import InputError
 from yizhi.model.layout import transposes
@@ -85,7 +85,8 @@ class _Audit:
     ) -> None:
         self._expected, self._sums, self._source = expected, sums, source
         self._quantization = quantization
-        self._outliers: Mapping[str, list[int]] = quantization["outliers"] if quantization else {}
+        said = quantization or {}
+        self._outliers = Outliers(said.get("outliers", {}), said.get("smoothed", ()))
         self._counts: Counter[str] = Counter()
         self.faults: list[str] = []
 
@@ -152,34 +153,37 @@ class _Audit:
     def _compare_quantized(
         self, name: str, tensor: TensorPlace, beside: Mapping[str, TensorPlace]
     ) -> tuple[str | None, list[str]]:
-        outliers = self._outliers.get(name, [])
-        needed = [scale_of(name), *([outliers_of(name)] if outliers else [])]
+        outliers = self._outliers
+        needed = [scale_of(name), *([outliers_of(name)] if outliers.in_float32(name) else [])]
         missing = [other for other in needed if other not in beside]
         if missing:
             return None, [f"{tensor.file}: {other}: is not stored" for other in missing]
         scales = beside[scale_of(name)].array()
-        columns = beside[outliers_of(name)].array() if outliers else None
+        columns = beside[outliers_of(name)].array() if outliers.in_float32(name) else None
         original = self._source(name)
         if original is None:
             return "rounded", audit_sums(name, tensor.array(), scales, columns, outliers, self._sums[name])
         faults = []
-        wrong = _wrong_rows(original, tensor.array(), scales, outliers)
+        wrong = _wrong_rows(original, tensor.array(), scales, partial(outliers.prepare, name))
         if wrong:
             more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
             faults.append(f"{tensor.file}: {name}: row {wrong[0]}{more}: not what the checkpoint's numbers give")
-        if columns is not None and not np.array_equal(columns, original[:, outliers].T):
+        if columns is not None and not np.array_equal(columns, original[:, outliers.of(name)].T):
             faults.append(f"{tensor.file}: {outliers_of(name)}: differs from the checkpoint's")
         return "requantized", faults
 
 
 def _wrong_rows(
-    original: NDArray[np.float32], values: NDArray[np.int8], scales: NDArray[np.float32], outliers: list[int]
+    original: NDArray[np.float32],
+    values: NDArray[np.int8],
+    scales: NDArray[np.float32],
+    prepare: Callable[[NDArray[np.float32]], NDArray[np.float32]],
 ) -> list[int]:
-    """The rows whose int8 values or scale are not what quantizing gives."""
+    """The rows whose int8 values or scale are not what quantizing gives, once they are prepared."""
     step = max(1, _CHUNK_VALUES // original.shape[1])
     wrong: list[int] = []
     for start in range(0, len(original), step):
-        rows, own = quantize_rows(without(original[start : start + step], outliers))
+        rows, own = quantize_rows(prepare(original[start : start + step]))
         same = (rows == values[start : start + step]).all(axis=1) & (own == scales[start : start + step])
         wrong += (start + np.flatnonzero(~same)).tolist()
     return wrong

@@ -14,7 +14,7 @@ _FOR_COSTS = 4  # a part's cost is measured on so much less
 
 
 def report(release: Path, texts: list[str], positions: int, checkpoint: Path | None) -> dict[str, Any]:
-    """`TextQuality` as plain values, and `outliers`, the channels kept in float32, by kernel.
+    """`TextQuality` as plain values, and `outliers`, the outlier channels, by kernel.
 
     With the checkpoint, `costs` too: the error with each part kept in fp32; and `outliers_gain`: each hidden state's
     mean cosine without outlier channels and with them.
