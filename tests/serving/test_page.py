@@ -31,15 +31,16 @@ def browser():
 
 @pytest.fixture
 def open_page(browser, address):
-    """Opens the page in a browser of these settings; nothing may be told on its console in the end."""
+    """Opens the page in a browser of these settings. silent: nothing may be told on its console."""
     contexts, told = [], []
 
-    def open_(address=address, *, locale="en-US", size="desktop", scheme="light"):
+    def open_(address=address, *, locale="en-US", size="desktop", scheme="light", silent=True):
         context = browser.new_context(viewport=SIZES[size], color_scheme=scheme, locale=locale)
         contexts.append(context)
         context.set_default_timeout(10_000)
         page = context.new_page()
-        page.on("console", lambda message: told.append(message.text))
+        if silent:
+            page.on("console", lambda message: told.append(message.text))
         page.on("pageerror", lambda error: told.append(str(error)))
         page.goto(address)
         return page
@@ -213,12 +214,26 @@ def test_a_server_that_fails_is_told_of(open_page, answer, told):
     assert not page.locator("#answer").is_visible()
 
 
+def test_an_answer_of_another_form_is_told_of(open_page):
+    page = open_page(silent=False)
+    for answer in ('{"a": 1}', '[[{"token": "中", "score": null}]]', "null"):
+        page.route("**/fill-mask", lambda route, _, answer=answer: route.fulfill(body=answer))
+        page.get_by_role("button", name="Ask", exact=True).click()
+        page.get_by_role("alert").get_by_text("The answer cannot be shown.").wait_for()
+        assert not page.locator("#answer").is_visible()
+    page.unroute("**/fill-mask")
+    ask(page)
+
+
 def test_a_late_answer_does_not_take_a_newer_ones_place(open_page):
     page = open_page()
     held = []
     page.route("**/fill-mask", lambda route: held.append(route) if not held else route.continue_())
     page.get_by_role("button", name="Ask", exact=True).click()
     page.get_by_text("Waiting for the answer").wait_for()
+    page.get_by_role("button", name="中文").click()
+    page.get_by_text("正在等待结果").wait_for()
+    page.get_by_role("button", name="English").click()
     ask(page, inputs="中[MASK]")
     tables = read_bars(page.locator("#found"))
     held[0].fulfill(json=[[{"token": "late", "score": 1}]])

@@ -28,7 +28,7 @@ export function bars(rows, titles) {
 // The text with spans { start, end, label, hue } marked. Python counts characters, and JavaScript half of some.
 export function marked(text, spans) {
   const characters = Array.from(text);
-  const shown = make("p", { class: "marked" });
+  const shown = make("p", { class: "marked", lang: "zh" });
   let done = 0;
   for (const { start, end, label, hue } of [...spans].sort((one, other) => one.start - other.start)) {
     if (start < done) {

@@ -44,13 +44,14 @@ function offerViews() {
 
 function offerFields() {
   asking?.abort();
+  asking = undefined;
   get("fields").replaceChildren(...chosenView().fields.flatMap(makeField));
   answered = refused = undefined;
   show();
 }
 
 function makeField({ name, kind, label, example, optional, insert }) {
-  const input = make(kind === "line" ? "input" : "textarea", { id: name, name, spellcheck: "false" });
+  const input = make(kind === "line" ? "input" : "textarea", { id: name, name, lang: "zh", spellcheck: "false" });
   input.value = example;
   input.required = !optional;
   if (kind === "lines") {
@@ -86,9 +87,9 @@ async function submit() {
   show();
   try {
     const [path, body] = view.request(values);
-    get("status").textContent = say("waiting");
     const begin = performance.now();
     const found = await ask(path, { ...body, model: chosenModel().name }, mine.signal);
+    asking = undefined;
     answered = { view, found, values, milliseconds: Math.round(performance.now() - begin) };
     show();
   } catch (error) {
@@ -99,14 +100,16 @@ async function submit() {
 }
 
 function fail(error) {
-  if (!(error instanceof Refused)) {
-    throw error;
+  asking = answered = undefined;
+  if (error instanceof Refused) {
+    refused = error;
+  } else {
+    refused = new Refused("errorPage"); // an answer of another form, or a fault of this page
+    console.error(error);
   }
-  refused = error;
-  if (error.about.startsWith("error401")) {
+  if (refused.about.startsWith("error401")) {
     get("ask").hidden = true;
     get("key-form").hidden = false;
-    get("key").value = "";
     get("key").focus();
   }
   show();
@@ -119,7 +122,7 @@ function show() {
   translate();
   get("error").hidden = !refused;
   get("error").textContent = refused ? [say(refused.about, refused.values), refused.detail].filter(Boolean).join("\n") : "";
-  get("status").textContent = answered ? say("done", answered) : "";
+  get("status").textContent = asking ? say("waiting") : answered ? say("done", answered) : "";
   get("answer").hidden = !answered;
   get("found").replaceChildren(...(answered ? answered.view.show(answered.found, answered.values) : []));
   get("about").replaceChildren(...(models.length ? describe(chosenModel()) : []));
@@ -150,6 +153,7 @@ get("ask").addEventListener("keydown", (event) => {
 get("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   setKey(get("key").value.trim());
+  get("key").value = "";
   start();
 });
 translate();

@@ -46,6 +46,7 @@ export const WORDS = {
     errorServer: "The server failed.",
     errorInput: "The server cannot use this.",
     errorNetwork: "The server cannot be reached.",
+    errorPage: "The answer cannot be shown.",
   },
   zh: {
     answer: "结果",
@@ -92,6 +93,7 @@ export const WORDS = {
     errorServer: "服务器出错。",
     errorInput: "服务器无法处理此内容。",
     errorNetwork: "无法连接服务器。",
+    errorPage: "结果无法显示。",
   },
 };
 
