@@ -10,7 +10,6 @@ from playwright.sync_api import sync_playwright
 from tests.browser import find_chromium
 from tests.serving.conftest import VARIANTS
 from tests.serving.running import run_models
-from yizhi.release.artifact import DESCRIPTION
 from yizhi.serving.page import FILES
 
 pytestmark = pytest.mark.slow
@@ -93,7 +92,7 @@ def test_a_mask_is_put_where_the_cursor_is_and_keys_are_enough(open_page):
     page.get_by_role("heading", name="Mask 1").wait_for()
 
 
-def test_labels_have_bars_and_a_value_has_none(open_page, client):
+def test_labels_have_bars_and_a_value_beyond_1_has_none(open_page, client):
     page = open_page()
     choose(page, "labels")
     for second in ("", "中国"):
@@ -104,7 +103,10 @@ def test_labels_have_bars_and_a_value_has_none(open_page, client):
     (expected,) = client.post("/predict", json={"inputs": "北京", "model": "relevance"}).json()
     ((row,),) = read_bars(ask(page, first="北京"))
     assert row[1] == f"{expected['score']:.4f}"
-    assert (row[2] is None) == (not 0 <= expected["score"] <= 1)
+    page.route("**/predict", lambda route: route.fulfill(json=[{"label": "value", "score": -1.5}]))
+    page.get_by_role("button", name="Ask", exact=True).click()
+    page.get_by_role("cell", name="-1.5000").wait_for()
+    assert read_bars(page.locator("#found")) == [[["value", "-1.5000", None]]]
 
 
 def test_entities_are_marked_also_after_characters_that_are_two_in_javascript(open_page, client):
@@ -300,7 +302,7 @@ def test_files_are_the_pages_own_and_nothing_else(client, served):
     for name in ("style.css", "main.js"):
         assert client.get(f"/static/{name}").headers["content-security-policy"]
         assert client.get(f"/static/{name}").headers["x-content-type-options"] == "nosniff"
-    for name in ("nothing.js", "..%2Fpage.py", "%2e%2e/page.py", f"..%2F{DESCRIPTION}"):
+    for name in ("nothing.js", "..%2Fpage.py", "%2e%2e/page.py"):
         assert client.get(f"/static/{name}").status_code == 404
     with run_models(served, api_key="k") as address:
         assert httpx.get(address).status_code == 200
