@@ -16,7 +16,7 @@ DOCUMENTS = sorted(
     for pattern in ("*.md", "docs/*.md", "docs/examples/*.sh", "Makefile", "benchmarks/*.toml")
     for path in ROOT.glob(pattern)
 )
-FOLDERS = ("benchmarks", "converters", "docs", "parity_tests", "runtimes", "tests", "training", "yizhi")
+FOLDERS = ("benchmarks", "converters", "deploy", "docs", "parity_tests", "runtimes", "tests", "training", "yizhi")
 # What can be imported from here; the folders whose rooms are the package's have no name of their own.
 PACKAGES = ("benchmarks", "parity_tests", "tests", "yizhi")
 # A path of ours, and not the end of a longer one such as dist/yizhi/...; NAME and * stand for anything.

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
@@ -10,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
+from tests.browser import find_chromium
 from tests.records import make_record
 from yizhi.parity.compare import Quality
 from yizhi.parity.sentence_quality import SentenceQuality
@@ -123,9 +123,7 @@ def test_page_of_a_good_release():
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1100, "light")])
 def test_page_in_a_browser(tmp_path, width, scheme):
     """Laid out by Chromium in a frame of this width, nothing makes the page itself scroll sideways."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if not chromium:
-        pytest.skip("there is no chromium here: apt-get install chromium")
+    chromium = find_chromium()
     page = render_page(make_rows(), ENVIRONMENT)
     (tmp_path / "parity.html").write_text(page, encoding="utf-8")
     # Chromium's own windows are at least 500 wide, so the width is that of a frame.

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from yizhi.errors import InputError
+from yizhi.serving import page
 from yizhi.serving.answers import json_response
 from yizhi.serving.endpoint import Endpoint, Exchange, Protocol, parse
 from yizhi.serving.limits import Limits
@@ -189,7 +190,7 @@ def create_app(
     for model in models:
         server.metrics.serve(model)
     routes = [server.route(endpoint) for endpoint in ENDPOINTS]
-    routes.append(server.route(_document(server)))
+    routes += [server.route(endpoint) for endpoint in (_document(server), *page.ENDPOINTS)]
     handlers = {HTTPException: server.refuse, Exception: server.refuse}
     app = Starlette(routes=[*routes, server.metrics.route()], exception_handlers=handlers)
     app.state.server = server
