@@ -183,7 +183,7 @@ def samples(tmp_path_factory) -> dict[str, tuple[Path, bytes]]:
         "inputs": {"input_ids": ["batch", "length"]},
         "outputs": {"logits": ["batch", "length", 9]},
         "signatures": {"serving_default": ["logits"]},
-        "made_with": {"yizhi": "0"},
+        "made_with": {"yizhi": "0", "converters": "0"},
         "files": {"model.onnx": file, "assets/vocab.txt": file},
     }
     manifest = {

@@ -122,7 +122,7 @@ def test_a_signature_is_checked_before_the_folder_is_there(release, registry, tm
     assert not (tmp_path / "out-2").exists()
     assert push(release, registry, "--yes", "--public-key", str(other)) == 1
     assert pull(registry, tmp_path / "out-3", "--public-key", str(public), "--target", "onnx") == 2
-    assert "--public-key" in capsys.readouterr().err
+    assert "--target" in capsys.readouterr().err
 
 
 # --- refused before anything is sent --------------------------------------------------------------

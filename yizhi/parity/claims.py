@@ -27,7 +27,9 @@ def find_false_claims(artifact: Artifact, golden: Golden) -> list[str]:
         if not any(fnmatchcase(name, pattern) for pattern in patterns)
     ]
     config = artifact.folder / CONFIG
-    if not config.is_file() or sha256_of_file(config) != golden.text.files.get(CONFIG):
+    if CONFIG not in golden.text.files:
+        return [*faults, f"golden: files: {CONFIG} is missing"]
+    if not config.is_file() or sha256_of_file(config) != golden.text.files[CONFIG]:
         return [*faults, f"{CONFIG}: is not as the checkpoint has it"]
     try:
         spec = replace(build_spec(EncoderConfig.read(config), golden.weights), pooling=golden.text.pooling)
