@@ -307,4 +307,5 @@ def test_files_are_the_pages_own_and_nothing_else(client, served):
     with run_models(served, api_key="k") as address:
         assert httpx.get(address).status_code == 200
         assert httpx.post(address, json={"inputs": "北"}).status_code == 401
+        assert httpx.options(address).headers["allow"] == "GET, HEAD, POST"
     assert not [name for name, text in FILES.items() if re.search(rb"https?://(?!www\.w3\.org/2000/svg)", text)]

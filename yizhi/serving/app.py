@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from yizhi.errors import InputError
 from yizhi.serving import page
@@ -50,6 +50,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *rerank.ENDPOINTS,
     *oip.ENDPOINTS,
     *huggingface.ENDPOINTS,
+    page.PAGE,
 )
 # Of the artifact that answered: the sha256 of its artifact.json, which has that of every other file.
 DIGEST_HEADER = "x-yizhi-artifact-sha256"
@@ -95,7 +96,8 @@ class Server:
             FAILED: f"the request failed; its id is {exchange.id}",
         }[kind]
         response = self._end(request, exchange, Refused(kind, told))
-        response.headers.update(getattr(error, "headers", None) or {})  # which methods a path takes
+        if kind is NO_METHOD:
+            response.headers["allow"] = ", ".join(sorted(_methods_of(request)))
         return response
 
     async def _serve(self, endpoint: Endpoint, body: TypeAdapter[Any] | None, request: Request) -> Response:
@@ -190,7 +192,7 @@ def create_app(
     for model in models:
         server.metrics.serve(model)
     routes = [server.route(endpoint) for endpoint in ENDPOINTS]
-    routes += [server.route(endpoint) for endpoint in (_document(server), *page.ENDPOINTS)]
+    routes += [server.route(endpoint) for endpoint in (_document(server), page.FILE)]
     handlers = {HTTPException: server.refuse, Exception: server.refuse}
     app = Starlette(routes=[*routes, server.metrics.route()], exception_handlers=handlers)
     app.state.server = server
@@ -210,6 +212,12 @@ def _document(server: Server) -> Endpoint:
 def _protocol_of(path: str) -> Protocol:
     """Whose form an error has where no endpoint says."""
     return openai.OPENAI if path.startswith("/v1/") else oip.OIP if path.startswith("/v2/") else tei.TEI
+
+
+def _methods_of(request: Request) -> set[str]:
+    """What a path takes. Starlette's own error has the methods of the path's first route alone."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return {method for route in routes for method in route.methods}
 
 
 def _id(request: Request) -> str:

@@ -24,12 +24,12 @@ def describe(endpoints: Sequence[Endpoint], names: Mapping[str, Sequence[str]]) 
     schemas, shared = TypeAdapter.json_schemas(inputs, ref_template=_REFERENCE)
     paths: dict[str, Any] = {}
     for endpoint in endpoints:
-        body = schemas.get((endpoint.path, "validation"))
-        gives = schemas.get((endpoint.path, "serialization"))
+        body = schemas[endpoint.path, "validation"] if endpoint.body else None
+        gives = schemas[endpoint.path, "serialization"] if endpoint.gives else None
         refused = schemas[endpoint.protocol.name, "serialization"]
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = {
             "summary": endpoint.summary,
-            "operationId": re.sub(r"\W+", "-", f"{endpoint.protocol.name}{endpoint.path}").strip("-"),
+            "operationId": re.sub(r"\W+", "-", f"{endpoint.method}-{endpoint.protocol.name}{endpoint.path}").strip("-"),
             "tags": [endpoint.protocol.name],
             "parameters": [
                 {"name": name, "in": "path", "required": True, "schema": {"type": "string", "enum": list(names[name])}}

@@ -32,4 +32,5 @@ async def page(exchange: Exchange, _: None) -> Response:
 
 
 # Open: without the key, the page asks for it.
-ENDPOINTS = tuple(Endpoint(path, TEI, page, computes=False, open=True) for path in ("/", "/static/{file}"))
+PAGE = Endpoint("/", TEI, page, summary="A page for people", computes=False, open=True)
+FILE = Endpoint("/static/{file}", TEI, page, computes=False, open=True)
