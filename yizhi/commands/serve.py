@@ -122,9 +122,9 @@ def _read_replicas(options: argparse.Namespace) -> dict[str, int]:
     """What is said of replicas."""
     names = ("min_replicas", "max_replicas", "target_ongoing_requests")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    if options.engine == "local":
-        for name in (*given, *(["address"] if options.address is not None else [])):
-            raise InputError(f"`{name}`", "is for --engine ray")
+    wrong = [f"`{name}`" for name in (*given, *(["address"] if options.address is not None else []))]
+    if options.engine == "local" and wrong:
+        raise InputError(", ".join(wrong), f"{'is' if len(wrong) == 1 else 'are'} for --engine ray")
     return given
 
 
