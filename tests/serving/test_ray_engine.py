@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.serving.test_server import release, run_server  # noqa: F401  the fixture
+from tests.serving.test_server import ROOT, release, run_server  # noqa: F401  the fixture
 from yizhi.cli import main
 from yizhi.errors import InputError, NotRun
 from yizhi.serving.server import Settings
@@ -137,6 +138,21 @@ def test_replicas_come_with_load_one_that_dies_costs_what_it_had_and_the_end_dra
         for text, found in load.answers:
             if found.status_code == 200:
                 assert vectors.setdefault(text, found.text) == found.text
+
+
+def test_what_a_worker_finds_wrong_is_told_before_anything_is_deployed(release, tmp_path):  # noqa: F811
+    copy = tmp_path / "words"
+    subprocess.run(["cp", "-r", release, copy], check=True)
+    with open(copy / "onnx-int8" / "vocab.txt", "ab") as file:
+        file.write(b"x\n")
+    command = [sys.executable, "-m", "yizhi", "serve", copy, "--engine", "ray", "--port", "0", "--min-replicas", "4"]
+    for left in (2, 1, 0):
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=150, check=False)
+        if not left or "timed out during startup" not in done.stderr:
+            break
+    assert done.returncode == 1
+    assert "vocab.txt" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_replica_serves_no_other_artifact_than_the_one_that_was_meant(release, tmp_path):  # noqa: F811

@@ -39,6 +39,7 @@ except ImportError as error:
 NAME = "yizhi"
 # Seconds that a replica which is to end has beyond the limit of a request.
 _GRACE = 5.0
+_TICK = 0.2
 
 
 @dataclass(frozen=True)
@@ -189,14 +190,18 @@ def serve_on_ray(
         if serve.status().proxies:
             told = "Ray Serve runs there already, at an address of its own: `serve run` or `serve deploy` adds to it"
             raise InputError("the Ray engine", told)
-        _try_out(served, settings)
+        _tell_of_missing(settings, replicas, log)
         try:
+            _try_out(served, settings, over)
             serve.start(
                 http_options={"host": settings.host, "port": port, "keep_alive_timeout_s": KEEP_ALIVE},
                 logging_config={"enable_access_log": False},
             )
-            serve.run(deploy(served, settings, replicas, api_key), name=NAME, route_prefix="/")
-            log.say(f"serving {', '.join(artifacts)} at {shown} on Ray")
+            application = serve.RunTarget(deploy(served, settings, replicas, api_key), NAME)
+            serve.run_many([application], wait_for_applications_running=False)
+            _wait_for_replicas(over)
+            if not over.is_set():
+                log.say(f"serving {', '.join(artifacts)} at {shown} on Ray")
             over.wait()
             serve.delete(NAME)  # when each replica has answered what it has
         finally:
@@ -216,7 +221,15 @@ def _wait_for_signals() -> threading.Event:
     return over
 
 
-def _try_out(served: Served, settings: Settings) -> None:
+def _tell_of_missing(settings: Settings, replicas: Replicas, log: Log) -> None:
+    """Say where the least replicas do not fit: a cluster may grow, and is not waited for in silence."""
+    has = ray.cluster_resources()
+    for name, each in (("CPU", _resources(settings)["num_cpus"]), ("GPU", _resources(settings)["num_gpus"])):
+        if has.get(name, 0) < (needed := each * replicas.min_replicas):
+            log.say(f"the cluster has {has.get(name, 0):g} {name}, and replicas need {needed:g}: waiting for more")
+
+
+def _try_out(served: Served, settings: Settings, over: threading.Event) -> None:
     """Open the artifacts once in the cluster. A replica that cannot is started again and again, and tells only logs."""
 
     def open_once() -> None:
@@ -224,12 +237,26 @@ def _try_out(served: Served, settings: Settings) -> None:
         with open_models(served.artifacts, settings, Metrics(), Log()):
             pass
 
+    opening = ray.remote(max_retries=0, **_resources(settings))(open_once).remote()
     try:
-        ray.get(ray.remote(max_retries=0, **_resources(settings))(open_once).remote())
+        while not over.is_set() and not ray.wait([opening], timeout=_TICK)[0]:
+            pass
+        if not over.is_set():
+            ray.get(opening)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except ray.exceptions.RayError as error:
         raise InputError("the Ray engine", f"a worker ended as it opened the artifacts: {first_line(error)}") from None
+
+
+def _wait_for_replicas(over: threading.Event) -> None:
+    """Until the least replicas are ready. Raises InputError where they will not be."""
+    while not over.wait(_TICK):
+        found = serve.status().applications[NAME]
+        if found.status == "RUNNING":
+            return
+        if found.status == "DEPLOY_FAILED":
+            raise InputError("the Ray engine", f"replicas could not be started: {found.message}")
 
 
 class Arguments(BaseModel):
