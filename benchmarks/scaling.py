@@ -21,8 +21,9 @@ from benchmarks.bulk import make_sentences
 from yizhi.bulk.job import Answers, Engine, Job, answer_here
 from yizhi.bulk.operators import OperatorSpec
 from yizhi.bulk.progress import Progress
-from yizhi.bulk.ray_engine import QUIET, RayEngine
+from yizhi.bulk.ray_engine import RayEngine
 from yizhi.bulk.run import run
+from yizhi.cluster import QUIET
 from yizhi.runtimes import Tokenizer
 from yizhi.storage.records import Source
 

@@ -13,6 +13,7 @@ import pytest
 
 from tests.artifacts import export_artifact
 from tests.checkpoints import write_variant
+from yizhi import cluster as cluster_module
 from yizhi.bulk import ray_engine
 from yizhi.bulk.job import Job
 from yizhi.bulk.operators import OperatorSpec
@@ -20,6 +21,7 @@ from yizhi.bulk.progress import Progress
 from yizhi.bulk.ray_engine import RayEngine
 from yizhi.bulk.run import run
 from yizhi.cli import main
+from yizhi.cluster import QUIET
 from yizhi.errors import InputError
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.storage.records import Source
@@ -54,7 +56,7 @@ def _start_cluster():
 def cluster():
     """What this process is connected to."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in ray_engine.QUIET.items():
+        for name, value in QUIET.items():
             patch.setenv(name, value)
         import ray
 
@@ -243,7 +245,7 @@ def test_standard_input_and_a_missing_ray_are_refused(release, source, tmp_path,
     command = ["embed", str(release / "onnx-int8"), "-", "--output", str(tmp_path / "out.npy"), "--engine", "ray"]
     assert main(command) == 2
     assert "the Ray engine reads a file" in capsys.readouterr().err
-    monkeypatch.setattr(ray_engine, "find_spec", lambda name: None)
+    monkeypatch.setattr(cluster_module, "find_spec", lambda name: None)
     assert main(command) == 2
     assert "pip install 'yizhi[ray]'" in capsys.readouterr().err
 

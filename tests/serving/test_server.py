@@ -39,8 +39,11 @@ def release(tmp_path_factory):
 
 
 @contextmanager
-def run_server(*arguments, **environment):
-    """The process, the address it says, and its lines, which are all there once the process has ended."""
+def run_server(*arguments, limit=60, **environment):
+    """The process, the address it says, and its lines, which are all there once the process has ended.
+
+    limit: seconds that it may take to say it.
+    """
     command = [sys.executable, "-m", "yizhi", "serve", *map(str, arguments), "--port", "0"]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     lines, ready = [], threading.Event()
@@ -56,7 +59,7 @@ def run_server(*arguments, **environment):
         reading = threading.Thread(target=read)
         reading.start()
         try:
-            assert ready.wait(60)
+            assert ready.wait(limit)
             found = re.search(r"at (http://[\w.:\[\]]+)", "".join(lines))
             assert found, f"no server: {''.join(lines)}"
             yield process, found[1], lines

@@ -7,16 +7,15 @@ goes on with. A window is read and answered by the code of the local engine, so 
 import logging
 import os
 import pickle
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yizhi.bulk.job import Answers, Job, Window
+from yizhi.cluster import connect, first_line
 from yizhi.errors import InputError
 from yizhi.release.artifact import DESCRIPTION, Artifact
 from yizhi.storage.digests import sha256_of_file
@@ -24,14 +23,6 @@ from yizhi.storage.records import STDIN
 
 if TYPE_CHECKING:
     import ray.data
-
-# Ray reports its use to its makers, warns of what later versions will do, and writes its own log to standard error,
-# unless told not to.
-QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
-}
 
 
 @dataclass(frozen=True)
@@ -48,8 +39,6 @@ class RayEngine:
     @contextmanager
     def __call__(self, job: Job, skip: int) -> Iterator[Iterator[Answers]]:
         """An `Engine`. The first window is answered on entering: what cannot work shows before anything is written."""
-        if not find_spec("ray"):
-            raise InputError("the Ray engine", "needs Ray: pip install 'yizhi[ray]'")
         if job.source.path == STDIN:
             raise InputError("standard input", "the Ray engine reads a file: a worker that is lost reads it again")
         threads = job.operator.threads or 1
@@ -61,54 +50,11 @@ class RayEngine:
         )
         Artifact.read(job.operator.artifact)  # raises InputError where this is none
         digest = sha256_of_file(job.operator.artifact / DESCRIPTION)
-        with _connect(self.address, (self.workers or 1) * threads if self.workers else None):
+        with connect(self.address, (self.workers or 1) * threads if self.workers else None):
             workers = self.workers or _count_places(job)
             windows = _stream(job, skip, digest, workers)
             first = list(islice(windows, 1))
             yield chain(first, windows)
-
-
-@contextmanager
-def _connect(address: str | None, processors: int | None) -> Iterator[None]:
-    """A cluster for the block: the one at `address`, the one this process has already, or one started for it."""
-    if address and address not in ("auto", "local"):
-        _reach(address)
-    import ray
-
-    if address is None and ray.is_initialized():
-        yield
-        return
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    own: dict[str, Any] = {"num_cpus": processors, "include_dashboard": False} if address == "local" else {}
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **own)
-    except Exception as error:  # noqa: BLE001 - where it cannot be started, Ray raises Exception itself
-        where = "this machine" if address == "local" else address
-        raise InputError("the Ray engine", f"no cluster could be used on {where}: {_first_line(error)}") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _reach(address: str) -> None:
-    """Raise InputError where nothing listens, which Ray itself takes minutes to say."""
-    if address.startswith("ray://"):
-        reason = "a Ray client is outside of the cluster, whose nodes cannot read its files"
-        raise InputError(f"`address` {address}", f"{reason}; run this on a node, for instance by `ray job submit`")
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise InputError("`address`", f"expected auto or HOST:PORT; found {address!r}")
-    try:
-        socket.create_connection((host, int(port)), timeout=20).close()
-    except OSError as error:
-        raise InputError(f"`address` {address}", f"nothing answers there: {error.strerror or error}") from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).split("\n")[0]
 
 
 def _count_places(job: Job) -> int:
@@ -197,7 +143,7 @@ def _stream(job: Job, skip: int, digest: str, workers: int) -> Iterator[Answers]
         except ray.exceptions.RayTaskError:
             raise  # a fault of ours: its traceback is wanted
         except ray.exceptions.RayError as error:
-            reason = f"the cluster broke the run off: {_first_line(error)}; the same command goes on where it was"
+            reason = f"the cluster broke the run off: {first_line(error)}; the same command goes on where it was"
             raise InputError("the Ray engine", reason) from error
 
 

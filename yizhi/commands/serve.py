@@ -1,7 +1,6 @@
 """`yizhi serve`."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -49,6 +48,17 @@ def add(commands: Commands) -> None:
     compute.add_argument("--threads", type=positive, help="CPU threads of a batch (default: the framework's choice)")
     compute.add_argument("--workers", type=positive, default=1, help="batches of a model at once (default: 1)")
     compute.add_argument("--batch-tokens", type=positive, default=512, help="tokens in a batch (default: 512)")
+    cluster = parser.add_argument_group("on many machines")
+    cluster.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: replicas of Ray Serve")
+    cluster.add_argument("--address", help="of the cluster, as auto or HOST:PORT (default: one of this machine alone)")
+    cluster.add_argument("--min-replicas", type=positive, help="processes with the models (default: 1)")
+    cluster.add_argument("--max-replicas", type=positive, help="under load (default: 4)")
+    cluster.add_argument(
+        "--target-ongoing-requests",
+        type=positive,
+        metavar="N",
+        help="of a replica, before there is one more (default: 16)",
+    )
     limits = parser.add_argument_group("limits, beyond which a request is refused")
     limits.add_argument("--max-bytes", type=positive, metavar="N", help="of a body (default: 8 MiB)")
     limits.add_argument("--max-texts", type=positive, metavar="N", help="of a request (default: 1024)")
@@ -60,7 +70,7 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
     from yizhi.serving.limits import Limits
-    from yizhi.serving.server import Settings, find_artifacts, is_loopback, serve
+    from yizhi.serving.server import Settings, find_artifacts, is_loopback, read_key, serve
 
     given = {
         "body_bytes": options.max_bytes,
@@ -81,11 +91,17 @@ def run(options: argparse.Namespace) -> int:
         checker=open_checker(options),
         json_logs=options.json_logs,
     )
-    key = _read_key(options.api_key_file)
+    replicas = _read_replicas(options)
+    key = read_key(options.api_key_file)
     artifacts = find_artifacts(options.models)
     if key is None and not is_loopback(options.host):
         print(f"yizhi: {options.host}: others reach this address, and no key is asked for", file=sys.stderr)
-    serve(artifacts, settings, key)
+    if options.engine == "local":
+        serve(artifacts, settings, key)
+    else:
+        from yizhi.serving.ray_engine import Replicas, serve_on_ray
+
+        serve_on_ray(artifacts, settings, Replicas(**replicas), options.address, key)
     return 0
 
 
@@ -102,19 +118,18 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _read_replicas(options: argparse.Namespace) -> dict[str, int]:
+    """What is said of replicas."""
+    names = ("min_replicas", "max_replicas", "target_ongoing_requests")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    wrong = [f"`{name}`" for name in (*given, *(["address"] if options.address is not None else []))]
+    if options.engine == "local" and wrong:
+        raise InputError(", ".join(wrong), f"{'is' if len(wrong) == 1 else 'are'} for --engine ray")
+    return given
+
+
 def _read_prompts(given: list[str]) -> dict[str, str]:
     wrong = [f"expected NAME=TEXT; found {text!r}" for text in given if "=" not in text]
     if wrong:
         raise InputError("--prompt", wrong)
     return dict(text.split("=", 1) for text in given)
-
-
-def _read_key(file: Path | None) -> str | None:
-    """The key of the file, or of the environment; never on a command line, which every user of a machine can read."""
-    key = os.environ.get(_KEY) if file is None else file.read_bytes().decode("ascii", errors="replace")
-    if key is None:
-        return None
-    key = key.strip()
-    if not key or not key.isascii() or not key.isprintable():
-        raise InputError(file or _KEY, "expected a key of ASCII characters on one line")
-    return key

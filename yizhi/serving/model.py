@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from yizhi.choices import TextPooling
 from yizhi.errors import InputError
@@ -28,11 +28,15 @@ from yizhi.serving.limits import Limits
 from yizhi.serving.refusals import INVALID, TOO_LARGE, TOO_LONG, Refused
 from yizhi.storage.digests import sha256_of_file
 
+T = TypeVar("T")
+
 # What a request can ask of a model, by the artifact's task; vectors come from all.
 EMBED, PREDICT, RERANK, FILL, TAG, READ = "embed", "predict", "rerank", "fill-mask", "tag", "answer"
 MOST_TOKENS = Limits().tokens
 # Threads that tokenize: more than one, so that a long text does not keep short ones waiting.
 TEXT_WORKERS = 4
+# Characters of a request that take less time than to hand them to another thread: 0.2 ms.
+_AT_ONCE = 512
 # One label is the relevance itself; of two, the second says that a text is relevant.
 _RANKING_LABELS = 2
 _ABILITIES = {FILL_MASK: FILL, SEQUENCE: PREDICT, TOKENS: TAG, REPLACED: TAG, ANSWER: READ}
@@ -127,12 +131,18 @@ class ServedModel:
         most: tokens of all texts together. Cancelling drops what has not been computed yet.
         Raises Refused, naming each text that cannot be used, and for more tokens.
         """
-        loop = asyncio.get_running_loop()
-        tasks = await loop.run_in_executor(self._texts, self._plan, planner, given, most)
+        size = sum(map(_count_characters, given))
+        tasks = await self._work(size, self._plan, planner, given, most)
         requests = [request for task in tasks for request in task.requests]
         results = await asyncio.wrap_future(self.batcher.submit(computer or self.base, requests))
         tokens = sum(len(request.row.ids) for request in requests)
-        return Answers(await loop.run_in_executor(self._texts, _conclude, tasks, results), tokens)
+        return Answers(await self._work(size, _conclude, tasks, results), tokens)
+
+    async def _work(self, size: int, work: Callable[..., T], *given: Any) -> T:
+        """What the work gives, done in another thread where so many characters would keep other callers waiting."""
+        if size <= _AT_ONCE:
+            return work(*given)
+        return await asyncio.get_running_loop().run_in_executor(self._texts, work, *given)
 
     async def compute(self, computer: Computer, requests: Sequence[Request]) -> list[Any]:
         """Requests that need no texts, through the same batches."""
@@ -173,7 +183,7 @@ class ServedModel:
         """Stops at once where there is too much: windows over a long text are many times its size."""
         tasks, faults, kind, tokens = [], [], TOO_LONG, 0
         for index, text in enumerate(given):
-            if sum(map(len, [text] if isinstance(text, str) else text)) > most:
+            if _count_characters(text) > most:
                 raise Refused(TOO_LARGE, f"expected texts of at most {most:,} characters")
             try:
                 tasks.append(planner.plan(text))
@@ -187,6 +197,10 @@ class ServedModel:
         if faults:
             raise Refused(kind, "; ".join(faults))
         return tasks
+
+
+def _count_characters(text: str | Sequence[str]) -> int:
+    return len(text) if isinstance(text, str) else sum(map(len, text))
 
 
 def _conclude(tasks: Sequence[Task[Any]], results: Sequence[Any]) -> list[Any]:

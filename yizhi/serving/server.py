@@ -1,6 +1,7 @@
 """`yizhi serve`: artifacts opened and checked, then served until the process is told to end."""
 
 import asyncio
+import os
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,8 +32,10 @@ if TYPE_CHECKING:
 
 # Of a release, the first of these that it has is served.
 PREFERRED = ("onnx-int8", "onnx", "pytorch", "tensorflow", "flax")
+# The environment variable with the key that clients must give.
+KEY = "YIZHI_API_KEY"
 # Seconds that an idle connection is kept: more than the 60 of most load balancers, which would send into a closed one.
-_KEEP_ALIVE = 75
+KEEP_ALIVE = 75
 # Seconds that connections on which nothing is asked are kept once the server is to end.
 _LINGER, _TICK = 1.0, 0.02
 
@@ -136,11 +139,10 @@ def serve(artifacts: Mapping[str, Path], settings: Settings, api_key: str | None
             log_config=log_config(settings.json_logs),
             server_header=False,
             lifespan="off",
-            timeout_keep_alive=_KEEP_ALIVE,
+            timeout_keep_alive=KEEP_ALIVE,
         )
-        host, port = listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        _Listener(config, app.state.server, f"serving {', '.join(artifacts)} at http://{shown}:{port}").run([listener])
+        told = f"serving {', '.join(artifacts)} at {show_address(listener)}"
+        _Listener(config, app.state.server, told).run([listener])
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -162,6 +164,12 @@ def bind(host: str, port: int) -> socket.socket:
         found.close()
         raise InputError("`host` and `port`", f"{host}, {port}: {error.strerror}") from None
     return found
+
+
+def show_address(listener: socket.socket) -> str:
+    """Where clients find it."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class _Listener(uvicorn.Server):
@@ -208,3 +216,14 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def read_key(file: Path | None) -> str | None:
+    """The key of the file, or of the environment; never on a command line, which every user of a machine can read."""
+    key = os.environ.get(KEY) if file is None else file.read_bytes().decode("ascii", errors="replace")
+    if key is None:
+        return None
+    key = key.strip()
+    if not key or not key.isascii() or not key.isprintable():
+        raise InputError(file or KEY, "expected a key of ASCII characters on one line")
+    return key
