@@ -4,6 +4,7 @@ The library is what can be imported from here: the names of `yizhi.runtimes`, an
 below are the rooms it is built in, and may change.
 """
 
+import os as _os
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,9 @@ from yizhi.errors import InputError as InputError
 from yizhi.errors import NotRun as NotRun
 
 __version__ = "0.1.0"
+
+# Official builds of ONNX Runtime report to Microsoft unless this is set before they start.
+_os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from yizhi.runtimes import *  # noqa: F403  (its __all__ is the list)

@@ -1,5 +1,6 @@
 """What the ONNX runtime keeps in memory, what opening a release says, and arrays that are odd in memory."""
 
+import os
 import subprocess
 import sys
 
@@ -79,3 +80,12 @@ def test_the_copies_that_opening_makes_are_given_back(tmp_path):
         command = [sys.executable, "-c", OPENING, str(artifact), what]
         grown[what] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert grown["return"] < grown["keep"] - kernels / 2
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "1"), ("0", "0")])
+def test_onnx_runtime_reports_nothing_unless_a_user_wants_it(before, after):
+    surroundings = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    surroundings |= {"ORT_DISABLE_TELEMETRY": before} if before else {}
+    script = "import os, yizhi; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    done = subprocess.run([sys.executable, "-c", script], env=surroundings, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == after

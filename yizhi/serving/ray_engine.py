@@ -157,9 +157,8 @@ def deploy(served: Served, settings: Settings, replicas: Replicas, api_key: str 
 
 
 def _settle(settings: Settings) -> Settings:
-    """Settings that say the same in every process: a replica has a directory, and processors, of its own."""
-    key = settings.public_key
-    return replace(settings, threads=settings.threads or 1, public_key=key and key.resolve())
+    """Settings that say the same in every process: a replica has processors of its own."""
+    return replace(settings, threads=settings.threads or 1)
 
 
 def _resources(settings: Settings) -> dict[str, Any]:
