@@ -341,7 +341,7 @@ def test_json_stays_json(signed, keys, capsys):
 
 
 def test_a_checker_asks_for_the_same_in_another_process(tmp_path, monkeypatch):
-    _, public = make_keys(tmp_path)
+    _, public = make_keys(tmp_path / "keys")
     monkeypatch.chdir(tmp_path)
     from yizhi.release.key_signer import KeyChecker
 
