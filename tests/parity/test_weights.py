@@ -333,3 +333,14 @@ def test_an_older_release_says_what_its_golden_lacks(make_checkpoint, tmp_path):
     (tmp_path / "cases.json").write_text(json.dumps(cases))
     with pytest.raises(InputError, match="weights"):
         Golden.read(tmp_path)
+
+
+def test_the_checkpoints_pages_are_let_go(make_checkpoint, tmp_path, monkeypatch):
+    with Checkpoint.open(make_checkpoint("bert-no-head")) as checkpoint:
+        artifact = Artifact.read(export_artifact(checkpoint, "onnx-int8", tmp_path / "onnx-int8"))
+        expected, sums = digest_tensors(checkpoint), summarize(checkpoint)
+        released = []
+        monkeypatch.setattr(Checkpoint, "release", lambda self, name: released.append(name))
+        result, faults = audit(artifact, expected, sums, checkpoint)
+    assert faults == []
+    assert len(set(released)) == result.requantized > 0

@@ -70,7 +70,8 @@ def audit(
     """
     tensors = TARGETS[artifact.target].stored_tensors(artifact.folder)
     source = _of_checkpoint(checkpoint, expected) if checkpoint else _of_siblings(artifact, expected)
-    compared = _Audit(expected, sums, artifact.description.get("quantization"), source)
+    let_go = checkpoint.release if checkpoint else None
+    compared = _Audit(expected, sums, artifact.description.get("quantization"), source, let_go)
     compared.look_at(tensors, workers)
     return compared.result, _shorten(compared.faults)
 
@@ -82,8 +83,9 @@ class _Audit:
         sums: Mapping[str, NDArray[np.float32]],
         quantization: Mapping[str, Any] | None,
         source: Source,
+        let_go: Callable[[str], None] | None = None,
     ) -> None:
-        self._expected, self._sums, self._source = expected, sums, source
+        self._expected, self._sums, self._source, self._let_go = expected, sums, source, let_go
         self._quantization = quantization
         said = quantization or {}
         self._outliers = Outliers(said.get("outliers", {}), said.get("smoothed", ()))
@@ -170,6 +172,8 @@ class _Audit:
             faults.append(f"{tensor.file}: {name}: row {wrong[0]}{more}: not what the checkpoint's numbers give")
         if columns is not None and not np.array_equal(columns, original[:, outliers.of(name)].T):
             faults.append(f"{tensor.file}: {outliers_of(name)}: differs from the checkpoint's")
+        if self._let_go:
+            self._let_go(name)  # the checkpoint's pages, which are four times the artifact's
         return "requantized", faults
 
 
