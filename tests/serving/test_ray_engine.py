@@ -1,6 +1,8 @@
 """`yizhi serve` on a Ray cluster of this machine: replicas that come with load, die under it, and are drained."""
 
+import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -16,8 +18,13 @@ import pytest
 
 from tests.serving.test_server import ROOT, release, run_server  # noqa: F401  the fixture
 from yizhi.cli import main
-from yizhi.errors import InputError, NotRun
+from yizhi.errors import CheckFailed, InputError, NotRun
+from yizhi.release.manifest import read_manifest, write_manifest
+from yizhi.serving.admission import Checked
+from yizhi.serving.log import Log
+from yizhi.serving.metrics import Metrics
 from yizhi.serving.server import Settings
+from yizhi.storage.digests import sha256_of_file
 
 pytestmark = pytest.mark.slow
 
@@ -143,15 +150,33 @@ def test_replicas_come_with_load_one_that_dies_costs_what_it_had_and_the_end_dra
 def test_what_a_worker_finds_wrong_is_told_before_anything_is_deployed(release, tmp_path):  # noqa: F811
     copy = tmp_path / "words"
     subprocess.run(["cp", "-r", release, copy], check=True)
-    with open(copy / "onnx-int8" / "vocab.txt", "ab") as file:
-        file.write(b"x\n")
-    command = [sys.executable, "-m", "yizhi", "serve", copy, "--engine", "ray", "--port", "0", "--min-replicas", "4"]
+    cases = copy / "golden" / "cases.json"
+    golden, manifest = json.loads(cases.read_text()), read_manifest(copy)
+    scores = golden["text"]["answers"][0]["said"][0]["scores"]
+    scores.update(dict(zip(scores, reversed(scores.values()), strict=True)))
+    cases.write_text(json.dumps(golden))
+    manifest["golden"]["cases.json"] = {"sha256": sha256_of_file(cases), "size": cases.stat().st_size}
+    write_manifest(copy, manifest)
+    command = [
+        sys.executable,
+        "-m",
+        "yizhi",
+        "serve",
+        copy / "onnx",
+        "--engine",
+        "ray",
+        "--port",
+        "0",
+        "--min-replicas",
+        "4",
+    ]
     for left in (2, 1, 0):
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=150, check=False)
         if not left or "timed out during startup" not in done.stderr:
             break
     assert done.returncode == 1
-    assert "vocab.txt" in done.stderr
+    assert "text: " in done.stderr
+    assert "waiting for more" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -162,6 +187,25 @@ def test_a_replica_serves_no_other_artifact_than_the_one_that_was_meant(release,
         Replica(missing, Settings(), None)
     with pytest.raises(InputError, match="is another artifact: expected sha256 000"):
         Replica(replace(served, digests={"words": "0" * 64}), Settings(), None)
+    with pytest.raises(InputError, match="lies in another release: expected sha256 111"):
+        Replica(replace(served, checked={"words": Checked("1" * 64)}), Settings(), None)
+
+
+def test_a_signature_is_asked_for_once_and_told_by_every_replica(release):  # noqa: F811
+    class Nobody:
+        """A checker whose signature the release lacks, and that cannot be sent to a replica."""
+
+        def __reduce__(self):
+            raise TypeError
+
+    with pytest.raises(CheckFailed, match="is not signed"):
+        Served.find({"words": release / "onnx-int8"}, Nobody())
+    served = Served.find({"words": release / "onnx-int8"})
+    signed = replace(served, checked={"words": replace(served.checked["words"], signed_by="me")})
+    with signed.open(Settings(), Metrics(), Log()) as (model,):
+        assert model.checked.signed_by == "me"
+        assert model.checked.golden_answers > 0
+    assert pickle.dumps(ray_engine._settle(Settings(checker=Nobody())))
 
 
 def test_rays_own_commands_say_the_same(release, monkeypatch):  # noqa: F811
@@ -170,7 +214,7 @@ def test_rays_own_commands_say_the_same(release, monkeypatch):  # noqa: F811
     monkeypatch.setattr(ray_engine, "deploy", lambda *given: found.append(given))
     monkeypatch.setenv("YIZHI_API_KEY", "key")
     app(Arguments(models=str(release)))
-    app(Arguments(models=[f"a={release}"], settings={"limits": {"requests": 9}}, replicas={"max_replicas": 7}))
+    app(Arguments(models=[f"a={release}"], limits={"requests": 9}, replicas={"max_replicas": 7}))
     (_, settings, replicas, key), (served, changed, more, _) = found
     assert (settings, replicas, key) == (Settings(), Replicas(), "key")
     assert served.artifacts == {"a": (release / "onnx-int8").resolve()}

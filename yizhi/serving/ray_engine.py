@@ -8,14 +8,14 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PositiveInt
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,11 +23,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from yizhi.cluster import connect, first_line
 from yizhi.errors import InputError, NotRun
 from yizhi.release.artifact import DESCRIPTION, Artifact
+from yizhi.runtimes.batching import TOKENS
+from yizhi.serving.admission import Checked, check_files
 from yizhi.serving.app import REQUEST_ID, create_app
+from yizhi.serving.limits import Limits
 from yizhi.serving.log import Log
 from yizhi.serving.metrics import Metrics
+from yizhi.serving.model import ServedModel
 from yizhi.serving.server import KEEP_ALIVE, Settings, bind, find_artifacts, open_models, read_key, show_address
 from yizhi.storage.digests import sha256_of_file
+
+if TYPE_CHECKING:
+    from yizhi.release.signers import Checker
 
 try:
     import ray
@@ -66,22 +73,29 @@ class Replicas:
 
 @dataclass(frozen=True)
 class Served:
-    """The artifacts that every replica must find on the same path.
+    """The artifacts that every replica must find on the same path, and what was found where this was begun.
 
-    digests: of each `artifact.json`, where the application was started.
+    checked: of each, a signature among it, which replicas need not ask for again: `digests` says that they have the
+    same. digests: of each `artifact.json`, which has those of every other file.
     """
 
     artifacts: Mapping[str, Path]
+    checked: Mapping[str, Checked]
     digests: Mapping[str, str]
 
     @classmethod
-    def find(cls, given: Mapping[str, Path]) -> "Served":
-        """Raises InputError where there is none."""
-        artifacts = {name: Artifact.read(folder).folder.resolve() for name, folder in given.items()}
-        return cls(artifacts, {name: sha256_of_file(folder / DESCRIPTION) for name, folder in artifacts.items()})
+    def find(cls, given: Mapping[str, Path], checker: "Checker | None" = None) -> "Served":
+        """Raises CheckFailed and InputError as `check_files` does."""
+        artifacts = {name: Artifact.read(folder.resolve()) for name, folder in given.items()}
+        return cls(
+            {name: artifact.folder for name, artifact in artifacts.items()},
+            {name: check_files(artifact, checker) for name, artifact in artifacts.items()},
+            {name: sha256_of_file(artifact.folder / DESCRIPTION) for name, artifact in artifacts.items()},
+        )
 
-    def check(self) -> None:
-        """Raise InputError, listing every fault, unless this machine has them."""
+    @contextmanager
+    def open(self, settings: Settings, metrics: Metrics, log: Log) -> Iterator[list[ServedModel]]:
+        """As `open_models`. Raises InputError, listing every fault, where this machine has other artifacts."""
         faults = []
         for name, folder in self.artifacts.items():
             if not (folder / DESCRIPTION).is_file():
@@ -90,17 +104,24 @@ class Served:
                 faults.append(f"{folder}: is another artifact: expected sha256 {self.digests[name]}; found {found}")
         if faults:
             raise InputError("models", faults)
+        with open_models(self.artifacts, settings, metrics, log) as models:
+            for model in models:
+                expected, release = self.checked[model.name], model.checked.release_sha256
+                if release != expected.release_sha256:
+                    told = f"lies in another release: expected sha256 {expected.release_sha256}; found {release}"
+                    raise InputError(self.artifacts[model.name], told)
+                model.checked = replace(model.checked, signed_by=expected.signed_by)
+            yield models
 
 
 class Replica:
     """One process with the models: it is ready when it has hashed their files and answered their golden texts."""
 
     def __init__(self, served: Served, settings: Settings, api_key: str | None) -> None:
-        """Raises CheckFailed and InputError as `open_models` does."""
-        served.check()
+        """Raises CheckFailed and InputError as `Served.open` does."""
         self._open = ExitStack()  # for as long as the replica lives
         self._metrics, self._log = Metrics(), Log(sys.stderr, settings.json_logs)
-        self._models = self._open.enter_context(open_models(served.artifacts, settings, self._metrics, self._log))
+        self._models = self._open.enter_context(served.open(settings, self._metrics, self._log))
         self._settings, self._api_key = settings, api_key
 
     def __serve_build_asgi_app__(self) -> Starlette:
@@ -157,8 +178,8 @@ def deploy(served: Served, settings: Settings, replicas: Replicas, api_key: str 
 
 
 def _settle(settings: Settings) -> Settings:
-    """Settings that say the same in every process: a replica has processors of its own."""
-    return replace(settings, threads=settings.threads or 1)
+    """Settings of a replica, which has processors of its own, and artifacts whose signature was checked."""
+    return replace(settings, threads=settings.threads or 1, checker=None)
 
 
 def _resources(settings: Settings) -> dict[str, Any]:
@@ -179,7 +200,7 @@ def serve_on_ray(
     cannot open the artifacts as they were written, and InputError where the address cannot be had.
     """
     log = Log(sys.stderr, settings.json_logs)
-    served = Served.find(artifacts)
+    served = Served.find(artifacts, settings.checker)
     with bind(settings.host, settings.port) as listener:  # or Ray would say in its logs that it cannot be had
         shown, port = show_address(listener), listener.getsockname()[1]
     settings = _settle(settings)
@@ -232,8 +253,7 @@ def _try_out(served: Served, settings: Settings, over: threading.Event) -> None:
     """Open the artifacts once in the cluster. A replica that cannot is started again and again, and tells only logs."""
 
     def open_once() -> None:
-        served.check()
-        with open_models(served.artifacts, settings, Metrics(), Log()):
+        with served.open(settings, Metrics(), Log()):
             pass
 
     opening = ray.remote(max_retries=0, **_resources(settings))(open_once).remote()
@@ -259,20 +279,34 @@ def _wait_for_replicas(over: threading.Event) -> None:
 
 
 class Arguments(BaseModel):
-    """What `serve run` and a Serve config file may say."""
+    """What `serve run` and a Serve config file may say: as the options of `yizhi serve`."""
 
     model_config = ConfigDict(extra="forbid")
 
     models: Annotated[list[str], BeforeValidator(lambda given: given.split() if isinstance(given, str) else given)]
-    settings: Settings = Settings()
+    device: str = "cpu"
+    threads: PositiveInt | None = None
+    workers: PositiveInt = 1
+    batch_tokens: PositiveInt = TOKENS
+    limits: Limits = Limits()
+    prompts: dict[str, str] = {}
+    json_logs: bool = False
     replicas: Replicas = Replicas()
     api_key_file: Path | None = None
+    public_key: Path | None = None
 
 
 def app(arguments: Arguments) -> serve.Application:
     """For Ray's commands: `serve run yizhi.serving.ray_engine:app models=dist/NAME`, or the `args` of a config file.
 
-    models: as `yizhi serve` takes them. Host and port are Ray Serve's own.
+    Host and port are Ray Serve's own.
     """
-    served = Served.find(find_artifacts(arguments.models))
-    return deploy(served, arguments.settings, arguments.replicas, read_key(arguments.api_key_file))
+    names = ("device", "threads", "workers", "batch_tokens", "limits", "prompts", "json_logs")
+    settings = Settings(**{name: getattr(arguments, name) for name in names})
+    checker = None
+    if arguments.public_key:
+        from yizhi.release.key_signer import KeyChecker
+
+        checker = KeyChecker(arguments.public_key)
+    served = Served.find(find_artifacts(arguments.models), checker)
+    return deploy(served, settings, arguments.replicas, read_key(arguments.api_key_file))
