@@ -246,7 +246,7 @@ def test_standard_input_and_a_missing_ray_are_refused(release, source, tmp_path,
     assert main(command) == 2
     assert "the Ray engine reads a file" in capsys.readouterr().err
     monkeypatch.setattr(cluster_module, "find_spec", lambda name: None)
-    assert main(command) == 2
+    assert main([str(source) if word == "-" else word for word in command]) == 2
     assert "pip install 'yizhi[ray]'" in capsys.readouterr().err
 
 
