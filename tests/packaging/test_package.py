@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.checkpoints import write_variant
+from tests.kills import run_killed
 from tests.protos import WheelProtos, download_wheel
 from tests.schemas import schema_registry
 from yizhi.cli import main
@@ -252,3 +253,16 @@ def test_a_folder_that_is_not_a_package_is_left_alone(release, tmp_path, capsys)
     assert main(["package", str(release), "--for", "triton", "--out", str(release / "serve")]) == 2
     assert "outside of the release" in capsys.readouterr().err
     assert main(["verify", str(release)]) == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_kill_leaves_the_old_package_a_new_one_or_none(release, tmp_path):
+    folder = tmp_path / "package"
+    killed = 0
+    for ended in run_killed(["package", str(release), "--for", "triton", "--out", str(folder)], 12):
+        killed += not ended
+        if folder.exists():
+            assert_sealed(folder)
+    assert killed >= 6
+    assert main(["package", str(release), "--for", "triton", "--out", str(folder)]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["package"]  # what the kills left is removed

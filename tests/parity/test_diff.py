@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.checkpoints import write_json
+from tests.kills import run_killed
 from yizhi.cli import main
 from yizhi.errors import InputError
 from yizhi.parity.diff import SAME_VECTORS, compare_sides, describe_side, measure_answers
@@ -219,3 +220,18 @@ def test_the_page_says_the_verdict_first_and_escapes(make_checkpoint, tmp_path):
     assert "<b>好" not in page
     assert "&lt;b&gt;好" in page
     assert not any(word in page for word in ("<script", "http://", "https://"))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_kill_leaves_a_whole_page_or_none(make_checkpoint, tmp_path):
+    before, after = make_checkpoint(name="before"), make_checkpoint(name="after", alter=swap_rows)
+    folder = tmp_path / "pages"
+    folder.mkdir()
+    page, arguments = folder / "diff.html", ["diff", str(before), str(after), "--no-answers", "--page"]
+    for ended in run_killed([*arguments, str(page)], 12):
+        assert page.exists() or not ended
+        if page.exists():
+            assert page.read_text(encoding="utf-8").rstrip().endswith("</html>")
+            page.unlink()
+    assert main([*arguments, str(page)]) == 1
+    assert [path.name for path in folder.iterdir()] == ["diff.html"]
