@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import random
 import shutil
 import signal
@@ -338,13 +337,3 @@ def test_a_release_in_the_working_folder(signed, keys, monkeypatch):
 def test_json_stays_json(signed, keys, capsys):
     assert main(["verify", str(signed), "--target", "onnx", "--public-key", str(keys[1]), "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)) == {"onnx"}
-
-
-def test_a_checker_asks_for_the_same_in_another_process(tmp_path, monkeypatch):
-    _, public = make_keys(tmp_path / "keys")
-    monkeypatch.chdir(tmp_path)
-    from yizhi.release.key_signer import KeyChecker
-
-    checker = KeyChecker(public.relative_to(tmp_path))
-    monkeypatch.chdir("/")
-    assert pickle.loads(pickle.dumps(checker)).name == checker.name

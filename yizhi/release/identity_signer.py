@@ -52,13 +52,9 @@ class IdentityChecker:
         empty = [f"`{name}`: expected a name; found {value!r}" for name, value in given.items() if not value.strip()]
         if empty:  # the library takes an empty provider for any
             raise InputError("identity", empty)
-        self._identity, self._provider = identity, provider
-        self._trust_config = trust_config.resolve() if trust_config else None
+        self._identity, self._provider, self._trust_config = identity, provider, trust_config
         with _needs_sigstore(trust_config):
             self._verifier = Verifier(trusted_root=_read_trust(trust_config).trusted_root)
-
-    def __reduce__(self) -> tuple[type["IdentityChecker"], tuple[str, str, Path | None]]:
-        return IdentityChecker, (self._identity, self._provider, self._trust_config)
 
     def check(self, bundle: str) -> Signed:
         """As `Checker.check`."""

@@ -28,11 +28,8 @@ class KeyChecker:
 
     def __init__(self, public_key: Path) -> None:
         """Read a PEM file. Raises InputError where it holds no such key."""
-        self._path = public_key.resolve()
+        self._path = public_key
         self._key = _read_public_key(public_key)
-
-    def __reduce__(self) -> tuple[type["KeyChecker"], tuple[Path]]:
-        return KeyChecker, (self._path,)  # in another process, the key is read again
 
     def check(self, bundle: str) -> Signed:
         """As `Checker.check`."""
