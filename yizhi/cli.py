@@ -35,7 +35,7 @@ from yizhi.commands import (
     verify,
 )
 from yizhi.commands.options import name_flags
-from yizhi.errors import CheckFailed, InputError
+from yizhi.errors import Altered, CheckFailed, InputError, printable
 
 COMMANDS = (
     export,
@@ -71,6 +71,9 @@ def main(arguments: list[str] | None = None) -> int:
     if not given:
         parser.print_help()
         return 0
+    strange = [printable(argument) for argument in given if not _is_utf8(argument)]
+    if strange:
+        parser.error(f"expected arguments in UTF-8; found {', '.join(strange)}")
     options = parser.parse_command(given)
     try:
         code: int = options.run(options)
@@ -78,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
         return code
     except InputError as error:
         print(f"yizhi: {name_flags(str(error), options.parser)}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, Altered) else 2
     except CheckFailed as error:
         print(f"yizhi: {error}", file=sys.stderr)
         return 1
@@ -95,6 +98,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 BROKEN_PIPE = 141  # as a shell tells of it
+
+
+def _is_utf8(argument: str) -> bool:
+    """False for a name that only this machine's file system knows: no manifest and no framework takes it."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class _Parser(argparse.ArgumentParser):

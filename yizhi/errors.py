@@ -24,6 +24,10 @@ class InputError(ValueError):
         return type(self), (self.subject, self.faults)
 
 
+class Altered(InputError):
+    """A file is not as it was written. The command line ends with exit code 1: a check ran, and its answer is no."""
+
+
 class NotRun(InputError):
     """What was asked for cannot be run on this machine: a framework or a device is missing. Never a pass."""
 

@@ -162,3 +162,14 @@ def test_a_report_without_a_policy_is_as_it_was(signed, tmp_path):
     assert main(["verify", str(signed), "--target", "onnx", "--report", str(tmp_path / "report")]) == 0
     assert "policy" not in json.loads((tmp_path / "report" / "parity.json").read_text())
     assert "policy" not in (tmp_path / "report" / "parity.xml").read_text()
+
+
+def test_one_signer_is_enough_where_another_cannot_be_asked(signed, write_policy, tmp_path, capsys):
+    policy = write_policy()
+    broken = 'signers = [{identity = "a@example.org", identity_provider = "https://example.org", trust_config = "no"}'
+    policy.write_text(policy.read_text().replace("signers = [", f"{broken}, "))
+    assert admit(signed, policy) == 0
+    capsys.readouterr()
+    policy.write_text(f"schema_version = 1\n{broken}]\n")
+    assert admit(signed, policy) == 2
+    assert "policy.toml:\n  - signers[0]: " in capsys.readouterr().err

@@ -74,6 +74,7 @@ def test_every_fault_is_told(tmp_path):
         ("schema_version = 1\nsigners = 3", "signers: expected array"),
         ("schema_version = 1\nsigners = [3]", "signers[0]: expected object"),
         ("schema_version = 1\nsigners = [{public_key = 3}]", "signers[0]: public_key: expected string"),
+        ('schema_version = 1\nsigners = [{public_key = "a\\u0000b"}]', "signers[0]: expected names without a null"),
         ("schema_version = 1\nschema_version = 1", "is not TOML"),
         (WHOLE.replace("https://accounts.example.org", ""), "signers[1]: identity_provider: expected the form"),
         (WHOLE.replace("release@example.org", " "), "signers[1]: identity: expected the form"),

@@ -208,3 +208,15 @@ def test_parquet_that_is_damaged_or_no_text(tmp_path):
     (tmp_path / "b.parquet").write_bytes(data)
     with pytest.raises(InputError, match="is not Parquet, or is damaged: "):
         read(tmp_path / "b.parquet")
+
+
+@pytest.mark.parametrize("before", range(4))
+def test_a_character_on_the_edge_of_what_is_looked_at(tmp_path, before):
+    """One line longer than the part by which an encoding is told, cut within a character."""
+    path = tmp_path / "long.txt"
+    text = "a" * before + "好" * 30_000
+    path.write_text(text + "\n", encoding="utf-8")
+    assert read_texts(path) == [text]
+    path.write_bytes(text.encode("gb18030") + b"\n")
+    with pytest.raises(InputError, match="GB18030"):
+        read_texts(path)

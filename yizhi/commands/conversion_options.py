@@ -2,10 +2,9 @@
 
 import argparse
 import os
-from pathlib import Path
 from typing import Any
 
-from yizhi.commands.options import CHECKPOINT_HELP, add_ignore_file, positive
+from yizhi.commands.options import CHECKPOINT_HELP, add_ignore_file, named, positive
 from yizhi.converters.targets import TARGETS
 from yizhi.errors import InputError
 from yizhi.model.spec import POOLINGS, Pooling
@@ -14,7 +13,7 @@ from yizhi.model.spec import POOLINGS, Pooling
 def add_conversion_options(parser: argparse.ArgumentParser, out: str, recorded: str = "") -> None:
     """Declare them. out: what `--out` names, in words. recorded: as `add_ignore_file` takes it."""
     parser.add_argument("checkpoint", help=CHECKPOINT_HELP)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=out)
+    parser.add_argument("--out", type=named, required=True, metavar="DIR", help=out)
     parser.add_argument(
         "--target", dest="targets", action="append", metavar="T", help=f"only this target: {', '.join(TARGETS)}"
     )
@@ -31,7 +30,7 @@ def add_conversion_options(parser: argparse.ArgumentParser, out: str, recorded: 
     )
     parser.add_argument(
         "--calibration",
-        type=Path,
+        type=named,
         metavar="FILE",
         help="int8: find outlier channels on these lines (default: everyday sentences, where the vocabulary fits)",
     )

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from yizhi.commands.options import JSON_HELP, Commands, add_command, make_console
+from yizhi.commands.options import JSON_HELP, Commands, add_command, make_console, named
 
 
 def add(commands: Commands) -> None:
@@ -20,13 +20,13 @@ def add(commands: Commands) -> None:
         "  yizhi diff ./bert-base-chinese ./bert-finetuned --texts queries.txt --page diff.html\n\n"
         "Exit code: 0 if nothing that can change an answer did, 1 if something did.",
     )
-    parser.add_argument("before", type=Path, metavar="BEFORE", help="a release's folder, or a checkpoint's")
-    parser.add_argument("after", type=Path, metavar="AFTER")
+    parser.add_argument("before", type=named, metavar="BEFORE", help="a release's folder, or a checkpoint's")
+    parser.add_argument("after", type=named, metavar="AFTER")
     parser.add_argument(
-        "--texts", type=Path, metavar="FILE", help="ask these, one a line, in place of everyday sentences"
+        "--texts", type=named, metavar="FILE", help="ask these, one a line, in place of everyday sentences"
     )
     parser.add_argument("--no-answers", action="store_true", help="compare files alone: nothing is run")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="write it as a page of HTML too")
+    parser.add_argument("--page", type=named, metavar="FILE", help="write it as a page of HTML too")
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
 
@@ -34,6 +34,7 @@ def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
     from yizhi.errors import InputError, show
     from yizhi.parity.diff import compare_sides, describe_side, measure_answers
+    from yizhi.release.places import refuse_inside
     from yizhi.reports.difference import print_difference, render_difference
     from yizhi.storage.codec import to_plain
     from yizhi.storage.folders import write_whole
@@ -42,6 +43,8 @@ def run(options: argparse.Namespace) -> int:
     page: Path | None = options.page
     if page is not None and (not page.name or page.is_dir() or not page.parent.is_dir()):
         raise InputError("`page`", f"expected the name of a file in a folder that is there; found {show(str(page))}")
+    if page is not None:
+        refuse_inside(page)
     texts = read_texts(options.texts) if options.texts else []
     if options.texts and not texts:
         raise InputError(options.texts, "holds no text")

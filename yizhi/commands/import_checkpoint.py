@@ -2,9 +2,8 @@
 
 import argparse
 import json
-from pathlib import Path
 
-from yizhi.commands.options import JSON_HELP, Commands, add_command, add_ignore_file, make_console
+from yizhi.commands.options import JSON_HELP, Commands, add_command, add_ignore_file, make_console, named
 
 
 def add(commands: Commands) -> None:
@@ -26,14 +25,14 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "source", metavar="SOURCE", help="a folder, a zip, a file of weights, or a TF1 checkpoint's prefix"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="CHECKPOINT", help="the new folder to write")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="the configuration, if not beside the weights")
-    parser.add_argument("--vocab", type=Path, metavar="FILE", help="the vocabulary, if not beside the weights")
+    parser.add_argument("--out", type=named, required=True, metavar="CHECKPOINT", help="the new folder to write")
+    parser.add_argument("--config", type=named, metavar="FILE", help="the configuration, if not beside the weights")
+    parser.add_argument("--vocab", type=named, metavar="FILE", help="the vocabulary, if not beside the weights")
     parser.add_argument(
-        "--adapter", type=Path, metavar="FOLDER", help="put in this adapter: the adapters library's, or peft's LoRA"
+        "--adapter", type=named, metavar="FOLDER", help="put in this adapter: the adapters library's, or peft's LoRA"
     )
     parser.add_argument(
-        "--base", type=Path, metavar="CHECKPOINT", help="SOURCE is an adapter's folder: put it into this checkpoint"
+        "--base", type=named, metavar="CHECKPOINT", help="SOURCE is an adapter's folder: put it into this checkpoint"
     )
     add_ignore_file(parser)
     parser.add_argument("--json", action="store_true", help=JSON_HELP)

@@ -2,10 +2,9 @@
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
-from yizhi.commands.options import JSON_HELP, Commands, add_command, make_console, positive
+from yizhi.commands.options import JSON_HELP, Commands, add_command, make_console, named, positive
 
 
 def add(commands: Commands) -> None:
@@ -22,11 +21,11 @@ def add(commands: Commands) -> None:
         "  yizhi int8-report dist/bert-base-chinese --text sentences.txt\n"
         "  yizhi int8-report dist/bert-base-chinese --text sentences.txt --costs ./bert-base-chinese",
     )
-    parser.add_argument("release", type=Path, metavar="RELEASE")
+    parser.add_argument("release", type=named, metavar="RELEASE")
     parser.add_argument(
-        "--text", dest="texts", type=Path, required=True, metavar="FILE", help="a sentence per line, UTF-8"
+        "--text", dest="texts", type=named, required=True, metavar="FILE", help="a sentence per line, UTF-8"
     )
-    parser.add_argument("--costs", type=Path, metavar="CHECKPOINT", help="also measure what each part costs")
+    parser.add_argument("--costs", type=named, metavar="CHECKPOINT", help="also measure what each part costs")
     parser.add_argument(
         "--positions", type=positive, default=2000, help="tokens to compare (default: 2000; a quarter for costs)"
     )

@@ -107,6 +107,13 @@ def finish(
     return 2 if all(one.not_run or one.bad_input for one in not_passed) else 1
 
 
+def named(text: str) -> Path:
+    """An argument that names a file or folder. An empty one, as of an unset variable, would mean the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a name; found nothing")
+    return Path(text)
+
+
 def positive(text: str) -> int:
     """An argument that is a positive integer."""
     if not text.isascii() or not text.isdigit() or int(text) == 0:

@@ -2,9 +2,8 @@
 
 import argparse
 import json
-from pathlib import Path
 
-from yizhi.commands.options import JSON_HELP, Commands, add_command, positive
+from yizhi.commands.options import JSON_HELP, Commands, add_command, named, positive
 from yizhi.commands.signer_options import add_checker, open_checker
 
 # As in `yizhi.packaging.package.SERVERS`, which is not imported until it is needed.
@@ -25,9 +24,9 @@ def add(commands: Commands) -> None:
         "  yizhi package dist/bert-base-chinese --for triton --target onnx-int8 --signature features --out serve/int8\n"
         "  yizhi package dist/bert-base-chinese --for tf-serving --out serve/tf",
     )
-    parser.add_argument("release", type=Path, metavar="RELEASE")
+    parser.add_argument("release", type=named, metavar="RELEASE")
     parser.add_argument("--for", dest="server", choices=_SERVERS, required=True, help="the server")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the folder to write")
+    parser.add_argument("--out", type=named, required=True, metavar="FOLDER", help="the folder to write")
     parser.add_argument(
         "--target",
         dest="targets",

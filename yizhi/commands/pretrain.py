@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yizhi.commands.options import CHECKPOINT_HELP, JSON_HELP, Commands, add_command, make_console, positive
+from yizhi.commands.options import CHECKPOINT_HELP, JSON_HELP, Commands, add_command, make_console, named, positive
 from yizhi.commands.training_options import add_training_options, read_settings, use_torch_alone
 from yizhi.errors import InputError
 from yizhi.training.choices import MASKING, PAIRS
@@ -32,10 +32,10 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("checkpoint", help=CHECKPOINT_HELP)
     parser.add_argument("--revision", help="branch, tag or commit, for a hub id")
-    parser.add_argument("--out", type=Path, metavar="CHECKPOINT", help="the new folder to write")
-    parser.add_argument("--text", type=Path, nargs="+", required=True, metavar="FILE", help="plain text in UTF-8")
+    parser.add_argument("--out", type=named, metavar="CHECKPOINT", help="the new folder to write")
+    parser.add_argument("--text", type=named, nargs="+", required=True, metavar="FILE", help="plain text in UTF-8")
     parser.add_argument(
-        "--eval-text", type=Path, nargs="+", metavar="FILE", help="text to score, and to keep the best by"
+        "--eval-text", type=named, nargs="+", metavar="FILE", help="text to score, and to keep the best by"
     )
     parser.add_argument("--new-head", action="store_true", help="begin a head at random where the checkpoint has none")
     masking = parser.add_argument_group("masking")
@@ -51,8 +51,8 @@ def add(commands: Commands) -> None:
         metavar="NAME",
         help="what tells words: jieba (default), spaces (the text has them), or your module:function",
     )
-    masking.add_argument("--similar-words", type=Path, metavar="FILE", help="macbert: lines `word similar similar …`")
-    masking.add_argument("--word-vectors", type=Path, metavar="FILE", help="macbert: word vectors as word2vec's text")
+    masking.add_argument("--similar-words", type=named, metavar="FILE", help="macbert: lines `word similar similar …`")
+    masking.add_argument("--word-vectors", type=named, metavar="FILE", help="macbert: word vectors as word2vec's text")
     masking.add_argument("--vectors", type=positive, metavar="N", help="read the first N of them (default: all)")
     masking.add_argument(
         "--show-masking", type=positive, metavar="N", help="print N masked sequences and what was masked; train nothing"

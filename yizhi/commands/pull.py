@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yizhi.commands.options import JSON_HELP, Commands, add_command, finish
+from yizhi.commands.options import JSON_HELP, Commands, add_command, finish, named
 from yizhi.commands.signer_options import add_checker, open_checker
 from yizhi.converters.targets import find_targets
 from yizhi.errors import InputError
@@ -31,7 +31,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "source", metavar="ADDRESS", help="hf://ORG/NAME[@REVISION], oci://HOST[:PORT]/NAME:TAG or …/NAME@sha256:…"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="RELEASE", help="the folder to write")
+    parser.add_argument("--out", type=named, required=True, metavar="RELEASE", help="the folder to write")
     parser.add_argument(
         "--target",
         dest="targets",

@@ -2,10 +2,9 @@
 
 import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yizhi.commands.options import JSON_HELP, Commands, add_command
+from yizhi.commands.options import JSON_HELP, Commands, add_command, named
 from yizhi.commands.signer_options import add_checker, open_checker
 from yizhi.errors import printable
 
@@ -25,7 +24,7 @@ def add(commands: Commands) -> None:
         "  yizhi push dist/bert-base-chinese --to hf://my-org/bert-base-chinese\n"
         "  yizhi push dist/bert-base-chinese --to oci://registry.example.org/models/bert-base-chinese:1.0 --yes",
     )
-    parser.add_argument("release", type=Path, metavar="RELEASE")
+    parser.add_argument("release", type=named, metavar="RELEASE")
     parser.add_argument(
         "--to", required=True, metavar="ADDRESS", help="hf://ORG/NAME[@BRANCH] or oci://HOST[:PORT]/NAME:TAG"
     )

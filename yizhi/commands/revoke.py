@@ -4,7 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
-from yizhi.commands.options import Commands, add_command
+from yizhi.commands.options import Commands, add_command, named
 from yizhi.commands.signer_options import add_signer, open_signer
 
 
@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
         "      --key release.key",
     )
     parser.add_argument("release", metavar="RELEASE|SHA256", help="the release, or its manifest's sha256")
-    parser.add_argument("--list", type=Path, required=True, metavar="FILE", help="the list to add to or start")
+    parser.add_argument("--list", type=named, required=True, metavar="FILE", help="the list to add to or start")
     parser.add_argument("--reason", required=True, metavar="TEXT", help="why, in one line")
     add_signer(parser)
 

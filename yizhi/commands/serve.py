@@ -2,10 +2,9 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from yizhi.choices import DEVICES
-from yizhi.commands.options import DEVICE_HELP, Commands, add_command, positive
+from yizhi.commands.options import DEVICE_HELP, Commands, add_command, named, positive
 from yizhi.commands.signer_options import add_checker, open_checker
 from yizhi.errors import InputError
 
@@ -31,7 +30,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=_port, default=8080, help="0: any that is free (default: 8080)")
     parser.add_argument(
-        "--api-key-file", type=Path, metavar="FILE", help=f"the key that clients must give (default: ${_KEY}, if set)"
+        "--api-key-file", type=named, metavar="FILE", help=f"the key that clients must give (default: ${_KEY}, if set)"
     )
     add_checker(parser)
     parser.add_argument(

@@ -1,9 +1,8 @@
 """`yizhi sign`."""
 
 import argparse
-from pathlib import Path
 
-from yizhi.commands.options import Commands, add_command
+from yizhi.commands.options import Commands, add_command, named
 from yizhi.commands.signer_options import add_signer, open_signer
 
 
@@ -23,7 +22,7 @@ def add(commands: Commands) -> None:
         "  yizhi verify dist/bert-base-chinese --public-key release.pub\n"
         "  yizhi sign dist/bert-base-chinese --keyless          # in a CI job that has an identity",
     )
-    parser.add_argument("release", type=Path, metavar="RELEASE")
+    parser.add_argument("release", type=named, metavar="RELEASE")
     add_signer(parser)
 
 

@@ -1,9 +1,9 @@
 """Options that say who signs, and whose signature is asked for."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from yizhi.commands.options import named
 from yizhi.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,15 +15,15 @@ _TRUST_CONFIG_HELP = "a private Sigstore's ClientTrustConfig, JSON (default: the
 def add_signer(parser: argparse.ArgumentParser) -> None:
     """Declare `--key`, `--keyless` and what goes with it."""
     who = parser.add_mutually_exclusive_group(required=True)
-    who.add_argument("--key", type=Path, metavar="FILE", help="sign with this elliptic-curve private key, PEM")
+    who.add_argument("--key", type=named, metavar="FILE", help="sign with this elliptic-curve private key, PEM")
     who.add_argument("--keyless", action="store_true", help="sign with an identity that Sigstore certifies")
     parser.add_argument(
         "--identity-token",
-        type=Path,
+        type=named,
         metavar="FILE",
         help="with --keyless: an OpenID Connect token (default: the CI job's own)",
     )
-    parser.add_argument("--trust-config", type=Path, metavar="FILE", help=f"with --keyless: {_TRUST_CONFIG_HELP}")
+    parser.add_argument("--trust-config", type=named, metavar="FILE", help=f"with --keyless: {_TRUST_CONFIG_HELP}")
 
 
 def open_signer(options: argparse.Namespace) -> "Signer":
@@ -44,13 +44,13 @@ def add_checker(parser: argparse.ArgumentParser) -> None:
     """Declare `--public-key`, `--identity` and what goes with it."""
     who = parser.add_mutually_exclusive_group()
     who.add_argument(
-        "--public-key", type=Path, metavar="FILE", help="also check the release's signature, with this PEM key"
+        "--public-key", type=named, metavar="FILE", help="also check the release's signature, with this PEM key"
     )
     who.add_argument(
         "--identity", metavar="NAME", help="also check that this identity, such as you@example.org, signed the release"
     )
     parser.add_argument("--identity-provider", metavar="URL", help="with --identity: who vouches for it")
-    parser.add_argument("--trust-config", type=Path, metavar="FILE", help=f"with --identity: {_TRUST_CONFIG_HELP}")
+    parser.add_argument("--trust-config", type=named, metavar="FILE", help=f"with --identity: {_TRUST_CONFIG_HELP}")
 
 
 def open_checker(options: argparse.Namespace) -> "Checker | None":

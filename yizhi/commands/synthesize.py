@@ -1,9 +1,8 @@
 """`yizhi synthesize`."""
 
 import argparse
-from pathlib import Path
 
-from yizhi.commands.options import Commands, add_command
+from yizhi.commands.options import Commands, add_command, named
 
 
 def add(commands: Commands) -> None:
@@ -19,11 +18,11 @@ def add(commands: Commands) -> None:
         "  yizhi synthesize --out build/tiny --config tiny/config.json --seed 7\n"
         "  yizhi synthesize --out build/start --config tiny/config.json --untrained     to train from scratch",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="CHECKPOINT", help="the folder to write")
+    parser.add_argument("--out", type=named, required=True, metavar="CHECKPOINT", help="the folder to write")
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="a config.json (default: bert-base-chinese's shape)"
+        "--config", type=named, metavar="FILE", help="a config.json (default: bert-base-chinese's shape)"
     )
-    parser.add_argument("--vocab", type=Path, metavar="FILE", help="a vocab.txt (default: characters, made up)")
+    parser.add_argument("--vocab", type=named, metavar="FILE", help="a vocab.txt (default: characters, made up)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--untrained",

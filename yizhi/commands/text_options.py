@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yizhi.choices import DEVICES
-from yizhi.commands.options import DEVICE_HELP, positive
+from yizhi.commands.options import DEVICE_HELP, named, positive
 from yizhi.errors import InputError, printable
 from yizhi.storage.records import PIPED_FORMATS, STDIN, UTF_8
 
@@ -31,7 +31,7 @@ def add_text_options(
     formats: str = ".jsonl or .parquet",
 ) -> None:
     """Declare them. `unit` is what a single text is called; `formats`, what --output may be."""
-    parser.add_argument("artifact", type=Path)
+    parser.add_argument("artifact", type=named)
     files = f"{'' if pair_column and pair_column[1] else '.txt, '}.jsonl, .csv, .tsv or .parquet"
     parser.add_argument("text", help=f"{unit}; with --output, a {files} file, or - for stdin")
     if pair_column == PAIR_COLUMN:
@@ -39,7 +39,7 @@ def add_text_options(
     parser.add_argument("--device", choices=DEVICES, default="cpu", help=DEVICE_HELP)
     parser.add_argument("--threads", type=positive, help="CPU threads (default: the framework's choice)")
     bulk = parser.add_argument_group("a whole file")
-    bulk.add_argument("--output", type=Path, metavar="FILE", help=f"write {formats}")
+    bulk.add_argument("--output", type=named, metavar="FILE", help=f"write {formats}")
     bulk.add_argument("--format", choices=PIPED_FORMATS, help="what the input is (default: by its name)")
     bulk.add_argument("--encoding", default=UTF_8, help="of a text file, such as gb18030 or utf-16 (default: utf-8)")
     parser.set_defaults(pair_column=None)
@@ -49,7 +49,7 @@ def add_text_options(
             usual = f" (default: {default})" if default else ""
             help_text = f"the field or column with {holds}{usual}"
             bulk.add_argument(option, dest=destination, default=default, metavar="COLUMN", help=help_text)
-    bulk.add_argument("--errors", type=Path, metavar="FILE", help="list rows that cannot be used here, as .jsonl")
+    bulk.add_argument("--errors", type=named, metavar="FILE", help="list rows that cannot be used here, as .jsonl")
     bulk.add_argument("--strict", action="store_true", help="stop at the first row that cannot be used")
     bulk.add_argument("--overwrite", action="store_true", help="replace an output that exists")
     bulk.add_argument("--window", type=positive, help="rows sorted by length together (default: 1024)")

@@ -2,11 +2,10 @@
 
 import argparse
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yizhi.choices import DEVICES
-from yizhi.commands.options import CHECKPOINT_HELP, positive
+from yizhi.commands.options import CHECKPOINT_HELP, named, positive
 from yizhi.training.choices import PRECISIONS
 
 if TYPE_CHECKING:
@@ -17,9 +16,9 @@ def add_run_options(parser: argparse.ArgumentParser, train: str, scored: str) ->
     """Declare what is trained, on what, and where it goes."""
     parser.add_argument("checkpoint", help=CHECKPOINT_HELP)
     parser.add_argument("--revision", help="branch, tag or commit, for a hub id")
-    parser.add_argument("--out", type=Path, required=True, metavar="CHECKPOINT", help="the new folder to write")
-    parser.add_argument("--train", type=Path, required=True, metavar="FILE", help=f"{train} to train on")
-    parser.add_argument("--eval", type=Path, metavar="FILE", help=f"{scored} to score, and to keep the best by")
+    parser.add_argument("--out", type=named, required=True, metavar="CHECKPOINT", help="the new folder to write")
+    parser.add_argument("--train", type=named, required=True, metavar="FILE", help=f"{train} to train on")
+    parser.add_argument("--eval", type=named, metavar="FILE", help=f"{scored} to score, and to keep the best by")
     parser.add_argument("--max-length", type=positive, metavar="N", help="tokens of a row (default: the model's most)")
 
 

@@ -2,16 +2,25 @@
 
 import argparse
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yizhi.choices import DEVICES, MATH
-from yizhi.commands.options import DEVICE_HELP, JSON_HELP, Commands, add_command, add_require_mlm, finish, positive
+from yizhi.commands.options import (
+    DEVICE_HELP,
+    JSON_HELP,
+    Commands,
+    add_command,
+    add_require_mlm,
+    finish,
+    named,
+    positive,
+)
 from yizhi.commands.signer_options import add_checker, open_checker
 from yizhi.commands.task_options import add_data_options, read_columns
 from yizhi.converters.targets import TARGETS, find_targets
 from yizhi.errors import InputError
 from yizhi.release.manifest import MANIFEST, SIGNATURE
+from yizhi.release.places import refuse_inside
 
 if TYPE_CHECKING:
     from yizhi.pipeline.evaluation import Demand
@@ -34,7 +43,7 @@ def add(commands: Commands) -> None:
         "  yizhi verify dist/bert-base-chinese --target pytorch --device cuda --math tf32\n"
         "  yizhi verify dist/bert-base-chinese --policy policy.toml --revoked withdrawn.sigstore.json",
     )
-    parser.add_argument("path", type=Path, metavar="RELEASE|ARTIFACT")
+    parser.add_argument("path", type=named, metavar="RELEASE|ARTIFACT")
     parser.add_argument(
         "--target", dest="targets", action="append", metavar="T", help="only this target of the release"
     )
@@ -50,25 +59,25 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument(
         "--bisect",
-        type=Path,
+        type=named,
         metavar="CHECKPOINT",
         help="the checkpoint it was made from: name the tensor that differs first, and the likely cause",
     )
     parser.add_argument(
-        "--report", type=Path, metavar="DIR", help="also write parity.json, parity.xml (JUnit) and parity.html there"
+        "--report", type=named, metavar="DIR", help="also write parity.json, parity.xml (JUnit) and parity.html there"
     )
     add_checker(parser)
     parser.add_argument(
-        "--policy", type=Path, metavar="FILE", help="hold the release to the demands in this file (docs/policy.md)"
+        "--policy", type=named, metavar="FILE", help="hold the release to the demands in this file (docs/policy.md)"
     )
     parser.add_argument(
         "--revoked",
-        type=Path,
+        type=named,
         metavar="FILE",
         help="fail where this list, signed by the same signer, has the release: yizhi revoke",
     )
     parser.add_argument(
-        "--eval", type=Path, metavar="FILE", help="also score every artifact on labelled data (needs a label head)"
+        "--eval", type=named, metavar="FILE", help="also score every artifact on labelled data (needs a label head)"
     )
     parser.add_argument(
         "--min-relative-f1",
@@ -93,6 +102,8 @@ def run(options: argparse.Namespace) -> int:
     if options.bisect:
         Checkpoint.open(options.bisect).close()  # a mistake in its path should not wait for the first failure
     demand = _read_demand(options)
+    if options.report:
+        refuse_inside(options.report, only_signed=True)
     policy = _judge_by_policy(options)
     signature = policy.signature if policy else _check_signature(options)
     rows = []

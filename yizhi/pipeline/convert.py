@@ -22,6 +22,7 @@ from yizhi.pipeline.results import Row
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.artifact import Artifact
 from yizhi.release.manifest import MANIFEST
+from yizhi.release.places import refuse_inside
 
 
 def convert(
@@ -41,6 +42,7 @@ def convert(
     of it. Raises InputError, before anything is written, for a checkpoint that cannot be used, and where `folder` is a
     release: its manifest vouches for the artifacts in it.
     """
+    refuse_inside(folder)
     if (folder / MANIFEST).exists():
         raise InputError(folder, "is a release, and its manifest vouches for what is in it; choose another folder")
     progress.note(f"checking {checkpoint_path}")

@@ -40,6 +40,7 @@ from yizhi.release.manifest import (
     read_manifest,
     write_manifest,
 )
+from yizhi.release.places import check_writable, refuse_inside
 from yizhi.storage.codec import from_plain
 from yizhi.storage.digests import describe_folder, sha256_of_file
 from yizhi.storage.folders import remove_leftovers
@@ -95,6 +96,8 @@ def export(
         for note in [*checkpoint.notes(), *read_source_card(checkpoint.folder).notes]:
             progress.warn(note)
         parameters = count_parameters(checkpoint)
+    refuse_inside(release)
+    check_writable(release, [target.name for target in targets])
     with locked(release):
         progress.note(f"hashing {release}")
         state = _assess(release, source, descriptions)

@@ -19,6 +19,7 @@ from yizhi.registries.contents import (
 from yizhi.registries.registry import open_registry
 from yizhi.release.artifact import CARD
 from yizhi.release.manifest import MANIFEST, read_manifest
+from yizhi.release.places import is_release, refuse_inside
 from yizhi.storage.folders import fsync, new_folder
 
 LARGEST_MANIFEST = 64 << 20
@@ -110,6 +111,9 @@ def pull(
     folder before it is put in its place, and raises where it is not to be. told: hears of progress.
     Raises InputError for an address that holds no release, and CheckFailed where anything is not as its manifest says.
     """
+    refuse_inside(out)
+    if (out / MANIFEST).exists() and not is_release(out):
+        raise InputError(out, f"exists and is not ours to replace: its {MANIFEST} is no release's")
     address = parse_address(source)
     registry = open_registry(address)
     told(f"asking {address}")

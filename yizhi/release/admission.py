@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from yizhi.errors import CheckFailed
+from yizhi.errors import CheckFailed, InputError
 from yizhi.release.identity_signer import IdentityChecker
 from yizhi.release.key_signer import KeyChecker
 from yizhi.release.manifest import MANIFEST, read_manifest
@@ -24,7 +24,7 @@ def admit(release: Path, policy: Policy, revoked: Path | None = None) -> PolicyV
     or a list that cannot be used.
     """
     manifest = read_manifest(release)
-    checkers = [_open(signer) for signer in policy.signers]
+    checkers = _open_all(policy)
     lists = [read_list(path, checkers).withdrawn for path in (policy.revoked, revoked) if path]
     withdrawn = {sha256: entry for entries in lists for sha256, entry in entries.items()}
     signature = _find_signature(release, checkers)
@@ -51,7 +51,24 @@ def _find_signature(release: Path, checkers: Sequence[Checker]) -> Signature | s
     return "; ".join(dict.fromkeys(refusals))
 
 
+def _open_all(policy: Policy) -> list[Checker]:
+    """Keys first: an identity may need the network, and one signer is enough.
+
+    Raises InputError where an identity cannot be asked for and there is no key.
+    """
+    keys = [KeyChecker(signer.public_key) for signer in policy.signers if signer.public_key is not None]
+    identities: list[Checker] = []
+    for number, signer in enumerate(policy.signers):
+        if signer.public_key is None:
+            try:
+                identities.append(_open(signer))
+            except InputError as error:
+                if not keys:
+                    raise InputError(
+                        policy.path, [f"signers[{number}]: {error.subject}: {fault}" for fault in error.faults]
+                    ) from None
+    return [*keys, *identities]
+
+
 def _open(signer: AcceptedSigner) -> Checker:
-    if signer.public_key is not None:
-        return KeyChecker(signer.public_key)
     return IdentityChecker(signer.identity or "", signer.identity_provider or "", signer.trust_config)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from yizhi.errors import InputError
+from yizhi.errors import Altered, InputError
 from yizhi.release.artifact import CARD, DESCRIPTION, Artifact, say_what_else
 from yizhi.release.schema import find_violations
 from yizhi.storage.digests import describe_file, describe_folder, find_alterations, sha256_of_file
@@ -77,7 +77,7 @@ def read_manifest(release: Path) -> dict[str, Any]:
     manifest = read_json_object(release / MANIFEST)
     faults = find_violations(manifest, SCHEMA)
     if not faults and (release / MANIFEST).read_text(encoding="utf-8") != to_json(_sealed(manifest)):
-        faults = ["was altered: its content and its own sha256 do not agree"]
+        raise Altered(release / MANIFEST, "was altered: its content and its own sha256 do not agree")
     if faults:
         raise InputError(release / MANIFEST, faults)
     return manifest

@@ -82,8 +82,12 @@ def _find_nonsense(said: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}: expected at least one"
     for index, signer in enumerate(said["signers"]):
         by_key, by_identity = {"public_key"}, {"identity", "identity_provider"}
+        if any("\0" in str(value) for value in signer.values()):
+            yield f"signers[{index}]: expected names without a null character"
         if signer.keys() != by_key and signer.keys() - {"trust_config"} != by_identity:
             yield f"signers[{index}]: expected public_key, or identity and identity_provider; found {sorted(signer)}"
+    if "\0" in said.get("revoked", ""):
+        yield "revoked: expected a name without a null character"
     if said.get("max_age_days", 0) > MOST_DAYS:
         yield f"max_age_days: expected at most {MOST_DAYS}; found {said['max_age_days']}"
     for name, limit in said.get("int8", {}).items():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from yizhi.errors import CheckFailed, InputError, show
 from yizhi.release.manifest import MANIFEST
+from yizhi.release.places import refuse_inside
 from yizhi.release.schema import find_violations
 from yizhi.release.statements import STATEMENT, format_time, parse_time
 from yizhi.storage.folders import write_whole
@@ -59,6 +60,7 @@ def withdraw(path: Path, manifest_sha256: str, reason: str, signer: "Signer") ->
 
     Raises InputError where there is a list that is not this signer's, or the release is in it already.
     """
+    refuse_inside(path)
     held = dict(read_list(path, [signer]).withdrawn) if path.exists() else {}
     if manifest_sha256 in held:
         raise InputError(path, f"has {manifest_sha256} already, since {held[manifest_sha256].since}")

@@ -99,11 +99,9 @@ def print_conversion(console: Console, folder: object, rows: Sequence[Row]) -> N
     for row in rows:
         for fault in row.export.faults if row.export else ():
             console.print(Text(f"{row.target}: {fault}", "red"))
-    console.print(
-        Text(
-            "UNVERIFIED: nothing was compared. `yizhi export` into the same folder verifies what is here", "bold yellow"
-        )
-    )
+    if any(row.size for row in rows):
+        told = "UNVERIFIED: nothing was compared. `yizhi export` into the same folder verifies what is here"
+        console.print(Text(told, "bold yellow"))
 
 
 def _verdict(row: Row) -> Text:

@@ -26,7 +26,7 @@ def new_folder(final: Path, replaces: Sequence[str] = ()) -> Iterator[Path]:
     """
     temporary = final.parent / f".{final.name}.{os.getpid()}.partial"
     try:
-        _check_replaceable(final, replaces)
+        check_replaceable(final, replaces)
         final.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(final)
         temporary.mkdir()
@@ -66,7 +66,8 @@ def write_whole(path: Path, text: str) -> None:
         raise
 
 
-def _check_replaceable(final: Path, replaces: Sequence[str]) -> None:
+def check_replaceable(final: Path, replaces: Sequence[str]) -> None:
+    """Raise InputError where `new_folder` would: something is there that is no folder of ours."""
     if final.is_symlink() or (final.exists() and not final.is_dir()):
         raise InputError(final, "is in the way: expected a folder, or nothing yet")
     if final.is_dir() and any(final.iterdir()) and not any((final / name).is_file() for name in replaces):

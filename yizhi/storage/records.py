@@ -288,7 +288,7 @@ def check_encoding(path: object, head: bytes, advice: str = _CONVERT) -> None:
     advice: what to do, with the encoding in it. Raises InputError for UTF-16, for text that is GB18030 where it is no
     UTF-8, and for lines that end in CR alone. A few bytes that are no UTF-8 are their rows' faults.
     """
-    checked = head.split(b"\n")[:-1] or [head]  # the last may have been cut
+    checked = head.split(b"\n")[:-1] or [_without_cut_character(head)]  # the last may have been cut
     wrong = [line for line in checked if not _decodes(line, "utf-8")]
     zeros = head.count(0)
     if (
@@ -302,6 +302,14 @@ def check_encoding(path: object, head: bytes, advice: str = _CONVERT) -> None:
     others = sum(not line.isascii() for line in checked)
     if wrong and len(wrong) > others // 2 and all(_decodes(line, "gb18030") for line in wrong):
         raise InputError(path, f"expected UTF-8; found what looks like GB18030 (GBK): {advice.format('GB18030')}")
+
+
+def _without_cut_character(line: bytes) -> bytes:
+    """The line without the beginning of a UTF-8 character at its end, if there is one."""
+    for length in (1, 2, 3):
+        if len(line) > length and line[-length] & 0xC0 == 0xC0:  # where a character of several bytes begins
+            return line if _decodes(line[-length:], "utf-8") else line[:-length]
+    return line
 
 
 def _decodes(line: bytes, encoding: str) -> bool:
