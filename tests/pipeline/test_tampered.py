@@ -236,7 +236,11 @@ def edit(path, **changes):
         ("artifact.json", {"precision": "int8"}, "artifact.json: precision: expected 'fp32'; found 'int8'"),
         ("artifact.json", {"inputs": {}}, "artifact.json: inputs: expected {"),
         ("artifact.json", {"tokens": 5}, "artifact.json: tokens: expected None; found 5"),
-        ("artifact.json", {"pooling": {"mode": "cls"}}, "artifact.json: pooling: expected None; found"),
+        (
+            "artifact.json",
+            {"pooling": {"mode": "cls", "normalize": False}},
+            "artifact.json: pooling: expected None; found",
+        ),
         ("adapter_config.json", None, "'adapter_config.json': is no file of pytorch"),
         ("modeling_bert.py", None, "'modeling_bert.py': is no file of pytorch"),
     ],

@@ -12,7 +12,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto
 
-from yizhi.converters import to_onnx, to_onnx_int8
+from yizhi.converters import to_onnx
 from yizhi.converters.onnx_files import StoredTensor
 from yizhi.converters.quantize import Outliers
 from yizhi.errors import show
@@ -56,6 +56,8 @@ def _build_again(artifact: Artifact, spec: EncoderSpec) -> Iterator[tuple[str, M
             for place in read_onnx(artifact.folder)
         }
         return to_onnx.build_fp32_graphs(spec, places)
+    from yizhi.converters import to_onnx_int8  # which calibrates too, with more than these graphs need
+
     stored = {
         name: _place(*_TYPES[said["dtype"]], tuple(said["shape"]), said["offset"])
         for name, said in quantization["stored"].items()
