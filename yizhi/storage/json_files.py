@@ -10,7 +10,7 @@ from yizhi.errors import InputError
 def read_json_object(path: Path) -> dict[str, Any]:
     """Read a JSON file that must hold an object, and can be written again. Raises InputError."""
     if path.exists() and not path.is_file():
-        raise InputError(path, "is no file")  # reading a pipe would wait for ever
+        raise InputError(path, "cannot be read: is no file")  # reading a pipe would wait for ever
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         # Python's parser also takes NaN, 1e999 and lone surrogates, which no artifact could carry on.
