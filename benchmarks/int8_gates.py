@@ -14,7 +14,8 @@ from pathlib import Path
 from tests.artifacts import export_artifact
 from yizhi.parity.golden import Golden
 from yizhi.parity.int8_faults import scale_one_kernel
-from yizhi.parity.judge import Verdict, verify
+from yizhi.parity.judge import verify
+from yizhi.parity.verdict import Verdict
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.runtimes import open_runtime
 

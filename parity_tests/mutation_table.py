@@ -26,8 +26,9 @@ from yizhi.errors import CheckFailed
 from yizhi.model.layout import tensorflow_name, transposes
 from yizhi.parity.faults import FP32, STORED, TEXT, AlteredCheckpoint, Fault
 from yizhi.parity.golden import Golden
-from yizhi.parity.judge import Verdict, verify
+from yizhi.parity.judge import verify
 from yizhi.parity.mutations import FAULTS
+from yizhi.parity.verdict import Verdict
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.runtimes import open_runtime
 from yizhi.runtimes.base import Runtime

@@ -11,8 +11,9 @@ from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES
 from yizhi.parity import oracle
 from yizhi.parity.bisect import bisect
 from yizhi.parity.faults import FP32, INT8, STORED, TEXT, AlteredCheckpoint
-from yizhi.parity.judge import Verdict, verify
+from yizhi.parity.judge import verify
 from yizhi.parity.mutations import FAULTS
+from yizhi.parity.verdict import Verdict
 from yizhi.parity.weight_faults import round_mantissa
 
 pytest.importorskip("torch")

@@ -7,17 +7,12 @@ import time
 
 import pytest
 
-from yizhi.cli import main
+from tests.kills import start
 
 
 def run_killed_at(server, number: int, arguments: list[str]) -> bool:
     """Run a command in a fork that is killed at its nth request; whether it ended by itself, and well, before."""
-    child = os.fork()
-    if not child:
-        silent = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silent, 1)
-        os.dup2(silent, 2)
-        os._exit(main(arguments))
+    child = start(arguments)
     count, lock = 0, threading.Lock()
 
     def kill(request) -> bool:

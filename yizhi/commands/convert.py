@@ -4,7 +4,7 @@ import argparse
 import json
 
 from yizhi.commands.conversion_options import add_conversion_options, read_int8_options, read_pooling
-from yizhi.commands.options import JSON_HELP, NOT_RUN, Commands, add_command, make_console
+from yizhi.commands.options import JSON_HELP, Commands, add_command, explain_failure, make_console
 from yizhi.converters.targets import find_targets
 
 
@@ -49,6 +49,5 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(rows_as_dict(rows), ensure_ascii=False, indent=2))
     else:
         print_conversion(make_console(), options.out, rows)
-    if failed := [row for row in rows if row.size is None]:
-        return NOT_RUN if all(row.not_run for row in failed) else 2 if all(row.bad_input for row in failed) else 1
-    return 0
+    failed = [row for row in rows if row.size is None]
+    return explain_failure(failed) if failed else 0

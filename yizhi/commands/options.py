@@ -4,7 +4,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -102,6 +102,11 @@ def finish(
             return 0
         print("yizhi: --require-mlm: the masked-language-model head did not prove to be trained", file=sys.stderr)
         return 1
+    return explain_failure(not_passed)
+
+
+def explain_failure(not_passed: "Sequence[Row | PolicyVerdict]") -> int:
+    """The exit code where these did not pass: 3 if none was run, 2 if that or bad input is why, else 1."""
     if all(one.not_run for one in not_passed):
         return NOT_RUN
     return 2 if all(one.not_run or one.bad_input for one in not_passed) else 1

@@ -17,10 +17,10 @@ from yizhi.parity.cases import Case
 from yizhi.parity.compare import compare, cosines
 from yizhi.parity.faults import LOGITS, AlteredCheckpoint, Fault
 from yizhi.parity.golden import POSITION, TOKEN, Golden
-from yizhi.parity.judge import Verdict
 from yizhi.parity.mutations import FAULTS
 from yizhi.parity.record import Diagnosis
 from yizhi.parity.tolerances import FloatTolerance, QuantizedGates
+from yizhi.parity.verdict import Verdict
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.runtimes.base import TAPS, Runtime
 

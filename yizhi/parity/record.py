@@ -101,7 +101,7 @@ class VerificationRecord:
 
     passed: everything was compared and judged, and nothing failed. not_judged: all was run, and there is no
     tolerance to judge it by. worst: per output, the difference that used most of its tolerance. The other fields
-    up to `tolerance` are as in `yizhi.parity.judge.Verdict`. requirement: where the tolerance comes from, on a GPU or
+    up to `tolerance` are as in `yizhi.parity.verdict.Verdict`. requirement: where the tolerance comes from, on a GPU or
     in a tier. head: in one artifact of a release.
     """
 

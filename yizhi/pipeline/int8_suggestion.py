@@ -12,8 +12,9 @@ from yizhi.converters.targets import TARGETS
 from yizhi.parity.cases import IDS
 from yizhi.parity.golden import Golden
 from yizhi.parity.int8_quality import parts_of
-from yizhi.parity.judge import Verdict, verify
+from yizhi.parity.judge import verify
 from yizhi.parity.tolerances import QuantizedGates
+from yizhi.parity.verdict import Verdict
 from yizhi.pipeline.export import describe_artifact
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.artifact import ArtifactWriter

@@ -25,7 +25,7 @@ CALIBRATION = "calibration"
 
 if TYPE_CHECKING:
     from yizhi.parity.golden import Golden
-    from yizhi.parity.judge import Verdict
+    from yizhi.parity.verdict import Verdict
     from yizhi.runtimes.base import Runtime
 
 
@@ -105,8 +105,9 @@ class Verify:
         from yizhi.parity.cases import find_wrong_cases
         from yizhi.parity.claims import find_false_claims
         from yizhi.parity.golden import Golden
-        from yizhi.parity.judge import Verdict, verify
+        from yizhi.parity.judge import verify
         from yizhi.parity.texts import find_missing_texts
+        from yizhi.parity.verdict import Verdict
         from yizhi.runtimes import open_runtime
 
         artifact, golden = Artifact.read(self.folder), Golden.read(self.golden)
