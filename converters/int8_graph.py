@@ -1,18 +1,39 @@
 """Int8Graph: linear layers over int8 weights, with activations quantized per token. docs/int8.md is the contract."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from onnx import TensorProto
 
 from yizhi.converters.onnx_files import U8S8, U8U8, StoredTensor, outliers_of, scale_of
-from yizhi.converters.onnx_graph import CONTRIB_DOMAIN
+from yizhi.converters.onnx_graph import CONTRIB_DOMAIN, Graph
 from yizhi.converters.quantize import LARGEST, SMOOTHING, TINY, Outliers
 from yizhi.converters.to_onnx import Float32Graph
-from yizhi.model.spec import Embedding
+from yizhi.model.spec import Embedding, Linear
 
 FLOAT, INT8, UINT8, INT64 = TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT64
 
 ZERO_POINT = 128  # the uint8 that stands for 0
+_VECTOR = 16  # float32 numbers in a processor's widest vectors; more than any input has outlier channels
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Values in a graph: bytes [outputs, inputs], scales and bias [outputs], and columns in float32 [count, outputs].
+
+    columns: empty where float32 multiplies none.
+    """
+
+    values: str
+    scales: str
+    bias: str
+    columns: str
+    outputs: int
+
+    def change(self, vectors: Callable[[str], str]) -> "Kernel":
+        """With this done to what has an element for each output along its last axis."""
+        columns = vectors(self.columns) if self.columns else ""
+        return replace(self, scales=vectors(self.scales), bias=vectors(self.bias), columns=columns)
 
 
 class Int8Graph(Float32Graph):
@@ -59,23 +80,50 @@ class Int8Graph(Float32Graph):
         """
         if scale_of(weight) not in self._weights:
             return super().linear(scope, weight, bias, x)
+        return self._linear(scope, weight, x, self._kernel(weight, bias))
+
+    def activated(self, part: Linear, activation: Callable[[Graph, str, str], str], x: str, reader: str) -> str:
+        """As in `Graph`, with zeros for the outlier channels of the reader's input: they are computed apart, from x.
+
+        So the reader need not take them out of its input, which is wide. A channel whose scale and bias are 0 stays 0:
+        every activation gives 0 for 0.
+        """
+        scope, channels = part.name, self._outliers.of(reader)
+        if scale_of(part.weight) not in self._weights or not self._outliers.in_float32(reader):
+            return super().activated(part, activation, x, reader)
+        kernel = self._kernel(part.weight, part.bias)
+        kept = self._factors(part.outputs, channels, 0.0)
+        others = kernel.change(lambda vector: self.node(scope, "Mul", [vector, kept]))
+        # A whole vector of the processor, which adds its last elements apart: those would have other bits.
+        places = self._places([*channels, *[channels[0]] * (_VECTOR - len(channels))])
+        few = kernel.change(lambda vector: self.node(scope, "Gather", [vector, places], axis=-1))
+        few = replace(few, values=self.node(scope, "Gather", [kernel.values, places], axis=0), outputs=_VECTOR)
+        y, apart = (activation(self, scope, self._linear(scope, part.weight, x, one)) for one in (others, few))
+        ends = [self.constant(f"end.{end}", INT64, [end]) for end in (0, len(channels))]
+        apart = self.node(scope, "Slice", [apart, *ends, self._last_axis()])
+        self._rest[y, 0.0, *channels] = y
+        self._large[y, *channels] = self._with_one(scope, apart)
+        return y
+
+    def _linear(self, scope: str, weight: str, x: str, kernel: "Kernel") -> str:
+        """What the kernel, all of a weight's outputs or some, makes of x: [N, inputs] -> [N, kernel.outputs]."""
         values, row_scales = self.quantize(self._without_outliers(weight, x))
-        y = self._product(scope, weight, values, self.weight(scale_of(weight)))
-        y = self.node(scope, "Mul", [y, row_scales])
-        if not self._outliers.in_float32(weight):
+        y = self.node(scope, "Mul", [self._product(scope, values, kernel), row_scales])
+        if not kernel.columns:
             # Not Add: ONNX Runtime fuses it with a GELU that follows into BiasGelu, which takes longer than both.
-            return self.node(scope, "Sub", [y, self.node(scope, "Neg", [self.weight(bias)])])
+            return self.node(scope, "Sub", [y, self.node(scope, "Neg", [kernel.bias])])
         # The bias goes along as one more column, whose factor is 1: a sum less to write and to read.
-        columns = [self.weight(outliers_of(weight)), self.node(scope, "Unsqueeze", [self.weight(bias), self._zero()])]
-        kernel = self.node(scope, "Concat", columns, axis=0)  # [count + 1, outputs]
-        return self.node(scope, "Gemm", [self._only_outliers(weight, x), kernel, y])
+        rows = [kernel.columns, self.node(scope, "Unsqueeze", [kernel.bias, self._zero()])]
+        thin = self.node(scope, "Concat", rows, axis=0)  # [count + 1, outputs]
+        return self.node(scope, "Gemm", [self._only_outliers(weight, x), thin, y])
 
     def integer_sums(self, weight: str, rows: str) -> str:
         """What a linear layer sums before it scales, for given uint8 rows [count, widest]: [count, outputs]."""
         outputs, inputs = self._weights[weight].shape
         ends = [self.constant(f"end.{end}", INT64, [end]) for end in (0, inputs)]
         values = self.node(weight, "Slice", [rows, *ends, self.constant("columns", INT64, [1])])
-        return self._product(weight, weight, values, self.constant(f"ones.{outputs}", FLOAT, [1.0] * outputs))
+        ones = self.constant(f"ones.{outputs}", FLOAT, [1.0] * outputs)
+        return self._product(weight, values, Kernel(self._bytes(weight), ones, "", "", outputs))
 
     def outputs_of(self, weight: str) -> int:
         """How many outputs a kernel has."""
@@ -105,10 +153,7 @@ class Int8Graph(Float32Graph):
         factor = 0.0 if self._outliers.in_float32(weight) else 1 / SMOOTHING
         key = x, factor, *channels
         if key not in self._rest:
-            ones = self.node("outliers", "Expand", [self._one(), self.constant(f"shape.{inputs}", INT64, [inputs])])
-            updates = self.constant(f"factors.{factor}.{len(channels)}", FLOAT, [factor] * len(channels))
-            factors = self.node("outliers", "ScatterElements", [ones, self._places(channels), updates])
-            self._rest[key] = self.node(x, "Mul", [x, factors])
+            self._rest[key] = self.node(x, "Mul", [x, self._factors(inputs, channels, factor)])
         return self._rest[key]
 
     def _only_outliers(self, weight: str, x: str) -> str:
@@ -119,30 +164,45 @@ class Int8Graph(Float32Graph):
         channels = self._outliers.of(weight)
         key = x, *channels
         if key not in self._large:
-            large = self.node(x, "Gather", [x, self._places(channels)], axis=1)
-            pads = self.constant("one_more", INT64, [0, 0, 0, 1])
-            self._large[key] = self.node(x, "Pad", [large, pads, self._one()])
+            self._large[key] = self._with_one(x, self.node(x, "Gather", [x, self._places(channels)], axis=1))
         return self._large[key]
+
+    def _with_one(self, scope: str, x: str) -> str:
+        """[N, count] -> [N, count + 1]."""
+        return self.node(scope, "Pad", [x, self.constant("one_more", INT64, [0, 0, 0, 1]), self._one()])
+
+    def _factors(self, width: int, channels: Sequence[int], factor: float) -> str:
+        """Ones, but for some channels: [width]."""
+        ones = self.node("outliers", "Expand", [self._one(), self.constant(f"shape.{width}", INT64, [width])])
+        updates = self.constant(f"factors.{factor}.{len(channels)}", FLOAT, [factor] * len(channels))
+        return self.node("outliers", "ScatterElements", [ones, self._places(channels), updates])
 
     def _places(self, channels: Sequence[int]) -> str:
         return self.constant(f"outliers.{'_'.join(map(str, channels))}", INT64, channels)
 
-    def _product(self, scope: str, weight: str, values: str, scales: str) -> str:
+    def _product(self, scope: str, values: str, kernel: "Kernel") -> str:
         """Integer sums of uint8 values [N, inputs] and a kernel, each output times its scale: [N, outputs]."""
-        inputs = [values, self._one(), self._zero_point()]
-        outputs = self.outputs_of(weight)
+        outputs = kernel.outputs
         if self._products == U8S8:
-            inputs += [self.weight(weight), scales, self.constant(f"zeros.{outputs}", INT8, [0] * outputs)]
+            zeros = self.constant(f"zeros.{outputs}", INT8, [0] * outputs)
         else:
-            middle = self.constant(f"middle.{outputs}", UINT8, [ZERO_POINT] * outputs)
-            inputs += [self._unsigned_kernel(weight), scales, middle]
+            zeros = self.constant(f"middle.{outputs}", UINT8, [ZERO_POINT] * outputs)
+        inputs = [values, self._one(), self._zero_point(), kernel.values, kernel.scales, zeros]
         return self.node(scope, "QGemm", inputs, domain=CONTRIB_DOMAIN, transB=1)
 
-    def _unsigned_kernel(self, weight: str) -> str:
-        """The signed bytes of the file plus 128: casting keeps the bits, and turning the highest one adds 128.
+    def _kernel(self, weight: str, bias: str) -> "Kernel":
+        columns = self.weight(outliers_of(weight)) if self._outliers.in_float32(weight) else ""
+        return Kernel(
+            self._bytes(weight), self.weight(scale_of(weight)), self.weight(bias), columns, self.outputs_of(weight)
+        )
 
-        ONNX Runtime does it once, when it opens the graph.
+    def _bytes(self, weight: str) -> str:
+        """As the product takes them. Unsigned, they are the signed bytes of the file plus 128.
+
+        Casting keeps the bits, and turning the highest adds 128. ONNX Runtime does it once, when it opens the graph.
         """
+        if self._products == U8S8:
+            return self.weight(weight)
         if weight not in self._unsigned:
             bits = self.node(weight, "Cast", [self.weight(weight)], to=UINT8)
             self._unsigned[weight] = self.node(weight, "BitwiseXor", [bits, self._zero_point()])

@@ -4,13 +4,13 @@ Node names say which parameter a node uses (`bert.encoder.layer.0.attention.self
 node's result is named after the node. Equal calls give equal bytes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from onnx import GraphProto, ModelProto, StringStringEntryProto, TensorProto, helper
 
 from yizhi.converters.onnx_files import WEIGHT_FILE, StoredTensor
-from yizhi.model.spec import Embedding
+from yizhi.model.spec import Embedding, Linear
 
 # Fixed, so that an artifact's bytes do not depend on which onnx release wrote them. Opset 20 is the
 # first with Gelu; IR version 9 came with it (onnx 1.15, ONNX Runtime 1.17).
@@ -95,6 +95,10 @@ class Graph:
     def linear(self, scope: str, weight: str, bias: str, x: str) -> str:
         """x Wᵀ + b: [N, inputs] -> [N, outputs]."""
         raise NotImplementedError
+
+    def activated(self, part: Linear, activation: Callable[["Graph", str, str], str], x: str, reader: str) -> str:
+        """activation(x Wᵀ + b): [N, inputs] -> [N, outputs]. reader: the kernel of the linear layer that reads it."""
+        return activation(self, part.name, self.linear(part.name, part.weight, part.bias, x))
 
     def model(self) -> ModelProto:
         """The finished model: the graph, IR version and opset, and nothing that could differ between builds."""

@@ -269,7 +269,7 @@ def tokens_at(p: Pass, scope: str, x: str) -> str:
 def feed_forward(p: Pass, layer: Layer, x: str) -> str:
     """Two linear layers with the activation between them."""
     activation = ACTIVATIONS[p.spec.config.activation]
-    x = activation(p.graph, layer.intermediate.name, linear(p, layer.intermediate, x))  # [N, I]
+    x = p.graph.activated(layer.intermediate, activation, x, layer.output.weight)  # [N, I]
     return p.tap("output", linear(p, layer.output, p.tap("intermediate", x)))  # [N, H]
 
 
