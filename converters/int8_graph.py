@@ -95,7 +95,9 @@ class Int8Graph(Float32Graph):
         kept = self._factors(part.outputs, channels, 0.0)
         others = kernel.change(lambda vector: self.node(scope, "Mul", [vector, kept]))
         # A whole vector of the processor, which adds its last elements apart: those would have other bits.
-        places = self._places([*channels, *[channels[0]] * (_VECTOR - len(channels))])
+        more = self.constant(f"shape.{_VECTOR - len(channels)}", INT64, [_VECTOR - len(channels)])
+        again = self.node(scope, "Expand", [self._places(channels[:1]), more])
+        places = self.node(scope, "Concat", [self._places(channels), again], axis=0)
         few = kernel.change(lambda vector: self.node(scope, "Gather", [vector, places], axis=-1))
         few = replace(few, values=self.node(scope, "Gather", [kernel.values, places], axis=0), outputs=_VECTOR)
         y, apart = (activation(self, scope, self._linear(scope, part.weight, x, one)) for one in (others, few))
