@@ -28,7 +28,7 @@ from yizhi.release.artifact import DESCRIPTION, Artifact
 from yizhi.storage.codec import LEFT_OUT
 
 _MOST_FAULTS = 5
-_CHUNK_VALUES = 1 << 20
+_CHUNK_VALUES = 1 << 18  # of float32: what a processor's second cache holds
 
 # A parameter's float32 values; None where they are not at hand.
 Source = Callable[[str], NDArray[np.float32] | None]

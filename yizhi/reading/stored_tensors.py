@@ -10,6 +10,7 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -146,16 +147,25 @@ def read_onnx(folder: Path) -> list[TensorPlace]:
     Raises InputError for a file that is no graph, and for a graph with tensors of its own: no digest is known of those.
     """
     found, faults = [], []
+    # Graphs share most of their messages.
+    locate, check, file = cache(_locate), cache(_find_own_numbers), cache(folder.joinpath)
     for path in sorted(folder.glob("*.onnx")):
         try:
             model = fields_of(path.read_bytes())
             graph = _one(model, _GRAPH)
-            initializers = list(map(fields_of, _repeated(graph, _INITIALIZER)))
-            faults += [f"{path.name}: {fault}" for fault in _find_own_tensors(model, graph, initializers)]
-            external = [tensor for tensor in initializers if integer(tensor, _DATA_LOCATION) == _EXTERNAL]
-            if not external:
+            tensors = [locate(message) for message in _repeated(graph, _INITIALIZER)]
+            own = [tensor for tensor in tensors if isinstance(tensor, str)]
+            own += [fault for node in _repeated(graph, _NODES) if (fault := check(node))]
+            if _FUNCTIONS in model or _SPARSE_INITIALIZER in graph or len(model.get(_GRAPH, ())) != 1:
+                own.append("has functions, sparse tensors, or not one graph")
+            faults += [f"{path.name}: {fault}" for fault in own]
+            places = [tensor for tensor in tensors if isinstance(tensor, tuple)]
+            if not places:
                 raise ValueError("it takes no tensor from a file")
-            found += [_external(tensor, path) for tensor in external]
+            found += [
+                TensorPlace(name, dtype, shape, file(location), (span,), path.name)
+                for name, dtype, shape, location, span in places
+            ]
         except (ValueError, IndexError, UnicodeDecodeError) as error:
             faults.append(f"{path.name}: is not an ONNX graph, or is damaged: {error}")
     if not found and not faults:
@@ -165,19 +175,25 @@ def read_onnx(folder: Path) -> list[TensorPlace]:
     return found
 
 
-def _find_own_tensors(model: Fields, graph: Fields, initializers: list[Fields]) -> Iterator[str]:
-    """Numbers that a graph holds outside of the file of weights, beside the few that every graph has."""
-    if _FUNCTIONS in model or _SPARSE_INITIALIZER in graph or len(model.get(_GRAPH, ())) != 1:
-        yield "has functions, sparse tensors, or not one graph"
-    for tensor in initializers:
-        if integer(tensor, _DATA_LOCATION) != _EXTERNAL and not _is_plain(tensor):
-            yield f"{_text(tensor, _NAME)}: holds {math.prod(_dims(tensor))} numbers of the graph's own"
-    for node in map(fields_of, _repeated(graph, _NODES)):
-        for attribute in map(fields_of, _repeated(node, _ATTRIBUTES)):
-            values = [value for number in _LISTS for value in attribute.get(number, ())]
-            size = sum(len(value) if isinstance(value, bytes) else 4 for value in values)
-            if size > _LONGEST_LIST or any(number in attribute for number in _OWN_TENSORS):
-                yield f"{_text(node, 3)}: a node with numbers, a tensor or a graph of its own"
+def _locate(message: bytes) -> "_External | str | None":
+    """An initializer's place in a file. None for the few numbers that every graph has, and a fault for more of them."""
+    tensor = fields_of(message)
+    if integer(tensor, _DATA_LOCATION) == _EXTERNAL:
+        return _external(tensor)
+    if _is_plain(tensor):
+        return None
+    return f"{_text(tensor, _NAME)}: holds {math.prod(_dims(tensor))} numbers of the graph's own"
+
+
+def _find_own_numbers(message: bytes) -> str | None:
+    """What is wrong with a node that holds more than settings."""
+    node = fields_of(message)
+    for attribute in map(fields_of, _repeated(node, _ATTRIBUTES)):
+        values = [value for number in _LISTS for value in attribute.get(number, ())]
+        size = sum(len(value) if isinstance(value, bytes) else 4 for value in values)
+        if size > _LONGEST_LIST or any(number in attribute for number in _OWN_TENSORS):
+            return f"{_text(node, 3)}: a node with numbers, a tensor or a graph of its own"
+    return None
 
 
 def _is_plain(tensor: Fields) -> bool:
@@ -194,7 +210,11 @@ def _is_plain(tensor: Fields) -> bool:
     return len(numbers) + len({raw[start : start + width] for start in range(0, len(raw), max(width, 1))}) <= 1
 
 
-def _external(tensor: Fields, path: Path) -> TensorPlace:
+# Name, dtype, shape, file, and the offset and length in it.
+_External = tuple[str, str, tuple[int, ...], str, tuple[int, int]]
+
+
+def _external(tensor: Fields) -> _External:
     """Raises ValueError where it does not say where its values are, or says that they are in another folder."""
     name = _text(tensor, _NAME)
     places = [fields_of(message) for message in _repeated(tensor, _EXTERNAL_DATA)]
@@ -208,7 +228,7 @@ def _external(tensor: Fields, path: Path) -> TensorPlace:
     span = int(numbers["offset"]), int(numbers["length"])
     if min((*shape, 0)) < 0 or len(shape) > MAX_RANK or span[1] != math.prod(shape) * ITEM_SIZES.get(dtype, 0):
         raise ValueError(f"{name}: {dtype} {show(shape)} does not take {span[1]} bytes")
-    return TensorPlace(name, dtype, shape, path.with_name(location), (span,), path.name)
+    return name, dtype, shape, location, span
 
 
 def _dims(tensor: Fields) -> Iterator[int]:
