@@ -1,6 +1,7 @@
 """Run every case through one opened artifact and judge the outputs."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,9 +79,9 @@ def verify(
     judge = _Judge(golden, verdict)
     not_run = _run_cases(runtime, golden.cases, judge, workers)
     if fills_masks:
-        for case in golden.cases:
-            if LOGITS_AT in case.signatures:
-                judge.compare_logits_at(case, runtime)
+        cases = [case for case in golden.cases if LOGITS_AT in case.signatures]
+        for case, found in compute_in_order(partial(_logits_at, runtime), cases, workers):
+            judge.compare_logits_at(case, found)
     judge.conclude()
     if not_run:
         verdict.faults.append(f"not run, since shorter cases failed: {', '.join(not_run)}")
@@ -126,6 +127,11 @@ def _run_cases(runtime: Runtime, cases: Sequence[Case], judge: "_Judge", workers
     for signature in left:
         runtime.forget(signature)
     return list(dict.fromkeys(not_run))
+
+
+def _logits_at(runtime: Runtime, case: Case) -> NDArray:
+    """In reverse, so that their order among the case's tokens is not the one in which they are asked for."""
+    return runtime.logits_at(case.inputs, case.logit_positions[::-1])
 
 
 class _Judge:
@@ -204,13 +210,9 @@ class _Judge:
                     )
                 )
 
-    def compare_logits_at(self, case: Case, runtime: Runtime) -> None:
-        """Logits computed at chosen positions alone must meet the oracle's there.
-
-        In reverse, so that their order among the case's tokens is not the one in which they are asked for.
-        """
+    def compare_logits_at(self, case: Case, found: NDArray) -> None:
+        """Logits computed at chosen positions alone, as `_logits_at` asks for them, must meet the oracle's there."""
         expected = self._golden.reference[case.name]["logits"][::-1]
-        found = runtime.logits_at(case.inputs, case.logit_positions[::-1])
         scale = self._golden.scale("logits", expected)
         difference = compare(case.name, LOGITS_AT, "logits", found, expected, self._tolerance, scale)
         self._verdict.differences.append(difference)
