@@ -134,6 +134,10 @@ def test_export_and_report_by_command(tmp_path, capsys):
     assert "bert.encoder.layer.1" in found["costs"]
     assert main([*export, "--keep-fp32", "encoder.layer.9"]) == 2
     assert "encoder.layer.9: no quantized parameter" in capsys.readouterr().out
+    assert main([*export[:-2], "--keep-fp32", "cls", "--calibration", str(text)]) == 2
+    said = capsys.readouterr().err
+    assert "--keep-fp32: is for int8" in said
+    assert "--calibration: is for int8" in said
 
 
 # --- processors

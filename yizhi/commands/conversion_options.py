@@ -5,7 +5,7 @@ import os
 from typing import Any
 
 from yizhi.commands.options import CHECKPOINT_HELP, add_ignore_file, named, positive
-from yizhi.converters.targets import TARGETS
+from yizhi.converters.targets import TARGETS, Target
 from yizhi.errors import InputError
 from yizhi.model.spec import POOLINGS, Pooling
 
@@ -50,6 +50,13 @@ def read_pooling(options: argparse.Namespace) -> Pooling | None:
     return Pooling(options.pooling, options.normalize) if options.pooling else None
 
 
-def read_int8_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Arguments of the int8 converter, as far as they differ from its defaults."""
+def read_int8_options(options: argparse.Namespace, targets: list[Target]) -> dict[str, Any]:
+    """Arguments of the int8 converter, as far as they differ from its defaults.
+
+    Raises InputError for any of them where no target is int8.
+    """
+    given = {"--keep-fp32": options.keep_fp32, "--calibration": options.calibration}
+    unused = [f"{flag}: is for int8, which none of the targets is" for flag, value in given.items() if value]
+    if unused and not any(target.precision == "int8" for target in targets):
+        raise InputError("--target", unused)
     return {"keep_fp32": sorted(options.keep_fp32)} if options.keep_fp32 else {}

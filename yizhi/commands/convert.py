@@ -32,6 +32,7 @@ def run(options: argparse.Namespace) -> int:
     from yizhi.reports.tables import print_conversion
 
     targets, pooling = find_targets(options.targets), read_pooling(options)
+    int8_options = read_int8_options(options, targets)
     source = resolve_checkpoint(options.checkpoint, options.revision)
     with Progress() as progress:
         rows = convert(
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
             targets,
             options.jobs,
             progress,
-            read_int8_options(options),
+            int8_options,
             pooling,
             options.calibration,
             options.ignored_files,

@@ -32,6 +32,7 @@ def run(options: argparse.Namespace) -> int:
     from yizhi.reports.report import write_report
 
     targets, pooling = find_targets(options.targets), read_pooling(options)
+    int8_options = read_int8_options(options, targets)
     source = resolve_checkpoint(options.checkpoint, options.revision)
     with Progress() as progress:
         rows = export(
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
             options.jobs,
             progress,
             source.origin,
-            read_int8_options(options),
+            int8_options,
             pooling,
             options.calibration,
             options.ignored_files,

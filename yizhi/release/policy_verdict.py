@@ -198,8 +198,8 @@ def _judge_int8_part(verdicts: Mapping[str, Any], part: str, what: str) -> tuple
     int8 = _only_int8(verdicts)
     lacking = sorted(name for name, parity in int8.items() if not parity.get(part))
     if lacking or not int8:
-        return "not run", f"{what} was not judged of {', '.join(lacking) or 'any: there is no int8 artifact'}"
-    return "met", f"{what} was judged"
+        return "not run", f"{what}: not judged of {', '.join(lacking) or 'any: there is no int8 artifact'}"
+    return "met", f"{what}: judged"
 
 
 # Of `weights` in a record: how stored tensors were compared.
