@@ -17,8 +17,8 @@ from pathlib import Path
 from yizhi.errors import InputError, NotRun
 
 _SECONDS = 300
-# A line for each thing that is wrong, and no minutes of trying again.
-_SETTINGS = {"npm_config_loglevel": "error", "npm_config_fetch_retries": "1"}
+# What is wrong and nothing else, and no minutes of trying again.
+_SETTINGS = {"npm_config_loglevel": "error", "npm_config_fetch_retries": "0"}
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,7 @@ def _download(package: NpmPackage, place: Path) -> None:
         tarball = Path(temporary) / package.file
         if done.returncode != 0 or not tarball.is_file():
             told = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            raise NotRun(f"npm package {package.name}", f"npm could not download it: {told[-1]}: {by_hand}")
+            why = told[0].removeprefix("npm error ")
+            raise NotRun(f"npm package {package.name}", f"npm could not download it ({why}): {by_hand}")
         _check(package, tarball)
         tarball.rename(place)
