@@ -4,6 +4,9 @@ import * as ort from "../onnxruntime-web/ort.wasm.min.mjs";
 import { Tokenizer } from "../tokenizers/tokenizers.min.mjs";
 
 const CANDIDATES = 5;
+const MOST_THREADS = 4;
+// A browser gives threads to cross-origin isolated pages alone.
+const THREADS = crossOriginIsolated ? Math.min(MOST_THREADS, navigator.hardwareConcurrency) : 1;
 const FOLDER = new URL("../", import.meta.url); // paths in page.json begin there
 let page;
 let tokenizer;
@@ -37,12 +40,12 @@ async function load({ page: given, model }) {
   const graph = await download(model.graph, heard);
   const weights = await download(model.weights, heard);
   postMessage({ kind: "trying" });
+  ort.env.wasm.numThreads = THREADS;
   const externalData = [{ path: model.weights.path.split("/").at(-1), data: weights }];
   session = await wasm(() => ort.InferenceSession.create(graph, { executionProviders: ["wasm"], externalData }));
   await compare(model);
-  const { numThreads } = ort.env.wasm;
   const milliseconds = performance.now() - begin;
-  postMessage({ kind: "ready", milliseconds, version: ort.env.versions.web, threads: numThreads || 1 });
+  postMessage({ kind: "ready", milliseconds, version: ort.env.versions.web, threads: THREADS });
 }
 
 // The bytes of a file of a known length. heard: told of each part's.
