@@ -1,4 +1,4 @@
-// ONNX Runtime in WebAssembly, for wasm_runtime.py: `node wasm_child.mjs LIBRARY THREADS`.
+// ONNX Runtime in WebAssembly, for wasm_runtime.py: `node wasm_child.mjs LIBRARY`.
 //
 // Requests come on standard input and answers go to standard output. Each is a line of JSON and then the bytes of the
 // tensors that the line names, in its order, little-endian: { name, type, dims, bytes }.
@@ -7,9 +7,9 @@ import { readFileSync } from "node:fs";
 import { basename } from "node:path";
 import { pathToFileURL } from "node:url";
 
-const [library, threads] = process.argv.slice(2);
+const [library] = process.argv.slice(2);
 const ort = await import(pathToFileURL(library));
-ort.env.wasm.numThreads = Number(threads);
+ort.env.wasm.numThreads = 1; // the library for browsers cannot start threads in Node
 const ARRAYS = { int64: BigInt64Array, uint8: Uint8Array, float32: Float32Array };
 const NEWLINE = 10;
 

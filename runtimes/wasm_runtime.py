@@ -27,7 +27,7 @@ _CHILD = Path(__file__).with_name("wasm_child.mjs")
 
 
 class WasmRuntime(Runtime):
-    """A session per signature in one Node process, which computes one request at a time.
+    """A session per signature in one Node process, which computes one request at a time, on one thread.
 
     The graphs are those that `yizhi package` writes for the web. Of an int8 artifact they are made from those whose
     integer sums are exact on every processor: a browser runs on any.
@@ -42,8 +42,7 @@ class WasmRuntime(Runtime):
         self._folder = folder = Path(self._files.name)
         for name, data in read_files(find_tarball(ONNXRUNTIME_WEB), FILES).items():
             (folder / Path(name).name).write_bytes(data)
-        self._threads = self.threads or 1
-        command = [node, str(_CHILD), str(folder / LIBRARY), str(self._threads)]
+        command = [node, str(_CHILD), str(folder / LIBRARY)]
         self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def _run(self, inputs: Inputs, outputs: tuple[str, ...]) -> Mapping[str, NDArray]:
@@ -58,11 +57,7 @@ class WasmRuntime(Runtime):
 
     def settings(self) -> dict[str, str]:
         """Versions and threads; for int8, which products."""
-        found = {
-            ONNXRUNTIME_WEB.name: ONNXRUNTIME_WEB.version,
-            "node": read_version(find_node()),
-            "threads": str(self._threads),
-        }
+        found = {ONNXRUNTIME_WEB.name: ONNXRUNTIME_WEB.version, "node": read_version(find_node()), "threads": "1"}
         return found | ({"products": U8U8} if self.artifact.description["precision"] == "int8" else {})
 
     def integer_sums(self, rows: NDArray[np.uint8]) -> Mapping[str, Outputs]:

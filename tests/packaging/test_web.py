@@ -16,10 +16,10 @@ from tests.packaging.test_package import assert_sealed
 from tests.web import install_transformers_js, require_node
 from yizhi import Embedder, FillMask, open_runtime
 from yizhi.cli import main
-from yizhi.packaging import web
+from yizhi.packaging import web, web_tokenizer
 from yizhi.packaging.package import PACKAGE
 from yizhi.packaging.web import TOKENIZERS
-from yizhi.packaging.web_tokenizer import adapt_tokenizer
+from yizhi.packaging.web_tokenizer import RARE_CHINESE, adapt_tokenizer
 from yizhi.reading.auto_tokenizer import read_tokenizer
 from yizhi.runtimes.onnxruntime_web import ONNXRUNTIME_WEB
 from yizhi.runtimes.web_graph import adapt_graph
@@ -117,6 +117,24 @@ def test_graphs_compute_natively_what_the_releases_do(small_release, small_web):
             np.testing.assert_allclose(found, expected, atol=1e-2 if target == "onnx-int8" else 0)
 
 
+def test_the_packaged_int8_graph_gives_a_row_the_same_bits_natively(small_web):
+    session = onnxruntime.InferenceSession(small_web / "models" / "small" / "onnx" / "model_quantized.onnx")
+    ids = np.arange(5, 65).reshape(4, 15)
+    mask = (np.arange(15) < np.array([[1], [2], [7], [15]])).astype(np.int64)
+
+    def run(ids, mask):
+        (states,) = session.run(
+            ["last_hidden_state"],
+            {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)},
+        )
+        return states
+
+    together = run(ids, mask)
+    for row, length in enumerate(mask.sum(axis=1)):
+        alone = run(ids[row : row + 1, :length], mask[row : row + 1, :length])
+        np.testing.assert_array_equal(alone[0], together[row, :length])
+
+
 def test_a_single_precision_is_what_everybody_gets(small_release, tmp_path):
     folder = package(small_release, tmp_path / "web", "--target", "onnx", "--name", "other")
     config = json.loads((folder / "models" / "other" / "config.json").read_text())
@@ -149,6 +167,29 @@ def test_the_adapted_tokenizer_splits_as_it_did(open_variant):
     for text in (*TRICKY, *(f"a{chr(code)}b" for code in range(0x3000, 0x32000, 7) if not 0xD800 <= code < 0xE000)):
         assert rare(adapted, text) == rare(original, text), hex(ord(text[1])) if text else text
         assert adapted.encode(text).ids == original.encode(text).ids
+
+
+def test_a_tokenizer_that_would_read_otherwise_is_never_written(small_release, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(web_tokenizer, "RARE_CHINESE", "[a-m]")
+    assert main(["package", str(small_release), "--for", "web", "--out", str(tmp_path / "web")]) == 1
+    assert "tokenizer.json: adapted to JavaScript, it reads otherwise: 'BERT base" in capsys.readouterr().err
+    assert not (tmp_path / "web").exists()
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "adapted"),
+    [
+        (None, False),
+        ({"type": "NFC"}, False),
+        ({"type": "BertNormalizer", "handle_chinese_chars": False}, False),
+        ({"type": "Sequence", "normalizers": [{"type": "BertNormalizer", "handle_chinese_chars": True}]}, True),
+    ],
+)
+def test_only_what_separates_chinese_characters_is_adapted(normalizer, adapted):
+    given = {"normalizer": normalizer, "pre_tokenizer": None}
+    split = {"type": "Split", "pattern": {"Regex": RARE_CHINESE}, "behavior": "Isolated", "invert": False}
+    expected = {"type": "Sequence", "pretokenizers": [split]} if adapted else None
+    assert adapt_tokenizer(given)["pre_tokenizer"] == expected
 
 
 IDS = """

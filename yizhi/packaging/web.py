@@ -7,15 +7,14 @@ transformers.js (https://huggingface.co/docs/transformers.js) looks for `onnx/mo
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from yizhi.converters.onnx_files import WEIGHT_FILE, graph_file
 from yizhi.converters.targets import TARGETS
-from yizhi.errors import CheckFailed, InputError
+from yizhi.errors import CheckFailed, InputError, show
 from yizhi.packaging.order import Order
-from yizhi.packaging.web_tokenizer import adapt_tokenizer
+from yizhi.packaging.web_tokenizer import adapt_tokenizer, find_wrong_texts
 from yizhi.parity.answers import COARSE_SCORE, SCORE
 from yizhi.release.artifact import Artifact
 from yizhi.runtimes.onnxruntime_web import FILES, ONNXRUNTIME_WEB
@@ -56,16 +55,16 @@ def write(folder: Path, order: Order) -> list[dict[str, Any]]:
         raise InputError("package", too_large)
     base = f"models/{order.name}"
     (folder / base / "onnx").mkdir(parents=True)
-    _write_settings(folder / base, order.artifacts)
+    _write_settings(folder / base, order)
     written = [_write_model(folder, base, artifact) for artifact in order.artifacts]
     if order.artifacts[0].description["task"] == FILL_MASK:
         _write_page(folder, base, order)
     return written
 
 
-def _write_settings(place: Path, artifacts: Sequence[Artifact]) -> None:
+def _write_settings(place: Path, order: Order) -> None:
     """config.json, which says where the weights are, and the tokenizer's files."""
-    first = artifacts[0]
+    artifacts, first = order.artifacts, order.artifacts[0]
     config = json.loads(_read_released(first, "config.json"))
     names = [_GRAPHS[artifact.description["precision"]] for artifact in artifacts]
     settings: dict[str, Any] = {"use_external_data_format": dict.fromkeys(names, 1)}
@@ -73,6 +72,9 @@ def _write_settings(place: Path, artifacts: Sequence[Artifact]) -> None:
         settings["dtype"] = {"int8": "q8", "fp32": "fp32"}[first.description["precision"]]
     (place / "config.json").write_text(to_json({**config, "transformers.js_config": settings}), encoding="utf-8")
     tokenizer = adapt_tokenizer(json.loads(_read_released(first, "tokenizer.json")))
+    if wrong := find_wrong_texts(tokenizer, order.golden.text.cases):
+        faults = [f"tokenizer.json: adapted to JavaScript, it reads otherwise: {show(text)}" for text in wrong]
+        raise CheckFailed("\n".join(["package:", *(f"  - {fault}" for fault in faults)]))
     (place / "tokenizer.json").write_text(to_json(tokenizer), encoding="utf-8")
     (place / "tokenizer_config.json").write_bytes(_read_released(first, "tokenizer_config.json"))
 

@@ -1,6 +1,12 @@
 """tokenizer.json for JavaScript: the ids that Rust's tokenizers give, from @huggingface/tokenizers too."""
 
+import json
+from collections.abc import Sequence
 from typing import Any
+
+from tokenizers import Tokenizer
+
+from yizhi.parity.texts import TextCase
 
 # Beyond 16 bits, the Chinese characters that BERT makes words of their own (Rust's `is_chinese_char`, after Google's
 # tokenization.py). JavaScript's normalizer looks at 16 bits at a time, and does not see them.
@@ -14,8 +20,15 @@ def adapt_tokenizer(tokenizer: dict[str, Any]) -> dict[str, Any]:
     It gives the ids that it gave, and in JavaScript too.
     """
     normalizer = tokenizer.get("normalizer") or {}
-    if normalizer.get("type") != "BertNormalizer" or not normalizer.get("handle_chinese_chars"):
+    steps = normalizer.get("normalizers", [normalizer])
+    if not any(step.get("type") == "BertNormalizer" and step.get("handle_chinese_chars") for step in steps):
         return tokenizer
     split = {"type": "Split", "pattern": {"Regex": RARE_CHINESE}, "behavior": "Isolated", "invert": False}
-    both = {"type": "Sequence", "pretokenizers": [tokenizer["pre_tokenizer"], split]}
-    return {**tokenizer, "pre_tokenizer": both}
+    before = [tokenizer["pre_tokenizer"]] if tokenizer.get("pre_tokenizer") else []
+    return {**tokenizer, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*before, split]}}
+
+
+def find_wrong_texts(tokenizer: dict[str, Any], cases: Sequence[TextCase]) -> list[str]:
+    """The texts that it gives other ids for than the checkpoint's own tokenizer."""
+    adapted = Tokenizer.from_str(json.dumps(tokenizer))
+    return [case.text for case in cases if tuple(adapted.encode(case.text).ids) != case.ids]
