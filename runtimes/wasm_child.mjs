@@ -8,6 +8,7 @@ import { basename } from "node:path";
 import { pathToFileURL } from "node:url";
 
 const [library] = process.argv.slice(2);
+console.log = console.error; // standard output is for answers alone
 const ort = await import(pathToFileURL(library));
 ort.env.wasm.numThreads = 1; // the library for browsers cannot start threads in Node
 const ARRAYS = { int64: BigInt64Array, uint8: Uint8Array, float32: Float32Array };

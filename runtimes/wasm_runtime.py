@@ -7,8 +7,9 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,13 +38,14 @@ class WasmRuntime(Runtime):
 
     def _open(self) -> None:
         node = find_node()
-        self._asking = threading.Lock()
+        self._asking, self._adapting = threading.Lock(), threading.Lock()
         self._files = tempfile.TemporaryDirectory()
         self._folder = folder = Path(self._files.name)
         for name, data in read_files(find_tarball(ONNXRUNTIME_WEB), FILES).items():
             (folder / Path(name).name).write_bytes(data)
         command = [node, str(_CHILD), str(folder / LIBRARY)]
         self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._questions, self._answers = cast(IO[bytes], self._child.stdin), cast(IO[bytes], self._child.stdout)
 
     def _run(self, inputs: Inputs, outputs: tuple[str, ...]) -> Mapping[str, NDArray]:
         return self._compute(self.signature_for(outputs), inputs.as_dict(), outputs)
@@ -71,11 +73,10 @@ class WasmRuntime(Runtime):
 
     def close(self) -> None:
         """End the process: it ends when nobody can ask it any more."""
-        if self._child.stdin:
-            self._child.stdin.close()
+        with suppress(BrokenPipeError):
+            self._questions.close()
         self._child.wait()
-        if self._child.stdout:
-            self._child.stdout.close()
+        self._answers.close()
         self._files.cleanup()
 
     def _graph(self, signature: str) -> Path:
@@ -83,9 +84,10 @@ class WasmRuntime(Runtime):
 
     def _place(self, signature: str) -> dict[str, str]:
         graph = self._graph(signature)
-        if not graph.exists():
-            released = (self.artifact.folder / graph.name).read_bytes()
-            graph.write_bytes(adapt_graph(released, self.artifact.description["precision"]))
+        with self._adapting:
+            if not graph.exists():
+                released = (self.artifact.folder / graph.name).read_bytes()
+                graph.write_bytes(adapt_graph(released, self.artifact.description["precision"]))
         return {"graph": str(graph), "weights": str(self.artifact.folder / WEIGHT_FILE)}
 
     def _compute(self, signature: str, feeds: Mapping[str, NDArray], outputs: Sequence[str]) -> Outputs:
@@ -104,26 +106,32 @@ class WasmRuntime(Runtime):
     def _ask(self, request: Mapping[str, Any], blobs: Sequence[bytes] = ()) -> tuple[dict[str, Any], list[bytes]]:
         """Raises InputError for what WebAssembly refuses, such as a model beyond its memory."""
         with self._asking:
-            ended = InputError(
-                self.artifact.folder, "the Node process that runs WebAssembly ended; its reason is above"
-            )
-            if self._child.stdin is None or self._child.stdout is None:
-                raise ended
             try:
-                self._child.stdin.write(json.dumps(request).encode() + b"\n")
-                for blob in blobs:
-                    self._child.stdin.write(blob)
-                self._child.stdin.flush()
-            except BrokenPipeError:
-                raise ended from None
-            line = self._child.stdout.readline()
-            if not line:
-                raise ended
-            told = json.loads(line)
-            found = [self._child.stdout.read(tensor["bytes"]) for tensor in told["tensors"]]
+                told, found = self._exchange(request, blobs)
+            except (BrokenPipeError, EOFError):
+                code = self._child.wait()  # killed for memory, or by somebody
+                fault = f"the Node process that runs WebAssembly ended: exit code {code}"
+                raise InputError(self.artifact.folder, fault) from None
         if "error" in told:
             raise InputError(self.artifact.folder, f"cannot be run in WebAssembly: {told['error']}")
         return told, found
+
+    def _exchange(self, request: Mapping[str, Any], blobs: Sequence[bytes]) -> tuple[dict[str, Any], list[bytes]]:
+        self._questions.write(json.dumps(request).encode() + b"\n")
+        for blob in blobs:
+            self._questions.write(blob)
+        self._questions.flush()
+        line = self._answers.readline()
+        if not line:
+            raise EOFError
+        told = json.loads(line)
+        return told, [self._read(tensor["bytes"]) for tensor in told["tensors"]]
+
+    def _read(self, count: int) -> bytes:
+        data = self._answers.read(count)
+        if len(data) < count:
+            raise EOFError
+        return data
 
 
 def find_node() -> str:

@@ -59,6 +59,24 @@ def test_a_download_that_fails_says_what_to_do_by_hand(fake_npm, script):
     assert list(cache_folder().iterdir()) == []
 
 
+def test_what_a_killed_download_left_is_removed_by_the_next(tmp_path, fake_npm):
+    (tmp_path / "served.tgz").write_bytes(TARBALL)
+    left = cache_folder() / f".{PACKAGE.file}.99999999.partial"
+    left.mkdir(parents=True)
+    (left / "half").write_bytes(b"half")
+    fake_npm(f"cp {tmp_path}/served.tgz some-thing-1.2.3.tgz")
+    find_tarball(PACKAGE)
+    assert [path.name for path in cache_folder().iterdir()] == [PACKAGE.file]
+
+
+def test_a_cache_that_cannot_be_written_is_told(tmp_path, fake_npm, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    fake_npm("exit 0")
+    with pytest.raises(InputError, match="cannot be written: Not a directory"):
+        find_tarball(PACKAGE)
+
+
 def test_no_npm_says_what_to_do_by_hand(tmp_path, fake_npm, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(NotRun, match="there is no npm here: download https://"):

@@ -9,12 +9,12 @@ import os
 import shutil
 import subprocess
 import tarfile
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from yizhi.errors import InputError, NotRun
+from yizhi.storage.folders import scratch_folder
 
 _SECONDS = 300
 # What is wrong and nothing else, and no minutes of trying again.
@@ -91,9 +91,8 @@ def _download(package: NpmPackage, place: Path) -> None:
     npm = shutil.which("npm")
     if not npm:
         raise NotRun(f"npm package {package.name}", f"there is no npm here: {by_hand}")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".partial-") as temporary:
-        # In a folder of its own: npm would read the settings of a project around the current one.
+    with scratch_folder(place) as temporary:
+        # Not in the user's folder: npm would read the settings of a project there.
         command = [npm, "pack", f"{package.name}@{package.version}"]
         settings = {**os.environ, **_SETTINGS}
         try:
@@ -102,7 +101,7 @@ def _download(package: NpmPackage, place: Path) -> None:
             )
         except subprocess.TimeoutExpired:
             raise NotRun(f"npm package {package.name}", f"npm took more than {_SECONDS} s: {by_hand}") from None
-        tarball = Path(temporary) / package.file
+        tarball = temporary / package.file
         if done.returncode != 0 or not tarball.is_file():
             told = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
             why = told[0].removeprefix("npm error ")
