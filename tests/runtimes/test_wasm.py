@@ -1,5 +1,7 @@
 """ONNX artifacts in WebAssembly: the answers of the native runtime, and the same bits in every batch for int8."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -119,13 +121,18 @@ def release(tmp_path_factory):
     return folder / "bert"
 
 
-def test_a_release_is_verified_as_a_browser_computes_it(release, capsys):
+def test_a_release_is_verified_as_a_browser_computes_it(release, tmp_path, capsys):
     require_wasm()
-    assert main(["verify", str(release), "--runtime", "wasm"]) == 0
+    assert main(["verify", str(release), "--runtime", "wasm", "--report", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     assert "2 of 2 passed" in told
     assert "onnx: fp32 on wasm: onnxruntime-web 1.30.0, node v" in told
     assert "here on wasm simd128: the same integers" in told
+    report = json.loads((tmp_path / "parity.json").read_text())["targets"]
+    assert {target: row["parity"]["device"] for target, row in report.items()} == {"onnx": "wasm", "onnx-int8": "wasm"}
+    assert report["onnx-int8"]["int8_kernels"] == "wasm simd128"
+    assert 'name="onnx on wasm"' in (tmp_path / "parity.xml").read_text()
+    assert "int8 on wasm: onnxruntime-web 1.30.0" in (tmp_path / "parity.html").read_text()
 
 
 def test_what_a_browser_cannot_run_is_told(release, capsys):
