@@ -55,20 +55,18 @@ def _write_out_softmax(graph: GraphProto) -> None:
 
 
 def _attend(softmax: NodeProto, product: NodeProto) -> list[NodeProto]:
-    """The nodes that stand for both, with the product's result under its own name."""
-    scores, values, place = softmax.input[0], product.input[1], softmax.name.rpartition("/")[0]
+    """The nodes that stand for both, named after the softmax, with the product's result under its own name."""
+    scores, values, place = softmax.input[0], product.input[1], softmax.name
     nodes = []
 
-    def add(name: str, operator: str, *inputs: str, result: str = "") -> str:
-        name = f"{place}/{name}"
+    def add(operator: str, *inputs: str, part: str = "", result: str = "") -> str:
+        name = f"{place}/{part}{operator}"
         nodes.append(helper.make_node(operator, inputs, [result or name], name=name))
         return name
 
-    largest = add("largest/ReduceMax", "ReduceMax", scores, _LAST)
-    powers = add("Exp", "Exp", add("Sub", "Sub", scores, largest))
-    padded = add("values/Pad", "Pad", values, _PADS, _ONE)
-    both = add("context_and_sums/MatMul", "MatMul", powers, padded)
-    sums = add("sums/Slice", "Slice", both, _LAST, _END, _LAST)
-    parts = add("context/Slice", "Slice", both, _BEGIN, _LAST, _LAST)
-    add("context/Div", "Div", parts, sums, result=product.output[0])
+    powers = add("Exp", add("Sub", scores, add("ReduceMax", scores, _LAST)))
+    both = add("MatMul", powers, add("Pad", values, _PADS, _ONE))
+    context = add("Slice", both, _BEGIN, _LAST, _LAST, part="context/")
+    sums = add("Slice", both, _LAST, _END, _LAST, part="sums/")
+    add("Div", context, sums, result=product.output[0])
     return nodes

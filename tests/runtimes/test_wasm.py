@@ -61,8 +61,9 @@ def test_fp32_answers_are_the_native_runtimes(open_both, variant):
         np.testing.assert_allclose(wasm.logits_at(inputs, places), native.logits_at(inputs, places), atol=1e-5)
 
 
-def test_int8_gives_a_row_the_same_bits_alone_and_in_every_batch(open_both):
-    _, wasm = open_both("bert", "onnx-int8")
+@pytest.mark.parametrize("variant", ["bert", "albert"])
+def test_int8_gives_a_row_the_same_bits_alone_and_in_every_batch(open_both, variant):
+    _, wasm = open_both(variant, "onnx-int8")
     batch = make_batch(wasm)
     names = wasm.signatures["hidden_states"]
     together = wasm.run(batch, names)
