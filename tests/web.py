@@ -24,7 +24,7 @@ def require_node() -> str:
     try:
         return find_node()
     except NotRun as missing:
-        pytest.skip(f"not run: {missing}")
+        pytest.skip(f"not run: {missing.subject}: {missing.faults[0]}")
 
 
 def require_package(package: NpmPackage) -> Path:
@@ -32,7 +32,7 @@ def require_package(package: NpmPackage) -> Path:
     try:
         return find_tarball(package)
     except NotRun as missing:
-        pytest.skip(f"not run: {missing}")
+        pytest.skip(f"not run: {missing.subject}: {missing.faults[0]}")
 
 
 def require_wasm() -> None:
