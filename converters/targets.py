@@ -33,6 +33,7 @@ class Target:
     files: patterns of the names of its own files, beside those that every artifact has.
     graphs: the one that compares its graphs with those that would be written, if its files say what is computed.
     converts_with, runs_with: the distributions it needs for each, beyond numpy and tokenizers.
+    wasm: the runtime class that runs it as a browser does, where a browser can.
     extra: the pip extra that installs what it runs with; `export_extra` what it converts with, if not the same.
     size: bytes per parameter, for the space an export needs. slow: starts first, so that no core idles at the end.
     """
@@ -46,6 +47,7 @@ class Target:
     converts_with: tuple[str, ...]
     runs_with: tuple[str, ...]
     graphs: str | None = None
+    wasm: str | None = None
     extra: str | None = None
     export_extra: str | None = None
     size: float = 4.05
@@ -56,10 +58,20 @@ class Target:
         self._require(self.converts_with, self.export_extra or self.extra)
         return importlib.import_module(self.converter)
 
-    def load_runtime(self) -> Any:
-        """Import the runtime class, of a room that this one may not import. Raises MissingFramework, with the extra."""
-        self._require(self.runs_with, self.extra)
-        module, name = self.runtime.split(":")
+    def load_runtime(self, in_browser: bool = False) -> Any:
+        """Import the runtime class, of a room that this one may not import. in_browser: the one in WebAssembly.
+
+        Raises MissingFramework, with the extra, and NotRun where a browser cannot run this target.
+        """
+        runtime = self.runtime
+        if in_browser:
+            if not self.wasm:
+                raise NotRun("`runtime` wasm", f"a browser cannot run {self.name}")
+            runtime = self.wasm
+            self._require(("onnx",), self.export_extra)
+        else:
+            self._require(self.runs_with, self.extra)
+        module, name = runtime.split(":")
         return getattr(importlib.import_module(module), name)
 
     def stored_tensors(self, folder: Path) -> "list[TensorPlace]":
@@ -154,6 +166,7 @@ TARGETS: Mapping[str, Target] = {
             converts_with=("onnx",),
             runs_with=("onnxruntime",),
             graphs="yizhi.parity.graphs:compare_graphs",
+            wasm="yizhi.runtimes.wasm_runtime:WasmRuntime",
             extra="onnx",
             export_extra="onnx-export",
         ),
@@ -167,6 +180,7 @@ TARGETS: Mapping[str, Target] = {
             converts_with=("onnx", "onnxruntime"),
             runs_with=("onnxruntime",),
             graphs="yizhi.parity.graphs:compare_graphs",
+            wasm="yizhi.runtimes.wasm_runtime:WasmRuntime",
             extra="onnx",
             export_extra="onnx-export",
             size=1.2,

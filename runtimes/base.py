@@ -9,13 +9,14 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from yizhi.choices import DEVICES, MATH
+from yizhi.choices import DEVICES, MATH, WASM
 from yizhi.converters.targets import TARGETS
 from yizhi.errors import InputError, NotRun, show
 from yizhi.model.architectures import build_spec
 from yizhi.model.config import EncoderConfig
 from yizhi.model.spec import LOGITS_AT, EncoderSpec, Pooling
 from yizhi.release.artifact import Artifact
+from yizhi.runtimes.processor import describe_int8_kernels
 
 Outputs = dict[str, NDArray[np.float32]]
 # The tensors inside a layer that forwards tap as `layers.N.NAME`, in the order they are computed.
@@ -114,14 +115,12 @@ class Runtime:
 
     @classmethod
     def open(cls, artifact: Artifact, *, device: str = "cpu", threads: int | None = None, math: str = "strict") -> Self:
-        """Open the artifact on `cpu` or `cuda` with so many CPU threads (the framework's choice if None).
+        """Open the artifact on `cpu`, `cuda` or `wasm` with so many CPU threads (the framework's choice if None).
 
         math: one of MATH. Raises NotRun where it or the device is not to be had here.
         """
-        if TARGETS[artifact.target].precision == "fp32":
-            tiers = cls.tiers[device]
-        else:
-            tiers = ("strict",) if device == "cpu" else ()  # no framework here multiplies int8 on a GPU
+        # No framework here multiplies int8 on a GPU.
+        tiers = () if device == "cuda" and TARGETS[artifact.target].precision == "int8" else cls.tiers[device]
         if math not in tiers:
             raise NotRun("`math`", f"no {math} for {artifact.target} on {device}: it has {', '.join(tiers) or 'none'}")
         runtime = cls(artifact, device=device, threads=threads, math=math)
@@ -201,6 +200,10 @@ class Runtime:
         """What the kernels of a quantized artifact sum for given rows, by each of its ways to multiply."""
         return {}
 
+    def describe_int8_kernels(self) -> str:
+        """What multiplies bytes here, such as `avx512_vnni`."""
+        return describe_int8_kernels()
+
     def look_inside(self, inputs: Inputs, layer: int) -> Outputs:
         """What this artifact can show of TAPS inside one layer, [B, T, …] each; for finding mistakes, not for speed."""
         return {}
@@ -265,8 +268,12 @@ def open_runtime(
     opened = Artifact.read(artifact)
     if opened.target not in TARGETS:
         raise InputError(opened.folder, f"target: expected one of {', '.join(TARGETS)}; found {opened.target!r}")
-    if device not in DEVICES:
-        raise InputError("`device`", f"expected {' or '.join(DEVICES)}; found {device!r}")
+    if device not in (*DEVICES, WASM):
+        raise InputError("`device`", f"expected {', '.join(DEVICES)} or {WASM}; found {device!r}")
     if math not in MATH:
         raise InputError("`math`", f"expected one of {', '.join(MATH)}; found {math!r}")
-    return TARGETS[opened.target].load_runtime().open(opened, device=device, threads=threads, math=math)
+    return (
+        TARGETS[opened.target]
+        .load_runtime(in_browser=device == WASM)
+        .open(opened, device=device, threads=threads, math=math)
+    )

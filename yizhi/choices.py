@@ -15,6 +15,8 @@ TextPooling = Literal["mean", "cls", "max", "none"]
 Scoring = Literal["joint", "pseudo"]
 
 DEVICES: tuple[str, ...] = get_args(Device)
+# Where ONNX artifacts can be verified too: the WebAssembly of a browser, run by Node.
+WASM = "wasm"
 MATH: tuple[str, ...] = get_args(Math)
 TEXT_POOLINGS: tuple[str, ...] = get_args(TextPooling)
 SCORINGS: tuple[str, ...] = get_args(Scoring)

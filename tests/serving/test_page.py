@@ -4,10 +4,8 @@ import re
 
 import httpx
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import sync_playwright
 
-from tests.browser import find_chromium
+from tests.browser import assert_fits, open_pages, read_bars, run_chromium
 from tests.serving.conftest import VARIANTS
 from tests.serving.running import run_models
 from yizhi.serving.page import FILES
@@ -15,40 +13,18 @@ from yizhi.serving.page import FILES
 pytestmark = pytest.mark.slow
 
 SCRIPT = "<img src=x onerror='document.title=`hacked`'>"
-SIZES = {"desktop": {"width": 1100, "height": 900}, "phone": {"width": 390, "height": 844}}
 
 
 @pytest.fixture(scope="module")
 def browser():
-    chromium = find_chromium()
-    # Playwright runs an event loop in this thread until the block ends.
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with run_chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def open_page(browser, address):
-    """Opens the page in a browser of these settings. silent: nothing may be told on its console."""
-    contexts, told = [], []
-
-    def open_(address=address, *, locale="en-US", size="desktop", scheme="light", silent=True):
-        context = browser.new_context(viewport=SIZES[size], color_scheme=scheme, locale=locale)
-        contexts.append(context)
-        context.set_default_timeout(10_000)
-        page = context.new_page()
-        if silent:
-            page.on("console", lambda message: told.append(message.text))
-        page.on("pageerror", lambda error: told.append(str(error)))
-        page.goto(address)
-        return page
-
-    yield open_
-    for context in contexts:
-        context.close()
-    # The browser's own line where there is no answer, or one that is no 200.
-    assert [text for text in told if not text.startswith("Failed to load resource: ")] == []
+    with open_pages(browser) as open_:
+        yield lambda where=address, **settings: open_(where, **settings)
 
 
 def choose(page, model):
@@ -61,14 +37,6 @@ def ask(page, **fields):
     page.get_by_role("button", name="Ask", exact=True).click()
     page.get_by_text(re.compile(r"Answered in \d+ ms")).wait_for()
     return page.locator("#found")
-
-
-def read_bars(found):
-    """The rows of each table: names, scores, widths in percent."""
-    return found.locator("table.bars").evaluate_all(
-        "tables => tables.map(table => Array.from(table.tBodies[0].rows, row => [row.cells[0].textContent, "
-        "row.cells[1].textContent, row.cells[2].firstChild ? parseFloat(row.cells[2].firstChild.style.width) : null]))"
-    )
 
 
 def test_masks_are_filled_with_bars_of_candidates(open_page, client):
@@ -290,9 +258,7 @@ def test_every_task_fits_the_screen_and_is_accessible(open_page, model, size, sc
     for index in range(views.count()):
         views.nth(index).check()
         ask(page)
-        assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size]["width"]
-        found = Axe().run(page)
-        assert not found.response["violations"], found.generate_report()
+        assert_fits(page, size)
 
 
 def test_files_are_the_pages_own_and_nothing_else(client, served):

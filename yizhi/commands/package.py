@@ -7,7 +7,7 @@ from yizhi.commands.options import JSON_HELP, Commands, add_command, named, posi
 from yizhi.commands.signer_options import add_checker, open_checker
 
 # As in `yizhi.packaging.package.SERVERS`, which is not imported until it is needed.
-_SERVERS = ("triton", "tf-serving")
+_SERVERS = ("triton", "tf-serving", "web")
 
 
 def add(commands: Commands) -> None:
@@ -16,16 +16,17 @@ def add(commands: Commands) -> None:
         commands,
         "package",
         run,
-        "write the folder that Triton or TensorFlow Serving expects",
+        "write the folder that Triton, TensorFlow Serving or a browser expects",
         "Check every file of a release against its manifest, then write what a model server loads: version\n"
         "folders, configuration, warm-up requests from the golden inputs, the tokenizer for clients, and\n"
-        "package.json with every file's sha256.\n\n"
+        "package.json with every file's sha256. For the web: what transformers.js loads, and a page (docs/web.md).\n\n"
         "  yizhi package dist/bert-base-chinese --for triton --out serve/triton\n"
         "  yizhi package dist/bert-base-chinese --for triton --target onnx-int8 --signature features --out serve/int8\n"
-        "  yizhi package dist/bert-base-chinese --for tf-serving --out serve/tf",
+        "  yizhi package dist/bert-base-chinese --for tf-serving --out serve/tf\n"
+        "  yizhi package dist/bert-base-chinese --for web --out serve/web",
     )
     parser.add_argument("release", type=named, metavar="RELEASE")
-    parser.add_argument("--for", dest="server", choices=_SERVERS, required=True, help="the server")
+    parser.add_argument("--for", dest="server", choices=_SERVERS, required=True, help="the server, or web")
     parser.add_argument("--out", type=named, required=True, metavar="FOLDER", help="the folder to write")
     parser.add_argument(
         "--target",
@@ -43,7 +44,18 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--name", help="the models' name (default: the release folder's)")
     parser.add_argument(
-        "--model-version", type=positive, default=1, metavar="N", help="the models' version (default: 1)"
+        "--model-version",
+        dest="version",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="Triton, TensorFlow Serving: the models' version (default: 1)",
+    )
+    parser.add_argument(
+        "--npm-folder",
+        type=named,
+        metavar="FOLDER",
+        help="web: where the tarballs of npm are, for a machine without network (default: a cache, filled by npm)",
     )
     add_checker(parser)
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
@@ -65,7 +77,8 @@ def run(options: argparse.Namespace) -> int:
         options.targets,
         options.signatures,
         options.name,
-        options.model_version,
+        options.version,
+        options.npm_folder,
     )
     if options.json:
         print(json.dumps(found, ensure_ascii=False, indent=2))

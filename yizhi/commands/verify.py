@@ -4,7 +4,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from yizhi.choices import DEVICES, MATH
+from yizhi.choices import DEVICES, MATH, WASM
 from yizhi.commands.options import (
     DEVICE_HELP,
     JSON_HELP,
@@ -41,6 +41,7 @@ def add(commands: Commands) -> None:
         "  yizhi verify dist/bert-base-chinese/onnx-int8\n"
         "  yizhi verify dist/bert-base-chinese --bisect ./bert-base-chinese\n"
         "  yizhi verify dist/bert-base-chinese --target pytorch --device cuda --math tf32\n"
+        "  yizhi verify dist/bert-base-chinese --runtime wasm\n"
         "  yizhi verify dist/bert-base-chinese --policy policy.toml --revoked withdrawn.sigstore.json",
     )
     parser.add_argument("path", type=named, metavar="RELEASE|ARTIFACT")
@@ -48,6 +49,12 @@ def add(commands: Commands) -> None:
         "--target", dest="targets", action="append", metavar="T", help="only this target of the release"
     )
     parser.add_argument("--device", choices=DEVICES, default="cpu", help=DEVICE_HELP)
+    parser.add_argument(
+        "--runtime",
+        choices=("native", WASM),
+        default="native",
+        help=f"{WASM}: the ONNX artifacts as a browser computes them, by onnxruntime-web in Node (docs/web.md)",
+    )
     parser.add_argument(
         "--math",
         choices=MATH,
@@ -99,6 +106,8 @@ def run(options: argparse.Namespace) -> int:
     from yizhi.reports.report import write_report
 
     targets = find_targets(options.targets)
+    if options.runtime == WASM and options.device != "cpu":
+        raise InputError("options", f"`runtime` wasm computes on the CPU; found `device` {options.device}")
     if options.bisect:
         Checkpoint.open(options.bisect).close()  # a mistake in its path should not wait for the first failure
     demand = _read_demand(options)
@@ -112,7 +121,7 @@ def run(options: argparse.Namespace) -> int:
             rows = verify_path(
                 options.path,
                 targets if options.targets else None,
-                options.device,
+                WASM if options.runtime == WASM else options.device,
                 options.jobs,
                 progress,
                 options.bisect,

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from yizhi.errors import CheckFailed, InputError
-from yizhi.packaging import tf_serving, triton
+from yizhi.packaging import tf_serving, triton, web
+from yizhi.packaging.order import Order
 from yizhi.parity.golden import Golden
 from yizhi.release.artifact import Artifact
 from yizhi.release.manifest import GOLDEN, MANIFEST, find_altered_release, read_manifest
-from yizhi.runtimes.base import Inputs
 from yizhi.storage.digests import describe_folder, sha256_of_file
 from yizhi.storage.folders import fsync, new_folder, write_whole
 from yizhi.storage.json_files import to_json
@@ -28,21 +28,27 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class Server:
-    """A model server.
+    """A model server, or a browser.
 
     targets: what it can run. write: puts the models below a folder and returns a description of each.
-    start: the command that serves the finished package.
+    start: the command that serves the finished package. takes: the parameters of `package` that are for it, beside
+    those for all. tokenizer: the folder of its clients' files; None where `write` writes them.
     """
 
     targets: tuple[str, ...]
-    write: Callable[..., list[dict[str, Any]]]
+    write: Callable[[Path, Order], list[dict[str, Any]]]
     start: str
+    takes: tuple[str, ...]
+    tokenizer: str | None = "tokenizer"
 
 
 SERVERS: Mapping[str, Server] = {
-    "triton": Server(("onnx", "onnx-int8"), triton.write, triton.START),
-    "tf-serving": Server(("tensorflow",), tf_serving.write, tf_serving.START),
+    "triton": Server(("onnx", "onnx-int8"), triton.write, triton.START, takes=("signatures", "version")),
+    # A SavedModel is served with all its signatures.
+    "tf-serving": Server(("tensorflow",), tf_serving.write, tf_serving.START, takes=("version",)),
+    "web": Server(("onnx", "onnx-int8"), web.write, web.START, takes=("npm_folder",), tokenizer=None),
 }
+_DEFAULT = ["serving_default"]
 
 
 def package(
@@ -53,11 +59,13 @@ def package(
     signatures: Sequence[str] | None = None,
     name: str | None = None,
     version: int = 1,
+    npm_folder: Path | None = None,
 ) -> dict[str, Any]:
     """Write the folder that a server expects and return its manifest, `package.json`.
 
     targets: those of the server's that are in the release if None. signatures: for Triton, a model each;
     `serving_default` if None. name: the models' name, the release's own if None. version: the models' version.
+    npm_folder: for the web, where npm's tarballs are; a cache if None, to which npm downloads them.
     Raises CheckFailed where a file of the release is not as its manifest says, and InputError, before anything
     is written, for what the release or the server does not have.
     """
@@ -68,14 +76,17 @@ def package(
         raise CheckFailed("\n".join([f"{release}: is not as its {MANIFEST} says:", *(f"  - {line}" for line in lines)]))
     name = name or release.resolve().name
     artifacts = _choose(release, manifest, server, targets)
-    signatures = list(dict.fromkeys(signatures or ["serving_default"]))
-    _check(name, artifacts, signatures, server)
+    signatures = list(dict.fromkeys(signatures or _DEFAULT))
+    given = {"signatures": signatures != _DEFAULT, "version": version != 1, "npm_folder": npm_folder is not None}
+    stray = [one for one, is_given in given.items() if is_given and one not in SERVERS[server].takes]
+    _check(name, artifacts, signatures, [f"`{one}`: {server} takes none; leave it out" for one in stray])
     if out.resolve().is_relative_to(release.resolve()):
         raise InputError("`out`", "expected a folder outside of the release, which would not be as signed any more")
-    samples = _samples(Golden.read(release / GOLDEN))
+    order = Order(artifacts, Golden.read(release / GOLDEN), name, version, signatures, npm_folder)
     with new_folder(out, replaces=(PACKAGE,)) as folder:
-        models = SERVERS[server].write(folder, artifacts, signatures, samples, name, version)
-        _copy_all(artifacts[0].folder, folder / "tokenizer", TOKENIZER)
+        models = SERVERS[server].write(folder, order)
+        if tokenizer := SERVERS[server].tokenizer:
+            _copy_all(artifacts[0].folder, folder / tokenizer, TOKENIZER)
         files = describe_folder(folder)
         _compare(files, models, artifacts)
         described = {
@@ -104,21 +115,13 @@ def _choose(release: Path, manifest: dict[str, Any], server: str, targets: Seque
     return [Artifact.read(release / target) for target in wanted]
 
 
-def _check(name: str, artifacts: Sequence[Artifact], signatures: Sequence[str], server: str) -> None:
-    faults = []
+def _check(name: str, artifacts: Sequence[Artifact], signatures: Sequence[str], faults: list[str]) -> None:
     if not _NAME.fullmatch(name):
         faults.append(f"`name`: expected letters, digits, '.', '_' and '-'; found {json.dumps(name)}")
-    if server == "tf-serving" and list(signatures) != ["serving_default"]:
-        faults.append("`signatures`: a SavedModel is served with all its signatures; leave it out")
     known = artifacts[0].signatures
     faults += [f"`signatures`: expected {', '.join(known)}; found {one!r}" for one in signatures if one not in known]
     if faults:
         raise InputError("package", faults)
-
-
-def _samples(golden: Golden) -> dict[str, Inputs]:
-    """What to warm up with: the golden cases of a single row, from one token to the longest."""
-    return {case.name: case.inputs for case in golden.cases if len(case.inputs.input_ids) == 1}
 
 
 def _copy_all(source: Path, target: Path, names: Sequence[str]) -> None:

@@ -6,13 +6,14 @@ tensorflow-serving-api has those messages and holds TensorFlow back, so the four
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from yizhi.converters.targets import TARGETS
+from yizhi.packaging.order import Order
 from yizhi.release.artifact import Artifact
 from yizhi.runtimes.base import Inputs
 
@@ -29,26 +30,20 @@ _SAVED_MODEL = ("saved_model.pb", "fingerprint.pb", "variables/", "assets/")
 _PACKAGE = "tensorflow.serving"
 
 
-def write(
-    folder: Path,
-    artifacts: Sequence[Artifact],
-    signatures: Sequence[str],
-    samples: Mapping[str, Inputs],
-    name: str,
-    version: int,
-) -> list[dict[str, Any]]:
+def write(folder: Path, order: Order) -> list[dict[str, Any]]:
     """One model, with every signature of the SavedModel; each signature is warmed up with each sample.
 
     Raises MissingFramework where TensorFlow is not installed.
     """
     TARGETS["tensorflow"].load_runtime()
-    (artifact,) = artifacts
-    base = f"{MODELS}/{name}/{version}"
+    (artifact,) = order.artifacts
+    name = order.name
+    base = f"{MODELS}/{name}/{order.version}"
     copied = {f"{base}/{file}": file for file in artifact.description["files"] if file.startswith(_SAVED_MODEL)}
     for to, source in copied.items():
         (folder / to).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(artifact.folder / source, folder / to)
-    _write_records(folder / base / WARMUP, _requests(name, artifact, samples))
+    _write_records(folder / base / WARMUP, _requests(name, artifact, order.samples()))
     (folder / "models.config").write_text(_MODELS_CONFIG.format(name=json.dumps(name), folder=MODELS, raw=name))
     (folder / "batching.config").write_text(_BATCHING)
     return [{"name": name, "target": artifact.target, "signatures": list(artifact.signatures), "copied": copied}]

@@ -14,6 +14,7 @@ import numpy as np
 
 from yizhi.converters.onnx_files import WEIGHT_FILE, graph_file
 from yizhi.model.spec import COLUMNS
+from yizhi.packaging.order import Order
 from yizhi.release.artifact import Artifact
 from yizhi.runtimes.base import Inputs
 
@@ -25,23 +26,17 @@ _QUEUE_DELAY_MICROSECONDS = 1000
 _INPUT_TYPE, _OUTPUT_TYPE = "TYPE_INT64", "TYPE_FP32"
 
 
-def write(
-    folder: Path,
-    artifacts: Sequence[Artifact],
-    signatures: Sequence[str],
-    samples: Mapping[str, Inputs],
-    name: str,
-    version: int,
-) -> list[dict[str, Any]]:
+def write(folder: Path, order: Order) -> list[dict[str, Any]]:
     """A model per artifact and signature: NAME-TARGET, or NAME-TARGET-SIGNATURE for all but `serving_default`.
 
     ONNX Runtime computes all outputs of a graph, asked for or not, so each signature is a model, with the weights
     beside its graph: ONNX Runtime refuses external data outside of the graph's folder.
     """
     models = []
-    for artifact in artifacts:
-        for signature in signatures:
-            model = "-".join([name, artifact.target, *([signature] if signature != "serving_default" else [])])
+    samples, version = order.samples(), order.version
+    for artifact in order.artifacts:
+        for signature in order.signatures:
+            model = "-".join([order.name, artifact.target, *([signature] if signature != "serving_default" else [])])
             place = folder / REPOSITORY / model
             (place / str(version)).mkdir(parents=True)
             copied = {f"{version}/model.onnx": graph_file(signature), f"{version}/{WEIGHT_FILE}": WEIGHT_FILE}

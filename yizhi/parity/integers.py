@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from yizhi.parity.numbers import read_stored
 from yizhi.parity.record import Integers
 from yizhi.runtimes.base import Runtime
-from yizhi.runtimes.processor import describe_int8_kernels
 
 _ROWS = 8
 _KEY = 20_212
@@ -42,7 +41,7 @@ def check_integers(runtime: Runtime) -> tuple[Integers | None, list[str]]:
     digest = hashlib.sha256()
     for _, exact in sorted(expected.items()):
         digest.update(exact.astype("<i4").tobytes())
-    return Integers(digest.hexdigest(), list(found), describe_int8_kernels()), faults
+    return Integers(digest.hexdigest(), list(found), runtime.describe_int8_kernels()), faults
 
 
 def make_rows(width: int) -> NDArray[np.uint8]:

@@ -70,7 +70,8 @@ class Integers:
     """What an int8 artifact's kernels sum.
 
     digest: sha256 of the exact sums of all checked kernels, int32, little-endian: the same on every processor.
-    compared: the products whose graphs gave them here. instructions: the processor's, by its own flags.
+    compared: the products whose graphs gave them here.
+    instructions: the processor's, by its own flags, or `wasm simd128`.
     released_on: those of the processor that the release was judged on, where that is said and the digest is the same.
     """
 

@@ -102,7 +102,7 @@ class Verdict:
         if gates is None:
             what = f"{self.precision} on {self.device}"
             faults.append(f"not run: there is no tolerance for {what}; errors are not judged")
-        usual = self.device == "cpu" and self.precision in ("fp32", "int8")
+        usual = self.device != "cuda" and self.precision in ("fp32", "int8")
         faults += published.faults if published else []
         return VerificationRecord(
             passed=bool(worst) and not faults,

@@ -39,6 +39,7 @@ JUDGED_WITH = (
     "reading/stored_tensors.py",
     "runtimes",
     "storage/codec.py",
+    "storage/npm.py",
     "storage/protobuf.py",
 )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from yizhi.catalogue.catalogue import find_name_by_files
+from yizhi.choices import WASM
 from yizhi.converters.targets import TARGETS, Target
 from yizhi.errors import InputError
 from yizhi.parity.record import Integers, VerificationRecord
@@ -35,10 +36,12 @@ def verify_path(
     """Check the files and outputs of a release, or of one artifact inside or outside a release.
 
     bisect: the checkpoint it was made from, to say more of what fails. demand: labelled data to score on too.
-    math: one of `yizhi.choices.MATH`.
+    math: one of `yizhi.choices.MATH`. On the device `wasm`, the targets are those that a browser can run if None.
     Raises InputError where the path is neither, or a target that was asked for is not in it.
     """
     progress.note(f"hashing {path}")
+    if device == WASM and not targets:
+        targets = _choose_for_browsers(path)
     release, names, altered, known = _check_files(path, targets)
     if demand:
         for fault in demand.check(release, names):
@@ -62,6 +65,18 @@ def verify_path(
     if demand:
         demand.run(release, rows, device, jobs, progress)
     return list(rows.values())
+
+
+def _choose_for_browsers(path: Path) -> list[Target] | None:
+    """What a browser can run of a release; None for an artifact alone. Raises InputError where that is nothing."""
+    if (path / DESCRIPTION).exists():
+        return None
+    has = read_manifest(path)["artifacts"]
+    can = [target for target in TARGETS.values() if target.wasm]
+    if not any(target.name in has for target in can):
+        names = " and no ".join(target.name for target in can)
+        raise InputError(path, f"has no {names}, which is what a browser can run; it has {', '.join(has)}")
+    return [target for target in can if target.name in has]
 
 
 def _compare_with_manifest(verdict: VerificationRecord, path: Path, name: str) -> VerificationRecord:

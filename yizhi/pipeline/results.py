@@ -90,8 +90,13 @@ class Row:
             "parity": self.verdict and self.verdict.as_dict(),
             **({"evaluation": self.evaluation.as_dict()} if self.evaluation else {}),
             # Only in the report: a manifest is the same wherever it was made.
-            "int8_kernels": describe_int8_kernels() if self.verdict and self.verdict.precision == "int8" else None,
+            "int8_kernels": self._describe_int8_kernels(),
         }
+
+    def _describe_int8_kernels(self) -> str | None:
+        if not self.verdict or self.verdict.precision != "int8":
+            return None
+        return self.verdict.integers.instructions if self.verdict.integers else describe_int8_kernels()
 
 
 def _measured(result: Result[Any] | None) -> dict[str, Any] | None:

@@ -48,7 +48,8 @@ def render_junit(rows: Sequence[Row], policy: PolicyVerdict | None = None) -> by
     root = ET.Element("testsuites", name="yizhi")
     totals = [0, 0, 0]
     for row in rows:
-        suite = ET.SubElement(root, "testsuite", name=row.target)
+        elsewhere = f" on {row.verdict.device}" if row.verdict and row.verdict.device != "cpu" else ""
+        suite = ET.SubElement(root, "testsuite", name=f"{row.target}{elsewhere}")
         counts = _add_cases(suite, row)
         _set_counts(suite, counts)
         suite.set("time", f"{row.verification.seconds if row.verification else 0.0:.3f}")

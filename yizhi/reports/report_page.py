@@ -91,6 +91,8 @@ def _target(row: Row) -> str:
     if row.faults:
         parts.append("<ul class=faults>" + "".join(f"<li>{escape(fault)}</li>" for fault in row.faults) + "</ul>")
     parity = row.verdict
+    if parity and parity.device != "cpu":
+        parts.append(_place(parity))
     if parity and parity.worst and not parity.tolerance:
         parts.append(_errors(parity))
     elif parity and parity.worst:
@@ -108,9 +110,14 @@ def _errors(parity: VerificationRecord) -> str:
         ]
         for output, found in parity.worst.items()
     ]
-    settings = ", ".join(f"{name} {value}" for name, value in parity.settings.items())
     heading = f"{parity.precision} on {parity.device}: measured, not judged"
-    return f"<h3>{heading}</h3><p>{escape(settings)}</p>" + _table(("output", "case", "error", "needs"), rows)
+    return f"<h3>{heading}</h3>" + _table(("output", "case", "error", "needs"), rows)
+
+
+def _place(parity: VerificationRecord) -> str:
+    """Where it was run, if not by the processor's own instructions alone."""
+    settings = ", ".join(f"{name} {value}" for name, value in parity.settings.items())
+    return f"<p>{escape(f'{parity.precision} on {parity.device}: {settings}')}</p>"
 
 
 def _layers(name: str, parity: VerificationRecord) -> str:

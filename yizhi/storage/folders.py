@@ -24,9 +24,24 @@ def new_folder(final: Path, replaces: Sequence[str] = ()) -> Iterator[Path]:
     old folder, the new one, or neither, never a mixture; after an error the old one is back.
     Raises InputError where `final` may not be replaced, or the disk is full or cannot be written.
     """
-    temporary = final.parent / f".{final.name}.{os.getpid()}.partial"
     try:
         check_replaceable(final, replaces)
+    except OSError as error:
+        raise InputError(final, f"cannot be written: {error.strerror}") from error
+    with scratch_folder(final) as temporary:
+        yield temporary
+        _swap(temporary, final)
+
+
+@contextmanager
+def scratch_folder(final: Path) -> Iterator[Path]:
+    """A temporary folder beside `final`, which is gone in the end unless the block moved it away.
+
+    What a kill leaves of it, the next one for `final` removes.
+    Raises InputError where the disk is full or cannot be written.
+    """
+    temporary = final.parent / f".{final.name}.{os.getpid()}.partial"
+    try:
         final.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(final)
         temporary.mkdir()
@@ -35,12 +50,12 @@ def new_folder(final: Path, replaces: Sequence[str] = ()) -> Iterator[Path]:
     with hold(temporary, _IN_USE):
         try:
             yield temporary
-            _swap(temporary, final)
-        except BaseException as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        except OSError as error:
+            if error.errno in _NO_SPACE:
                 raise InputError(final, f"cannot be written: {error.strerror}") from error
             raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def remove_leftovers(final: Path) -> None:

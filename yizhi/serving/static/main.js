@@ -1,9 +1,9 @@
 // The page: a model, one of its tasks, the fields of that, and the answer.
 
 import { make } from "./elements.js";
+import { say, switchLanguage, translate } from "./language.js";
 import { Refused, ask, setKey } from "./server.js";
 import { MOST_SENTENCES, VIEWS } from "./views.js";
-import { say, switchLanguage, translate } from "./words.js";
 
 const get = (id) => document.getElementById(id);
 let models = [];

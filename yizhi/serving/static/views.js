@@ -5,8 +5,8 @@
 // show: elements for the answer to these values.
 
 import { bars, make, marked } from "./elements.js";
+import { say } from "./language.js";
 import { Refused } from "./server.js";
-import { say } from "./words.js";
 
 export const MOST_SENTENCES = 20;
 const MASK = "[MASK]";
