@@ -171,6 +171,17 @@ TARGETS: Mapping[str, Target] = {
             export_extra="onnx-export",
             size=1.2,
         ),
+        Target(
+            name="litert",
+            precision="fp32",
+            converter="yizhi.converters.to_litert",
+            runtime="yizhi.runtimes.litert_runtime:LiteRTRuntime",
+            tensors="yizhi.reading.litert_tensors:read_litert",
+            files=("model.tflite",),
+            converts_with=("ai-edge-litert",),
+            runs_with=("ai-edge-litert",),
+            extra="litert",
+        ),
     )
 }
 

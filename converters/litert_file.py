@@ -1,0 +1,129 @@
+"""The bytes of a .tflite file: a flatbuffer whose large vectors are streamed behind it.
+
+The flatbuffers library builds a file in memory, back to front. So it is given everything but the values of buffers,
+whose vectors follow what it wrote: an offset points forward, to any place in the file.
+"""
+
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from typing import BinaryIO
+
+import flatbuffers
+from ai_edge_litert import schema_py_generated as schema
+
+from yizhi.converters.litert_graph import Buffers, Graph, Operator, Value
+from yizhi.errors import InputError
+from yizhi.model.layout import LITERT_MODEL
+
+# A cache line, which is more than the 16 bytes that the schema asks for.
+_ALIGNMENT = 64
+# Offsets are 32 bits, and readers take them as signed.
+LARGEST_FILE = (1 << 31) - 1
+_DATA_FIELD = 4  # of a Buffer's vtable: the place of its first field, `data`
+
+Chunks = Callable[[str], Iterable[bytes | memoryview]]
+
+
+def write_model(file: BinaryIO, buffers: Buffers, signatures: Mapping[str, Graph], chunks: Chunks) -> None:
+    """Write a model with a subgraph for each signature.
+
+    chunks: gives the bytes of a weight, in pieces. Raises InputError where the file would be larger than its offsets.
+    """
+    table = bytearray(_pack(buffers, signatures))
+    position = len(table)
+    contents: list[tuple[int, str | bytes]] = [(weight.nbytes, name) for name, weight in buffers.weights.items()]
+    contents += [(len(data), data) for data in buffers.constants]
+    starts = []
+    for size, _ in contents:
+        starts.append(_aligned(position))
+        position = starts[-1] + size
+    if position > LARGEST_FILE:
+        raise InputError(LITERT_MODEL, f"would be {position} bytes; LiteRT's files end at {LARGEST_FILE}")
+    _point(table, starts)
+    file.write(table)
+    for start, (size, content) in zip(starts, contents, strict=True):
+        file.write(bytes(start - 4 - file.tell()))
+        file.write(struct.pack("<I", size))
+        for chunk in [content] if isinstance(content, bytes) else chunks(content):
+            file.write(chunk)
+
+
+def _aligned(position: int) -> int:
+    """Where a vector's values can begin, after their number."""
+    return -(-(position + 4) // _ALIGNMENT) * _ALIGNMENT
+
+
+def _point(table: bytearray, starts: list[int]) -> None:
+    """Make each buffer's `data` the vector whose values begin there."""
+    model = schema.Model.GetRootAs(table)
+    for number, start in enumerate(starts, 1):
+        buffer = model.Buffers(number)._tab
+        place = buffer.Pos + buffer.Offset(_DATA_FIELD)
+        struct.pack_into("<I", table, place, start - 4 - place)
+
+
+def _pack(buffers: Buffers, signatures: Mapping[str, Graph]) -> bytes:
+    """The file without what buffers hold: each but the first has an offset that leads nowhere."""
+    used = sorted({(operator.name, operator.version) for graph in signatures.values() for operator in graph.operators})
+    codes = {pair: number for number, pair in enumerate(used)}
+    model = schema.ModelT(
+        version=3,
+        description="yizhi",
+        operatorCodes=[_operator_code(*pair) for pair in codes],
+        subgraphs=[_subgraph(name, graph, codes) for name, graph in signatures.items()],
+        signatureDefs=[_signature(name, number, graph) for number, (name, graph) in enumerate(signatures.items())],
+        buffers=[_Buffer(number > 0) for number in range(1 + len(buffers.weights) + len(buffers.constants))],
+    )
+    builder = flatbuffers.Builder(1 << 16)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+class _Buffer:
+    """A Buffer's table, with a place for an offset where it holds something."""
+
+    def __init__(self, full: bool) -> None:
+        self._full = full
+
+    def Pack(self, builder: flatbuffers.Builder) -> int:
+        schema.BufferStart(builder)
+        if self._full:
+            builder.PrependUint32(0)
+            builder.Slot(0)
+        return int(schema.BufferEnd(builder))
+
+
+def _operator_code(name: str, version: int) -> schema.OperatorCodeT:
+    code = getattr(schema.BuiltinOperator, name)
+    return schema.OperatorCodeT(deprecatedBuiltinCode=min(code, 127), version=version, builtinCode=code)
+
+
+def _subgraph(name: str, graph: Graph, codes: Mapping[tuple[str, int], int]) -> schema.SubGraphT:
+    return schema.SubGraphT(
+        name=name,
+        tensors=graph.tensors,
+        inputs=[value.index for value in graph.inputs.values()],
+        outputs=[value.index for value in graph.outputs.values()],
+        operators=[_operator(operator, codes) for operator in graph.operators],
+    )
+
+
+def _operator(operator: Operator, codes: Mapping[tuple[str, int], int]) -> schema.OperatorT:
+    options = operator.options
+    kind = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T")) if options else 0
+    return schema.OperatorT(
+        opcodeIndex=codes[operator.name, operator.version],
+        inputs=operator.inputs,
+        outputs=[operator.result],
+        builtinOptionsType=kind,
+        builtinOptions=options,
+    )
+
+
+def _signature(name: str, number: int, graph: Graph) -> schema.SignatureDefT:
+    def maps(values: Mapping[str, Value]) -> list[schema.TensorMapT]:
+        return [schema.TensorMapT(name=name, tensorIndex=value.index) for name, value in values.items()]
+
+    return schema.SignatureDefT(
+        signatureKey=name, subgraphIndex=number, inputs=maps(graph.inputs), outputs=maps(graph.outputs)
+    )

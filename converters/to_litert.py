@@ -1,0 +1,52 @@
+"""Write the .tflite model that LiteRT opens: a signature for each group of outputs, over weights that all share."""
+
+from collections.abc import Callable
+
+from ai_edge_litert import schema_py_generated as schema
+
+from yizhi.converters.forwards.litert import build_encoder, build_logits_at, gather
+from yizhi.converters.litert_file import write_model
+from yizhi.converters.litert_graph import FLOAT, Buffers, Graph, Value, Weight
+from yizhi.model.layout import LITERT_MODEL
+from yizhi.model.spec import LOGITS_AT, Embedding, EncoderSpec, MaskedLMHead
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.release.artifact import ArtifactWriter
+
+
+class Float32Graph(Graph):
+    """Each linear layer is a FULLY_CONNECTED over the checkpoint's own [outputs, inputs] kernel."""
+
+    def lookup(self, table: Embedding, ids: Value) -> Value:
+        """Rows of an embedding table: […] -> […, E]."""
+        return gather(self, table.name, self.weight(table.weight), ids, axis=0)
+
+    def linear(self, scope: str, weight: str, bias: str, x: Value) -> Value:
+        """x Wᵀ + b over the last axis: […, inputs] -> […, outputs]."""
+        kernel = self.weight(weight)
+        options = schema.FullyConnectedOptionsT(keepNumDims=True)
+        inputs = [x, kernel, self.weight(bias)]
+        return self.node(scope, "FULLY_CONNECTED", inputs, (*x.shape[:-1], kernel.shape[0]), options, version=5)
+
+
+def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
+    """Write `model.tflite`, every parameter once as float32. Raises InputError where it would be too large."""
+    parameters = {parameter.name: parameter for parameter in checkpoint.parameters()}
+    buffers = Buffers({name: Weight(FLOAT, parameter.shape) for name, parameter in parameters.items()})
+    with writer.open(LITERT_MODEL) as file:
+        graphs = build_graphs(lambda: Float32Graph(buffers), checkpoint.spec)
+        write_model(file, buffers, graphs, lambda name: checkpoint.chunks(parameters[name]))
+
+
+def build_graphs(new: Callable[[], Graph], spec: EncoderSpec) -> dict[str, Graph]:
+    """By signature, a graph for each, and one for a masked-language model's logits at chosen positions.
+
+    new: makes the empty graph.
+    """
+    graphs = {}
+    for signature, outputs in spec.signatures().items():
+        graphs[signature] = new()
+        build_encoder(graphs[signature], spec, outputs)
+    if isinstance(spec.head, MaskedLMHead):
+        graphs[LOGITS_AT] = new()
+        build_logits_at(graphs[LOGITS_AT], spec, spec.head)
+    return graphs
