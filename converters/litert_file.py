@@ -11,7 +11,8 @@ from typing import BinaryIO
 import flatbuffers
 from ai_edge_litert import schema_py_generated as schema
 
-from yizhi.converters.litert_graph import Buffers, Graph, Operator, Value
+from yizhi.converters.litert_graph import Buffers, Graph, Operator, Signature, Value
+from yizhi.converters.onnx_files import scale_of
 from yizhi.errors import InputError
 from yizhi.model.layout import LITERT_MODEL
 
@@ -19,33 +20,51 @@ from yizhi.model.layout import LITERT_MODEL
 _ALIGNMENT = 64
 # Offsets are 32 bits, and readers take them as signed.
 LARGEST_FILE = (1 << 31) - 1
-_DATA_FIELD = 4  # of a Buffer's vtable: the place of its first field, `data`
+# In a vtable, the place of a Buffer's field `data`, and of a QuantizationParameters' field `scale`.
+_DATA_FIELD, _SCALE_FIELD = 4, 8
 
 Chunks = Callable[[str], Iterable[bytes | memoryview]]
 
 
-def write_model(file: BinaryIO, buffers: Buffers, signatures: Mapping[str, Graph], chunks: Chunks) -> None:
-    """Write a model with a subgraph for each signature.
+def write_model(
+    file: BinaryIO, buffers: Buffers, signatures: Mapping[str, Signature], chunks: Chunks
+) -> dict[str, int]:
+    """Write a model with these signatures, and a subgraph for each of their graphs.
 
-    chunks: gives the bytes of a weight, in pieces. Raises InputError where the file would be larger than its offsets.
+    chunks: gives the bytes of a weight, in pieces. Returns where the values of each begin, and the scales of int8 ones,
+    as NAME.scale. Raises InputError where the file would be larger than its offsets.
+    """
+    table, starts = build_table(buffers, signatures)
+    file.write(table)
+    for start, (size, content) in zip(starts, _contents(buffers), strict=True):
+        file.write(bytes(start - 4 - file.tell()))
+        file.write(struct.pack("<I", size))
+        for chunk in [content] if isinstance(content, bytes) else chunks(content):
+            file.write(chunk)
+    return dict(zip(buffers.weights, starts, strict=False)) | _find_scales(table)
+
+
+def build_table(buffers: Buffers, signatures: Mapping[str, Signature]) -> tuple[bytes, list[int]]:
+    """The beginning of the file, up to the buffers' values; and where those of each buffer but the first begin.
+
+    Raises InputError where the file would be larger than its offsets.
     """
     table = bytearray(_pack(buffers, signatures))
     position = len(table)
-    contents: list[tuple[int, str | bytes]] = [(weight.nbytes, name) for name, weight in buffers.weights.items()]
-    contents += [(len(data), data) for data in buffers.constants]
     starts = []
-    for size, _ in contents:
+    for size, _ in _contents(buffers):
         starts.append(_aligned(position))
         position = starts[-1] + size
     if position > LARGEST_FILE:
         raise InputError(LITERT_MODEL, f"would be {position} bytes; LiteRT's files end at {LARGEST_FILE}")
     _point(table, starts)
-    file.write(table)
-    for start, (size, content) in zip(starts, contents, strict=True):
-        file.write(bytes(start - 4 - file.tell()))
-        file.write(struct.pack("<I", size))
-        for chunk in [content] if isinstance(content, bytes) else chunks(content):
-            file.write(chunk)
+    return bytes(table), starts
+
+
+def _contents(buffers: Buffers) -> list[tuple[int, str | bytes]]:
+    """Of each buffer but the first, how many bytes, and the weight's name or the constant's bytes."""
+    weights: list[tuple[int, str | bytes]] = [(weight.nbytes, name) for name, weight in buffers.weights.items()]
+    return weights + [(len(data), data) for data in buffers.constants]
 
 
 def _aligned(position: int) -> int:
@@ -62,16 +81,32 @@ def _point(table: bytearray, starts: list[int]) -> None:
         struct.pack_into("<I", table, place, start - 4 - place)
 
 
-def _pack(buffers: Buffers, signatures: Mapping[str, Graph]) -> bytes:
+def _find_scales(table: bytes) -> dict[str, int]:
+    """Where the scales of int8 weights begin."""
+    model, found = schema.Model.GetRootAs(table), {}
+    for graph in map(model.Subgraphs, range(model.SubgraphsLength())):
+        for tensor in map(graph.Tensors, range(graph.TensorsLength())):
+            if tensor.Quantization():
+                vector = tensor.Quantization()._tab
+                found[scale_of(tensor.Name().decode())] = vector.Vector(vector.Offset(_SCALE_FIELD))
+    return found
+
+
+def _pack(buffers: Buffers, signatures: Mapping[str, Signature]) -> bytes:
     """The file without what buffers hold: each but the first has an offset that leads nowhere."""
-    used = sorted({(operator.name, operator.version) for graph in signatures.values() for operator in graph.operators})
+    names: dict[Graph, str] = {}  # each graph once, by the first signature that asks for it
+    for name, signature in signatures.items():
+        names.setdefault(signature.graph, name)
+    used = sorted({(operator.name, operator.version) for graph in names for operator in graph.operators})
     codes = {pair: number for number, pair in enumerate(used)}
     model = schema.ModelT(
         version=3,
         description="yizhi",
         operatorCodes=[_operator_code(*pair) for pair in codes],
-        subgraphs=[_subgraph(name, graph, codes) for name, graph in signatures.items()],
-        signatureDefs=[_signature(name, number, graph) for number, (name, graph) in enumerate(signatures.items())],
+        subgraphs=[_subgraph(name, graph, codes) for graph, name in names.items()],
+        signatureDefs=[
+            _signature(name, list(names).index(signature.graph), signature) for name, signature in signatures.items()
+        ],
         buffers=[_Buffer(number > 0) for number in range(1 + len(buffers.weights) + len(buffers.constants))],
     )
     builder = flatbuffers.Builder(1 << 16)
@@ -120,10 +155,11 @@ def _operator(operator: Operator, codes: Mapping[tuple[str, int], int]) -> schem
     )
 
 
-def _signature(name: str, number: int, graph: Graph) -> schema.SignatureDefT:
+def _signature(name: str, number: int, signature: Signature) -> schema.SignatureDefT:
     def maps(values: Mapping[str, Value]) -> list[schema.TensorMapT]:
         return [schema.TensorMapT(name=name, tensorIndex=value.index) for name, value in values.items()]
 
+    outputs = {name: signature.graph.outputs[name] for name in signature.outputs}
     return schema.SignatureDefT(
-        signatureKey=name, subgraphIndex=number, inputs=maps(graph.inputs), outputs=maps(graph.outputs)
+        signatureKey=name, subgraphIndex=number, inputs=maps(signature.graph.inputs), outputs=maps(outputs)
     )

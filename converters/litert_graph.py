@@ -169,6 +169,14 @@ class Graph:
         self.operators.append(Operator(operator, version, [value.index for value in inputs], result.index, options))
         return result
 
+    def missing(self) -> Value:
+        """What stands for an input that an operator may do without."""
+        return Value(-1, "", ())
+
+    def is_quantized(self, weight: str) -> bool:
+        """Whether a parameter is stored as int8."""
+        return self._buffers.weights[weight].scales is not None
+
     def lookup(self, table: Embedding, ids: Value) -> Value:
         """Rows of an embedding table: […] -> […, E]."""
         raise NotImplementedError
@@ -180,3 +188,11 @@ class Graph:
     def _add(self, tensor: schema.TensorT | Once, name: str, shape: Shape) -> Value:
         self.tensors.append(tensor)
         return Value(len(self.tensors) - 1, name, shape)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What callers ask for by name: a graph, and which of its outputs they get."""
+
+    graph: Graph
+    outputs: tuple[str, ...]

@@ -6,7 +6,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from yizhi.converters.forwards.litert import build_encoder, build_logits_at, gather
 from yizhi.converters.litert_file import write_model
-from yizhi.converters.litert_graph import FLOAT, Buffers, Graph, Value, Weight
+from yizhi.converters.litert_graph import FLOAT, Buffers, Graph, Signature, Value, Weight
 from yizhi.model.layout import LITERT_MODEL
 from yizhi.model.spec import LOGITS_AT, Embedding, EncoderSpec, MaskedLMHead
 from yizhi.reading.checkpoint import Checkpoint
@@ -33,20 +33,25 @@ def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
     parameters = {parameter.name: parameter for parameter in checkpoint.parameters()}
     buffers = Buffers({name: Weight(FLOAT, parameter.shape) for name, parameter in parameters.items()})
     with writer.open(LITERT_MODEL) as file:
-        graphs = build_graphs(lambda: Float32Graph(buffers), checkpoint.spec)
-        write_model(file, buffers, graphs, lambda name: checkpoint.chunks(parameters[name]))
+        signatures = build_signatures(lambda: Float32Graph(buffers), checkpoint.spec)
+        write_model(file, buffers, signatures, lambda name: checkpoint.chunks(parameters[name]))
 
 
-def build_graphs(new: Callable[[], Graph], spec: EncoderSpec) -> dict[str, Graph]:
-    """By signature, a graph for each, and one for a masked-language model's logits at chosen positions.
+def build_signatures(new: Callable[[], Graph], spec: EncoderSpec) -> dict[str, Signature]:
+    """One for each group of outputs, and one for a masked-language model's logits at chosen positions.
+
+    LiteRT prepares every subgraph when the first is asked for, and keeps the kernels of each in an order of its own. So
+    signatures share one, unless it would compute vocabulary logits for nobody.
 
     new: makes the empty graph.
     """
-    graphs = {}
-    for signature, outputs in spec.signatures().items():
-        graphs[signature] = new()
-        build_encoder(graphs[signature], spec, outputs)
+    groups = spec.signatures()
+    everything = new()
+    build_encoder(everything, spec, groups["hidden_states"])
+    found = {name: Signature(everything, outputs) for name, outputs in groups.items()}
     if isinstance(spec.head, MaskedLMHead):
-        graphs[LOGITS_AT] = new()
-        build_logits_at(graphs[LOGITS_AT], spec, spec.head)
-    return graphs
+        headless, chosen = new(), new()
+        build_encoder(headless, spec, groups["features"])
+        build_logits_at(chosen, spec, spec.head)
+        found |= {"features": Signature(headless, groups["features"]), LOGITS_AT: Signature(chosen, ("logits",))}
+    return found

@@ -37,7 +37,7 @@ class Pass:
     """One run of an encoder as operators of a graph: `passes.Pass`, with the graph's values.
 
     length: T as a value. heads, rows: the shapes [B, T, A, d] and [B, T, H] as values.
-    mask: what is added to attention scores, [B, 1, 1, T].
+    mask: what is added to attention scores, [B, 1, 1, T]. ones: [T, 1].
     positions: the tokens [N, 2], each by row and position, that the last layer is to compute; all [B, T] if None.
     """
 
@@ -47,6 +47,7 @@ class Pass:
     heads: Value
     rows: Value
     mask: Value
+    ones: Value
     tap: Tap[Value] = ignore
     positions: Value | None = None
 
@@ -131,14 +132,17 @@ def begin(g: Graph, spec: EncoderSpec) -> tuple[Pass, Value, Value, Value]:
     config, scope = spec.config, "tokens"
     tokens = g.node(scope, "SHAPE", [input_ids], (2,), schema.ShapeOptionsT(outType=INT32), dtype=INT32)
 
-    def extend(name: str, axes: list[int]) -> Value:
-        parts = [tokens, g.constant(name, axes)]
-        return g.node(scope, "CONCATENATION", parts, (2 + len(axes),), schema.ConcatenationOptionsT(), dtype=INT32)
+    def extend(shape: Value, name: str, *axes: int) -> Value:
+        size = (shape.shape[0] + len(axes),)
+        parts = [shape, g.constant(name, axes)]
+        return g.node(scope, "CONCATENATION", parts, size, schema.ConcatenationOptionsT(), dtype=INT32)
 
     length = gather(g, scope, tokens, g.constant("one", 1), axis=0, dtype=INT32)
-    heads = extend("heads", [config.num_attention_heads, config.head_size])
-    rows = extend("rows", [config.hidden_size])
-    p = Pass(g, spec, length, heads, rows, mask_scores(g, attention_mask))
+    column = extend(gather(g, scope, tokens, g.constant("axis.1", [1]), axis=0, dtype=INT32), "column", 1)
+    heads = extend(tokens, "heads", config.num_attention_heads, config.head_size)
+    rows = extend(tokens, "rows", config.hidden_size)
+    ones = g.node(scope, "FILL", [column, g.constant("one.float", 1, np.float32)], (ANY, 1))
+    p = Pass(g, spec, length, heads, rows, mask_scores(g, attention_mask), ones)
     return p, input_ids, attention_mask, token_type_ids
 
 
@@ -231,24 +235,36 @@ def adapter(p: Pass, norm: Norm, part: Adapter, x: Value, y: Value) -> Value:
 def attention(p: Pass, layer: Layer, x: Value) -> Value:
     """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), projected."""
     g, scope = p.graph, layer.query.name.rpartition(".")[0]
-    count, width, hidden = p.spec.config.num_attention_heads, p.spec.config.head_size, p.spec.config.hidden_size
+    config, square = p.spec.config, (ANY, p.spec.config.num_attention_heads, ANY, ANY)
+    scale = g.constant("attention_scale", config.head_size**-0.5, np.float32)
 
-    def split(part: Linear, role: str) -> Value:
-        y = [p.tap(role, linear(p, part, x)), p.heads]
-        return swap(g, part.name, g.node(part.name, "RESHAPE", y, (ANY, ANY, count, width)))  # [B, A, T, d]
+    def split(part: Linear, y: Value) -> Value:
+        y = g.node(part.name, "RESHAPE", [y, p.heads], (ANY, ANY, config.num_attention_heads, config.head_size))
+        return swap(g, part.name, y)  # [B, A, T, d]
 
-    query, key, value = split(layer.query, "query"), split(layer.key, "key"), split(layer.value, "value")
-    square = (ANY, count, ANY, ANY)
+    query = split(layer.query, multiply(g, scope, p.tap("query", linear(p, layer.query, x)), scale))
+    key = split(layer.key, p.tap("key", linear(p, layer.key, x)))
+    value = split(layer.value, p.tap("value", linear(p, layer.value, x)))
     scores = g.node(f"{scope}/scores", "BATCH_MATMUL", [query, key], square, schema.BatchMatMulOptionsT(adjY=True))
-    scale = g.constant("attention_scale", width**-0.5, np.float32)
-    scores = add(g, scope, multiply(g, scope, scores, scale), p.mask)  # [B, A, T, T]
-    weights = g.node(scope, "SOFTMAX", [scores], square, schema.SoftmaxOptionsT(beta=1.0))
-    context = g.node(
-        f"{scope}/context", "BATCH_MATMUL", [weights, value], (ANY, count, ANY, width), schema.BatchMatMulOptionsT()
-    )
-    context = g.node(scope, "RESHAPE", [swap(g, scope, context), p.rows], (ANY, ANY, hidden))
+    weights, total = exponents(p, scope, add(g, scope, scores, p.mask))
+    context = g.node(f"{scope}/context", "BATCH_MATMUL", [weights, value], value.shape, schema.BatchMatMulOptionsT())
+    context = swap(g, scope, g.node(scope, "DIV", [context, total], context.shape))
+    context = g.node(scope, "RESHAPE", [context, p.rows], (ANY, ANY, config.hidden_size))
     context = p.tap("context", tokens_at(p, scope, context))  # [B, T, H] or [N, H]
     return p.tap("attention_output", linear(p, layer.attention_output, context))
+
+
+def exponents(p: Pass, scope: str, scores: Value) -> tuple[Value, Value]:
+    """exp(scores − the row's highest) [B, A, T, T], and their sums [B, A, T, 1]: softmax is the one over the other.
+
+    Not SOFTMAX: XNNPACK adds its terms in an order that changes with their number, padding included. A product adds
+    them one after the other, so that a row's bits do not depend on how far it is padded.
+    """
+    g, shape = p.graph, (*scores.shape[:-1], 1)
+    last = g.constant("axis.3", [3])
+    highest = g.node(scope, "REDUCE_MAX", [scores, last], shape, schema.ReducerOptionsT(keepDims=True))
+    weights = g.node(scope, "EXP", [subtract(g, scope, scores, highest)], scores.shape)
+    return weights, g.node(f"{scope}/total", "BATCH_MATMUL", [weights, p.ones], shape, schema.BatchMatMulOptionsT())
 
 
 def tokens_at(p: Pass, scope: str, x: Value) -> Value:

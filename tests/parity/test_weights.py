@@ -58,8 +58,8 @@ def test_sound_artifacts_pass(export, variant, target):
     assert faults == []
     tensors = len(checkpoint.parameters())
     assert result.exact + result.rounded == tensors
-    assert (result.rounded > 0) == (target == "onnx-int8")
-    if target == "onnx-int8":
+    assert (result.rounded > 0) == (TARGETS[target].precision == "int8")
+    if TARGETS[target].precision == "int8":
         exact, faults = look(artifact, checkpoint, at_hand=True)
         assert (exact, faults) == (WeightAudit(result.exact, result.rounded, 0), [])
 
@@ -104,7 +104,11 @@ def test_two_rare_rows_swapped(export, target):
     rows = [tensor.array()[row].tobytes() for row in (70, 71)]
     change_bytes(tensor, 70 * width, b"".join(reversed(rows)))
     _, (fault,) = look(artifact, checkpoint, at_hand=True)
-    says = "row 70 and 1 more: not what the checkpoint's numbers give" if target == "onnx-int8" else "differs from"
+    says = (
+        "row 70 and 1 more: not what the checkpoint's numbers give"
+        if TARGETS[target].precision == "int8"
+        else "differs from"
+    )
     assert f"{WORDS}: {says}" in fault
 
 

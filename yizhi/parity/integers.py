@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from yizhi.parity.numbers import read_stored
+from yizhi.converters.targets import TARGETS
 from yizhi.parity.record import Integers
 from yizhi.runtimes.base import Runtime
 from yizhi.runtimes.processor import describe_int8_kernels
@@ -13,7 +13,7 @@ from yizhi.runtimes.processor import describe_int8_kernels
 _ROWS = 8
 _KEY = 20_212
 _MIDDLE = 128  # the uint8 that stands for 0
-# Columns that are not 0: so many products of 127 by 127 stay below 2²⁴, and a float32 holds their sum exactly.
+# Columns that are not 0: so many products of 128 by 127 stay below 2²⁴, and a float32 holds their sum exactly.
 _USED = 1024
 
 
@@ -26,11 +26,12 @@ def check_integers(runtime: Runtime) -> tuple[Integers | None, list[str]]:
     if quantization is None:
         older = "the artifact says nothing of its kernels: made by an older version; export it again"
         return None, [older]
-    checked = {name: quantization["stored"][name] for name in quantization["checked"]}
+    checked = set(quantization["checked"])
     if not checked:
         return None, []
-    rows = make_rows(max(entry["shape"][1] for entry in checked.values()))
-    weights = {name: read_stored(runtime.artifact.folder, entry) for name, entry in checked.items()}
+    stored = TARGETS[runtime.artifact.target].stored_tensors(runtime.artifact.folder)
+    weights = {tensor.name: tensor.array() for tensor in stored if tensor.name in checked}
+    rows = make_rows(max(kernel.shape[1] for kernel in weights.values()))
     expected = {f"{name}.sums": sum_exactly(rows[:, : kernel.shape[1]], kernel) for name, kernel in weights.items()}
     found = runtime.integer_sums(rows)
     faults = [
@@ -46,7 +47,10 @@ def check_integers(runtime: Runtime) -> tuple[Integers | None, list[str]]:
 
 
 def make_rows(width: int) -> NDArray[np.uint8]:
-    """Rows [8, width] that saturate what can saturate: the largest, the smallest, both, and anything between."""
+    """Rows [8, width] that saturate what can saturate: the largest, the smallest, both, and anything between.
+
+    Each begins with the smallest and the largest of all, so that kernels that find a row's scale themselves find 1.
+    """
     rows = np.full((_ROWS, width), _MIDDLE, np.uint8)
     used = min(width, _USED)
     raw = np.random.Philox(key=_KEY).random_raw(_ROWS * used).reshape(_ROWS, used)
@@ -54,6 +58,7 @@ def make_rows(width: int) -> NDArray[np.uint8]:
     rows[0, :used], rows[1, :used] = 255, 1
     rows[2, :used] = np.where(raw[2] % 2, 255, 1)
     rows[3, :used:2], rows[3, 1:used:2] = 255, 1
+    rows[:, 0], rows[:, 1] = 0, 255
     return rows
 
 

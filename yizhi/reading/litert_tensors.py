@@ -69,7 +69,8 @@ def _read(tensor: Table, buffers: list[tuple[int, int]], path: Path, file: str) 
     dtype = _TYPES.get(kind, f"type {kind}")
     if min((*shape, 0)) < 0 or len(shape) > MAX_RANK or length != math.prod(shape) * ITEM_SIZES.get(dtype, 0):
         raise ValueError(f"{name}: {dtype} {show(list(shape))} does not take {length} bytes")
-    yield TensorPlace(name, dtype, shape, path, ((start, length),), file)
+    # FULLY_CONNECTED takes the outlier channels of an int8 kernel as [outputs, count]; elsewhere they are columns.
+    yield TensorPlace(name, dtype, shape, path, ((start, length),), file, transposed=name.endswith(".outliers"))
     quantization = tensor.table(_QUANTIZATION)
     place, count = quantization.vector(_SCALE, 4) if quantization else (0, 0)
     if quantization is None or not count:
