@@ -1,6 +1,6 @@
 """Write a .tflite model over int8 weights, with activations quantized per token. docs/int8.md is the contract."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -59,15 +59,17 @@ def convert(
         buffers = Buffers(weights)
         signatures = build_signatures(partial(Int8Graph, buffers, outliers), spec)
         offsets = write_model(file, buffers, signatures, lambda name: contents[name]())
-    places = {}
-    for name, weight in weights.items():
-        dtype = "int8" if weight.dtype == INT8 else "float32"
-        places[name] = {"dtype": dtype, "offset": offsets[name], "shape": weight.shape}
-        if weight.scales is not None:
-            place = {"dtype": "float32", "offset": offsets[scale_of(name)], "shape": weight.shape[:1]}
-            places[scale_of(name)] = place
+    places = {name: _describe(weights, name, offset) for name, offset in offsets.items()}
     found = {"outliers": outliers.channels, "smoothed": outliers.smoothed, "calibration": chosen.describe()}
     writer.say("quantization", {"checked": checked, "stored": places, **found})
+
+
+def _describe(weights: Mapping[str, Weight], name: str, offset: int) -> dict[str, object]:
+    """Where a weight lies, or its scales, as `artifact.json` has it."""
+    if name not in weights:
+        return {"dtype": "float32", "offset": offset, "shape": weights[name.removesuffix(scale_of(""))].shape[:1]}
+    dtype = "int8" if weights[name].dtype == INT8 else "float32"
+    return {"dtype": dtype, "offset": offset, "shape": weights[name].shape}
 
 
 def _quantize(

@@ -64,7 +64,7 @@ def test_sound_artifacts_pass(export, variant, target):
         assert (exact, faults) == (WeightAudit(result.exact, result.rounded, 0), [])
 
 
-@pytest.mark.parametrize("target", ["pytorch", "flax", "onnx", slow("tensorflow")])
+@pytest.mark.parametrize("target", ["pytorch", "flax", "onnx", "litert", slow("tensorflow")])
 def test_int8_is_quantized_again_from_a_float32_artifact_beside_it(export, target):
     export("bert", target)
     checkpoint, artifact = export("bert", "onnx-int8")
@@ -277,6 +277,7 @@ def test_external_data_that_cannot_be(export, place, says):
         ("flax", "flax_model.msgpack"),
         ("onnx", "features.onnx"),
         ("onnx", "model.onnx.data"),
+        ("litert", "model.tflite"),
         slow("tensorflow", "variables/variables.index"),
         slow("tensorflow", "variables/variables.data-00000-of-00001"),
     ],
@@ -316,7 +317,7 @@ def test_a_large_flax_tensor_in_pieces(export, monkeypatch):
     assert look(artifact, checkpoint)[1] == [f"flax_model.msgpack: {WORDS}: differs from the checkpoint's"]
 
 
-@pytest.mark.parametrize("target", ["pytorch", "flax", "onnx"])
+@pytest.mark.parametrize("target", ["pytorch", "flax", "onnx", "litert"])
 def test_memory_does_not_grow_with_the_model(make_checkpoint, tmp_path, target):
     wide = {"hidden_size": 256, "intermediate_size": 8192, "num_hidden_layers": 4}
     with Checkpoint.open(make_checkpoint("bert-no-head", config=wide)) as checkpoint:

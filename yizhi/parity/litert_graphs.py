@@ -50,15 +50,19 @@ def compare_graphs(artifact: Artifact, spec: EncoderSpec) -> tuple[int, list[str
         return Int8Graph(buffers, outliers)
 
     signatures = build_signatures(new, spec)
-    expected, _ = build_table(buffers, signatures)
+    expected, starts = build_table(buffers, signatures)
+    constants = list(zip(starts[len(weights) :], buffers.constants, strict=True))
     count = len({signature.graph for signature in signatures.values()})
     with (
         open(artifact.folder / LITERT_MODEL, "rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as found,
     ):
-        if found[: len(expected)] == expected:
-            return count, []
-        return count, [f"{LITERT_MODEL}: is not the model that this version writes: {_say_where(found, expected)}"]
+        if found[: len(expected)] != expected:
+            where = _say_where(found, expected)
+            return count, [f"{LITERT_MODEL}: is not the model that this version writes: {where}"]
+        if any(found[start : start + len(values)] != values for start, values in constants):
+            return count, [f"{LITERT_MODEL}: the constants are not those that this version writes"]
+    return count, []
 
 
 def _say_where(found: bytes | mmap.mmap, expected: bytes) -> str:
