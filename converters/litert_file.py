@@ -13,15 +13,15 @@ from ai_edge_litert import schema_py_generated as schema
 
 from yizhi.converters.litert_graph import Buffers, Graph, Operator, Signature, Value
 from yizhi.converters.onnx_files import scale_of
-from yizhi.errors import InputError
-from yizhi.model.layout import LITERT_MODEL
 
 # A cache line, which is more than the 16 bytes that the schema asks for.
 _ALIGNMENT = 64
-# Offsets are 32 bits, and readers take them as signed.
-LARGEST_FILE = (1 << 31) - 1
-# In a vtable, the place of a Buffer's field `data`, and of a QuantizationParameters' field `scale`.
-_DATA_FIELD, _SCALE_FIELD = 4, 8
+_COUNT = 4  # bytes before a vector's values, which say how many they are
+# What a flatbuffer's own offsets reach: they are 32 bits, and signed to some readers. In a larger file, buffers say in
+# 64 bits where their values are.
+LARGEST_NEAR = (1 << 31) - 1
+# In a vtable, the places of a Buffer's fields `data`, `offset` and `size`, and of a QuantizationParameters' `scale`.
+_DATA_FIELD, _OFFSET_FIELD, _SIZE_FIELD, _SCALE_FIELD = 4, 6, 8, 8
 
 Chunks = Callable[[str], Iterable[bytes | memoryview]]
 
@@ -32,12 +32,12 @@ def write_model(
     """Write a model with these signatures, and a subgraph for each of their graphs.
 
     chunks: gives the bytes of a weight, in pieces. Returns where the values of each begin, and the scales of int8 ones,
-    as NAME.scale. Raises InputError where the file would be larger than its offsets.
+    as NAME.scale.
     """
     table, starts = build_table(buffers, signatures)
     file.write(table)
     for start, (size, content) in zip(starts, _contents(buffers), strict=True):
-        file.write(bytes(start - 4 - file.tell()))
+        file.write(bytes(start - _COUNT - file.tell()))
         file.write(struct.pack("<I", size))
         for chunk in [content] if isinstance(content, bytes) else chunks(content):
             file.write(chunk)
@@ -45,20 +45,27 @@ def write_model(
 
 
 def build_table(buffers: Buffers, signatures: Mapping[str, Signature]) -> tuple[bytes, list[int]]:
-    """The beginning of the file, up to the buffers' values; and where those of each buffer but the first begin.
-
-    Raises InputError where the file would be larger than its offsets.
-    """
-    table = bytearray(_pack(buffers, signatures))
-    position = len(table)
-    starts = []
-    for size, _ in _contents(buffers):
-        starts.append(_aligned(position))
-        position = starts[-1] + size
-    if position > LARGEST_FILE:
-        raise InputError(LITERT_MODEL, f"would be {position} bytes; LiteRT's files end at {LARGEST_FILE}")
-    _point(table, starts)
+    """The beginning of the file, up to the buffers' values; and where those of each buffer but the first begin."""
+    sizes = [size for size, _ in _contents(buffers)]
+    table = bytearray(_pack(buffers, signatures, far=False))
+    starts, end = _lay_out(len(table), sizes)
+    far = end > LARGEST_NEAR
+    if far:
+        table = bytearray(_pack(buffers, signatures, far))
+        starts, _ = _lay_out(len(table), sizes)
+    model = schema.Model.GetRootAs(table)
+    for number, (start, size) in enumerate(zip(starts, sizes, strict=True), 1):
+        _point(table, model.Buffers(number), start, size, far)
     return bytes(table), starts
+
+
+def _lay_out(position: int, sizes: Iterable[int]) -> tuple[list[int], int]:
+    """Where each buffer's values begin, and where the last one's end."""
+    starts = []
+    for size in sizes:
+        starts.append(-(-(position + _COUNT) // _ALIGNMENT) * _ALIGNMENT)
+        position = starts[-1] + size
+    return starts, position
 
 
 def _contents(buffers: Buffers) -> list[tuple[int, str | bytes]]:
@@ -67,18 +74,17 @@ def _contents(buffers: Buffers) -> list[tuple[int, str | bytes]]:
     return weights + [(len(data), data) for data in buffers.constants]
 
 
-def _aligned(position: int) -> int:
-    """Where a vector's values can begin, after their number."""
-    return -(-(position + 4) // _ALIGNMENT) * _ALIGNMENT
+def _point(table: bytearray, buffer: schema.Buffer, start: int, size: int, far: bool) -> None:
+    """Make a buffer's values those that begin there."""
 
+    def place(field: int) -> int:
+        return int(buffer._tab.Pos + buffer._tab.Offset(field))
 
-def _point(table: bytearray, starts: list[int]) -> None:
-    """Make each buffer's `data` the vector whose values begin there."""
-    model = schema.Model.GetRootAs(table)
-    for number, start in enumerate(starts, 1):
-        buffer = model.Buffers(number)._tab
-        place = buffer.Pos + buffer.Offset(_DATA_FIELD)
-        struct.pack_into("<I", table, place, start - 4 - place)
+    if far:
+        struct.pack_into("<Q", table, place(_OFFSET_FIELD), start)
+        struct.pack_into("<Q", table, place(_SIZE_FIELD), size)
+    else:
+        struct.pack_into("<I", table, place(_DATA_FIELD), start - _COUNT - place(_DATA_FIELD))
 
 
 def _find_scales(table: bytes) -> dict[str, int]:
@@ -92,7 +98,7 @@ def _find_scales(table: bytes) -> dict[str, int]:
     return found
 
 
-def _pack(buffers: Buffers, signatures: Mapping[str, Signature]) -> bytes:
+def _pack(buffers: Buffers, signatures: Mapping[str, Signature], far: bool) -> bytes:
     """The file without what buffers hold: each but the first has an offset that leads nowhere."""
     names: dict[Graph, str] = {}  # each graph once, by the first signature that asks for it
     for name, signature in signatures.items():
@@ -107,7 +113,7 @@ def _pack(buffers: Buffers, signatures: Mapping[str, Signature]) -> bytes:
         signatureDefs=[
             _signature(name, list(names).index(signature.graph), signature) for name, signature in signatures.items()
         ],
-        buffers=[_Buffer(number > 0) for number in range(1 + len(buffers.weights) + len(buffers.constants))],
+        buffers=[schema.BufferT()] + [_Buffer(far)] * (len(buffers.weights) + len(buffers.constants)),
     )
     builder = flatbuffers.Builder(1 << 16)
     builder.Finish(model.Pack(builder), b"TFL3")
@@ -115,14 +121,17 @@ def _pack(buffers: Buffers, signatures: Mapping[str, Signature]) -> bytes:
 
 
 class _Buffer:
-    """A Buffer's table, with a place for an offset where it holds something."""
+    """A Buffer's table, with room for what says where its values are: `data`, or far from here `offset` and `size`."""
 
-    def __init__(self, full: bool) -> None:
-        self._full = full
+    def __init__(self, far: bool) -> None:
+        self._far = far
 
     def Pack(self, builder: flatbuffers.Builder) -> int:
         schema.BufferStart(builder)
-        if self._full:
+        if self._far:
+            schema.BufferAddOffset(builder, 1)
+            schema.BufferAddSize(builder, 1)
+        else:
             builder.PrependUint32(0)
             builder.Slot(0)
         return int(schema.BufferEnd(builder))

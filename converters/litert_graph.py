@@ -61,13 +61,13 @@ class Once:
 
     def __init__(self, table: Any) -> None:
         self._table = table
-        self._place: int | None = None
+        self._packed: tuple[Any, int] = None, 0
 
     def Pack(self, builder: Any) -> int:
-        """Where it is."""
-        if self._place is None:
-            self._place = int(self._table.Pack(builder))
-        return self._place
+        """Where it is in what this builder builds."""
+        if self._packed[0] is not builder:
+            self._packed = builder, int(self._table.Pack(builder))
+        return self._packed[1]
 
 
 @dataclass

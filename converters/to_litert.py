@@ -29,7 +29,7 @@ class Float32Graph(Graph):
 
 
 def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
-    """Write `model.tflite`, every parameter once as float32. Raises InputError where it would be too large."""
+    """Write `model.tflite`, every parameter once as float32."""
     parameters = {parameter.name: parameter for parameter in checkpoint.parameters()}
     buffers = Buffers({name: Weight(FLOAT, parameter.shape) for name, parameter in parameters.items()})
     with writer.open(LITERT_MODEL) as file:

@@ -30,7 +30,7 @@ def convert(
     """Write `model.tflite` with kernels and word embeddings as int8.
 
     The arguments are those of `to_onnx_int8.convert`. Raises InputError for a beginning that no quantized parameter
-    has, and where the file would be too large.
+    has.
     """
     spec = checkpoint.spec
     names = quantized_names(spec) - kept_names(spec, keep_fp32)

@@ -10,13 +10,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tests.agreement import ARCHITECTURES
+from tests.agreement import ARCHITECTURES, padded_batch, run_everything
 from tests.artifacts import export_artifact
 from tests.converters.test_to_onnx_int8 import add_outliers
-from yizhi.errors import InputError
+from yizhi.converters.targets import TARGETS
 from yizhi.model.layout import LITERT_CONSTANT, LITERT_MODEL
 from yizhi.reading.checkpoint import Checkpoint
-from yizhi.release.artifact import ArtifactWriter
+from yizhi.release.artifact import Artifact, ArtifactWriter
 from yizhi.runtimes import open_runtime
 
 pytest.importorskip("ai_edge_litert")
@@ -124,11 +124,21 @@ def test_export_holds_no_tensor_in_memory(make_checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("target", BOTH)
-def test_a_model_too_large_for_its_offsets_is_refused(make_checkpoint, tmp_path, target, monkeypatch):
-    monkeypatch.setattr(litert_file, "LARGEST_FILE", 100_000)
-    with pytest.raises(InputError, match=r"would be \d+ bytes; LiteRT's files end at 100000"):
-        export_artifact(Checkpoint.open(make_checkpoint("bert")), target, tmp_path / target)
-    assert not (tmp_path / target).exists()
+def test_a_file_beyond_two_gigabytes_says_where_its_values_are(open_artifact, tmp_path, target, monkeypatch):
+    checkpoint, near = open_artifact("bert", target)
+    monkeypatch.setattr(litert_file, "LARGEST_NEAR", 100_000)
+    folder = export_artifact(checkpoint, target, tmp_path / target)
+    assert all(buffer.data is None and buffer.size for buffer in read_model(folder).buffers[1:])
+    far, before = (TARGETS[target].stored_tensors(path) for path in (folder, near.artifact.folder))
+    for one, other in zip(far, before, strict=True):
+        assert one.name == other.name
+        np.testing.assert_array_equal(one.array(), other.array())
+    assert TARGETS[target].compare_graphs(Artifact.read(folder), checkpoint.spec) == (3, [])
+    inputs = padded_batch(checkpoint.config)
+    with open_runtime(folder) as runtime:
+        found, expected = (run_everything(one, inputs) for one in (runtime, near))
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name])
 
 
 def test_int8_is_a_quarter_of_fp32(make_checkpoint, tmp_path):

@@ -16,7 +16,7 @@ _SUBGRAPHS, _BUFFERS, _EXTERNAL_BUFFERS = 2, 4, 9
 _TENSORS, _SUBGRAPH_NAME = 0, 4
 _SHAPE, _TYPE, _BUFFER, _NAME, _QUANTIZATION, _SPARSITY, _EXTERNAL_BUFFER = 0, 1, 2, 3, 4, 6, 10
 _SCALE, _ZERO_POINT, _DETAILS, _DIMENSION = 2, 3, 5, 6
-_DATA, _OFFSET = 0, 1
+_DATA, _OFFSET, _SIZE = 0, 1, 2
 _TYPES = {0: "F32", 1: "F16", 2: "I32", 3: "U8", 4: "I64", 6: "BOOL", 9: "I8"}
 
 
@@ -33,7 +33,7 @@ def read_litert(folder: Path) -> list[TensorPlace]:
             model = Table.root(data, b"TFL3")
             if _EXTERNAL_BUFFERS in model:
                 raise ValueError("it has buffers in other files")
-            buffers = [_find(buffer) for buffer in model.tables(_BUFFERS)]
+            buffers = [_find(buffer, len(data)) for buffer in model.tables(_BUFFERS)]
             found = []
             for subgraph in model.tables(_SUBGRAPHS):
                 name = f"{LITERT_MODEL}: {subgraph.text(_SUBGRAPH_NAME)}"
@@ -49,11 +49,13 @@ def read_litert(folder: Path) -> list[TensorPlace]:
     return found
 
 
-def _find(buffer: Table) -> tuple[int, int]:
-    """Where its bytes are, and how many."""
-    if _OFFSET in buffer:
-        raise ValueError("a buffer says an offset, where it should hold its bytes")
-    return buffer.vector(_DATA, 1)
+def _find(buffer: Table, end: int) -> tuple[int, int]:
+    """Where its bytes are, and how many, in a file that ends there. Raises ValueError."""
+    start, size = buffer.vector(_DATA, 1)
+    far = buffer.number(_OFFSET, "Q"), buffer.number(_SIZE, "Q")
+    if (size and any(far)) or sum(far) > end:
+        raise ValueError(f"a buffer's bytes are in two places, or beyond byte {end}, the end")
+    return far if any(far) else (start, size)
 
 
 def _read(tensor: Table, buffers: list[tuple[int, int]], path: Path, file: str) -> Iterator[TensorPlace]:
