@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from yizhi.converters.forwards.litert import add, gather, multiply
 from yizhi.converters.litert_graph import ANY, FLOAT, INT32, Buffers, Value
+from yizhi.converters.litert_operators import add, gather, multiply
 from yizhi.converters.onnx_files import outliers_of
 from yizhi.converters.quantize import SMOOTHING, Outliers
 from yizhi.converters.to_litert import Float32Graph

@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 from ai_edge_litert import schema_py_generated as schema
 
-from yizhi.converters.forwards.litert import build_encoder, build_logits_at, gather
+from yizhi.converters.forwards.litert import build_encoder, build_logits_at
 from yizhi.converters.litert_file import write_model
 from yizhi.converters.litert_graph import FLOAT, Buffers, Graph, Signature, Value, Weight
+from yizhi.converters.litert_operators import gather
 from yizhi.model.layout import LITERT_MODEL
 from yizhi.model.spec import LOGITS_AT, Embedding, EncoderSpec, MaskedLMHead
 from yizhi.reading.checkpoint import Checkpoint

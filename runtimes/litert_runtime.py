@@ -29,6 +29,7 @@ class LiteRTRuntime(Runtime):
     def _open(self) -> None:
         if self.device != "cpu":
             raise NotRun(f"`device` {self.device}", "LiteRT artifacts are run on a CPU alone")
+        read_litert(self.artifact.folder)  # LiteRT would read a tensor that lies beyond the end of the file, and crash
         self._interpreter = Interpreter(str(self.artifact.folder / LITERT_MODEL), num_threads=self.threads)
         self._running = threading.Lock()
 
@@ -50,27 +51,35 @@ class LiteRTRuntime(Runtime):
         return {"kernels": "xnnpack" if "DELEGATE" in operators else "builtin"}
 
     def integer_sums(self, rows: NDArray[np.uint8]) -> Mapping[str, Outputs]:
-        """By kernels, what each sums for uint8 rows [N, widest], each with a 0 and a 255: NAME.sums [N, outputs].
+        """By kernels, what each sums for uint8 rows [N, widest]: NAME.sums [N, outputs].
 
-        Over a model made of the artifact's own int8 weights: in the artifact, it would take memory from everybody.
+        Over a model made for it of the artifact's int8 weights: in the artifact, it would take memory from everybody.
+        Two columns come before the others, the smallest and the largest that a row may have, so that its scale is 1,
+        and are multiplied by 0.
         """
         checked = set(self.artifact.description["quantization"]["checked"])
         stored = {place.name: place for place in read_litert(self.artifact.folder) if place.name in checked}
-        weights = {
-            name: Weight(INT8, place.shape, np.ones(place.shape[0], np.float32)) for name, place in stored.items()
+        kernels = {name: np.pad(place.array(), ((0, 0), (2, 0))) for name, place in stored.items()}
+        buffers = Buffers({name: Weight(INT8, kernel.shape, _ones(kernel)) for name, kernel in kernels.items()})
+        graph, model = Int8Graph(buffers), io.BytesIO()
+        build_integer_check(graph, {name: kernel.shape[1] for name, kernel in kernels.items()})
+        signature = Signature(graph, tuple(graph.outputs))
+        write_model(model, buffers, {INTEGERS: signature}, lambda name: [kernels[name].tobytes()])
+        values = np.pad(rows.astype(np.float32) - _MIDDLE, ((0, 0), (2, 0)))
+        values[:, :2] = np.iinfo(np.int8).min, np.iinfo(np.int8).max
+        return {
+            name: Interpreter(
+                model_content=model.getvalue(), experimental_op_resolver_type=resolver
+            ).get_signature_runner(INTEGERS)(rows=values)
+            for name, resolver in _KERNELS.items()
         }
-        buffers, model = Buffers(weights), io.BytesIO()
-        graph = Int8Graph(buffers)
-        build_integer_check(graph, {name: weight.shape[1] for name, weight in weights.items()})
-        write_model(
-            model, buffers, {INTEGERS: Signature(graph, tuple(graph.outputs))}, lambda name: stored[name].chunks()
-        )
-        found = {}
-        for name, kernels in _KERNELS.items():
-            interpreter = Interpreter(model_content=model.getvalue(), experimental_op_resolver_type=kernels)
-            found[name] = interpreter.get_signature_runner(INTEGERS)(rows=rows.astype(np.float32) - _MIDDLE)
-        return found
 
     def close(self) -> None:
-        """Free the model."""
-        del self._interpreter
+        """Free the model; a call that is running ends first."""
+        with self._running:
+            self._interpreter = None
+
+
+def _ones(kernel: NDArray[np.int8]) -> NDArray[np.float32]:
+    """A scale of 1 for each output of a kernel [outputs, inputs]."""
+    return np.ones(len(kernel), np.float32)

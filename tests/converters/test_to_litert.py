@@ -2,6 +2,7 @@
 
 import gc
 import io
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -14,6 +15,7 @@ from tests.agreement import ARCHITECTURES, padded_batch, run_everything
 from tests.artifacts import export_artifact
 from tests.converters.test_to_onnx_int8 import add_outliers
 from yizhi.converters.targets import TARGETS
+from yizhi.errors import InputError
 from yizhi.model.layout import LITERT_CONSTANT, LITERT_MODEL
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.artifact import Artifact, ArtifactWriter
@@ -177,6 +179,15 @@ def test_it_runs_with_litert_alone_at_any_batch_and_length(open_artifact, target
         "(1, 3, 32) 0.0",
         "set()",
     ]
+
+
+@pytest.mark.parametrize("target", BOTH)
+def test_a_cut_file_is_a_clean_error(open_artifact, tmp_path, target):
+    folder = shutil.copytree(open_artifact("bert", target)[1].artifact.folder, tmp_path / target)
+    data = (folder / LITERT_MODEL).read_bytes()
+    (folder / LITERT_MODEL).write_bytes(data[:-100])
+    with pytest.raises(InputError, match="is not a LiteRT model, or is damaged"):
+        open_runtime(folder)
 
 
 def test_the_runtime_says_which_kernels_it_has(open_artifact, monkeypatch):
