@@ -92,12 +92,10 @@ class Buffers:
         """The weight as a tensor, the same in every subgraph."""
         if name not in self._tensors:
             weight = self.weights[name]
-            scales = weight.scales
-            quantization = scales is not None and schema.QuantizationParametersT(
-                scale=scales, zeroPoint=np.zeros(len(scales), np.int64), quantizedDimension=0
-            )
             tensor = make_tensor(name, weight.dtype, weight.shape, self._numbers[name])
-            tensor.quantization = quantization or None
+            if weight.scales is not None:
+                zeros = np.zeros(len(weight.scales), np.int64)
+                tensor.quantization = schema.QuantizationParametersT(scale=weight.scales, zeroPoint=zeros)
             self._tensors[name] = Once(tensor)
         return self._tensors[name]
 
@@ -117,6 +115,7 @@ class Graph:
         self.tensors: list[schema.TensorT | Once] = []
         self.operators: list[Operator] = []
         self._known: dict[str, Value] = {}
+        self._constants: dict[str, bytes] = {}
         self._uses: dict[str, int] = {}
         self.inputs: dict[str, Value] = {}
         self.outputs: dict[str, Value] = {}
@@ -138,8 +137,10 @@ class Graph:
 
     def constant(self, name: str, value: Any, dtype: type = np.int32) -> Value:
         """A number or a vector that is no parameter. One name, one value."""
+        array = np.asarray(value, np.dtype(dtype).newbyteorder("<"))
+        if self._constants.setdefault(name, array.tobytes()) != array.tobytes():
+            raise ValueError(f"{name}: already a constant of another value")
         if name not in self._known:
-            array = np.asarray(value, np.dtype(dtype).newbyteorder("<"))
             number = self._buffers.number_of(array.tobytes())
             kind = FLOAT if dtype is np.float32 else INT32
             tensor = make_tensor(f"{LITERT_CONSTANT}{name}", kind, array.shape, number)

@@ -201,6 +201,13 @@ def test_the_runtime_says_which_kernels_it_has(open_artifact, monkeypatch):
         assert other.settings() == {"kernels": "builtin"}
 
 
+def test_a_constant_has_one_value():
+    graph = Int8Graph(Buffers({}))
+    assert graph.constant("one", 1) is graph.constant("one", 1)
+    with pytest.raises(ValueError, match="one: already a constant of another value"):
+        graph.constant("one", 2)
+
+
 # --- int8
 
 
