@@ -6,9 +6,13 @@ import struct
 import numpy as np
 import pytest
 
+from tests.artifacts import export_artifact
 from yizhi.converters.targets import TARGETS
 from yizhi.errors import InputError
 from yizhi.model.layout import LITERT_MODEL
+from yizhi.parity.numbers import summarize
+from yizhi.parity.weights import audit, digest_tensors
+from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.litert_tensors import read_litert
 from yizhi.release.artifact import Artifact
 
@@ -45,6 +49,26 @@ def place_of(table, number):
 def test_what_is_written_is_the_same(artifact, variant, graphs, target):
     found, spec, _ = artifact(variant, target)
     assert compare(found, spec) == (graphs, [])
+
+
+def test_parts_kept_in_float32_and_outlier_channels(make_checkpoint, tmp_path):
+    """A model with every kind of linear layer that int8 has: some in float32, some with outliers, some smoothed."""
+
+    def make_outliers(tensors):
+        for name, array in tensors.items():
+            if name.endswith(("attention.output.LayerNorm.weight", "output.LayerNorm.weight")):
+                array[[3, 9]] *= 30
+
+    with Checkpoint.open(make_checkpoint("bert", alter=make_outliers)) as checkpoint:
+        folder = export_artifact(checkpoint, "litert-int8", tmp_path / "int8", keep_fp32=["encoder.layer.1", "cls"])
+        found = Artifact.read(folder)
+        said, spec = found.description["quantization"], checkpoint.spec
+        expected, sums = digest_tensors(checkpoint), summarize(checkpoint)
+        weights, faults = audit(found, expected, sums, checkpoint)
+    assert set(said["smoothed"]) < set(said["outliers"])
+    assert not [name for name in said["stored"] if name.startswith("bert.encoder.layer.1.") and name.endswith(".scale")]
+    assert (compare(found, spec), faults) == ((3, []), [])
+    assert weights.requantized == 6 * (len(spec.layers) - 1) + 2  # and the embeddings and the pooler
 
 
 def test_an_operators_options(artifact):
