@@ -28,7 +28,16 @@ from numpy.typing import NDArray
 Run = Callable[[dict[str, NDArray[np.int64]]], object]
 # Whose versions are told: what ours run on, then the peers' own.
 FRAMEWORKS = ("torch", "transformers", "onnxruntime", "tensorflow", "jax", "flax", "numpy", "safetensors")
-PEERS = ("optimum", "optimum-onnx", "tf_keras", "ctranslate2", "openvino", "nncf", "sentence-transformers")
+PEERS = (
+    "optimum",
+    "optimum-onnx",
+    "tf_keras",
+    "ctranslate2",
+    "openvino",
+    "nncf",
+    "litert-torch",
+    "sentence-transformers",
+)
 SQUARE = 8192  # of the matrices that a card's rate is measured with
 
 

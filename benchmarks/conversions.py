@@ -48,6 +48,18 @@ def transformers_flax(source: Path, out: Path) -> None:
     FlaxAutoModelForMaskedLM.from_pretrained(source, from_pt=True).save_pretrained(out)
 
 
+def litert_torch(source: Path, out: Path) -> None:
+    """A .tflite file by litert-torch, which traces transformers' model for one row of 128 tokens."""
+    import litert_torch
+    import torch
+    from transformers import AutoModelForMaskedLM
+
+    model = AutoModelForMaskedLM.from_pretrained(source, attn_implementation="eager").eval()
+    ids = torch.full((1, 128), 101)
+    out.mkdir(parents=True)
+    litert_torch.convert(model, (ids, torch.ones_like(ids), torch.zeros_like(ids))).export(str(out / "model.tflite"))
+
+
 def ctranslate2_int8(source: Path, out: Path) -> None:
     """CTranslate2's own format, with int8 weights; and what our tokenizer reads, for bulk runs."""
     from ctranslate2.converters import TransformersConverter
@@ -89,10 +101,11 @@ def copy_and_hash(source: Path, out: Path) -> None:
 KINDS: Mapping[str, Callable[[Path, Path], None]] = {
     **{
         f"yizhi-{target}": partial(yizhi, target=target)
-        for target in ("pytorch", "tensorflow", "flax", "onnx", "onnx-int8")
+        for target in ("pytorch", "tensorflow", "flax", "onnx", "onnx-int8", "litert", "litert-int8")
     },
     "tensorflow": transformers_tensorflow,
     "flax": transformers_flax,
+    "litert-torch": litert_torch,
     "ctranslate2": ctranslate2_int8,
     "openvino": openvino_int8,
     "copy": copy_and_hash,

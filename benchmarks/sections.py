@@ -82,6 +82,7 @@ def exports(bench: Workbench) -> None:
         "onnx-int8 optimum": quantize,
         "tensorflow transformers": peer("tensorflow"),
         "flax transformers": peer("flax"),
+        "litert litert-torch": peer("litert-torch"),
         **{f"{target} {OURS}": ours(target) for target in TARGETS},
         f"all {OURS}": everything,
         "all copy and hash": lambda: bench.make(bench.convert("copy", bench.folder / "copied", out / "copy")),

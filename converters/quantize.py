@@ -64,7 +64,13 @@ def quantize_rows(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArra
 
     Halves round to even, as in QuantizeLinear.
     """
-    absmax = np.maximum(weight.max(axis=1), -weight.min(axis=1))
-    scale = np.maximum(absmax, np.float32(TINY)) / np.float32(LARGEST)
+    scale = scales_of_rows(weight)
     scaled = weight / scale[:, None]
     return np.rint(scaled, out=scaled).astype(np.int8), scale
+
+
+def scales_of_rows(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The scales [rows] that `quantize_rows` gives, alone."""
+    absmax = np.maximum(weight.max(axis=1), -weight.min(axis=1))
+    scales: NDArray[np.float32] = np.maximum(absmax, np.float32(TINY)) / np.float32(LARGEST)
+    return scales

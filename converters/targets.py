@@ -185,6 +185,33 @@ TARGETS: Mapping[str, Target] = {
             export_extra="onnx-export",
             size=1.2,
         ),
+        Target(
+            name="litert",
+            precision="fp32",
+            converter="yizhi.converters.to_litert",
+            runtime="yizhi.runtimes.litert_runtime:LiteRTRuntime",
+            tensors="yizhi.reading.litert_tensors:read_litert",
+            files=("model.tflite",),
+            converts_with=("ai-edge-litert",),
+            runs_with=("ai-edge-litert",),
+            graphs="yizhi.parity.litert_graphs:compare_graphs",
+            extra="litert",
+        ),
+        Target(
+            name="litert-int8",
+            precision="int8",
+            converter="yizhi.converters.to_litert_int8",
+            runtime="yizhi.runtimes.litert_runtime:LiteRTRuntime",
+            tensors="yizhi.reading.litert_tensors:read_litert",
+            files=("model.tflite",),
+            # Outlier channels are found with the graph of `onnx`.
+            converts_with=("ai-edge-litert", "onnx", "onnxruntime"),
+            runs_with=("ai-edge-litert",),
+            graphs="yizhi.parity.litert_graphs:compare_graphs",
+            extra="litert",
+            export_extra="litert-export",
+            size=1.2,
+        ),
     )
 }
 

@@ -125,7 +125,9 @@ class Laboratory:
 def cut(golden: Golden, target: str) -> Golden:
     """The cases that are needed; rows run alone, too, are new shapes, and only int8's gates ask for them."""
     cases = [case for case in golden.cases if case.name in CASES]
-    return replace(golden, cases=cases if target == "onnx-int8" else [replace(case, alone=()) for case in cases])
+    return replace(
+        golden, cases=cases if TARGETS[target].precision == "int8" else [replace(case, alone=()) for case in cases]
+    )
 
 
 def first_failure(verdict: Verdict) -> str | None:

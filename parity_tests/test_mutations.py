@@ -53,7 +53,9 @@ def test_a_fault_of_text_is_caught_and_no_tensor_is_blamed(laboratory, fault, ta
 
 
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault.shows == STORED], ids=str)
-@pytest.mark.parametrize("target", ["pytorch", "flax", "onnx", "onnx-int8", slow("tensorflow")])
+@pytest.mark.parametrize(
+    "target", ["pytorch", "flax", "onnx", "onnx-int8", "litert", "litert-int8", slow("tensorflow")]
+)
 def test_a_fault_that_no_output_shows_is_caught_where_it_is_stored(laboratory, fault, target):
     finding = laboratory.judge(fault, target)
     assert finding.seen == STORED
@@ -75,9 +77,13 @@ def test_fault_is_caught_where_it_was_made_and_named(laboratory, fault):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", [fault for fault in IN_TENSORS if "onnx-int8" in fault.targets], ids=str)
-def test_int8_gates_catch_it_too(laboratory, fault):
-    finding = laboratory.judge(fault, "onnx-int8")
+@pytest.mark.parametrize(
+    ("target", "fault"),
+    [(target, fault) for target in INT8 for fault in IN_TENSORS if target in fault.targets],
+    ids=str,
+)
+def test_int8_gates_catch_it_too(laboratory, target, fault):
+    finding = laboratory.judge(fault, target)
     assert finding.caught, finding.says
 
 

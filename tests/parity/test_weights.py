@@ -58,13 +58,13 @@ def test_sound_artifacts_pass(export, variant, target):
     assert faults == []
     tensors = len(checkpoint.parameters())
     assert result.exact + result.rounded == tensors
-    assert (result.rounded > 0) == (target == "onnx-int8")
-    if target == "onnx-int8":
+    assert (result.rounded > 0) == (TARGETS[target].precision == "int8")
+    if TARGETS[target].precision == "int8":
         exact, faults = look(artifact, checkpoint, at_hand=True)
         assert (exact, faults) == (WeightAudit(result.exact, result.rounded, 0), [])
 
 
-@pytest.mark.parametrize("target", ["pytorch", "flax", "onnx", slow("tensorflow")])
+@pytest.mark.parametrize("target", ["pytorch", "flax", "onnx", "litert", slow("tensorflow")])
 def test_int8_is_quantized_again_from_a_float32_artifact_beside_it(export, target):
     export("bert", target)
     checkpoint, artifact = export("bert", "onnx-int8")
@@ -104,7 +104,11 @@ def test_two_rare_rows_swapped(export, target):
     rows = [tensor.array()[row].tobytes() for row in (70, 71)]
     change_bytes(tensor, 70 * width, b"".join(reversed(rows)))
     _, (fault,) = look(artifact, checkpoint, at_hand=True)
-    says = "row 70 and 1 more: not what the checkpoint's numbers give" if target == "onnx-int8" else "differs from"
+    says = (
+        "row 70 and 1 more: not what the checkpoint's numbers give"
+        if TARGETS[target].precision == "int8"
+        else "differs from"
+    )
     assert f"{WORDS}: {says}" in fault
 
 
@@ -273,6 +277,7 @@ def test_external_data_that_cannot_be(export, place, says):
         ("flax", "flax_model.msgpack"),
         ("onnx", "features.onnx"),
         ("onnx", "model.onnx.data"),
+        ("litert", "model.tflite"),
         slow("tensorflow", "variables/variables.index"),
         slow("tensorflow", "variables/variables.data-00000-of-00001"),
     ],
@@ -312,7 +317,7 @@ def test_a_large_flax_tensor_in_pieces(export, monkeypatch):
     assert look(artifact, checkpoint)[1] == [f"flax_model.msgpack: {WORDS}: differs from the checkpoint's"]
 
 
-@pytest.mark.parametrize("target", ["pytorch", "flax", "onnx"])
+@pytest.mark.parametrize("target", ["pytorch", "flax", "onnx", "litert"])
 def test_memory_does_not_grow_with_the_model(make_checkpoint, tmp_path, target):
     wide = {"hidden_size": 256, "intermediate_size": 8192, "num_hidden_layers": 4}
     with Checkpoint.open(make_checkpoint("bert-no-head", config=wide)) as checkpoint:

@@ -36,7 +36,7 @@ def test_padding_does_not_count_and_nothing_but_padding_is_finite(open_artifact,
     assert np.isfinite(found[4]).all()
 
 
-@pytest.mark.parametrize("target", ["pytorch", "onnx", "onnx-int8"])
+@pytest.mark.parametrize("target", ["pytorch", "onnx", "onnx-int8", "litert", "litert-int8"])
 @pytest.mark.parametrize(("variant", "pooling"), zip(("bert-no-head", "megatron-bert", "bert"), POOLINGS, strict=True))
 def test_it_is_verified_as_the_rest(open_artifact, monkeypatch, target, variant, pooling):
     checkpoint, runtime = open_artifact(variant, target, pooling)
@@ -45,7 +45,7 @@ def test_it_is_verified_as_the_rest(open_artifact, monkeypatch, target, variant,
     verdict = verify(runtime, golden, TARGETS[target].precision)
     assert verdict.passed, verdict.faults
     assert SENTENCE_EMBEDDING in verdict.worst()
-    assert verdict.change_alone == 0 or target != "onnx-int8"
+    assert verdict.change_alone == 0 or TARGETS[target].precision != "int8"
 
     run = runtime._run
 
@@ -58,15 +58,17 @@ def test_it_is_verified_as_the_rest(open_artifact, monkeypatch, target, variant,
     monkeypatch.setattr(runtime, "_run", shifted)
     faults = verify(runtime, golden, TARGETS[target].precision).faults
     assert faults
-    assert all(SENTENCE_EMBEDDING in fault or "alone" in fault for fault in faults)
+    told = (SENTENCE_EMBEDDING, "alone", "8 bits are too few for this model, or its arithmetic is wrong")
+    assert all(any(part in fault for part in told) for fault in faults)
 
 
+@pytest.mark.parametrize("target", ["onnx-int8", "litert-int8"])
 @pytest.mark.parametrize("pooling", POOLINGS, ids=str)
-def test_int8_gives_the_same_bits_with_any_padding(open_artifact, pooling):
+def test_int8_gives_the_same_bits_with_any_padding(open_artifact, pooling, target):
     """A mean changed in its last bit where a length left two or three tokens over after whole fours."""
-    _, runtime = open_artifact("bert", "onnx-int8", pooling)
-    ids = np.random.default_rng(0).integers(5, 60, (1, 20))
-    for length in range(1, 13):
+    _, runtime = open_artifact("bert", target, pooling)
+    ids = np.random.default_rng(0).integers(5, 60, (1, 64))
+    for length in (*range(1, 13), 31, 33, 59):
         alone = runtime.run({"input_ids": ids[:, :length]}, [SENTENCE_EMBEDDING])[SENTENCE_EMBEDDING][0]
         for padded in range(length + 1, length + 5):
             rows = np.repeat(ids[:, :padded], 3, axis=0)

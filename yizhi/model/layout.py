@@ -1,6 +1,6 @@
 """Parameter kind -> each framework's leaf name and orientation.
 
-PyTorch and ONNX keep the checkpoint's names and its [outputs, inputs] kernels: their matrix products
+PyTorch, ONNX and LiteRT keep the checkpoint's names and its [outputs, inputs] kernels: their matrix products
 take a transposed operand at no cost, so the bytes are copied as they are. Flax and TensorFlow store
 kernels as [inputs, outputs]: Flax's users expect it, and TensorFlow multiplies a few rows by a
 transposed kernel at half the speed. An untied decoder is such a kernel; a tied one is the embedding
@@ -17,6 +17,10 @@ FLAX_WEIGHTS = "flax_model.msgpack"
 # From flax/serialization.py: the msgpack extension of an array, and the mark of an array kept in flat pieces.
 FLAX_ARRAY = 1
 FLAX_CHUNKED = "__msgpack_chunked_array__"
+
+# A LiteRT artifact's model, and how the names of its tensors begin that are no parameters.
+LITERT_MODEL = "model.tflite"
+LITERT_CONSTANT = "constant/"
 
 FLAX_LEAVES = {
     EMBEDDING: "embedding",

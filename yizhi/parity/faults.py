@@ -1,7 +1,7 @@
 """Fault: one mistake of the kind that really happens, and what it takes to make it on purpose.
 
 A fault is said once and made everywhere: in the weights, in the configuration, or in functions of a
-forward pass. The four forwards and the oracle give the steps that are altered the same names, so the
+forward pass. The forwards and the oracle give the steps that are altered the same names, so the
 same replacement fits them all. `yizhi.parity.mutations` lists the faults; `mutation_table` shows that
 the gates see each one; `bisect` asks which of them would explain an artifact that failed.
 """
@@ -106,9 +106,37 @@ class OnnxForward(Forward):
         return self.module.tokens_at(p, "fault", x)
 
 
+class LiteRTForward(Forward):
+    """The same arithmetic as operators of a .tflite model."""
+
+    def times(self, p: Any, x: Any, factor: float) -> Any:
+        """x · factor."""
+        return self.module.multiply(p.graph, "fault", x, p.graph.constant(f"fault.{factor}", factor, np.float32))
+
+    def times_heads(self, p: Any, x: Any, factors: NDArray[np.float32]) -> Any:
+        """x [B, 1, 1, T] times a factor per head [A]: [B, A, 1, T]."""
+        column = p.graph.constant("fault.heads", factors[:, None, None], np.float32)
+        return p.graph.node("fault", "MUL", [x, column], (x.shape[0], len(factors), *x.shape[2:]))
+
+    def minus(self, p: Any, x: Any, y: Any) -> Any:
+        """x − y."""
+        return self.module.subtract(p.graph, "fault", x, y)
+
+    def first_tokens(self, p: Any, x: Any) -> Any:
+        """[B, T, H] -> [B, H]."""
+        return self.module.first_tokens(p, "fault", x)
+
+    def tokens_at(self, p: Any, x: Any) -> Any:
+        """[B, T, H] -> [N, H]."""
+        return self.module.tokens_at(p, "fault", x)
+
+
+_BUILDERS = {"onnx": OnnxForward, "litert": LiteRTForward}
+
+
 def forward_of(module: ModuleType) -> Forward:
     """The arithmetic that goes with a forward's module."""
-    return OnnxForward(module) if module.__name__.endswith(".onnx") else Forward(module)
+    return _BUILDERS.get(module.__name__.rpartition(".")[2], Forward)(module)
 
 
 # Wraps one function of a forward: (forward, the original) -> the faulty one.

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from yizhi.converters.onnx_files import WEIGHT_FILE
+from yizhi.converters.targets import TARGETS
 from yizhi.model.spec import Layer
+from yizhi.release.artifact import Artifact
 
 if TYPE_CHECKING:
     from yizhi.converters.int8_graph import Int8Graph
@@ -53,16 +54,11 @@ def quantize_per_batch(graph: "Int8Graph", x: str) -> tuple[str, str]:
 
 
 def _change(folder: Path, name: str, become: Callable[[NDArray], NDArray]) -> NDArray[np.float32]:
-    """Rewrite one float32 vector of the weight file in place; returns what was there."""
-    import onnx
-
-    tensors = {
-        tensor.name: tensor for tensor in onnx.load(folder / "model.onnx", load_external_data=False).graph.initializer
-    }
-    place = {entry.key: entry.value for entry in tensors[name].external_data}
-    with open(folder / WEIGHT_FILE, "r+b") as file:
-        file.seek(int(place["offset"]))
-        found = np.frombuffer(file.read(int(place["length"])), np.float32)
-        file.seek(int(place["offset"]))
+    """Rewrite one float32 vector of the artifact's files in place; returns what was there."""
+    stored = TARGETS[Artifact.read(folder).target].stored_tensors(folder)
+    tensor = next(tensor for tensor in stored if tensor.name == name)
+    found = np.array(tensor.array())
+    with open(tensor.path, "r+b") as file:
+        file.seek(tensor.spans[0][0])
         file.write(become(found).astype(np.float32).tobytes())
     return found

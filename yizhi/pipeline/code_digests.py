@@ -35,10 +35,12 @@ JUDGED_WITH = (
         f"reading/importers/{name}.py"
         for name in ("crc32c", "flax_msgpack", "foreign", "opened", "tensor_bundle", "tf_checkpoint")
     ),
+    "reading/litert_tensors.py",
     "reading/saved_model.py",
     "reading/stored_tensors.py",
     "runtimes",
     "storage/codec.py",
+    "storage/flatbuffer.py",
     "storage/npm.py",
     "storage/protobuf.py",
 )

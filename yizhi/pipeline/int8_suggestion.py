@@ -26,7 +26,7 @@ _LONGEST = 32
 _MOST = 0.5
 
 
-def suggest_kept(checkpoint: Checkpoint, golden: Golden, kept: Sequence[str] = ()) -> str:
+def suggest_kept(checkpoint: Checkpoint, golden: Golden, kept: Sequence[str] = (), target: str = "onnx-int8") -> str:
     """In words: the fewest costly parts that, kept in float32 beside `kept`, make the gates pass.
 
     Each part is tried alone; then those that help most together, one more at a time.
@@ -37,7 +37,7 @@ def suggest_kept(checkpoint: Checkpoint, golden: Golden, kept: Sequence[str] = (
         numbers = count()
 
         def measure(*names: str) -> float:
-            artifact = export_int8(checkpoint, Path(folder) / str(next(numbers)), keep_fp32=[*kept, *names])
+            artifact = export_int8(checkpoint, Path(folder) / str(next(numbers)), target, keep_fp32=[*kept, *names])
             with open_runtime(artifact) as runtime:
                 return _excess(verify(runtime, few, "int8"))
 
@@ -50,9 +50,9 @@ def suggest_kept(checkpoint: Checkpoint, golden: Golden, kept: Sequence[str] = (
     return f"no half of its parts in float32 makes it pass; these cost most: {', '.join(ranked[:3])}"
 
 
-def export_int8(checkpoint: Checkpoint, folder: Path, **options: Any) -> Path:
-    """An int8 artifact in a new folder. options: arguments of `yizhi.converters.to_onnx_int8.convert`."""
-    target = TARGETS["onnx-int8"]
+def export_int8(checkpoint: Checkpoint, folder: Path, name: str = "onnx-int8", **options: Any) -> Path:
+    """An artifact of an int8 target in a new folder. options: arguments of `yizhi.converters.to_onnx_int8.convert`."""
+    target = TARGETS[name]
     folder.mkdir()
     writer = ArtifactWriter(folder)
     target.load_converter().convert(checkpoint, writer, **options)

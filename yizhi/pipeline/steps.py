@@ -153,7 +153,7 @@ def _suggest(runtime: "Runtime", checkpoint: Path, golden: "Golden") -> str:
 
     kept = runtime.artifact.description["options"].get("keep_fp32", [])
     with Checkpoint.open(checkpoint, runtime.pooling, ("*",)) as opened:
-        return suggest_kept(opened, golden, kept)
+        return suggest_kept(opened, golden, kept, runtime.artifact.target)
 
 
 def _diagnose(runtime: "Runtime", checkpoint: Path, golden: "Golden", verdict: "Verdict") -> Diagnosis | None:

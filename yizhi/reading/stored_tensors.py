@@ -38,7 +38,7 @@ _TYPED_DATA = (4, 5, 7, 10, 11)
 _KEY, _VALUE = 1, 2
 _EXTERNAL = 1
 # Numbers that a graph may keep itself, unless all are the same, as zero points are: epsilon, axes, shapes, channels.
-_MOST_OF_ITS_OWN = 8
+MOST_OF_ITS_OWN = 8
 _ONNX_TYPES = {1: "F32", 2: "U8", 3: "I8", 6: "I32", 7: "I64", 9: "BOOL", 10: "F16", 11: "F64", 16: "BF16"}
 
 
@@ -199,7 +199,7 @@ def _find_own_numbers(message: bytes) -> str | None:
 def _is_plain(tensor: Fields) -> bool:
     """Whether a constant has few numbers, or one number many times."""
     count = math.prod(_dims(tensor))
-    if count <= _MOST_OF_ITS_OWN:
+    if count <= MOST_OF_ITS_OWN:
         return True
     values = [value for number in _TYPED_DATA for value in tensor.get(number, ())]
     raw = b"".join(value for value in (*values, *tensor.get(_RAW_DATA, ())) if isinstance(value, bytes))

@@ -18,8 +18,10 @@ MOST_LABELS = 50
 # The hub's words (https://huggingface.co/tasks) where ours differ, and its names of libraries and frameworks.
 PIPELINES = {"features": "feature-extraction", "replaced-token-detection": "token-classification"}
 _LIBRARIES = {"pytorch": "transformers", "tensorflow": "tensorflow", "flax": "flax"}
+_LIBRARIES |= {"litert": "litert", "litert-int8": "litert"}
 _TAGS = {"pytorch": ["pytorch"], "tensorflow": ["tf"], "flax": ["jax"], "onnx": ["onnx"]}
 _TAGS["onnx-int8"] = ["onnx", "int8", "quantized"]
+_TAGS |= {"litert": ["tflite"], "litert-int8": ["tflite", "int8", "quantized"]}
 
 
 def write_card(artifact: Artifact, source: Mapping[str, Any], parity: Mapping[str, Any]) -> str:

@@ -57,6 +57,19 @@ outputs = session.run(None, {{name: np.array([values], np.int64) for name, value
 print({{output.name: values.shape for output, values in zip(session.get_outputs(), outputs)}})
 """
 
+_LITERT = """\
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from tokenizers import Tokenizer
+
+folder = "."  # where this file is
+encoding = Tokenizer.from_file(f"{{folder}}/tokenizer.json").encode({text})
+model = Interpreter(f"{{folder}}/model.tflite").get_signature_runner("serving_default")
+given = {{"input_ids": encoding.ids, "attention_mask": encoding.attention_mask, "token_type_ids": encoding.type_ids}}
+outputs = model(**{{name: np.array([values], np.int32) for name, values in given.items()}})
+print({{name: values.shape for name, values in outputs.items()}})
+"""
+
 _OPTIMUM = """\
 from optimum.onnxruntime import {loader}
 from transformers import AutoTokenizer
@@ -74,6 +87,7 @@ _NEEDS = {
     "TensorFlow": "tensorflow tokenizers",
     "Flax": "flax",
     "ONNX Runtime": "onnxruntime tokenizers",
+    "LiteRT": "ai-edge-litert tokenizers",
     "optimum": "optimum-onnx[onnxruntime]",
 }
 
@@ -89,6 +103,8 @@ def write_snippets(target: str, task: str) -> list[tuple[str, str, str]]:
         found["TensorFlow"] = _TENSORFLOW.format(text=text)
     elif target == "flax":
         found["Flax"] = _FLAX
+    elif target in ("litert", "litert-int8"):
+        found["LiteRT"] = _LITERT.format(text=text)
     else:
         found["ONNX Runtime"] = _ONNX.format(text=text)
         if task != "replaced-token-detection":  # optimum has no class for it

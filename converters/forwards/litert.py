@@ -1,0 +1,361 @@
+"""LiteRT: the encoder as a subgraph of built-in operators, built one by one.
+
+The functions are those of the PyTorch forward, in the same order. B and T are the inputs' at each call: shapes that
+depend on them are computed by `SHAPE`, which the interpreter does when its inputs are resized, before it runs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from yizhi.converters.forwards.passes import Tap, ignore, keep
+from yizhi.converters.litert_graph import ANY, INT32, Graph, Value
+from yizhi.converters.litert_operators import add, as_float, expand, gather, multiply, subtract, swap
+from yizhi.model.spec import (
+    INPUT,
+    MASK_VALUE,
+    OUTPUT,
+    POSITIONS,
+    SENTENCE_EMBEDDING,
+    SHORTEST_NORM,
+    SUM,
+    Adapter,
+    EncoderSpec,
+    Layer,
+    Linear,
+    LinearHead,
+    MaskedLMHead,
+    Norm,
+    Pooling,
+    Scaling,
+)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One run of an encoder as operators of a graph: `passes.Pass`, with the graph's values.
+
+    length: T as a value. heads, rows: the shapes [B, T, A, d] and [B, T, H] as values.
+    mask: what is added to attention scores, [B, 1, 1, T]. ones: [T, 1].
+    positions: the tokens [N, 2], each by row and position, that the last layer is to compute; all [B, T] if None.
+    """
+
+    graph: Graph
+    spec: EncoderSpec
+    length: Value
+    heads: Value
+    rows: Value
+    mask: Value
+    ones: Value
+    tap: Tap[Value] = ignore
+    positions: Value | None = None
+
+    def in_layer(self, number: int) -> "Pass":
+        """As layer `number` sees it: taps begin with `layers.N.`, and only the last layer computes fewer tokens."""
+        last = number == len(self.spec.layers) - 1
+        return replace(
+            self,
+            tap=lambda name, x: self.tap(f"layers.{number}.{name}", x),
+            positions=self.positions if last else None,
+        )
+
+
+def gelu_erf(g: Graph, scope: str, x: Value) -> Value:
+    """x Φ(x), with the exact normal distribution function (Hendrycks & Gimpel 2016, arXiv:1606.08415)."""
+    return g.node(scope, "GELU", [x], x.shape, schema.GeluOptionsT(approximate=False))
+
+
+def gelu_tanh(g: Graph, scope: str, x: Value) -> Value:
+    """The tanh approximation of `gelu_erf`, from the same paper."""
+    return g.node(scope, "GELU", [x], x.shape, schema.GeluOptionsT(approximate=True))
+
+
+def relu(g: Graph, scope: str, x: Value) -> Value:
+    """max(x, 0)."""
+    return g.node(scope, "RELU", [x], x.shape)
+
+
+def silu(g: Graph, scope: str, x: Value) -> Value:
+    """x / (1 + exp(−x)) (Hendrycks & Gimpel 2016, arXiv:1606.08415)."""
+    return multiply(g, scope, x, g.node(scope, "LOGISTIC", [x], x.shape))
+
+
+def tanh(g: Graph, scope: str, x: Value) -> Value:
+    """The hyperbolic tangent."""
+    return g.node(scope, "TANH", [x], x.shape)
+
+
+ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": relu, "silu": silu, "tanh": tanh}
+
+
+def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
+    """Add the encoder with its head to `g`; the named outputs become the graph's, in that order.
+
+    Inputs are int32 [batch, length]; outputs are float32 with the axes of `spec.output_axes`.
+    """
+    p, input_ids, attention_mask, token_type_ids = begin(g, spec)
+    found: dict[str, Value] = {}
+    p = replace(p, tap=keep(outputs, found))
+    x = embeddings(p, input_ids, token_type_ids)  # [B, T, H]
+    x = encoder(p, x)
+    p.tap("last_hidden_state", x)
+    pooled = p.tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler else None  # [B, H]
+    if SENTENCE_EMBEDDING in outputs and spec.pooling:
+        p.tap(SENTENCE_EMBEDDING, sentence_embedding(p, spec.pooling, x, attention_mask))
+    if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
+        p.tap("logits", mlm_head(p, spec.head, x))
+    elif "logits" in outputs and isinstance(spec.head, LinearHead):
+        p.tap("logits", linear_head(p, spec.head, x, pooled))
+    for name in outputs:
+        g.output(name, found[name])
+
+
+def build_logits_at(g: Graph, spec: EncoderSpec, head: MaskedLMHead) -> None:
+    """Add the encoder with its head to `g` for the tokens at `positions` alone.
+
+    Inputs are those of `build_encoder` and `positions`, int32 [count, 2], pairs of row and position; the output is
+    `logits` [count, V]. After attention, the last layer computes nothing for other tokens.
+    """
+    p, input_ids, _, token_type_ids = begin(g, spec)
+    p = replace(p, positions=g.input(POSITIONS, INT32, (ANY, 2)))
+    x = embeddings(p, input_ids, token_type_ids)
+    x = encoder(p, x)  # [N, H]
+    g.output("logits", mlm_head(p, head, x))
+
+
+def begin(g: Graph, spec: EncoderSpec) -> tuple[Pass, Value, Value, Value]:
+    """Declare `input_ids`, `attention_mask` and `token_type_ids`."""
+    input_ids, attention_mask, token_type_ids = (
+        g.input(name, INT32, (ANY, ANY)) for name in ("input_ids", "attention_mask", "token_type_ids")
+    )
+    config, scope = spec.config, "tokens"
+    tokens = g.node(scope, "SHAPE", [input_ids], (2,), schema.ShapeOptionsT(outType=INT32), dtype=INT32)
+
+    def extend(shape: Value, name: str, *axes: int) -> Value:
+        size = (shape.shape[0] + len(axes),)
+        parts = [shape, g.constant(name, axes)]
+        return g.node(scope, "CONCATENATION", parts, size, schema.ConcatenationOptionsT(), dtype=INT32)
+
+    length = gather(g, scope, tokens, g.constant("one", 1), axis=0, dtype=INT32)
+    column = extend(gather(g, scope, tokens, g.constant("axis.1", [1]), axis=0, dtype=INT32), "column", 1)
+    heads = extend(tokens, "heads", config.num_attention_heads, config.head_size)
+    rows = extend(tokens, "rows", config.hidden_size)
+    ones = g.node(scope, "FILL", [column, g.constant("one.float", 1, np.float32)], (ANY, 1))
+    p = Pass(g, spec, length, heads, rows, mask_scores(g, attention_mask), ones)
+    return p, input_ids, attention_mask, token_type_ids
+
+
+def embeddings(p: Pass, input_ids: Value, token_type_ids: Value) -> Value:
+    """Word + token type + position, then LayerNorm and a projection to H where the family has them."""
+    g, spec, scope = p.graph, p.spec, p.spec.word_embeddings.name.rpartition(".")[0]
+    ends = [g.constant("zero", 0), p.length, g.constant("one", 1)]
+    positions = g.node(scope, "RANGE", ends, (ANY,), dtype=INT32)  # [T]
+    x = g.lookup(spec.word_embeddings, input_ids)  # [B, T, E]
+    x = add(g, scope, x, g.lookup(spec.token_type_embeddings, token_type_ids))
+    x = add(g, scope, x, g.lookup(spec.position_embeddings, positions))  # + [T, E]
+    if spec.embeddings_norm:
+        x = layer_norm(p, spec.embeddings_norm, x)
+    return linear(p, spec.embeddings_projection, x) if spec.embeddings_projection else x  # [B, T, H]
+
+
+def mask_scores(g: Graph, attention_mask: Value) -> Value:
+    """What is added to attention scores: 0 for a token, MASK_VALUE for padding: [B, 1, 1, T]."""
+    scope = "attention_mask"
+    hidden = subtract(g, scope, g.constant("one.float", 1, np.float32), as_float(g, scope, attention_mask))  # [B, T]
+    scores = multiply(g, scope, hidden, g.constant("mask_value", MASK_VALUE, np.float32))
+    for _ in range(2):
+        scores = expand(g, scope, scores, 1)
+    return scores
+
+
+def encoder(p: Pass, x: Value) -> Value:
+    """Every block in turn; `hidden_states.N` is the input of block N, the last is the result."""
+    number = 0
+    for index, block in enumerate(p.spec.blocks):
+        x = p.tap(f"hidden_states.{index}", x)
+        for layer in block:
+            x = encoder_layer(p.in_layer(number), layer, x)
+            number += 1
+    if p.spec.final_norm:
+        x = layer_norm(p, p.spec.final_norm, x)
+    return p.tap(f"hidden_states.{len(p.spec.blocks)}", x)
+
+
+def encoder_layer(p: Pass, layer: Layer, x: Value) -> Value:
+    """Attention and feed-forward, each with a residual; LayerNorm after each sum, or before each part.
+
+    Gives [N, H] where the pass names positions.
+    """
+    g, scope = p.graph, layer.attention_output.name
+    if layer.norm_first:
+        attended = attention(p, layer, layer_norm(p, layer.attention_norm, x))
+        x = p.tap("after_attention", add(g, scope, tokens_at(p, scope, x), attended))
+        return add(g, layer.output.name, x, feed_forward(p, layer, layer_norm(p, layer.output_norm, x)))
+    y = attention(p, layer, x)
+    x = tokens_at(p, scope, x)
+    x = p.tap("after_attention", add_and_norm(p, layer.attention_norm, layer.attention_adapter, x, y))
+    return add_and_norm(p, layer.output_norm, layer.output_adapter, x, feed_forward(p, layer, x))
+
+
+def add_and_norm(p: Pass, norm: Norm, part: Adapter | None, x: Value, y: Value) -> Value:
+    """LayerNorm(x + y) of a sub-layer's input and output, with an adapter on the way where there is one."""
+    g = p.graph
+    if part is None:
+        return layer_norm(p, norm, add(g, norm.name, x, y))
+    z = adapter(p, norm, part, x, y)
+    return z if part.adds is None else layer_norm(p, norm, add(g, norm.name, z, x if part.adds == INPUT else y))
+
+
+def adapter(p: Pass, norm: Norm, part: Adapter, x: Value, y: Value) -> Value:
+    """A bottleneck and the residual around it: the z of `yizhi.model.spec.Adapter`."""
+    g, scope = p.graph, part.up.name
+
+    def take(which: str) -> Value:
+        if which in (INPUT, OUTPUT):
+            return x if which == INPUT else y
+        total = add(g, norm.name, x, y)
+        return total if which == SUM else layer_norm(p, norm, total)
+
+    read = take(part.reads)
+    z = layer_norm(p, part.norm_before, read) if part.norm_before else read
+    z = linear(p, part.up, ACTIVATIONS[part.activation](g, part.down.name, linear(p, part.down, z)))
+    if isinstance(part.scaling, Scaling):
+        z = multiply(g, scope, z, g.weight(part.scaling.name))
+    elif part.scaling != 1.0:
+        z = multiply(g, scope, z, g.constant("adapter_scaling", part.scaling, np.float32))
+    residual = read if part.residual == part.reads else take(part.residual)
+    if part.residual_in_norm:
+        z = add(g, scope, z, residual)
+    if part.norm_after:
+        z = layer_norm(p, part.norm_after, z)
+    return z if part.residual_in_norm else add(g, scope, z, residual)
+
+
+def attention(p: Pass, layer: Layer, x: Value) -> Value:
+    """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), projected."""
+    g, scope = p.graph, layer.query.name.rpartition(".")[0]
+    config, square = p.spec.config, (ANY, p.spec.config.num_attention_heads, ANY, ANY)
+    scale = g.constant("attention_scale", config.head_size**-0.5, np.float32)
+
+    def split(part: Linear, y: Value) -> Value:
+        y = g.node(part.name, "RESHAPE", [y, p.heads], (ANY, ANY, config.num_attention_heads, config.head_size))
+        return swap(g, part.name, y)  # [B, A, T, d]
+
+    query = split(layer.query, multiply(g, scope, p.tap("query", linear(p, layer.query, x)), scale))
+    key = split(layer.key, p.tap("key", linear(p, layer.key, x)))
+    value = split(layer.value, p.tap("value", linear(p, layer.value, x)))
+    scores = g.node(f"{scope}/scores", "BATCH_MATMUL", [query, key], square, schema.BatchMatMulOptionsT(adjY=True))
+    weights, total = exponents(p, scope, add(g, scope, scores, p.mask))
+    context = g.node(f"{scope}/context", "BATCH_MATMUL", [weights, value], value.shape, schema.BatchMatMulOptionsT())
+    context = swap(g, scope, g.node(scope, "DIV", [context, total], context.shape))
+    context = g.node(scope, "RESHAPE", [context, p.rows], (ANY, ANY, config.hidden_size))
+    context = p.tap("context", tokens_at(p, scope, context))  # [B, T, H] or [N, H]
+    return p.tap("attention_output", linear(p, layer.attention_output, context))
+
+
+def exponents(p: Pass, scope: str, scores: Value) -> tuple[Value, Value]:
+    """exp(scores − the row's highest) [B, A, T, T], and their sums [B, A, T, 1]: softmax is the one over the other.
+
+    Not SOFTMAX: XNNPACK adds its terms in an order that changes with their number, padding included. A product adds
+    them one after the other, so that a row's bits do not depend on how far it is padded.
+    """
+    g, shape = p.graph, (*scores.shape[:-1], 1)
+    last = g.constant("axis.3", [3])
+    highest = g.node(scope, "REDUCE_MAX", [scores, last], shape, schema.ReducerOptionsT(keepDims=True))
+    weights = g.node(scope, "EXP", [subtract(g, scope, scores, highest)], scores.shape)
+    return weights, g.node(f"{scope}/total", "BATCH_MATMUL", [weights, p.ones], shape, schema.BatchMatMulOptionsT())
+
+
+def tokens_at(p: Pass, scope: str, x: Value) -> Value:
+    """[B, T, H] -> [N, H]: the tokens at (row, position) pairs [N, 2]; without any, x as it is."""
+    if p.positions is None:
+        return x
+    return p.graph.node(scope, "GATHER_ND", [x, p.positions], (ANY, x.shape[-1]))
+
+
+def feed_forward(p: Pass, layer: Layer, x: Value) -> Value:
+    """Two linear layers with the activation between them."""
+    activation = ACTIVATIONS[p.spec.config.activation]
+    x = activation(p.graph, layer.intermediate.name, linear(p, layer.intermediate, x))  # [B, T, I]
+    return p.tap("output", linear(p, layer.output, p.tap("intermediate", x)))  # [B, T, H]
+
+
+def pooler(p: Pass, dense: Linear, x: Value) -> Value:
+    """tanh of a linear layer over the first token: [B, H]."""
+    return tanh(p.graph, dense.name, linear(p, dense, first_tokens(p, dense.name, x)))
+
+
+def sentence_embedding(p: Pass, pooling: Pooling, x: Value, attention_mask: Value) -> Value:
+    """[B, T, H] -> [B, H]: each row's own tokens as one vector."""
+    g, scope, shape = p.graph, "pooling", (ANY, x.shape[-1])
+    one, middle, last = g.constant("one.float", 1, np.float32), g.constant("axis.1", [1]), g.constant("axis.-1", [-1])
+    kept = expand(g, scope, as_float(g, scope, attention_mask), -1)  # [B, T, 1]
+    if pooling.mode == "mean":
+        total = g.node(scope, "SUM", [multiply(g, scope, x, kept), middle], shape, schema.ReducerOptionsT())
+        count = g.node(scope, "SUM", [kept, middle], (ANY, 1), schema.ReducerOptionsT())
+        count = g.node(scope, "MAXIMUM", [count, one], count.shape)
+        pooled = g.node(scope, "DIV", [total, count], shape)
+    elif pooling.mode == "max":
+        lowest = multiply(g, scope, subtract(g, scope, kept, one), g.constant("highest", -MASK_VALUE, np.float32))
+        highest = g.node(scope, "REDUCE_MAX", [add(g, scope, x, lowest), middle], shape, schema.ReducerOptionsT())
+        some = g.node(scope, "REDUCE_MAX", [kept, middle], (ANY, 1), schema.ReducerOptionsT())
+        pooled = multiply(g, scope, highest, some)
+    else:
+        options = schema.ArgMaxOptionsT(outputType=INT32)
+        first = g.node(scope, "ARG_MAX", [attention_mask, g.constant("one", 1)], (ANY,), options, dtype=INT32)
+        pooled = g.node(scope, "GATHER", [x, first], shape, schema.GatherOptionsT(axis=1, batchDims=1), version=5)
+    if not pooling.normalize:
+        return pooled
+    squares = multiply(g, scope, pooled, pooled)
+    norm = g.node(scope, "SUM", [squares, last], (ANY, 1), schema.ReducerOptionsT(keepDims=True))
+    norm = g.node(scope, "SQRT", [norm], norm.shape)
+    norm = g.node(scope, "MAXIMUM", [norm, g.constant("shortest", SHORTEST_NORM, np.float32)], norm.shape)
+    return g.node(scope, "DIV", [pooled, norm], shape)
+
+
+def mlm_head(p: Pass, head: MaskedLMHead, x: Value) -> Value:
+    """Vocabulary logits [..., V] of hidden states [..., H]."""
+    x = ACTIVATIONS[head.activation](p.graph, head.dense.name, linear(p, head.dense, x))  # [..., E]
+    x = layer_norm(p, head.norm, x)
+    return p.graph.linear(head.decoder_bias.rpartition(".")[0], head.decoder, head.decoder_bias, x)
+
+
+def linear_head(p: Pass, head: LinearHead, x: Value, pooled: Value | None) -> Value:
+    """Label logits over every token, the first token, or the pooler's output."""
+    if head.over == "pooler" and pooled is not None:
+        x = pooled
+    elif head.over == "first_token":
+        x = first_tokens(p, head.projection.name, x)
+    if head.dense:
+        dense = head.dense.linear
+        x = ACTIVATIONS[head.dense.activation](p.graph, dense.name, linear(p, dense, x))
+    x = linear(p, head.projection, x)
+    if not head.squeeze:
+        return x
+    axis = len(x.shape) - 1
+    return p.graph.node(head.projection.name, "SQUEEZE", [x], x.shape[:-1], schema.SqueezeOptionsT(squeezeDims=[axis]))
+
+
+def linear(p: Pass, layer: Linear, x: Value) -> Value:
+    """x Wᵀ + b."""
+    return p.graph.linear(layer.name, layer.weight, layer.bias, x)
+
+
+def layer_norm(p: Pass, norm: Norm, x: Value) -> Value:
+    """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
+    g, scope, shape = p.graph, norm.name, (*x.shape[:-1], 1)
+    axis, keep_axis = g.constant(f"axis.{len(shape) - 1}", [len(shape) - 1]), schema.ReducerOptionsT(keepDims=True)
+    mean = g.node(scope, "MEAN", [x, axis], shape, keep_axis)
+    squares = g.node(scope, "SQUARED_DIFFERENCE", [x, mean], x.shape)
+    variance = g.node(scope, "MEAN", [squares, axis], shape, keep_axis)
+    variance = add(g, scope, variance, g.constant(f"epsilon.{norm.epsilon}", norm.epsilon, np.float32))
+    factor = g.node(scope, "RSQRT", [variance], shape)
+    y = multiply(g, scope, subtract(g, scope, x, mean), factor)
+    return add(g, scope, multiply(g, scope, y, g.weight(norm.weight)), g.weight(norm.bias))
+
+
+def first_tokens(p: Pass, scope: str, x: Value) -> Value:
+    """[B, T, H] -> [B, H]."""
+    return gather(p.graph, scope, x, p.graph.constant("zero", 0), axis=1)

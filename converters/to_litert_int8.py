@@ -1,0 +1,84 @@
+"""Write a .tflite model over int8 weights, with activations quantized per token. docs/int8.md is the contract."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yizhi.converters.int8_outliers import choose_calibration, find_outliers, may_have_outliers
+from yizhi.converters.litert_file import write_model
+from yizhi.converters.litert_graph import FLOAT, INT8, Buffers, Weight
+from yizhi.converters.litert_int8_graph import Int8Graph
+from yizhi.converters.onnx_files import outliers_of, scale_of
+from yizhi.converters.quantize import quantize_in_chunks, scales_of_rows
+from yizhi.converters.to_litert import build_signatures
+from yizhi.converters.to_onnx_int8 import kept_names, one_of_each_kind, quantized_names
+from yizhi.model.layout import LITERT_MODEL
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.release.artifact import ArtifactWriter
+
+
+def convert(
+    checkpoint: Checkpoint,
+    writer: ArtifactWriter,
+    keep_fp32: Collection[str] = (),
+    calibration: Sequence[Sequence[int]] = (),
+    outlier_channels: bool = True,
+) -> None:
+    """Write `model.tflite` with kernels and word embeddings as int8.
+
+    The arguments are those of `to_onnx_int8.convert`. Raises InputError for a beginning that no quantized parameter
+    has.
+    """
+    spec = checkpoint.spec
+    names = quantized_names(spec) - kept_names(spec, keep_fp32)
+    chosen = choose_calibration(checkpoint, calibration)
+    sought = names & may_have_outliers(spec) if outlier_channels else set()
+    outliers = find_outliers(checkpoint, sought, chosen.rows)
+    checked = [name for name in one_of_each_kind(spec) if name in names]
+    with writer.open(LITERT_MODEL) as file, ThreadPoolExecutor() as pool:
+        weights: dict[str, Weight] = {}
+        contents: dict[str, Callable[[], Iterable[bytes | memoryview]]] = {}
+        for parameter in checkpoint.parameters():
+            name = parameter.name
+            if name not in names:
+                weights[name] = Weight(FLOAT, parameter.shape)
+                contents[name] = partial(checkpoint.chunks, parameter)
+                continue
+            kernel = checkpoint.array(name)
+            if outliers.in_float32(name):
+                columns = np.ascontiguousarray(kernel[:, outliers.of(name)])
+                weights[outliers_of(name)] = Weight(FLOAT, columns.shape)
+                contents[outliers_of(name)] = partial(iter, [columns.data])
+            prepare = partial(outliers.prepare, name)
+            weights[name] = Weight(INT8, parameter.shape, scales_of_rows(prepare(kernel)))
+            contents[name] = partial(_quantize, checkpoint, name, pool, prepare)
+            checkpoint.release(name)
+        buffers = Buffers(weights)
+        signatures = build_signatures(partial(Int8Graph, buffers, outliers), spec)
+        offsets = write_model(file, buffers, signatures, lambda name: contents[name]())
+    places = {name: _describe(weights, name, offset) for name, offset in offsets.items()}
+    found = {"outliers": outliers.channels, "smoothed": outliers.smoothed, "calibration": chosen.describe()}
+    writer.say("quantization", {"checked": checked, "stored": places, **found})
+
+
+def _describe(weights: Mapping[str, Weight], name: str, offset: int) -> dict[str, object]:
+    """Where a weight lies, or its scales, as `artifact.json` has it."""
+    if name not in weights:
+        return {"dtype": "float32", "offset": offset, "shape": weights[name.removesuffix(scale_of(""))].shape[:1]}
+    dtype = "int8" if weights[name].dtype == INT8 else "float32"
+    return {"dtype": dtype, "offset": offset, "shape": weights[name].shape}
+
+
+def _quantize(
+    checkpoint: Checkpoint,
+    name: str,
+    pool: ThreadPoolExecutor,
+    prepare: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+) -> Iterator[memoryview]:
+    """The bytes of an int8 kernel, in pieces."""
+    for rows in quantize_in_chunks(checkpoint.array(name), [], pool, prepare):
+        yield rows.data
+    checkpoint.release(name)
