@@ -171,6 +171,18 @@ TARGETS: Mapping[str, Target] = {
             export_extra="onnx-export",
             size=1.2,
         ),
+        Target(
+            name="openvino",
+            precision="fp32",
+            converter="yizhi.converters.to_openvino",
+            runtime="yizhi.runtimes.openvino_runtime:OpenVinoRuntime",
+            tensors="yizhi.reading.openvino_tensors:read_openvino",
+            graphs="yizhi.parity.openvino_graphs:compare_graphs",
+            files=("*.xml", "openvino_model.bin"),
+            converts_with=("openvino",),
+            runs_with=("openvino",),
+            extra="openvino",
+        ),
     )
 }
 

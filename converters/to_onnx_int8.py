@@ -24,7 +24,8 @@ from yizhi.converters.onnx_files import (
 )
 from yizhi.converters.quantize import Outliers, quantize_in_chunks
 from yizhi.converters.sentence_transformers import write_modules
-from yizhi.converters.to_onnx import say_columns, write_graphs
+from yizhi.converters.shared_files import say_columns
+from yizhi.converters.to_onnx import write_graphs
 from yizhi.errors import InputError
 from yizhi.model.spec import KERNEL, EncoderSpec, MaskedLMHead
 from yizhi.reading.checkpoint import Checkpoint

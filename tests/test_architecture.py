@@ -83,7 +83,18 @@ def test_the_librarys_names_are_those_of_the_runtimes_and_their_errors():
 
 
 # What `import yizhi` and the command line must not wait for; what opens no artifact needs no tokenizers either.
-HEAVY = ("onnxruntime", "onnx", "torch", "tensorflow", "jax", "flax", "transformers", "scipy", "huggingface_hub")
+HEAVY = (
+    "flax",
+    "huggingface_hub",
+    "jax",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "scipy",
+    "tensorflow",
+    "torch",
+    "transformers",
+)
 
 
 @pytest.mark.parametrize(

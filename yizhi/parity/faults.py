@@ -106,9 +106,32 @@ class OnnxForward(Forward):
         return self.module.tokens_at(p, "fault", x)
 
 
+class OpenVinoForward(Forward):
+    """The same arithmetic as operators of OpenVINO, which take no number of Python's for a float32."""
+
+    def times(self, p: Any, x: Any, factor: float) -> Any:
+        """x · factor."""
+        return self.module.ops.multiply(x, np.float32(factor))
+
+    def times_heads(self, p: Any, x: Any, factors: NDArray[np.float32]) -> Any:
+        """x [B, 1, 1, T] times a factor per head [A]: [B, A, 1, T]."""
+        return self.module.ops.multiply(x, factors[:, None, None])
+
+    def minus(self, p: Any, x: Any, y: Any) -> Any:
+        """x − y."""
+        return self.module.ops.subtract(x, y)
+
+    def first_tokens(self, p: Any, x: Any) -> Any:
+        """[B, T, H] -> [B, H]."""
+        return self.module.first_tokens(x)
+
+
+_FORWARDS = {"onnx": OnnxForward, "openvino": OpenVinoForward}
+
+
 def forward_of(module: ModuleType) -> Forward:
     """The arithmetic that goes with a forward's module."""
-    return OnnxForward(module) if module.__name__.endswith(".onnx") else Forward(module)
+    return _FORWARDS.get(module.__name__.rpartition(".")[2], Forward)(module)
 
 
 # Wraps one function of a forward: (forward, the original) -> the faulty one.

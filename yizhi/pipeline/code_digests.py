@@ -35,6 +35,7 @@ JUDGED_WITH = (
         f"reading/importers/{name}.py"
         for name in ("crc32c", "flax_msgpack", "foreign", "opened", "tensor_bundle", "tf_checkpoint")
     ),
+    "reading/openvino_tensors.py",
     "reading/saved_model.py",
     "reading/stored_tensors.py",
     "runtimes",

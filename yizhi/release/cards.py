@@ -17,8 +17,8 @@ HOME = "https://pypi.org/project/yizhi/"
 MOST_LABELS = 50
 # The hub's words (https://huggingface.co/tasks) where ours differ, and its names of libraries and frameworks.
 PIPELINES = {"features": "feature-extraction", "replaced-token-detection": "token-classification"}
-_LIBRARIES = {"pytorch": "transformers", "tensorflow": "tensorflow", "flax": "flax"}
-_TAGS = {"pytorch": ["pytorch"], "tensorflow": ["tf"], "flax": ["jax"], "onnx": ["onnx"]}
+_LIBRARIES = {"pytorch": "transformers", "tensorflow": "tensorflow", "flax": "flax", "openvino": "openvino"}
+_TAGS = {"pytorch": ["pytorch"], "tensorflow": ["tf"], "flax": ["jax"], "onnx": ["onnx"], "openvino": ["openvino"]}
 _TAGS["onnx-int8"] = ["onnx", "int8", "quantized"]
 
 
