@@ -183,6 +183,20 @@ TARGETS: Mapping[str, Target] = {
             runs_with=("openvino",),
             extra="openvino",
         ),
+        Target(
+            name="openvino-int8",
+            precision="int8",
+            converter="yizhi.converters.to_openvino_int8",
+            runtime="yizhi.runtimes.openvino_runtime:OpenVinoRuntime",
+            tensors="yizhi.reading.openvino_tensors:read_openvino",
+            graphs="yizhi.parity.openvino_graphs:compare_graphs",
+            files=("*.xml", "openvino_model.bin"),
+            converts_with=("openvino", "onnx", "onnxruntime"),
+            runs_with=("openvino",),
+            extra="openvino",
+            export_extra="openvino-export",
+            size=1.2,
+        ),
     )
 }
 

@@ -7,6 +7,7 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
+from yizhi.converters.onnx_files import INTEGERS
 from yizhi.converters.openvino_files import graph_file
 from yizhi.model.layout import OPENVINO_WEIGHTS
 from yizhi.model.spec import COLUMNS, LOGITS_AT, POSITIONS, Layer
@@ -42,10 +43,12 @@ class OpenVinoRuntime(Runtime):
 
     def _request(self, signature: str) -> openvino.InferRequest:
         if signature not in self._requests:
-            folder = self.artifact.folder
-            model = self._core.read_model(folder / graph_file(signature), folder / OPENVINO_WEIGHTS)
-            self._requests[signature] = self._compile(model)
+            self._requests[signature] = self._compile(self._read(signature))
         return self._requests[signature]
+
+    def _read(self, graph: str) -> openvino.Model:
+        folder = self.artifact.folder
+        return self._core.read_model(folder / graph_file(graph), folder / OPENVINO_WEIGHTS)
 
     def _compile(self, model: openvino.Model) -> openvino.InferRequest:
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
@@ -62,6 +65,14 @@ class OpenVinoRuntime(Runtime):
             "threads": str(compiled.get_property("INFERENCE_NUM_THREADS")),
         }
 
+    def integer_sums(self, rows: NDArray[np.uint8]) -> Mapping[str, Outputs]:
+        """What the kernels sum for uint8 rows [N, widest]: NAME.sums [N, outputs]."""
+        model = self._read(INTEGERS)
+        request = self._compile(model)
+        request.infer({"rows": rows})
+        names = [output.any_name for output in model.outputs]
+        return {"s8s8": {name: request.get_tensor(name).data.copy() for name in names}}
+
     def find_disagreements(self, inputs: Inputs) -> list[str]:
         """Columns of `logits` under names of their own that are not those columns, in every bit."""
         columns: dict[str, int] = self.artifact.description.get(COLUMNS, {})
@@ -76,8 +87,7 @@ class OpenVinoRuntime(Runtime):
 
     def look_inside(self, inputs: Inputs, layer: int) -> Outputs:
         """TAPS by the names of the graph's nodes; none of a layer that runs several times under one name."""
-        folder = self.artifact.folder
-        model = self._core.read_model(folder / graph_file("hidden_states"), folder / OPENVINO_WEIGHTS)
+        model = self._read("hidden_states")
         nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
         spec = self.build_spec(nodes)
         looked_at = spec.layers[layer]

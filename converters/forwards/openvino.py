@@ -33,12 +33,20 @@ from yizhi.model.spec import (
     Scaling,
 )
 
+# Attention's keys are filled up to a multiple of this. The plugin adds so many terms at once, and those that are left
+# over in another order, so that a sum's last bits would depend on how far a row is padded.
+KEYS = 16
+
 
 @dataclass(frozen=True)
 class Pass(passes.Pass[Node]):
-    """One run of an encoder as nodes of a model: `passes.Pass`, whose parameters say how they are multiplied."""
+    """One run of an encoder as nodes of a model: `passes.Pass`, whose parameters say how they are multiplied.
+
+    missing: how many keys make their number a multiple of KEYS, [1]; the layers need it.
+    """
 
     parameters: Weights
+    missing: Node | None = None
 
 
 def gelu_erf(x: Node, scope: str) -> Node:
@@ -85,7 +93,7 @@ def build_encoder(weights: Weights, spec: EncoderSpec, outputs: Sequence[str]) -
     found: dict[str, Node] = {}
     p = Pass(weights, spec, passes.keep(outputs, found))
     x = embeddings(p, input_ids, token_type_ids)  # [B, T, H]
-    x = encoder(replace(p, mask=mask_scores(attention_mask)), x)
+    x = encoder(see_keys(p, attention_mask), x)
     p.tap("last_hidden_state", x)
     pooled = p.tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler else None  # [B, H]
     if SENTENCE_EMBEDDING in outputs and spec.pooling:
@@ -110,7 +118,7 @@ def build_logits_at(weights: Weights, spec: EncoderSpec, head: MaskedLMHead) -> 
     positions = ops.parameter([-1, 2], np.int64, name=POSITIONS)
     p = Pass(weights, spec, positions=positions)
     x = embeddings(p, input_ids, token_type_ids)  # [B, T, H]
-    x = encoder(replace(p, mask=mask_scores(attention_mask)), x)  # [N, H]
+    x = encoder(see_keys(p, attention_mask), x)  # [N, H]
     return finish([*given, positions], {"logits": mlm_head(p, head, x)}, LOGITS_AT)
 
 
@@ -144,10 +152,20 @@ def embeddings(p: Pass, input_ids: Node, token_type_ids: Node) -> Node:
     return linear(p, p.spec.embeddings_projection, x) if p.spec.embeddings_projection else x  # [B, T, H]
 
 
-def mask_scores(attention_mask: Node) -> Node:
-    """What is added to attention scores: 0 for a token, MASK_VALUE for padding: [B, 1, 1, T]."""
-    hidden = ops.subtract(np.float32(1), ops.convert(attention_mask, "f32"))  # [B, T]
-    return ops.unsqueeze(ops.multiply(hidden, np.float32(MASK_VALUE)), [1, 2])
+def see_keys(p: Pass, attention_mask: Node) -> Pass:
+    """The pass with what is added to attention scores: 0 for a token, MASK_VALUE for padding: [B, 1, 1, T′]."""
+    length = ops.gather(ops.shape_of(attention_mask), [1], 0)
+    missing = ops.floor_mod(ops.subtract([0], length), [KEYS])  # [1]
+    kept = fill_up(ops.convert(attention_mask, "f32"), missing)  # [B, T′]
+    scores = ops.multiply(ops.subtract(np.float32(1), kept), np.float32(MASK_VALUE))
+    return replace(p, mask=ops.unsqueeze(scores, [1, 2]), missing=missing)
+
+
+def fill_up(x: Node, missing: Node) -> Node:
+    """[B, T, …] -> [B, T′, …]: zeros after the last of each row."""
+    others = [0] * (x.get_output_partial_shape(0).rank.get_length() - 2)
+    ends = ops.concat([[0], missing, *([others] if others else [])], 0)
+    return ops.pad(x, [0, 0, *others], ends, "constant", np.float32(0))
 
 
 def encoder(p: Pass, x: Node) -> Node:
@@ -219,12 +237,13 @@ def attention(p: Pass, layer: Layer, x: Node) -> Node:
     heads, width = p.spec.config.num_attention_heads, p.spec.config.head_size
     scope = layer.query.name.rpartition(".")[0]
 
-    def split(part: Linear, role: str) -> Node:
-        y = ops.reshape(p.tap(role, linear(p, part, x)), [0, 0, heads, width], special_zero=True)
-        return ops.transpose(y, [0, 2, 1, 3])  # [B, A, T, d]
+    def split(y: Node) -> Node:
+        return ops.transpose(ops.reshape(y, [0, 0, heads, width], special_zero=True), [0, 2, 1, 3])
 
-    query, key, value = split(layer.query, "query"), split(layer.key, "key"), split(layer.value, "value")
-    scores = ops.matmul(query, key, False, True, name=f"{scope}/scores")  # [B, A, T, T]
+    query = split(p.tap("query", linear(p, layer.query, x)))  # [B, A, T, d]
+    key = split(fill_up(p.tap("key", linear(p, layer.key, x)), p.missing))  # [B, A, T′, d]
+    value = split(fill_up(p.tap("value", linear(p, layer.value, x)), p.missing))
+    scores = ops.matmul(query, key, False, True, name=f"{scope}/scores")  # [B, A, T, T′]
     scores = ops.add(ops.multiply(scores, np.float32(width**-0.5)), p.mask)
     context = ops.matmul(ops.softmax(scores, -1), value, False, False, name=f"{scope}/context")
     context = ops.transpose(context, [0, 2, 1, 3])

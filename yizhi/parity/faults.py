@@ -148,7 +148,7 @@ class Fault:
     config: keys of `config.json` and their wrong values.
     code: functions of a forward by name, each with what wraps it. Code is one for all layers.
     artifact: changes the files of a finished artifact, given the layer.
-    graph: attributes of `Int8Graph` by name, and their replacements.
+    graph: methods of what quantizes in a converter's module, as `Int8Graph.quantize`, and their replacements.
     targets: where it can be made, and can be seen; `why_not` says why not in the others.
     variant: the small checkpoint it is made in.
     tasks: the heads it can be made in, where it is made in the head.

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from yizhi.converters.onnx_files import WEIGHT_FILE
+from yizhi.converters.targets import TARGETS
 from yizhi.model.spec import Layer
+from yizhi.release.artifact import Artifact
 
 if TYPE_CHECKING:
+    from openvino import Node
+
     from yizhi.converters.int8_graph import Int8Graph
+    from yizhi.converters.openvino_int8 import Int8Weights
 
 
 def scale_one_channel(folder: Path, layer: Layer) -> None:
@@ -52,17 +56,22 @@ def quantize_per_batch(graph: "Int8Graph", x: str) -> tuple[str, str]:
     return graph._quantized[x]
 
 
-def _change(folder: Path, name: str, become: Callable[[NDArray], NDArray]) -> NDArray[np.float32]:
-    """Rewrite one float32 vector of the weight file in place; returns what was there."""
-    import onnx
+def scale_per_batch(weights: "Int8Weights", x: "Node") -> "Node":
+    """`Int8Weights.magnitudes` over all rows."""
+    from openvino import opset15 as ops
 
-    tensors = {
-        tensor.name: tensor for tensor in onnx.load(folder / "model.onnx", load_external_data=False).graph.initializer
-    }
-    place = {entry.key: entry.value for entry in tensors[name].external_data}
-    with open(folder / WEIGHT_FILE, "r+b") as file:
-        file.seek(int(place["offset"]))
-        found = np.frombuffer(file.read(int(place["length"])), np.float32)
-        file.seek(int(place["offset"]))
+    axes = list(range(x.get_output_partial_shape(0).rank.get_length()))
+    return ops.reduce_max(ops.abs(x), axes, keep_dims=True)
+
+
+def _change(folder: Path, name: str, become: Callable[[NDArray], NDArray]) -> NDArray[np.float32]:
+    """Rewrite one float32 vector of the file of weights in place; returns what was there."""
+    tensors = TARGETS[Artifact.read(folder).target].stored_tensors(folder)
+    place = next(tensor for tensor in tensors if tensor.name == name)
+    ((offset, length),) = place.spans
+    with open(place.path, "r+b") as file:
+        file.seek(offset)
+        found = np.frombuffer(file.read(length), np.float32)
+        file.seek(offset)
         file.write(become(found).astype(np.float32).tobytes())
     return found

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from yizhi.parity.numbers import read_stored
+from yizhi.converters.targets import TARGETS
 from yizhi.parity.record import Integers
 from yizhi.runtimes.base import Runtime
 from yizhi.runtimes.processor import describe_int8_kernels
@@ -26,11 +26,12 @@ def check_integers(runtime: Runtime) -> tuple[Integers | None, list[str]]:
     if quantization is None:
         older = "the artifact says nothing of its kernels: made by an older version; export it again"
         return None, [older]
-    checked = {name: quantization["stored"][name] for name in quantization["checked"]}
+    checked = quantization["checked"]
     if not checked:
         return None, []
-    rows = make_rows(max(entry["shape"][1] for entry in checked.values()))
-    weights = {name: read_stored(runtime.artifact.folder, entry) for name, entry in checked.items()}
+    stored = TARGETS[runtime.artifact.target].stored_tensors(runtime.artifact.folder)
+    weights = {tensor.name: tensor.array() for tensor in stored if tensor.name in checked}
+    rows = make_rows(max(kernel.shape[1] for kernel in weights.values()))
     expected = {f"{name}.sums": sum_exactly(rows[:, : kernel.shape[1]], kernel) for name, kernel in weights.items()}
     found = runtime.integer_sums(rows)
     faults = [

@@ -5,14 +5,10 @@ bias lost moves outputs by less. In the numbers themselves, rounding is random a
 """
 
 import zlib
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from yizhi.converters.onnx_files import WEIGHT_FILE
 from yizhi.converters.quantize import SMOOTHING, Outliers
 from yizhi.reading.checkpoint import Checkpoint
 
@@ -48,12 +44,6 @@ def audit_sums(
     """
     found = _sums(name, values, scales, columns, outliers)
     return _compare(name, found, reference.astype(np.float64))
-
-
-def read_stored(folder: Path, place: Mapping[str, Any]) -> NDArray:
-    """A tensor of the weight file, by its entry in `artifact.json`."""
-    dtype = {"int8": np.int8, "float32": np.float32}[place["dtype"]]
-    return np.memmap(folder / WEIGHT_FILE, dtype, "r", place["offset"], tuple(place["shape"]))
 
 
 def _compare(name: str, found: NDArray[np.float64], expected: NDArray[np.float64]) -> list[str]:

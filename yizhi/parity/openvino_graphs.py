@@ -3,13 +3,17 @@
 As for ONNX (`yizhi.parity.graphs`): cases and texts show what a graph computes for them, and for nothing else.
 """
 
-import math
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from functools import partial
+from typing import Any
+
+from openvino import Model
 
 from yizhi.converters import to_openvino
 from yizhi.converters.onnx_files import StoredTensor
-from yizhi.converters.openvino_graph import FLOAT, Weights, own_constants, write_text
+from yizhi.converters.openvino_graph import FLOAT, INT8, Weights, own_constants, write_text
+from yizhi.converters.quantize import Outliers
 from yizhi.errors import InputError, show
 from yizhi.model.spec import EncoderSpec
 from yizhi.reading.openvino_tensors import read_constants
@@ -24,11 +28,7 @@ def compare_graphs(artifact: Artifact, spec: EncoderSpec) -> tuple[int, list[str
     """
     faults: list[str] = []
     names = set()
-    shapes = {
-        parameter.name: StoredTensor(FLOAT, parameter.shape, 0, 4 * math.prod(parameter.shape))
-        for parameter in spec.parameters()
-    }
-    for name, model in to_openvino.build_graphs(partial(Weights, shapes), spec):
+    for name, model in _build_again(artifact, spec):
         names.add(name)
         path = artifact.folder / name
         if not path.is_file():
@@ -53,6 +53,22 @@ def compare_graphs(artifact: Artifact, spec: EncoderSpec) -> tuple[int, list[str
     extra = {path.name for path in artifact.folder.glob("*.xml")} - names
     faults += [f"{name}: no graph of this artifact" for name in sorted(extra)]
     return len(names), faults
+
+
+def _build_again(artifact: Artifact, spec: EncoderSpec) -> Iterator[tuple[str, Model]]:
+    """Over tensors of the right types and shapes, which is all that a graph's text has of them beside their places."""
+    quantization: Mapping[str, Any] | None = artifact.description.get("quantization")
+    if quantization is None:
+        stored = {parameter.name: StoredTensor(FLOAT, parameter.shape, 0, 0) for parameter in spec.parameters()}
+        return to_openvino.build_graphs(partial(Weights, stored), spec)
+    from yizhi.converters import to_openvino_int8  # which calibrates too, with more than these graphs need
+
+    stored = {
+        name: StoredTensor({"float32": FLOAT, "int8": INT8}[said["dtype"]], tuple(said["shape"]), 0, 0)
+        for name, said in quantization["stored"].items()
+    }
+    outliers = Outliers(quantization["outliers"], quantization["smoothed"])
+    return to_openvino_int8.build_graphs(spec, stored, outliers, quantization["checked"])
 
 
 def _say_where(found: bytes, expected: bytes) -> str:

@@ -17,9 +17,10 @@ HOME = "https://pypi.org/project/yizhi/"
 MOST_LABELS = 50
 # The hub's words (https://huggingface.co/tasks) where ours differ, and its names of libraries and frameworks.
 PIPELINES = {"features": "feature-extraction", "replaced-token-detection": "token-classification"}
-_LIBRARIES = {"pytorch": "transformers", "tensorflow": "tensorflow", "flax": "flax", "openvino": "openvino"}
+_LIBRARIES = {"pytorch": "transformers", "tensorflow": "tensorflow", "flax": "flax"}
+_LIBRARIES |= dict.fromkeys(("openvino", "openvino-int8"), "openvino")
 _TAGS = {"pytorch": ["pytorch"], "tensorflow": ["tf"], "flax": ["jax"], "onnx": ["onnx"], "openvino": ["openvino"]}
-_TAGS["onnx-int8"] = ["onnx", "int8", "quantized"]
+_TAGS |= {f"{name}-int8": [name, "int8", "quantized"] for name in ("onnx", "openvino")}
 
 
 def write_card(artifact: Artifact, source: Mapping[str, Any], parity: Mapping[str, Any]) -> str:
