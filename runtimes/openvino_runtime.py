@@ -57,9 +57,9 @@ class OpenVinoRuntime(Runtime):
         return self._core.compile_model(model, "CPU", settings).create_infer_request()
 
     def settings(self) -> dict[str, str]:
-        """What floats are computed in, and on how many threads."""
+        """What floats are computed in, and on how many threads, as one of the compiled models says."""
         with self._lock:
-            compiled = self._request("serving_default").get_compiled_model()
+            compiled = self._request(next(iter(self._requests or self.signatures))).get_compiled_model()
         return {
             "inference_precision": compiled.get_property("INFERENCE_PRECISION_HINT").to_string(),
             "threads": str(compiled.get_property("INFERENCE_NUM_THREADS")),

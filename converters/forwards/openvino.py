@@ -118,8 +118,8 @@ def build_logits_at(weights: Weights, spec: EncoderSpec, head: MaskedLMHead) -> 
     positions = ops.parameter([-1, 2], np.int64, name=POSITIONS)
     p = Pass(weights, spec, positions=positions)
     x = embeddings(p, input_ids, token_type_ids)  # [B, T, H]
-    x = encoder(see_keys(p, attention_mask), x)  # [N, H]
-    return finish([*given, positions], {"logits": mlm_head(p, head, x)}, LOGITS_AT)
+    x = encoder(see_keys(p, attention_mask), x)  # [1, N, H]
+    return finish([*given, positions], {"logits": ops.squeeze(mlm_head(p, head, x), [0])}, LOGITS_AT)
 
 
 def inputs() -> list[Node]:
@@ -184,7 +184,7 @@ def encoder(p: Pass, x: Node) -> Node:
 def encoder_layer(p: Pass, layer: Layer, x: Node) -> Node:
     """Attention and feed-forward, each with a residual; LayerNorm after each sum, or before each part.
 
-    Gives [N, H] where the pass names positions.
+    Gives [1, N, H] where the pass names positions.
     """
     if layer.norm_first:
         attended = attention(p, layer, layer_norm(p, layer.attention_norm, x))
@@ -248,13 +248,16 @@ def attention(p: Pass, layer: Layer, x: Node) -> Node:
     context = ops.matmul(ops.softmax(scores, -1), value, False, False, name=f"{scope}/context")
     context = ops.transpose(context, [0, 2, 1, 3])
     context = ops.reshape(context, [0, 0, heads * width], special_zero=True, name=f"{scope}/Reshape")
-    context = p.tap("context", tokens_at(context, p.positions))  # [B, T, H] or [N, H]
+    context = p.tap("context", tokens_at(context, p.positions))  # [B, T, H] or [1, N, H]
     return p.tap("attention_output", linear(p, layer.attention_output, context))
 
 
 def tokens_at(x: Node, positions: Node | None) -> Node:
-    """[B, T, H] -> [N, H]: the tokens at (row, position) pairs [N, 2]; without any, x as it is."""
-    return x if positions is None else ops.gather_nd(x, positions)
+    """[B, T, H] -> [1, N, H]: the tokens at (row, position) pairs [N, 2]; without any, x as it is.
+
+    With all three axes: of a matrix, the plugin's LayerNorm differs in the last bits.
+    """
+    return x if positions is None else ops.unsqueeze(ops.gather_nd(x, positions), [0])
 
 
 def feed_forward(p: Pass, layer: Layer, x: Node) -> Node:
