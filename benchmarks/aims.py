@@ -8,7 +8,13 @@ from typing import Any
 
 Rows = Mapping[str, Mapping[str, Mapping[str, Any]]]
 OURS = "yizhi"
-FRAMEWORKS = {"pytorch": "PyTorch", "onnx": "ONNX Runtime", "tensorflow": "TensorFlow", "flax": "JAX"}
+FRAMEWORKS = {
+    "pytorch": "PyTorch",
+    "onnx": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "tensorflow": "TensorFlow",
+    "flax": "JAX",
+}
 CLASSES = {**FRAMEWORKS, "int8": "int8"}
 PEER_EXPORTS = {
     "onnx": ("optimum",),
@@ -20,6 +26,8 @@ PEER_EXPORTS = {
 LIMITS = ("products, torch", "products, numpy")
 # What int8 is held against besides its peers: our own float32 graph, in the same runtime.
 FLOAT32 = "yizhi, fp32"
+# And what NNCF's model is held against, in the runtime that is its own.
+OPENVINO = "yizhi, OpenVINO"
 # Exports of four sizes are on a line, and one memory is another, within this.
 LINEAR_WITHIN, CONSTANT_WITHIN = 0.25, 1.25
 
@@ -60,7 +68,7 @@ def best_peer(rows: Rows, row: str, value: str = "seconds") -> tuple[str, float]
     peers = {
         name: statistics.median(found[value])
         for name, found in rows.get(row, {}).items()
-        if name not in (OURS, FLOAT32, *LIMITS) and value in found
+        if name not in (OURS, FLOAT32, OPENVINO, *LIMITS) and value in found
     }
     if not peers:
         raise Unknown("no peer was measured")
@@ -113,6 +121,16 @@ def _gain(rows: Rows, start: str) -> Verdict:
     """Ours over our own float32 in the same runtime: what int8 buys on the processor that measured."""
     ratios = {
         row.partition(" ")[2]: typical(rows, row, FLOAT32) / typical(rows, row, OURS) for row in shapes(rows, start)
+    }
+    if not ratios:
+        raise Unknown("not run")
+    return Verdict(min(ratios.values()) >= 1, "; ".join(f"{shape}: {ratio:.2f}×" for shape, ratio in ratios.items()))
+
+
+def _against_nncf(rows: Rows) -> Verdict:
+    ratios = {
+        row.partition(" ")[2]: typical(rows, row, "OpenVINO") / typical(rows, row, OPENVINO)
+        for row in shapes(rows, "int8")
     }
     if not ratios:
         raise Unknown("not run")
@@ -247,6 +265,7 @@ AIMS: tuple[Aim, ...] = (
     ),
     Aim("int8", "int8", "int8 passes, against the best peer", "fastest", partial(_fastest, start="int8")),
     Aim("int8-gain", "int8", "int8 passes on this processor, against fp32", "≥ 1×", partial(_gain, start="int8")),
+    Aim("int8-nncf", "int8", "int8 passes in OpenVINO, against NNCF's model", "≥ 1.00×", _against_nncf),
     Aim("int8-rows", "int8", "int8: a row's answer in any batch", "the same, bit for bit", _invariant),
     *(
         Aim(

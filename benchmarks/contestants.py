@@ -114,12 +114,12 @@ def ctranslate2_int8(folder: Path, threads: int, device: str) -> Run:
     return lambda inputs: np.array(encoder.forward_batch(inputs["input_ids"].tolist()).last_hidden_state)
 
 
-def openvino_int8(folder: Path, threads: int, device: str) -> Run:
-    """OpenVINO on the model that NNCF quantized, compiled for latency."""
+def openvino_model(folder: Path, threads: int, device: str, file: str, **settings: str) -> Run:
+    """OpenVINO on an IR or ONNX file, compiled for latency."""
     import openvino
 
-    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-    model = openvino.Core().compile_model(folder / "openvino_model.xml", "CPU", settings)
+    given = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", **settings}
+    model = openvino.Core().compile_model(folder / file, "CPU", given)
     request = model.create_infer_request()
     return lambda inputs: request.infer(inputs)["last_hidden_state"]
 
@@ -178,7 +178,8 @@ KINDS: Mapping[str, Callable[[Path, int, str], Run]] = {
     "flax": transformers_flax,
     "onnxruntime": onnx_runtime,
     "ctranslate2": ctranslate2_int8,
-    "openvino": openvino_int8,
+    "openvino": partial(openvino_model, file="openvino_model.xml"),  # NNCF's, as it runs by default
+    "openvino-fp32": partial(openvino_model, file="model.onnx", INFERENCE_PRECISION_HINT="f32"),
     **{f"transformers-{name}": partial(transformers_pytorch, precision=name) for name in PRECISIONS},
     **{f"products-{name}": partial(square_product, precision=name) for name in PRECISIONS},
     "products-torch": partial(products, library="torch"),

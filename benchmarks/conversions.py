@@ -101,7 +101,10 @@ def copy_and_hash(source: Path, out: Path) -> None:
 KINDS: Mapping[str, Callable[[Path, Path], None]] = {
     **{
         f"yizhi-{target}": partial(yizhi, target=target)
-        for target in ("pytorch", "tensorflow", "flax", "onnx", "onnx-int8", "litert", "litert-int8")
+        for target in (
+            *("pytorch", "tensorflow", "flax", "onnx", "onnx-int8"),
+            *("openvino", "openvino-int8", "litert", "litert-int8"),
+        )
     },
     "tensorflow": transformers_tensorflow,
     "flax": transformers_flax,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.aims import FLOAT32
+from benchmarks.aims import FLOAT32, OPENVINO
 from benchmarks.contestants import PRECISIONS
 from benchmarks.processes import Contestant, Failed
 from benchmarks.workbench import OURS, Rows, Workbench
@@ -30,6 +30,10 @@ FP32: Mapping[str, Mapping[str, Model]] = {
         "optimum O1": ("onnxruntime", lambda bench: bench.peer("optimum-O1")),
         "optimum O3": ("onnxruntime", lambda bench: bench.peer("optimum-O3")),
     },
+    "openvino": {
+        OURS: (OURS, lambda bench: bench.ours("openvino")),
+        "optimum's graph": ("openvino-fp32", lambda bench: bench.peer("optimum")),
+    },
     "tensorflow": {
         OURS: (OURS, lambda bench: bench.ours("tensorflow")),
         "transformers TF": ("tensorflow", lambda bench: bench.checkpoint()),
@@ -45,6 +49,7 @@ INT8: Mapping[str, Mapping[str, Model]] = {
         "optimum avx512_vnni": ("onnxruntime", lambda bench: bench.peer("optimum-int8")),
         "CTranslate2": ("ctranslate2", lambda bench: bench.peer("ctranslate2")),
         "OpenVINO": ("openvino", lambda bench: bench.peer("openvino")),
+        OPENVINO: (OURS, lambda bench: bench.ours("openvino-int8")),
     }
 }
 PRODUCTS: Mapping[str, Model] = {

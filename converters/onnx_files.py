@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 WEIGHT_FILE = "model.onnx.data"
 OLDEST_RUNTIME = (1, 17)  # the first ONNX Runtime that loads the graphs: their operators are opset 20's
@@ -38,9 +38,9 @@ def scale_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor's data type (a number of `onnx.TensorProto`), shape, and place in the weight file."""
+    """A tensor's data type (a number of `onnx.TensorProto`, or OpenVINO's name), shape, and place in the file."""
 
-    dtype: int
+    dtype: Any
     shape: tuple[int, ...]
     offset: int
     nbytes: int
@@ -53,7 +53,7 @@ class WeightFile:
         self._file = file
         self.stored: dict[str, StoredTensor] = {}
 
-    def add(self, name: str, dtype: int, shape: tuple[int, ...], chunks: Iterable[bytes | memoryview]) -> None:
+    def add(self, name: str, dtype: Any, shape: tuple[int, ...], chunks: Iterable[bytes | memoryview]) -> None:
         """Append a tensor's row-major bytes. One that fills a page begins at a page."""
         chunks = iter(chunks)
         first = memoryview(next(chunks))

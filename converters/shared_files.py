@@ -3,8 +3,8 @@
 from dataclasses import asdict
 from typing import Any
 
-from yizhi.model.label_heads import describe_labels
-from yizhi.model.spec import LOGITS_AT, POSITIONS, EncoderSpec, MaskedLMHead
+from yizhi.model.label_heads import ANSWER, describe_labels
+from yizhi.model.spec import COLUMNS, LOGITS_AT, POSITIONS, SPAN_LOGITS, EncoderSpec, MaskedLMHead
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.artifact import ArtifactWriter
 from yizhi.storage.json_files import to_json
@@ -56,3 +56,9 @@ def _describe_logits_at(spec: EncoderSpec) -> dict[str, Any]:
     if not isinstance(spec.head, MaskedLMHead):
         return {}
     return {LOGITS_AT: {"inputs": {POSITIONS: ["count", 2]}, "outputs": {"logits": ["count", spec.head.vocab_size]}}}
+
+
+def say_columns(writer: ArtifactWriter, spec: EncoderSpec) -> None:
+    """Say which columns of a reader's logits the default graph gives under names of their own."""
+    if spec.task == ANSWER:
+        writer.say(COLUMNS, {name: column for column, name in enumerate(SPAN_LOGITS)})

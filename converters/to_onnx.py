@@ -13,8 +13,9 @@ from yizhi.converters.forwards.onnx import build_encoder, build_logits_at
 from yizhi.converters.onnx_files import U8U8, WEIGHT_FILE, StoredTensor, WeightFile, graph_file
 from yizhi.converters.onnx_graph import Graph
 from yizhi.converters.sentence_transformers import write_modules
+from yizhi.converters.shared_files import say_columns
 from yizhi.model.label_heads import ANSWER
-from yizhi.model.spec import COLUMNS, LOGITS_AT, SPAN_LOGITS, Embedding, EncoderSpec, MaskedLMHead
+from yizhi.model.spec import LOGITS_AT, SPAN_LOGITS, Embedding, EncoderSpec, MaskedLMHead
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.artifact import ArtifactWriter
 
@@ -70,9 +71,3 @@ def write_graphs(writer: ArtifactWriter, graphs: Iterable[tuple[str, ModelProto]
     """Write each into its file, equal graphs as equal bytes."""
     for name, model in graphs:
         writer.write(name, model.SerializeToString(deterministic=True))
-
-
-def say_columns(writer: ArtifactWriter, spec: EncoderSpec) -> None:
-    """Say which columns of a reader's logits `model.onnx` gives under names of their own."""
-    if spec.task == ANSWER:
-        writer.say(COLUMNS, {name: column for column, name in enumerate(SPAN_LOGITS)})

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,8 @@ from yizhi.converters.onnx_files import (
 )
 from yizhi.converters.quantize import Outliers, quantize_in_chunks
 from yizhi.converters.sentence_transformers import write_modules
-from yizhi.converters.to_onnx import say_columns, write_graphs
+from yizhi.converters.shared_files import say_columns
+from yizhi.converters.to_onnx import write_graphs
 from yizhi.errors import InputError
 from yizhi.model.spec import KERNEL, EncoderSpec, MaskedLMHead
 from yizhi.reading.checkpoint import Checkpoint
@@ -52,31 +54,57 @@ def convert(
     chosen = choose_calibration(checkpoint, calibration)
     sought = names & may_have_outliers(spec) if outlier_channels else set()
     outliers = find_outliers(checkpoint, sought, chosen.rows)
-    with writer.open(WEIGHT_FILE) as file, ThreadPoolExecutor() as pool:
-        weights = WeightFile(file)
+    with writer.open(WEIGHT_FILE) as file:
+        weights = write_weights(file, checkpoint, names, outliers)
+    checked = [name for name in one_of_each_kind(spec) if name in names]
+    write_graphs(writer, build_graphs(spec, weights.stored, outliers, checked))
+    say_columns(writer, spec)
+    write_modules(writer, checkpoint, {"file_name": graph_file("features")})
+    places = describe_stored(weights.stored)
+    found = {"outliers": outliers.channels, "smoothed": outliers.smoothed, "calibration": chosen.describe()}
+    writer.say("quantization", {"checked": checked, "stored": places, **found})
+
+
+def write_weights(
+    file: BinaryIO,
+    checkpoint: Checkpoint,
+    names: Collection[str],
+    outliers: Outliers,
+    types: tuple[Any, Any] = (FLOAT, INT8),
+) -> WeightFile:
+    """Append every parameter, and of those named what int8 makes of them.
+
+    types: what the graphs call float32 and int8.
+    """
+    float32, int8 = types
+    weights = WeightFile(file)
+    with ThreadPoolExecutor() as pool:
         for parameter in checkpoint.parameters():
             if parameter.name not in names:
-                weights.add(parameter.name, FLOAT, parameter.shape, checkpoint.chunks(parameter))
+                weights.add(parameter.name, float32, parameter.shape, checkpoint.chunks(parameter))
                 continue
             scales: list[NDArray[np.float32]] = []
             kernel = checkpoint.array(parameter.name)
             if outliers.in_float32(parameter.name):
                 columns = np.ascontiguousarray(kernel[:, outliers.of(parameter.name)].T)
-                weights.add(outliers_of(parameter.name), FLOAT, columns.shape, [columns.data])
+                weights.add(outliers_of(parameter.name), float32, columns.shape, [columns.data])
             rows = quantize_in_chunks(kernel, scales, pool, partial(outliers.prepare, parameter.name))
-            weights.add(parameter.name, INT8, parameter.shape, (chunk.data for chunk in rows))
-            weights.add(scale_of(parameter.name), FLOAT, parameter.shape[:1], (chunk.data for chunk in scales))
+            weights.add(parameter.name, int8, parameter.shape, (chunk.data for chunk in rows))
+            weights.add(scale_of(parameter.name), float32, parameter.shape[:1], (chunk.data for chunk in scales))
             checkpoint.release(parameter.name)
-    checked = [name for name in one_of_each_kind(spec) if name in names]
-    write_graphs(writer, build_graphs(spec, weights.stored, outliers, checked))
-    say_columns(writer, spec)
-    write_modules(writer, checkpoint, {"file_name": graph_file("features")})
-    places = {
-        name: {"dtype": "int8" if tensor.dtype == INT8 else "float32", "offset": tensor.offset, "shape": tensor.shape}
-        for name, tensor in weights.stored.items()
+    return weights
+
+
+def describe_stored(stored: Mapping[str, StoredTensor]) -> dict[str, dict[str, Any]]:
+    """For `artifact.json`, where each tensor lies. Those with a scale are int8."""
+    return {
+        name: {
+            "dtype": "int8" if scale_of(name) in stored else "float32",
+            "offset": tensor.offset,
+            "shape": tensor.shape,
+        }
+        for name, tensor in stored.items()
     }
-    found = {"outliers": outliers.channels, "smoothed": outliers.smoothed, "calibration": chosen.describe()}
-    writer.say("quantization", {"checked": checked, "stored": places, **found})
 
 
 def build_graphs(

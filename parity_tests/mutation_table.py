@@ -112,7 +112,9 @@ class Laboratory:
             for name, function in fault.steps(forward).items():
                 stack.enter_context(patch.object(forward, name, function))
             for name, function in fault.graph.items():
-                stack.enter_context(patch.object(TARGETS[target].load_converter().Int8Graph, name, function))
+                owner, _, method = name.partition(".")
+                if quantizer := getattr(TARGETS[target].load_converter(), owner, None):
+                    stack.enter_context(patch.object(quantizer, method, function))
             folder = self._export(altered, target)
             if fault.artifact:
                 fault.artifact(folder, layer)
@@ -125,9 +127,9 @@ class Laboratory:
 def cut(golden: Golden, target: str) -> Golden:
     """The cases that are needed; rows run alone, too, are new shapes, and only int8's gates ask for them."""
     cases = [case for case in golden.cases if case.name in CASES]
-    return replace(
-        golden, cases=cases if TARGETS[target].precision == "int8" else [replace(case, alone=()) for case in cases]
-    )
+    if TARGETS[target].precision != "int8":
+        cases = [replace(case, alone=()) for case in cases]
+    return replace(golden, cases=cases)
 
 
 def first_failure(verdict: Verdict) -> str | None:

@@ -16,7 +16,7 @@ from yizhi.parity.cases import make_cases
 from yizhi.reading.checkpoint import Checkpoint
 
 FORWARDS = Path(forwards.__file__).parent
-NAMES = ("pytorch", "tensorflow", "flax", "onnx")
+NAMES = ("pytorch", "tensorflow", "flax", "onnx", "openvino")
 # A function shorter than this is one formula, and there is one way to write it down.
 SHORT = 100
 # Copied text had 0.9 to 1.0; texts written on their own have up to 0.74.

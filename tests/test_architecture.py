@@ -84,7 +84,18 @@ def test_the_librarys_names_are_those_of_the_runtimes_and_their_errors():
 
 # What `import yizhi` and the command line must not wait for; what opens no artifact needs no tokenizers either.
 HEAVY = (
-    *("onnxruntime", "onnx", "torch", "tensorflow", "jax", "flax", "ai_edge_litert", "transformers", "scipy"),
+    *(
+        "onnxruntime",
+        "onnx",
+        "torch",
+        "tensorflow",
+        "jax",
+        "flax",
+        "openvino",
+        "ai_edge_litert",
+        "transformers",
+        "scipy",
+    ),
     "huggingface_hub",
 )
 

@@ -90,6 +90,18 @@ def test_openvino_loads_a_float32_onnx_folder(open_variant, variant, head, task)
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("target", ["openvino", "openvino-int8"])
+@pytest.mark.parametrize(("variant", "head", "task"), VARIANTS)
+def test_optimum_intel_loads_an_openvino_folder(open_variant, variant, head, task, target):
+    optimum = pytest.importorskip("optimum.intel.openvino")
+    runtime = open_variant(variant, target)
+    folder = runtime.artifact.folder
+    exact = {"ov_config": {"INFERENCE_PRECISION_HINT": "f32"}}
+    model = getattr(optimum, f"OVModelFor{head}").from_pretrained(folder, **exact)
+    check_output(model(**tokens(folder)), runtime, tokens(folder))
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("target", ["pytorch", "onnx", "onnx-int8"])
 @pytest.mark.parametrize(("variant", "head", "task"), VARIANTS)
 def test_a_pipeline_answers(open_variant, variant, head, task, target):
@@ -147,11 +159,15 @@ def softmax(logits, kept=None):
 
 def load(name, folder, target):
     library = pytest.importorskip("sentence_transformers")
-    return getattr(library, name)(str(folder), **({} if target == "pytorch" else {"backend": "onnx"}))
+    if target == "pytorch":
+        return getattr(library, name)(str(folder))
+    backend = target.removesuffix("-int8")
+    exact = {"model_kwargs": {"ov_config": {"INFERENCE_PRECISION_HINT": "f32"}}} if backend == "openvino" else {}
+    return getattr(library, name)(str(folder), backend=backend, **exact)
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("target", ["pytorch", "onnx", "onnx-int8"])
+@pytest.mark.parametrize("target", ["pytorch", "onnx", "onnx-int8", "openvino", "openvino-int8"])
 @pytest.mark.parametrize("pooling", [Pooling("mean", True), Pooling("cls"), Pooling("max", True)], ids=str)
 def test_sentence_transformers_gives_our_vectors(open_artifact, target, pooling):
     runtime = open_artifact("bert-no-head", target, pooling)[1]
@@ -161,7 +177,7 @@ def test_sentence_transformers_gives_our_vectors(open_artifact, target, pooling)
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("target", ["pytorch", "onnx", "onnx-int8"])
+@pytest.mark.parametrize("target", ["pytorch", "onnx", "onnx-int8", "openvino", "openvino-int8"])
 @pytest.mark.parametrize("labels", [1, 3])
 def test_cross_encoder_scores_pairs(open_variant, target, labels):
     changes = {"config": {"num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}}
@@ -175,7 +191,7 @@ def test_cross_encoder_scores_pairs(open_variant, target, labels):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("target", ["pytorch", "onnx", "onnx-int8"])
+@pytest.mark.parametrize("target", ["pytorch", "onnx", "onnx-int8", "openvino", "openvino-int8"])
 def test_sparse_encoder_gives_splade_vectors(open_variant, target):
     """max over a text's tokens of log(1 + max(logit, 0)): Formal et al. 2021, arXiv:2109.10086, equation 6."""
     runtime = open_variant("bert", target)
@@ -189,7 +205,7 @@ def test_sparse_encoder_gives_splade_vectors(open_variant, target):
 
 def test_no_loader_changes_a_folder(open_variant):
     """A folder that others have loaded is as it was."""
-    for target in ("pytorch", "onnx", "onnx-int8"):
+    for target in ("pytorch", "onnx", "onnx-int8", "openvino", "openvino-int8"):
         folder = open_variant("bert", target).artifact.folder
         with open_runtime(folder) as runtime:
             assert not runtime.artifact.find_altered_files()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 from yizhi.model.spec import EncoderSpec
 
@@ -45,7 +45,7 @@ class Pass(Generic[T]):
     def __getitem__(self, name: str) -> T:
         return self.parameters[name]
 
-    def in_layer(self, number: int) -> "Pass[T]":
+    def in_layer(self, number: int) -> Self:
         """As layer `number` sees it: taps begin with `layers.N.`, and only the last layer computes fewer tokens."""
         last = number == len(self.spec.layers) - 1
         return replace(

@@ -50,6 +50,10 @@ def find(artifact, name):
     return next(one for one in TARGETS[artifact.target].stored_tensors(artifact.folder) if one.name == name)
 
 
+def is_int8(target):
+    return TARGETS[target].precision == "int8"
+
+
 @pytest.mark.parametrize("variant", [*VARIANTS, "bert-adapter_plus"])
 @pytest.mark.parametrize("target", EVERY_TARGET)
 def test_sound_artifacts_pass(export, variant, target):
@@ -58,8 +62,8 @@ def test_sound_artifacts_pass(export, variant, target):
     assert faults == []
     tensors = len(checkpoint.parameters())
     assert result.exact + result.rounded == tensors
-    assert (result.rounded > 0) == (TARGETS[target].precision == "int8")
-    if TARGETS[target].precision == "int8":
+    assert (result.rounded > 0) == is_int8(target)
+    if is_int8(target):
         exact, faults = look(artifact, checkpoint, at_hand=True)
         assert (exact, faults) == (WeightAudit(result.exact, result.rounded, 0), [])
 
@@ -104,11 +108,7 @@ def test_two_rare_rows_swapped(export, target):
     rows = [tensor.array()[row].tobytes() for row in (70, 71)]
     change_bytes(tensor, 70 * width, b"".join(reversed(rows)))
     _, (fault,) = look(artifact, checkpoint, at_hand=True)
-    says = (
-        "row 70 and 1 more: not what the checkpoint's numbers give"
-        if TARGETS[target].precision == "int8"
-        else "differs from"
-    )
+    says = "row 70 and 1 more: not what the checkpoint's numbers give" if is_int8(target) else "differs from"
     assert f"{WORDS}: {says}" in fault
 
 

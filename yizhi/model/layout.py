@@ -14,6 +14,7 @@ from yizhi.model.spec import EMBEDDING, KERNEL, NORM_OFFSET, NORM_SCALE, SCALING
 
 # The weight file's name in every Flax folder.
 FLAX_WEIGHTS = "flax_model.msgpack"
+OPENVINO_WEIGHTS = "openvino_model.bin"  # beside a graph of the same name, as OpenVINO and optimum-intel look for it
 # From flax/serialization.py: the msgpack extension of an array, and the mark of an array kept in flat pieces.
 FLAX_ARRAY = 1
 FLAX_CHUNKED = "__msgpack_chunked_array__"

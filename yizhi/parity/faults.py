@@ -131,12 +131,32 @@ class LiteRTForward(Forward):
         return self.module.tokens_at(p, "fault", x)
 
 
-_BUILDERS = {"onnx": OnnxForward, "litert": LiteRTForward}
+class OpenVinoForward(Forward):
+    """The same arithmetic as operators of OpenVINO, which take no number of Python's for a float32."""
+
+    def times(self, p: Any, x: Any, factor: float) -> Any:
+        """x · factor."""
+        return self.module.ops.multiply(x, np.float32(factor))
+
+    def times_heads(self, p: Any, x: Any, factors: NDArray[np.float32]) -> Any:
+        """x [B, 1, 1, T] times a factor per head [A]: [B, A, 1, T]."""
+        return self.module.ops.multiply(x, factors[:, None, None])
+
+    def minus(self, p: Any, x: Any, y: Any) -> Any:
+        """x − y."""
+        return self.module.ops.subtract(x, y)
+
+    def first_tokens(self, p: Any, x: Any) -> Any:
+        """[B, T, H] -> [B, H]."""
+        return self.module.first_tokens(x)
+
+
+_FORWARDS = {"onnx": OnnxForward, "openvino": OpenVinoForward, "litert": LiteRTForward}
 
 
 def forward_of(module: ModuleType) -> Forward:
     """The arithmetic that goes with a forward's module."""
-    return _BUILDERS.get(module.__name__.rpartition(".")[2], Forward)(module)
+    return _FORWARDS.get(module.__name__.rpartition(".")[2], Forward)(module)
 
 
 # Wraps one function of a forward: (forward, the original) -> the faulty one.
@@ -153,7 +173,7 @@ class Fault:
     config: keys of `config.json` and their wrong values.
     code: functions of a forward by name, each with what wraps it. Code is one for all layers.
     artifact: changes the files of a finished artifact, given the layer.
-    graph: attributes of `Int8Graph` by name, and their replacements.
+    graph: methods of what quantizes in a converter's module, as `Int8Graph.quantize`, and their replacements.
     targets: where it can be made, and can be seen; `why_not` says why not in the others.
     variant: the small checkpoint it is made in.
     tasks: the heads it can be made in, where it is made in the head.

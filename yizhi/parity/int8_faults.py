@@ -12,7 +12,10 @@ from yizhi.model.spec import Layer
 from yizhi.release.artifact import Artifact
 
 if TYPE_CHECKING:
+    from openvino import Node
+
     from yizhi.converters.int8_graph import Int8Graph
+    from yizhi.converters.openvino_int8 import Int8Weights
 
 
 def scale_one_channel(folder: Path, layer: Layer) -> None:
@@ -53,12 +56,22 @@ def quantize_per_batch(graph: "Int8Graph", x: str) -> tuple[str, str]:
     return graph._quantized[x]
 
 
+def scale_per_batch(weights: "Int8Weights", x: "Node") -> "Node":
+    """`Int8Weights.magnitudes` over all rows."""
+    from openvino import opset15 as ops
+
+    axes = list(range(x.get_output_partial_shape(0).rank.get_length()))
+    return ops.reduce_max(ops.abs(x), axes, keep_dims=True)
+
+
 def _change(folder: Path, name: str, become: Callable[[NDArray], NDArray]) -> NDArray[np.float32]:
-    """Rewrite one float32 vector of the artifact's files in place; returns what was there."""
-    stored = TARGETS[Artifact.read(folder).target].stored_tensors(folder)
-    tensor = next(tensor for tensor in stored if tensor.name == name)
-    found = np.array(tensor.array())
-    with open(tensor.path, "r+b") as file:
-        file.seek(tensor.spans[0][0])
+    """Rewrite one float32 vector of the file of weights in place; returns what was there."""
+    tensors = TARGETS[Artifact.read(folder).target].stored_tensors(folder)
+    place = next(tensor for tensor in tensors if tensor.name == name)
+    ((offset, length),) = place.spans
+    with open(place.path, "r+b") as file:
+        file.seek(offset)
+        found = np.frombuffer(file.read(length), np.float32)
+        file.seek(offset)
         file.write(become(found).astype(np.float32).tobytes())
     return found

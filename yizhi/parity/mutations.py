@@ -38,7 +38,14 @@ from yizhi.parity.faults import (
     TEXT,
     Fault,
 )
-from yizhi.parity.int8_faults import quantize_per_batch, roll_rows, scale_one_channel, scale_one_kernel, swap_scales
+from yizhi.parity.int8_faults import (
+    quantize_per_batch,
+    roll_rows,
+    scale_one_channel,
+    scale_one_kernel,
+    scale_per_batch,
+    swap_scales,
+)
 from yizhi.parity.text_faults import flip_lower_casing, rotate_labels, swap_tokens, swap_tokens_of_old_loaders
 from yizhi.parity.weight_faults import (
     change_an_element,
@@ -509,8 +516,8 @@ FAULTS: tuple[Fault, ...] = (
         "activations scaled per batch",
         "ONNX Runtime's usual dynamic quantization: a sentence's answer depends on its neighbours",
         FIRST_LAYER,
-        graph={"quantize": quantize_per_batch},
-        targets=("onnx-int8",),
+        graph={"Int8Graph.quantize": quantize_per_batch, "Int8Weights.magnitudes": scale_per_batch},
+        targets=("onnx-int8", "openvino-int8"),
         why_not="fp32 has no scales, and LiteRT's kernels find one for each row",
     ),
 )

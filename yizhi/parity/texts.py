@@ -46,7 +46,7 @@ SEPARATING = (
 )
 _SENTENCES = 5
 # The targets whose folders sentence-transformers loads.
-WITH_MODULES = ("pytorch", "onnx", "onnx-int8")
+WITH_MODULES = ("pytorch", "onnx", "onnx-int8", "openvino", "openvino-int8")
 TEXTS = (*CHINESE[:_SENTENCES], *ENGLISH[:_SENTENCES], *SEPARATING)
 _MOST_FAULTS = 3
 

@@ -36,6 +36,7 @@ JUDGED_WITH = (
         for name in ("crc32c", "flax_msgpack", "foreign", "opened", "tensor_bundle", "tf_checkpoint")
     ),
     "reading/litert_tensors.py",
+    "reading/openvino_tensors.py",
     "reading/saved_model.py",
     "reading/stored_tensors.py",
     "runtimes",

@@ -18,10 +18,11 @@ MOST_LABELS = 50
 # The hub's words (https://huggingface.co/tasks) where ours differ, and its names of libraries and frameworks.
 PIPELINES = {"features": "feature-extraction", "replaced-token-detection": "token-classification"}
 _LIBRARIES = {"pytorch": "transformers", "tensorflow": "tensorflow", "flax": "flax"}
-_LIBRARIES |= {"litert": "litert", "litert-int8": "litert"}
-_TAGS = {"pytorch": ["pytorch"], "tensorflow": ["tf"], "flax": ["jax"], "onnx": ["onnx"]}
-_TAGS["onnx-int8"] = ["onnx", "int8", "quantized"]
-_TAGS |= {"litert": ["tflite"], "litert-int8": ["tflite", "int8", "quantized"]}
+_LIBRARIES |= dict.fromkeys(("openvino", "openvino-int8"), "openvino")
+_LIBRARIES |= dict.fromkeys(("litert", "litert-int8"), "litert")
+_TAGS = {"pytorch": ["pytorch"], "tensorflow": ["tf"], "flax": ["jax"], "onnx": ["onnx"], "openvino": ["openvino"]}
+_TAGS |= {"litert": ["tflite"]}
+_TAGS |= {f"{name}-int8": [*_TAGS[name], "int8", "quantized"] for name in ("onnx", "openvino", "litert")}
 
 
 def write_card(artifact: Artifact, source: Mapping[str, Any], parity: Mapping[str, Any]) -> str:

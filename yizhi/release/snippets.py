@@ -81,6 +81,30 @@ outputs = model(**tokenizer({text}, return_tensors="pt"))
 print({{name: values.shape for name, values in outputs.items()}})
 """
 
+_OPENVINO = """\
+import numpy as np
+import openvino
+from tokenizers import Tokenizer
+
+folder = "."  # where this file is
+encoding = Tokenizer.from_file(f"{{folder}}/tokenizer.json").encode({text})
+model = openvino.compile_model(f"{{folder}}/openvino_model.xml", "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})
+given = {{"input_ids": encoding.ids, "attention_mask": encoding.attention_mask, "token_type_ids": encoding.type_ids}}
+outputs = model({{name: np.array([values], np.int64) for name, values in given.items()}})
+print({{output.any_name: values.shape for output, values in outputs.items()}})
+"""
+
+_OPTIMUM_INTEL = """\
+from optimum.intel import {loader}
+from transformers import AutoTokenizer
+
+folder = "."  # where this file is
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = {loader}.from_pretrained(folder, ov_config={{"INFERENCE_PRECISION_HINT": "f32"}})
+outputs = model(**tokenizer({text}, return_tensors="pt"))
+print({{name: values.shape for name, values in outputs.items()}})
+"""
+
 # What pip installs for each.
 _NEEDS = {
     "transformers": "transformers torch",
@@ -89,6 +113,8 @@ _NEEDS = {
     "ONNX Runtime": "onnxruntime tokenizers",
     "LiteRT": "ai-edge-litert tokenizers",
     "optimum": "optimum-onnx[onnxruntime]",
+    "OpenVINO": "openvino tokenizers",
+    "optimum-intel": "optimum-intel[openvino]",
 }
 
 
@@ -105,6 +131,11 @@ def write_snippets(target: str, task: str) -> list[tuple[str, str, str]]:
         found["Flax"] = _FLAX
     elif target in ("litert", "litert-int8"):
         found["LiteRT"] = _LITERT.format(text=text)
+    elif target.startswith("openvino"):
+        found["OpenVINO"] = _OPENVINO.format(text=text)
+        if task != "replaced-token-detection":  # optimum-intel has no class for it
+            loader = f"OVModelFor{head or 'FeatureExtraction'}"
+            found["optimum-intel"] = _OPTIMUM_INTEL.format(loader=loader, text=text)
     else:
         found["ONNX Runtime"] = _ONNX.format(text=text)
         if task != "replaced-token-detection":  # optimum has no class for it

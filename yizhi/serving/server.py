@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from yizhi.release.signers import Checker
 
 # Of a release, the first of these that it has is served.
-PREFERRED = ("onnx-int8", "onnx", "pytorch", "tensorflow", "flax", "litert-int8", "litert")
+PREFERRED = (
+    *("onnx-int8", "openvino-int8", "onnx", "openvino"),
+    *("pytorch", "tensorflow", "flax", "litert-int8", "litert"),
+)
 # The environment variable with the key that clients must give.
 KEY = "YIZHI_API_KEY"
 # Seconds that an idle connection is kept: more than the 60 of most load balancers, which would send into a closed one.

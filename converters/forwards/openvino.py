@@ -1,0 +1,326 @@
+"""OpenVINO: the encoder as a model of opset 15's operators.
+
+The functions are those of the PyTorch forward, in the same order. Nodes that use a parameter are named after it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from openvino import Model, Node
+from openvino import opset15 as ops
+
+from yizhi.converters.forwards import passes
+from yizhi.converters.openvino_graph import Weights, name_nodes
+from yizhi.model.spec import (
+    INPUT,
+    LOGITS_AT,
+    MASK_VALUE,
+    OUTPUT,
+    POSITIONS,
+    SENTENCE_EMBEDDING,
+    SHORTEST_NORM,
+    SPAN_LOGITS,
+    SUM,
+    Adapter,
+    EncoderSpec,
+    Layer,
+    Linear,
+    LinearHead,
+    MaskedLMHead,
+    Norm,
+    Pooling,
+    Scaling,
+)
+
+# Attention's keys are filled up to a multiple of this. The plugin adds so many terms at once, and those that are left
+# over in another order, so that a sum's last bits would depend on how far a row is padded.
+KEYS = 16
+
+
+@dataclass(frozen=True)
+class Pass(passes.Pass[Node]):
+    """One run of an encoder as nodes of a model: `passes.Pass`, whose parameters say how they are multiplied.
+
+    missing: how many keys make their number a multiple of KEYS, [1]; the layers need it.
+    """
+
+    parameters: Weights
+    missing: Node | None = None
+
+
+def gelu_erf(x: Node, scope: str) -> Node:
+    """x Φ(x), with the exact normal distribution function (Hendrycks & Gimpel 2016, arXiv:1606.08415)."""
+    return ops.gelu(x, "erf", name=f"{scope}/Gelu")
+
+
+def gelu_tanh(x: Node, scope: str) -> Node:
+    """The tanh approximation of `gelu_erf`, from the same paper."""
+    return ops.gelu(x, "tanh", name=f"{scope}/Gelu")
+
+
+def relu(x: Node, scope: str) -> Node:
+    """max(x, 0)."""
+    return ops.relu(x, name=f"{scope}/Relu")
+
+
+def silu(x: Node, scope: str) -> Node:
+    """x / (1 + exp(−x)) (Hendrycks & Gimpel 2016, arXiv:1606.08415)."""
+    return ops.swish(x, name=f"{scope}/Swish")
+
+
+def tanh(x: Node, scope: str) -> Node:
+    """The hyperbolic tangent."""
+    return ops.tanh(x, name=f"{scope}/Tanh")
+
+
+ACTIVATIONS: Mapping[str, Callable[[Node, str], Node]] = {
+    "gelu_erf": gelu_erf,
+    "gelu_tanh": gelu_tanh,
+    "relu": relu,
+    "silu": silu,
+    "tanh": tanh,
+}
+
+
+def build_encoder(weights: Weights, spec: EncoderSpec, outputs: Sequence[str]) -> Model:
+    """The encoder with its head as a model that gives the named outputs, in that order.
+
+    Inputs are int64 [batch, length]; outputs are float32 with the axes of `spec.output_axes`.
+    """
+    given = inputs()
+    input_ids, attention_mask, token_type_ids = given
+    found: dict[str, Node] = {}
+    p = Pass(weights, spec, passes.keep(outputs, found))
+    x = embeddings(p, input_ids, token_type_ids)  # [B, T, H]
+    x = encoder(see_keys(p, attention_mask), x)
+    p.tap("last_hidden_state", x)
+    pooled = p.tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler else None  # [B, H]
+    if SENTENCE_EMBEDDING in outputs and spec.pooling:
+        p.tap(SENTENCE_EMBEDDING, sentence_embedding(spec.pooling, x, attention_mask))
+    if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
+        p.tap("logits", mlm_head(p, spec.head, x))
+    elif "logits" in outputs and isinstance(spec.head, LinearHead):
+        logits = p.tap("logits", linear_head(p, spec.head, x, pooled))
+        for column, name in enumerate(SPAN_LOGITS if SPAN_LOGITS[0] in outputs else ()):
+            p.tap(name, ops.gather(logits, column, -1))  # [B, T]
+    return finish(given, {name: found[name] for name in outputs})
+
+
+def build_logits_at(weights: Weights, spec: EncoderSpec, head: MaskedLMHead) -> Model:
+    """The encoder with its head as a model that gives the logits of the tokens at `positions` alone.
+
+    Inputs are those of `build_encoder` and `positions`, int64 [count, 2], pairs of row and position; the output is
+    `logits` [count, V]. After attention, the last layer computes nothing for other tokens.
+    """
+    given = inputs()
+    input_ids, attention_mask, token_type_ids = given
+    positions = ops.parameter([-1, 2], np.int64, name=POSITIONS)
+    p = Pass(weights, spec, positions=positions)
+    x = embeddings(p, input_ids, token_type_ids)  # [B, T, H]
+    x = encoder(see_keys(p, attention_mask), x)  # [1, N, H]
+    return finish([*given, positions], {"logits": ops.squeeze(mlm_head(p, head, x), [0])}, LOGITS_AT)
+
+
+def inputs() -> list[Node]:
+    """`input_ids`, `attention_mask` and `token_type_ids`, dynamic in both axes."""
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    return [ops.parameter([-1, -1], np.int64, name=name) for name in names]
+
+
+def finish(given: Sequence[Node], found: Mapping[str, Node], name: str = "encoder") -> Model:
+    """The model with these inputs and outputs, each under its name."""
+    for node in given:
+        node.output(0).get_tensor().set_names({node.get_friendly_name()})
+    for output, node in found.items():
+        tensor = node.output(0).get_tensor()
+        tensor.set_names({*tensor.get_names(), output})
+    model = Model([ops.result(node, name=f"{output}/Result") for output, node in found.items()], list(given), name)
+    name_nodes(model)
+    return model
+
+
+def embeddings(p: Pass, input_ids: Node, token_type_ids: Node) -> Node:
+    """Word + token type + position, then LayerNorm and a projection to H where the family has them."""
+    length = ops.gather(ops.shape_of(input_ids), 1, 0)
+    positions = ops.range(0, length, 1, "i64")  # [T]
+    x = p.parameters.lookup(p.spec.word_embeddings, input_ids)  # [B, T, E]
+    x = ops.add(x, p.parameters.lookup(p.spec.token_type_embeddings, token_type_ids))
+    x = ops.add(x, p.parameters.lookup(p.spec.position_embeddings, positions))  # + [T, E]
+    if p.spec.embeddings_norm:
+        x = layer_norm(p, p.spec.embeddings_norm, x)
+    return linear(p, p.spec.embeddings_projection, x) if p.spec.embeddings_projection else x  # [B, T, H]
+
+
+def see_keys(p: Pass, attention_mask: Node) -> Pass:
+    """The pass with what is added to attention scores: 0 for a token, MASK_VALUE for padding: [B, 1, 1, T′]."""
+    length = ops.gather(ops.shape_of(attention_mask), [1], 0)
+    missing = ops.floor_mod(ops.subtract([0], length), [KEYS])  # [1]
+    kept = fill_up(ops.convert(attention_mask, "f32"), missing)  # [B, T′]
+    scores = ops.multiply(ops.subtract(np.float32(1), kept), np.float32(MASK_VALUE))
+    return replace(p, mask=ops.unsqueeze(scores, [1, 2]), missing=missing)
+
+
+def fill_up(x: Node, missing: Node) -> Node:
+    """[B, T, …] -> [B, T′, …]: zeros after the last of each row."""
+    others = [0] * (x.get_output_partial_shape(0).rank.get_length() - 2)
+    ends = ops.concat([[0], missing, *([others] if others else [])], 0)
+    return ops.pad(x, [0, 0, *others], ends, "constant", np.float32(0))
+
+
+def encoder(p: Pass, x: Node) -> Node:
+    """Every block in turn; `hidden_states.N` is the input of block N, the last is the result."""
+    number = 0
+    for index, block in enumerate(p.spec.blocks):
+        x = p.tap(f"hidden_states.{index}", x)
+        for layer in block:
+            x = encoder_layer(p.in_layer(number), layer, x)
+            number += 1
+    if p.spec.final_norm:
+        x = layer_norm(p, p.spec.final_norm, x)
+    return p.tap(f"hidden_states.{len(p.spec.blocks)}", x)
+
+
+def encoder_layer(p: Pass, layer: Layer, x: Node) -> Node:
+    """Attention and feed-forward, each with a residual; LayerNorm after each sum, or before each part.
+
+    Gives [1, N, H] where the pass names positions.
+    """
+    if layer.norm_first:
+        attended = attention(p, layer, layer_norm(p, layer.attention_norm, x))
+        x = ops.add(tokens_at(x, p.positions), attended, name=f"{layer.attention_output.name}/residual")
+        x = p.tap("after_attention", x)
+        return ops.add(x, feed_forward(p, layer, layer_norm(p, layer.output_norm, x)))
+    y = attention(p, layer, x)
+    x = tokens_at(x, p.positions)
+    x = p.tap("after_attention", add_and_norm(p, layer.attention_norm, layer.attention_adapter, x, y))
+    return add_and_norm(p, layer.output_norm, layer.output_adapter, x, feed_forward(p, layer, x))
+
+
+def add_and_norm(p: Pass, norm: Norm, part: Adapter | None, x: Node, y: Node) -> Node:
+    """LayerNorm(x + y) of a sub-layer's input and output, with an adapter on the way where there is one."""
+    if part is None:
+        return layer_norm(p, norm, ops.add(x, y))
+    z = adapter(p, norm, part, x, y)
+    if part.adds is None:
+        return z
+    return layer_norm(p, norm, ops.add(z, x if part.adds == INPUT else y))
+
+
+def adapter(p: Pass, norm: Norm, part: Adapter, x: Node, y: Node) -> Node:
+    """A bottleneck and the residual around it: the z of `yizhi.model.spec.Adapter`."""
+
+    def take(which: str) -> Node:
+        if which in (INPUT, OUTPUT):
+            return x if which == INPUT else y
+        total = ops.add(x, y)
+        return total if which == SUM else layer_norm(p, norm, total)
+
+    read = take(part.reads)  # [B, T, H]
+    z = layer_norm(p, part.norm_before, read) if part.norm_before else read
+    z = ACTIVATIONS[part.activation](linear(p, part.down, z), part.down.name)  # [B, T, bottleneck]
+    z = linear(p, part.up, z)
+    if isinstance(part.scaling, Scaling):
+        z = ops.multiply(z, p[part.scaling.name])
+    elif part.scaling != 1.0:
+        z = ops.multiply(z, np.float32(part.scaling))
+    residual = read if part.residual == part.reads else take(part.residual)
+    if part.residual_in_norm:
+        z = ops.add(z, residual)
+    if part.norm_after:
+        z = layer_norm(p, part.norm_after, z)
+    return z if part.residual_in_norm else ops.add(z, residual)
+
+
+def attention(p: Pass, layer: Layer, x: Node) -> Node:
+    """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), projected."""
+    heads, width = p.spec.config.num_attention_heads, p.spec.config.head_size
+    scope = layer.query.name.rpartition(".")[0]
+
+    def split(y: Node) -> Node:
+        return ops.transpose(ops.reshape(y, [0, 0, heads, width], special_zero=True), [0, 2, 1, 3])
+
+    query = split(p.tap("query", linear(p, layer.query, x)))  # [B, A, T, d]
+    key = split(fill_up(p.tap("key", linear(p, layer.key, x)), p.missing))  # [B, A, T′, d]
+    value = split(fill_up(p.tap("value", linear(p, layer.value, x)), p.missing))
+    scores = ops.matmul(query, key, False, True, name=f"{scope}/scores")  # [B, A, T, T′]
+    scores = ops.add(ops.multiply(scores, np.float32(width**-0.5)), p.mask)
+    context = ops.matmul(ops.softmax(scores, -1), value, False, False, name=f"{scope}/context")
+    context = ops.transpose(context, [0, 2, 1, 3])
+    context = ops.reshape(context, [0, 0, heads * width], special_zero=True, name=f"{scope}/Reshape")
+    context = p.tap("context", tokens_at(context, p.positions))  # [B, T, H] or [1, N, H]
+    return p.tap("attention_output", linear(p, layer.attention_output, context))
+
+
+def tokens_at(x: Node, positions: Node | None) -> Node:
+    """[B, T, H] -> [1, N, H]: the tokens at (row, position) pairs [N, 2]; without any, x as it is.
+
+    With all three axes: of a matrix, the plugin's LayerNorm differs in the last bits.
+    """
+    return x if positions is None else ops.unsqueeze(ops.gather_nd(x, positions), [0])
+
+
+def feed_forward(p: Pass, layer: Layer, x: Node) -> Node:
+    """Two linear layers with the activation between them."""
+    activation = ACTIVATIONS[p.spec.config.activation]
+    x = p.tap("intermediate", activation(linear(p, layer.intermediate, x), layer.intermediate.name))  # [B, T, I]
+    return p.tap("output", linear(p, layer.output, x))  # [B, T, H]
+
+
+def pooler(p: Pass, dense: Linear, x: Node) -> Node:
+    """tanh of a linear layer over the first token: [B, H]."""
+    return tanh(linear(p, dense, first_tokens(x)), dense.name)
+
+
+def sentence_embedding(pooling: Pooling, x: Node, attention_mask: Node) -> Node:
+    """[B, T, H] -> [B, H]: each row's own tokens as one vector."""
+    kept = ops.convert(attention_mask, "f32")  # [B, T]
+    if pooling.mode == "mean":
+        total = ops.reduce_sum(ops.multiply(x, ops.unsqueeze(kept, [-1])), [1])
+        pooled = ops.divide(total, ops.maximum(ops.reduce_sum(kept, [1], keep_dims=True), np.float32(1)))
+    elif pooling.mode == "max":
+        lowest = ops.multiply(ops.subtract(np.float32(1), kept), np.float32(MASK_VALUE))
+        highest = ops.reduce_max(ops.add(x, ops.unsqueeze(lowest, [-1])), [1])
+        pooled = ops.multiply(highest, ops.reduce_max(kept, [1], keep_dims=True))
+    else:
+        first = ops.topk(kept, 1, 1, "max", "index", "i64", stable=True).output(1)  # [B, 1]
+        pooled = ops.gather_nd(x, first, batch_dims=1)
+    if not pooling.normalize:
+        return pooled
+    length = ops.reduce_l2(pooled, [-1], keep_dims=True)  # [B, 1]
+    return ops.divide(pooled, ops.maximum(length, np.float32(SHORTEST_NORM)))
+
+
+def mlm_head(p: Pass, head: MaskedLMHead, x: Node) -> Node:
+    """Vocabulary logits [..., V] of hidden states [..., H]."""
+    x = ACTIVATIONS[head.activation](linear(p, head.dense, x), head.dense.name)  # [B, T, E]
+    x = layer_norm(p, head.norm, x)
+    return p.parameters.linear(head.decoder_bias.rpartition(".")[0], head.decoder, head.decoder_bias, x)
+
+
+def linear_head(p: Pass, head: LinearHead, x: Node, pooled: Node | None) -> Node:
+    """Label logits over every token, the first token, or the pooler's output."""
+    if head.over == "first_token":
+        x = first_tokens(x)
+    elif head.over == "pooler":
+        x = pooled
+    if head.dense:
+        x = ACTIVATIONS[head.dense.activation](linear(p, head.dense.linear, x), head.dense.linear.name)
+    x = linear(p, head.projection, x)
+    return ops.squeeze(x, [-1]) if head.squeeze else x
+
+
+def linear(p: Pass, layer: Linear, x: Node) -> Node:
+    """x Wᵀ + b."""
+    return p.parameters.linear(layer.name, layer.weight, layer.bias, x)
+
+
+def layer_norm(p: Pass, norm: Norm, x: Node) -> Node:
+    """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
+    x = ops.mvn(x, [-1], True, norm.epsilon, "inside_sqrt", name=f"{norm.name}/MVN")
+    return ops.add(ops.multiply(x, p[norm.weight], name=f"{norm.name}/Multiply"), p[norm.bias], name=f"{norm.name}/Add")
+
+
+def first_tokens(x: Node) -> Node:
+    """[B, T, H] -> [B, H]."""
+    return ops.gather(x, 0, 1)
