@@ -1,10 +1,11 @@
-// ONNX Runtime in WebAssembly, for wasm_runtime.py: `node wasm_child.mjs LIBRARY`.
+// ONNX Runtime in WebAssembly, for wasm_runtime.py: `node wasm_child.mjs LIBRARY`. In the end the library's folder, which
+// was made for this process, is removed.
 //
 // Requests come on standard input and answers go to standard output. Each is a line of JSON and then the bytes of the
 // tensors that the line names, in its order, little-endian: { name, type, dims, bytes }.
 
-import { readFileSync } from "node:fs";
-import { basename } from "node:path";
+import { readFileSync, rmSync } from "node:fs";
+import { basename, dirname } from "node:path";
 import { pathToFileURL } from "node:url";
 
 const [library] = process.argv.slice(2);
@@ -60,7 +61,8 @@ let pending = Buffer.alloc(0);
 async function more() {
   const { value, done } = await chunks.next();
   if (done) {
-    process.exit(0); // whoever asked is gone
+    rmSync(dirname(library), { recursive: true, force: true }); // whoever asked is gone, perhaps killed
+    process.exit(0);
   }
   pending = Buffer.concat([pending, value]);
 }

@@ -1,6 +1,10 @@
 """ONNX artifacts in WebAssembly: the answers of the native runtime, and the same bits in every batch for int8."""
 
 import json
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,6 +97,30 @@ def test_what_webassembly_refuses_is_told(tmp_path):
         runtime._child.kill()
         with pytest.raises(InputError, match="ended"):
             runtime.run({"input_ids": [[1, 2]]})
+
+
+OPEN = """
+import sys, time
+from yizhi.runtimes import open_runtime
+runtime = open_runtime(sys.argv[1], device="wasm")
+runtime.run({"input_ids": [[1, 2]]})
+print(runtime._folder, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_kill_leaves_neither_node_nor_files(open_variant):
+    require_wasm()
+    command = [sys.executable, "-c", OPEN, str(open_variant("bert", "onnx").artifact.folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        folder = Path(process.stdout.readline().strip())
+        assert (folder / "model.onnx").is_file()
+        process.kill()
+    for _ in range(100):
+        if not folder.exists():
+            return
+        time.sleep(0.1)
+    pytest.fail(f"{folder} is still there")
 
 
 @pytest.mark.parametrize(
