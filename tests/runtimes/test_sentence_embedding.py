@@ -36,7 +36,7 @@ def test_padding_does_not_count_and_nothing_but_padding_is_finite(open_artifact,
     assert np.isfinite(found[4]).all()
 
 
-@pytest.mark.parametrize("target", ["pytorch", "onnx", "onnx-int8"])
+@pytest.mark.parametrize("target", ["pytorch", "onnx", "onnx-int8", "openvino", "openvino-int8"])
 @pytest.mark.parametrize(("variant", "pooling"), zip(("bert-no-head", "megatron-bert", "bert"), POOLINGS, strict=True))
 def test_it_is_verified_as_the_rest(open_artifact, monkeypatch, target, variant, pooling):
     checkpoint, runtime = open_artifact(variant, target, pooling)
@@ -45,7 +45,7 @@ def test_it_is_verified_as_the_rest(open_artifact, monkeypatch, target, variant,
     verdict = verify(runtime, golden, TARGETS[target].precision)
     assert verdict.passed, verdict.faults
     assert SENTENCE_EMBEDDING in verdict.worst()
-    assert verdict.change_alone == 0 or target != "onnx-int8"
+    assert verdict.change_alone == 0 or TARGETS[target].precision == "fp32"
 
     run = runtime._run
 
@@ -58,13 +58,15 @@ def test_it_is_verified_as_the_rest(open_artifact, monkeypatch, target, variant,
     monkeypatch.setattr(runtime, "_run", shifted)
     faults = verify(runtime, golden, TARGETS[target].precision).faults
     assert faults
-    assert all(SENTENCE_EMBEDDING in fault or "alone" in fault for fault in faults)
+    said = (SENTENCE_EMBEDDING, "alone", "8 bits are too few")
+    assert all(any(word in fault for word in said) for fault in faults)
 
 
+@pytest.mark.parametrize("target", ["onnx-int8", "openvino-int8"])
 @pytest.mark.parametrize("pooling", POOLINGS, ids=str)
-def test_int8_gives_the_same_bits_with_any_padding(open_artifact, pooling):
+def test_int8_gives_the_same_bits_with_any_padding(open_artifact, target, pooling):
     """A mean changed in its last bit where a length left two or three tokens over after whole fours."""
-    _, runtime = open_artifact("bert", "onnx-int8", pooling)
+    _, runtime = open_artifact("bert", target, pooling)
     ids = np.random.default_rng(0).integers(5, 60, (1, 20))
     for length in range(1, 13):
         alone = runtime.run({"input_ids": ids[:, :length]}, [SENTENCE_EMBEDDING])[SENTENCE_EMBEDDING][0]
