@@ -85,6 +85,15 @@ def test_floats_are_float32_whatever_the_processor_has(open_artifact):
     assert runtime.settings()["inference_precision"] == "f32"
 
 
+def test_damaged_files_are_one_error(folder):
+    (folder / "openvino_model.bin").write_bytes(b"short")
+    (folder / "features.xml").unlink()
+    with open_runtime(folder) as runtime:
+        for outputs in (["logits"], ["last_hidden_state"]):
+            with pytest.raises(InputError, match="OpenVINO cannot read it: "):
+                runtime.run({"input_ids": [[5, 6]]}, outputs)
+
+
 def test_no_gpu(open_artifact):
     with pytest.raises(NotRun, match="no strict for openvino on cuda"):
         open_runtime(open_artifact("bert", "openvino")[1].artifact.folder, device="cuda")
