@@ -70,7 +70,8 @@ class Int8Weights(Weights):
 
     def magnitudes(self, x: Node) -> Node:
         """The largest magnitude of each row: […, inputs] -> […, 1]."""
-        return ops.reduce_max(ops.abs(x), [-1], keep_dims=True)
+        highest, lowest = (reduce(x, [-1], keep_dims=True) for reduce in (ops.reduce_max, ops.reduce_min))
+        return ops.maximum(highest, ops.negative(lowest))  # not of abs(x), which would be written and read again
 
     def integer_sums(self, weight: str, rows: Node) -> Node:
         """What a linear layer sums before it scales, for given rows [count, widest], 128 for 0: [count, outputs]."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from yizhi.converters.onnx_files import INTEGERS
 from yizhi.converters.openvino_files import graph_file
+from yizhi.errors import InputError
 from yizhi.model.layout import OPENVINO_WEIGHTS
 from yizhi.model.spec import COLUMNS, LOGITS_AT, POSITIONS, Layer
 from yizhi.runtimes.base import Inputs, Outputs, Runtime
@@ -47,8 +48,12 @@ class OpenVinoRuntime(Runtime):
         return self._requests[signature]
 
     def _read(self, graph: str) -> openvino.Model:
-        folder = self.artifact.folder
-        return self._core.read_model(folder / graph_file(graph), folder / OPENVINO_WEIGHTS)
+        """Raises InputError where the files are missing or damaged."""
+        path = self.artifact.folder / graph_file(graph)
+        try:
+            return self._core.read_model(path, path.with_name(OPENVINO_WEIGHTS))
+        except RuntimeError as error:
+            raise InputError(path, f"OpenVINO cannot read it: {str(error).strip().splitlines()[-1]}") from None
 
     def _compile(self, model: openvino.Model) -> openvino.InferRequest:
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}

@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 from pathlib import Path
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.artifacts import export_artifact
+from yizhi.cli import main
 from yizhi.converters.targets import TARGETS
 from yizhi.errors import InputError, NotRun
 from yizhi.model.spec import MASK_VALUE, SPAN_LOGITS
@@ -83,6 +85,15 @@ def test_floats_are_float32_whatever_the_processor_has(open_artifact):
     assert runtime.settings()["inference_precision"] == "f32"
 
 
+def test_damaged_files_are_one_error(folder):
+    (folder / "openvino_model.bin").write_bytes(b"short")
+    (folder / "features.xml").unlink()
+    with open_runtime(folder) as runtime:
+        for outputs in (["logits"], ["last_hidden_state"]):
+            with pytest.raises(InputError, match="OpenVINO cannot read it: "):
+                runtime.run({"input_ids": [[5, 6]]}, outputs)
+
+
 def test_no_gpu(open_artifact):
     with pytest.raises(NotRun, match="no strict for openvino on cuda"):
         open_runtime(open_artifact("bert", "openvino")[1].artifact.folder, device="cuda")
@@ -108,6 +119,16 @@ def test_an_int8_row_does_not_depend_on_its_batch_or_padding(open_artifact, vari
                 for name in outputs:
                     one, other = found[name][1], alone[name][0]
                     np.testing.assert_array_equal(one[:length] if one.ndim > 1 else one, other, err_msg=name)
+
+
+def test_a_release_of_both_is_verified_again(make_checkpoint, tmp_path, capsys):
+    release = tmp_path / "release"
+    targets = [argument for name in TARGET_NAMES for argument in ("--target", name)]
+    assert main(["export", str(make_checkpoint()), "--out", str(release), *targets]) == 0
+    capsys.readouterr()
+    assert main(["verify", str(release), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [rows[name]["parity"]["weights"]["graphs"] for name in TARGET_NAMES] == [4, 5]
 
 
 def test_graphs_are_those_that_would_be_written(folder):

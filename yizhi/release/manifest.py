@@ -64,7 +64,9 @@ def describe_documents(release: Path, targets: Iterable[str]) -> dict[str, Any]:
 
 
 def write_manifest(release: Path, manifest: dict[str, Any]) -> None:
-    """Write `manifest.json` in one step."""
+    """Write `manifest.json` in one step. Raises ValueError for one that `read_manifest` would refuse."""
+    if violations := find_violations(manifest, SCHEMA):
+        raise ValueError(f"{MANIFEST}: {'; '.join(violations)}")
     write_whole(release / MANIFEST, to_json(_sealed(manifest)))
 
 
