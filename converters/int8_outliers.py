@@ -53,8 +53,15 @@ class _MeasuredGraph(Float32Graph):
     def __init__(self, weights: Mapping[str, StoredTensor], measured: Collection[str]) -> None:
         super().__init__(weights)
         self._measured = measured
+        self.used: list[str] = []
         self._taken: dict[str, tuple[str, str]] = {}
         self.taps: dict[str, list[tuple[str, str]]] = {}
+
+    def weight(self, name: str) -> str:
+        """An input of the graph, in `used`: ONNX Runtime copies initializers, and reads inputs where they lie."""
+        if name not in self.used:
+            self.used.append(self.input(name, FLOAT, self._weights[name].shape))
+        return name
 
     def linear(self, scope: str, weight: str, bias: str, x: str) -> str:
         """As in `Float32Graph`; what is measured stands in `taps` by weight, once per use."""
@@ -171,24 +178,20 @@ def measure_magnitudes(
     shapes = {parameter.name: parameter.shape for parameter in spec.parameters()}
     graph = _MeasuredGraph({name: StoredTensor(FLOAT, shape, 0, 0) for name, shape in shapes.items()}, names)
     build_encoder(graph, spec, ["last_hidden_state"])
-    model = graph.model()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # Packed kernels are faster and as large as the checkpoint.
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    used = [tensor.name for tensor in model.graph.initializer if tensor.name in shapes]
-    arrays = {name: np.ascontiguousarray(checkpoint.array(name)) for name in used}
-    values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
-    options.add_external_initializers(list(arrays), values)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        graph.model().SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    arrays = {name: np.ascontiguousarray(checkpoint.array(name)) for name in graph.used}
     wanted = sorted({output for taps in graph.taps.values() for tap in taps for output in tap})
     found: dict[str, list[NDArray[Any]]] = {name: [] for name in wanted}
     for ids in batches:
         inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-        for name, array in zip(wanted, session.run(wanted, inputs), strict=True):
+        for name, array in zip(wanted, session.run(wanted, {**inputs, **arrays}), strict=True):
             found[name].append(array)
     joined = {name: np.concatenate(arrays) for name, arrays in found.items()}
-    for name in used:
+    for name in graph.used:
         checkpoint.release(name)
     return {
         name: Magnitudes(*(np.concatenate([joined[tap[part]] for tap in taps]) for part in (0, 1)))
