@@ -73,6 +73,9 @@ def test_a_release_is_described_by_its_values(make_checkpoint, tmp_path, capsys)
     said = capsys.readouterr().out
     assert "pytorch: fp32, 0 MB, passed: logits" in " ".join(said.split())
     assert "schema_version" not in said
+    assert main(["inspect", str(tmp_path / "release" / "pytorch")]) == 0
+    size = (tmp_path / "release" / "pytorch" / "model.safetensors").stat().st_size
+    assert f"model.safetensors: {size:,} bytes" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_pipe_that_closes_is_no_fault():

@@ -1,6 +1,7 @@
 """`yizhi inspect`: what a checkpoint, an artifact or a release is."""
 
 import math
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
@@ -72,6 +73,8 @@ def print_description(console: Console, description: dict[str, Any]) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     if description["kind"] == "release":
         description = _describe_release(description)
+    elif description["kind"] == "artifact":
+        description = _describe_artifact(description)
     for key, value in description.items():
         if key == "known_as":
             value = describe_identity(_identity(value)) if value else "none of the known checkpoints (yizhi models)"
@@ -96,6 +99,21 @@ def _describe_release(manifest: dict[str, Any]) -> dict[str, Any]:
         "documents": [*manifest["documents"]],
         "sha256": manifest["sha256"],
     }
+
+
+def _describe_artifact(description: dict[str, Any]) -> dict[str, Any]:
+    """The same in fewer words: sizes of files, and how much is int8; `json` gives every name and place."""
+    files = {name: f"{file['size']:,} bytes" for name, file in description["files"].items()}
+    found = {**description, "files": files}
+    if quantization := description.get("quantization"):
+        stored = Counter(place["dtype"] for place in quantization["stored"].values())
+        calibration = quantization["calibration"]
+        found["quantization"] = {
+            "tensors": ", ".join(f"{count} {dtype}" for dtype, count in sorted(stored.items())),
+            "outlier channels": f"of {len(quantization['outliers'])} kernels' inputs",
+            "found on": f"{calibration['of']}, {calibration['tokens']:,} tokens",
+        }
+    return found
 
 
 def _describe_target(entry: dict[str, Any]) -> str:
