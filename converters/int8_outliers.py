@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from yizhi.converters.forwards.onnx import build_encoder
-from yizhi.converters.onnx_files import StoredTensor
 from yizhi.converters.quantize import SMOOTHING, Outliers
 from yizhi.converters.to_onnx import Float32Graph
+from yizhi.converters.weight_file import StoredTensor
 from yizhi.model.spec import EncoderSpec, Linear
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.sentences import everyday_rows

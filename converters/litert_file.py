@@ -12,7 +12,7 @@ import flatbuffers
 from ai_edge_litert import schema_py_generated as schema
 
 from yizhi.converters.litert_graph import Buffers, Graph, Operator, Signature, Value
-from yizhi.converters.onnx_files import scale_of
+from yizhi.converters.quantize import scale_of
 
 # A cache line, which is more than the 16 bytes that the schema asks for.
 _ALIGNMENT = 64

@@ -7,8 +7,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from yizhi.converters.litert_graph import ANY, FLOAT, INT32, Buffers, Value
 from yizhi.converters.litert_operators import add, gather, multiply
-from yizhi.converters.onnx_files import outliers_of
-from yizhi.converters.quantize import SMOOTHING, Outliers
+from yizhi.converters.quantize import SMOOTHING, Outliers, outliers_of
 from yizhi.converters.to_litert import Float32Graph
 from yizhi.model.spec import Embedding
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from onnx import GraphProto, ModelProto, StringStringEntryProto, TensorProto, helper
 
-from yizhi.converters.onnx_files import WEIGHT_FILE, StoredTensor
+from yizhi.converters.onnx_files import WEIGHT_FILE
+from yizhi.converters.weight_file import StoredTensor
 from yizhi.model.spec import Embedding, Linear
 
 # Fixed, so that an artifact's bytes do not depend on which onnx release wrote them. Opset 20 is the

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from openvino import Model, Node
 from openvino import opset15 as ops
 
-from yizhi.converters.onnx_files import StoredTensor
+from yizhi.converters.weight_file import StoredTensor
 from yizhi.model.spec import Embedding
 
 # Where a graph's text says that a constant lies: all before the number, the constant's name, and the number.

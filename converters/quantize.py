@@ -13,7 +13,20 @@ TINY = 1e-30
 # How much smaller a smoothed channel is made, and how much larger its weights: a power of two, so that both are exact.
 SMOOTHING = 4.0
 
+# Beside the signatures, an int8 artifact has a graph of its kernels' integer sums, to be held to exact arithmetic.
+INTEGERS = "integers"
+
 _CHUNK_VALUES = 1 << 20
+
+
+def scale_of(name: str) -> str:
+    """Name of the scales [outputs] of an int8 weight."""
+    return f"{name}.scale"
+
+
+def outliers_of(name: str) -> str:
+    """Name of the float32 columns [count, outputs] of the outlier channels of an int8 weight."""
+    return f"{name}.outliers"
 
 
 @dataclass(frozen=True)

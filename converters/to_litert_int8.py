@@ -7,14 +7,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from yizhi.converters.int8_outliers import choose_calibration, find_outliers, may_have_outliers
+from yizhi.converters.int8_plan import plan_int8
 from yizhi.converters.litert_file import write_model
 from yizhi.converters.litert_graph import FLOAT, INT8, Buffers, Weight
 from yizhi.converters.litert_int8_graph import Int8Graph
-from yizhi.converters.onnx_files import outliers_of, scale_of
-from yizhi.converters.quantize import quantize_in_chunks, scales_of_rows
+from yizhi.converters.quantize import outliers_of, quantize_in_chunks, scale_of, scales_of_rows
 from yizhi.converters.to_litert import build_signatures
-from yizhi.converters.to_onnx_int8 import kept_names, one_of_each_kind, quantized_names
 from yizhi.model.layout import LITERT_MODEL
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.artifact import ArtifactWriter
@@ -29,21 +27,16 @@ def convert(
 ) -> None:
     """Write `model.tflite` with kernels and word embeddings as int8.
 
-    The arguments are those of `to_onnx_int8.convert`. Raises InputError for a beginning that no quantized parameter
-    has.
+    The arguments and errors are those of `plan_int8`.
     """
-    spec = checkpoint.spec
-    names = quantized_names(spec) - kept_names(spec, keep_fp32)
-    chosen = choose_calibration(checkpoint, calibration)
-    sought = names & may_have_outliers(spec) if outlier_channels else set()
-    outliers = find_outliers(checkpoint, sought, chosen.rows)
-    checked = [name for name in one_of_each_kind(spec) if name in names]
+    plan = plan_int8(checkpoint, keep_fp32, calibration, outlier_channels)
+    outliers = plan.outliers
     with writer.open(LITERT_MODEL) as file, ThreadPoolExecutor() as pool:
         weights: dict[str, Weight] = {}
         contents: dict[str, Callable[[], Iterable[bytes | memoryview]]] = {}
         for parameter in checkpoint.parameters():
             name = parameter.name
-            if name not in names:
+            if name not in plan.names:
                 weights[name] = Weight(FLOAT, parameter.shape)
                 contents[name] = partial(checkpoint.chunks, parameter)
                 continue
@@ -57,11 +50,10 @@ def convert(
             contents[name] = partial(_quantize, checkpoint, name, pool, prepare)
             checkpoint.release(name)
         buffers = Buffers(weights)
-        signatures = build_signatures(partial(Int8Graph, buffers, outliers), spec)
+        signatures = build_signatures(partial(Int8Graph, buffers, outliers), checkpoint.spec)
         offsets = write_model(file, buffers, signatures, lambda name: contents[name]())
     places = {name: _describe(weights, name, offset) for name, offset in offsets.items()}
-    found = {"outliers": outliers.channels, "smoothed": outliers.smoothed, "calibration": chosen.describe()}
-    writer.say("quantization", {"checked": checked, "stored": places, **found})
+    writer.say("quantization", plan.describe(places))
 
 
 def _describe(weights: Mapping[str, Weight], name: str, offset: int) -> dict[str, object]:

@@ -10,10 +10,11 @@ from functools import partial
 from onnx import ModelProto, TensorProto
 
 from yizhi.converters.forwards.onnx import build_encoder, build_logits_at
-from yizhi.converters.onnx_files import U8U8, WEIGHT_FILE, StoredTensor, WeightFile, graph_file
+from yizhi.converters.onnx_files import U8U8, WEIGHT_FILE, graph_file
 from yizhi.converters.onnx_graph import Graph
 from yizhi.converters.sentence_transformers import write_modules
 from yizhi.converters.shared_files import say_columns
+from yizhi.converters.weight_file import StoredTensor, WeightFile
 from yizhi.model.label_heads import ANSWER
 from yizhi.model.spec import LOGITS_AT, SPAN_LOGITS, Embedding, EncoderSpec, MaskedLMHead
 from yizhi.reading.checkpoint import Checkpoint

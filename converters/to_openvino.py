@@ -10,11 +10,11 @@ from functools import partial
 from openvino import Model
 
 from yizhi.converters.forwards.openvino import build_encoder, build_logits_at
-from yizhi.converters.onnx_files import WeightFile
 from yizhi.converters.openvino_files import graph_file
 from yizhi.converters.openvino_graph import FLOAT, Weights, own_constants, write_text
 from yizhi.converters.sentence_transformers import write_modules
 from yizhi.converters.shared_files import say_columns
+from yizhi.converters.weight_file import WeightFile
 from yizhi.model.label_heads import ANSWER
 from yizhi.model.layout import OPENVINO_WEIGHTS
 from yizhi.model.spec import LOGITS_AT, SPAN_LOGITS, EncoderSpec, MaskedLMHead

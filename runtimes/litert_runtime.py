@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from yizhi.converters.litert_file import write_model
 from yizhi.converters.litert_graph import INT8, Buffers, Signature, Weight
 from yizhi.converters.litert_int8_graph import Int8Graph, build_integer_check
-from yizhi.converters.onnx_files import INTEGERS
+from yizhi.converters.quantize import INTEGERS
 from yizhi.errors import NotRun
 from yizhi.model.layout import LITERT_MODEL
 from yizhi.model.spec import LOGITS_AT, POSITIONS

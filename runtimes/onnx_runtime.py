@@ -9,7 +9,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from yizhi.converters.onnx_files import INTEGERS, OLDEST_RUNTIME, U8S8, U8U8, graph_file
+from yizhi.converters.onnx_files import OLDEST_RUNTIME, U8S8, U8U8, graph_file
+from yizhi.converters.quantize import INTEGERS
 from yizhi.errors import InputError, NotRun
 from yizhi.model.spec import COLUMNS, LOGITS_AT, POSITIONS
 from yizhi.runtimes.base import Inputs, Outputs, Runtime

@@ -7,8 +7,8 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from yizhi.converters.onnx_files import INTEGERS
 from yizhi.converters.openvino_files import graph_file
+from yizhi.converters.quantize import INTEGERS
 from yizhi.errors import InputError
 from yizhi.model.layout import OPENVINO_WEIGHTS
 from yizhi.model.spec import COLUMNS, LOGITS_AT, POSITIONS, Layer

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yizhi.choices import WASM
-from yizhi.converters.onnx_files import INTEGERS, U8U8, WEIGHT_FILE, graph_file
+from yizhi.converters.onnx_files import U8U8, WEIGHT_FILE, graph_file
+from yizhi.converters.quantize import INTEGERS
 from yizhi.errors import InputError, NotRun
 from yizhi.model.spec import LOGITS_AT, POSITIONS
 from yizhi.runtimes.base import Inputs, Outputs, Runtime

@@ -14,9 +14,9 @@ from yizhi.runtimes import open_runtime
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from yizhi.converters.int8_graph import Int8Graph
 from yizhi.converters.int8_outliers import MOST, Magnitudes, can_smooth, choose_channels
 from yizhi.converters.onnx_graph import Graph
+from yizhi.converters.onnx_int8_graph import Int8Graph
 
 LOUD = [9, 20]
 MILD = [9, 20, 33, 70]

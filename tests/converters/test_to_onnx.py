@@ -11,8 +11,9 @@ import pytest
 from tests.agreement import ARCHITECTURES, assert_agree, padded_batch, run_everything
 from tests.artifacts import export_artifact
 from yizhi.converters import to_onnx
-from yizhi.converters.onnx_files import U8S8, U8U8, WEIGHT_FILE, StoredTensor, graph_file
+from yizhi.converters.onnx_files import U8S8, U8U8, WEIGHT_FILE, graph_file
 from yizhi.converters.targets import TARGETS
+from yizhi.converters.weight_file import StoredTensor
 from yizhi.model.spec import SPAN_LOGITS
 from yizhi.parity import oracle
 from yizhi.parity.golden import Golden

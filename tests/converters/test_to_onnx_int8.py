@@ -9,16 +9,9 @@ from tests.agreement import ARCHITECTURES, padded_batch
 from tests.artifacts import export_artifact
 from tests.checkpoints import make_spec
 from tests.converters.test_to_onnx import SIGNATURES, place, read_graph, stored_weights
-from yizhi.converters.onnx_files import (
-    INTEGERS,
-    U8S8,
-    U8U8,
-    WEIGHT_FILE,
-    StoredTensor,
-    graph_file,
-    outliers_of,
-    scale_of,
-)
+from yizhi.converters.onnx_files import U8S8, U8U8, WEIGHT_FILE, graph_file
+from yizhi.converters.quantize import INTEGERS, outliers_of, scale_of
+from yizhi.converters.weight_file import StoredTensor
 from yizhi.model.config import EncoderConfig
 from yizhi.model.spec import KERNEL
 from yizhi.reading.checkpoint import Checkpoint
@@ -28,9 +21,9 @@ from yizhi.runtimes import open_runtime
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from yizhi.converters.int8_graph import Int8Graph  # noqa: E402
+from yizhi.converters.int8_plan import quantized_names  # noqa: E402
+from yizhi.converters.onnx_int8_graph import Int8Graph  # noqa: E402
 from yizhi.converters.quantize import quantize_in_chunks, quantize_rows  # noqa: E402
-from yizhi.converters.to_onnx_int8 import quantized_names  # noqa: E402
 from yizhi.runtimes.onnx_products import adds_signed_exactly  # noqa: E402
 
 FLOAT, INT8, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT8, onnx.TensorProto.INT64

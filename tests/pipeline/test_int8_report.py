@@ -21,7 +21,7 @@ from yizhi.runtimes.tokenization import Tokenizer
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from yizhi.converters.to_onnx_int8 import kept_names, quantized_names
+from yizhi.converters.int8_plan import kept_names, quantized_names
 
 pytestmark = pytest.mark.slow
 

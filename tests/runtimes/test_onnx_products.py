@@ -8,7 +8,8 @@ import pytest
 from tests.agreement import padded_batch
 from tests.artifacts import export_artifact
 from tests.records import make_record
-from yizhi.converters.onnx_files import U8S8, U8U8, WEIGHT_FILE, StoredTensor, graph_file
+from yizhi.converters.onnx_files import U8S8, U8U8, WEIGHT_FILE, graph_file
+from yizhi.converters.weight_file import StoredTensor
 from yizhi.parity.golden import Golden
 from yizhi.parity.integers import check_integers, make_rows, sum_exactly
 from yizhi.parity.judge import verify
@@ -21,7 +22,7 @@ from yizhi.runtimes.onnx_products import PRODUCT, adds_signed_exactly
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from yizhi.converters.int8_graph import Int8Graph, build_integer_check  # noqa: E402
+from yizhi.converters.onnx_int8_graph import Int8Graph, build_integer_check  # noqa: E402
 
 INT8 = onnx.TensorProto.INT8
 

@@ -14,8 +14,8 @@ from yizhi.release.artifact import Artifact
 if TYPE_CHECKING:
     from openvino import Node
 
-    from yizhi.converters.int8_graph import Int8Graph
-    from yizhi.converters.openvino_int8 import Int8Weights
+    from yizhi.converters.onnx_int8_graph import Int8Graph
+    from yizhi.converters.openvino_int8_graph import Int8Weights
 
 
 def scale_one_channel(folder: Path, layer: Layer) -> None:
@@ -43,7 +43,7 @@ def roll_rows(folder: Path, layer: Layer) -> None:
 
 def quantize_per_batch(graph: "Int8Graph", x: str) -> tuple[str, str]:
     """`Int8Graph.quantize` with one scale for all rows, as in DynamicQuantizeLinear."""
-    from yizhi.converters.int8_graph import FLOAT, INT64
+    from yizhi.converters.onnx_int8_graph import FLOAT, INT64
     from yizhi.converters.quantize import LARGEST, TINY
 
     if x not in graph._quantized:

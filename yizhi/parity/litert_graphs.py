@@ -9,8 +9,7 @@ import numpy as np
 from yizhi.converters.litert_file import build_table
 from yizhi.converters.litert_graph import FLOAT, INT8, Buffers, Graph, Weight
 from yizhi.converters.litert_int8_graph import Int8Graph
-from yizhi.converters.onnx_files import outliers_of, scale_of
-from yizhi.converters.quantize import Outliers
+from yizhi.converters.quantize import Outliers, outliers_of, scale_of
 from yizhi.converters.to_litert import build_signatures
 from yizhi.errors import show
 from yizhi.model.layout import LITERT_MODEL

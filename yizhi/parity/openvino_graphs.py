@@ -1,6 +1,6 @@
 """Whether an OpenVINO artifact's graphs are those that this version of Yizhi writes, to the last character.
 
-As for ONNX (`yizhi.parity.graphs`): cases and texts show what a graph computes for them, and for nothing else.
+As for ONNX (`yizhi.parity.onnx_graphs`): cases and texts show what a graph computes for them, and for nothing else.
 """
 
 from collections import defaultdict
@@ -11,9 +11,9 @@ from typing import Any
 from openvino import Model
 
 from yizhi.converters import to_openvino
-from yizhi.converters.onnx_files import StoredTensor
 from yizhi.converters.openvino_graph import FLOAT, INT8, Weights, own_constants, write_text
 from yizhi.converters.quantize import Outliers
+from yizhi.converters.weight_file import StoredTensor
 from yizhi.errors import InputError, show
 from yizhi.model.spec import EncoderSpec
 from yizhi.reading.openvino_tensors import read_constants

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from yizhi.converters.onnx_files import outliers_of, scale_of
-from yizhi.converters.quantize import Outliers, quantize_rows
+from yizhi.converters.quantize import Outliers, outliers_of, quantize_rows, scale_of
 from yizhi.converters.targets import TARGETS
 from yizhi.errors import InputError
 from yizhi.model.layout import transposes

@@ -81,7 +81,7 @@ def export(
     """Export and verify `targets`; what is up to date is left alone. Returns a row per target.
 
     origin: hub id and revision, for the manifest.
-    int8_options: arguments of `yizhi.converters.to_onnx_int8.convert`, as far as they differ from its defaults.
+    int8_options: arguments of `yizhi.converters.int8_plan.plan_int8`, as far as they differ from its defaults.
     pooling: also give `sentence_embedding`, made so.
     calibration: a sentence per line, to find int8's outlier channels on.
     ignored_files: names of files of the checkpoint to pass over.

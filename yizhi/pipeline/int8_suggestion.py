@@ -51,7 +51,7 @@ def suggest_kept(checkpoint: Checkpoint, golden: Golden, kept: Sequence[str] = (
 
 
 def export_int8(checkpoint: Checkpoint, folder: Path, name: str = "onnx-int8", **options: Any) -> Path:
-    """An artifact of an int8 target in a new folder. options: arguments of `yizhi.converters.to_onnx_int8.convert`."""
+    """An artifact of an int8 target in a new folder. options: arguments of `yizhi.converters.int8_plan.plan_int8`."""
     target = TARGETS[name]
     folder.mkdir()
     writer = ArtifactWriter(folder)

@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 
 from onnx import TensorProto
 
-from yizhi.converters.onnx_files import U8S8, U8U8, StoredTensor, outliers_of, scale_of
+from yizhi.converters.onnx_files import U8S8, U8U8
 from yizhi.converters.onnx_graph import CONTRIB_DOMAIN, Graph
-from yizhi.converters.quantize import LARGEST, SMOOTHING, TINY, Outliers
+from yizhi.converters.quantize import LARGEST, SMOOTHING, TINY, Outliers, outliers_of, scale_of
 from yizhi.converters.to_onnx import Float32Graph
+from yizhi.converters.weight_file import StoredTensor
 from yizhi.model.spec import Embedding, Linear
 
 FLOAT, INT8, UINT8, INT64 = TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT64

@@ -13,8 +13,8 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto
 
 from yizhi.converters import to_onnx
-from yizhi.converters.onnx_files import StoredTensor
 from yizhi.converters.quantize import Outliers
+from yizhi.converters.weight_file import StoredTensor
 from yizhi.errors import show
 from yizhi.model.spec import EncoderSpec
 from yizhi.reading.stored_tensors import read_onnx

@@ -11,9 +11,9 @@ from openvino import Model, Node
 from openvino import opset15 as ops
 
 from yizhi.converters.forwards.openvino import finish
-from yizhi.converters.onnx_files import StoredTensor, outliers_of, scale_of
 from yizhi.converters.openvino_graph import Weights
-from yizhi.converters.quantize import LARGEST, SMOOTHING, TINY, Outliers
+from yizhi.converters.quantize import LARGEST, SMOOTHING, TINY, Outliers, outliers_of, scale_of
+from yizhi.converters.weight_file import StoredTensor
 from yizhi.model.spec import Embedding
 
 # The signed bytes, which the plugin takes for its own.
@@ -22,7 +22,7 @@ _ZERO_POINT = np.float32(128)  # the uint8 that stands for 0, in the rows that i
 
 
 class Int8Weights(Weights):
-    """As `yizhi.converters.int8_graph.Int8Graph`, whose arithmetic this is.
+    """As `yizhi.converters.onnx_int8_graph.Int8Graph`, whose arithmetic this is.
 
     A row (token) is quantized by its own largest magnitude, and integer sums do not depend on their order, so no row
     depends on another.
