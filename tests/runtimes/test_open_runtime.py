@@ -75,11 +75,15 @@ def test_the_copies_that_opening_makes_are_given_back(tmp_path):
     checkpoint = Checkpoint.open(write_variant(tmp_path / "checkpoint", "bert", config=wide))
     artifact = export_artifact(checkpoint, "onnx-int8", tmp_path / "int8")
     kernels = (artifact / "model.onnx.data").stat().st_size
-    grown = {}
-    for what in ("keep", "return"):
+
+    def grow(what):
         command = [sys.executable, "-c", OPENING, str(artifact), what]
-        grown[what] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    assert grown["return"] < grown["keep"] - kernels / 2
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    # What is kept differs from time to time, by as much as the kernels take; what is left once it is returned does not.
+    left, kept = grow("return"), max(grow("keep") for _ in range(3))
+    assert left < 1.5 * kernels
+    assert left < kept - kernels / 2
 
 
 @pytest.mark.parametrize(("before", "after"), [(None, "1"), ("0", "0")])
