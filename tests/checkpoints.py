@@ -58,6 +58,7 @@ _ROBERTA: dict[str, Any] = {
 _BY_FAMILY: dict[str, dict[str, Any]] = {
     "albert": {**_FACTORISED, "hidden_act": "gelu_new", "num_hidden_groups": 1, "inner_group_num": 1},
     "electra": _FACTORISED,
+    "ernie": {"use_task_id": True, "task_type_vocab_size": 3},
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
 }
@@ -107,6 +108,8 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "electra-generator-same-width": {"model_type": "electra", "config": {"embedding_size": 32}},
     "electra-discriminator": {"model_type": "electra", "task": "replaced-token-detection"},
     "megatron-bert": {"model_type": "megatron-bert"},
+    "ernie": {"model_type": "ernie"},
+    "ernie-1.0": {"model_type": "ernie", "config": {"use_task_id": False, "hidden_act": "relu"}},
     "roberta": {"model_type": "roberta"},
     "xlm-roberta": {"model_type": "xlm-roberta", "pooler": False},
     **{

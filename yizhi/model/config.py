@@ -29,12 +29,14 @@ class _Fields:
     embedding_size: the default of a family whose embeddings may be narrower than its layers; None
     where they are as wide. shares_layers: has num_hidden_groups and inner_group_num.
     skips_padding: positions are counted from the padding's id on, over tokens that are not padding.
+    has_tasks: has task types, where `use_task_id` says so.
     """
 
     hidden_act: str = "gelu"
     embedding_size: int | None = None
     shares_layers: bool = False
     skips_padding: bool = False
+    has_tasks: bool = False
     pad_token_id: int = 0
 
 
@@ -45,12 +47,12 @@ _FIELDS = {
     "megatron-bert": _Fields(),
     "roberta": _Fields(skips_padding=True, pad_token_id=1),
     "xlm-roberta": _Fields(skips_padding=True, pad_token_id=1),
+    "ernie": _Fields(has_tasks=True),
 }
 MODEL_TYPES = tuple(_FIELDS)
 
 _NOT_ENCODERS = {
     "nezha": "NEZHA uses relative positions, which are not supported",
-    "ernie": "ERNIE adds task-type embeddings, which are not supported",
 }
 
 # Each size that a config must give, with the most that is believed: far above any encoder published, and
@@ -89,6 +91,7 @@ class EncoderConfig:
     intermediate_size: int
     max_position_embeddings: int
     type_vocab_size: int
+    task_type_vocab_size: int | None
     hidden_act: str
     layer_norm_eps: float
     embedding_size: int
@@ -157,6 +160,7 @@ class EncoderConfig:
         ):
             faults.append(f"architectures: expected a list of class names; found {show(architectures)}")
             architectures = None
+        values["task_type_vocab_size"] = _read_tasks(raw, model_type, faults)
         faults += _find_contradictions(values)
         adapter = read_adapters(raw, model_type, faults)
         if faults:
@@ -170,7 +174,7 @@ class EncoderConfig:
             architecture=architectures[0] if architectures else None,
             adapter=adapter,
             raw=MappingProxyType(dict(raw)),
-            **{name: size for name, size in values.items() if size is not None},
+            **values,  # type: ignore[arg-type]  # without a fault, each is a size
         )
 
 
@@ -186,6 +190,16 @@ def _read_sizes(raw: dict[str, Any], model_type: str, faults: list[str]) -> dict
         most = _SIZES["num_hidden_layers"]
         values[key] = _positive_integer(raw, key, 1, most, faults) if optional.shares_layers else 1
     return values
+
+
+def _read_tasks(raw: dict[str, Any], model_type: str, faults: list[str]) -> int | None:
+    """`task_type_vocab_size`, where the encoder has task types."""
+    uses_tasks = raw.get("use_task_id", False) if _FIELDS[model_type].has_tasks else False
+    if not isinstance(uses_tasks, bool):
+        faults.append(f"use_task_id: expected true or false; found {show(uses_tasks)}")
+    elif uses_tasks:
+        return _positive_integer(raw, "task_type_vocab_size", 3, _SIZES["type_vocab_size"], faults)
+    return None
 
 
 def _positive_integer(raw: dict[str, Any], key: str, default: int | None, most: int, faults: list[str]) -> int | None:
