@@ -57,10 +57,10 @@ class Weights(Mapping[str, Node]):
         """Rows of an embedding table: […] -> […, E]."""
         return ops.gather(self[table.weight], ids, 0, name=f"{table.name}/Gather")
 
-    def linear(self, scope: str, weight: str, bias: str, x: Node) -> Node:
-        """x Wᵀ + b: […, inputs] -> […, outputs], over the checkpoint's own [outputs, inputs] kernel."""
+    def linear(self, scope: str, weight: str, bias: str | None, x: Node) -> Node:
+        """x Wᵀ + b, or x Wᵀ: […, inputs] -> […, outputs], over the checkpoint's own [outputs, inputs] kernel."""
         product = ops.matmul(x, self[weight], False, True, name=f"{scope}/MatMul")
-        return ops.add(product, self[bias], name=f"{scope}/Add")
+        return ops.add(product, self[bias], name=f"{scope}/Add") if bias else product
 
 
 def name_nodes(model: Model) -> None:

@@ -125,7 +125,9 @@ def find_taps(layer: Layer, nodes: Collection[str]) -> dict[str, str]:
         "attention_output": layer.attention_output,
         "output": layer.output,
     }
-    names = {tap: [f"{part.name}/Add"] for tap, part in linear.items()}
+    # The last of what a linear layer computes: without a bias, in int8, its scaling, or the sum with its outliers' part.
+    ends = ("Add", "Sum", "Multiply", "MatMul")
+    names = {tap: [f"{part.name}/{end}" for end in ends] for tap, part in linear.items()}
     names["context"] = [f"{layer.query.name.rpartition('.')[0]}/Reshape"]
     names["intermediate"] = [f"{layer.intermediate.name}/{operator}" for operator in ("Gelu", "Relu", "Swish", "Tanh")]
     normed = f"{layer.attention_norm.name}/Add"

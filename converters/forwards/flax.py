@@ -197,7 +197,8 @@ def mlm_head(p: Pass, head: MaskedLMHead, x: Array) -> Array:
     x = ACTIVATIONS[head.activation](linear(p, head.dense, x))  # [..., E]
     x = layer_norm(p, head.norm, x)
     product = "...e,ve->...v" if p.spec.tied else "...e,ev->...v"  # a tied decoder is the embedding table [V, E]
-    return jnp.einsum(product, x, p[head.decoder], precision=precision()) + p[head.decoder_bias]
+    logits = jnp.einsum(product, x, p[head.decoder], precision=precision())
+    return logits + p[head.decoder_bias] if head.decoder_bias else logits
 
 
 def linear_head(p: Pass, head: LinearHead, x: Array, pooled: Array | None) -> Array:
@@ -218,8 +219,9 @@ def lookup(table: Array, ids: Integers) -> Array:
 
 
 def linear(p: Pass, layer: Linear, x: Array) -> Array:
-    """x K + b, with the kernel K [inputs, outputs]."""
-    return jnp.matmul(x, p[layer.weight], precision=precision()) + p[layer.bias]
+    """x K + b, or x K, with the kernel K [inputs, outputs]."""
+    product = jnp.matmul(x, p[layer.weight], precision=precision())
+    return product + p[layer.bias] if layer.bias else product
 
 
 def layer_norm(p: Pass, norm: Norm, x: Array) -> Array:
@@ -230,4 +232,5 @@ def layer_norm(p: Pass, norm: Norm, x: Array) -> Array:
     wide = x.astype(jnp.float32)
     centred = wide - wide.mean(-1, keepdims=True)
     variance = jnp.square(centred).mean(-1, keepdims=True)
-    return (centred * lax.rsqrt(variance + norm.epsilon) * p[norm.weight] + p[norm.bias]).astype(x.dtype)
+    y = centred * lax.rsqrt(variance + norm.epsilon) * p[norm.weight]
+    return (y + p[norm.bias] if norm.bias else y).astype(x.dtype)

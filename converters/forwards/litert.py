@@ -319,7 +319,7 @@ def mlm_head(p: Pass, head: MaskedLMHead, x: Value) -> Value:
     """Vocabulary logits [..., V] of hidden states [..., H]."""
     x = ACTIVATIONS[head.activation](p.graph, head.dense.name, linear(p, head.dense, x))  # [..., E]
     x = layer_norm(p, head.norm, x)
-    return p.graph.linear(head.decoder_bias.rpartition(".")[0], head.decoder, head.decoder_bias, x)
+    return p.graph.linear(head.decoder_name, head.decoder, head.decoder_bias, x)
 
 
 def linear_head(p: Pass, head: LinearHead, x: Value, pooled: Value | None) -> Value:
@@ -339,7 +339,7 @@ def linear_head(p: Pass, head: LinearHead, x: Value, pooled: Value | None) -> Va
 
 
 def linear(p: Pass, layer: Linear, x: Value) -> Value:
-    """x Wᵀ + b."""
+    """x Wᵀ + b, or x Wᵀ."""
     return p.graph.linear(layer.name, layer.weight, layer.bias, x)
 
 
@@ -352,8 +352,8 @@ def layer_norm(p: Pass, norm: Norm, x: Value) -> Value:
     variance = g.node(scope, "MEAN", [squares, axis], shape, keep_axis)
     variance = add(g, scope, variance, g.constant(f"epsilon.{norm.epsilon}", norm.epsilon, np.float32))
     factor = g.node(scope, "RSQRT", [variance], shape)
-    y = multiply(g, scope, subtract(g, scope, x, mean), factor)
-    return add(g, scope, multiply(g, scope, y, g.weight(norm.weight)), g.weight(norm.bias))
+    y = multiply(g, scope, multiply(g, scope, subtract(g, scope, x, mean), factor), g.weight(norm.weight))
+    return add(g, scope, y, g.weight(norm.bias)) if norm.bias else y
 
 
 def first_tokens(p: Pass, scope: str, x: Value) -> Value:

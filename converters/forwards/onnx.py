@@ -269,7 +269,7 @@ def tokens_at(p: Pass, scope: str, x: str) -> str:
 def feed_forward(p: Pass, layer: Layer, x: str) -> str:
     """Two linear layers with the activation between them."""
     activation = ACTIVATIONS[p.spec.config.activation]
-    x = p.graph.activated(layer.intermediate, activation, x, layer.output.weight)  # [N, I]
+    x = p.graph.activated(layer.intermediate, activation, x, layer.output)  # [N, I]
     return p.tap("output", linear(p, layer.output, p.tap("intermediate", x)))  # [N, H]
 
 
@@ -315,7 +315,7 @@ def mlm_head(p: Pass, head: MaskedLMHead, x: str) -> str:
     g = p.graph
     x = ACTIVATIONS[head.activation](g, head.dense.name, linear(p, head.dense, x))  # [N, E]
     x = layer_norm(p, head.norm, x)
-    return g.linear(head.decoder_bias.rpartition(".")[0], head.decoder, head.decoder_bias, x)
+    return g.linear(head.decoder_name, head.decoder, head.decoder_bias, x)
 
 
 def linear_head(p: Pass, head: LinearHead, x: str, pooled: str) -> str:
@@ -331,14 +331,14 @@ def linear_head(p: Pass, head: LinearHead, x: str, pooled: str) -> str:
 
 
 def linear(p: Pass, layer: Linear, x: str) -> str:
-    """x Wᵀ + b."""
+    """x Wᵀ + b, or x Wᵀ."""
     return p.graph.linear(layer.name, layer.weight, layer.bias, x)
 
 
 def layer_norm(p: Pass, norm: Norm, x: str) -> str:
     """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
     g = p.graph
-    inputs = [x, g.weight(norm.weight), g.weight(norm.bias)]
+    inputs = [x, g.weight(norm.weight), *([g.weight(norm.bias)] if norm.bias else [])]
     return g.node(norm.name, "LayerNormalization", inputs, axis=-1, epsilon=norm.epsilon)
 
 

@@ -295,7 +295,7 @@ def mlm_head(p: Pass, head: MaskedLMHead, x: Node) -> Node:
     """Vocabulary logits [..., V] of hidden states [..., H]."""
     x = ACTIVATIONS[head.activation](linear(p, head.dense, x), head.dense.name)  # [B, T, E]
     x = layer_norm(p, head.norm, x)
-    return p.parameters.linear(head.decoder_bias.rpartition(".")[0], head.decoder, head.decoder_bias, x)
+    return p.parameters.linear(head.decoder_name, head.decoder, head.decoder_bias, x)
 
 
 def linear_head(p: Pass, head: LinearHead, x: Node, pooled: Node | None) -> Node:
@@ -311,14 +311,15 @@ def linear_head(p: Pass, head: LinearHead, x: Node, pooled: Node | None) -> Node
 
 
 def linear(p: Pass, layer: Linear, x: Node) -> Node:
-    """x Wᵀ + b."""
+    """x Wᵀ + b, or x Wᵀ."""
     return p.parameters.linear(layer.name, layer.weight, layer.bias, x)
 
 
 def layer_norm(p: Pass, norm: Norm, x: Node) -> Node:
     """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
     x = ops.mvn(x, [-1], True, norm.epsilon, "inside_sqrt", name=f"{norm.name}/MVN")
-    return ops.add(ops.multiply(x, p[norm.weight], name=f"{norm.name}/Multiply"), p[norm.bias], name=f"{norm.name}/Add")
+    x = ops.multiply(x, p[norm.weight], name=f"{norm.name}/Multiply")
+    return ops.add(x, p[norm.bias], name=f"{norm.name}/Add") if norm.bias else x
 
 
 def first_tokens(x: Node) -> Node:

@@ -45,6 +45,10 @@ class Pass(Generic[T]):
     def __getitem__(self, name: str) -> T:
         return self.parameters[name]
 
+    def get(self, name: str | None) -> T | None:
+        """A parameter that a part may lack: None for None."""
+        return None if name is None else self.parameters[name]
+
     def in_layer(self, number: int) -> Self:
         """As layer `number` sees it: taps begin with `layers.N.`, and only the last layer computes fewer tokens."""
         last = number == len(self.spec.layers) - 1

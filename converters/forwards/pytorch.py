@@ -197,7 +197,7 @@ def sentence_embedding(pooling: Pooling, x: Tensor, attention_mask: Tensor) -> T
 def mlm_head(p: Pass, head: MaskedLMHead, x: Tensor) -> Tensor:
     """Vocabulary logits [..., V] of hidden states [..., H]."""
     x = ACTIVATIONS[head.activation](linear(p, head.dense, x))  # [B, T, E]
-    return F.linear(layer_norm(p, head.norm, x), p[head.decoder], p[head.decoder_bias])
+    return F.linear(layer_norm(p, head.norm, x), p[head.decoder], p.get(head.decoder_bias))
 
 
 def linear_head(p: Pass, head: LinearHead, x: Tensor, pooled: Tensor | None) -> Tensor:
@@ -213,8 +213,8 @@ def linear_head(p: Pass, head: LinearHead, x: Tensor, pooled: Tensor | None) -> 
 
 
 def linear(p: Pass, layer: Linear, x: Tensor) -> Tensor:
-    """x Wᵀ + b."""
-    weight, bias = p[layer.weight], p[layer.bias]
+    """x Wᵀ + b, or x Wᵀ."""
+    weight, bias = p[layer.weight], p.get(layer.bias)
     if weight.is_mkldnn:  # packed
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return product
@@ -237,7 +237,7 @@ def pack(weight: Tensor) -> Tensor:
 
 def layer_norm(p: Pass, norm: Norm, x: Tensor) -> Tensor:
     """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
-    return F.layer_norm(x, (norm.size,), p[norm.weight], p[norm.bias], norm.epsilon)
+    return F.layer_norm(x, (norm.size,), p[norm.weight], p.get(norm.bias), norm.epsilon)
 
 
 def _register(module: nn.Module, name: str, tensor: Tensor) -> None:

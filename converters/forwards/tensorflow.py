@@ -241,7 +241,7 @@ def sentence_embedding(pooling: Pooling, x: Tensor, attention_mask: Tensor) -> T
 def mlm_head(p: Pass, head: MaskedLMHead, x: Tensor) -> Tensor:
     """Vocabulary logits [..., V] of hidden states [..., H]."""
     x = ACTIVATIONS[head.activation](linear(p, head.dense, x))  # [B, T, E]
-    return affine(layer_norm(p, head.norm, x), p[head.decoder], p[head.decoder_bias], tied=p.spec.tied)
+    return affine(layer_norm(p, head.norm, x), p[head.decoder], p.get(head.decoder_bias), tied=p.spec.tied)
 
 
 def linear_head(p: Pass, head: LinearHead, x: Tensor, pooled: Tensor | None) -> Tensor:
@@ -257,25 +257,28 @@ def linear_head(p: Pass, head: LinearHead, x: Tensor, pooled: Tensor | None) -> 
 
 
 def linear(p: Pass, layer: Linear, x: Tensor) -> Tensor:
-    """x Wᵀ + b."""
-    return affine(x, p[layer.weight], p[layer.bias])
+    """x Wᵀ + b, or x Wᵀ."""
+    return affine(x, p[layer.weight], p.get(layer.bias))
 
 
-def affine(x: Tensor, kernel: tf.Variable, bias: tf.Variable, tied: bool = False) -> Tensor:
-    """x K + b over the last axis, as one plain matrix product: a broadcast one is far slower.
+def affine(x: Tensor, kernel: tf.Variable, bias: tf.Variable | None, tied: bool = False) -> Tensor:
+    """x K + b, or x K, over the last axis, as one plain matrix product: a broadcast one is far slower.
 
     kernel: [inputs, outputs]; where tied, the embedding table [outputs, inputs].
     """
     rows = tf.reshape(x, (-1, x.shape[-1]))
-    product = tf.nn.bias_add(tf.matmul(rows, kernel, transpose_b=tied), bias)
-    return tf.reshape(product, tf.concat((tf.shape(x)[:-1], bias.shape), 0))
+    product = tf.matmul(rows, kernel, transpose_b=tied)
+    if bias is not None:
+        product = tf.nn.bias_add(product, bias)
+    return tf.reshape(product, tf.concat((tf.shape(x)[:-1], product.shape[-1:]), 0))
 
 
 def layer_norm(p: Pass, norm: Norm, x: Tensor) -> Tensor:
     """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
     centred = x - tf.reduce_mean(x, -1, keepdims=True)
     variance = tf.reduce_mean(tf.square(centred), -1, keepdims=True)
-    return centred * tf.math.rsqrt(variance + norm.epsilon) * p[norm.weight] + p[norm.bias]
+    y = centred * tf.math.rsqrt(variance + norm.epsilon) * p[norm.weight]
+    return y + p[norm.bias] if norm.bias else y
 
 
 def _register(module: tf.Module, name: str, values: Tensor) -> tf.Variable:

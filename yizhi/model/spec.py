@@ -67,11 +67,12 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Linear:
-    """`y = x Wᵀ + b`, with `name.weight` [outputs, inputs] and `name.bias` [outputs]."""
+    """`y = x Wᵀ + b`, with `name.weight` [outputs, inputs] and `name.bias` [outputs], or without b."""
 
     name: str
     inputs: int
     outputs: int
+    biased: bool = True
 
     @property
     def weight(self) -> str:
@@ -79,23 +80,25 @@ class Linear:
         return f"{self.name}.weight"
 
     @property
-    def bias(self) -> str:
-        """Canonical name of b."""
-        return f"{self.name}.bias"
+    def bias(self) -> str | None:
+        """Canonical name of b, where there is one."""
+        return f"{self.name}.bias" if self.biased else None
 
     def parameters(self) -> Iterator[Parameter]:
         """W, then b."""
         yield Parameter(self.weight, KERNEL, (self.outputs, self.inputs))
-        yield Parameter(self.bias, VECTOR_BIAS, (self.outputs,))
+        if self.bias:
+            yield Parameter(self.bias, VECTOR_BIAS, (self.outputs,))
 
 
 @dataclass(frozen=True)
 class Norm:
-    """LayerNorm over the last axis: `name.weight` [size] scales, `name.bias` [size] shifts."""
+    """LayerNorm over the last axis: `name.weight` [size] scales, `name.bias` [size] shifts, where there is one."""
 
     name: str
     size: int
     epsilon: float
+    biased: bool = True
 
     @property
     def weight(self) -> str:
@@ -103,14 +106,15 @@ class Norm:
         return f"{self.name}.weight"
 
     @property
-    def bias(self) -> str:
-        """Canonical name of the offset."""
-        return f"{self.name}.bias"
+    def bias(self) -> str | None:
+        """Canonical name of the offset, where there is one."""
+        return f"{self.name}.bias" if self.biased else None
 
     def parameters(self) -> Iterator[Parameter]:
         """Scale, then offset."""
         yield Parameter(self.weight, NORM_SCALE, (self.size,))
-        yield Parameter(self.bias, NORM_OFFSET, (self.size,))
+        if self.bias:
+            yield Parameter(self.bias, NORM_OFFSET, (self.size,))
 
 
 @dataclass(frozen=True)
@@ -178,7 +182,7 @@ class MaskedLMHead:
     activation: str
     norm: Norm
     decoder: str
-    decoder_bias: str
+    decoder_bias: str | None
     vocab_size: int
 
     def parameters(self) -> Iterator[Parameter]:
@@ -189,7 +193,13 @@ class MaskedLMHead:
         yield from self.dense.parameters()
         yield from self.norm.parameters()
         yield Parameter(self.decoder, KERNEL, (self.vocab_size, self.norm.size))
-        yield Parameter(self.decoder_bias, VECTOR_BIAS, (self.vocab_size,))
+        if self.decoder_bias:
+            yield Parameter(self.decoder_bias, VECTOR_BIAS, (self.vocab_size,))
+
+    @property
+    def decoder_name(self) -> str:
+        """What the product with the decoder is called: after its bias, which is the head's own also where W is not."""
+        return (self.decoder_bias or self.decoder).rpartition(".")[0]
 
 
 @dataclass(frozen=True)

@@ -277,7 +277,8 @@ def sentence_embedding(pooling: Pooling, x: Array, attention_mask: NDArray[np.in
 def mlm_head(p: Pass, head: MaskedLMHead, x: Array) -> Array:
     """Vocabulary logits [..., V]: D LayerNorm(activation(W x + b)) + c, D the embedding table where tied."""
     transformed = p.take(layer_norm, head.norm, ACTIVATIONS[head.activation](p.take(linear, head.dense, x)))
-    return transformed @ p.parameters[head.decoder].T + p.parameters[head.decoder_bias]
+    logits = transformed @ p.parameters[head.decoder].T
+    return logits if head.decoder_bias is None else logits + p.parameters[head.decoder_bias]
 
 
 def linear_head(p: Pass, head: LinearHead, x: Array, pooled: Array | None) -> Array:
@@ -290,11 +291,13 @@ def linear_head(p: Pass, head: LinearHead, x: Array, pooled: Array | None) -> Ar
 
 
 def linear(p: Pass, layer: Linear, x: Array) -> Array:
-    """W x + b for each vector x along the last axis."""
-    return x @ p.parameters[layer.weight].T + p.parameters[layer.bias]
+    """W x + b, or W x, for each vector x along the last axis."""
+    y = x @ p.parameters[layer.weight].T
+    return y if layer.bias is None else y + p.parameters[layer.bias]
 
 
 def layer_norm(p: Pass, norm: Norm, x: Array) -> Array:
     """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
     mean, variance = x.mean(axis=-1, keepdims=True), x.var(axis=-1, keepdims=True)
-    return (x - mean) / np.sqrt(variance + norm.epsilon) * p.parameters[norm.weight] + p.parameters[norm.bias]
+    y = (x - mean) / np.sqrt(variance + norm.epsilon) * p.parameters[norm.weight]
+    return y if norm.bias is None else y + p.parameters[norm.bias]
