@@ -81,10 +81,11 @@ def mask_scores(attention_mask: Integers, x: Array) -> Array:
 
 def embeddings(p: Pass, input_ids: Integers, token_type_ids: Integers) -> Array:
     """Word + position + token type, then LayerNorm and a projection to H where the family has them."""
-    positions = jnp.arange(input_ids.shape[1])
     x = lookup(p[p.spec.word_embeddings.weight], input_ids)  # [B, T, E]
-    x = x + lookup(p[p.spec.token_type_embeddings.weight], token_type_ids)
-    x = x + lookup(p[p.spec.position_embeddings.weight], positions)
+    if p.spec.token_type_embeddings:
+        x = x + lookup(p[p.spec.token_type_embeddings.weight], token_type_ids)
+    if p.spec.position_embeddings:
+        x = x + lookup(p[p.spec.position_embeddings.weight], jnp.arange(input_ids.shape[1]))
     if p.spec.embeddings_norm:
         x = layer_norm(p, p.spec.embeddings_norm, x)
     return linear(p, p.spec.embeddings_projection, x) if p.spec.embeddings_projection else x  # [B, T, H]

@@ -150,11 +150,13 @@ def begin(g: Graph, spec: EncoderSpec) -> tuple[Pass, Value, Value, Value]:
 def embeddings(p: Pass, input_ids: Value, token_type_ids: Value) -> Value:
     """Word + token type + position, then LayerNorm and a projection to H where the family has them."""
     g, spec, scope = p.graph, p.spec, p.spec.word_embeddings.name.rpartition(".")[0]
-    ends = [g.constant("zero", 0), p.length, g.constant("one", 1)]
-    positions = g.node(scope, "RANGE", ends, (ANY,), dtype=INT32)  # [T]
     x = g.lookup(spec.word_embeddings, input_ids)  # [B, T, E]
-    x = add(g, scope, x, g.lookup(spec.token_type_embeddings, token_type_ids))
-    x = add(g, scope, x, g.lookup(spec.position_embeddings, positions))  # + [T, E]
+    if spec.token_type_embeddings:
+        x = add(g, scope, x, g.lookup(spec.token_type_embeddings, token_type_ids))
+    if spec.position_embeddings:
+        ends = [g.constant("zero", 0), p.length, g.constant("one", 1)]
+        positions = g.node(scope, "RANGE", ends, (ANY,), dtype=INT32)  # [T]
+        x = add(g, scope, x, g.lookup(spec.position_embeddings, positions))  # + [T, E]
     if spec.embeddings_norm:
         x = layer_norm(p, spec.embeddings_norm, x)
     return linear(p, spec.embeddings_projection, x) if spec.embeddings_projection else x  # [B, T, H]

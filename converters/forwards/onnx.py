@@ -149,11 +149,13 @@ def inputs(g: Graph) -> tuple[str, str, str]:
 def embeddings(p: Pass, input_ids: str, token_type_ids: str) -> str:
     """Word + token type + position, then LayerNorm and a projection to H where the family has them."""
     g, scope = p.graph, p.spec.word_embeddings.name.rpartition(".")[0]
-    length = g.node(scope, "Squeeze", [g.node(scope, "Shape", [input_ids], start=1)])
-    positions = g.node(scope, "Range", [g.constant("zero", INT64, 0), length, g.constant("step", INT64, 1)])  # [T]
     x = g.lookup(p.spec.word_embeddings, input_ids)  # [B, T, E]
-    x = g.node(scope, "Add", [x, g.lookup(p.spec.token_type_embeddings, token_type_ids)])
-    x = g.node(scope, "Add", [x, g.lookup(p.spec.position_embeddings, positions)])  # + [T, E]
+    if p.spec.token_type_embeddings:
+        x = g.node(scope, "Add", [x, g.lookup(p.spec.token_type_embeddings, token_type_ids)])
+    if p.spec.position_embeddings:
+        length = g.node(scope, "Squeeze", [g.node(scope, "Shape", [input_ids], start=1)])
+        positions = g.node(scope, "Range", [g.constant("zero", INT64, 0), length, g.constant("step", INT64, 1)])  # [T]
+        x = g.node(scope, "Add", [x, g.lookup(p.spec.position_embeddings, positions)])  # + [T, E]
     x = to_rows(g, scope, x, p.spec.word_embeddings.size)  # [N, E]
     if p.spec.embeddings_norm:
         x = layer_norm(p, p.spec.embeddings_norm, x)

@@ -142,11 +142,12 @@ def finish(given: Sequence[Node], found: Mapping[str, Node], name: str = "encode
 
 def embeddings(p: Pass, input_ids: Node, token_type_ids: Node) -> Node:
     """Word + token type + position, then LayerNorm and a projection to H where the family has them."""
-    length = ops.gather(ops.shape_of(input_ids), 1, 0)
-    positions = ops.range(0, length, 1, "i64")  # [T]
     x = p.parameters.lookup(p.spec.word_embeddings, input_ids)  # [B, T, E]
-    x = ops.add(x, p.parameters.lookup(p.spec.token_type_embeddings, token_type_ids))
-    x = ops.add(x, p.parameters.lookup(p.spec.position_embeddings, positions))  # + [T, E]
+    if p.spec.token_type_embeddings:
+        x = ops.add(x, p.parameters.lookup(p.spec.token_type_embeddings, token_type_ids))
+    if p.spec.position_embeddings:
+        positions = ops.range(0, ops.gather(ops.shape_of(input_ids), 1, 0), 1, "i64")  # [T]
+        x = ops.add(x, p.parameters.lookup(p.spec.position_embeddings, positions))  # + [T, E]
     if p.spec.embeddings_norm:
         x = layer_norm(p, p.spec.embeddings_norm, x)
     return linear(p, p.spec.embeddings_projection, x) if p.spec.embeddings_projection else x  # [B, T, H]

@@ -91,10 +91,12 @@ class PyTorchEncoder(nn.Module):
 
 def embeddings(p: Pass, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
     """Word + position + token type, then LayerNorm and a projection to H where the family has them."""
-    positions = torch.arange(input_ids.shape[1], device=input_ids.device)
     x = F.embedding(input_ids, p[p.spec.word_embeddings.weight])  # [B, T, E]
-    x = x + F.embedding(token_type_ids, p[p.spec.token_type_embeddings.weight])
-    x = x + F.embedding(positions, p[p.spec.position_embeddings.weight])
+    if p.spec.token_type_embeddings:
+        x = x + F.embedding(token_type_ids, p[p.spec.token_type_embeddings.weight])
+    if p.spec.position_embeddings:
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        x = x + F.embedding(positions, p[p.spec.position_embeddings.weight])
     if p.spec.embeddings_norm:
         x = layer_norm(p, p.spec.embeddings_norm, x)
     return linear(p, p.spec.embeddings_projection, x) if p.spec.embeddings_projection else x  # [B, T, H]

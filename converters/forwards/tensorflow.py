@@ -128,10 +128,11 @@ def mask_scores(attention_mask: Tensor, x: Tensor) -> Tensor:
 
 def embeddings(p: Pass, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
     """Word + position + token type, then LayerNorm and a projection to H where the family has them."""
-    positions = tf.range(tf.shape(input_ids)[1])
     x = tf.gather(p[p.spec.word_embeddings.weight], input_ids)  # [B, T, E]
-    x = x + tf.gather(p[p.spec.token_type_embeddings.weight], token_type_ids)
-    x = x + tf.gather(p[p.spec.position_embeddings.weight], positions)
+    if p.spec.token_type_embeddings:
+        x = x + tf.gather(p[p.spec.token_type_embeddings.weight], token_type_ids)
+    if p.spec.position_embeddings:
+        x = x + tf.gather(p[p.spec.position_embeddings.weight], tf.range(tf.shape(input_ids)[1]))
     if p.spec.embeddings_norm:
         x = layer_norm(p, p.spec.embeddings_norm, x)
     return linear(p, p.spec.embeddings_projection, x) if p.spec.embeddings_projection else x  # [B, T, H]

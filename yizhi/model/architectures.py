@@ -83,11 +83,11 @@ class Family:
     class_name: str
     prefix: str
     word_embeddings: str
-    position_embeddings: str
-    token_type_embeddings: str
     layer: str
     layer_names: LayerNames
     masked_lm_names: MaskedLMNames
+    position_embeddings: str | None = None
+    token_type_embeddings: str | None = None
     embeddings_norm: str | None = None
     embeddings_projection: str | None = None
     projects_always: bool = False
@@ -107,8 +107,8 @@ class Family:
             config=config,
             task="features",
             word_embeddings=Embedding(self.word_embeddings, config.vocab_size, width),
-            position_embeddings=Embedding(self.position_embeddings, config.max_position_embeddings, width),
-            token_type_embeddings=Embedding(self.token_type_embeddings, config.type_vocab_size, width),
+            position_embeddings=_table(self.position_embeddings, config.max_position_embeddings, width),
+            token_type_embeddings=_table(self.token_type_embeddings, config.type_vocab_size, width),
             embeddings_norm=Norm(self.embeddings_norm, width, config.layer_norm_eps) if self.embeddings_norm else None,
             embeddings_projection=Linear(projection, width, hidden) if projection else None,
             blocks=tuple(self._block(config, number) for number in range(config.num_hidden_layers)),
@@ -191,6 +191,10 @@ class Family:
         if adapter and adapter.output_adapter and number not in adapter.leave_out:
             found["output_adapter"] = bottleneck(adapter, f"{name}.{names.output_adapters}", hidden, number)
         return found
+
+
+def _table(name: str | None, rows: int, size: int) -> Embedding | None:
+    return Embedding(name, rows, size) if name else None
 
 
 # What transformers' class for a task ends with.

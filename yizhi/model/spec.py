@@ -246,6 +246,7 @@ class EncoderSpec:
 
     `blocks[i]` maps `hidden_states.i` to `hidden_states.i+1`; it is one layer except in an ALBERT
     with `inner_group_num` > 1. A shared layer simply appears in several blocks.
+    A table that the family has not is None: nothing is added for it.
     `task` says what `head` computes; it is `features` when there is none.
     `pooling` is not the checkpoint's: it is what the export was told, if anything.
     """
@@ -253,8 +254,8 @@ class EncoderSpec:
     config: EncoderConfig
     task: str
     word_embeddings: Embedding
-    position_embeddings: Embedding
-    token_type_embeddings: Embedding
+    position_embeddings: Embedding | None
+    token_type_embeddings: Embedding | None
     embeddings_norm: Norm | None
     embeddings_projection: Linear | None
     blocks: tuple[tuple[Layer, ...], ...]

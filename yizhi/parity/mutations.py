@@ -151,27 +151,34 @@ FAULTS: tuple[Fault, ...] = (
         "positions off by one",
         "positions counted from 1, as after RoBERTa's padding index",
         EMBEDDINGS,
-        changed(lambda spec, layer: (spec.position_embeddings.weight, lambda table: np.roll(table, -1, axis=0))),
+        changed(lambda spec, layer: (there(spec.position_embeddings).weight, lambda table: np.roll(table, -1, axis=0))),
+        needs=lambda spec: spec.position_embeddings is not None,
     ),
     Fault(
         "positions missing",
         "position_ids constant-folded to zeros by a tracing exporter",
         EMBEDDINGS,
         changed(
-            lambda spec, layer: (spec.position_embeddings.weight, lambda table: np.broadcast_to(table[0], table.shape))
+            lambda spec, layer: (
+                there(spec.position_embeddings).weight,
+                lambda table: np.broadcast_to(table[0], table.shape),
+            )
         ),
+        needs=lambda spec: spec.position_embeddings is not None,
     ),
     Fault(
         "token types missing",
         "an exporter that drops token_type_ids: every token is of the first segment",
         EMBEDDINGS,
-        changed(lambda spec, layer: (spec.token_type_embeddings.weight, lambda table: table[[0] * len(table)])),
+        changed(lambda spec, layer: (there(spec.token_type_embeddings).weight, lambda table: table[[0] * len(table)])),
+        needs=lambda spec: spec.token_type_embeddings is not None and spec.token_type_embeddings.rows > 1,
     ),
     Fault(
         "token types swapped",
         "segments numbered 1 and 0",
         EMBEDDINGS,
-        changed(lambda spec, layer: (spec.token_type_embeddings.weight, lambda table: table[::-1])),
+        changed(lambda spec, layer: (there(spec.token_type_embeddings).weight, lambda table: table[::-1])),
+        needs=lambda spec: spec.token_type_embeddings is not None and spec.token_type_embeddings.rows > 1,
     ),
     Fault(
         "embeddings' LayerNorm skipped",

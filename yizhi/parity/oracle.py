@@ -160,7 +160,7 @@ def embed(p: Pass, inputs: Inputs) -> Array:
         (p.spec.position_embeddings, np.tile(np.arange(length), batch)),
         (p.spec.token_type_embeddings, inputs.token_type_ids.ravel()),
     )
-    x = np.sum([p.parameters.rows(table.weight, ids) for table, ids in tables], axis=0)  # [B·T, E]
+    x = np.sum([p.parameters.rows(table.weight, ids) for table, ids in tables if table], axis=0)  # [B·T, E]
     if p.spec.embeddings_norm:
         x = p.take(layer_norm, p.spec.embeddings_norm, x)
     if p.spec.embeddings_projection:
