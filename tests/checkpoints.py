@@ -51,10 +51,16 @@ _COMMON: dict[str, Any] = {
     "pad_token_id": 0,
 }
 _FACTORISED: dict[str, Any] = {"embedding_size": 16}
+# The middle layer of the three sees 3 tokens to each side.
+_MODERN: dict[str, Any] = {
+    **{"hidden_activation": "gelu", "norm_eps": 1e-5, "local_attention": 6, "global_attn_every_n_layers": 2}
+}
 # What a family's configuration has beyond that.
 _BY_FAMILY: dict[str, dict[str, Any]] = {
     "albert": {**_FACTORISED, "hidden_act": "gelu_new", "num_hidden_groups": 1, "inner_group_num": 1},
     "electra": _FACTORISED,
+    "roformer": _FACTORISED,
+    "modernbert": _MODERN,
 }
 
 
@@ -76,6 +82,8 @@ HEADS: Mapping[str, Mapping[str, Any]] = {
     "tagger": {"task": "token-classification", "config": {"id2label": _ENTITIES}, "pooler": False},
     "reader": {"task": "question-answering", "pooler": False},
 }
+
+_EVERY_BIAS = dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "classifier_bias"), True)
 
 # What each variant changes: arguments of `write_checkpoint`, with `model_type` and `config` for `small_config`.
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
@@ -99,6 +107,15 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "electra-generator-same-width": {"model_type": "electra", "config": {"embedding_size": 32}},
     "electra-discriminator": {"model_type": "electra", "task": "replaced-token-detection"},
     "megatron-bert": {"model_type": "megatron-bert"},
+    "roformer": {"model_type": "roformer"},
+    "roformer-values": {"model_type": "roformer", "config": {"embedding_size": None, "rotary_value": True}},
+    "modernbert": {"model_type": "modernbert"},
+    "modernbert-biases": {"model_type": "modernbert", "config": _EVERY_BIAS},
+    "modernbert-mean": {
+        "model_type": "modernbert",
+        "task": "text-classification",
+        "config": {"classifier_pooling": "mean", "id2label": {"0": "差", "1": "中", "2": "好"}},
+    },
     **{
         f"{family}-{kind}": {"model_type": family, **arguments}
         for family in FAMILIES
