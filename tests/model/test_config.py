@@ -160,7 +160,6 @@ def test_contradictions_between_sizes():
 @pytest.mark.parametrize(
     ("config", "hint"),
     [
-        ({"model_type": "nezha"}, "relative positions"),
         ({"model_type": "gpt2"}, "expected one of bert, albert"),
         ({"model_type": ["bert"]}, "expected one of"),
         ({}, "found None"),
