@@ -27,6 +27,8 @@ SUBJECTS = (
     "electra-generator",
     "electra-discriminator",
     "megatron-bert",
+    "roberta",
+    "xlm-roberta",
     "bert-classifier",
     "albert-tagger",
     "electra-regression",
