@@ -26,6 +26,7 @@ from yizhi.commands import (
     pretrain,
     pull,
     push,
+    rerank,
     revoke,
     serve,
     sign,
@@ -60,6 +61,7 @@ COMMANDS = (
     tag,
     answer,
     embed,
+    rerank,
     serve,
 )
 
