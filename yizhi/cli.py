@@ -29,6 +29,7 @@ from yizhi.commands import (
     pretrain,
     pull,
     push,
+    rerank,
     revoke,
     serve,
     sign,
@@ -44,7 +45,7 @@ from yizhi.errors import Altered, CheckFailed, InputError, printable
 GROUPS: Mapping[str, Sequence[ModuleType]] = {
     "make": (export, convert, import_checkpoint, synthesize),
     "check": (verify, diff, inspect, int8_report, models),
-    "use": (fill_mask, classify, tag, answer, embed, serve),
+    "use": (fill_mask, classify, tag, answer, embed, rerank, serve),
     "train": (pretrain, finetune, train_embeddings),
     "ship": (package, sign, revoke, push, pull),
     "set up": (doctor, completion),
