@@ -27,6 +27,8 @@ SUBJECTS = (
     "electra-generator",
     "electra-discriminator",
     "megatron-bert",
+    "roberta",
+    "xlm-roberta",
     "roformer",
     "roformer-values",
     "modernbert",

@@ -86,10 +86,18 @@ def embeddings(p: Pass, input_ids: Integers, token_type_ids: Integers) -> Array:
     if p.spec.token_type_embeddings:
         x = x + lookup(p[p.spec.token_type_embeddings.weight], token_type_ids)
     if p.spec.position_embeddings:
-        x = x + lookup(p[p.spec.position_embeddings.weight], jnp.arange(input_ids.shape[1]))
+        x = x + lookup(p[p.spec.position_embeddings.weight], position_ids(p, input_ids))
     if p.spec.embeddings_norm:
         x = layer_norm(p, p.spec.embeddings_norm, x)
     return linear(p, p.spec.embeddings_projection, x) if p.spec.embeddings_projection else x  # [B, T, H]
+
+
+def position_ids(p: Pass, input_ids: Integers) -> Array:
+    """Rows of the position table: 0, 1, 2, … [T]; or counted from `padding_idx` on, past padding [B, T]."""
+    if p.spec.padding_idx is None:
+        return jnp.arange(input_ids.shape[1])
+    kept = jnp.not_equal(input_ids, p.spec.padding_idx).astype(jnp.int32)
+    return kept.cumsum(1) * kept + p.spec.padding_idx
 
 
 def encoder(p: Pass, x: Array, run_layer: LayerFunction | None = None) -> Array:

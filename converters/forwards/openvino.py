@@ -148,11 +148,19 @@ def embeddings(p: Pass, input_ids: Node, token_type_ids: Node) -> Node:
     if p.spec.token_type_embeddings:
         x = ops.add(x, p.parameters.lookup(p.spec.token_type_embeddings, token_type_ids))
     if p.spec.position_embeddings:
-        positions = ops.range(0, ops.gather(ops.shape_of(input_ids), 1, 0), 1, "i64")  # [T]
-        x = ops.add(x, p.parameters.lookup(p.spec.position_embeddings, positions))  # + [T, E]
+        x = ops.add(x, p.parameters.lookup(p.spec.position_embeddings, position_ids(p, input_ids)))
     if p.spec.embeddings_norm:
         x = layer_norm(p, p.spec.embeddings_norm, x)
     return linear(p, p.spec.embeddings_projection, x) if p.spec.embeddings_projection else x  # [B, T, H]
+
+
+def position_ids(p: Pass, input_ids: Node) -> Node:
+    """Rows of the position table: 0, 1, 2, … [T]; or counted from `padding_idx` on, past padding [B, T]."""
+    if p.spec.padding_idx is None:
+        return ops.range(0, ops.gather(ops.shape_of(input_ids), 1, 0), 1, "i64")
+    padding = np.int64(p.spec.padding_idx)
+    kept = ops.convert(ops.not_equal(input_ids, padding), "i64")
+    return ops.add(ops.multiply(ops.cum_sum(kept, 1), kept), padding)
 
 
 def see(p: Pass, attention_mask: Node) -> Pass:

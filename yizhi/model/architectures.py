@@ -124,6 +124,7 @@ class Family:
             final_norm=_norm(self.final_norm, hidden, config) if self.final_norm else None,
             pooler=Linear(self.pooler, hidden, hidden) if self.pooler and has_pooler else None,
             head=None,
+            padding_idx=config.padding_idx,
         )
 
     def masked_lm(self, config: EncoderConfig) -> MaskedLMHead:
@@ -266,6 +267,36 @@ BERT = Family(
     ignored={**_UNUSED_BUFFERS, "cls.seq_relationship.*": NEXT_SENTENCE},
 )
 
+ROBERTA = Family(
+    class_name="Roberta",
+    prefix="roberta",
+    word_embeddings="roberta.embeddings.word_embeddings",
+    position_embeddings="roberta.embeddings.position_embeddings",
+    token_type_embeddings="roberta.embeddings.token_type_embeddings",
+    embeddings_norm="roberta.embeddings.LayerNorm",
+    layer="roberta.encoder.layer.{block}",
+    layer_names=BERT.layer_names,
+    pooler="roberta.pooler.dense",
+    masked_lm_names=MaskedLMNames(
+        dense="lm_head.dense",
+        norm="lm_head.layer_norm",
+        untied_decoder="lm_head.decoder",
+        decoder_bias="lm_head.bias",
+        decoder_bias_alias="lm_head.decoder.bias",
+        activation="gelu_erf",  # fixed in transformers' RobertaLMHead
+    ),
+    label_heads={
+        **LABEL_HEADS,
+        "text-classification": LabelHeadNames(
+            over="first_token",
+            projection="classifier.out_proj",
+            dense="classifier.dense",
+            activation="tanh",  # fixed in transformers' RobertaClassificationHead
+        ),
+    },
+    ignored=_UNUSED_BUFFERS,
+)
+
 FAMILIES: Mapping[str, Family] = {
     "bert": BERT,
     "megatron-bert": replace(
@@ -340,6 +371,8 @@ FAMILIES: Mapping[str, Family] = {
         },
         ignored=_UNUSED_BUFFERS,
     ),
+    "roberta": ROBERTA,
+    "xlm-roberta": replace(ROBERTA, class_name="XLMRoberta"),
     "roformer": Family(
         class_name="RoFormer",
         prefix="roformer",

@@ -20,6 +20,7 @@ class _Fields:
     narrow: its embeddings may be narrower than its layers, and embedding_size is their default; None for hidden_size.
     shares_layers: has num_hidden_groups and inner_group_num.
     token_types: False where nothing reads them. Then ids are checked as BERT's are, so that one caller serves all.
+    skips_padding: positions are counted from the padding's id on, over tokens that are not padding.
     names: of fields that are called otherwise.
     """
 
@@ -28,6 +29,8 @@ class _Fields:
     narrow: bool = False
     embedding_size: int | None = None
     shares_layers: bool = False
+    skips_padding: bool = False
+    pad_token_id: int = 0
     token_types: bool = True
     names: Mapping[str, str] = field(default_factory=dict)
 
@@ -37,8 +40,11 @@ _FIELDS = {
     "albert": _Fields(hidden_act="gelu_new", narrow=True, embedding_size=128, shares_layers=True),
     "electra": _Fields(narrow=True, embedding_size=128),
     "megatron-bert": _Fields(),
+    "roberta": _Fields(skips_padding=True, pad_token_id=1),
+    "xlm-roberta": _Fields(skips_padding=True, pad_token_id=1),
     "roformer": _Fields(narrow=True),
     "modernbert": _Fields(
+        pad_token_id=50_283,
         layer_norm_eps=1e-5,
         token_types=False,
         names={"hidden_act": "hidden_activation", "layer_norm_eps": "norm_eps"},
@@ -47,9 +53,6 @@ _FIELDS = {
 MODEL_TYPES = tuple(_FIELDS)
 
 _NOT_ENCODERS = {
-    "roberta": "RoBERTa-wwm-ext and its relatives are BERT models: their config says model_type 'bert'. "
-    "A real RoBERTa (positions offset by padding, BPE vocabulary) is not supported",
-    "xlm-roberta": "XLM-R (offset positions, SentencePiece) is not supported",
     "nezha": "NEZHA uses relative positions, which are not supported",
     "ernie": "ERNIE adds task-type embeddings, which are not supported",
 }
@@ -108,6 +111,16 @@ class EncoderConfig:
         return ACTIVATIONS[self.hidden_act]
 
     @property
+    def padding_idx(self) -> int | None:
+        """The row of the position table that padding has, where positions are counted from there; see EncoderSpec."""
+        return self.pad_token_id if _FIELDS[self.model_type].skips_padding else None
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row. RoBERTa's 514 positions hold 512: two come before a text's first."""
+        return self.max_position_embeddings - (0 if self.padding_idx is None else self.padding_idx + 1)
+
+    @property
     def head_activation(self) -> str:
         """Of the dense layer of a head, where its family does not fix it."""
         return self.layers.classifier_activation or self.activation
@@ -140,10 +153,13 @@ class EncoderConfig:
         eps = raw.get(epsilon, optional.layer_norm_eps)
         if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 < eps < 1:
             faults.append(f"{epsilon}: expected a number between 0 and 1; found {show(eps)}")
-        pad = raw.get("pad_token_id", 0)
-        pad = 0 if pad is None else pad
+        pad = raw.get("pad_token_id")
+        pad = optional.pad_token_id if pad is None else pad
         if isinstance(pad, bool) or not isinstance(pad, int) or not 0 <= pad < (values["vocab_size"] or math.inf):
             faults.append(f"pad_token_id: expected an id below vocab_size; found {show(pad)}")
+        elif _FIELDS[model_type].skips_padding and pad + 1 >= (values["max_position_embeddings"] or math.inf):
+            found = values["max_position_embeddings"]
+            faults.append(f"max_position_embeddings: expected more than pad_token_id + 1 ({pad + 1}); found {found}")
         tie = raw.get("tie_word_embeddings", True)
         if not isinstance(tie, bool):
             faults.append(f"tie_word_embeddings: expected true or false; found {show(tie)}")

@@ -279,6 +279,8 @@ class EncoderSpec:
     A table that the family has not is None: nothing is added for it.
     `task` says what `head` computes; it is `features` when there is none.
     `pooling` is not the checkpoint's: it is what the export was told, if anything.
+    `padding_idx`: where given, padding's position is this, and that of another token this plus its number, from 1,
+    among the row's tokens whose id is not this (fairseq's `make_positions`); else positions are 0, 1, 2, …
     """
 
     config: EncoderConfig
@@ -293,6 +295,7 @@ class EncoderSpec:
     pooler: Linear | None
     head: MaskedLMHead | LinearHead | None
     pooling: Pooling | None = None
+    padding_idx: int | None = None
 
     def parameters(self) -> tuple[Parameter, ...]:
         """Every parameter once, in the order in which the forward pass first reads it."""
