@@ -48,6 +48,7 @@ _FIELDS = {
     "nezha": _Fields(),
     "roformer": _Fields(narrow=True),
     "modernbert": _Fields(
+        pad_token_id=50_283,
         layer_norm_eps=1e-5,
         token_types=False,
         names={"hidden_act": "hidden_activation", "layer_norm_eps": "norm_eps"},
