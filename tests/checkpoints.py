@@ -54,12 +54,19 @@ _FACTORISED: dict[str, Any] = {"embedding_size": 16}
 _ROBERTA: dict[str, Any] = {
     **{"pad_token_id": 1, "max_position_embeddings": 66, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
 }
+# The middle layer of the three sees 3 tokens to each side.
+_MODERN: dict[str, Any] = {
+    **{"hidden_activation": "gelu", "norm_eps": 1e-5, "local_attention": 6, "global_attn_every_n_layers": 2}
+}
 # What a family's configuration has beyond that.
 _BY_FAMILY: dict[str, dict[str, Any]] = {
     "albert": {**_FACTORISED, "hidden_act": "gelu_new", "num_hidden_groups": 1, "inner_group_num": 1},
     "electra": _FACTORISED,
+    "ernie": {"use_task_id": True, "task_type_vocab_size": 3},
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
+    "roformer": _FACTORISED,
+    "modernbert": _MODERN,
 }
 
 
@@ -84,6 +91,7 @@ HEADS: Mapping[str, Mapping[str, Any]] = {
 
 # RoBERTa has one segment; the tokenizer of `vocab.txt` gives two to a question and its context.
 _OF_PAIRS = {(family, "reader"): {"config": {"type_vocab_size": 2}} for family in ("roberta", "xlm-roberta")}
+_EVERY_BIAS = dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "classifier_bias"), True)
 
 # What each variant changes: arguments of `write_checkpoint`, with `model_type` and `config` for `small_config`.
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
@@ -107,8 +115,19 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "electra-generator-same-width": {"model_type": "electra", "config": {"embedding_size": 32}},
     "electra-discriminator": {"model_type": "electra", "task": "replaced-token-detection"},
     "megatron-bert": {"model_type": "megatron-bert"},
+    "ernie": {"model_type": "ernie"},
+    "ernie-1.0": {"model_type": "ernie", "config": {"use_task_id": False, "hidden_act": "relu"}},
     "roberta": {"model_type": "roberta"},
     "xlm-roberta": {"model_type": "xlm-roberta", "pooler": False},
+    "roformer": {"model_type": "roformer"},
+    "roformer-values": {"model_type": "roformer", "config": {"embedding_size": None, "rotary_value": True}},
+    "modernbert": {"model_type": "modernbert"},
+    "modernbert-biases": {"model_type": "modernbert", "config": _EVERY_BIAS},
+    "modernbert-mean": {
+        "model_type": "modernbert",
+        "task": "text-classification",
+        "config": {"classifier_pooling": "mean", "id2label": {"0": "差", "1": "中", "2": "好"}},
+    },
     **{
         f"{family}-{kind}": {"model_type": family, **arguments, **_OF_PAIRS.get((family, kind), {})}
         for family in FAMILIES

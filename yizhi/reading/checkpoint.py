@@ -294,7 +294,7 @@ class Checkpoint:
         fault = (
             f"{stored_name}: has {shape[0]} labels; config.json has {head.projection.outputs} (id2label, num_labels)"
         )
-        return dict.fromkeys((head.projection.weight, head.projection.bias), fault)
+        return dict.fromkeys((parameter.name for parameter in head.projection.parameters()), fault)
 
     def _find_bad_values(self, parameter: Parameter) -> str | None:
         array = self.array(parameter.name)
