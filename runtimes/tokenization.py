@@ -94,7 +94,7 @@ class Tokenizer:
         folder = Path(folder)
         config = EncoderConfig.read(folder / "config.json")
         text = read_tokenizer(folder)
-        misfit = text.find_misfit(config.vocab_size)
+        misfit = text.find_misfit(config.vocab_size, config.padding_idx)
         if misfit:
             raise InputError(folder, misfit)
         return cls.of(text, config)
@@ -102,7 +102,7 @@ class Tokenizer:
     @classmethod
     def of(cls, text: TextTokenizer, config: EncoderConfig) -> Self:
         """The tokenizer of a model that is open already."""
-        return cls(text, text.length(config.max_position_embeddings))
+        return cls(text, text.length(config.longest))
 
     def cutting(self, side: Literal["left", "right"]) -> Self:
         """The same tokenizer, which cuts what is too long at this side, whatever its files say."""

@@ -81,13 +81,24 @@ def mask_scores(attention_mask: Integers, x: Array) -> Array:
 
 def embeddings(p: Pass, input_ids: Integers, token_type_ids: Integers) -> Array:
     """Word + position + token type, then LayerNorm and a projection to H where the family has them."""
-    positions = jnp.arange(input_ids.shape[1])
     x = lookup(p[p.spec.word_embeddings.weight], input_ids)  # [B, T, E]
-    x = x + lookup(p[p.spec.token_type_embeddings.weight], token_type_ids)
-    x = x + lookup(p[p.spec.position_embeddings.weight], positions)
+    if p.spec.token_type_embeddings:
+        x = x + lookup(p[p.spec.token_type_embeddings.weight], token_type_ids)
+    if p.spec.position_embeddings:
+        x = x + lookup(p[p.spec.position_embeddings.weight], position_ids(p, input_ids))
+    if p.spec.task_type_embeddings:
+        x = x + p[p.spec.task_type_embeddings.weight][0]
     if p.spec.embeddings_norm:
         x = layer_norm(p, p.spec.embeddings_norm, x)
     return linear(p, p.spec.embeddings_projection, x) if p.spec.embeddings_projection else x  # [B, T, H]
+
+
+def position_ids(p: Pass, input_ids: Integers) -> Array:
+    """Rows of the position table: 0, 1, 2, … [T]; or counted from `padding_idx` on, past padding [B, T]."""
+    if p.spec.padding_idx is None:
+        return jnp.arange(input_ids.shape[1])
+    kept = jnp.not_equal(input_ids, p.spec.padding_idx).astype(jnp.int32)
+    return kept.cumsum(1) * kept + p.spec.padding_idx
 
 
 def encoder(p: Pass, x: Array, run_layer: LayerFunction | None = None) -> Array:

@@ -150,14 +150,29 @@ def begin(g: Graph, spec: EncoderSpec) -> tuple[Pass, Value, Value, Value]:
 def embeddings(p: Pass, input_ids: Value, token_type_ids: Value) -> Value:
     """Word + token type + position, then LayerNorm and a projection to H where the family has them."""
     g, spec, scope = p.graph, p.spec, p.spec.word_embeddings.name.rpartition(".")[0]
-    ends = [g.constant("zero", 0), p.length, g.constant("one", 1)]
-    positions = g.node(scope, "RANGE", ends, (ANY,), dtype=INT32)  # [T]
     x = g.lookup(spec.word_embeddings, input_ids)  # [B, T, E]
-    x = add(g, scope, x, g.lookup(spec.token_type_embeddings, token_type_ids))
-    x = add(g, scope, x, g.lookup(spec.position_embeddings, positions))  # + [T, E]
+    if spec.token_type_embeddings:
+        x = add(g, scope, x, g.lookup(spec.token_type_embeddings, token_type_ids))
+    if spec.position_embeddings:
+        x = add(g, scope, x, g.lookup(spec.position_embeddings, position_ids(p, input_ids)))
+    if spec.task_type_embeddings:
+        x = add(g, scope, x, g.lookup(spec.task_type_embeddings, g.constant("zero", 0)))
     if spec.embeddings_norm:
         x = layer_norm(p, spec.embeddings_norm, x)
     return linear(p, spec.embeddings_projection, x) if spec.embeddings_projection else x  # [B, T, H]
+
+
+def position_ids(p: Pass, input_ids: Value) -> Value:
+    """Rows of the position table: 0, 1, 2, … [T]; or counted from `padding_idx` on, past padding [B, T]."""
+    g, scope, one = p.graph, "position_ids", p.graph.constant("one", 1)
+    if p.spec.padding_idx is None:
+        return g.node(scope, "RANGE", [g.constant("zero", 0), p.length, one], (ANY,), dtype=INT32)
+    padding, shape = g.constant("padding_idx", p.spec.padding_idx), input_ids.shape
+    kept = g.node(scope, "NOT_EQUAL", [input_ids, padding], shape, dtype=schema.TensorType.BOOL)
+    kept = g.node(scope, "CAST", [kept], shape, dtype=INT32)
+    counted = g.node(scope, "CUMSUM", [kept, one], shape, schema.CumsumOptionsT(), dtype=INT32)
+    counted = g.node(scope, "MUL", [counted, kept], shape, schema.MulOptionsT(), dtype=INT32)
+    return g.node(scope, "ADD", [counted, padding], shape, schema.AddOptionsT(), dtype=INT32)
 
 
 def mask_scores(g: Graph, attention_mask: Value) -> Value:

@@ -149,15 +149,31 @@ def inputs(g: Graph) -> tuple[str, str, str]:
 def embeddings(p: Pass, input_ids: str, token_type_ids: str) -> str:
     """Word + token type + position, then LayerNorm and a projection to H where the family has them."""
     g, scope = p.graph, p.spec.word_embeddings.name.rpartition(".")[0]
-    length = g.node(scope, "Squeeze", [g.node(scope, "Shape", [input_ids], start=1)])
-    positions = g.node(scope, "Range", [g.constant("zero", INT64, 0), length, g.constant("step", INT64, 1)])  # [T]
     x = g.lookup(p.spec.word_embeddings, input_ids)  # [B, T, E]
-    x = g.node(scope, "Add", [x, g.lookup(p.spec.token_type_embeddings, token_type_ids)])
-    x = g.node(scope, "Add", [x, g.lookup(p.spec.position_embeddings, positions)])  # + [T, E]
+    if p.spec.token_type_embeddings:
+        x = g.node(scope, "Add", [x, g.lookup(p.spec.token_type_embeddings, token_type_ids)])
+    if p.spec.position_embeddings:
+        x = g.node(scope, "Add", [x, g.lookup(p.spec.position_embeddings, position_ids(p, input_ids))])
+    if p.spec.task_type_embeddings:
+        row = g.lookup(p.spec.task_type_embeddings, g.constant("zero", INT64, 0))  # [E]
+        x = g.node(scope, "Add", [x, row])
     x = to_rows(g, scope, x, p.spec.word_embeddings.size)  # [N, E]
     if p.spec.embeddings_norm:
         x = layer_norm(p, p.spec.embeddings_norm, x)
     return linear(p, p.spec.embeddings_projection, x) if p.spec.embeddings_projection else x  # [N, H]
+
+
+def position_ids(p: Pass, input_ids: str) -> str:
+    """Rows of the position table: 0, 1, 2, … [T]; or counted from `padding_idx` on, past padding [B, T]."""
+    g, scope = p.graph, "position_ids"
+    if p.spec.padding_idx is None:
+        length = g.node(scope, "Squeeze", [g.node(scope, "Shape", [input_ids], start=1)])
+        return g.node(scope, "Range", [g.constant("zero", INT64, 0), length, g.constant("step", INT64, 1)])
+    padding = g.constant("padding_idx", INT64, p.spec.padding_idx)
+    kept = g.node(scope, "Not", [g.node(scope, "Equal", [input_ids, padding])])
+    kept = g.node(scope, "Cast", [kept], to=INT64)
+    counted = g.node(scope, "Mul", [g.node(scope, "CumSum", [kept, g.constant("step", INT64, 1)]), kept])
+    return g.node(scope, "Add", [counted, padding])
 
 
 def mask_scores(g: Graph, attention_mask: str) -> str:

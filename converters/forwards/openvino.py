@@ -142,14 +142,25 @@ def finish(given: Sequence[Node], found: Mapping[str, Node], name: str = "encode
 
 def embeddings(p: Pass, input_ids: Node, token_type_ids: Node) -> Node:
     """Word + token type + position, then LayerNorm and a projection to H where the family has them."""
-    length = ops.gather(ops.shape_of(input_ids), 1, 0)
-    positions = ops.range(0, length, 1, "i64")  # [T]
     x = p.parameters.lookup(p.spec.word_embeddings, input_ids)  # [B, T, E]
-    x = ops.add(x, p.parameters.lookup(p.spec.token_type_embeddings, token_type_ids))
-    x = ops.add(x, p.parameters.lookup(p.spec.position_embeddings, positions))  # + [T, E]
+    if p.spec.token_type_embeddings:
+        x = ops.add(x, p.parameters.lookup(p.spec.token_type_embeddings, token_type_ids))
+    if p.spec.position_embeddings:
+        x = ops.add(x, p.parameters.lookup(p.spec.position_embeddings, position_ids(p, input_ids)))
+    if p.spec.task_type_embeddings:
+        x = ops.add(x, p.parameters.lookup(p.spec.task_type_embeddings, 0))
     if p.spec.embeddings_norm:
         x = layer_norm(p, p.spec.embeddings_norm, x)
     return linear(p, p.spec.embeddings_projection, x) if p.spec.embeddings_projection else x  # [B, T, H]
+
+
+def position_ids(p: Pass, input_ids: Node) -> Node:
+    """Rows of the position table: 0, 1, 2, … [T]; or counted from `padding_idx` on, past padding [B, T]."""
+    if p.spec.padding_idx is None:
+        return ops.range(0, ops.gather(ops.shape_of(input_ids), 1, 0), 1, "i64")
+    padding = np.int64(p.spec.padding_idx)
+    kept = ops.convert(ops.not_equal(input_ids, padding), "i64")
+    return ops.add(ops.multiply(ops.cum_sum(kept, 1), kept), padding)
 
 
 def see_keys(p: Pass, attention_mask: Node) -> Pass:

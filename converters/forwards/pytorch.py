@@ -91,13 +91,24 @@ class PyTorchEncoder(nn.Module):
 
 def embeddings(p: Pass, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
     """Word + position + token type, then LayerNorm and a projection to H where the family has them."""
-    positions = torch.arange(input_ids.shape[1], device=input_ids.device)
     x = F.embedding(input_ids, p[p.spec.word_embeddings.weight])  # [B, T, E]
-    x = x + F.embedding(token_type_ids, p[p.spec.token_type_embeddings.weight])
-    x = x + F.embedding(positions, p[p.spec.position_embeddings.weight])
+    if p.spec.token_type_embeddings:
+        x = x + F.embedding(token_type_ids, p[p.spec.token_type_embeddings.weight])
+    if p.spec.position_embeddings:
+        x = x + F.embedding(position_ids(p, input_ids), p[p.spec.position_embeddings.weight])
+    if p.spec.task_type_embeddings:
+        x = x + p[p.spec.task_type_embeddings.weight][0]
     if p.spec.embeddings_norm:
         x = layer_norm(p, p.spec.embeddings_norm, x)
     return linear(p, p.spec.embeddings_projection, x) if p.spec.embeddings_projection else x  # [B, T, H]
+
+
+def position_ids(p: Pass, input_ids: Tensor) -> Tensor:
+    """Rows of the position table: 0, 1, 2, … [T]; or counted from `padding_idx` on, past padding [B, T]."""
+    if p.spec.padding_idx is None:
+        return torch.arange(input_ids.shape[1], device=input_ids.device)
+    kept = (input_ids != p.spec.padding_idx).to(input_ids.dtype)
+    return kept.cumsum(1) * kept + p.spec.padding_idx
 
 
 def encoder(p: Pass, x: Tensor) -> Tensor:

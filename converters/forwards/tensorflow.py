@@ -128,13 +128,24 @@ def mask_scores(attention_mask: Tensor, x: Tensor) -> Tensor:
 
 def embeddings(p: Pass, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
     """Word + position + token type, then LayerNorm and a projection to H where the family has them."""
-    positions = tf.range(tf.shape(input_ids)[1])
     x = tf.gather(p[p.spec.word_embeddings.weight], input_ids)  # [B, T, E]
-    x = x + tf.gather(p[p.spec.token_type_embeddings.weight], token_type_ids)
-    x = x + tf.gather(p[p.spec.position_embeddings.weight], positions)
+    if p.spec.token_type_embeddings:
+        x = x + tf.gather(p[p.spec.token_type_embeddings.weight], token_type_ids)
+    if p.spec.position_embeddings:
+        x = x + tf.gather(p[p.spec.position_embeddings.weight], position_ids(p, input_ids))
+    if p.spec.task_type_embeddings:
+        x = x + tf.gather(p[p.spec.task_type_embeddings.weight], 0)
     if p.spec.embeddings_norm:
         x = layer_norm(p, p.spec.embeddings_norm, x)
     return linear(p, p.spec.embeddings_projection, x) if p.spec.embeddings_projection else x  # [B, T, H]
+
+
+def position_ids(p: Pass, input_ids: Tensor) -> Tensor:
+    """Rows of the position table: 0, 1, 2, … [T]; or counted from `padding_idx` on, past padding [B, T]."""
+    if p.spec.padding_idx is None:
+        return tf.range(tf.shape(input_ids)[1])
+    kept = tf.cast(tf.not_equal(input_ids, p.spec.padding_idx), input_ids.dtype)
+    return tf.cumsum(kept, 1) * kept + p.spec.padding_idx
 
 
 def encoder(p: Pass, x: Tensor, run_layer: LayerFunction | None = None) -> Tensor:

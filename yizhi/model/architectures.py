@@ -83,11 +83,12 @@ class Family:
     class_name: str
     prefix: str
     word_embeddings: str
-    position_embeddings: str
-    token_type_embeddings: str
     layer: str
     layer_names: LayerNames
     masked_lm_names: MaskedLMNames
+    position_embeddings: str | None = None
+    token_type_embeddings: str | None = None
+    task_type_embeddings: str | None = None
     embeddings_norm: str | None = None
     embeddings_projection: str | None = None
     projects_always: bool = False
@@ -107,14 +108,16 @@ class Family:
             config=config,
             task="features",
             word_embeddings=Embedding(self.word_embeddings, config.vocab_size, width),
-            position_embeddings=Embedding(self.position_embeddings, config.max_position_embeddings, width),
-            token_type_embeddings=Embedding(self.token_type_embeddings, config.type_vocab_size, width),
+            position_embeddings=_table(self.position_embeddings, config.max_position_embeddings, width),
+            token_type_embeddings=_table(self.token_type_embeddings, config.type_vocab_size, width),
+            task_type_embeddings=_table(self.task_type_embeddings, config.task_type_vocab_size, width),
             embeddings_norm=Norm(self.embeddings_norm, width, config.layer_norm_eps) if self.embeddings_norm else None,
             embeddings_projection=Linear(projection, width, hidden) if projection else None,
             blocks=tuple(self._block(config, number) for number in range(config.num_hidden_layers)),
             final_norm=Norm(self.final_norm, hidden, config.layer_norm_eps) if self.final_norm else None,
             pooler=Linear(self.pooler, hidden, hidden) if self.pooler and has_pooler else None,
             head=None,
+            padding_idx=config.padding_idx,
         )
 
     def masked_lm(self, config: EncoderConfig) -> MaskedLMHead:
@@ -193,6 +196,10 @@ class Family:
         return found
 
 
+def _table(name: str | None, rows: int | None, size: int) -> Embedding | None:
+    return Embedding(name, rows, size) if name and rows else None
+
+
 # What transformers' class for a task ends with.
 CLASS_SUFFIXES = {
     "features": "Model",
@@ -240,6 +247,36 @@ BERT = Family(
         decoder_bias_alias="cls.predictions.decoder.bias",
     ),
     ignored={**_UNUSED_BUFFERS, "cls.seq_relationship.*": NEXT_SENTENCE},
+)
+
+ROBERTA = Family(
+    class_name="Roberta",
+    prefix="roberta",
+    word_embeddings="roberta.embeddings.word_embeddings",
+    position_embeddings="roberta.embeddings.position_embeddings",
+    token_type_embeddings="roberta.embeddings.token_type_embeddings",
+    embeddings_norm="roberta.embeddings.LayerNorm",
+    layer="roberta.encoder.layer.{block}",
+    layer_names=BERT.layer_names,
+    pooler="roberta.pooler.dense",
+    masked_lm_names=MaskedLMNames(
+        dense="lm_head.dense",
+        norm="lm_head.layer_norm",
+        untied_decoder="lm_head.decoder",
+        decoder_bias="lm_head.bias",
+        decoder_bias_alias="lm_head.decoder.bias",
+        activation="gelu_erf",  # fixed in transformers' RobertaLMHead
+    ),
+    label_heads={
+        **LABEL_HEADS,
+        "text-classification": LabelHeadNames(
+            over="first_token",
+            projection="classifier.out_proj",
+            dense="classifier.dense",
+            activation="tanh",  # fixed in transformers' RobertaClassificationHead
+        ),
+    },
+    ignored=_UNUSED_BUFFERS,
 )
 
 FAMILIES: Mapping[str, Family] = {
@@ -316,6 +353,22 @@ FAMILIES: Mapping[str, Family] = {
         },
         ignored=_UNUSED_BUFFERS,
     ),
+    "ernie": Family(
+        class_name="Ernie",
+        prefix="ernie",
+        word_embeddings="ernie.embeddings.word_embeddings",
+        position_embeddings="ernie.embeddings.position_embeddings",
+        token_type_embeddings="ernie.embeddings.token_type_embeddings",
+        task_type_embeddings="ernie.embeddings.task_type_embeddings",
+        embeddings_norm="ernie.embeddings.LayerNorm",
+        layer="ernie.encoder.layer.{block}",
+        layer_names=BERT.layer_names,
+        pooler="ernie.pooler.dense",
+        masked_lm_names=BERT.masked_lm_names,
+        ignored=BERT.ignored,
+    ),
+    "roberta": ROBERTA,
+    "xlm-roberta": replace(ROBERTA, class_name="XLMRoberta"),
 }
 
 

@@ -28,11 +28,16 @@ class _Fields:
 
     embedding_size: the default of a family whose embeddings may be narrower than its layers; None
     where they are as wide. shares_layers: has num_hidden_groups and inner_group_num.
+    skips_padding: positions are counted from the padding's id on, over tokens that are not padding.
+    has_tasks: has task types, where `use_task_id` says so.
     """
 
     hidden_act: str = "gelu"
     embedding_size: int | None = None
     shares_layers: bool = False
+    skips_padding: bool = False
+    has_tasks: bool = False
+    pad_token_id: int = 0
 
 
 _FIELDS = {
@@ -40,15 +45,14 @@ _FIELDS = {
     "albert": _Fields(hidden_act="gelu_new", embedding_size=128, shares_layers=True),
     "electra": _Fields(embedding_size=128),
     "megatron-bert": _Fields(),
+    "roberta": _Fields(skips_padding=True, pad_token_id=1),
+    "xlm-roberta": _Fields(skips_padding=True, pad_token_id=1),
+    "ernie": _Fields(has_tasks=True),
 }
 MODEL_TYPES = tuple(_FIELDS)
 
 _NOT_ENCODERS = {
-    "roberta": "RoBERTa-wwm-ext and its relatives are BERT models: their config says model_type 'bert'. "
-    "A real RoBERTa (positions offset by padding, BPE vocabulary) is not supported",
-    "xlm-roberta": "XLM-R (offset positions, SentencePiece) is not supported",
     "nezha": "NEZHA uses relative positions, which are not supported",
-    "ernie": "ERNIE adds task-type embeddings, which are not supported",
 }
 
 # Each size that a config must give, with the most that is believed: far above any encoder published, and
@@ -87,6 +91,7 @@ class EncoderConfig:
     intermediate_size: int
     max_position_embeddings: int
     type_vocab_size: int
+    task_type_vocab_size: int | None
     hidden_act: str
     layer_norm_eps: float
     embedding_size: int
@@ -102,6 +107,16 @@ class EncoderConfig:
     def activation(self) -> str:
         """`gelu_erf`, `gelu_tanh` or `relu`: one name per function."""
         return ACTIVATIONS[self.hidden_act]
+
+    @property
+    def padding_idx(self) -> int | None:
+        """The row of the position table that padding has, where positions are counted from there; see EncoderSpec."""
+        return self.pad_token_id if _FIELDS[self.model_type].skips_padding else None
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row. RoBERTa's 514 positions hold 512: two come before a text's first."""
+        return self.max_position_embeddings - (0 if self.padding_idx is None else self.padding_idx + 1)
 
     @property
     def head_size(self) -> int:
@@ -129,10 +144,13 @@ class EncoderConfig:
         eps = raw.get("layer_norm_eps", 1e-12)
         if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 < eps < 1:
             faults.append(f"layer_norm_eps: expected a number between 0 and 1; found {show(eps)}")
-        pad = raw.get("pad_token_id", 0)
-        pad = 0 if pad is None else pad
+        pad = raw.get("pad_token_id")
+        pad = _FIELDS[model_type].pad_token_id if pad is None else pad
         if isinstance(pad, bool) or not isinstance(pad, int) or not 0 <= pad < (values["vocab_size"] or math.inf):
             faults.append(f"pad_token_id: expected an id below vocab_size; found {show(pad)}")
+        elif _FIELDS[model_type].skips_padding and pad + 1 >= (values["max_position_embeddings"] or math.inf):
+            found = values["max_position_embeddings"]
+            faults.append(f"max_position_embeddings: expected more than pad_token_id + 1 ({pad + 1}); found {found}")
         tie = raw.get("tie_word_embeddings", True)
         if not isinstance(tie, bool):
             faults.append(f"tie_word_embeddings: expected true or false; found {show(tie)}")
@@ -142,6 +160,7 @@ class EncoderConfig:
         ):
             faults.append(f"architectures: expected a list of class names; found {show(architectures)}")
             architectures = None
+        values["task_type_vocab_size"] = _read_tasks(raw, model_type, faults)
         faults += _find_contradictions(values)
         adapter = read_adapters(raw, model_type, faults)
         if faults:
@@ -155,7 +174,7 @@ class EncoderConfig:
             architecture=architectures[0] if architectures else None,
             adapter=adapter,
             raw=MappingProxyType(dict(raw)),
-            **{name: size for name, size in values.items() if size is not None},
+            **values,  # type: ignore[arg-type]  # without a fault, each is a size
         )
 
 
@@ -171,6 +190,16 @@ def _read_sizes(raw: dict[str, Any], model_type: str, faults: list[str]) -> dict
         most = _SIZES["num_hidden_layers"]
         values[key] = _positive_integer(raw, key, 1, most, faults) if optional.shares_layers else 1
     return values
+
+
+def _read_tasks(raw: dict[str, Any], model_type: str, faults: list[str]) -> int | None:
+    """`task_type_vocab_size`, where the encoder has task types."""
+    uses_tasks = raw.get("use_task_id", False) if _FIELDS[model_type].has_tasks else False
+    if not isinstance(uses_tasks, bool):
+        faults.append(f"use_task_id: expected true or false; found {show(uses_tasks)}")
+    elif uses_tasks:
+        return _positive_integer(raw, "task_type_vocab_size", 3, _SIZES["type_vocab_size"], faults)
+    return None
 
 
 def _positive_integer(raw: dict[str, Any], key: str, default: int | None, most: int, faults: list[str]) -> int | None:

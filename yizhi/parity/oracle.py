@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,8 @@ from yizhi.model.spec import (
 from yizhi.runtimes.base import Inputs
 
 Array = NDArray[np.float64]
-Step = Callable[..., Array]
+Step = Callable[..., Any]
+T = TypeVar("T")
 
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     # x Φ(x), and its approximation by tanh (Hendrycks & Gimpel 2016, arXiv:1606.08415); x σ(x), from the same paper.
@@ -105,9 +106,10 @@ class Pass:
     tap: Callable[[str, Array], None]
     steps: Mapping[str, Step] = field(default_factory=dict)
 
-    def take(self, step: Step, *arguments: Any) -> Array:
+    def take(self, step: Callable[..., T], *arguments: Any) -> T:
         """One step, or what stands in for it."""
-        return self.steps.get(step.__name__, step)(self, *arguments)
+        taken: T = self.steps.get(step.__name__, step)(self, *arguments)
+        return taken
 
 
 def run(
@@ -154,18 +156,31 @@ def run(
 
 def embed(p: Pass, inputs: Inputs) -> Array:
     """LayerNorm(word + position + token type), projected to H where the family has that: [B·T, H]."""
-    batch, length = inputs.input_ids.shape
     tables = (
         (p.spec.word_embeddings, inputs.input_ids.ravel()),
-        (p.spec.position_embeddings, np.tile(np.arange(length), batch)),
+        (p.spec.position_embeddings, p.take(position_ids, inputs.input_ids)),
         (p.spec.token_type_embeddings, inputs.token_type_ids.ravel()),
+        (p.spec.task_type_embeddings, np.zeros(inputs.input_ids.size, int)),
     )
-    x = np.sum([p.parameters.rows(table.weight, ids) for table, ids in tables], axis=0)  # [B·T, E]
+    x = np.sum([p.parameters.rows(table.weight, ids) for table, ids in tables if table], axis=0)  # [B·T, E]
     if p.spec.embeddings_norm:
         x = p.take(layer_norm, p.spec.embeddings_norm, x)
     if p.spec.embeddings_projection:
         x = p.take(linear, p.spec.embeddings_projection, x)
     return x
+
+
+def position_ids(p: Pass, input_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each token's row of the position table, [B·T]: its place in its own row, or as `padding_idx` of the spec says."""
+    padding, rows = p.spec.padding_idx, []
+    for ids in input_ids:
+        places = np.arange(len(ids))
+        if padding is not None:
+            texts = np.flatnonzero(ids != padding)
+            places = np.full(len(ids), padding)
+            places[texts] = padding + 1 + np.arange(len(texts))
+        rows.append(places)
+    return np.concatenate(rows)
 
 
 def encode(p: Pass, x: Array) -> Array:

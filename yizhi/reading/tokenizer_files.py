@@ -110,12 +110,16 @@ class TextTokenizer:
             return int(self.tokenizer.token_to_id(self.tokenizer.model.unk_token))
         return self.id_of("unk_token")
 
-    def find_misfit(self, rows: int) -> list[str]:
+    def find_misfit(self, rows: int, padding: int | None = None) -> list[str]:
         """Why this vocabulary is not that of an embedding table with so many rows.
 
-        A table may be padded to a multiple of 8: rows that no token has.
+        A table may be padded to a multiple of 8: rows that no token has. padding: the id that a model passes over when
+        it counts positions, if it does.
         """
         size = len(self.vocab)
+        if padding not in (None, self.pad_id):
+            named = self.special["pad_token"]
+            return [f"pad_token: expected the id {padding} (config.json pad_token_id); found {named} ({self.pad_id})"]
         if size == rows or (size < rows < size + 128 and rows % 8 == 0):
             return []
         expected = f"expected {rows} tokens (config.json vocab_size); found {size}"

@@ -144,7 +144,7 @@ def _convert(
     """Write the files; return what the report says of them."""
     config = EncoderConfig.from_dict(canonical_config(raw, config_path, opened), config_path)
     text = read_tokenizer(folder, vocab_path)
-    misfit = text.find_misfit(config.vocab_size)
+    misfit = text.find_misfit(config.vocab_size, config.padding_idx)
     misfit += check_beside(folder, text, ignored_files) if found.vocab or not vocab_path else []
     if misfit:
         raise InputError(config_path.parent, misfit)
