@@ -45,6 +45,8 @@ RULES = (
     FileRule("pytorch_model.bin.index.json", IRRELEVANT, "of another copy of the weights"),
     FileRule("*.h5", IRRELEVANT, "another copy of the weights"),
     FileRule("*.msgpack", IRRELEVANT, "another copy of the weights"),
+    FileRule("*.pdparams", IRRELEVANT, "another copy of the weights"),
+    FileRule("model_config.json", IRRELEVANT, "PaddleNLP's older form of config.json"),
     FileRule("*.ot", IRRELEVANT, "another copy of the weights"),
     FileRule("*.onnx*", IRRELEVANT, "another copy of the model"),
     FileRule("*.ckpt*", IRRELEVANT, "another copy of the weights"),

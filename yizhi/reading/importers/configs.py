@@ -7,7 +7,8 @@ from typing import Any
 from yizhi.errors import InputError
 from yizhi.model.config import MODEL_TYPES, EncoderConfig
 from yizhi.reading.checkpoint import explain_names, find_families
-from yizhi.reading.importers.opened import GOOGLE, TRANSFORMERS, UER, Opened
+from yizhi.reading.importers.opened import GOOGLE, PADDLE, TRANSFORMERS, UER, Opened
+from yizhi.reading.importers.pdparams import canonical_config as canonical_paddle_config
 from yizhi.reading.importers.uer import canonical_config as canonical_uer_config
 
 GELU_NOTE = (
@@ -29,6 +30,9 @@ def canonical_config(raw: Mapping[str, Any], path: Path, opened: Opened) -> dict
             )
         (weights,) = opened.weights
         config = canonical_uer_config(raw, path, weights)  # type: ignore[arg-type]
+    elif opened.convention == PADDLE:
+        (weights,) = opened.weights
+        config = canonical_paddle_config(raw, path, weights)  # type: ignore[arg-type]
     elif convention == UER:
         raise InputError(
             path,

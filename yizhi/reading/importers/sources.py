@@ -55,6 +55,12 @@ FORMATS = (
         "yizhi.reading.importers.flax_msgpack:open_msgpack",
     ),
     Format(
+        "PaddleNLP .pdparams",
+        ("model_state.pdparams", "*.pdparams"),
+        ("*.pdparams",),
+        "yizhi.reading.importers.pdparams:open_pdparams",
+    ),
+    Format(
         "SavedModel",
         ("saved_model.pb",),
         ("saved_model.pb", "variables/variables.*"),
@@ -68,7 +74,10 @@ FORMATS = (
     ),
 )
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.\w+$")
-CONFIGS = ("config.json", "bert_config.json", "albert_config.json", "*config*.json")
+CONFIGS = (
+    *("config.json", "bert_config.json", "albert_config.json", "ernie_config.json", "model_config.json"),
+    "*config*.json",
+)
 VOCABS = ("vocab.txt", "*vocab*.txt")
 # What *config*.json matches and is not the model's.
 _OTHER_CONFIGS = (SETTINGS, "generation_config.json", "preprocessor_config.json", "quantize_config.json")
