@@ -63,7 +63,7 @@ class _MeasuredGraph(Float32Graph):
             self.used.append(self.input(name, FLOAT, self._weights[name].shape))
         return name
 
-    def linear(self, scope: str, weight: str, bias: str, x: str) -> str:
+    def linear(self, scope: str, weight: str, bias: str | None, x: str) -> str:
         """As in `Float32Graph`; what is measured stands in `taps` by weight, once per use."""
         if weight in self._measured:
             self.taps.setdefault(weight, []).append(self._measure(x, self._weights[weight].shape[1]))
@@ -97,7 +97,7 @@ def choose_calibration(checkpoint: Checkpoint, given: Sequence[Sequence[int]] = 
     """The user's rows; else everyday sentences, where the vocabulary has their words; else random ids."""
     if given:
         return Calibration("text", given)
-    rows = everyday_rows(checkpoint.text, checkpoint.config.max_position_embeddings, others=True)
+    rows = everyday_rows(checkpoint.text, checkpoint.config.longest, others=True)
     return Calibration("sentences", rows) if rows else Calibration("ids", make_rows(checkpoint))
 
 
@@ -163,7 +163,7 @@ def _mean_square(magnitudes: Magnitudes, outliers: list[int], factor: float = 0.
 
 def make_rows(checkpoint: Checkpoint) -> list[list[int]]:
     """[CLS] … [SEP] of any ids, the same for the same checkpoint."""
-    length = min(_LENGTH, checkpoint.config.max_position_embeddings)
+    length = min(_LENGTH, checkpoint.config.longest)
     random, tokens = np.random.Philox(key=_KEY), len(checkpoint.text.vocab)
     ids = (random.random_raw(_ROWS * length) % tokens).astype(np.int64).reshape(_ROWS, length)
     ids[:, 0], ids[:, -1] = checkpoint.text.cls_id, checkpoint.text.sep_id

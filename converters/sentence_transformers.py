@@ -28,7 +28,7 @@ def write_modules(writer: ArtifactWriter, checkpoint: Checkpoint, model_argument
     writer.write_json("modules.json", modules)
     # Old releases read `model_args`; newer ones read it as `model_kwargs`.
     arguments = {"model_args": dict(model_arguments)} if model_arguments else {}
-    length = {"max_seq_length": checkpoint.text.length(spec.config.max_position_embeddings), "do_lower_case": False}
+    length = {"max_seq_length": checkpoint.text.length(spec.config.longest), "do_lower_case": False}
     writer.write_json("sentence_bert_config.json", {**length, **arguments})
     modes = {key: mode == spec.pooling.mode for mode, key in _MODES.items()}
     writer.write_json("1_Pooling/config.json", {"word_embedding_dimension": spec.config.hidden_size, **modes})

@@ -14,7 +14,7 @@ CONFIG = "config.json"
 
 def shared_files(checkpoint: Checkpoint) -> dict[str, str]:
     """File name -> text of `config.json` as transformers reads it, `vocab.txt`, `tokenizer.json` and its config."""
-    files = checkpoint.text.files(checkpoint.config.max_position_embeddings)
+    files = checkpoint.text.files(checkpoint.config.longest)
     return {CONFIG: to_json(checkpoint.published_config()), **files}
 
 

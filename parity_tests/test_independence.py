@@ -55,6 +55,7 @@ EDITS = {
         "linear(p, part.up, z) * (",
         "linear(p, part.up, z) + 0 * (",
     ),
+    "no position before the text": ("roberta", "* kept + p.spec.padding_idx", "* kept"),
     "the pooler's token": ("bert-classifier", "linear(p, dense, x[:, 0])", "linear(p, dense, x[:, 1])"),
 }
 

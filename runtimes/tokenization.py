@@ -92,7 +92,7 @@ class Tokenizer:
     @classmethod
     def of(cls, text: TextTokenizer, config: EncoderConfig) -> Self:
         """The tokenizer of a model that is open already."""
-        return cls(text, text.length(config.max_position_embeddings))
+        return cls(text, text.length(config.longest))
 
     def cutting(self, side: Literal["left", "right"]) -> Self:
         """The same tokenizer, which cuts what is too long at this side, whatever its files say."""

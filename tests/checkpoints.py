@@ -51,10 +51,22 @@ _COMMON: dict[str, Any] = {
     "pad_token_id": 0,
 }
 _FACTORISED: dict[str, Any] = {"embedding_size": 16}
+_ROBERTA: dict[str, Any] = {
+    **{"pad_token_id": 1, "max_position_embeddings": 66, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
+}
+# The middle layer of the three sees 3 tokens to each side.
+_MODERN: dict[str, Any] = {
+    **{"hidden_activation": "gelu", "norm_eps": 1e-5, "local_attention": 6, "global_attn_every_n_layers": 2}
+}
 # What a family's configuration has beyond that.
 _BY_FAMILY: dict[str, dict[str, Any]] = {
     "albert": {**_FACTORISED, "hidden_act": "gelu_new", "num_hidden_groups": 1, "inner_group_num": 1},
     "electra": _FACTORISED,
+    "ernie": {"use_task_id": True, "task_type_vocab_size": 3},
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "roformer": _FACTORISED,
+    "modernbert": _MODERN,
 }
 
 
@@ -76,6 +88,10 @@ HEADS: Mapping[str, Mapping[str, Any]] = {
     "tagger": {"task": "token-classification", "config": {"id2label": _ENTITIES}, "pooler": False},
     "reader": {"task": "question-answering", "pooler": False},
 }
+
+# RoBERTa has one segment; the tokenizer of `vocab.txt` gives two to a question and its context.
+_OF_PAIRS = {(family, "reader"): {"config": {"type_vocab_size": 2}} for family in ("roberta", "xlm-roberta")}
+_EVERY_BIAS = dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "classifier_bias"), True)
 
 # What each variant changes: arguments of `write_checkpoint`, with `model_type` and `config` for `small_config`.
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
@@ -99,8 +115,21 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "electra-generator-same-width": {"model_type": "electra", "config": {"embedding_size": 32}},
     "electra-discriminator": {"model_type": "electra", "task": "replaced-token-detection"},
     "megatron-bert": {"model_type": "megatron-bert"},
+    "ernie": {"model_type": "ernie"},
+    "ernie-1.0": {"model_type": "ernie", "config": {"use_task_id": False, "hidden_act": "relu"}},
+    "roberta": {"model_type": "roberta"},
+    "xlm-roberta": {"model_type": "xlm-roberta", "pooler": False},
+    "roformer": {"model_type": "roformer"},
+    "roformer-values": {"model_type": "roformer", "config": {"embedding_size": None, "rotary_value": True}},
+    "modernbert": {"model_type": "modernbert"},
+    "modernbert-biases": {"model_type": "modernbert", "config": _EVERY_BIAS},
+    "modernbert-mean": {
+        "model_type": "modernbert",
+        "task": "text-classification",
+        "config": {"classifier_pooling": "mean", "id2label": {"0": "差", "1": "中", "2": "好"}},
+    },
     **{
-        f"{family}-{kind}": {"model_type": family, **arguments}
+        f"{family}-{kind}": {"model_type": family, **arguments, **_OF_PAIRS.get((family, kind), {})}
         for family in FAMILIES
         for kind, arguments in HEADS.items()
         if arguments["task"] in ("features", *FAMILIES[family].label_heads)
@@ -210,10 +239,17 @@ def write_checkpoint(
         alter(tensors)
     write_weights(folder, tensors, dtype, shards)
     write_json(folder / "config.json", config)
-    (folder / "vocab.txt").write_bytes(("\n".join(VOCAB if vocab is None else vocab) + "\n").encode())
+    vocab = vocab_of(parsed) if vocab is None else vocab
+    (folder / "vocab.txt").write_bytes(("\n".join(vocab) + "\n").encode())
     if tokenizer_config is not None:
         write_json(folder / "tokenizer_config.json", tokenizer_config)
     return folder
+
+
+def vocab_of(config: EncoderConfig) -> list[str]:
+    """VOCAB, with [PAD] where this configuration has it."""
+    others, pad = VOCAB[1:], config.pad_token_id
+    return [*others[:pad], VOCAB[0], *others[pad:]]
 
 
 def open_tokenizer(vocab: list[str], max_length: int, **settings: Any) -> Tokenizer:

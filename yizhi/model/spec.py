@@ -67,11 +67,12 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Linear:
-    """`y = x Wᵀ + b`, with `name.weight` [outputs, inputs] and `name.bias` [outputs]."""
+    """`y = x Wᵀ + b`, with `name.weight` [outputs, inputs] and `name.bias` [outputs], or without b."""
 
     name: str
     inputs: int
     outputs: int
+    biased: bool = True
 
     @property
     def weight(self) -> str:
@@ -79,23 +80,25 @@ class Linear:
         return f"{self.name}.weight"
 
     @property
-    def bias(self) -> str:
-        """Canonical name of b."""
-        return f"{self.name}.bias"
+    def bias(self) -> str | None:
+        """Canonical name of b, where there is one."""
+        return f"{self.name}.bias" if self.biased else None
 
     def parameters(self) -> Iterator[Parameter]:
         """W, then b."""
         yield Parameter(self.weight, KERNEL, (self.outputs, self.inputs))
-        yield Parameter(self.bias, VECTOR_BIAS, (self.outputs,))
+        if self.bias:
+            yield Parameter(self.bias, VECTOR_BIAS, (self.outputs,))
 
 
 @dataclass(frozen=True)
 class Norm:
-    """LayerNorm over the last axis: `name.weight` [size] scales, `name.bias` [size] shifts."""
+    """LayerNorm over the last axis: `name.weight` [size] scales, `name.bias` [size] shifts, where there is one."""
 
     name: str
     size: int
     epsilon: float
+    biased: bool = True
 
     @property
     def weight(self) -> str:
@@ -103,14 +106,15 @@ class Norm:
         return f"{self.name}.weight"
 
     @property
-    def bias(self) -> str:
-        """Canonical name of the offset."""
-        return f"{self.name}.bias"
+    def bias(self) -> str | None:
+        """Canonical name of the offset, where there is one."""
+        return f"{self.name}.bias" if self.biased else None
 
     def parameters(self) -> Iterator[Parameter]:
         """Scale, then offset."""
         yield Parameter(self.weight, NORM_SCALE, (self.size,))
-        yield Parameter(self.bias, NORM_OFFSET, (self.size,))
+        if self.bias:
+            yield Parameter(self.bias, NORM_OFFSET, (self.size,))
 
 
 @dataclass(frozen=True)
@@ -151,20 +155,49 @@ class Adapter:
 
 
 @dataclass(frozen=True)
+class Rotary:
+    """Positions as turns of each head's queries and keys (Su et al. 2021, arXiv:2104.09864).
+
+    At position m, pair i of the d / 2 pairs of a head's elements turns by the angle m · base^(−2i / d).
+    interleaved: pair i is elements 2i and 2i + 1; else i and i + d / 2. values: values turn, too.
+    """
+
+    base: float
+    interleaved: bool
+    values: bool = False
+
+
+@dataclass(frozen=True)
 class Layer:
-    """One Transformer layer. `norm_first` puts each LayerNorm before its sub-layer (MegatronBERT)."""
+    """One Transformer layer.
+
+    query, key, value: three linear layers; or the same one three times, whose outputs are those of all side by side.
+    attention_norm: None where attention reads its input as it is: ModernBERT's first layer, after the embeddings' norm.
+    norm_first: each LayerNorm stands before its sub-layer (MegatronBERT).
+    gated: `intermediate` gives 2 I outputs, of which the first half is activated and multiplies the second
+    (Shazeer 2020, arXiv:2002.05202).
+    window: how far from a token attention sees, to each side; everywhere if None.
+    """
 
     query: Linear
     key: Linear
     value: Linear
     attention_output: Linear
-    attention_norm: Norm
+    attention_norm: Norm | None
     intermediate: Linear
     output: Linear
     output_norm: Norm
     norm_first: bool = False
     attention_adapter: Adapter | None = None
     output_adapter: Adapter | None = None
+    gated: bool = False
+    rotary: Rotary | None = None
+    window: int | None = None
+
+    @property
+    def fused(self) -> bool:
+        """Whether one linear layer gives queries, keys and values."""
+        return self.query == self.key == self.value
 
 
 @dataclass(frozen=True)
@@ -178,7 +211,7 @@ class MaskedLMHead:
     activation: str
     norm: Norm
     decoder: str
-    decoder_bias: str
+    decoder_bias: str | None
     vocab_size: int
 
     def parameters(self) -> Iterator[Parameter]:
@@ -189,22 +222,29 @@ class MaskedLMHead:
         yield from self.dense.parameters()
         yield from self.norm.parameters()
         yield Parameter(self.decoder, KERNEL, (self.vocab_size, self.norm.size))
-        yield Parameter(self.decoder_bias, VECTOR_BIAS, (self.vocab_size,))
+        if self.decoder_bias:
+            yield Parameter(self.decoder_bias, VECTOR_BIAS, (self.vocab_size,))
+
+    @property
+    def decoder_name(self) -> str:
+        """What the product with the decoder is called: after its bias, which is the head's own also where W is not."""
+        return (self.decoder_bias or self.decoder).rpartition(".")[0]
 
 
 @dataclass(frozen=True)
 class Dense:
-    """A linear layer with its activation."""
+    """A linear layer with its activation, and a LayerNorm after that where there is one."""
 
     linear: Linear
     activation: str
+    norm: Norm | None = None
 
 
 @dataclass(frozen=True)
 class LinearHead:
-    """An optional dense layer, then a projection to labels.
+    """An optional dense layer, with a LayerNorm if there is one, then a projection to labels.
 
-    over: `tokens` gives logits [B, T, labels]; `first_token` and `pooler` give [B, labels].
+    over: `tokens` gives logits [B, T, labels]; `first_token`, `mean` (of a row's own tokens) and `pooler`, [B, labels].
     squeeze: drop a single label's axis, so `tokens` gives [B, T] (replaced-token detection).
     labels: their names, in the order of the logits, where the head gives labels.
     problem_type: of a sequence's labels: `regression`, `single_label_classification` or `multi_label_classification`.
@@ -236,15 +276,20 @@ class EncoderSpec:
 
     `blocks[i]` maps `hidden_states.i` to `hidden_states.i+1`; it is one layer except in an ALBERT
     with `inner_group_num` > 1. A shared layer simply appears in several blocks.
+    A table that the family has not is None: nothing is added for it. Of `task_type_embeddings` every token has row 0,
+    transformers' default (ERNIE): the task is no input.
     `task` says what `head` computes; it is `features` when there is none.
     `pooling` is not the checkpoint's: it is what the export was told, if anything.
+    `padding_idx`: where given, padding's position is this, and that of another token this plus its number, from 1,
+    among the row's tokens whose id is not this (fairseq's `make_positions`); else positions are 0, 1, 2, …
     """
 
     config: EncoderConfig
     task: str
     word_embeddings: Embedding
-    position_embeddings: Embedding
-    token_type_embeddings: Embedding
+    position_embeddings: Embedding | None
+    token_type_embeddings: Embedding | None
+    task_type_embeddings: Embedding | None
     embeddings_norm: Norm | None
     embeddings_projection: Linear | None
     blocks: tuple[tuple[Layer, ...], ...]
@@ -252,6 +297,7 @@ class EncoderSpec:
     pooler: Linear | None
     head: MaskedLMHead | LinearHead | None
     pooling: Pooling | None = None
+    padding_idx: int | None = None
 
     def parameters(self) -> tuple[Parameter, ...]:
         """Every parameter once, in the order in which the forward pass first reads it."""
@@ -276,6 +322,16 @@ class EncoderSpec:
     def head_reads_pooler(self) -> bool:
         """Whether the head works on the pooler's output."""
         return isinstance(self.head, LinearHead) and self.head.over == "pooler"
+
+    @property
+    def rotary_bases(self) -> tuple[float, ...]:
+        """Each base of the layers' rotary positions once."""
+        return tuple(dict.fromkeys(layer.rotary.base for layer in self.layers if layer.rotary))
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Each window of the layers once."""
+        return tuple(dict.fromkeys(layer.window for layer in self.layers if layer.window is not None))
 
     @property
     def layers(self) -> tuple[Layer, ...]:

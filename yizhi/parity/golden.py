@@ -90,7 +90,10 @@ class Golden:
         per = {name: _per(checkpoint.spec, name) for name in names}
         sums = [name for name in names if is_sum(checkpoint.spec, name)]
         norms = {name: norm for name in names if (norm := norm_of(checkpoint.spec, name))}
-        offsets = {name: checkpoint.array(norm.bias).astype(np.float32) for name, norm in norms.items()}
+        offsets = {
+            name: checkpoint.array(norm.bias).astype(np.float32) if norm.bias else np.zeros(norm.size, np.float32)
+            for name, norm in norms.items()
+        }
         tokenizer = Tokenizer.of(checkpoint.text, checkpoint.config)
         with ThreadPoolExecutor(workers) as pool:
             # The longest first, so that no thread idles at the end.

@@ -151,7 +151,7 @@ def _compare_pooling(folder: Path, text: TextTokenizer, artifact: Artifact, expe
     if (folder / MODULES).exists():
         settings = read_sentence_settings(folder, text)
         found[MODULES] = settings.pooling if settings else None
-        length = text.length(EncoderConfig.read(folder / "config.json").max_position_embeddings)
+        length = text.length(EncoderConfig.read(folder / "config.json").longest)
         if settings and settings.max_length != length:
             faults.append(f"{MODULES}: longest text in tokens: expected {length}; found {settings.max_length}")
     elif expected and artifact.target in WITH_MODULES:

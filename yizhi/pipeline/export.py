@@ -123,7 +123,7 @@ def export(
 
 def read_calibration(checkpoint: Checkpoint, path: Path, progress: Progress) -> list[list[int]]:
     """Rows of ids of a text's lines; says how many lines are of no use. Raises InputError where all are."""
-    longest = min(LONGEST_CALIBRATION, checkpoint.config.max_position_embeddings)
+    longest = min(LONGEST_CALIBRATION, checkpoint.config.longest)
     try:
         rows, useless = rows_of(checkpoint.text, read_texts(path), longest, MOST_CALIBRATION)
     except InputError as error:

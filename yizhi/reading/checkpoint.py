@@ -22,7 +22,7 @@ from yizhi.reading.weight_files import INDEX, POOLER, WEIGHTS, TensorFile, open_
 from yizhi.release.artifact import DESCRIPTION
 from yizhi.storage.digests import sha256_of_file
 
-__all__ = ["INDEX", "POOLER", "WEIGHTS", "Checkpoint", "canonical_name", "find_family"]
+__all__ = ["INDEX", "POOLER", "WEIGHTS", "Checkpoint", "canonical_name", "explain_names", "find_families"]
 
 FLOAT_TYPES = ("F32", "F16", "BF16")
 # Keys of config.json that artifacts do not carry on: the stored dtype, a path of somebody's machine, code to run, and
@@ -294,7 +294,7 @@ class Checkpoint:
         fault = (
             f"{stored_name}: has {shape[0]} labels; config.json has {head.projection.outputs} (id2label, num_labels)"
         )
-        return dict.fromkeys((head.projection.weight, head.projection.bias), fault)
+        return dict.fromkeys((parameter.name for parameter in head.projection.parameters()), fault)
 
     def _find_bad_values(self, parameter: Parameter) -> str | None:
         array = self.array(parameter.name)
@@ -308,11 +308,10 @@ class Checkpoint:
 
 def _check_family(folder: Path, config: EncoderConfig, files: Sequence[TensorFile]) -> None:
     """One fault where names and configuration are two families', instead of one for every tensor."""
-    family = find_family([name for file in files for name in file.entries])
-    if family not in (None, config.model_type):
-        raise InputError(
-            folder, f"config.json says model_type {config.model_type!r}, but the tensors are named as {family!r}'s"
-        )
+    families = find_families([name for file in files for name in file.entries])
+    if families and config.model_type not in families:
+        named = explain_names(config.model_type, families)
+        raise InputError(folder, f"config.json says model_type {config.model_type!r}, but {named}")
 
 
 def check_task(checkpoint: Checkpoint, config_path: Path) -> None:
@@ -326,12 +325,19 @@ def check_task(checkpoint: Checkpoint, config_path: Path) -> None:
         )
 
 
-def find_family(names: Collection[str]) -> str | None:
-    """The `model_type` that knows most of these names; None where several know as many."""
+def find_families(names: Collection[str]) -> tuple[str, ...]:
+    """The `model_type`s that know most of these names: several where families call their tensors alike."""
     counts = {model_type: _count_known(family, names) for model_type, family in FAMILIES.items()}
     most = max(counts.values())
-    found = [model_type for model_type, count in counts.items() if count == most > 0]
-    return found[0] if len(found) == 1 else None
+    return tuple(model_type for model_type, count in counts.items() if count == most > 0)
+
+
+def explain_names(model_type: str, families: Sequence[str]) -> str:
+    """Whose names the tensors have, where a configuration says another `model_type`."""
+    hint = ""
+    if model_type in ("roberta", "xlm-roberta") and "bert" in families:
+        hint = ". RoBERTa-wwm-ext and its relatives are BERT models: set model_type to 'bert'"
+    return f"the tensors are named as {' or '.join(map(repr, families))}'s{hint}"
 
 
 def _count_known(family: Family, names: Collection[str]) -> int:

@@ -175,7 +175,7 @@ def _write(checkpoint: Checkpoint, out: Path) -> None:
         header = {parameter.name: ("F32", parameter.shape) for parameter in parameters}
         write_safetensors(file, header, chain.from_iterable(checkpoint.chunks(parameter) for parameter in parameters))
     writer.write_json("config.json", checkpoint.published_config())
-    for name, data in checkpoint.text.files(checkpoint.config.max_position_embeddings).items():
+    for name, data in checkpoint.text.files(checkpoint.config.longest).items():
         writer.write(name, data)
 
 

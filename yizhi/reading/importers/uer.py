@@ -180,7 +180,7 @@ def canonical_config(raw: Mapping[str, Any], source: Path, weights: ForeignWeigh
     }
 
 
-def _rows(weights: ForeignWeights, table: str) -> int | None:
+def _rows(weights: ForeignWeights, table: str | None) -> int | None:
     entry = weights.entries.get(f"{table}.weight")
     return entry.shape[0] if entry and entry.shape else None
 
