@@ -125,7 +125,7 @@ def find_taps(layer: Layer, nodes: Collection[str]) -> dict[str, str]:
         "attention_output": layer.attention_output,
         "output": layer.output,
     }
-    # The last of what a linear layer computes: without a bias, in int8, its scaling, or the sum with its outliers' part.
+    # The last of what a linear layer computes: without a bias, in int8, its scaling, or the sum with its outliers'.
     ends = ("Add", "Sum", "Multiply", "MatMul")
     names = {tap: [f"{part.name}/{end}" for end in ends] for tap, part in linear.items()}
     names["context"] = [f"{layer.query.name.rpartition('.')[0]}/Reshape"]
