@@ -17,6 +17,7 @@ MADE_WITH = (
     "reading/folder_files.py",
     "reading/other_vocabularies.py",
     "reading/safetensors_file.py",
+    "reading/sentence_dense.py",
     "reading/sentence_settings.py",
     "reading/sentences.py",
     "reading/tokenizer_classes.py",
@@ -26,6 +27,7 @@ MADE_WITH = (
     "reading/tokenizer_sources.py",
     "reading/weight_files.py",
     "release/artifact.py",
+    "storage/codec.py",
     "storage/digests.py",
     "storage/json_files.py",
     "storage/protobuf.py",
@@ -45,7 +47,6 @@ JUDGED_WITH = (
     "reading/saved_model.py",
     "reading/stored_tensors.py",
     "runtimes",
-    "storage/codec.py",
     "storage/flatbuffer.py",
     "storage/npm.py",
 )
