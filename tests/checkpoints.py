@@ -14,9 +14,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import tokenizers
 from numpy.typing import NDArray
 
-from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES, build_spec
+from tests.sentence_folders import SENTENCE_VARIANTS, write_modules
+from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES, MULTI_VECTOR, SPARSE, build_spec
 from yizhi.model.config import EncoderConfig
 from yizhi.model.spec import EMBEDDING, KERNEL, NORM_SCALE, EncoderSpec, Parameter
 from yizhi.reading.auto_tokenizer import read_tokenizer
@@ -37,6 +39,70 @@ VOCAB = [
     *("hello", "world", "##ing", "##ed", "##s", "##a", "##b", "##1", "##的", "##2"),
     *("。", "，", "！", "？", ".", ",", "!", "-", "(", ")"),
 ]
+
+_FAIRSEQ = ["<s>", "<pad>", "</s>", "<unk>"]
+_WORDS = ("hello", "world", "北京", "中国", "首都", "语言", "模型")
+_FAIRSEQ_FRAME = {
+    "single": "<s> $A </s>",
+    "pair": "<s> $A </s> </s> $B </s>",
+    "special_tokens": [("<s>", 0), ("</s>", 2)],
+}
+
+
+def unigram_tokenizer() -> tokenizers.Tokenizer:
+    """A small tokenizer as XLM-R's: Unigram over `▁`, ids of fairseq, type 0 for both texts of a pair."""
+    pieces = ["▁", *(f"▁{word}" for word in _WORDS), *_WORDS, "ing", *_CHARACTERS, *_LETTERS, *"。，！？.,!-()"]
+    scored = [(token, 0.0) for token in _FAIRSEQ]
+    scored += [(piece, -2 - rank / 16 - 4 * (len(piece) == 1)) for rank, piece in enumerate(pieces)]
+    made = tokenizers.Tokenizer(tokenizers.models.Unigram([*scored, ("<mask>", 0.0)], 3, byte_fallback=False))
+    made.normalizer = tokenizers.normalizers.NFKC()
+    pre = tokenizers.pre_tokenizers
+    made.pre_tokenizer = pre.Sequence([pre.WhitespaceSplit(), pre.Metaspace()])
+    made.decoder = tokenizers.decoders.Metaspace()
+    made.post_processor = tokenizers.processors.TemplateProcessing(**_FAIRSEQ_FRAME)
+    return _with_special_tokens(made, [*_FAIRSEQ, "<mask>"])
+
+
+def byte_tokenizer() -> tokenizers.Tokenizer:
+    """A small tokenizer as RoBERTa's: BPE over bytes, most Chinese characters in several tokens."""
+    pre = tokenizers.pre_tokenizers
+    vocab = [*_FAIRSEQ, *sorted(pre.ByteLevel.alphabet())]
+    merges: list[tuple[str, str]] = []
+    for word in (" hello", " world", "ing", "中", "国", "北", "京", "中国"):
+        ((written, _),) = pre.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(word)
+        for end in range(2, len(written) + 1):
+            if written[:end] not in vocab:
+                merges.append((written[: end - 1], written[end - 1]))
+                vocab.append(written[:end])
+    ids = {token: index for index, token in enumerate([*vocab, "<mask>"])}
+    made = tokenizers.Tokenizer(tokenizers.models.BPE(ids, merges))
+    made.pre_tokenizer = pre.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    made.post_processor = tokenizers.processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    return _with_special_tokens(made, [*_FAIRSEQ, "<mask>"])
+
+
+def _with_special_tokens(tokenizer: tokenizers.Tokenizer, names: list[str]) -> tokenizers.Tokenizer:
+    """The last of the names is the mask, which takes the space before it along."""
+    added = [tokenizers.AddedToken(name, special=True, normalized=False, lstrip=name == names[-1]) for name in names]
+    tokenizer.add_special_tokens(added)
+    return tokenizer
+
+
+# The tokenizers of families that have no vocab.txt, with the class that AutoTokenizer takes for them.
+TOKENIZERS: Mapping[str, tuple[Callable[[], tokenizers.Tokenizer], str]] = {
+    "xlm-roberta": (unigram_tokenizer, "XLMRobertaTokenizer"),
+    "roberta": (byte_tokenizer, "RobertaTokenizer"),
+}
+
+
+def write_tokenizer(folder: Path, made: tokenizers.Tokenizer, tokenizer_class: str, **settings: Any) -> None:
+    """Write `tokenizer.json` and `tokenizer_config.json`, in place of a `vocab.txt`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").unlink(missing_ok=True)
+    made.save(str(folder / "tokenizer.json"))
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": tokenizer_class, **settings})
+
 
 _COMMON: dict[str, Any] = {
     "vocab_size": len(VOCAB),
@@ -190,8 +256,11 @@ def small_config(model_type: str = "bert", **changes: Any) -> dict[str, Any]:
 
 
 def write_variant(folder: Path, name: str, **changes: Any) -> Path:
-    """Write one of VARIANTS or ADAPTER_VARIANTS. `changes` override its arguments of `write_checkpoint`."""
-    arguments = {**{**VARIANTS, **ADAPTER_VARIANTS}[name], **changes}
+    """Write one of VARIANTS, ADAPTER_VARIANTS or SENTENCE_VARIANTS.
+
+    `changes` override its arguments of `write_checkpoint`.
+    """
+    arguments = {**{**VARIANTS, **ADAPTER_VARIANTS, **SENTENCE_VARIANTS}[name], **changes}
     config = small_config(arguments.pop("model_type", "bert"), **arguments.pop("config", {}))
     return write_checkpoint(folder, config, **arguments)
 
@@ -212,6 +281,8 @@ def write_checkpoint(
     vocab: list[str] | None = None,
     tokenizer_config: Mapping[str, Any] | None = None,
     alter: Callable[[Tensors], object] | None = None,
+    token_heads: bool = False,
+    sentence: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write `config.json`, `vocab.txt` and random weights, and return the folder.
 
@@ -220,12 +291,13 @@ def write_checkpoint(
     decoder_copies: also store the tied decoder and the decoder bias's second name.
     dtype: F32, F16 or BF16, for every floating tensor. shards: files, with an index if more than one.
     alter: changes the tensors, by stored name, just before they are written.
+    token_heads: BGE-M3's two. sentence: arguments of `write_modules`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     family = FAMILIES[config["model_type"]]
     config = {"architectures": [family.class_name + CLASS_SUFFIXES[task]], **config}
     parsed = EncoderConfig.from_dict(config)
-    spec = make_spec(parsed, task, pooler)
+    spec = make_spec(parsed, task, pooler, token_heads)
     tensors = {parameter.name: random_tensor(parameter, seed) for parameter in spec.parameters()}
     if decoder_copies:
         names = family.masked_lm_names
@@ -247,7 +319,7 @@ def write_checkpoint(
     (folder / "vocab.txt").write_bytes(("\n".join(vocab) + "\n").encode())
     if tokenizer_config is not None:
         write_json(folder / "tokenizer_config.json", tokenizer_config)
-    return folder
+    return write_modules(folder, **sentence) if sentence else folder
 
 
 def vocab_of(config: EncoderConfig) -> list[str]:
@@ -264,10 +336,13 @@ def open_tokenizer(vocab: list[str], max_length: int, **settings: Any) -> Tokeni
         return Tokenizer(read_tokenizer(Path(folder)), max_length)
 
 
-def make_spec(config: EncoderConfig, task: str = "fill-mask", pooler: bool = True) -> EncoderSpec:
+def make_spec(
+    config: EncoderConfig, task: str = "fill-mask", pooler: bool = True, token_heads: bool = False
+) -> EncoderSpec:
     """The spec of a checkpoint with this head."""
     family = FAMILIES[config.model_type]
     names = {f"{family.pooler}.weight"} if pooler and family.pooler else set()
+    names |= {f"{SPARSE}.weight", f"{MULTI_VECTOR}.weight"} if token_heads else set()
     if task == "fill-mask":
         names.add(family.masked_lm(config).dense.weight)
     elif task == "replaced-token-detection":

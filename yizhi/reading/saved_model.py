@@ -17,12 +17,11 @@ OPERATORS = frozenset(
     (
         *("Abs", "AddV2", "ArgMax", "AssignVariableOp", "BatchMatMulV2", "BiasAdd", "Cast", "ConcatV2"),
         *("Const", "Cos", "Cumsum", "DisableCopyOnRead", "Einsum", "Equal", "Erf", "ExpandDims", "GatherNd"),
-        *("GatherV2", "Greater", "Identity", "MatMul", "Max", "Maximum", "Mean", "Minimum", "Mul", "Neg"),
-        *("NoOp", "NotEqual", "Pack"),
-        *("Placeholder", "Pow", "Range", "ReadVariableOp", "RealDiv", "Relu", "Reshape", "ResourceGather"),
-        *("Rsqrt", "Select", "SelectV2", "Shape", "Sigmoid", "Sin", "Softmax", "Split", "Sqrt", "Square"),
-        *("Squeeze", "StatefulPartitionedCall", "StridedSlice", "Sub", "Sum", "Tanh", "Transpose", "Unpack"),
-        "VarHandleOp",
+        *("GatherV2", "Greater", "Identity", "Log1p", "MatMul", "Max", "Maximum", "Mean", "Minimum", "Mul"),
+        *("Neg", "NoOp", "NotEqual", "Pack", "Placeholder", "Pow", "Range", "ReadVariableOp", "RealDiv"),
+        *("Relu", "Reshape", "ResourceGather", "Rsqrt", "Select", "SelectV2", "Shape", "Sigmoid", "Sin"),
+        *("Softmax", "Split", "Sqrt", "Square", "Squeeze", "StatefulPartitionedCall", "StridedSlice", "Sub"),
+        *("Sum", "Tanh", "Transpose", "Unpack", "VarHandleOp"),
     )
 )
 # What reads and writes files: in the two functions that TensorFlow adds for the variables, which no other calls.
