@@ -130,6 +130,7 @@ _MODERN: dict[str, Any] = {
 _BY_FAMILY: dict[str, dict[str, Any]] = {
     "albert": {**_FACTORISED, "hidden_act": "gelu_new", "num_hidden_groups": 1, "inner_group_num": 1},
     "electra": _FACTORISED,
+    "nezha": {"max_relative_position": 6},
     "ernie": {"use_task_id": True, "task_type_vocab_size": 3},
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
@@ -185,6 +186,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "megatron-bert": {"model_type": "megatron-bert"},
     "ernie": {"model_type": "ernie"},
     "ernie-1.0": {"model_type": "ernie", "config": {"use_task_id": False, "hidden_act": "relu"}},
+    "nezha": {"model_type": "nezha"},
     "roberta": {"model_type": "roberta"},
     "xlm-roberta": {"model_type": "xlm-roberta", "pooler": False},
     "roformer": {"model_type": "roformer"},

@@ -188,9 +188,14 @@ def attention(p: Pass, layer: Layer, x: Array) -> Array:
         query, key = rotary(layer.rotary, query), rotary(layer.rotary, key)
         value = rotary(layer.rotary, value) if layer.rotary.values else value
     mask = p.mask if layer.window is None else hide_far(p.mask, x, layer.window)
+    relative = None if layer.farthest is None else relative_positions(layer.farthest, query)
     scores = jnp.einsum("bqad,bkad->baqk", query, key, precision=precision())  # [B, A, T, T]
+    if relative is not None:
+        scores = scores + jnp.einsum("bqad,qkd->baqk", query, relative, precision=precision())
     weights = jax.nn.softmax(scores * p.spec.config.head_size**-0.5 + mask, axis=-1)
     context = jnp.einsum("baqk,bkad->bqad", weights, value, precision=precision())
+    if relative is not None:
+        context = context + jnp.einsum("baqk,qkd->bqad", weights, relative, precision=precision())
     context = p.tap("context", tokens_at(context.reshape(x.shape), p.positions))  # [B, T, H] or [N, H]
     return p.tap("attention_output", linear(p, layer.attention_output, context))
 
@@ -216,6 +221,14 @@ def rotary(turn: Rotary, x: Array) -> Array:
     angles = np.expand_dims(angles[:, None], axis)  # [T, 1, d / 2, 1], or [T, 1, 1, d / 2]
     cos, sin = np.cos(angles).astype(x.dtype), np.sin(angles).astype(x.dtype)
     return jnp.concatenate((a * cos - b * sin, b * cos + a * sin), axis).reshape(x.shape)
+
+
+def relative_positions(farthest: int, x: Array) -> Array:
+    """What a key's distance adds to it and to its value, [T, T, d]; the formula stands at `yizhi.model.spec.Layer`."""
+    d, places = x.shape[-1], jnp.arange(x.shape[1])
+    angles = np.arange(2 * farthest + 1)[:, None] * 10_000 ** (-np.arange(0, d, 2) / d)
+    table = np.stack((np.sin(angles), np.cos(angles)), -1).reshape(-1, d)  # [2 · farthest + 1, d]
+    return jnp.asarray(table, x.dtype)[jnp.clip(places - places[:, None], -farthest, farthest) + farthest]
 
 
 def hide_far(mask: Array | None, x: Array, window: int) -> Array | None:

@@ -29,6 +29,11 @@ def count_padding(forward: Forward, original: Callable) -> Callable:
     return lambda p, input_ids: original(replace(p, spec=replace(p.spec, padding_idx=None)), input_ids)
 
 
+def forget_distances(forward: Forward, original: Callable) -> Callable:
+    """Keys and values as they are, wherever they stand."""
+    return lambda p, layer, x: original(p, replace(layer, farthest=None), x)
+
+
 def change_mask(factor: float) -> Callable[[Forward, Callable], Callable]:
     """The mask's value times a factor."""
 
