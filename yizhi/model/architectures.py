@@ -228,6 +228,8 @@ CLASS_SUFFIXES = {
 
 NEXT_SENTENCE = "the next-sentence head; no output uses it"
 SENTENCE_ORDER = "the sentence-order head; no output uses it"
+# transformers' RoFormer has it as a parameter, and makes it again where a file lacks it.
+ROTARY_TABLE = "a table of sines and cosines that follows from its formula"
 # Why a tensor is ignored that somebody may miss.
 DROPPED_HEADS = {NEXT_SENTENCE, SENTENCE_ORDER}
 
@@ -391,7 +393,7 @@ FAMILIES: Mapping[str, Family] = {
             ),
         },
         ignored={
-            "roformer.encoder.embed_positions.weight": "a table of sines and cosines that follows from its formula",
+            "roformer.encoder.embed_positions.weight": ROTARY_TABLE,
             "cls.seq_relationship.*": NEXT_SENTENCE,
         },
     ),
