@@ -27,6 +27,7 @@ SUBJECTS = (
     "electra-generator",
     "electra-discriminator",
     "megatron-bert",
+    "ernie",
     "roberta",
     "xlm-roberta",
     "roformer",

@@ -24,7 +24,7 @@ HEADS = {
 }
 FAMILIES = {
     **{"bert": "bert", "albert": "albert", "electra": "electra-generator", "megatron-bert": "megatron-bert"},
-    **{"roberta": "roberta", "xlm-roberta": "xlm-roberta"},
+    **{"ernie": "ernie", "roberta": "roberta", "xlm-roberta": "xlm-roberta"},
 }
 VARIANTS = [
     (FAMILIES[family] if head == "fill-mask" else f"{family}-{head}", *names)

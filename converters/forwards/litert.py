@@ -161,6 +161,8 @@ def embeddings(p: Pass, input_ids: Value, token_type_ids: Value) -> Value:
         x = add(g, scope, x, g.lookup(spec.token_type_embeddings, token_type_ids))
     if spec.position_embeddings:
         x = add(g, scope, x, g.lookup(spec.position_embeddings, position_ids(p, input_ids)))
+    if spec.task_type_embeddings:
+        x = add(g, scope, x, g.lookup(spec.task_type_embeddings, g.constant("zero", 0)))
     if spec.embeddings_norm:
         x = layer_norm(p, spec.embeddings_norm, x)
     return linear(p, spec.embeddings_projection, x) if spec.embeddings_projection else x  # [B, T, H]

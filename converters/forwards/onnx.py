@@ -159,6 +159,9 @@ def embeddings(p: Pass, input_ids: str, token_type_ids: str) -> str:
         x = g.node(scope, "Add", [x, g.lookup(p.spec.token_type_embeddings, token_type_ids)])
     if p.spec.position_embeddings:
         x = g.node(scope, "Add", [x, g.lookup(p.spec.position_embeddings, position_ids(p, input_ids))])
+    if p.spec.task_type_embeddings:
+        row = g.lookup(p.spec.task_type_embeddings, g.constant("zero", INT64, 0))  # [E]
+        x = g.node(scope, "Add", [x, row])
     x = to_rows(g, scope, x, p.spec.word_embeddings.size)  # [N, E]
     if p.spec.embeddings_norm:
         x = layer_norm(p, p.spec.embeddings_norm, x)

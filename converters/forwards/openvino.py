@@ -149,6 +149,8 @@ def embeddings(p: Pass, input_ids: Node, token_type_ids: Node) -> Node:
         x = ops.add(x, p.parameters.lookup(p.spec.token_type_embeddings, token_type_ids))
     if p.spec.position_embeddings:
         x = ops.add(x, p.parameters.lookup(p.spec.position_embeddings, position_ids(p, input_ids)))
+    if p.spec.task_type_embeddings:
+        x = ops.add(x, p.parameters.lookup(p.spec.task_type_embeddings, 0))
     if p.spec.embeddings_norm:
         x = layer_norm(p, p.spec.embeddings_norm, x)
     return linear(p, p.spec.embeddings_projection, x) if p.spec.embeddings_projection else x  # [B, T, H]

@@ -96,6 +96,8 @@ def embeddings(p: Pass, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
         x = x + F.embedding(token_type_ids, p[p.spec.token_type_embeddings.weight])
     if p.spec.position_embeddings:
         x = x + F.embedding(position_ids(p, input_ids), p[p.spec.position_embeddings.weight])
+    if p.spec.task_type_embeddings:
+        x = x + p[p.spec.task_type_embeddings.weight][0]
     if p.spec.embeddings_norm:
         x = layer_norm(p, p.spec.embeddings_norm, x)
     return linear(p, p.spec.embeddings_projection, x) if p.spec.embeddings_projection else x  # [B, T, H]

@@ -152,6 +152,8 @@ def embeddings(p: Pass, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
         x = x + tf.gather(p[p.spec.token_type_embeddings.weight], token_type_ids)
     if p.spec.position_embeddings:
         x = x + tf.gather(p[p.spec.position_embeddings.weight], position_ids(p, input_ids))
+    if p.spec.task_type_embeddings:
+        x = x + tf.gather(p[p.spec.task_type_embeddings.weight], 0)
     if p.spec.embeddings_norm:
         x = layer_norm(p, p.spec.embeddings_norm, x)
     return linear(p, p.spec.embeddings_projection, x) if p.spec.embeddings_projection else x  # [B, T, H]

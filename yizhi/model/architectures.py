@@ -94,6 +94,7 @@ class Family:
     masked_lm_names: MaskedLMNames
     position_embeddings: str | None = None
     token_type_embeddings: str | None = None
+    task_type_embeddings: str | None = None
     embeddings_norm: str | None = None
     embeddings_projection: str | None = None
     projects_always: bool = False
@@ -118,6 +119,7 @@ class Family:
             word_embeddings=Embedding(self.word_embeddings, config.vocab_size, width),
             position_embeddings=_table(self.position_embeddings, config.max_position_embeddings, width),
             token_type_embeddings=_table(self.token_type_embeddings, config.type_vocab_size, width),
+            task_type_embeddings=_table(self.task_type_embeddings, config.task_type_vocab_size, width),
             embeddings_norm=_norm(self.embeddings_norm, width, config) if self.embeddings_norm else None,
             embeddings_projection=Linear(projection, width, hidden) if projection else None,
             blocks=tuple(self._block(config, number) for number in range(config.num_hidden_layers)),
@@ -214,8 +216,8 @@ def _norm(name: str, size: int, config: EncoderConfig) -> Norm:
     return Norm(name, size, config.layer_norm_eps, config.layers.norm_bias)
 
 
-def _table(name: str | None, rows: int, size: int) -> Embedding | None:
-    return Embedding(name, rows, size) if name else None
+def _table(name: str | None, rows: int | None, size: int) -> Embedding | None:
+    return Embedding(name, rows, size) if name and rows else None
 
 
 # What transformers' class for a task ends with.
@@ -372,6 +374,20 @@ FAMILIES: Mapping[str, Family] = {
             ),
         },
         ignored=_UNUSED_BUFFERS,
+    ),
+    "ernie": Family(
+        class_name="Ernie",
+        prefix="ernie",
+        word_embeddings="ernie.embeddings.word_embeddings",
+        position_embeddings="ernie.embeddings.position_embeddings",
+        token_type_embeddings="ernie.embeddings.token_type_embeddings",
+        task_type_embeddings="ernie.embeddings.task_type_embeddings",
+        embeddings_norm="ernie.embeddings.LayerNorm",
+        layer="ernie.encoder.layer.{block}",
+        layer_names=BERT.layer_names,
+        pooler="ernie.pooler.dense",
+        masked_lm_names=BERT.masked_lm_names,
+        ignored=BERT.ignored,
     ),
     "roberta": ROBERTA,
     "xlm-roberta": replace(ROBERTA, class_name="XLMRoberta"),

@@ -19,6 +19,8 @@ class _Fields:
 
     narrow: its embeddings may be narrower than its layers, and embedding_size is their default; None for hidden_size.
     shares_layers: has num_hidden_groups and inner_group_num.
+    skips_padding: positions are counted from the padding's id on, over tokens that are not padding.
+    has_tasks: has task types, where `use_task_id` says so.
     token_types: False where nothing reads them. Then ids are checked as BERT's are, so that one caller serves all.
     skips_padding: positions are counted from the padding's id on, over tokens that are not padding.
     names: of fields that are called otherwise.
@@ -30,6 +32,7 @@ class _Fields:
     embedding_size: int | None = None
     shares_layers: bool = False
     skips_padding: bool = False
+    has_tasks: bool = False
     pad_token_id: int = 0
     token_types: bool = True
     names: Mapping[str, str] = field(default_factory=dict)
@@ -42,6 +45,7 @@ _FIELDS = {
     "megatron-bert": _Fields(),
     "roberta": _Fields(skips_padding=True, pad_token_id=1),
     "xlm-roberta": _Fields(skips_padding=True, pad_token_id=1),
+    "ernie": _Fields(has_tasks=True),
     "roformer": _Fields(narrow=True),
     "modernbert": _Fields(
         pad_token_id=50_283,
@@ -54,7 +58,6 @@ MODEL_TYPES = tuple(_FIELDS)
 
 _NOT_ENCODERS = {
     "nezha": "NEZHA uses relative positions, which are not supported",
-    "ernie": "ERNIE adds task-type embeddings, which are not supported",
 }
 
 # Each size that a config must give, with the most that is believed: far above any encoder published, and
@@ -93,6 +96,7 @@ class EncoderConfig:
     intermediate_size: int
     max_position_embeddings: int
     type_vocab_size: int
+    task_type_vocab_size: int | None
     hidden_act: str
     layer_norm_eps: float
     embedding_size: int
@@ -169,6 +173,7 @@ class EncoderConfig:
         ):
             faults.append(f"architectures: expected a list of class names; found {show(architectures)}")
             architectures = None
+        values["task_type_vocab_size"] = _read_tasks(raw, model_type, faults)
         faults += _find_contradictions(values)
         faults += _find_odd_heads(values, model_type)
         adapter, layers = read_adapters(raw, model_type, faults), read_layers(raw, model_type, faults)
@@ -184,7 +189,7 @@ class EncoderConfig:
             adapter=adapter,
             layers=layers,
             raw=MappingProxyType(dict(raw)),
-            **{name: size for name, size in values.items() if size is not None},
+            **values,  # type: ignore[arg-type]  # without a fault, each is a size
         )
 
 
@@ -204,6 +209,16 @@ def _read_sizes(raw: dict[str, Any], model_type: str, faults: list[str]) -> dict
         most = _SIZES["num_hidden_layers"]
         values[key] = _positive_integer(raw, key, 1, most, faults) if optional.shares_layers else 1
     return values
+
+
+def _read_tasks(raw: dict[str, Any], model_type: str, faults: list[str]) -> int | None:
+    """`task_type_vocab_size`, where the encoder has task types."""
+    uses_tasks = raw.get("use_task_id", False) if _FIELDS[model_type].has_tasks else False
+    if not isinstance(uses_tasks, bool):
+        faults.append(f"use_task_id: expected true or false; found {show(uses_tasks)}")
+    elif uses_tasks:
+        return _positive_integer(raw, "task_type_vocab_size", 3, _SIZES["type_vocab_size"], faults)
+    return None
 
 
 def _positive_integer(raw: dict[str, Any], key: str, default: int | None, most: int, faults: list[str]) -> int | None:

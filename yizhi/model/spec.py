@@ -276,7 +276,8 @@ class EncoderSpec:
 
     `blocks[i]` maps `hidden_states.i` to `hidden_states.i+1`; it is one layer except in an ALBERT
     with `inner_group_num` > 1. A shared layer simply appears in several blocks.
-    A table that the family has not is None: nothing is added for it.
+    A table that the family has not is None: nothing is added for it. Of `task_type_embeddings` every token has row 0,
+    transformers' default (ERNIE): the task is no input.
     `task` says what `head` computes; it is `features` when there is none.
     `pooling` is not the checkpoint's: it is what the export was told, if anything.
     `padding_idx`: where given, padding's position is this, and that of another token this plus its number, from 1,
@@ -288,6 +289,7 @@ class EncoderSpec:
     word_embeddings: Embedding
     position_embeddings: Embedding | None
     token_type_embeddings: Embedding | None
+    task_type_embeddings: Embedding | None
     embeddings_norm: Norm | None
     embeddings_projection: Linear | None
     blocks: tuple[tuple[Layer, ...], ...]

@@ -200,6 +200,22 @@ FAULTS: tuple[Fault, ...] = (
         needs=lambda spec: spec.token_type_embeddings is not None and spec.token_type_embeddings.rows > 1,
     ),
     Fault(
+        "task type missing",
+        "a BERT converter, to which ERNIE's fourth table is unknown",
+        EMBEDDINGS,
+        changed(lambda spec, layer: (there(spec.task_type_embeddings).weight, np.zeros_like)),
+        variant="ernie",
+        needs=lambda spec: spec.task_type_embeddings is not None,
+    ),
+    Fault(
+        "task type of another row",
+        "tasks numbered from 1",
+        EMBEDDINGS,
+        changed(lambda spec, layer: (there(spec.task_type_embeddings).weight, lambda table: table[::-1])),
+        variant="ernie",
+        needs=lambda spec: spec.task_type_embeddings is not None and spec.task_type_embeddings.rows > 1,
+    ),
+    Fault(
         "embeddings' LayerNorm skipped",
         "it is the encoder's in some code and the embeddings' in other",
         EMBEDDINGS,

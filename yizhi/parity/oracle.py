@@ -165,6 +165,7 @@ def embed(p: Pass, inputs: Inputs) -> Array:
         (p.spec.word_embeddings, inputs.input_ids.ravel()),
         (p.spec.position_embeddings, p.take(position_ids, inputs.input_ids)),
         (p.spec.token_type_embeddings, inputs.token_type_ids.ravel()),
+        (p.spec.task_type_embeddings, np.zeros(inputs.input_ids.size, int)),
     )
     x = np.sum([p.parameters.rows(table.weight, ids) for table, ids in tables if table], axis=0)  # [B·T, E]
     if p.spec.embeddings_norm:

@@ -15,16 +15,20 @@ MADE_WITH = (
     "reading/auto_tokenizer.py",
     "reading/checkpoint.py",
     "reading/folder_files.py",
+    "reading/other_vocabularies.py",
     "reading/safetensors_file.py",
     "reading/sentence_settings.py",
     "reading/sentences.py",
+    "reading/tokenizer_classes.py",
     "reading/tokenizer_files.py",
     "reading/tokenizer_json.py",
+    "reading/tokenizer_readings.py",
     "reading/tokenizer_sources.py",
     "reading/weight_files.py",
     "release/artifact.py",
     "storage/digests.py",
     "storage/json_files.py",
+    "storage/protobuf.py",
 )
 # What shapes a verdict of these bytes.
 JUDGED_WITH = (
@@ -44,7 +48,6 @@ JUDGED_WITH = (
     "storage/codec.py",
     "storage/flatbuffer.py",
     "storage/npm.py",
-    "storage/protobuf.py",
 )
 
 _ROOT = Path(yizhi.__file__).parent
