@@ -172,7 +172,9 @@ class Tokenizer:
 
     def goes_on(self, row: Row, text: str) -> NDArray[np.bool_]:
         """Which tokens of a text's row go on with the word of the one before, [T]: see `Pieces.goes_on`."""
-        return self._pieces.goes_on(row.ids, row.offsets, text)
+        found, inside = np.zeros(len(row.ids), bool), row.parts[0]
+        found[inside] = self._pieces.goes_on(row.ids[inside], row.offsets[inside], text)
+        return found
 
     def trim(self, offsets: NDArray[np.int64], text: str) -> NDArray[np.int64]:
         """Offsets in a text without white space: see `Pieces.trim`."""
