@@ -72,7 +72,7 @@ class TextTokenizer:
     def vocab(self) -> list[str]:
         """Every token in the order of the ids; for an id without one, an entry that no text reaches."""
         by_id = {index: token for token, index in self.tokenizer.get_vocab(with_added_tokens=True).items()}
-        return [by_id.get(index, unreachable(index)) for index in range(max(by_id) + 1)]
+        return [by_id[index] if index in by_id else unreachable(index) for index in range(max(by_id) + 1)]
 
     @cached_property
     def added(self) -> dict[int, str]:

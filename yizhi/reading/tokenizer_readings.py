@@ -14,7 +14,7 @@ from tokenizers.models import WordPiece
 
 from yizhi.errors import show
 from yizhi.reading.tokenizer_classes import NAMED_TOKENS
-from yizhi.reading.tokenizer_json import unreachable
+from yizhi.reading.tokenizer_json import WORDPIECE, kind_of, unreachable
 from yizhi.reading.tokenizer_sources import TokenizerSources
 
 Token: TypeAlias = str | AddedToken
@@ -241,8 +241,8 @@ def _add_tokens(reading: Reading, decoder: Mapping[int, AddedToken], version: in
             known.add(text_of(token))
             tokens.append(token)
     special = set(map(text_of, named.values())) | (set(map(text_of, more)) if version == 4 else set())
-    vocab = tokenizer.get_vocab(with_added_tokens=False)
-    has_holes = len(vocab) <= max(vocab.values(), default=-1)
+    vocab = tokenizer.get_vocab(with_added_tokens=False) if kind_of(tokenizer) == WORDPIECE else {}
+    has_holes = len(vocab) <= max(vocab.values(), default=-1)  # which no other kind has
     flags = ("lstrip", "rstrip", "single_word", "normalized")
     for token in tokens:
         if isinstance(token, str):

@@ -239,7 +239,7 @@ def _read_saved(path: Path, kind: TokenizerClass) -> tuple[dict[str, Any], Token
     if faults:
         raise InputError(path, faults)
     try:
-        tokenizer = Tokenizer.from_str(json.dumps(content))
+        tokenizer = Tokenizer.from_buffer(path.read_bytes())
     except Exception as error:  # noqa: BLE001  the library raises nothing narrower
         raise InputError(path, f"is not a tokenizer: {str(error).partition(chr(10))[0]}") from None
     expected = MODELS if kind.takes_json else (WORDPIECE,)
