@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES, build_spec
+from tests.sentence_folders import SENTENCE_VARIANTS, write_modules
+from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES, MULTI_VECTOR, SPARSE, build_spec
 from yizhi.model.config import EncoderConfig
 from yizhi.model.spec import EMBEDDING, KERNEL, NORM_SCALE, EncoderSpec, Parameter
 from yizhi.reading.auto_tokenizer import read_tokenizer
@@ -186,8 +187,11 @@ def small_config(model_type: str = "bert", **changes: Any) -> dict[str, Any]:
 
 
 def write_variant(folder: Path, name: str, **changes: Any) -> Path:
-    """Write one of VARIANTS or ADAPTER_VARIANTS. `changes` override its arguments of `write_checkpoint`."""
-    arguments = {**{**VARIANTS, **ADAPTER_VARIANTS}[name], **changes}
+    """Write one of VARIANTS, ADAPTER_VARIANTS or SENTENCE_VARIANTS.
+
+    `changes` override its arguments of `write_checkpoint`.
+    """
+    arguments = {**{**VARIANTS, **ADAPTER_VARIANTS, **SENTENCE_VARIANTS}[name], **changes}
     config = small_config(arguments.pop("model_type", "bert"), **arguments.pop("config", {}))
     return write_checkpoint(folder, config, **arguments)
 
@@ -208,6 +212,8 @@ def write_checkpoint(
     vocab: list[str] | None = None,
     tokenizer_config: Mapping[str, Any] | None = None,
     alter: Callable[[Tensors], object] | None = None,
+    token_heads: bool = False,
+    sentence: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write `config.json`, `vocab.txt` and random weights, and return the folder.
 
@@ -216,12 +222,13 @@ def write_checkpoint(
     decoder_copies: also store the tied decoder and the decoder bias's second name.
     dtype: F32, F16 or BF16, for every floating tensor. shards: files, with an index if more than one.
     alter: changes the tensors, by stored name, just before they are written.
+    token_heads: BGE-M3's two. sentence: arguments of `write_modules`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     family = FAMILIES[config["model_type"]]
     config = {"architectures": [family.class_name + CLASS_SUFFIXES[task]], **config}
     parsed = EncoderConfig.from_dict(config)
-    spec = make_spec(parsed, task, pooler)
+    spec = make_spec(parsed, task, pooler, token_heads)
     tensors = {parameter.name: random_tensor(parameter, seed) for parameter in spec.parameters()}
     if decoder_copies:
         names = family.masked_lm_names
@@ -243,7 +250,7 @@ def write_checkpoint(
     (folder / "vocab.txt").write_bytes(("\n".join(vocab) + "\n").encode())
     if tokenizer_config is not None:
         write_json(folder / "tokenizer_config.json", tokenizer_config)
-    return folder
+    return write_modules(folder, **sentence) if sentence else folder
 
 
 def vocab_of(config: EncoderConfig) -> list[str]:
@@ -260,10 +267,13 @@ def open_tokenizer(vocab: list[str], max_length: int, **settings: Any) -> Tokeni
         return Tokenizer(read_tokenizer(Path(folder)), max_length)
 
 
-def make_spec(config: EncoderConfig, task: str = "fill-mask", pooler: bool = True) -> EncoderSpec:
+def make_spec(
+    config: EncoderConfig, task: str = "fill-mask", pooler: bool = True, token_heads: bool = False
+) -> EncoderSpec:
     """The spec of a checkpoint with this head."""
     family = FAMILIES[config.model_type]
     names = {f"{family.pooler}.weight"} if pooler and family.pooler else set()
+    names |= {f"{SPARSE}.weight", f"{MULTI_VECTOR}.weight"} if token_heads else set()
     if task == "fill-mask":
         names.add(family.masked_lm(config).dense.weight)
     elif task == "replaced-token-detection":

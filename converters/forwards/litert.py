@@ -22,7 +22,11 @@ from yizhi.model.spec import (
     SENTENCE_EMBEDDING,
     SHORTEST_NORM,
     SUM,
+    TERM_WEIGHTS,
+    TOKEN_VECTORS,
+    TOKEN_WEIGHTS,
     Adapter,
+    Dense,
     EncoderSpec,
     Layer,
     Linear,
@@ -93,7 +97,19 @@ def tanh(g: Graph, scope: str, x: Value) -> Value:
     return g.node(scope, "TANH", [x], x.shape)
 
 
-ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": relu, "silu": silu, "tanh": tanh}
+def identity(g: Graph, scope: str, x: Value) -> Value:
+    """x."""
+    return x
+
+
+ACTIVATIONS = {
+    "gelu_erf": gelu_erf,
+    "gelu_tanh": gelu_tanh,
+    "relu": relu,
+    "silu": silu,
+    "tanh": tanh,
+    "identity": identity,
+}
 
 
 def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
@@ -110,8 +126,14 @@ def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
     pooled = p.tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler else None  # [B, H]
     if SENTENCE_EMBEDDING in outputs and spec.pooling:
         p.tap(SENTENCE_EMBEDDING, sentence_embedding(p, spec.pooling, x, attention_mask))
+    if TOKEN_WEIGHTS in outputs and spec.token_weights:
+        p.tap(TOKEN_WEIGHTS, token_weights(p, spec.token_weights, x, attention_mask))
+    if TOKEN_VECTORS in outputs and spec.token_vectors:
+        p.tap(TOKEN_VECTORS, token_vectors(p, spec.token_vectors, x, attention_mask))
     if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
-        p.tap("logits", mlm_head(p, spec.head, x))
+        logits = p.tap("logits", mlm_head(p, spec.head, x))
+        if TERM_WEIGHTS in outputs:
+            p.tap(TERM_WEIGHTS, term_weights(p, logits, attention_mask))
     elif "logits" in outputs and isinstance(spec.head, LinearHead):
         p.tap("logits", linear_head(p, spec.head, x, pooled, attention_mask))
     for name in outputs:
@@ -370,9 +392,9 @@ def pooler(p: Pass, dense: Linear, x: Value) -> Value:
 
 
 def sentence_embedding(p: Pass, pooling: Pooling, x: Value, attention_mask: Value) -> Value:
-    """[B, T, H] -> [B, H]: each row's own tokens as one vector."""
+    """[B, T, H] -> [B, D]: each row's own tokens as one vector."""
     g, scope, shape = p.graph, "pooling", (ANY, x.shape[-1])
-    one, middle, last = g.constant("one.float", 1, np.float32), g.constant("axis.1", [1]), g.constant("axis.-1", [-1])
+    one, middle = g.constant("one.float", 1, np.float32), g.constant("axis.1", [1])
     kept = expand(g, scope, as_float(g, scope, attention_mask), -1)  # [B, T, 1]
     if pooling.mode == "mean":
         total = g.node(scope, "SUM", [multiply(g, scope, x, kept), middle], shape, schema.ReducerOptionsT())
@@ -386,15 +408,64 @@ def sentence_embedding(p: Pass, pooling: Pooling, x: Value, attention_mask: Valu
         pooled = multiply(g, scope, highest, some)
     else:
         options = schema.ArgMaxOptionsT(outputType=INT32)
-        first = g.node(scope, "ARG_MAX", [attention_mask, g.constant("one", 1)], (ANY,), options, dtype=INT32)
-        pooled = g.node(scope, "GATHER", [x, first], shape, schema.GatherOptionsT(axis=1, batchDims=1), version=5)
-    if not pooling.normalize:
-        return pooled
-    squares = multiply(g, scope, pooled, pooled)
-    norm = g.node(scope, "SUM", [squares, last], (ANY, 1), schema.ReducerOptionsT(keepDims=True))
-    norm = g.node(scope, "SQRT", [norm], norm.shape)
-    norm = g.node(scope, "MAXIMUM", [norm, g.constant("shortest", SHORTEST_NORM, np.float32)], norm.shape)
-    return g.node(scope, "DIV", [pooled, norm], shape)
+        marks = numbered(p, scope, attention_mask) if pooling.mode == "last" else attention_mask
+        place = g.node(scope, "ARG_MAX", [marks, g.constant("one", 1)], (ANY,), options, dtype=INT32)
+        pooled = g.node(scope, "GATHER", [x, place], shape, schema.GatherOptionsT(axis=1, batchDims=1), version=5)
+    for dense in pooling.dense:
+        pooled = ACTIVATIONS[dense.activation](g, dense.linear.name, linear(p, dense.linear, pooled))
+    if pooling.dimensions:
+        pooled = shorten(p, pooled, pooling.dimensions)
+    return normalize(p, scope, pooled) if pooling.normalize else pooled
+
+
+def numbered(p: Pass, scope: str, attention_mask: Value) -> Value:
+    """1 … T for tokens by their position, 0 for padding: [B, T]. The last token's is the greatest."""
+    g = p.graph
+    ends = [g.constant("one", 1), add(g, scope, p.length, g.constant("one", 1)), g.constant("one", 1)]
+    numbers = g.node(scope, "RANGE", ends, (ANY,), dtype=INT32)  # [T]
+    return multiply(g, scope, as_float(g, scope, attention_mask), as_float(g, scope, numbers))
+
+
+def shorten(p: Pass, x: Value, size: int) -> Value:
+    """The first so many numbers of each vector."""
+    g = p.graph
+    ends = [g.constant("start", [0, 0]), g.constant(f"columns.{size}", [ANY, size])]
+    return g.node("pooling", "SLICE", [x, *ends], (ANY, size))
+
+
+def normalize(p: Pass, scope: str, x: Value) -> Value:
+    """Each vector along the last axis over its L2 norm."""
+    g, shape = p.graph, (*x.shape[:-1], 1)
+    axis = g.constant(f"axis.{len(shape) - 1}", [len(shape) - 1])
+    norm = g.node(scope, "SUM", [multiply(g, scope, x, x), axis], shape, schema.ReducerOptionsT(keepDims=True))
+    norm = g.node(scope, "SQRT", [norm], shape)
+    norm = g.node(scope, "MAXIMUM", [norm, g.constant("shortest", SHORTEST_NORM, np.float32)], shape)
+    return g.node(scope, "DIV", [x, norm], x.shape)
+
+
+def token_weights(p: Pass, head: Dense, x: Value, attention_mask: Value) -> Value:
+    """[B, T, H] -> [B, T]: each token's weight for lexical matching, 0 at padding."""
+    g, scope = p.graph, head.linear.name
+    weights = ACTIVATIONS[head.activation](g, scope, linear(p, head.linear, x))  # [B, T, 1]
+    weights = g.node(scope, "SQUEEZE", [weights], (ANY, ANY), schema.SqueezeOptionsT(squeezeDims=[2]))
+    return multiply(g, scope, weights, as_float(g, scope, attention_mask))
+
+
+def token_vectors(p: Pass, dense: Linear, x: Value, attention_mask: Value) -> Value:
+    """[B, T, H] -> [B, T, D]: each token's vector of length 1, zeros at padding."""
+    g, scope = p.graph, dense.name
+    kept = expand(g, scope, as_float(g, scope, attention_mask), -1)  # [B, T, 1]
+    return normalize(p, scope, multiply(g, scope, linear(p, dense, x), kept))
+
+
+def term_weights(p: Pass, logits: Value, attention_mask: Value) -> Value:
+    """[B, T, V] -> [B, V]: log(1 + relu) of the highest logit over a row's own tokens; both only grow."""
+    g, scope, shape = p.graph, "terms", (ANY, logits.shape[-1])
+    own = multiply(g, scope, logits, expand(g, scope, as_float(g, scope, attention_mask), -1))
+    axis = g.constant("axis.1", [1])
+    highest = g.node(scope, "REDUCE_MAX", [own, axis], shape, schema.ReducerOptionsT())
+    above = add(g, scope, relu(g, scope, highest), g.constant("one.float", 1, np.float32))
+    return g.node(scope, "LOG", [above], shape)
 
 
 def mlm_head(p: Pass, head: MaskedLMHead, x: Value) -> Value:

@@ -21,7 +21,11 @@ from yizhi.model.spec import (
     SHORTEST_NORM,
     SPAN_LOGITS,
     SUM,
+    TERM_WEIGHTS,
+    TOKEN_VECTORS,
+    TOKEN_WEIGHTS,
     Adapter,
+    Dense,
     EncoderSpec,
     Layer,
     Linear,
@@ -33,7 +37,7 @@ from yizhi.model.spec import (
     Scaling,
 )
 
-DOUBLE, FLOAT, INT64 = TensorProto.DOUBLE, TensorProto.FLOAT, TensorProto.INT64
+BOOL, DOUBLE, FLOAT, INT64 = TensorProto.BOOL, TensorProto.DOUBLE, TensorProto.FLOAT, TensorProto.INT64
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,19 @@ def tanh(g: Graph, scope: str, x: str) -> str:
     return g.node(scope, "Tanh", [x])
 
 
-ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": relu, "silu": silu, "tanh": tanh}
+def identity(g: Graph, scope: str, x: str) -> str:
+    """x."""
+    return x
+
+
+ACTIVATIONS = {
+    "gelu_erf": gelu_erf,
+    "gelu_tanh": gelu_tanh,
+    "relu": relu,
+    "silu": silu,
+    "tanh": tanh,
+    "identity": identity,
+}
 
 
 def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
@@ -117,8 +133,14 @@ def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
     pooled = tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler else ""  # [B, H]
     if SENTENCE_EMBEDDING in outputs and spec.pooling:
         tap(SENTENCE_EMBEDDING, sentence_embedding(p, spec.pooling, x, attention_mask))
+    if TOKEN_WEIGHTS in outputs and spec.token_weights:
+        tap(TOKEN_WEIGHTS, token_weights(p, spec.token_weights, x, attention_mask))
+    if TOKEN_VECTORS in outputs and spec.token_vectors:
+        tap(TOKEN_VECTORS, token_vectors(p, spec.token_vectors, x, attention_mask))
     if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
-        tap("logits", mlm_head(p, spec.head, x))
+        logits = tap("logits", mlm_head(p, spec.head, x))
+        if TERM_WEIGHTS in outputs:
+            tap(TERM_WEIGHTS, term_weights(p, logits, attention_mask))
     elif "logits" in outputs and isinstance(spec.head, LinearHead):
         logits = tap("logits", linear_head(p, spec.head, x, pooled, attention_mask))
         for column, name in enumerate(SPAN_LOGITS if SPAN_LOGITS[0] in outputs else ()):
@@ -372,7 +394,7 @@ def pooler(p: Pass, dense: Linear, x: str) -> str:
 
 
 def sentence_embedding(p: Pass, pooling: Pooling, x: str, attention_mask: str) -> str:
-    """[N, H] -> [B, H]: each row's own tokens as one vector."""
+    """[N, H] -> [B, D]: each row's own tokens as one vector."""
     g, scope = p.graph, "pooling"
 
     def axis(number: int) -> str:
@@ -395,12 +417,59 @@ def sentence_embedding(p: Pass, pooling: Pooling, x: str, attention_mask: str) -
         highest = g.node(scope, "ReduceMax", [hidden, axis(1)], keepdims=0)
         pooled = g.node(scope, "Mul", [highest, g.node(scope, "ReduceMax", [kept, axis(1)])])
     else:
-        first = g.node(scope, "ArgMax", [kept], axis=1)  # [B, 1]
-        pooled = g.node(scope, "GatherND", [states, first], batch_dims=1)
-    if not pooling.normalize:
-        return pooled
-    norm = g.node(scope, "ReduceL2", [pooled, axis(-1)])  # [B, 1]
-    return g.node(scope, "Div", [pooled, g.node(scope, "Max", [norm, g.constant("shortest", FLOAT, SHORTEST_NORM)])])
+        place = g.node(scope, "ArgMax", [kept], axis=1, select_last_index=int(pooling.mode == "last"))  # [B, 1]
+        pooled = g.node(scope, "GatherND", [states, place], batch_dims=1)
+    for dense in pooling.dense:
+        name = dense.linear.name
+        pooled = ACTIVATIONS[dense.activation](g, name, linear_of_rows(p, dense.linear, pooled))
+    if pooling.dimensions:
+        pooled = shorten(p, pooled, pooling.dimensions)
+    return normalize(p, scope, pooled) if pooling.normalize else pooled
+
+
+def shorten(p: Pass, x: str, size: int) -> str:
+    """The first so many numbers of each vector."""
+    g = p.graph
+    ends = [g.constant(f"end.{end}", INT64, [end]) for end in (0, size)]
+    return g.node("pooling", "Slice", [x, *ends, g.constant("axis.-1", INT64, [-1])])
+
+
+def normalize(p: Pass, scope: str, x: str) -> str:
+    """Each vector along the last axis over its L2 norm."""
+    g = p.graph
+    norm = g.node(scope, "ReduceL2", [x, g.constant("axis.-1", INT64, [-1])])
+    return g.node(scope, "Div", [x, g.node(scope, "Max", [norm, g.constant("shortest", FLOAT, SHORTEST_NORM)])])
+
+
+def token_weights(p: Pass, head: Dense, x: str, attention_mask: str) -> str:
+    """[N, H] -> [N]: each token's weight for lexical matching, 0 at padding."""
+    g, scope = p.graph, head.linear.name
+    weights = ACTIVATIONS[head.activation](g, scope, linear(p, head.linear, x))  # [N, 1]
+    return to_rows(g, scope, g.node(scope, "Mul", [weights, kept_tokens(p, scope, attention_mask)]), 1)
+
+
+def token_vectors(p: Pass, dense: Linear, x: str, attention_mask: str) -> str:
+    """[N, H] -> [N, D]: each token's vector of length 1, zeros at padding."""
+    g, scope = p.graph, dense.name
+    own = g.node(scope, "Mul", [linear(p, dense, x), kept_tokens(p, scope, attention_mask)])
+    return normalize(p, scope, own)
+
+
+def kept_tokens(p: Pass, scope: str, attention_mask: str) -> str:
+    """1 for a token, 0 for padding: [B, T] -> [N, 1]."""
+    return to_rows(p.graph, scope, p.graph.node(scope, "Cast", [attention_mask], to=FLOAT), 1)
+
+
+def term_weights(p: Pass, logits: str, attention_mask: str) -> str:
+    """[N, V] -> [B, V]: log(1 + relu) of the highest logit over a row's own tokens; both only grow."""
+    g, scope = p.graph, "terms"
+    own = g.node(scope, "Cast", [attention_mask], to=BOOL)  # [B, T]
+    own = g.node(scope, "Unsqueeze", [own, g.constant("axis.-1", INT64, [-1])])
+    zero = g.constant("zero.float", FLOAT, 0.0)
+    shown = g.node(scope, "Where", [own, to_tokens(g, scope, logits, [-1]), zero])  # [B, T, V]
+    highest = g.node(scope, "ReduceMax", [shown, g.constant("axis.1", INT64, [1])], keepdims=0)
+    above = g.node(scope, "Add", [relu(g, scope, highest), g.constant("one", FLOAT, 1.0)])
+    return g.node(scope, "Log", [above])
 
 
 def mlm_head(p: Pass, head: MaskedLMHead, x: str) -> str:
@@ -429,6 +498,17 @@ def linear_head(p: Pass, head: LinearHead, x: str, pooled: str, attention_mask: 
 def linear(p: Pass, layer: Linear, x: str) -> str:
     """x Wᵀ + b, or x Wᵀ."""
     return p.graph.linear(layer.name, layer.weight, layer.bias, x)
+
+
+def linear_of_rows(p: Pass, layer: Linear, x: str) -> str:
+    """`linear` of one vector for each row, [B, inputs] -> [B, outputs], whose bits do not change with B.
+
+    Of two equal batches, because ONNX Runtime multiplies a single row by another kernel.
+    """
+    g, scope = p.graph, layer.name
+    twice = linear(p, layer, g.node(scope, "Concat", [x, x], axis=0))
+    half = g.node(scope, "Shape", [x], end=1)  # [1]: B
+    return g.node(scope, "Slice", [twice, g.constant("end.0", INT64, [0]), half])
 
 
 def layer_norm(p: Pass, norm: Norm, x: str) -> str:

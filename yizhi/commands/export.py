@@ -46,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
             pooling,
             options.calibration,
             options.ignored_files,
+            options.dimensions,
         )
     if any(row.export or row.verification for row in rows):
         write_report(options.out / "report", rows)

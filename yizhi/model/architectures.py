@@ -442,12 +442,27 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 
+# BGE-M3's heads over the last hidden states, as FlagEmbedding names them.
+SPARSE, MULTI_VECTOR = "sparse_linear", "colbert_linear"
+
+
 def build_spec(config: EncoderConfig, names: Collection[str]) -> EncoderSpec:
     """The spec of a checkpoint whose tensors have these canonical names.
 
     Raises InputError where the configuration promises a head of which there is no tensor, where a head
     is there that it does not name, and where its labels contradict themselves.
     """
+    spec, hidden = _build_spec(config, names), config.hidden_size
+    sparse = Dense(Linear(SPARSE, hidden, 1), "relu")
+    vectors = Linear(MULTI_VECTOR, hidden, config.colbert_dim)
+    return replace(
+        spec,
+        token_weights=sparse if {sparse.linear.weight, sparse.linear.bias} & set(names) else None,
+        token_vectors=vectors if {vectors.weight, vectors.bias} & set(names) else None,
+    )
+
+
+def _build_spec(config: EncoderConfig, names: Collection[str]) -> EncoderSpec:
     family = FAMILIES[config.model_type]
     has_pooler = family.pooler is not None and any(name.startswith(f"{family.pooler}.") for name in names)
     task = task_of(config.architecture)

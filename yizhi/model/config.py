@@ -105,6 +105,7 @@ class EncoderConfig:
     architecture: str | None
     adapter: AdapterConfig | None
     layers: LayerConfig
+    colbert_dim: int
     raw: MappingProxyType[str, Any]
 
     @property
@@ -203,6 +204,11 @@ def _read_sizes(raw: dict[str, Any], model_type: str, faults: list[str]) -> dict
         given = raw if optional.embedding_size or raw.get("embedding_size") is not None else {}
         most = _SIZES["hidden_size"]
         values["embedding_size"] = _positive_integer(given, "embedding_size", default, most, faults)
+    # FlagEmbedding's name for the width of `token_vectors`; `config.json` of BGE-M3 is silent, and −1 means as wide.
+    width = raw.get("colbert_dim", -1)
+    values["colbert_dim"] = values["hidden_size"]
+    if width != -1:
+        values["colbert_dim"] = _positive_integer(raw, "colbert_dim", None, _SIZES["hidden_size"], faults)
     for key in ("num_hidden_groups", "inner_group_num"):
         most = _SIZES["num_hidden_layers"]
         values[key] = _positive_integer(raw, key, 1, most, faults) if optional.shares_layers else 1

@@ -14,7 +14,15 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from yizhi.errors import InputError
-from yizhi.model.spec import LOGITS_AT, EncoderSpec, MaskedLMHead, Norm
+from yizhi.model.spec import (
+    LOGITS_AT,
+    SENTENCE_EMBEDDING,
+    TERM_WEIGHTS,
+    TOKEN_WEIGHTS,
+    EncoderSpec,
+    MaskedLMHead,
+    Norm,
+)
 from yizhi.parity.answers import make_answers
 from yizhi.parity.cases import Case, make_cases
 from yizhi.parity.numbers import summarize
@@ -64,6 +72,8 @@ class Golden:
         before it, the element is small and its rounding is not, so the two terms count, not their sum.
         """
         size = np.abs(reference.astype(np.float64))
+        if output == TERM_WEIGHTS:  # log(1 + x) of a logit x, which errs as the largest logit does
+            return np.expm1(size.max(axis=-1, keepdims=True))
         if output in self.sums:
             return size.max(axis=-1, keepdims=True)
         if output in self.offsets:
@@ -165,6 +175,10 @@ class Golden:
 
 def is_sum(spec: EncoderSpec, output: str) -> bool:
     """Whether an output is a sum that no LayerNorm brought back to size: it errs as its largest terms do."""
+    if output == SENTENCE_EMBEDDING:
+        return spec.pooling is not None and bool(spec.pooling.dense)
+    if output == TOKEN_WEIGHTS:
+        return True
     if not output.startswith("hidden_states.") and output != "last_hidden_state":
         return output == "logits"
     after = len(spec.blocks) if output == "last_hidden_state" else int(output.rpartition(".")[2])

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yizhi.errors import InputError
-from yizhi.model.spec import LOGITS_AT, SENTENCE_EMBEDDING
+from yizhi.model.spec import LOGITS_AT, SENTENCE_EMBEDDING, TERM_WEIGHTS, TOKEN_VECTORS, TOKEN_WEIGHTS
 from yizhi.parity.answers import check_answers
 from yizhi.parity.cases import MASKED, SENTENCES, Case
 from yizhi.parity.compare import Difference, Quality, compare, cosines, measure_quality, relative_error
@@ -27,6 +27,9 @@ from yizhi.runtimes.base import Outputs, Runtime
 _NOT_JUDGED = FloatTolerance(float("inf"), 0.0, "")
 # Where no tolerance is known, `Difference.excess` is the smallest t with |error| ≤ t + t · scale.
 _UNIT = FloatTolerance(1.0, 1.0, "")
+
+# Outputs of each token that are 0 at padding: nothing else would show a mask that is not read.
+_ZERO_AT_PADDING = (TOKEN_WEIGHTS, TOKEN_VECTORS)
 
 _TOO_COARSE = (
     "its integers and its numbers are right: 8 bits are too few for this model, or its arithmetic is wrong; "
@@ -144,6 +147,7 @@ class _Judge:
             self._tolerance = self._gates
         self._logits: list[tuple[NDArray, NDArray]] = []
         self._labels: list[tuple[NDArray, NDArray]] = []
+        self._weights: list[tuple[NDArray, NDArray]] = []
         self._cosines: dict[str, list[NDArray[np.float64]]] = {}
         self._sentences = Sentences()
 
@@ -170,11 +174,13 @@ class _Judge:
                 self._logits.append(pair)
             elif name == "logits":
                 self._labels.append(pair)
+            elif name == TOKEN_WEIGHTS:
+                self._weights.append(pair)
             else:
                 self._cosines.setdefault(name, []).append(cosines(*pair).ravel())
             if case.kind == SENTENCES and name == "last_hidden_state":
                 self._sentences.add(case.inputs.attention_mask, *pair)
-            if case.kind == SENTENCES and name == SENTENCE_EMBEDDING:
+            if (name, case.kind) in ((SENTENCE_EMBEDDING, SENTENCES), (TERM_WEIGHTS, MASKED)):
                 self._sentences.vectors.append(pair)
         return comparable
 
@@ -227,6 +233,8 @@ class _Judge:
                 verdict.faults.append(f"{difference.output} ({difference.case}): {difference.explain()}")
         if isinstance(self._gates, QuantizedGates):
             joined = {name: np.concatenate(arrays) for name, arrays in self._cosines.items()}
+            if self._weights:  # one number for each token: all cases' tokens are one vector
+                joined[TOKEN_WEIGHTS] = np.atleast_1d(cosines(*join(self._weights)))
             verdict.cosine = {name: float(values.min()) for name, values in joined.items()}
             verdict.cosine_mean = {name: float(values.mean()) for name, values in joined.items()}
             if self._logits:
@@ -254,6 +262,9 @@ class _Judge:
         real = case.inputs.attention_mask == 1
         per = self._golden.per[name]
         got = found
+        if name in _ZERO_AT_PADDING and found is not None and found.shape == expected.shape and found[~real].any():
+            fault = f"expected 0 at padding; found up to {np.abs(found[~real]).max():.2e}"
+            return Difference(case.name, signature, name, np.inf, np.inf, (), fault, passed=False), None
         if found is not None and np.isfinite(found).all():
             # A row of nothing but padding means nothing, and neither does a padded token, but NaN there
             # is still a fault: it is left for `compare` to see.

@@ -16,6 +16,7 @@ MADE_WITH = (
     "reading/checkpoint.py",
     "reading/folder_files.py",
     "reading/safetensors_file.py",
+    "reading/sentence_dense.py",
     "reading/sentence_settings.py",
     "reading/sentences.py",
     "reading/tokenizer_files.py",
@@ -23,6 +24,7 @@ MADE_WITH = (
     "reading/tokenizer_sources.py",
     "reading/weight_files.py",
     "release/artifact.py",
+    "storage/codec.py",
     "storage/digests.py",
     "storage/json_files.py",
 )
@@ -40,7 +42,6 @@ JUDGED_WITH = (
     "reading/saved_model.py",
     "reading/stored_tensors.py",
     "runtimes",
-    "storage/codec.py",
     "storage/flatbuffer.py",
     "storage/npm.py",
     "storage/protobuf.py",

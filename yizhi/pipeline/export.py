@@ -77,6 +77,7 @@ def export(
     pooling: Pooling | None = None,
     calibration: Path | None = None,
     ignored_files: Sequence[str] = (),
+    dimensions: int | None = None,
 ) -> list[Row]:
     """Export and verify `targets`; what is up to date is left alone. Returns a row per target.
 
@@ -88,7 +89,7 @@ def export(
     Raises InputError, before anything is written, for a checkpoint that cannot be used.
     """
     progress.note(f"checking {checkpoint_path}")
-    with Checkpoint.open(checkpoint_path, pooling, ignored_files) as checkpoint:
+    with Checkpoint.open(checkpoint_path, pooling, ignored_files, dimensions) as checkpoint:
         rows_of_ids = read_calibration(checkpoint, calibration, progress) if calibration else []
         source = describe_source(checkpoint, origin)
         descriptions = describe_artifacts(checkpoint, targets, source["files"], int8_options, calibration)

@@ -17,6 +17,7 @@ from yizhi.pipeline.code_digests import MADE_WITH, code_digest
 from yizhi.reading.auto_tokenizer import read_tokenizer
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.artifact import DESCRIPTION, Artifact, ArtifactWriter
+from yizhi.storage.codec import from_plain
 from yizhi.storage.folders import new_folder
 from yizhi.training.tasks.scores import Scores
 
@@ -47,11 +48,12 @@ class Convert:
     def run(self, threads: int) -> None:
         """Write the artifact. Raises InputError, and MissingFramework."""
         converter = TARGETS[self.target].load_converter()
-        pooling, options = self.description.get("pooling"), dict(self.description.get("options", {}))
+        told, options = self.description.get("pooling"), dict(self.description.get("options", {}))
+        pooling = from_plain(Pooling, told) if told else None
         if options.pop(CALIBRATION, None):
             options[CALIBRATION] = self.calibration
         with (
-            Checkpoint.open(self.checkpoint, Pooling(**pooling) if pooling else None, self.ignored_files) as opened,
+            Checkpoint.open(self.checkpoint, pooling, self.ignored_files) as opened,
             new_folder(self.folder, replaces=(DESCRIPTION,)) as temporary,
         ):
             writer = ArtifactWriter(temporary)
