@@ -13,13 +13,13 @@ from yizhi.errors import InputError, collect_faults, collect_own_faults
 from yizhi.model.architectures import CLASS_SUFFIXES, DROPPED_HEADS, FAMILIES, Family, build_spec
 from yizhi.model.config import EncoderConfig
 from yizhi.model.spec import EncoderSpec, LinearHead, Parameter, Pooling, find_pooling_faults
-from yizhi.reading.auto_tokenizer import read_tokenizer
+from yizhi.reading.auto_tokenizer import check_beside, read_tokenizer
 from yizhi.reading.folder_files import ADAPTER, MERGE, account_for_files, is_adapter_alone
 from yizhi.reading.safetensors_file import SafetensorsFile
 from yizhi.reading.sentence_dense import dense_name, open_dense_weights
 from yizhi.reading.sentence_settings import MODULES, SentenceSettings, read_sentence_settings
 from yizhi.reading.tokenizer_files import TextTokenizer
-from yizhi.reading.tokenizer_sources import TOKENIZER_FILES
+from yizhi.reading.tokenizer_sources import SENTENCEPIECE, TOKENIZER_FILES
 from yizhi.reading.weight_files import INDEX, POOLER, TOKEN_HEADS, WEIGHTS, TensorFile, open_weights, written_by
 from yizhi.release.artifact import DESCRIPTION
 from yizhi.storage.digests import sha256_of_file
@@ -96,7 +96,7 @@ class Checkpoint:
             raise InputError(path, "is a release: give the checkpoint that it was made from, or its `pytorch` folder")
         faults: list[str] = []
         config = collect_faults(faults, lambda: EncoderConfig.read(folder / "config.json"))
-        text = read_text(folder, config, faults)
+        text = read_text(folder, config, faults, ignored_files)
         sentence = collect_own_faults(faults, lambda: read_sentence_settings(folder, text, ignored_files))
         files = open_weights(path, faults)
         try:
@@ -204,6 +204,14 @@ class Checkpoint:
                     )
                 )
             )
+
+    def tokenizer_files(self) -> dict[str, str | bytes]:
+        """File name -> content of the tokenizer's files in artifacts; among them the folder's SentencePiece model."""
+        files: dict[str, str | bytes] = dict(self.text.files(self.config.longest))
+        model = self.folder / SENTENCEPIECE
+        if model.exists() and SENTENCEPIECE not in self.ignored_files:
+            files[SENTENCEPIECE] = model.read_bytes()
+        return files
 
     def published_config(self) -> dict[str, object]:
         """`config.json` for artifacts: as read, but for what the conversion changed."""
@@ -402,10 +410,16 @@ def canonical_name(stored_name: str, family: Family) -> str:
     return f"{family.prefix}.{name}" if name.partition(".")[0] in family.bare_parts else name
 
 
-def read_text(folder: Path, config: EncoderConfig | None, faults: list[str]) -> TextTokenizer | None:
-    """The folder's tokenizer; None where `faults` was told what is wrong with it, or that it does not fit `config`."""
+def read_text(
+    folder: Path, config: EncoderConfig | None, faults: list[str], ignored_files: Collection[str] = ()
+) -> TextTokenizer | None:
+    """The folder's tokenizer; None where `faults` was told what is wrong with it, or that it does not fit `config`.
+
+    ignored_files: other vocabularies to pass over, which must agree with it.
+    """
     text = collect_own_faults(faults, lambda: read_tokenizer(folder))
-    faults += text.find_misfit(config.vocab_size) if config and text else []
+    faults += check_beside(folder, text, ignored_files) if text else []
+    faults += text.find_misfit(config.vocab_size, config.padding_idx) if config and text else []
     return text
 
 

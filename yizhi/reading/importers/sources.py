@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from yizhi.errors import InputError
 from yizhi.reading.folder_files import ADAPTER, MERGE, is_adapter_alone
 from yizhi.reading.importers.opened import Opened
-from yizhi.reading.tokenizer_sources import SETTINGS, TOKENIZER, TOKENIZER_FILES
+from yizhi.reading.tokenizer_sources import BPE_VOCAB, SENTENCEPIECE, SETTINGS, TOKENIZER, TOKENIZER_FILES
 from yizhi.reading.weight_files import INDEX, WEIGHTS
 
 
@@ -125,7 +125,7 @@ def choose(subject: object, names: Iterable[str], weights: str | None = None, gi
         if "config" in given
         else _find_one([name for name in names if name not in _OTHER_CONFIGS], CONFIGS, "`config`", faults)
     )
-    known = "vocab" in given or TOKENIZER in names
+    known = "vocab" in given or any(name in names for name in (TOKENIZER, SENTENCEPIECE, BPE_VOCAB))
     vocab = "" if known else _find_one(names, VOCABS, "`vocab`", faults)
     tokenizer = tuple(name for name in TOKENIZER_FILES if name in names)
     if ADAPTER in names and weights is None and "adapter" not in given:
