@@ -255,7 +255,7 @@ def _plan(
         make = MakeGolden(checkpoint, release / GOLDEN, pooling, ignored, share_cores(1, parallel))
         plan.insert(1, Job("oracle", make, threads=1))
     planned = {job.name for job in plan}
-    scores = None if find_head(state.verdicts.values()) else choose_scorer([target.name for target in unverified])
+    scores = None if find_head(state.verdicts) else choose_scorer([target.name for target in unverified])
     for target in unverified:
         verify = Verify(
             release / target.name,

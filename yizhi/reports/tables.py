@@ -50,9 +50,9 @@ def print_release(
         )
     if rows:
         console.print(table)
-    head = find_head(row.verdict for row in rows)
-    if head:
-        console.print(Text(describe_head(head), "bold yellow" if head.verdict == "untrained" else ""))
+    found = find_head({row.target: row.verdict for row in rows})
+    if found:
+        console.print(Text(describe_head(*found), "yellow" if found[1].verdict == "untrained" else ""))
     published = next((row.verdict.published for row in rows if row.verdict and row.verdict.published), None)
     if published:
         console.print(_describe_published(published))
