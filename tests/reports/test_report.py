@@ -5,6 +5,7 @@ import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from html.parser import HTMLParser
+from io import StringIO
 
 import pytest
 from rich.console import Console
@@ -24,6 +25,7 @@ from yizhi.reports.report_page import render_page
 from yizhi.reports.tables import describe_errors, print_release
 
 GATES = QuantizedGates(0.5, 0.99, 0.99, 5e-3, 2e-2, 0.995, 0.998, 0.15, 0.99, 0.998, 0.998, "measured")
+OUTPUTS = ("logits", "hidden_states.0", "pooler_output")
 ENVIRONMENT = Environment.here()
 
 
@@ -38,6 +40,26 @@ def make_rows() -> list[Row]:
         Row("onnx", altered=["model.onnx: missing"]),
         Row("onnx-int8", verification=Result("onnx-int8"), verdict=int8),
     ]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_no_number_is_broken_by_a_narrow_terminal(width):
+    rows = [replace(row, export=Result(row.target, seconds=123.4), size=412_000_000) for row in make_rows()]
+    told = replace(make_record([0.1]), worst={name: make_difference(name, 0.36) for name in OUTPUTS})
+    rows.append(Row("openvino-int8", verification=Result("openvino-int8", seconds=99.9), verdict=told, size=2**31))
+    console = Console(width=width, file=StringIO())
+    print_release(console, "dist/a-release-of-a-long-name", rows)
+    printed = console.file.getvalue()
+    lines = printed.splitlines()
+    assert "…" not in printed
+    assert max(map(len, lines)) <= width
+    for row in rows:
+        assert [
+            line for line in lines if line.startswith(row.target) and line.rstrip().endswith(("pass", "FAIL", "run"))
+        ]
+        assert describe_errors(row.verdict) in " ".join(printed.split())
+    assert "123.4 s" in printed
+    assert any(line.startswith("openvino-int8") and "99.9 s" in line for line in lines)
 
 
 def test_json_says_what_machine_and_whether_all_passed(tmp_path):

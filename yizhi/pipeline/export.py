@@ -110,7 +110,7 @@ def export(
             for name in (MANIFEST, SIGNATURE, ATTESTATIONS, *list_documents(TARGETS)):
                 (release / name).unlink(missing_ok=True)
         progress.begin([job.name for job in plan])
-        results = run_jobs(plan, jobs, progress.started, progress.finished)
+        results = run_jobs(plan, jobs, progress)
         rows = [_row(release, target, results, state) for target in targets]
         if (plan or not state.documents) and all(row.passed for row in rows):
             verdicts = {**state.verdicts, **{row.target: row.verdict for row in rows if row.verdict}}
