@@ -9,7 +9,7 @@ therefore made in a checkpoint whose scores are that large.
 import numpy as np
 
 from yizhi.model.label_heads import ANSWER, LABEL_CLASS_SUFFIXES, SEQUENCE, TOKENS
-from yizhi.model.spec import MASK_VALUE, EncoderSpec
+from yizhi.model.spec import MASK_VALUE, EncoderSpec, MaskedLMHead
 from yizhi.parity.code_faults import (
     activate_by_relu,
     change_head,
@@ -124,7 +124,13 @@ FAULTS: tuple[Fault, ...] = (
         lambda spec, layer, w: w.swap(layer.value.weight, layer.attention_output.weight),
         needs=not_fused,
     ),
-    Fault("layers swapped", "layers sorted as text, or numbered from 1", LAYER, swap_layers),
+    Fault(
+        "layers swapped",
+        "layers sorted as text, or numbered from 1",
+        LAYER,
+        swap_layers,
+        needs=lambda spec: spec.layers[0].attention_norm is not None,  # else the first has a part less than the second
+    ),
     Fault("one layer zeroed", "a shard that was not read; tensors left at their initial zeros", LAYER, zero_layer),
     Fault(
         "query bias dropped",
@@ -476,7 +482,7 @@ FAULTS: tuple[Fault, ...] = (
         "`cls.predictions.bias` not recognized as the decoder's",
         LOGITS,
         changed(lambda spec, layer: (there(mlm_head(spec).decoder_bias), np.zeros_like)),
-        needs=lambda spec: mlm_head(spec).decoder_bias is not None,
+        needs=lambda spec: isinstance(spec.head, MaskedLMHead) and spec.head.decoder_bias is not None,
         tasks=("fill-mask",),
     ),
     Fault(
