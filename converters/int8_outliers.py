@@ -66,7 +66,7 @@ class _MeasuredGraph(Float32Graph):
             self.used.append(self.input(name, FLOAT, self._weights[name].shape))
         return name
 
-    def linear(self, scope: str, weight: str, bias: str, x: str) -> str:
+    def linear(self, scope: str, weight: str, bias: str | None, x: str) -> str:
         """As in `Float32Graph`; what is measured stands in `taps` by weight, once per use."""
         if weight in self._measured:
             self.taps.setdefault(weight, []).append(self._measure(x, self._weights[weight].shape[1]))

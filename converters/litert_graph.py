@@ -182,8 +182,8 @@ class Graph:
         """Rows of an embedding table: […] -> […, E]."""
         raise NotImplementedError
 
-    def linear(self, scope: str, weight: str, bias: str, x: Value) -> Value:
-        """x Wᵀ + b over the last axis: […, inputs] -> […, outputs]."""
+    def linear(self, scope: str, weight: str, bias: str | None, x: Value) -> Value:
+        """x Wᵀ + b, or x Wᵀ, over the last axis: […, inputs] -> […, outputs]."""
         raise NotImplementedError
 
     def _add(self, tensor: schema.TensorT | Once, name: str, shape: Shape) -> Value:

@@ -42,11 +42,12 @@ class Int8Graph(Float32Graph):
         shape = self.node(table.name, "CONCATENATION", parts, (3,), schema.ConcatenationOptionsT(), dtype=INT32)
         return self.node(table.name, "RESHAPE", [rows, shape], (*ids.shape, table.size))
 
-    def linear(self, scope: str, weight: str, bias: str, x: Value) -> Value:
-        """x Wᵀ + b over the last axis: […, inputs] -> […, outputs]."""
+    def linear(self, scope: str, weight: str, bias: str | None, x: Value) -> Value:
+        """x Wᵀ + b, or x Wᵀ, over the last axis: […, inputs] -> […, outputs]."""
         if not self.is_quantized(weight):
             return super().linear(scope, weight, bias, x)
-        y = self.product(scope, self._without_outliers(weight, x), weight, self.weight(bias))
+        added = self.weight(bias) if bias else self.missing()
+        y = self.product(scope, self._without_outliers(weight, x), weight, added)
         if not self._outliers.in_float32(weight):
             return y
         options = schema.FullyConnectedOptionsT(keepNumDims=True)
@@ -54,7 +55,7 @@ class Int8Graph(Float32Graph):
         return add(self, scope, y, self.node(scope, "FULLY_CONNECTED", inputs, y.shape, options, version=5))
 
     def product(self, scope: str, x: Value, weight: str, bias: Value) -> Value:
-        """x Wᵀ + b of an int8 kernel.
+        """x Wᵀ + b, or x Wᵀ, of an int8 kernel.
 
         Around a zero point that each row has of its own, as XNNPACK does it whatever the option says: so LiteRT's other
         kernels compute the same.

@@ -93,12 +93,12 @@ class Graph:
         """Rows of an embedding table: […] -> […, E]."""
         raise NotImplementedError
 
-    def linear(self, scope: str, weight: str, bias: str, x: str) -> str:
-        """x Wᵀ + b: [N, inputs] -> [N, outputs]."""
+    def linear(self, scope: str, weight: str, bias: str | None, x: str) -> str:
+        """x Wᵀ + b, or x Wᵀ: [N, inputs] -> [N, outputs]."""
         raise NotImplementedError
 
-    def activated(self, part: Linear, activation: Callable[["Graph", str, str], str], x: str, reader: str) -> str:
-        """activation(x Wᵀ + b): [N, inputs] -> [N, outputs]. reader: the kernel of the linear layer that reads it."""
+    def activated(self, part: Linear, activation: Callable[["Graph", str, str], str], x: str, reader: Linear) -> str:
+        """activation(x Wᵀ + b): [N, inputs] -> [N, outputs]. reader: the linear layer that reads it."""
         return activation(self, part.name, self.linear(part.name, part.weight, part.bias, x))
 
     def model(self) -> ModelProto:

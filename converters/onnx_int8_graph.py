@@ -22,7 +22,7 @@ _VECTOR = 16  # float32 numbers in a processor's widest vectors; more than any i
 class Kernel:
     """Values in a graph: bytes [outputs, inputs], scales and bias [outputs], and columns in float32 [count, outputs].
 
-    columns: empty where float32 multiplies none.
+    bias: empty where there is none. columns: empty where float32 multiplies none.
     """
 
     values: str
@@ -33,8 +33,8 @@ class Kernel:
 
     def change(self, vectors: Callable[[str], str]) -> "Kernel":
         """With this done to what has an element for each output along its last axis."""
-        columns = vectors(self.columns) if self.columns else ""
-        return replace(self, scales=vectors(self.scales), bias=vectors(self.bias), columns=columns)
+        columns, bias = (vectors(name) if name else "" for name in (self.columns, self.bias))
+        return replace(self, scales=vectors(self.scales), bias=bias, columns=columns)
 
 
 class Int8Graph(Float32Graph):
@@ -70,8 +70,8 @@ class Int8Graph(Float32Graph):
         scales = self.node(scale, "Unsqueeze", [scales, self._last_axis()])  # […, 1]
         return self.node(table.name, "Mul", [self.node(table.name, "Cast", [rows], to=FLOAT), scales])
 
-    def linear(self, scope: str, weight: str, bias: str, x: str) -> str:
-        """x Wᵀ + b: [N, inputs] -> [N, outputs].
+    def linear(self, scope: str, weight: str, bias: str | None, x: str) -> str:
+        """x Wᵀ + b, or x Wᵀ: [N, inputs] -> [N, outputs].
 
         QGemm is ONNX Runtime's own. It takes W as the checkpoint has it, so that one copy serves
         the embeddings and a decoder tied to them, and it scales as it sums: the standard
@@ -83,14 +83,14 @@ class Int8Graph(Float32Graph):
             return super().linear(scope, weight, bias, x)
         return self._linear(scope, weight, x, self._kernel(weight, bias))
 
-    def activated(self, part: Linear, activation: Callable[[Graph, str, str], str], x: str, reader: str) -> str:
+    def activated(self, part: Linear, activation: Callable[[Graph, str, str], str], x: str, reader: Linear) -> str:
         """As in `Graph`, with zeros for the outlier channels of the reader's input: they are computed apart, from x.
 
         So the reader need not take them out of its input, which is wide. A channel whose scale and bias are 0 stays 0:
         every activation gives 0 for 0.
         """
-        scope, channels = part.name, self._outliers.of(reader)
-        if scale_of(part.weight) not in self._weights or not self._outliers.in_float32(reader):
+        scope, channels = part.name, self._outliers.of(reader.weight)
+        if scale_of(part.weight) not in self._weights or not self._outliers.in_float32(reader.weight):
             return super().activated(part, activation, x, reader)
         kernel = self._kernel(part.weight, part.bias)
         kept = self._factors(part.outputs, channels, 0.0)
@@ -105,20 +105,25 @@ class Int8Graph(Float32Graph):
         ends = [self.constant(f"end.{end}", INT64, [end]) for end in (0, len(channels))]
         apart = self.node(scope, "Slice", [apart, *ends, self._last_axis()])
         self._rest[y, 0.0, *channels] = y
-        self._large[y, *channels] = self._with_one(scope, apart)
+        self._large[y, reader.biased, *channels] = self._with_one(scope, apart) if reader.biased else apart
         return y
 
     def _linear(self, scope: str, weight: str, x: str, kernel: "Kernel") -> str:
         """What the kernel, all of a weight's outputs or some, makes of x: [N, inputs] -> [N, kernel.outputs]."""
         values, row_scales = self.quantize(self._without_outliers(weight, x))
         y = self.node(scope, "Mul", [self._product(scope, values, kernel), row_scales])
+        if not kernel.columns and not kernel.bias:
+            return y
+        large = self._only_outliers(weight, x, bool(kernel.bias)) if kernel.columns else ""
+        if not kernel.bias:
+            return self.node(scope, "Gemm", [large, kernel.columns, y])
         if not kernel.columns:
             # Not Add: ONNX Runtime fuses it with a GELU that follows into BiasGelu, which takes longer than both.
             return self.node(scope, "Sub", [y, self.node(scope, "Neg", [kernel.bias])])
         # The bias goes along as one more column, whose factor is 1: a sum less to write and to read.
         rows = [kernel.columns, self.node(scope, "Unsqueeze", [kernel.bias, self._zero()])]
         thin = self.node(scope, "Concat", rows, axis=0)  # [count + 1, outputs]
-        return self.node(scope, "Gemm", [self._only_outliers(weight, x), thin, y])
+        return self.node(scope, "Gemm", [large, thin, y])
 
     def integer_sums(self, weight: str, rows: str) -> str:
         """What a linear layer sums before it scales, for given uint8 rows [count, widest]: [count, outputs]."""
@@ -159,15 +164,16 @@ class Int8Graph(Float32Graph):
             self._rest[key] = self.node(x, "Mul", [x, self._factors(inputs, channels, factor)])
         return self._rest[key]
 
-    def _only_outliers(self, weight: str, x: str) -> str:
-        """The outlier channels of x and a 1: [N, count + 1].
+    def _only_outliers(self, weight: str, x: str, with_one: bool) -> str:
+        """The outlier channels of x, and a 1 for a bias: [N, count + 1], or [N, count].
 
         Asked for after the product, so that ONNX Runtime gathers before it, while the processor's cache holds x.
         """
         channels = self._outliers.of(weight)
-        key = x, *channels
+        key = x, with_one, *channels
         if key not in self._large:
-            self._large[key] = self._with_one(x, self.node(x, "Gather", [x, self._places(channels)], axis=1))
+            taken = self.node(x, "Gather", [x, self._places(channels)], axis=1)
+            self._large[key] = self._with_one(x, taken) if with_one else taken
         return self._large[key]
 
     def _with_one(self, scope: str, x: str) -> str:
@@ -193,11 +199,10 @@ class Int8Graph(Float32Graph):
         inputs = [values, self._one(), self._zero_point(), kernel.values, kernel.scales, zeros]
         return self.node(scope, "QGemm", inputs, domain=CONTRIB_DOMAIN, transB=1)
 
-    def _kernel(self, weight: str, bias: str) -> "Kernel":
+    def _kernel(self, weight: str, bias: str | None) -> "Kernel":
         columns = self.weight(outliers_of(weight)) if self._outliers.in_float32(weight) else ""
-        return Kernel(
-            self._bytes(weight), self.weight(scale_of(weight)), self.weight(bias), columns, self.outputs_of(weight)
-        )
+        bias = self.weight(bias) if bias else ""
+        return Kernel(self._bytes(weight), self.weight(scale_of(weight)), bias, columns, self.outputs_of(weight))
 
     def _bytes(self, weight: str) -> str:
         """As the product takes them. Unsigned, they are the signed bytes of the file plus 128.

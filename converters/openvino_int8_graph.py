@@ -47,17 +47,18 @@ class Int8Weights(Weights):
         scales = ops.unsqueeze(ops.gather(self[scale], ids, 0, name=f"{scale}/Gather"), [-1])  # […, 1]
         return ops.multiply(ops.convert(rows, "f32"), scales, name=f"{table.name}/Multiply")
 
-    def linear(self, scope: str, weight: str, bias: str, x: Node) -> Node:
-        """x Wᵀ + b: […, inputs] -> […, outputs]."""
+    def linear(self, scope: str, weight: str, bias: str | None, x: Node) -> Node:
+        """x Wᵀ + b, or x Wᵀ: […, inputs] -> […, outputs]."""
         if scale_of(weight) not in self:
             return super().linear(scope, weight, bias, x)
         values, scales = self.quantize(self._without_outliers(weight, x))
-        y = ops.multiply(self._product(scope, weight, values), scales)
+        y = ops.multiply(self._product(scope, weight, values), scales, name=f"{scope}/Multiply")
         if self._outliers.in_float32(weight):
             large = ops.gather(x, list(self._outliers.of(weight)), -1)  # […, count]
             columns = self[outliers_of(weight)]  # [count, outputs]
-            y = ops.add(y, ops.matmul(large, columns, False, False, name=f"{outliers_of(weight)}/MatMul"))
-        return ops.add(y, self[bias], name=f"{scope}/Add")
+            apart = ops.matmul(large, columns, False, False, name=f"{outliers_of(weight)}/MatMul")
+            y = ops.add(y, apart, name=f"{scope}/Sum")
+        return ops.add(y, self[bias], name=f"{scope}/Add") if bias else y
 
     def quantize(self, x: Node) -> tuple[Node, Node]:
         """Values −127 … 127 […, inputs] and their scales […, 1]; asked again (query, key, value), the same ones."""

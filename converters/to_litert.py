@@ -21,11 +21,11 @@ class Float32Graph(Graph):
         """Rows of an embedding table: […] -> […, E]."""
         return gather(self, table.name, self.weight(table.weight), ids, axis=0)
 
-    def linear(self, scope: str, weight: str, bias: str, x: Value) -> Value:
-        """x Wᵀ + b over the last axis: […, inputs] -> […, outputs]."""
+    def linear(self, scope: str, weight: str, bias: str | None, x: Value) -> Value:
+        """x Wᵀ + b, or x Wᵀ, over the last axis: […, inputs] -> […, outputs]."""
         kernel = self.weight(weight)
         options = schema.FullyConnectedOptionsT(keepNumDims=True)
-        inputs = [x, kernel, self.weight(bias)]
+        inputs = [x, kernel, self.weight(bias) if bias else self.missing()]
         return self.node(scope, "FULLY_CONNECTED", inputs, (*x.shape[:-1], kernel.shape[0]), options, version=5)
 
 

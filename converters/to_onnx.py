@@ -28,9 +28,10 @@ class Float32Graph(Graph):
         """Rows of an embedding table: […] -> […, E]."""
         return self.node(table.name, "Gather", [self.weight(table.weight), ids], axis=0)
 
-    def linear(self, scope: str, weight: str, bias: str, x: str) -> str:
-        """x Wᵀ + b: [N, inputs] -> [N, outputs]."""
-        return self.node(scope, "Gemm", [x, self.weight(weight), self.weight(bias)], transB=1)
+    def linear(self, scope: str, weight: str, bias: str | None, x: str) -> str:
+        """x Wᵀ + b, or x Wᵀ: [N, inputs] -> [N, outputs]."""
+        inputs = [x, self.weight(weight), *([self.weight(bias)] if bias else [])]
+        return self.node(scope, "Gemm", inputs, transB=1)
 
 
 def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:

@@ -17,7 +17,8 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES, build_spec
+from tests.sentence_folders import SENTENCE_VARIANTS, write_modules
+from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES, MULTI_VECTOR, SPARSE, build_spec
 from yizhi.model.config import EncoderConfig
 from yizhi.model.spec import EMBEDDING, KERNEL, NORM_SCALE, EncoderSpec, Parameter
 from yizhi.reading.auto_tokenizer import read_tokenizer
@@ -119,13 +120,22 @@ _FACTORISED: dict[str, Any] = {"embedding_size": 16}
 _ROBERTA: dict[str, Any] = {
     **{"pad_token_id": 1, "max_position_embeddings": 66, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
 }
+# The middle layer of the three sees 3 tokens to each side. It is narrow: a gate multiplies two numbers that int8
+# rounded, and random weights then cost more than trained ones may.
+_MODERN: dict[str, Any] = {
+    **{"hidden_activation": "gelu", "norm_eps": 1e-5, "local_attention": 6, "global_attn_every_n_layers": 2},
+    **{"hidden_size": 24, "intermediate_size": 32},
+}
 # What a family's configuration has beyond that.
 _BY_FAMILY: dict[str, dict[str, Any]] = {
     "albert": {**_FACTORISED, "hidden_act": "gelu_new", "num_hidden_groups": 1, "inner_group_num": 1},
     "electra": _FACTORISED,
+    "nezha": {"max_relative_position": 6},
     "ernie": {"use_task_id": True, "task_type_vocab_size": 3},
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
+    "roformer": _FACTORISED,
+    "modernbert": _MODERN,
 }
 
 
@@ -150,6 +160,7 @@ HEADS: Mapping[str, Mapping[str, Any]] = {
 
 # RoBERTa has one segment; the tokenizer of `vocab.txt` gives two to a question and its context.
 _OF_PAIRS = {(family, "reader"): {"config": {"type_vocab_size": 2}} for family in ("roberta", "xlm-roberta")}
+_EVERY_BIAS = dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "classifier_bias"), True)
 
 # What each variant changes: arguments of `write_checkpoint`, with `model_type` and `config` for `small_config`.
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
@@ -175,8 +186,18 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "megatron-bert": {"model_type": "megatron-bert"},
     "ernie": {"model_type": "ernie"},
     "ernie-1.0": {"model_type": "ernie", "config": {"use_task_id": False, "hidden_act": "relu"}},
+    "nezha": {"model_type": "nezha"},
     "roberta": {"model_type": "roberta"},
     "xlm-roberta": {"model_type": "xlm-roberta", "pooler": False},
+    "roformer": {"model_type": "roformer"},
+    "roformer-values": {"model_type": "roformer", "config": {"embedding_size": None, "rotary_value": True}},
+    "modernbert": {"model_type": "modernbert"},
+    "modernbert-biases": {"model_type": "modernbert", "config": _EVERY_BIAS},
+    "modernbert-mean": {
+        "model_type": "modernbert",
+        "task": "text-classification",
+        "config": {"classifier_pooling": "mean", "id2label": {"0": "差", "1": "中", "2": "好"}},
+    },
     **{
         f"{family}-{kind}": {"model_type": family, **arguments, **_OF_PAIRS.get((family, kind), {})}
         for family in FAMILIES
@@ -246,11 +267,12 @@ def small_config(model_type: str = "bert", **changes: Any) -> dict[str, Any]:
 
 
 def write_variant(folder: Path, name: str, **changes: Any) -> Path:
-    """Write one of VARIANTS, ADAPTER_VARIANTS or TOKENIZER_VARIANTS.
+    """Write one of VARIANTS, ADAPTER_VARIANTS, SENTENCE_VARIANTS or TOKENIZER_VARIANTS.
 
     `changes` override its arguments of `write_checkpoint`.
     """
-    arguments = {**{**VARIANTS, **ADAPTER_VARIANTS, **TOKENIZER_VARIANTS}[name], **changes}
+    variants = {**VARIANTS, **ADAPTER_VARIANTS, **SENTENCE_VARIANTS, **TOKENIZER_VARIANTS}
+    arguments = {**variants[name], **changes}
     config = small_config(arguments.pop("model_type", "bert"), **arguments.pop("config", {}))
     return write_checkpoint(folder, config, **arguments)
 
@@ -272,6 +294,8 @@ def write_checkpoint(
     tokenizer_config: Mapping[str, Any] | None = None,
     own_tokenizer: bool = False,
     alter: Callable[[Tensors], object] | None = None,
+    token_heads: bool = False,
+    sentence: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write `config.json`, `vocab.txt` and random weights, and return the folder.
 
@@ -281,12 +305,13 @@ def write_checkpoint(
     dtype: F32, F16 or BF16, for every floating tensor. shards: files, with an index if more than one.
     own_tokenizer: write the family's of TOKENIZERS, and no `vocab.txt`.
     alter: changes the tensors, by stored name, just before they are written.
+    token_heads: BGE-M3's two. sentence: arguments of `write_modules`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     family = FAMILIES[config["model_type"]]
     config = {"architectures": [family.class_name + CLASS_SUFFIXES[task]], **config}
     parsed = EncoderConfig.from_dict(config)
-    spec = make_spec(parsed, task, pooler)
+    spec = make_spec(parsed, task, pooler, token_heads)
     tensors = {parameter.name: random_tensor(parameter, seed) for parameter in spec.parameters()}
     if decoder_copies:
         names = family.masked_lm_names
@@ -312,7 +337,7 @@ def write_checkpoint(
     (folder / "vocab.txt").write_bytes(("\n".join(vocab) + "\n").encode())
     if tokenizer_config is not None:
         write_json(folder / "tokenizer_config.json", tokenizer_config)
-    return folder
+    return write_modules(folder, **sentence) if sentence else folder
 
 
 def vocab_of(config: EncoderConfig) -> list[str]:
@@ -329,10 +354,13 @@ def open_tokenizer(vocab: list[str], max_length: int, **settings: Any) -> Tokeni
         return Tokenizer(read_tokenizer(Path(folder)), max_length)
 
 
-def make_spec(config: EncoderConfig, task: str = "fill-mask", pooler: bool = True) -> EncoderSpec:
+def make_spec(
+    config: EncoderConfig, task: str = "fill-mask", pooler: bool = True, token_heads: bool = False
+) -> EncoderSpec:
     """The spec of a checkpoint with this head."""
     family = FAMILIES[config.model_type]
     names = {f"{family.pooler}.weight"} if pooler and family.pooler else set()
+    names |= {f"{SPARSE}.weight", f"{MULTI_VECTOR}.weight"} if token_heads else set()
     if task == "fill-mask":
         names.add(family.masked_lm(config).dense.weight)
     elif task == "replaced-token-detection":

@@ -10,7 +10,7 @@ Device = Literal["cpu", "cuda"]
 # tf32: float32 products of operands rounded to 10 bits of mantissa. bf16, fp16: weights and activations of 16 bits.
 Math = Literal["strict", "tf32", "bf16", "fp16"]
 # Of the vectors of a text's tokens; `none` gives them all.
-TextPooling = Literal["mean", "cls", "max", "none"]
+TextPooling = Literal["mean", "cls", "max", "last", "none"]
 # Of a word of many tokens: all of them hidden at once, or each alone.
 Scoring = Literal["joint", "pseudo"]
 

@@ -20,13 +20,18 @@ from yizhi.model.spec import (
     SENTENCE_EMBEDDING,
     SHORTEST_NORM,
     SUM,
+    TERM_WEIGHTS,
+    TOKEN_VECTORS,
+    TOKEN_WEIGHTS,
     Adapter,
+    Dense,
     Layer,
     Linear,
     LinearHead,
     MaskedLMHead,
     Norm,
     Pooling,
+    Rotary,
     Scaling,
 )
 
@@ -45,7 +50,14 @@ def gelu_tanh(x: Array) -> Array:
     return 0.5 * x * (1 + jnp.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
-ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": jax.nn.relu, "silu": jax.nn.silu, "tanh": jnp.tanh}
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu_erf": gelu_erf,
+    "gelu_tanh": gelu_tanh,
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+    "identity": lambda x: x,
+}
 
 
 def precision() -> lax.Precision | None:
@@ -56,7 +68,7 @@ def precision() -> lax.Precision | None:
 
 
 def heads(p: Pass, x: Array, attention_mask: Array, outputs: Collection[str]) -> dict[str, Array]:
-    """`pooler_output`, `sentence_embedding` and `logits`, where named, from the last hidden state [B, T, H].
+    """What is named of what is made of the last hidden state [B, T, H]: vectors, weights and `logits`.
 
     Vocabulary logits alone may be asked for of any tokens, [N, H].
     """
@@ -66,11 +78,19 @@ def heads(p: Pass, x: Array, attention_mask: Array, outputs: Collection[str]) ->
     if "pooler_output" in outputs and pooled is not None:
         found["pooler_output"] = pooled
     if SENTENCE_EMBEDDING in outputs and spec.pooling:
-        found[SENTENCE_EMBEDDING] = sentence_embedding(spec.pooling, x, attention_mask)
-    if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
-        found["logits"] = mlm_head(p, spec.head, x)
+        found[SENTENCE_EMBEDDING] = sentence_embedding(p, spec.pooling, x, attention_mask)
+    if TOKEN_WEIGHTS in outputs and spec.token_weights:
+        found[TOKEN_WEIGHTS] = token_weights(p, spec.token_weights, x, attention_mask)
+    if TOKEN_VECTORS in outputs and spec.token_vectors:
+        found[TOKEN_VECTORS] = token_vectors(p, spec.token_vectors, x, attention_mask)
+    if isinstance(spec.head, MaskedLMHead) and {"logits", TERM_WEIGHTS} & set(outputs):
+        logits = mlm_head(p, spec.head, x)
+        if "logits" in outputs:
+            found["logits"] = logits
+        if TERM_WEIGHTS in outputs:
+            found[TERM_WEIGHTS] = term_weights(p, logits, attention_mask)
     elif "logits" in outputs and isinstance(spec.head, LinearHead):
-        found["logits"] = linear_head(p, spec.head, x, pooled)
+        found["logits"] = linear_head(p, spec.head, x, pooled, attention_mask)
     return found
 
 
@@ -123,8 +143,8 @@ def encoder_layer(p: Pass, layer: Layer, x: Array) -> Array:
 
     Gives [N, H] where the pass names positions.
     """
-    if layer.norm_first:
-        attended = attention(p, layer, layer_norm(p, layer.attention_norm, x))
+    if layer.norm_first or not layer.attention_norm:
+        attended = attention(p, layer, layer_norm(p, layer.attention_norm, x) if layer.attention_norm else x)
         x = p.tap("after_attention", tokens_at(x, p.positions) + attended)
         return x + feed_forward(p, layer, layer_norm(p, layer.output_norm, x))
     x, y = tokens_at(x, p.positions), attention(p, layer, x)
@@ -163,14 +183,59 @@ def adapter(p: Pass, norm: Norm, part: Adapter, x: Array, y: Array) -> Array:
 def attention(p: Pass, layer: Layer, x: Array) -> Array:
     """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), then projected."""
     heads = (*x.shape[:2], p.spec.config.num_attention_heads, p.spec.config.head_size)
-    query = p.tap("query", linear(p, layer.query, x)).reshape(heads)  # [B, T, A, d]
-    key = p.tap("key", linear(p, layer.key, x)).reshape(heads)
-    value = p.tap("value", linear(p, layer.value, x)).reshape(heads)
+    query, key, value = (y.reshape(heads) for y in projections(p, layer, x))  # [B, T, A, d]
+    if layer.rotary:
+        query, key = rotary(p, layer.rotary, query), rotary(p, layer.rotary, key)
+        value = rotary(p, layer.rotary, value) if layer.rotary.values else value
+    mask = p.mask if layer.window is None else hide_far(p.mask, x, layer.window)
+    relative = None if layer.farthest is None else relative_positions(layer.farthest, query)
     scores = jnp.einsum("bqad,bkad->baqk", query, key, precision=precision())  # [B, A, T, T]
-    weights = jax.nn.softmax(scores * p.spec.config.head_size**-0.5 + p.mask, axis=-1)
+    if relative is not None:
+        scores = scores + jnp.einsum("bqad,qkd->baqk", query, relative, precision=precision())
+    weights = jax.nn.softmax(scores * p.spec.config.head_size**-0.5 + mask, axis=-1)
     context = jnp.einsum("baqk,bkad->bqad", weights, value, precision=precision())
+    if relative is not None:
+        context = context + jnp.einsum("baqk,qkd->bqad", weights, relative, precision=precision())
     context = p.tap("context", tokens_at(context.reshape(x.shape), p.positions))  # [B, T, H] or [N, H]
     return p.tap("attention_output", linear(p, layer.attention_output, context))
+
+
+def projections(p: Pass, layer: Layer, x: Array) -> tuple[Array, Array, Array]:
+    """Queries, keys and values, [B, T, H] each."""
+    if layer.fused:
+        query, key, value = jnp.split(linear(p, layer.query, x), 3, -1)
+    else:
+        query, key, value = (linear(p, part, x) for part in (layer.query, layer.key, layer.value))
+    return p.tap("query", query), p.tap("key", key), p.tap("value", value)
+
+
+def rotary(p: Pass, turn: Rotary, x: Array) -> Array:
+    """Each pair (a, b) of a head's elements turned by its position's angle: [B, T, A, d].
+
+    Angles are float64 constants: in float32 they are off by 4e-4 at position 8,191, as in transformers' ModernBERT.
+    """
+    length, d = x.shape[1], x.shape[-1]
+    axis = -1 if turn.interleaved else -2
+    a, b = jnp.split(x.reshape(*x.shape[:-1], *((d // 2, 2) if turn.interleaved else (2, d // 2))), 2, axis)
+    angles = np.arange(length)[:, None] * turn.base ** (-np.arange(0, d, 2) / d)
+    angles = np.expand_dims(angles[:, None], axis)  # [T, 1, d / 2, 1], or [T, 1, 1, d / 2]
+    cos, sin = np.cos(angles).astype(x.dtype), np.sin(angles).astype(x.dtype)
+    return jnp.concatenate((a * cos - b * sin, b * cos + a * sin), axis).reshape(x.shape)
+
+
+def relative_positions(farthest: int, x: Array) -> Array:
+    """What a key's distance adds to it and to its value, [T, T, d]; the formula stands at `yizhi.model.spec.Layer`."""
+    d, places = x.shape[-1], jnp.arange(x.shape[1])
+    angles = np.arange(2 * farthest + 1)[:, None] * 10_000 ** (-np.arange(0, d, 2) / d)
+    table = np.stack((np.sin(angles), np.cos(angles)), -1).reshape(-1, d)  # [2 · farthest + 1, d]
+    return jnp.asarray(table, x.dtype)[jnp.clip(places - places[:, None], -farthest, farthest) + farthest]
+
+
+def hide_far(mask: Array | None, x: Array, window: int) -> Array | None:
+    """The mask of a layer with a window: [B, 1, T, T]."""
+    places = jnp.arange(x.shape[1])
+    far = abs(places[:, None] - places) > window
+    return None if mask is None else jnp.where(far, jnp.finfo(x.dtype).min, mask)
 
 
 def tokens_at(x: Array, positions: Array | None) -> Array:
@@ -179,9 +244,15 @@ def tokens_at(x: Array, positions: Array | None) -> Array:
 
 
 def feed_forward(p: Pass, layer: Layer, x: Array) -> Array:
-    """Two linear layers with the activation between them."""
-    x = p.tap("intermediate", ACTIVATIONS[p.spec.config.activation](linear(p, layer.intermediate, x)))  # [B, T, I]
-    return p.tap("output", linear(p, layer.output, x))  # [B, T, H]
+    """Two linear layers with the activation between them, and its gate where there is one."""
+    activation = ACTIVATIONS[p.spec.config.activation]
+    x = linear(p, layer.intermediate, x)  # [B, T, I], or [B, T, 2 I] with a gate
+    if layer.gated:
+        x, gate = jnp.split(x, 2, -1)
+        x = activation(x) * gate
+    else:
+        x = activation(x)
+    return p.tap("output", linear(p, layer.output, p.tap("intermediate", x)))  # [B, T, H]
 
 
 def pooler(p: Pass, dense: Linear, x: Array) -> Array:
@@ -189,18 +260,49 @@ def pooler(p: Pass, dense: Linear, x: Array) -> Array:
     return jnp.tanh(linear(p, dense, x[:, 0]))
 
 
-def sentence_embedding(pooling: Pooling, x: Array, attention_mask: Array) -> Array:
-    """[B, T, H] -> [B, H]: each row's own tokens as one vector."""
+def sentence_embedding(p: Pass, pooling: Pooling, x: Array, attention_mask: Array) -> Array:
+    """[B, T, H] -> [B, D]: each row's own tokens as one vector."""
     kept = attention_mask[..., None].astype(x.dtype)  # [B, T, 1]
     if pooling.mode == "mean":
         pooled = (x * kept).sum(1) / jnp.maximum(kept.sum(1), 1)
     elif pooling.mode == "max":
         pooled = jnp.where(kept == 0, jnp.finfo(x.dtype).min, x).max(1) * kept.max(1)
+    elif pooling.mode == "last":
+        pooled = x[jnp.arange(len(x)), x.shape[1] - 1 - attention_mask[:, ::-1].argmax(1)]
     else:
         pooled = x[jnp.arange(len(x)), attention_mask.argmax(1)]
-    if not pooling.normalize:
-        return pooled
-    return pooled / jnp.maximum(jnp.linalg.norm(pooled, axis=-1, keepdims=True), SHORTEST_NORM)
+    for dense in pooling.dense:
+        pooled = ACTIVATIONS[dense.activation](linear(p, dense.linear, pooled))
+    if pooling.dimensions:
+        pooled = shorten(p, pooled, pooling.dimensions)
+    return normalize(pooled) if pooling.normalize else pooled
+
+
+def shorten(p: Pass, x: Array, size: int) -> Array:
+    """The first so many numbers of each vector."""
+    return x[:, :size]
+
+
+def normalize(x: Array) -> Array:
+    """Each vector along the last axis over its L2 norm."""
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), SHORTEST_NORM)
+
+
+def token_weights(p: Pass, head: Dense, x: Array, attention_mask: Array) -> Array:
+    """[B, T, H] -> [B, T]: each token's weight for lexical matching, 0 at padding."""
+    weights = ACTIVATIONS[head.activation](linear(p, head.linear, x))  # [B, T, 1]
+    return weights.squeeze(-1) * attention_mask.astype(x.dtype)
+
+
+def token_vectors(p: Pass, dense: Linear, x: Array, attention_mask: Array) -> Array:
+    """[B, T, H] -> [B, T, D]: each token's vector of length 1, zeros at padding."""
+    return normalize(linear(p, dense, x) * attention_mask[..., None].astype(x.dtype))
+
+
+def term_weights(p: Pass, logits: Array, attention_mask: Array) -> Array:
+    """[B, T, V] -> [B, V]: log(1 + relu) of the highest logit over a row's own tokens; both only grow."""
+    highest = jnp.where(attention_mask[..., None] == 0, 0, logits).max(1)
+    return jnp.log1p(jax.nn.relu(highest))
 
 
 def mlm_head(p: Pass, head: MaskedLMHead, x: Array) -> Array:
@@ -208,17 +310,21 @@ def mlm_head(p: Pass, head: MaskedLMHead, x: Array) -> Array:
     x = ACTIVATIONS[head.activation](linear(p, head.dense, x))  # [..., E]
     x = layer_norm(p, head.norm, x)
     product = "...e,ve->...v" if p.spec.tied else "...e,ev->...v"  # a tied decoder is the embedding table [V, E]
-    return jnp.einsum(product, x, p[head.decoder], precision=precision()) + p[head.decoder_bias]
+    logits = jnp.einsum(product, x, p[head.decoder], precision=precision())
+    return logits + p[head.decoder_bias] if head.decoder_bias else logits
 
 
-def linear_head(p: Pass, head: LinearHead, x: Array, pooled: Array | None) -> Array:
-    """Label logits over every token, the first token, or the pooler's output."""
+def linear_head(p: Pass, head: LinearHead, x: Array, pooled: Array | None, attention_mask: Array) -> Array:
+    """Label logits over every token, the first token, the mean of a row's own tokens, or the pooler's output."""
     if head.over == "pooler" and pooled is not None:
         x = pooled
     elif head.over == "first_token":
         x = x[:, 0]
+    elif head.over == "mean":
+        x = sentence_embedding(p, Pooling("mean"), x, attention_mask)
     if head.dense:
         x = ACTIVATIONS[head.dense.activation](linear(p, head.dense.linear, x))
+        x = layer_norm(p, head.dense.norm, x) if head.dense.norm else x
     x = linear(p, head.projection, x)
     return x.squeeze(-1) if head.squeeze else x
 
@@ -229,8 +335,9 @@ def lookup(table: Array, ids: Integers) -> Array:
 
 
 def linear(p: Pass, layer: Linear, x: Array) -> Array:
-    """x K + b, with the kernel K [inputs, outputs]."""
-    return jnp.matmul(x, p[layer.weight], precision=precision()) + p[layer.bias]
+    """x K + b, or x K, with the kernel K [inputs, outputs]."""
+    product = jnp.matmul(x, p[layer.weight], precision=precision())
+    return product + p[layer.bias] if layer.bias else product
 
 
 def layer_norm(p: Pass, norm: Norm, x: Array) -> Array:
@@ -241,4 +348,5 @@ def layer_norm(p: Pass, norm: Norm, x: Array) -> Array:
     wide = x.astype(jnp.float32)
     centred = wide - wide.mean(-1, keepdims=True)
     variance = jnp.square(centred).mean(-1, keepdims=True)
-    return (centred * lax.rsqrt(variance + norm.epsilon) * p[norm.weight] + p[norm.bias]).astype(x.dtype)
+    y = centred * lax.rsqrt(variance + norm.epsilon) * p[norm.weight]
+    return (y + p[norm.bias] if norm.bias else y).astype(x.dtype)

@@ -4,15 +4,16 @@ The functions are those of the PyTorch forward, in the same order. B and T are t
 depend on them are computed by `SHAPE`, which the interpreter does when its inputs are resized, before it runs.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from yizhi.converters.forwards.passes import Tap, ignore, keep
 from yizhi.converters.litert_graph import ANY, INT32, Graph, Value
-from yizhi.converters.litert_operators import add, as_float, expand, gather, multiply, subtract, swap
+from yizhi.converters.litert_operators import add, as_float, cut, expand, gather, multiply, stride, subtract, swap
+from yizhi.model.rotary import make_table, table_names
 from yizhi.model.spec import (
     INPUT,
     MASK_VALUE,
@@ -21,7 +22,11 @@ from yizhi.model.spec import (
     SENTENCE_EMBEDDING,
     SHORTEST_NORM,
     SUM,
+    TERM_WEIGHTS,
+    TOKEN_VECTORS,
+    TOKEN_WEIGHTS,
     Adapter,
+    Dense,
     EncoderSpec,
     Layer,
     Linear,
@@ -29,6 +34,7 @@ from yizhi.model.spec import (
     MaskedLMHead,
     Norm,
     Pooling,
+    Rotary,
     Scaling,
 )
 
@@ -39,6 +45,9 @@ class Pass:
 
     length: T as a value. heads, rows: the shapes [B, T, A, d] and [B, T, H] as values.
     mask: what is added to attention scores, [B, 1, 1, T]. ones: [T, 1].
+    windows: by window, the mask of layers that have it: what hides padding and what is further away, [B, 1, T, T].
+    angles: by base, the cosines and sines of rotary positions, [T, 1, d / 2] each.
+    relative: what a key's distance adds to it and to its value, [T, 1, T, d], where the layers have that.
     positions: the tokens [N, 2], each by row and position, that the last layer is to compute; all [B, T] if None.
     """
 
@@ -49,6 +58,9 @@ class Pass:
     rows: Value
     mask: Value
     ones: Value
+    windows: Mapping[int, Value] = field(default_factory=dict)
+    angles: Mapping[float, tuple[Value, Value]] = field(default_factory=dict)
+    relative: Value | None = None
     tap: Tap[Value] = ignore
     positions: Value | None = None
 
@@ -87,7 +99,19 @@ def tanh(g: Graph, scope: str, x: Value) -> Value:
     return g.node(scope, "TANH", [x], x.shape)
 
 
-ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": relu, "silu": silu, "tanh": tanh}
+def identity(g: Graph, scope: str, x: Value) -> Value:
+    """x."""
+    return x
+
+
+ACTIVATIONS = {
+    "gelu_erf": gelu_erf,
+    "gelu_tanh": gelu_tanh,
+    "relu": relu,
+    "silu": silu,
+    "tanh": tanh,
+    "identity": identity,
+}
 
 
 def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
@@ -104,10 +128,16 @@ def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
     pooled = p.tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler else None  # [B, H]
     if SENTENCE_EMBEDDING in outputs and spec.pooling:
         p.tap(SENTENCE_EMBEDDING, sentence_embedding(p, spec.pooling, x, attention_mask))
+    if TOKEN_WEIGHTS in outputs and spec.token_weights:
+        p.tap(TOKEN_WEIGHTS, token_weights(p, spec.token_weights, x, attention_mask))
+    if TOKEN_VECTORS in outputs and spec.token_vectors:
+        p.tap(TOKEN_VECTORS, token_vectors(p, spec.token_vectors, x, attention_mask))
     if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
-        p.tap("logits", mlm_head(p, spec.head, x))
+        logits = p.tap("logits", mlm_head(p, spec.head, x))
+        if TERM_WEIGHTS in outputs:
+            p.tap(TERM_WEIGHTS, term_weights(p, logits, attention_mask))
     elif "logits" in outputs and isinstance(spec.head, LinearHead):
-        p.tap("logits", linear_head(p, spec.head, x, pooled))
+        p.tap("logits", linear_head(p, spec.head, x, pooled, attention_mask))
     for name in outputs:
         g.output(name, found[name])
 
@@ -143,7 +173,7 @@ def begin(g: Graph, spec: EncoderSpec) -> tuple[Pass, Value, Value, Value]:
     heads = extend(tokens, "heads", config.num_attention_heads, config.head_size)
     rows = extend(tokens, "rows", config.hidden_size)
     ones = g.node(scope, "FILL", [column, g.constant("one.float", 1, np.float32)], (ANY, 1))
-    p = Pass(g, spec, length, heads, rows, mask_scores(g, attention_mask), ones)
+    p = see(Pass(g, spec, length, heads, rows, mask_scores(g, attention_mask), ones))
     return p, input_ids, attention_mask, token_type_ids
 
 
@@ -185,6 +215,47 @@ def mask_scores(g: Graph, attention_mask: Value) -> Value:
     return scores
 
 
+def see(p: Pass) -> Pass:
+    """The pass with what attention needs beside hidden states and mask: windows, and angles of rotary positions."""
+    g, scope, config, kind = p.graph, "places", p.spec.config, np.float32
+    if not p.spec.windows and not p.spec.rotary_bases and p.spec.farthest is None:
+        return p
+    ends = [g.constant("zero", 0), p.length, g.constant("one", 1)]
+    places = g.node(scope, "RANGE", ends, (ANY,), dtype=INT32)  # [T]
+    windows, angles = {}, {}
+    for window in p.spec.windows:
+        numbers = as_float(g, scope, places)
+        distances = g.node(scope, "SUB", [expand(g, scope, numbers, 1), numbers], (ANY, ANY))
+        distances = g.node(scope, "ABS", [distances], distances.shape)
+        beyond = subtract(g, scope, distances, g.constant(f"window.{window}", window, kind))
+        beyond = g.node(scope, "RELU", [beyond], beyond.shape)
+        far = g.node(scope, "MINIMUM", [beyond, g.constant("one.float", 1, kind)], beyond.shape)  # 0 or 1
+        far = multiply(g, scope, far, g.constant("mask_value", MASK_VALUE, kind))
+        windows[window] = g.node(scope, "MINIMUM", [p.mask, far], (ANY, 1, ANY, ANY))  # their sum might overflow
+    for base in p.spec.rotary_bases:
+        tables = (
+            g.constant(name, make_table(name, config.max_position_embeddings, config.head_size // 2)[:, None], kind)
+            for name in table_names(base)
+        )
+        cos, sin = (gather(g, scope, table, places, axis=0) for table in tables)  # [T, 1, d / 2]
+        angles[base] = cos, sin
+    relative = None if p.spec.farthest is None else relative_positions(p, p.spec.farthest, places)
+    return replace(p, windows=windows, angles=angles, relative=relative)
+
+
+def relative_positions(p: Pass, farthest: int, places: Value) -> Value:
+    """What a key's distance adds to it and to its value, [T, 1, T, d]; the formula: `yizhi.model.spec.Layer`."""
+    g, scope, d, rows = p.graph, "places", p.spec.config.head_size, 2 * farthest + 1
+    cos, sin = (g.constant(name, make_table(name, rows, d // 2), np.float32) for name in table_names(10_000.0))
+    both = g.node(scope, "PACK", [sin, cos], (rows, d // 2, 2), schema.PackOptionsT(valuesCount=2, axis=2))
+    table = g.node(scope, "RESHAPE", [both, g.constant("distances", [rows, d])], (rows, d))
+    column = g.node(scope, "EXPAND_DIMS", [places, g.constant("axis.1", [1])], (ANY, 1), dtype=INT32)
+    near = g.node(scope, "SUB", [places, column], (ANY, ANY), dtype=INT32)
+    for operator, number in (("MINIMUM", farthest), ("MAXIMUM", -farthest), ("ADD", farthest)):
+        near = g.node(scope, operator, [near, g.constant(f"distance.{number}", number)], near.shape, dtype=INT32)
+    return expand(g, scope, gather(g, scope, table, near, axis=0), 1)
+
+
 def encoder(p: Pass, x: Value) -> Value:
     """Every block in turn; `hidden_states.N` is the input of block N, the last is the result."""
     number = 0
@@ -204,8 +275,8 @@ def encoder_layer(p: Pass, layer: Layer, x: Value) -> Value:
     Gives [N, H] where the pass names positions.
     """
     g, scope = p.graph, layer.attention_output.name
-    if layer.norm_first:
-        attended = attention(p, layer, layer_norm(p, layer.attention_norm, x))
+    if layer.norm_first or not layer.attention_norm:
+        attended = attention(p, layer, layer_norm(p, layer.attention_norm, x) if layer.attention_norm else x)
         x = p.tap("after_attention", add(g, scope, tokens_at(p, scope, x), attended))
         return add(g, layer.output.name, x, feed_forward(p, layer, layer_norm(p, layer.output_norm, x)))
     y = attention(p, layer, x)
@@ -258,16 +329,58 @@ def attention(p: Pass, layer: Layer, x: Value) -> Value:
         y = g.node(part.name, "RESHAPE", [y, p.heads], (ANY, ANY, config.num_attention_heads, config.head_size))
         return swap(g, part.name, y)  # [B, A, T, d]
 
-    query = split(layer.query, multiply(g, scope, p.tap("query", linear(p, layer.query, x)), scale))
-    key = split(layer.key, p.tap("key", linear(p, layer.key, x)))
-    value = split(layer.value, p.tap("value", linear(p, layer.value, x)))
+    query, key, value = projections(p, layer, x)
+    query = multiply(g, scope, query, scale)
+    if layer.rotary:
+        query, key = rotary(p, layer.query, layer.rotary, query), rotary(p, layer.key, layer.rotary, key)
+        value = rotary(p, layer.value, layer.rotary, value) if layer.rotary.values else value
+    query, key, value = split(layer.query, query), split(layer.key, key), split(layer.value, value)
+    mask = p.mask if layer.window is None else p.windows[layer.window]
     scores = g.node(f"{scope}/scores", "BATCH_MATMUL", [query, key], square, schema.BatchMatMulOptionsT(adjY=True))
-    weights, total = exponents(p, scope, add(g, scope, scores, p.mask))
+    if layer.farthest is not None and p.relative:
+        scores = add(g, scope, scores, for_each_query(g, f"{scope}/scores", query, p.relative, adj_y=True))
+    weights, total = exponents(p, scope, add(g, scope, scores, mask))
     context = g.node(f"{scope}/context", "BATCH_MATMUL", [weights, value], value.shape, schema.BatchMatMulOptionsT())
+    if layer.farthest is not None and p.relative:
+        context = add(g, scope, context, for_each_query(g, f"{scope}/context", weights, p.relative, adj_y=False))
     context = swap(g, scope, g.node(scope, "DIV", [context, total], context.shape))
     context = g.node(scope, "RESHAPE", [context, p.rows], (ANY, ANY, config.hidden_size))
     context = p.tap("context", tokens_at(p, scope, context))  # [B, T, H] or [N, H]
     return p.tap("attention_output", linear(p, layer.attention_output, context))
+
+
+def projections(p: Pass, layer: Layer, x: Value) -> tuple[Value, Value, Value]:
+    """Queries, keys and values, [B, T, H] each."""
+    if layer.fused:
+        all_three, hidden = linear(p, layer.query, x), p.spec.config.hidden_size
+        query, key, value = (cut(p.graph, layer.query.name, all_three, part * hidden, hidden) for part in range(3))
+    else:
+        query, key, value = (linear(p, part, x) for part in (layer.query, layer.key, layer.value))
+    return p.tap("query", query), p.tap("key", key), p.tap("value", value)
+
+
+def rotary(p: Pass, part: Linear, turn: Rotary, x: Value) -> Value:
+    """Each pair (a, b) of a head's elements turned by its position's angle: [B, T, H] -> [B, T, A, d], in two axes."""
+    g, scope, heads, d = p.graph, f"{part.name}/rotary", p.spec.config.num_attention_heads, p.spec.config.head_size
+    x = g.node(scope, "RESHAPE", [x, p.heads], (ANY, ANY, heads, d))
+    step, shift = (2, 1) if turn.interleaved else (1, d // 2)
+    a, b = (stride(g, scope, x, start, d - shift + start, step) for start in (0, shift))  # [B, T, A, d / 2] each
+    cos, sin = p.angles[turn.base]
+    one = subtract(g, scope, multiply(g, scope, a, cos), multiply(g, scope, b, sin))
+    other = add(g, scope, multiply(g, scope, b, cos), multiply(g, scope, a, sin))
+    axis, sizes = (4, (d // 2, 2)) if turn.interleaved else (3, (2, d // 2))
+    options = schema.PackOptionsT(valuesCount=2, axis=axis)
+    return g.node(scope, "PACK", [one, other], (ANY, ANY, heads, *sizes), options)
+
+
+def for_each_query(g: Graph, scope: str, x: Value, relative: Value, *, adj_y: bool) -> Value:
+    """x [B, A, T, n] times a matrix of each query's own, of [T, 1, T, d], or with adj_y its transpose: [B, A, T, m]."""
+    there, back = g.constant("queries_first", [2, 0, 1, 3]), g.constant("queries_third", [1, 2, 0, 3])
+    width = ANY if adj_y else relative.shape[-1]
+    rows = g.node(scope, "TRANSPOSE", [x, there], (ANY, ANY, x.shape[1], x.shape[3]))  # [T, B, A, n]
+    options = schema.BatchMatMulOptionsT(adjY=adj_y)
+    product = g.node(scope, "BATCH_MATMUL", [rows, relative], (ANY, ANY, x.shape[1], width), options)
+    return g.node(scope, "TRANSPOSE", [product, back], (ANY, x.shape[1], ANY, width))
 
 
 def exponents(p: Pass, scope: str, scores: Value) -> tuple[Value, Value]:
@@ -291,9 +404,15 @@ def tokens_at(p: Pass, scope: str, x: Value) -> Value:
 
 
 def feed_forward(p: Pass, layer: Layer, x: Value) -> Value:
-    """Two linear layers with the activation between them."""
+    """Two linear layers with the activation between them, and its gate where there is one."""
     activation = ACTIVATIONS[p.spec.config.activation]
-    x = activation(p.graph, layer.intermediate.name, linear(p, layer.intermediate, x))  # [B, T, I]
+    g, part, inner = p.graph, layer.intermediate, layer.output.inputs
+    x = linear(p, part, x)  # [B, T, I], or [B, T, 2 I] with a gate
+    if layer.gated:
+        x, gate = (cut(g, part.name, x, start, inner) for start in (0, inner))
+        x = multiply(g, part.name, activation(g, part.name, x), gate)
+    else:
+        x = activation(g, part.name, x)
     return p.tap("output", linear(p, layer.output, p.tap("intermediate", x)))  # [B, T, H]
 
 
@@ -303,9 +422,9 @@ def pooler(p: Pass, dense: Linear, x: Value) -> Value:
 
 
 def sentence_embedding(p: Pass, pooling: Pooling, x: Value, attention_mask: Value) -> Value:
-    """[B, T, H] -> [B, H]: each row's own tokens as one vector."""
+    """[B, T, H] -> [B, D]: each row's own tokens as one vector."""
     g, scope, shape = p.graph, "pooling", (ANY, x.shape[-1])
-    one, middle, last = g.constant("one.float", 1, np.float32), g.constant("axis.1", [1]), g.constant("axis.-1", [-1])
+    one, middle = g.constant("one.float", 1, np.float32), g.constant("axis.1", [1])
     kept = expand(g, scope, as_float(g, scope, attention_mask), -1)  # [B, T, 1]
     if pooling.mode == "mean":
         total = g.node(scope, "SUM", [multiply(g, scope, x, kept), middle], shape, schema.ReducerOptionsT())
@@ -319,33 +438,85 @@ def sentence_embedding(p: Pass, pooling: Pooling, x: Value, attention_mask: Valu
         pooled = multiply(g, scope, highest, some)
     else:
         options = schema.ArgMaxOptionsT(outputType=INT32)
-        first = g.node(scope, "ARG_MAX", [attention_mask, g.constant("one", 1)], (ANY,), options, dtype=INT32)
-        pooled = g.node(scope, "GATHER", [x, first], shape, schema.GatherOptionsT(axis=1, batchDims=1), version=5)
-    if not pooling.normalize:
-        return pooled
-    squares = multiply(g, scope, pooled, pooled)
-    norm = g.node(scope, "SUM", [squares, last], (ANY, 1), schema.ReducerOptionsT(keepDims=True))
-    norm = g.node(scope, "SQRT", [norm], norm.shape)
-    norm = g.node(scope, "MAXIMUM", [norm, g.constant("shortest", SHORTEST_NORM, np.float32)], norm.shape)
-    return g.node(scope, "DIV", [pooled, norm], shape)
+        marks = numbered(p, scope, attention_mask) if pooling.mode == "last" else attention_mask
+        place = g.node(scope, "ARG_MAX", [marks, g.constant("one", 1)], (ANY,), options, dtype=INT32)
+        pooled = g.node(scope, "GATHER", [x, place], shape, schema.GatherOptionsT(axis=1, batchDims=1), version=5)
+    for dense in pooling.dense:
+        pooled = ACTIVATIONS[dense.activation](g, dense.linear.name, linear(p, dense.linear, pooled))
+    if pooling.dimensions:
+        pooled = shorten(p, pooled, pooling.dimensions)
+    return normalize(p, scope, pooled) if pooling.normalize else pooled
+
+
+def numbered(p: Pass, scope: str, attention_mask: Value) -> Value:
+    """1 … T for tokens by their position, 0 for padding: [B, T]. The last token's is the greatest."""
+    g = p.graph
+    ends = [g.constant("one", 1), add(g, scope, p.length, g.constant("one", 1)), g.constant("one", 1)]
+    numbers = g.node(scope, "RANGE", ends, (ANY,), dtype=INT32)  # [T]
+    return multiply(g, scope, as_float(g, scope, attention_mask), as_float(g, scope, numbers))
+
+
+def shorten(p: Pass, x: Value, size: int) -> Value:
+    """The first so many numbers of each vector."""
+    g = p.graph
+    ends = [g.constant("start", [0, 0]), g.constant(f"columns.{size}", [ANY, size])]
+    return g.node("pooling", "SLICE", [x, *ends], (ANY, size))
+
+
+def normalize(p: Pass, scope: str, x: Value) -> Value:
+    """Each vector along the last axis over its L2 norm."""
+    g, shape = p.graph, (*x.shape[:-1], 1)
+    axis = g.constant(f"axis.{len(shape) - 1}", [len(shape) - 1])
+    norm = g.node(scope, "SUM", [multiply(g, scope, x, x), axis], shape, schema.ReducerOptionsT(keepDims=True))
+    norm = g.node(scope, "SQRT", [norm], shape)
+    norm = g.node(scope, "MAXIMUM", [norm, g.constant("shortest", SHORTEST_NORM, np.float32)], shape)
+    return g.node(scope, "DIV", [x, norm], x.shape)
+
+
+def token_weights(p: Pass, head: Dense, x: Value, attention_mask: Value) -> Value:
+    """[B, T, H] -> [B, T]: each token's weight for lexical matching, 0 at padding."""
+    g, scope = p.graph, head.linear.name
+    weights = ACTIVATIONS[head.activation](g, scope, linear(p, head.linear, x))  # [B, T, 1]
+    weights = g.node(scope, "SQUEEZE", [weights], (ANY, ANY), schema.SqueezeOptionsT(squeezeDims=[2]))
+    return multiply(g, scope, weights, as_float(g, scope, attention_mask))
+
+
+def token_vectors(p: Pass, dense: Linear, x: Value, attention_mask: Value) -> Value:
+    """[B, T, H] -> [B, T, D]: each token's vector of length 1, zeros at padding."""
+    g, scope = p.graph, dense.name
+    kept = expand(g, scope, as_float(g, scope, attention_mask), -1)  # [B, T, 1]
+    return normalize(p, scope, multiply(g, scope, linear(p, dense, x), kept))
+
+
+def term_weights(p: Pass, logits: Value, attention_mask: Value) -> Value:
+    """[B, T, V] -> [B, V]: log(1 + relu) of the highest logit over a row's own tokens; both only grow."""
+    g, scope, shape = p.graph, "terms", (ANY, logits.shape[-1])
+    own = multiply(g, scope, logits, expand(g, scope, as_float(g, scope, attention_mask), -1))
+    axis = g.constant("axis.1", [1])
+    highest = g.node(scope, "REDUCE_MAX", [own, axis], shape, schema.ReducerOptionsT())
+    above = add(g, scope, relu(g, scope, highest), g.constant("one.float", 1, np.float32))
+    return g.node(scope, "LOG", [above], shape)
 
 
 def mlm_head(p: Pass, head: MaskedLMHead, x: Value) -> Value:
     """Vocabulary logits [..., V] of hidden states [..., H]."""
     x = ACTIVATIONS[head.activation](p.graph, head.dense.name, linear(p, head.dense, x))  # [..., E]
     x = layer_norm(p, head.norm, x)
-    return p.graph.linear(head.decoder_bias.rpartition(".")[0], head.decoder, head.decoder_bias, x)
+    return p.graph.linear(head.decoder_name, head.decoder, head.decoder_bias, x)
 
 
-def linear_head(p: Pass, head: LinearHead, x: Value, pooled: Value | None) -> Value:
-    """Label logits over every token, the first token, or the pooler's output."""
+def linear_head(p: Pass, head: LinearHead, x: Value, pooled: Value | None, attention_mask: Value) -> Value:
+    """Label logits over every token, the first token, the mean of a row's own tokens, or the pooler's output."""
     if head.over == "pooler" and pooled is not None:
         x = pooled
     elif head.over == "first_token":
         x = first_tokens(p, head.projection.name, x)
+    elif head.over == "mean":
+        x = sentence_embedding(p, Pooling("mean"), x, attention_mask)
     if head.dense:
         dense = head.dense.linear
         x = ACTIVATIONS[head.dense.activation](p.graph, dense.name, linear(p, dense, x))
+        x = layer_norm(p, head.dense.norm, x) if head.dense.norm else x
     x = linear(p, head.projection, x)
     if not head.squeeze:
         return x
@@ -354,7 +525,7 @@ def linear_head(p: Pass, head: LinearHead, x: Value, pooled: Value | None) -> Va
 
 
 def linear(p: Pass, layer: Linear, x: Value) -> Value:
-    """x Wᵀ + b."""
+    """x Wᵀ + b, or x Wᵀ."""
     return p.graph.linear(layer.name, layer.weight, layer.bias, x)
 
 
@@ -367,8 +538,8 @@ def layer_norm(p: Pass, norm: Norm, x: Value) -> Value:
     variance = g.node(scope, "MEAN", [squares, axis], shape, keep_axis)
     variance = add(g, scope, variance, g.constant(f"epsilon.{norm.epsilon}", norm.epsilon, np.float32))
     factor = g.node(scope, "RSQRT", [variance], shape)
-    y = multiply(g, scope, subtract(g, scope, x, mean), factor)
-    return add(g, scope, multiply(g, scope, y, g.weight(norm.weight)), g.weight(norm.bias))
+    y = multiply(g, scope, multiply(g, scope, subtract(g, scope, x, mean), factor), g.weight(norm.weight))
+    return add(g, scope, y, g.weight(norm.bias)) if norm.bias else y
 
 
 def first_tokens(p: Pass, scope: str, x: Value) -> Value:

@@ -5,8 +5,8 @@ N = B·T, or [M, H] where M of them are chosen, so that a linear layer is one Ge
 own [outputs, inputs] bytes.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from onnx import TensorProto
 
@@ -21,7 +21,11 @@ from yizhi.model.spec import (
     SHORTEST_NORM,
     SPAN_LOGITS,
     SUM,
+    TERM_WEIGHTS,
+    TOKEN_VECTORS,
+    TOKEN_WEIGHTS,
     Adapter,
+    Dense,
     EncoderSpec,
     Layer,
     Linear,
@@ -29,10 +33,11 @@ from yizhi.model.spec import (
     MaskedLMHead,
     Norm,
     Pooling,
+    Rotary,
     Scaling,
 )
 
-FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+BOOL, DOUBLE, FLOAT, INT64 = TensorProto.BOOL, TensorProto.DOUBLE, TensorProto.FLOAT, TensorProto.INT64
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,9 @@ class Pass:
     """One run of an encoder as nodes of a graph: `passes.Pass`, with the names of values for the values.
 
     mask: what is added to attention scores, [B, 1, 1, T]; the layers need it.
+    windows: by window, the mask of layers that have it: what hides padding and what is further away, [B, 1, T, T].
+    angles: by base, the cosines and sines of rotary positions, [T, d / 2] each.
+    relative: what a key's distance adds to it and to its value, [T, T, d], where the layers have that.
     positions: the tokens [M, 2], each by row and position, that the last layer is to compute; all [N] if None.
     """
 
@@ -47,6 +55,9 @@ class Pass:
     spec: EncoderSpec
     tap: Tap[str] = ignore
     mask: str = ""
+    windows: Mapping[int, str] = field(default_factory=dict)
+    angles: Mapping[float, tuple[str, str]] = field(default_factory=dict)
+    relative: str | None = None
     positions: str | None = None
 
     def in_layer(self, number: int) -> "Pass":
@@ -84,7 +95,19 @@ def tanh(g: Graph, scope: str, x: str) -> str:
     return g.node(scope, "Tanh", [x])
 
 
-ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": relu, "silu": silu, "tanh": tanh}
+def identity(g: Graph, scope: str, x: str) -> str:
+    """x."""
+    return x
+
+
+ACTIVATIONS = {
+    "gelu_erf": gelu_erf,
+    "gelu_tanh": gelu_tanh,
+    "relu": relu,
+    "silu": silu,
+    "tanh": tanh,
+    "identity": identity,
+}
 
 
 def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
@@ -107,15 +130,21 @@ def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
 
     p = Pass(g, spec, tap)
     x = embeddings(p, input_ids, token_type_ids)  # [N, H]
-    x = encoder(replace(p, mask=mask_scores(g, attention_mask)), x)
+    x = encoder(see(p, attention_mask), x)
     tap("last_hidden_state", x)
     pooled = tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler else ""  # [B, H]
     if SENTENCE_EMBEDDING in outputs and spec.pooling:
         tap(SENTENCE_EMBEDDING, sentence_embedding(p, spec.pooling, x, attention_mask))
+    if TOKEN_WEIGHTS in outputs and spec.token_weights:
+        tap(TOKEN_WEIGHTS, token_weights(p, spec.token_weights, x, attention_mask))
+    if TOKEN_VECTORS in outputs and spec.token_vectors:
+        tap(TOKEN_VECTORS, token_vectors(p, spec.token_vectors, x, attention_mask))
     if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
-        tap("logits", mlm_head(p, spec.head, x))
+        logits = tap("logits", mlm_head(p, spec.head, x))
+        if TERM_WEIGHTS in outputs:
+            tap(TERM_WEIGHTS, term_weights(p, logits, attention_mask))
     elif "logits" in outputs and isinstance(spec.head, LinearHead):
-        logits = tap("logits", linear_head(p, spec.head, x, pooled))
+        logits = tap("logits", linear_head(p, spec.head, x, pooled, attention_mask))
         for column, name in enumerate(SPAN_LOGITS if SPAN_LOGITS[0] in outputs else ()):
             tap(name, g.node(name, "Gather", [logits, g.constant(f"column.{column}", INT64, column)], axis=1))  # [N]
     for name in outputs:
@@ -132,7 +161,7 @@ def build_logits_at(g: Graph, spec: EncoderSpec, head: MaskedLMHead) -> None:
     positions = g.input(POSITIONS, INT64, ("count", 2))
     p = Pass(g, spec, positions=positions)
     x = embeddings(p, input_ids, token_type_ids)  # [N, H]
-    x = encoder(replace(p, mask=mask_scores(g, attention_mask)), x)  # [M, H]
+    x = encoder(see(p, attention_mask), x)  # [M, H]
     g.node("logits", "Identity", [mlm_head(p, head, x)], result="logits")
     g.output("logits", FLOAT, ("count", head.vocab_size))
 
@@ -176,6 +205,54 @@ def position_ids(p: Pass, input_ids: str) -> str:
     return g.node(scope, "Add", [counted, padding])
 
 
+def see(p: Pass, attention_mask: str) -> Pass:
+    """The pass with what attention needs beside the hidden states: masks, and the angles of rotary positions."""
+    g, scope, d = p.graph, "positions", p.spec.config.head_size
+    mask = mask_scores(g, attention_mask)
+    if not p.spec.windows and not p.spec.rotary_bases and p.spec.farthest is None:
+        return replace(p, mask=mask)
+
+    def number(name: str, value: float, dtype: int = DOUBLE) -> str:
+        return g.constant(f"{name}.{value}", dtype, value)
+
+    columns = g.constant("columns", INT64, [1])
+    length = g.node(scope, "Squeeze", [g.node(scope, "Shape", [attention_mask], start=1)])
+    ends = [number("place", 0.0), g.node(scope, "Cast", [length], to=DOUBLE), number("place", 1.0)]
+    places = g.node(scope, "Range", ends)  # [T]
+    column = g.node(scope, "Unsqueeze", [places, columns])  # [T, 1]
+    windows, angles = {}, {}
+    for window in p.spec.windows:
+        distances = g.node(scope, "Abs", [g.node(scope, "Sub", [column, places])])  # [T, T]
+        near = g.node(scope, "LessOrEqual", [distances, number("window", float(window))])
+        far = [near, g.constant("nothing", FLOAT, 0.0), g.constant("mask_value", FLOAT, MASK_VALUE)]
+        windows[window] = g.node(scope, "Min", [mask, g.node(scope, "Where", far)])  # not their sum, which overflows
+
+    def turns(column: str, base: float) -> tuple[str, str]:
+        """Cosines and sines of column · base^(−2i / d): [rows, 1] -> [rows, d / 2]."""
+        # In float64: an angle in float32 is off by 5e-4 at position 8,191, as it is in transformers' classes.
+        pairs = g.node(scope, "Range", [number("place", 0.0), number("pairs", d / 2), number("place", 1.0)])
+        exponents = g.node(scope, "Mul", [pairs, number("exponent", -2 / d)])
+        frequencies = g.node(scope, "Pow", [number("base", base), exponents])  # [d / 2]
+        angle = g.node(scope, "Mul", [column, frequencies])
+        cos, sin = (g.node(scope, "Cast", [g.node(scope, turn, [angle])], to=FLOAT) for turn in ("Cos", "Sin"))
+        return cos, sin
+
+    for base in p.spec.rotary_bases:
+        angles[base] = turns(column, base)
+    relative = None
+    if p.spec.farthest is not None:  # what a key's distance adds to it and to its value: [T, T, d]
+        farthest = number("farthest", float(p.spec.farthest))
+        ends = [number("place", 0.0), number("distances", 2.0 * p.spec.farthest + 1), number("place", 1.0)]
+        cos, sin = turns(g.node(scope, "Unsqueeze", [g.node(scope, "Range", ends), columns]), 10_000.0)
+        both = [g.node(scope, "Unsqueeze", [part, g.constant("last_axis", INT64, [-1])]) for part in (sin, cos)]
+        table = to_rows(g, scope, g.node(scope, "Concat", both, axis=-1), d)  # [2 · farthest + 1, d]
+        distances = g.node(scope, "Sub", [places, column])  # [T, T]
+        near = g.node(scope, "Clip", [distances, number("farthest", -float(p.spec.farthest)), farthest])
+        near = g.node(scope, "Cast", [g.node(scope, "Add", [near, farthest])], to=INT64)
+        relative = g.node(scope, "Gather", [table, near], axis=0)
+    return replace(p, mask=mask, windows=windows, angles=angles, relative=relative)
+
+
 def mask_scores(g: Graph, attention_mask: str) -> str:
     """What is added to attention scores: 0 for a token, MASK_VALUE for padding: [B, 1, 1, T]."""
     scope = "attention_mask"
@@ -204,8 +281,8 @@ def encoder_layer(p: Pass, layer: Layer, x: str) -> str:
     Gives [M, H] where the pass names positions.
     """
     g, scope = p.graph, layer.attention_output.name
-    if layer.norm_first:
-        attended = attention(p, layer, layer_norm(p, layer.attention_norm, x))
+    if layer.norm_first or not layer.attention_norm:
+        attended = attention(p, layer, layer_norm(p, layer.attention_norm, x) if layer.attention_norm else x)
         x = p.tap("after_attention", g.node(scope, "Add", [tokens_at(p, scope, x), attended]))
         transformed = feed_forward(p, layer, layer_norm(p, layer.output_norm, x))
         return g.node(layer.output.name, "Add", [x, transformed])
@@ -256,21 +333,62 @@ def attention(p: Pass, layer: Layer, x: str) -> str:
     g, scope = p.graph, layer.query.name.rpartition(".")[0]
     heads = [p.spec.config.num_attention_heads, p.spec.config.head_size]
 
-    def split(part: Linear, role: str, order: Sequence[int]) -> str:
-        y = p.tap(role, linear(p, part, x))
+    def split(part: Linear, y: str, order: Sequence[int]) -> str:
         return g.node(part.name, "Transpose", [to_tokens(g, part.name, y, heads)], perm=order)
 
-    query = split(layer.query, "query", (0, 2, 1, 3))  # [B, A, T, d]
-    key = split(layer.key, "key", (0, 2, 3, 1))  # [B, A, d, T]
-    value = split(layer.value, "value", (0, 2, 1, 3))  # [B, A, T, d]
+    query, key, value = projections(p, layer, x)
+    if layer.rotary:
+        query, key = rotary(p, layer.query, layer.rotary, query), rotary(p, layer.key, layer.rotary, key)
+        value = rotary(p, layer.value, layer.rotary, value) if layer.rotary.values else value
+    query = split(layer.query, query, (0, 2, 1, 3))  # [B, A, T, d]
+    key = split(layer.key, key, (0, 2, 3, 1))  # [B, A, d, T]
+    value = split(layer.value, value, (0, 2, 1, 3))  # [B, A, T, d]
     scale = g.constant("attention_scale", FLOAT, p.spec.config.head_size**-0.5)
-    scores = g.node(scope, "Mul", [g.node(f"{scope}/scores", "MatMul", [query, key]), scale])  # [B, A, T, T]
-    weights = g.node(scope, "Softmax", [g.node(scope, "Add", [scores, p.mask])], axis=-1)
-    context = g.node(scope, "Transpose", [g.node(f"{scope}/context", "MatMul", [weights, value])], perm=(0, 2, 1, 3))
+    scores = g.node(f"{scope}/scores", "MatMul", [query, key])  # [B, A, T, T]
+    if layer.farthest is not None and p.relative:
+        apart = g.node(f"{scope}/scores", "Einsum", [query, p.relative], equation="baqd,qkd->baqk")
+        scores = g.node(f"{scope}/scores", "Add", [scores, apart])
+    scores = g.node(scope, "Mul", [scores, scale])
+    mask = p.mask if layer.window is None else p.windows[layer.window]
+    weights = g.node(scope, "Softmax", [g.node(scope, "Add", [scores, mask])], axis=-1)
+    context = g.node(f"{scope}/context", "MatMul", [weights, value])  # [B, A, T, d]
+    if layer.farthest is not None and p.relative:
+        apart = g.node(f"{scope}/context", "Einsum", [weights, p.relative], equation="baqk,qkd->baqd")
+        context = g.node(f"{scope}/context", "Add", [context, apart])
+    context = g.node(scope, "Transpose", [context], perm=(0, 2, 1, 3))
     if p.positions:
         context = g.node(scope, "GatherND", [context, p.positions])  # [M, A, d]
     context = p.tap("context", to_rows(g, scope, context, p.spec.config.hidden_size))  # [N, H] or [M, H]
     return p.tap("attention_output", linear(p, layer.attention_output, context))
+
+
+def projections(p: Pass, layer: Layer, x: str) -> tuple[str, str, str]:
+    """Queries, keys and values, [N, H] each."""
+    if layer.fused:
+        g, scope, all_three = p.graph, layer.query.name, linear(p, layer.query, x)
+        hidden = p.spec.config.hidden_size
+        ends = [g.constant(f"end.{end}", INT64, [end]) for end in (0, hidden, 2 * hidden, 3 * hidden)]
+        axis = g.constant("last_axis", INT64, [-1])
+        query, key, value = (g.node(scope, "Slice", [all_three, *ends[part : part + 2], axis]) for part in range(3))
+    else:
+        query, key, value = (linear(p, part, x) for part in (layer.query, layer.key, layer.value))
+    return p.tap("query", query), p.tap("key", key), p.tap("value", value)
+
+
+def rotary(p: Pass, part: Linear, turn: Rotary, x: str) -> str:
+    """Each pair (a, b) of a head's elements turned by its position's angle: [N, H] -> [B, T, A, d]."""
+    g, scope, config = p.graph, f"{part.name}/rotary", p.spec.config
+    pairs, axis = config.head_size // 2, 4 if turn.interleaved else 3
+    x = to_tokens(g, scope, x, [config.num_attention_heads, *((pairs, 2) if turn.interleaved else (2, pairs))])
+    a, b = (g.node(scope, "Gather", [x, g.constant(f"half.{half}", INT64, [half])], axis=axis) for half in (0, 1))
+    # [T, d / 2] -> [T, 1, d / 2, 1], or [T, 1, 1, d / 2]
+    axes = g.constant(f"angle.{axis}", INT64, [1, axis - 1])
+    cos, sin = (g.node(scope, "Unsqueeze", [table, axes]) for table in p.angles[turn.base])
+
+    def sum_of(operator: str, one: str, other: str) -> str:
+        return g.node(scope, operator, [g.node(scope, "Mul", [one, cos]), g.node(scope, "Mul", [other, sin])])
+
+    return g.node(scope, "Concat", [sum_of("Sub", a, b), sum_of("Add", b, a)], axis=axis)
 
 
 def tokens_at(p: Pass, scope: str, x: str) -> str:
@@ -283,9 +401,16 @@ def tokens_at(p: Pass, scope: str, x: str) -> str:
 
 
 def feed_forward(p: Pass, layer: Layer, x: str) -> str:
-    """Two linear layers with the activation between them."""
-    activation = ACTIVATIONS[p.spec.config.activation]
-    x = p.graph.activated(layer.intermediate, activation, x, layer.output.weight)  # [N, I]
+    """Two linear layers with the activation between them, and its gate where there is one."""
+    g, activation, part = p.graph, ACTIVATIONS[p.spec.config.activation], layer.intermediate
+    if layer.gated:
+        x, middle = linear(p, part, x), layer.output.inputs  # [N, 2 I]
+        ends = [g.constant(f"end.{end}", INT64, [end]) for end in (0, middle, 2 * middle)]
+        axis = g.constant("last_axis", INT64, [-1])
+        x, gate = (g.node(part.name, "Slice", [x, *ends[half : half + 2], axis]) for half in (0, 1))
+        x = g.node(part.name, "Mul", [activation(g, part.name, x), gate])  # [N, I]
+    else:
+        x = g.activated(part, activation, x, layer.output)  # [N, I]
     return p.tap("output", linear(p, layer.output, p.tap("intermediate", x)))  # [N, H]
 
 
@@ -295,7 +420,7 @@ def pooler(p: Pass, dense: Linear, x: str) -> str:
 
 
 def sentence_embedding(p: Pass, pooling: Pooling, x: str, attention_mask: str) -> str:
-    """[N, H] -> [B, H]: each row's own tokens as one vector."""
+    """[N, H] -> [B, D]: each row's own tokens as one vector."""
     g, scope = p.graph, "pooling"
 
     def axis(number: int) -> str:
@@ -318,12 +443,59 @@ def sentence_embedding(p: Pass, pooling: Pooling, x: str, attention_mask: str) -
         highest = g.node(scope, "ReduceMax", [hidden, axis(1)], keepdims=0)
         pooled = g.node(scope, "Mul", [highest, g.node(scope, "ReduceMax", [kept, axis(1)])])
     else:
-        first = g.node(scope, "ArgMax", [kept], axis=1)  # [B, 1]
-        pooled = g.node(scope, "GatherND", [states, first], batch_dims=1)
-    if not pooling.normalize:
-        return pooled
-    norm = g.node(scope, "ReduceL2", [pooled, axis(-1)])  # [B, 1]
-    return g.node(scope, "Div", [pooled, g.node(scope, "Max", [norm, g.constant("shortest", FLOAT, SHORTEST_NORM)])])
+        place = g.node(scope, "ArgMax", [kept], axis=1, select_last_index=int(pooling.mode == "last"))  # [B, 1]
+        pooled = g.node(scope, "GatherND", [states, place], batch_dims=1)
+    for dense in pooling.dense:
+        name = dense.linear.name
+        pooled = ACTIVATIONS[dense.activation](g, name, linear_of_rows(p, dense.linear, pooled))
+    if pooling.dimensions:
+        pooled = shorten(p, pooled, pooling.dimensions)
+    return normalize(p, scope, pooled) if pooling.normalize else pooled
+
+
+def shorten(p: Pass, x: str, size: int) -> str:
+    """The first so many numbers of each vector."""
+    g = p.graph
+    ends = [g.constant(f"end.{end}", INT64, [end]) for end in (0, size)]
+    return g.node("pooling", "Slice", [x, *ends, g.constant("axis.-1", INT64, [-1])])
+
+
+def normalize(p: Pass, scope: str, x: str) -> str:
+    """Each vector along the last axis over its L2 norm."""
+    g = p.graph
+    norm = g.node(scope, "ReduceL2", [x, g.constant("axis.-1", INT64, [-1])])
+    return g.node(scope, "Div", [x, g.node(scope, "Max", [norm, g.constant("shortest", FLOAT, SHORTEST_NORM)])])
+
+
+def token_weights(p: Pass, head: Dense, x: str, attention_mask: str) -> str:
+    """[N, H] -> [N]: each token's weight for lexical matching, 0 at padding."""
+    g, scope = p.graph, head.linear.name
+    weights = ACTIVATIONS[head.activation](g, scope, linear(p, head.linear, x))  # [N, 1]
+    return to_rows(g, scope, g.node(scope, "Mul", [weights, kept_tokens(p, scope, attention_mask)]), 1)
+
+
+def token_vectors(p: Pass, dense: Linear, x: str, attention_mask: str) -> str:
+    """[N, H] -> [N, D]: each token's vector of length 1, zeros at padding."""
+    g, scope = p.graph, dense.name
+    own = g.node(scope, "Mul", [linear(p, dense, x), kept_tokens(p, scope, attention_mask)])
+    return normalize(p, scope, own)
+
+
+def kept_tokens(p: Pass, scope: str, attention_mask: str) -> str:
+    """1 for a token, 0 for padding: [B, T] -> [N, 1]."""
+    return to_rows(p.graph, scope, p.graph.node(scope, "Cast", [attention_mask], to=FLOAT), 1)
+
+
+def term_weights(p: Pass, logits: str, attention_mask: str) -> str:
+    """[N, V] -> [B, V]: log(1 + relu) of the highest logit over a row's own tokens; both only grow."""
+    g, scope = p.graph, "terms"
+    own = g.node(scope, "Cast", [attention_mask], to=BOOL)  # [B, T]
+    own = g.node(scope, "Unsqueeze", [own, g.constant("axis.-1", INT64, [-1])])
+    zero = g.constant("zero.float", FLOAT, 0.0)
+    shown = g.node(scope, "Where", [own, to_tokens(g, scope, logits, [-1]), zero])  # [B, T, V]
+    highest = g.node(scope, "ReduceMax", [shown, g.constant("axis.1", INT64, [1])], keepdims=0)
+    above = g.node(scope, "Add", [relu(g, scope, highest), g.constant("one", FLOAT, 1.0)])
+    return g.node(scope, "Log", [above])
 
 
 def mlm_head(p: Pass, head: MaskedLMHead, x: str) -> str:
@@ -331,30 +503,44 @@ def mlm_head(p: Pass, head: MaskedLMHead, x: str) -> str:
     g = p.graph
     x = ACTIVATIONS[head.activation](g, head.dense.name, linear(p, head.dense, x))  # [N, E]
     x = layer_norm(p, head.norm, x)
-    return g.linear(head.decoder_bias.rpartition(".")[0], head.decoder, head.decoder_bias, x)
+    return g.linear(head.decoder_name, head.decoder, head.decoder_bias, x)
 
 
-def linear_head(p: Pass, head: LinearHead, x: str, pooled: str) -> str:
-    """Label logits over every token [N, labels], the first token or the pooler's output [B, labels]."""
+def linear_head(p: Pass, head: LinearHead, x: str, pooled: str, attention_mask: str) -> str:
+    """Label logits over every token [N, labels]; the first, the mean of all or the pooler's output [B, labels]."""
     if head.over == "first_token":
         x = first_tokens(p, head.projection.name, x)
     elif head.over == "pooler":
         x = pooled
+    elif head.over == "mean":
+        x = sentence_embedding(p, Pooling("mean"), x, attention_mask)
     if head.dense:
         dense = head.dense.linear
         x = ACTIVATIONS[head.dense.activation](p.graph, dense.name, linear(p, dense, x))
+        x = layer_norm(p, head.dense.norm, x) if head.dense.norm else x
     return linear(p, head.projection, x)
 
 
 def linear(p: Pass, layer: Linear, x: str) -> str:
-    """x Wᵀ + b."""
+    """x Wᵀ + b, or x Wᵀ."""
     return p.graph.linear(layer.name, layer.weight, layer.bias, x)
+
+
+def linear_of_rows(p: Pass, layer: Linear, x: str) -> str:
+    """`linear` of one vector for each row, [B, inputs] -> [B, outputs], whose bits do not change with B.
+
+    Of two equal batches, because ONNX Runtime multiplies a single row by another kernel.
+    """
+    g, scope = p.graph, layer.name
+    twice = linear(p, layer, g.node(scope, "Concat", [x, x], axis=0))
+    half = g.node(scope, "Shape", [x], end=1)  # [1]: B
+    return g.node(scope, "Slice", [twice, g.constant("end.0", INT64, [0]), half])
 
 
 def layer_norm(p: Pass, norm: Norm, x: str) -> str:
     """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
     g = p.graph
-    inputs = [x, g.weight(norm.weight), g.weight(norm.bias)]
+    inputs = [x, g.weight(norm.weight), *([g.weight(norm.bias)] if norm.bias else [])]
     return g.node(norm.name, "LayerNormalization", inputs, axis=-1, epsilon=norm.epsilon)
 
 

@@ -12,6 +12,7 @@ from openvino import opset15 as ops
 
 from yizhi.converters.forwards import passes
 from yizhi.converters.openvino_graph import Weights, name_nodes
+from yizhi.model.rotary import make_table, table_names
 from yizhi.model.spec import (
     INPUT,
     LOGITS_AT,
@@ -22,7 +23,11 @@ from yizhi.model.spec import (
     SHORTEST_NORM,
     SPAN_LOGITS,
     SUM,
+    TERM_WEIGHTS,
+    TOKEN_VECTORS,
+    TOKEN_WEIGHTS,
     Adapter,
+    Dense,
     EncoderSpec,
     Layer,
     Linear,
@@ -30,6 +35,7 @@ from yizhi.model.spec import (
     MaskedLMHead,
     Norm,
     Pooling,
+    Rotary,
     Scaling,
 )
 
@@ -80,6 +86,7 @@ ACTIVATIONS: Mapping[str, Callable[[Node, str], Node]] = {
     "relu": relu,
     "silu": silu,
     "tanh": tanh,
+    "identity": lambda x, scope: x,
 }
 
 
@@ -93,15 +100,21 @@ def build_encoder(weights: Weights, spec: EncoderSpec, outputs: Sequence[str]) -
     found: dict[str, Node] = {}
     p = Pass(weights, spec, passes.keep(outputs, found))
     x = embeddings(p, input_ids, token_type_ids)  # [B, T, H]
-    x = encoder(see_keys(p, attention_mask), x)
+    x = encoder(see(p, attention_mask), x)
     p.tap("last_hidden_state", x)
     pooled = p.tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler else None  # [B, H]
     if SENTENCE_EMBEDDING in outputs and spec.pooling:
-        p.tap(SENTENCE_EMBEDDING, sentence_embedding(spec.pooling, x, attention_mask))
+        p.tap(SENTENCE_EMBEDDING, sentence_embedding(p, spec.pooling, x, attention_mask))
+    if TOKEN_WEIGHTS in outputs and spec.token_weights:
+        p.tap(TOKEN_WEIGHTS, token_weights(p, spec.token_weights, x, attention_mask))
+    if TOKEN_VECTORS in outputs and spec.token_vectors:
+        p.tap(TOKEN_VECTORS, token_vectors(p, spec.token_vectors, x, attention_mask))
     if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
-        p.tap("logits", mlm_head(p, spec.head, x))
+        logits = p.tap("logits", mlm_head(p, spec.head, x))
+        if TERM_WEIGHTS in outputs:
+            p.tap(TERM_WEIGHTS, term_weights(p, logits, attention_mask))
     elif "logits" in outputs and isinstance(spec.head, LinearHead):
-        logits = p.tap("logits", linear_head(p, spec.head, x, pooled))
+        logits = p.tap("logits", linear_head(p, spec.head, x, pooled, attention_mask))
         for column, name in enumerate(SPAN_LOGITS if SPAN_LOGITS[0] in outputs else ()):
             p.tap(name, ops.gather(logits, column, -1))  # [B, T]
     return finish(given, {name: found[name] for name in outputs})
@@ -118,7 +131,7 @@ def build_logits_at(weights: Weights, spec: EncoderSpec, head: MaskedLMHead) -> 
     positions = ops.parameter([-1, 2], np.int64, name=POSITIONS)
     p = Pass(weights, spec, positions=positions)
     x = embeddings(p, input_ids, token_type_ids)  # [B, T, H]
-    x = encoder(see_keys(p, attention_mask), x)  # [1, N, H]
+    x = encoder(see(p, attention_mask), x)  # [1, N, H]
     return finish([*given, positions], {"logits": ops.squeeze(mlm_head(p, head, x), [0])}, LOGITS_AT)
 
 
@@ -163,13 +176,42 @@ def position_ids(p: Pass, input_ids: Node) -> Node:
     return ops.add(ops.multiply(ops.cum_sum(kept, 1), kept), padding)
 
 
-def see_keys(p: Pass, attention_mask: Node) -> Pass:
-    """The pass with what is added to attention scores: 0 for a token, MASK_VALUE for padding: [B, 1, 1, T′]."""
-    length = ops.gather(ops.shape_of(attention_mask), [1], 0)
+def see(p: Pass, attention_mask: Node) -> Pass:
+    """The pass with what attention needs beside the hidden states: masks, and the angles of rotary positions.
+
+    Masks are 0 for a token and MASK_VALUE for padding, [B, 1, 1, T′], and for what is too far away, [B, 1, T, T′].
+    """
+    config, length = p.spec.config, ops.gather(ops.shape_of(attention_mask), [1], 0)
     missing = ops.floor_mod(ops.subtract([0], length), [KEYS])  # [1]
     kept = fill_up(ops.convert(attention_mask, "f32"), missing)  # [B, T′]
     scores = ops.multiply(ops.subtract(np.float32(1), kept), np.float32(MASK_VALUE))
-    return replace(p, mask=ops.unsqueeze(scores, [1, 2]), missing=missing)
+    mask = ops.unsqueeze(scores, [1, 2])
+    windows, angles = {}, {}
+    for window in p.spec.windows:
+        ends = (ops.squeeze(size) for size in (length, ops.add(length, missing)))
+        queries, keys = (ops.range(0, end, 1, "i64") for end in ends)
+        near = ops.less_equal(ops.abs(ops.subtract(ops.unsqueeze(queries, [1]), keys)), np.int64(window))  # [T, T′]
+        windows[window] = ops.select(near, mask, np.float32(MASK_VALUE))
+    for base in p.spec.rotary_bases:
+        tables = (
+            ops.constant(make_table(name, config.max_position_embeddings, config.head_size // 2), name=name)
+            for name in table_names(base)
+        )
+        places = ops.range(0, ops.squeeze(length), 1, "i64")
+        cos, sin = (ops.gather(table, places, 0) for table in tables)  # [T, d / 2]
+        angles[base] = cos, sin
+    relative = None
+    if p.spec.farthest is not None:  # what a key's distance adds to it and to its value: [T, T′, d]
+        d, farthest = config.head_size, np.int64(p.spec.farthest)
+        tables = (make_table(name, 2 * p.spec.farthest + 1, d // 2) for name in table_names(10_000.0))
+        cos, sin = (ops.constant(table, name=name) for table, name in zip(tables, table_names(10_000.0), strict=True))
+        both = ops.concat([ops.unsqueeze(sin, [-1]), ops.unsqueeze(cos, [-1])], -1)
+        ends = (ops.squeeze(size) for size in (length, ops.add(length, missing)))
+        queries, keys = (ops.range(0, end, 1, "i64") for end in ends)
+        distances = ops.subtract(keys, ops.unsqueeze(queries, [1]))  # [T, T′]
+        near = ops.add(ops.maximum(ops.minimum(distances, farthest), -farthest), farthest)
+        relative = ops.gather(ops.reshape(both, [-1, d], special_zero=False), near, 0)
+    return replace(p, mask=mask, windows=windows, angles=angles, relative=relative, missing=missing)
 
 
 def fill_up(x: Node, missing: Node) -> Node:
@@ -197,8 +239,8 @@ def encoder_layer(p: Pass, layer: Layer, x: Node) -> Node:
 
     Gives [1, N, H] where the pass names positions.
     """
-    if layer.norm_first:
-        attended = attention(p, layer, layer_norm(p, layer.attention_norm, x))
+    if layer.norm_first or not layer.attention_norm:
+        attended = attention(p, layer, layer_norm(p, layer.attention_norm, x) if layer.attention_norm else x)
         x = ops.add(tokens_at(x, p.positions), attended, name=f"{layer.attention_output.name}/residual")
         x = p.tap("after_attention", x)
         return ops.add(x, feed_forward(p, layer, layer_norm(p, layer.output_norm, x)))
@@ -251,16 +293,47 @@ def attention(p: Pass, layer: Layer, x: Node) -> Node:
     def split(y: Node) -> Node:
         return ops.transpose(ops.reshape(y, [0, 0, heads, width], special_zero=True), [0, 2, 1, 3])
 
-    query = split(p.tap("query", linear(p, layer.query, x)))  # [B, A, T, d]
-    key = split(fill_up(p.tap("key", linear(p, layer.key, x)), p.missing))  # [B, A, T′, d]
-    value = split(fill_up(p.tap("value", linear(p, layer.value, x)), p.missing))
+    query, key, value = projections(p, layer, x)
+    if layer.rotary:
+        query, key = rotary(p, layer.rotary, query), rotary(p, layer.rotary, key)
+        value = rotary(p, layer.rotary, value) if layer.rotary.values else value
+    query = split(query)  # [B, A, T, d]
+    key, value = (split(fill_up(y, p.missing)) for y in (key, value))  # [B, A, T′, d]
+    mask = p.mask if layer.window is None else p.windows[layer.window]
     scores = ops.matmul(query, key, False, True, name=f"{scope}/scores")  # [B, A, T, T′]
-    scores = ops.add(ops.multiply(scores, np.float32(width**-0.5)), p.mask)
-    context = ops.matmul(ops.softmax(scores, -1), value, False, False, name=f"{scope}/context")
+    if layer.farthest is not None:
+        scores = ops.add(scores, ops.einsum([query, p.relative], "baqd,qkd->baqk"))
+    weights = ops.softmax(ops.add(ops.multiply(scores, np.float32(width**-0.5)), mask), -1)
+    context = ops.matmul(weights, value, False, False, name=f"{scope}/context")
+    if layer.farthest is not None:
+        context = ops.add(context, ops.einsum([weights, p.relative], "baqk,qkd->baqd"))
     context = ops.transpose(context, [0, 2, 1, 3])
     context = ops.reshape(context, [0, 0, heads * width], special_zero=True, name=f"{scope}/Reshape")
     context = p.tap("context", tokens_at(context, p.positions))  # [B, T, H] or [1, N, H]
     return p.tap("attention_output", linear(p, layer.attention_output, context))
+
+
+def projections(p: Pass, layer: Layer, x: Node) -> tuple[Node, Node, Node]:
+    """Queries, keys and values, [B, T, H] each."""
+    if layer.fused:
+        scope, all_three, width = layer.query.name, linear(p, layer.query, x), p.spec.config.hidden_size
+        names = ("query", "key", "value")
+        query, key, value = (cut(all_three, part * width, width, f"{scope}/{name}") for part, name in enumerate(names))
+    else:
+        query, key, value = (linear(p, part, x) for part in (layer.query, layer.key, layer.value))
+    return p.tap("query", query), p.tap("key", key), p.tap("value", value)
+
+
+def rotary(p: Pass, turn: Rotary, x: Node) -> Node:
+    """Each pair (a, b) of a head's elements turned by its position's angle: [B, T, H]."""
+    heads, pairs, axis = p.spec.config.num_attention_heads, p.spec.config.head_size // 2, -1 if turn.interleaved else -2
+    sizes = [0, 0, heads, *((pairs, 2) if turn.interleaved else (2, pairs))]
+    a, b = ops.split(ops.reshape(x, sizes, special_zero=True), axis, 2).outputs()
+    # [T, d / 2] -> [T, 1, d / 2, 1], or [T, 1, 1, d / 2]
+    cos, sin = (ops.unsqueeze(table, [1, axis]) for table in p.angles[turn.base])
+    one = ops.subtract(ops.multiply(a, cos), ops.multiply(b, sin))
+    other = ops.add(ops.multiply(b, cos), ops.multiply(a, sin))
+    return ops.reshape(ops.concat([one, other], axis), [0, 0, p.spec.config.hidden_size], special_zero=True)
 
 
 def tokens_at(x: Node, positions: Node | None) -> Node:
@@ -272,10 +345,16 @@ def tokens_at(x: Node, positions: Node | None) -> Node:
 
 
 def feed_forward(p: Pass, layer: Layer, x: Node) -> Node:
-    """Two linear layers with the activation between them."""
+    """Two linear layers with the activation between them, and its gate where there is one."""
     activation = ACTIVATIONS[p.spec.config.activation]
-    x = p.tap("intermediate", activation(linear(p, layer.intermediate, x), layer.intermediate.name))  # [B, T, I]
-    return p.tap("output", linear(p, layer.output, x))  # [B, T, H]
+    scope, x = layer.intermediate.name, linear(p, layer.intermediate, x)  # [B, T, I], or [B, T, 2 I] with a gate
+    if layer.gated:
+        inner = layer.output.inputs
+        x, gate = (cut(x, start, inner, f"{scope}/Slice") for start in (0, inner))
+        x = ops.multiply(activation(x, scope), gate, name=f"{scope}/gated")
+    else:
+        x = activation(x, scope)
+    return p.tap("output", linear(p, layer.output, p.tap("intermediate", x)))  # [B, T, H]
 
 
 def pooler(p: Pass, dense: Linear, x: Node) -> Node:
@@ -283,8 +362,8 @@ def pooler(p: Pass, dense: Linear, x: Node) -> Node:
     return tanh(linear(p, dense, first_tokens(x)), dense.name)
 
 
-def sentence_embedding(pooling: Pooling, x: Node, attention_mask: Node) -> Node:
-    """[B, T, H] -> [B, H]: each row's own tokens as one vector."""
+def sentence_embedding(p: Pass, pooling: Pooling, x: Node, attention_mask: Node) -> Node:
+    """[B, T, H] -> [B, D]: each row's own tokens as one vector."""
     kept = ops.convert(attention_mask, "f32")  # [B, T]
     if pooling.mode == "mean":
         total = ops.reduce_sum(ops.multiply(x, ops.unsqueeze(kept, [-1])), [1])
@@ -293,43 +372,88 @@ def sentence_embedding(pooling: Pooling, x: Node, attention_mask: Node) -> Node:
         lowest = ops.multiply(ops.subtract(np.float32(1), kept), np.float32(MASK_VALUE))
         highest = ops.reduce_max(ops.add(x, ops.unsqueeze(lowest, [-1])), [1])
         pooled = ops.multiply(highest, ops.reduce_max(kept, [1], keep_dims=True))
+    elif pooling.mode == "last":
+        length = ops.gather(ops.shape_of(attention_mask), 1, 0)
+        positions = ops.convert(ops.range(0, length, 1, "i64"), "f32")  # [T], exact below 2²⁴
+        # Of nothing but padding, the first.
+        last = ops.reduce_max(ops.multiply(kept, positions), [1], keep_dims=True)  # [B, 1]
+        pooled = ops.gather_nd(x, ops.convert(last, "i64"), batch_dims=1)
     else:
         first = ops.topk(kept, 1, 1, "max", "index", "i64", stable=True).output(1)  # [B, 1]
         pooled = ops.gather_nd(x, first, batch_dims=1)
-    if not pooling.normalize:
-        return pooled
-    length = ops.reduce_l2(pooled, [-1], keep_dims=True)  # [B, 1]
-    return ops.divide(pooled, ops.maximum(length, np.float32(SHORTEST_NORM)))
+    for dense in pooling.dense:
+        pooled = ACTIVATIONS[dense.activation](linear(p, dense.linear, pooled), dense.linear.name)
+    if pooling.dimensions:
+        pooled = shorten(p, pooled, pooling.dimensions)
+    return normalize(pooled) if pooling.normalize else pooled
+
+
+def shorten(p: Pass, x: Node, size: int) -> Node:
+    """The first so many numbers of each vector."""
+    return ops.slice(x, [0], [size], [1], [1])
+
+
+def normalize(x: Node) -> Node:
+    """Each vector along the last axis over its L2 norm."""
+    return ops.divide(x, ops.maximum(ops.reduce_l2(x, [-1], keep_dims=True), np.float32(SHORTEST_NORM)))
+
+
+def token_weights(p: Pass, head: Dense, x: Node, attention_mask: Node) -> Node:
+    """[B, T, H] -> [B, T]: each token's weight for lexical matching, 0 at padding."""
+    weights = ACTIVATIONS[head.activation](linear(p, head.linear, x), head.linear.name)  # [B, T, 1]
+    return ops.multiply(ops.squeeze(weights, [-1]), ops.convert(attention_mask, "f32"))
+
+
+def token_vectors(p: Pass, dense: Linear, x: Node, attention_mask: Node) -> Node:
+    """[B, T, H] -> [B, T, D]: each token's vector of length 1, zeros at padding."""
+    kept = ops.unsqueeze(ops.convert(attention_mask, "f32"), [-1])  # [B, T, 1]
+    return normalize(ops.multiply(linear(p, dense, x), kept))
+
+
+def term_weights(p: Pass, logits: Node, attention_mask: Node) -> Node:
+    """[B, T, V] -> [B, V]: log(1 + relu) of the highest logit over a row's own tokens; both only grow."""
+    own = ops.unsqueeze(ops.convert(attention_mask, "boolean"), [-1])  # [B, T, 1]
+    highest = ops.reduce_max(ops.select(own, logits, np.float32(0)), [1])
+    return ops.log(ops.add(ops.relu(highest), np.float32(1)))
 
 
 def mlm_head(p: Pass, head: MaskedLMHead, x: Node) -> Node:
     """Vocabulary logits [..., V] of hidden states [..., H]."""
     x = ACTIVATIONS[head.activation](linear(p, head.dense, x), head.dense.name)  # [B, T, E]
     x = layer_norm(p, head.norm, x)
-    return p.parameters.linear(head.decoder_bias.rpartition(".")[0], head.decoder, head.decoder_bias, x)
+    return p.parameters.linear(head.decoder_name, head.decoder, head.decoder_bias, x)
 
 
-def linear_head(p: Pass, head: LinearHead, x: Node, pooled: Node | None) -> Node:
-    """Label logits over every token, the first token, or the pooler's output."""
+def linear_head(p: Pass, head: LinearHead, x: Node, pooled: Node | None, attention_mask: Node) -> Node:
+    """Label logits over every token, the first token, the mean of a row's own tokens, or the pooler's output."""
     if head.over == "first_token":
         x = first_tokens(x)
     elif head.over == "pooler":
         x = pooled
+    elif head.over == "mean":
+        x = sentence_embedding(p, Pooling("mean"), x, attention_mask)
     if head.dense:
         x = ACTIVATIONS[head.dense.activation](linear(p, head.dense.linear, x), head.dense.linear.name)
+        x = layer_norm(p, head.dense.norm, x) if head.dense.norm else x
     x = linear(p, head.projection, x)
     return ops.squeeze(x, [-1]) if head.squeeze else x
 
 
 def linear(p: Pass, layer: Linear, x: Node) -> Node:
-    """x Wᵀ + b."""
+    """x Wᵀ + b, or x Wᵀ."""
     return p.parameters.linear(layer.name, layer.weight, layer.bias, x)
 
 
 def layer_norm(p: Pass, norm: Norm, x: Node) -> Node:
     """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
     x = ops.mvn(x, [-1], True, norm.epsilon, "inside_sqrt", name=f"{norm.name}/MVN")
-    return ops.add(ops.multiply(x, p[norm.weight], name=f"{norm.name}/Multiply"), p[norm.bias], name=f"{norm.name}/Add")
+    x = ops.multiply(x, p[norm.weight], name=f"{norm.name}/Multiply")
+    return ops.add(x, p[norm.bias], name=f"{norm.name}/Add") if norm.bias else x
+
+
+def cut(x: Node, start: int, size: int, name: str) -> Node:
+    """So many elements of the last axis."""
+    return ops.slice(x, [start], [start + size], [1], [-1], name=name)
 
 
 def first_tokens(x: Node) -> Node:

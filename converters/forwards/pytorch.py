@@ -17,7 +17,11 @@ from yizhi.model.spec import (
     SENTENCE_EMBEDDING,
     SHORTEST_NORM,
     SUM,
+    TERM_WEIGHTS,
+    TOKEN_VECTORS,
+    TOKEN_WEIGHTS,
     Adapter,
+    Dense,
     EncoderSpec,
     Layer,
     Linear,
@@ -25,6 +29,7 @@ from yizhi.model.spec import (
     MaskedLMHead,
     Norm,
     Pooling,
+    Rotary,
     Scaling,
 )
 
@@ -47,6 +52,7 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "silu": F.silu,
     "tanh": torch.tanh,
+    "identity": lambda x: x,
 }
 
 
@@ -75,17 +81,22 @@ class PyTorchEncoder(nn.Module):
         spec, found = self.spec, dict[str, Tensor]()
         p = Pass(dict(self.named_parameters()), spec, passes.keep(outputs, found), positions=positions)
         x = embeddings(p, input_ids, token_type_ids)  # [B, T, H]
-        mask = (1 - attention_mask)[:, None, None, :].to(x.dtype) * torch.finfo(x.dtype).min  # [B, 1, 1, T]
-        x = encoder(replace(p, mask=mask), x)
+        x = encoder(see(p, attention_mask, x), x)
         p.tap("last_hidden_state", x)
         reads_pooler = "pooler_output" in outputs or ("logits" in outputs and spec.head_reads_pooler)
         pooled = p.tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler and reads_pooler else None
         if SENTENCE_EMBEDDING in outputs and spec.pooling:
-            p.tap(SENTENCE_EMBEDDING, sentence_embedding(spec.pooling, x, attention_mask))
-        if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
-            p.tap("logits", mlm_head(p, spec.head, x))
+            p.tap(SENTENCE_EMBEDDING, sentence_embedding(p, spec.pooling, x, attention_mask))
+        if TOKEN_WEIGHTS in outputs and spec.token_weights:
+            p.tap(TOKEN_WEIGHTS, token_weights(p, spec.token_weights, x, attention_mask))
+        if TOKEN_VECTORS in outputs and spec.token_vectors:
+            p.tap(TOKEN_VECTORS, token_vectors(p, spec.token_vectors, x, attention_mask))
+        if isinstance(spec.head, MaskedLMHead) and {"logits", TERM_WEIGHTS} & set(outputs):
+            logits = p.tap("logits", mlm_head(p, spec.head, x))
+            if TERM_WEIGHTS in outputs:
+                p.tap(TERM_WEIGHTS, term_weights(p, logits, attention_mask))
         elif "logits" in outputs and isinstance(spec.head, LinearHead):
-            p.tap("logits", linear_head(p, spec.head, x, pooled))
+            p.tap("logits", linear_head(p, spec.head, x, pooled, attention_mask))
         return found
 
 
@@ -111,6 +122,31 @@ def position_ids(p: Pass, input_ids: Tensor) -> Tensor:
     return kept.cumsum(1) * kept + p.spec.padding_idx
 
 
+def see(p: Pass, attention_mask: Tensor, x: Tensor) -> Pass:
+    """The pass with what attention needs beside the hidden states: masks, and the angles of rotary positions."""
+    length, d = attention_mask.shape[1], p.spec.config.head_size
+    hidden = torch.finfo(x.dtype).min
+    mask = (1 - attention_mask)[:, None, None, :].to(x.dtype) * hidden  # [B, 1, 1, T]
+    places = torch.arange(length)
+    distances = (places[:, None] - places).abs().to(x.device)  # [T, T]
+    windows = {window: mask.masked_fill(distances > window, hidden) for window in p.spec.windows}
+    # In float64: an angle in float32 is off by 4e-4 at position 8,191, as it is in transformers' ModernBERT.
+    angles = {}
+    for base in p.spec.rotary_bases:
+        angle = places[:, None] * base ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)  # [T, d / 2]
+        angles[base] = angle.cos().to(x), angle.sin().to(x)
+    relative = None if p.spec.farthest is None else relative_positions(p.spec.farthest, places, d).to(x)
+    return replace(p, mask=mask, windows=windows, angles=angles, relative=relative)
+
+
+def relative_positions(farthest: int, places: Tensor, d: int) -> Tensor:
+    """What a key's distance adds to it and to its value, [T, T, d]; the formula stands at `yizhi.model.spec.Layer`."""
+    numbers = torch.arange(2 * farthest + 1)[:, None]
+    angle = numbers * 10_000 ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)
+    table = torch.stack((angle.sin(), angle.cos()), -1).flatten(1)  # [2 · farthest + 1, d]
+    return table[(places - places[:, None]).clamp(-farthest, farthest) + farthest]
+
+
 def encoder(p: Pass, x: Tensor) -> Tensor:
     """Every block in turn; `hidden_states.N` is the input of block N, the last is the result."""
     number = 0
@@ -129,8 +165,8 @@ def encoder_layer(p: Pass, layer: Layer, x: Tensor) -> Tensor:
 
     Gives [N, H] where the pass names positions.
     """
-    if layer.norm_first:
-        attended = attention(p, layer, layer_norm(p, layer.attention_norm, x))
+    if layer.norm_first or not layer.attention_norm:
+        attended = attention(p, layer, layer_norm(p, layer.attention_norm, x) if layer.attention_norm else x)
         x = p.tap("after_attention", tokens_at(x, p.positions) + attended)
         return x + feed_forward(p, layer, layer_norm(p, layer.output_norm, x))
     x, y = tokens_at(x, p.positions), attention(p, layer, x)
@@ -169,12 +205,36 @@ def adapter(p: Pass, norm: Norm, part: Adapter, x: Tensor, y: Tensor) -> Tensor:
 def attention(p: Pass, layer: Layer, x: Tensor) -> Tensor:
     """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), projected."""
     heads = (p.spec.config.num_attention_heads, p.spec.config.head_size)
-    query = p.tap("query", linear(p, layer.query, x)).unflatten(-1, heads).transpose(1, 2)  # [B, A, T, d]
-    key = p.tap("key", linear(p, layer.key, x)).unflatten(-1, heads).transpose(1, 2)
-    value = p.tap("value", linear(p, layer.value, x)).unflatten(-1, heads).transpose(1, 2)
-    context = F.scaled_dot_product_attention(query, key, value, attn_mask=p.mask, scale=heads[1] ** -0.5)
+    query, key, value = (y.unflatten(-1, heads).transpose(1, 2) for y in projections(p, layer, x))  # [B, A, T, d]
+    if layer.rotary:
+        query, key = rotary(p, layer.rotary, query), rotary(p, layer.rotary, key)
+        value = rotary(p, layer.rotary, value) if layer.rotary.values else value
+    mask = p.mask if layer.window is None else p.windows[layer.window]
+    if layer.farthest is None or p.relative is None:
+        context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=heads[1] ** -0.5)
+    else:
+        scores = query @ key.transpose(-1, -2) + torch.einsum("baqd,qkd->baqk", query, p.relative)
+        weights = torch.softmax(scores * heads[1] ** -0.5 + mask, -1)
+        context = weights @ value + torch.einsum("baqk,qkd->baqd", weights, p.relative)
     context = p.tap("context", tokens_at(context.transpose(1, 2).flatten(2), p.positions))  # [B, T, H] or [N, H]
     return p.tap("attention_output", linear(p, layer.attention_output, context))
+
+
+def projections(p: Pass, layer: Layer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, [B, T, H] each."""
+    if layer.fused:
+        query, key, value = linear(p, layer.query, x).chunk(3, -1)
+    else:
+        query, key, value = (linear(p, part, x) for part in (layer.query, layer.key, layer.value))
+    return p.tap("query", query), p.tap("key", key), p.tap("value", value)
+
+
+def rotary(p: Pass, turn: Rotary, x: Tensor) -> Tensor:
+    """Each pair (a, b) of a head's elements turned by its position's angle: [B, A, T, d]."""
+    axis = -1 if turn.interleaved else -2
+    a, b = x.unflatten(-1, (-1, 2) if turn.interleaved else (2, -1)).chunk(2, axis)
+    cos, sin = (table.unsqueeze(axis) for table in p.angles[turn.base])
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), axis).flatten(-2)
 
 
 def tokens_at(x: Tensor, positions: Tensor | None) -> Tensor:
@@ -183,9 +243,15 @@ def tokens_at(x: Tensor, positions: Tensor | None) -> Tensor:
 
 
 def feed_forward(p: Pass, layer: Layer, x: Tensor) -> Tensor:
-    """Two linear layers with the activation between them."""
-    x = p.tap("intermediate", ACTIVATIONS[p.spec.config.activation](linear(p, layer.intermediate, x)))  # [B, T, I]
-    return p.tap("output", linear(p, layer.output, x))  # [B, T, H]
+    """Two linear layers with the activation between them, and its gate where there is one."""
+    activation = ACTIVATIONS[p.spec.config.activation]
+    x = linear(p, layer.intermediate, x)  # [B, T, I], or [B, T, 2 I] with a gate
+    if layer.gated:
+        x, gate = x.chunk(2, -1)
+        x = activation(x) * gate
+    else:
+        x = activation(x)
+    return p.tap("output", linear(p, layer.output, p.tap("intermediate", x)))  # [B, T, H]
 
 
 def pooler(p: Pass, dense: Linear, x: Tensor) -> Tensor:
@@ -193,39 +259,77 @@ def pooler(p: Pass, dense: Linear, x: Tensor) -> Tensor:
     return torch.tanh(linear(p, dense, x[:, 0]))
 
 
-def sentence_embedding(pooling: Pooling, x: Tensor, attention_mask: Tensor) -> Tensor:
-    """[B, T, H] -> [B, H]: each row's own tokens as one vector."""
+def sentence_embedding(p: Pass, pooling: Pooling, x: Tensor, attention_mask: Tensor) -> Tensor:
+    """[B, T, H] -> [B, D]: each row's own tokens as one vector."""
     kept = attention_mask[..., None].to(x.dtype)  # [B, T, 1]
     if pooling.mode == "mean":
         pooled = (x * kept).sum(1) / kept.sum(1).clamp(min=1)
     elif pooling.mode == "max":
         pooled = x.masked_fill(kept == 0, torch.finfo(x.dtype).min).amax(1) * kept.amax(1)
+    elif pooling.mode == "last":
+        last = x.shape[1] - 1 - attention_mask.flip(1).argmax(1)
+        pooled = x[torch.arange(len(x), device=x.device), last]
     else:
         pooled = x[torch.arange(len(x), device=x.device), attention_mask.argmax(1)]
-    return pooled / pooled.norm(dim=-1, keepdim=True).clamp(min=SHORTEST_NORM) if pooling.normalize else pooled
+    for dense in pooling.dense:
+        pooled = ACTIVATIONS[dense.activation](linear(p, dense.linear, pooled))
+    if pooling.dimensions:
+        pooled = shorten(p, pooled, pooling.dimensions)
+    return normalize(pooled) if pooling.normalize else pooled
+
+
+def shorten(p: Pass, x: Tensor, size: int) -> Tensor:
+    """The first so many numbers of each vector."""
+    return x[:, :size]
+
+
+def normalize(x: Tensor) -> Tensor:
+    """Each vector along the last axis over its L2 norm."""
+    length: Tensor = x.norm(dim=-1, keepdim=True)
+    return x / length.clamp(min=SHORTEST_NORM)
+
+
+def token_weights(p: Pass, head: Dense, x: Tensor, attention_mask: Tensor) -> Tensor:
+    """[B, T, H] -> [B, T]: each token's weight for lexical matching, 0 at padding."""
+    weights = ACTIVATIONS[head.activation](linear(p, head.linear, x))  # [B, T, 1]
+    return weights.squeeze(-1) * attention_mask.to(x.dtype)
+
+
+def token_vectors(p: Pass, dense: Linear, x: Tensor, attention_mask: Tensor) -> Tensor:
+    """[B, T, H] -> [B, T, D]: each token's vector of length 1, zeros at padding."""
+    return normalize(linear(p, dense, x) * attention_mask[..., None].to(x.dtype))
+
+
+def term_weights(p: Pass, logits: Tensor, attention_mask: Tensor) -> Tensor:
+    """[B, T, V] -> [B, V]: log(1 + relu) of the highest logit over a row's own tokens; both only grow."""
+    highest = logits.masked_fill(attention_mask[..., None] == 0, 0).amax(1)
+    return torch.log1p(F.relu(highest))
 
 
 def mlm_head(p: Pass, head: MaskedLMHead, x: Tensor) -> Tensor:
     """Vocabulary logits [..., V] of hidden states [..., H]."""
     x = ACTIVATIONS[head.activation](linear(p, head.dense, x))  # [B, T, E]
-    return F.linear(layer_norm(p, head.norm, x), p[head.decoder], p[head.decoder_bias])
+    return F.linear(layer_norm(p, head.norm, x), p[head.decoder], p.get(head.decoder_bias))
 
 
-def linear_head(p: Pass, head: LinearHead, x: Tensor, pooled: Tensor | None) -> Tensor:
-    """Label logits over every token, the first token, or the pooler's output."""
+def linear_head(p: Pass, head: LinearHead, x: Tensor, pooled: Tensor | None, attention_mask: Tensor) -> Tensor:
+    """Label logits over every token, the first token, the mean of a row's own tokens, or the pooler's output."""
     if head.over == "pooler" and pooled is not None:
         x = pooled
     elif head.over == "first_token":
         x = x[:, 0]
+    elif head.over == "mean":
+        x = sentence_embedding(p, Pooling("mean"), x, attention_mask)
     if head.dense:
         x = ACTIVATIONS[head.dense.activation](linear(p, head.dense.linear, x))
+        x = layer_norm(p, head.dense.norm, x) if head.dense.norm else x
     x = linear(p, head.projection, x)
     return x.squeeze(-1) if head.squeeze else x
 
 
 def linear(p: Pass, layer: Linear, x: Tensor) -> Tensor:
-    """x Wᵀ + b."""
-    weight, bias = p[layer.weight], p[layer.bias]
+    """x Wᵀ + b, or x Wᵀ."""
+    weight, bias = p[layer.weight], p.get(layer.bias)
     if weight.is_mkldnn:  # packed
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return product
@@ -248,7 +352,7 @@ def pack(weight: Tensor) -> Tensor:
 
 def layer_norm(p: Pass, norm: Norm, x: Tensor) -> Tensor:
     """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
-    return F.layer_norm(x, (norm.size,), p[norm.weight], p[norm.bias], norm.epsilon)
+    return F.layer_norm(x, (norm.size,), p[norm.weight], p.get(norm.bias), norm.epsilon)
 
 
 def _register(module: nn.Module, name: str, tensor: Tensor) -> None:

@@ -19,7 +19,11 @@ from yizhi.model.spec import (
     SENTENCE_EMBEDDING,
     SHORTEST_NORM,
     SUM,
+    TERM_WEIGHTS,
+    TOKEN_VECTORS,
+    TOKEN_WEIGHTS,
     Adapter,
+    Dense,
     EncoderSpec,
     Layer,
     Linear,
@@ -28,6 +32,7 @@ from yizhi.model.spec import (
     Norm,
     Parameter,
     Pooling,
+    Rotary,
     Scaling,
 )
 
@@ -54,7 +59,14 @@ def silu(x: Tensor) -> Tensor:
     return x * tf.math.sigmoid(x)
 
 
-ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": tf.nn.relu, "silu": silu, "tanh": tf.math.tanh}
+ACTIVATIONS = {
+    "gelu_erf": gelu_erf,
+    "gelu_tanh": gelu_tanh,
+    "relu": tf.nn.relu,
+    "silu": silu,
+    "tanh": tf.math.tanh,
+    "identity": lambda x: x,
+}
 
 
 class TensorFlowEncoder(tf.Module):
@@ -77,48 +89,88 @@ class TensorFlowEncoder(tf.Module):
         found: dict[str, Tensor] = {}
         p = replace(self._pass, tap=passes.keep(outputs, found))
         x = embeddings(p, input_ids, token_type_ids)  # [B, T, H]
-        p.tap("last_hidden_state", encoder(replace(p, mask=mask_scores(attention_mask, x)), x, self._run_layer))
+        p.tap("last_hidden_state", encoder(see(p, attention_mask, x), x, self._run_layer))
         return found
 
     def heads(self, x: Tensor, attention_mask: Tensor, outputs: Collection[str]) -> dict[str, Tensor]:
-        """`pooler_output`, `sentence_embedding` and `logits`, where named, from `last_hidden_state` [B, T, H]."""
+        """What is named of what is made of `last_hidden_state` [B, T, H]: vectors, weights and `logits`."""
         p, spec = self._pass, self._pass.spec
         found: dict[str, Tensor] = {}
         pooled = pooler(p, spec.pooler, x) if spec.pooler else None
         if "pooler_output" in outputs:
             found["pooler_output"] = pooled
         if SENTENCE_EMBEDDING in outputs and spec.pooling:
-            found[SENTENCE_EMBEDDING] = sentence_embedding(spec.pooling, x, attention_mask)
+            found[SENTENCE_EMBEDDING] = sentence_embedding(p, spec.pooling, x, attention_mask)
+        if TOKEN_WEIGHTS in outputs and spec.token_weights:
+            found[TOKEN_WEIGHTS] = token_weights(p, spec.token_weights, x, attention_mask)
+        if TOKEN_VECTORS in outputs and spec.token_vectors:
+            found[TOKEN_VECTORS] = token_vectors(p, spec.token_vectors, x, attention_mask)
         if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
             found["logits"] = mlm_head(p, spec.head, x)
+            if TERM_WEIGHTS in outputs:
+                found[TERM_WEIGHTS] = term_weights(p, found["logits"], attention_mask)
         elif "logits" in outputs and isinstance(spec.head, LinearHead):
-            found["logits"] = linear_head(p, spec.head, x, pooled)
+            found["logits"] = linear_head(p, spec.head, x, pooled, attention_mask)
         return found
 
     def logits_at(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, positions: Tensor) -> Tensor:
         """Vocabulary logits [N, V] at (row, position) pairs [N, 2], with no work after attention for other tokens."""
         p = self._pass
         x = embeddings(p, input_ids, token_type_ids)
-        p = replace(p, mask=mask_scores(attention_mask, x), positions=positions)
+        p = replace(see(p, attention_mask, x), positions=positions)
         return mlm_head(p, p.spec.masked_lm_head, encoder(p, x, self._run_layer))
 
 
 def _trace_once() -> LayerFunction:
     """`encoder_layer` without taps, as a function of the graph's own for each layer, whichever signatures run it."""
-    traced: dict[Layer, Callable[[Tensor, Tensor], Tensor]] = {}
+    traced: dict[Layer, Callable[..., Tensor]] = {}
 
     def run_layer(p: Pass, layer: Layer, x: Tensor) -> Tensor:
         if p.positions is not None:
             return encoder_layer(p, layer, x)
         if layer not in traced:
 
-            def function(x: Tensor, mask: Tensor) -> Tensor:
-                return encoder_layer(replace(p, tap=passes.ignore, mask=mask), layer, x)
+            def function(
+                x: Tensor,
+                mask: Tensor,
+                windows: list[Tensor],
+                angles: list[tuple[Tensor, Tensor]],
+                relative: Tensor | None,
+            ) -> Tensor:
+                sees = {"windows": dict(zip(p.windows, windows, strict=True)), "mask": mask, "relative": relative}
+                turns = dict(zip(p.angles, angles, strict=True))
+                return encoder_layer(replace(p, tap=passes.ignore, angles=turns, **sees), layer, x)
 
             traced[layer] = tf.function(function, autograph=False)
-        return traced[layer](x, p.mask)
+        return traced[layer](x, p.mask, list(p.windows.values()), list(p.angles.values()), p.relative)
 
     return run_layer
+
+
+def see(p: Pass, attention_mask: Tensor, x: Tensor) -> Pass:
+    """The pass with what attention needs beside the hidden states: masks, and the angles of rotary positions."""
+    length, d = tf.shape(attention_mask)[1], p.spec.config.head_size
+    mask = mask_scores(attention_mask, x)
+    windows, angles = {}, {}
+    for window in p.spec.windows:
+        distances = tf.abs(tf.range(length)[:, tf.newaxis] - tf.range(length))  # [T, T]
+        windows[window] = tf.where(distances > window, x.dtype.min, mask)
+    for base in p.spec.rotary_bases:
+        # In float64: an angle in float32 is off by 4e-4 at position 8,191, as it is in transformers' ModernBERT.
+        places = tf.cast(tf.range(length), tf.float64)[:, tf.newaxis]
+        angle = places * base ** (-tf.range(0, d, 2, tf.float64) / d)  # [T, d / 2]
+        angles[base] = tf.cast(tf.cos(angle), x.dtype), tf.cast(tf.sin(angle), x.dtype)
+    relative = None if p.spec.farthest is None else relative_positions(p.spec.farthest, length, d, x.dtype)
+    return replace(p, mask=mask, windows=windows, angles=angles, relative=relative)
+
+
+def relative_positions(farthest: int, length: Tensor, d: int, dtype: tf.DType) -> Tensor:
+    """What a key's distance adds to it and to its value, [T, T, d]; the formula stands at `yizhi.model.spec.Layer`."""
+    numbers = tf.range(2 * farthest + 1, dtype=tf.float64)[:, tf.newaxis]
+    angle = numbers * 10_000.0 ** (-tf.range(0, d, 2, tf.float64) / d)  # [2 · farthest + 1, d / 2]
+    table = tf.cast(tf.reshape(tf.stack((tf.sin(angle), tf.cos(angle)), -1), (-1, d)), dtype)
+    distances = tf.range(length) - tf.range(length)[:, tf.newaxis]
+    return tf.gather(table, tf.clip_by_value(distances, -farthest, farthest) + farthest)
 
 
 def mask_scores(attention_mask: Tensor, x: Tensor) -> Tensor:
@@ -170,8 +222,8 @@ def encoder_layer(p: Pass, layer: Layer, x: Tensor) -> Tensor:
 
     Gives [N, H] where the pass names positions.
     """
-    if layer.norm_first:
-        attended = attention(p, layer, layer_norm(p, layer.attention_norm, x))
+    if layer.norm_first or not layer.attention_norm:
+        attended = attention(p, layer, layer_norm(p, layer.attention_norm, x) if layer.attention_norm else x)
         x = p.tap("after_attention", tokens_at(x, p.positions) + attended)
         return x + feed_forward(p, layer, layer_norm(p, layer.output_norm, x))
     x, y = tokens_at(x, p.positions), attention(p, layer, x)
@@ -211,14 +263,41 @@ def attention(p: Pass, layer: Layer, x: Tensor) -> Tensor:
     """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), then projected."""
     batch, length = tf.unstack(tf.shape(x)[:2])
     heads = (batch, length, p.spec.config.num_attention_heads, p.spec.config.head_size)
-    query = tf.transpose(tf.reshape(p.tap("query", linear(p, layer.query, x)), heads), (0, 2, 1, 3))  # [B, A, T, d]
-    key = tf.transpose(tf.reshape(p.tap("key", linear(p, layer.key, x)), heads), (0, 2, 1, 3))
-    value = tf.transpose(tf.reshape(p.tap("value", linear(p, layer.value, x)), heads), (0, 2, 1, 3))
-    scores = tf.matmul(query, key, transpose_b=True) * p.spec.config.head_size**-0.5  # [B, A, T, T]
-    context = tf.transpose(tf.matmul(tf.nn.softmax(scores + p.mask), value), (0, 2, 1, 3))  # [B, T, A, d]
+    split = (tf.transpose(tf.reshape(y, heads), (0, 2, 1, 3)) for y in projections(p, layer, x))
+    query, key, value = split  # [B, A, T, d]
+    if layer.rotary:
+        query, key = rotary(p, layer.rotary, query), rotary(p, layer.rotary, key)
+        value = rotary(p, layer.rotary, value) if layer.rotary.values else value
+    mask = p.mask if layer.window is None else p.windows[layer.window]
+    scores = tf.matmul(query, key, transpose_b=True)  # [B, A, T, T]
+    if layer.farthest is not None:
+        scores = scores + tf.einsum("baqd,qkd->baqk", query, p.relative)
+    weights = tf.nn.softmax(scores * p.spec.config.head_size**-0.5 + mask)
+    context = tf.matmul(weights, value)
+    if layer.farthest is not None:
+        context = context + tf.einsum("baqk,qkd->baqd", weights, p.relative)
+    context = tf.transpose(context, (0, 2, 1, 3))  # [B, T, A, d]
     context = tf.reshape(context, (batch, length, p.spec.config.hidden_size))
     context = p.tap("context", tokens_at(context, p.positions))  # [B, T, H] or [N, H]
     return p.tap("attention_output", linear(p, layer.attention_output, context))
+
+
+def projections(p: Pass, layer: Layer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, [B, T, H] each."""
+    if layer.fused:
+        query, key, value = tf.split(linear(p, layer.query, x), 3, -1)
+    else:
+        query, key, value = (linear(p, part, x) for part in (layer.query, layer.key, layer.value))
+    return p.tap("query", query), p.tap("key", key), p.tap("value", value)
+
+
+def rotary(p: Pass, turn: Rotary, x: Tensor) -> Tensor:
+    """Each pair (a, b) of a head's elements turned by its position's angle: [B, A, T, d]."""
+    pairs, axis = p.spec.config.head_size // 2, -1 if turn.interleaved else -2
+    sizes = (pairs, 2) if turn.interleaved else (2, pairs)
+    a, b = tf.split(tf.reshape(x, tf.concat((tf.shape(x)[:-1], sizes), 0)), 2, axis)
+    cos, sin = (tf.expand_dims(table, axis) for table in p.angles[turn.base])
+    return tf.reshape(tf.concat((a * cos - b * sin, b * cos + a * sin), axis), tf.shape(x))
 
 
 def tokens_at(x: Tensor, positions: Tensor | None) -> Tensor:
@@ -227,9 +306,15 @@ def tokens_at(x: Tensor, positions: Tensor | None) -> Tensor:
 
 
 def feed_forward(p: Pass, layer: Layer, x: Tensor) -> Tensor:
-    """Two linear layers with the activation between them."""
-    x = p.tap("intermediate", ACTIVATIONS[p.spec.config.activation](linear(p, layer.intermediate, x)))  # [B, T, I]
-    return p.tap("output", linear(p, layer.output, x))  # [B, T, H]
+    """Two linear layers with the activation between them, and its gate where there is one."""
+    activation = ACTIVATIONS[p.spec.config.activation]
+    x = linear(p, layer.intermediate, x)  # [B, T, I], or [B, T, 2 I] with a gate
+    if layer.gated:
+        x, gate = tf.split(x, 2, -1)
+        x = activation(x) * gate
+    else:
+        x = activation(x)
+    return p.tap("output", linear(p, layer.output, p.tap("intermediate", x)))  # [B, T, H]
 
 
 def pooler(p: Pass, dense: Linear, x: Tensor) -> Tensor:
@@ -237,56 +322,96 @@ def pooler(p: Pass, dense: Linear, x: Tensor) -> Tensor:
     return tf.math.tanh(linear(p, dense, x[:, 0]))
 
 
-def sentence_embedding(pooling: Pooling, x: Tensor, attention_mask: Tensor) -> Tensor:
-    """[B, T, H] -> [B, H]: each row's own tokens as one vector."""
+def sentence_embedding(p: Pass, pooling: Pooling, x: Tensor, attention_mask: Tensor) -> Tensor:
+    """[B, T, H] -> [B, D]: each row's own tokens as one vector."""
     kept = tf.cast(attention_mask, x.dtype)[..., tf.newaxis]  # [B, T, 1]
     if pooling.mode == "mean":
         pooled = tf.reduce_sum(x * kept, 1) / tf.maximum(tf.reduce_sum(kept, 1), 1)
     elif pooling.mode == "max":
         pooled = tf.reduce_max(tf.where(kept == 0, x.dtype.min, x), 1) * tf.reduce_max(kept, 1)
+    elif pooling.mode == "last":
+        places = tf.range(1, tf.shape(x)[1] + 1)  # of the last token, the greatest
+        pooled = tf.gather(x, tf.argmax(attention_mask * places, 1), batch_dims=1)
     else:
         pooled = tf.gather(x, tf.argmax(attention_mask, 1), batch_dims=1)
-    return pooled / tf.maximum(tf.norm(pooled, axis=-1, keepdims=True), SHORTEST_NORM) if pooling.normalize else pooled
+    for dense in pooling.dense:
+        pooled = ACTIVATIONS[dense.activation](linear(p, dense.linear, pooled))
+    if pooling.dimensions:
+        pooled = shorten(p, pooled, pooling.dimensions)
+    return normalize(pooled) if pooling.normalize else pooled
+
+
+def shorten(p: Pass, x: Tensor, size: int) -> Tensor:
+    """The first so many numbers of each vector."""
+    return x[:, :size]
+
+
+def normalize(x: Tensor) -> Tensor:
+    """Each vector along the last axis over its L2 norm."""
+    return x / tf.maximum(tf.norm(x, axis=-1, keepdims=True), SHORTEST_NORM)
+
+
+def token_weights(p: Pass, head: Dense, x: Tensor, attention_mask: Tensor) -> Tensor:
+    """[B, T, H] -> [B, T]: each token's weight for lexical matching, 0 at padding."""
+    weights = ACTIVATIONS[head.activation](linear(p, head.linear, x))  # [B, T, 1]
+    return tf.squeeze(weights, -1) * tf.cast(attention_mask, x.dtype)
+
+
+def token_vectors(p: Pass, dense: Linear, x: Tensor, attention_mask: Tensor) -> Tensor:
+    """[B, T, H] -> [B, T, D]: each token's vector of length 1, zeros at padding."""
+    return normalize(linear(p, dense, x) * tf.cast(attention_mask, x.dtype)[..., tf.newaxis])
+
+
+def term_weights(p: Pass, logits: Tensor, attention_mask: Tensor) -> Tensor:
+    """[B, T, V] -> [B, V]: log(1 + relu) of the highest logit over a row's own tokens; both only grow."""
+    highest = tf.reduce_max(tf.where(attention_mask[..., tf.newaxis] == 0, 0.0, logits), 1)
+    return tf.math.log1p(tf.nn.relu(highest))
 
 
 def mlm_head(p: Pass, head: MaskedLMHead, x: Tensor) -> Tensor:
     """Vocabulary logits [..., V] of hidden states [..., H]."""
     x = ACTIVATIONS[head.activation](linear(p, head.dense, x))  # [B, T, E]
-    return affine(layer_norm(p, head.norm, x), p[head.decoder], p[head.decoder_bias], tied=p.spec.tied)
+    return affine(layer_norm(p, head.norm, x), p[head.decoder], p.get(head.decoder_bias), tied=p.spec.tied)
 
 
-def linear_head(p: Pass, head: LinearHead, x: Tensor, pooled: Tensor | None) -> Tensor:
-    """Label logits over every token, the first token, or the pooler's output."""
+def linear_head(p: Pass, head: LinearHead, x: Tensor, pooled: Tensor | None, attention_mask: Tensor) -> Tensor:
+    """Label logits over every token, the first token, the mean of a row's own tokens, or the pooler's output."""
     if head.over == "pooler" and pooled is not None:
         x = pooled
     elif head.over == "first_token":
         x = x[:, 0]
+    elif head.over == "mean":
+        x = sentence_embedding(p, Pooling("mean"), x, attention_mask)
     if head.dense:
         x = ACTIVATIONS[head.dense.activation](linear(p, head.dense.linear, x))
+        x = layer_norm(p, head.dense.norm, x) if head.dense.norm else x
     x = linear(p, head.projection, x)
     return tf.squeeze(x, -1) if head.squeeze else x
 
 
 def linear(p: Pass, layer: Linear, x: Tensor) -> Tensor:
-    """x Wᵀ + b."""
-    return affine(x, p[layer.weight], p[layer.bias])
+    """x Wᵀ + b, or x Wᵀ."""
+    return affine(x, p[layer.weight], p.get(layer.bias))
 
 
-def affine(x: Tensor, kernel: tf.Variable, bias: tf.Variable, tied: bool = False) -> Tensor:
-    """x K + b over the last axis, as one plain matrix product: a broadcast one is far slower.
+def affine(x: Tensor, kernel: tf.Variable, bias: tf.Variable | None, tied: bool = False) -> Tensor:
+    """x K + b, or x K, over the last axis, as one plain matrix product: a broadcast one is far slower.
 
     kernel: [inputs, outputs]; where tied, the embedding table [outputs, inputs].
     """
     rows = tf.reshape(x, (-1, x.shape[-1]))
-    product = tf.nn.bias_add(tf.matmul(rows, kernel, transpose_b=tied), bias)
-    return tf.reshape(product, tf.concat((tf.shape(x)[:-1], bias.shape), 0))
+    product = tf.matmul(rows, kernel, transpose_b=tied)
+    if bias is not None:
+        product = tf.nn.bias_add(product, bias)
+    return tf.reshape(product, tf.concat((tf.shape(x)[:-1], product.shape[-1:]), 0))
 
 
 def layer_norm(p: Pass, norm: Norm, x: Tensor) -> Tensor:
     """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
     centred = x - tf.reduce_mean(x, -1, keepdims=True)
     variance = tf.reduce_mean(tf.square(centred), -1, keepdims=True)
-    return centred * tf.math.rsqrt(variance + norm.epsilon) * p[norm.weight] + p[norm.bias]
+    y = centred * tf.math.rsqrt(variance + norm.epsilon) * p[norm.weight]
+    return y + p[norm.bias] if norm.bias else y
 
 
 def _register(module: tf.Module, name: str, values: Tensor) -> tf.Variable:

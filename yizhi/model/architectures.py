@@ -22,13 +22,17 @@ from yizhi.model.spec import (
     MaskedLMHead,
     Norm,
     Parameter,
+    Rotary,
     parameters_of,
 )
 
 
 @dataclass(frozen=True)
 class LayerNames:
-    """Names of a layer's parts, inside the layer. Adapters have their own name after that of their place."""
+    """Names of a layer's parts, inside the layer. Adapters have their own name after that of their place.
+
+    query, key, value: one name where one linear layer gives all three.
+    """
 
     query: str
     key: str
@@ -47,7 +51,7 @@ class MaskedLMNames:
     """Names of a masked-LM head.
 
     decoder_bias_alias: a second name that some files use for the bias.
-    activation: fixed by the family, whatever `hidden_act` says; None follows `hidden_act`.
+    activation: fixed by the family, whatever `hidden_act` says; None follows the configuration.
     """
 
     dense: str
@@ -75,6 +79,8 @@ class Family:
     layer: a layer's name, with {block}, {group} and {inner} for its numbers.
     embeddings_projection: from embedding_size to hidden_size; `projects_always`, or where they differ.
     norm_first: LayerNorm before each sub-layer, and a final one.
+    first_attention_norm: False where the first layer has none before its attention.
+    gated: the feed-forward has a gate. interleaved: of rotary positions (see `yizhi.model.spec.Rotary`).
     swaps_attention: the `adapters` library takes attention's input for its output there, and the other way round.
     label_heads: of each task that gives labels and has a class of this family in transformers.
     ignored: name patterns (fnmatch) that may be present and are not used, each with the reason.
@@ -93,6 +99,9 @@ class Family:
     embeddings_projection: str | None = None
     projects_always: bool = False
     norm_first: bool = False
+    first_attention_norm: bool = True
+    gated: bool = False
+    interleaved: bool = False
     swaps_attention: bool = False
     final_norm: str | None = None
     pooler: str | None = None
@@ -111,10 +120,10 @@ class Family:
             position_embeddings=_table(self.position_embeddings, config.max_position_embeddings, width),
             token_type_embeddings=_table(self.token_type_embeddings, config.type_vocab_size, width),
             task_type_embeddings=_table(self.task_type_embeddings, config.task_type_vocab_size, width),
-            embeddings_norm=Norm(self.embeddings_norm, width, config.layer_norm_eps) if self.embeddings_norm else None,
+            embeddings_norm=_norm(self.embeddings_norm, width, config) if self.embeddings_norm else None,
             embeddings_projection=Linear(projection, width, hidden) if projection else None,
             blocks=tuple(self._block(config, number) for number in range(config.num_hidden_layers)),
-            final_norm=Norm(self.final_norm, hidden, config.layer_norm_eps) if self.final_norm else None,
+            final_norm=_norm(self.final_norm, hidden, config) if self.final_norm else None,
             pooler=Linear(self.pooler, hidden, hidden) if self.pooler and has_pooler else None,
             head=None,
             padding_idx=config.padding_idx,
@@ -124,11 +133,11 @@ class Family:
         """The masked-LM head, its decoder tied to the word embeddings as the configuration says."""
         names = self.masked_lm_names
         return MaskedLMHead(
-            dense=Linear(names.dense, config.hidden_size, config.embedding_size),
-            activation=names.activation or config.activation,
-            norm=Norm(names.norm, config.embedding_size, config.layer_norm_eps),
+            dense=Linear(names.dense, config.hidden_size, config.embedding_size, config.layers.classifier_bias),
+            activation=names.activation or config.head_activation,
+            norm=_norm(names.norm, config.embedding_size, config),
             decoder=f"{self.word_embeddings if config.tie_word_embeddings else names.untied_decoder}.weight",
-            decoder_bias=names.decoder_bias,
+            decoder_bias=names.decoder_bias if config.layers.decoder_bias else None,
             vocab_size=config.vocab_size,
         )
 
@@ -170,30 +179,42 @@ class Family:
         )
 
     def _layer(self, config: EncoderConfig, name: str, number: int) -> Layer:
-        hidden, inner, names = config.hidden_size, config.intermediate_size, self.layer_names
+        hidden, inner, names, said = config.hidden_size, config.intermediate_size, self.layer_names, config.layers
+        width = 3 * hidden if names.query == names.key == names.value else hidden
+        base, adapters = said.rope_theta(number), self._adapters(config, name, number)
+        has_norm = self.first_attention_norm or number > 0
         return Layer(
-            query=Linear(f"{name}.{names.query}", hidden, hidden),
-            key=Linear(f"{name}.{names.key}", hidden, hidden),
-            value=Linear(f"{name}.{names.value}", hidden, hidden),
-            attention_output=Linear(f"{name}.{names.attention_output}", hidden, hidden),
-            attention_norm=Norm(f"{name}.{names.attention_norm}", hidden, config.layer_norm_eps),
-            intermediate=Linear(f"{name}.{names.intermediate}", hidden, inner),
-            output=Linear(f"{name}.{names.output}", inner, hidden),
-            output_norm=Norm(f"{name}.{names.output_norm}", hidden, config.layer_norm_eps),
+            query=Linear(f"{name}.{names.query}", hidden, width, said.attention_bias),
+            key=Linear(f"{name}.{names.key}", hidden, width, said.attention_bias),
+            value=Linear(f"{name}.{names.value}", hidden, width, said.attention_bias),
+            attention_output=Linear(f"{name}.{names.attention_output}", hidden, hidden, said.attention_bias),
+            attention_norm=_norm(f"{name}.{names.attention_norm}", hidden, config) if has_norm else None,
+            intermediate=Linear(f"{name}.{names.intermediate}", hidden, inner * (1 + self.gated), said.mlp_bias),
+            output=Linear(f"{name}.{names.output}", inner, hidden, said.mlp_bias),
+            output_norm=_norm(f"{name}.{names.output_norm}", hidden, config),
             norm_first=self.norm_first,
-            **self._adapters(config, name, number),
+            attention_adapter=adapters.get("attention"),
+            output_adapter=adapters.get("output"),
+            gated=self.gated,
+            rotary=None if base is None else Rotary(base, self.interleaved, said.rotary_value),
+            window=said.window(number),
+            farthest=said.max_relative_position,
         )
 
     def _adapters(self, config: EncoderConfig, name: str, number: int) -> dict[str, Adapter]:
-        """The layer's adapters by their field of Layer. `number` counts layers that have parameters of their own."""
+        """The layer's adapters, by their place. `number` counts layers that have parameters of their own."""
         adapter, names, hidden = config.adapter, self.layer_names, config.hidden_size
         found: dict[str, Adapter] = {}
         if adapter and adapter.mh_adapter and number not in adapter.leave_out:
             place = f"{name}.{names.attention_adapters}"
-            found["attention_adapter"] = bottleneck(adapter, place, hidden, number, self.swaps_attention)
+            found["attention"] = bottleneck(adapter, place, hidden, number, self.swaps_attention)
         if adapter and adapter.output_adapter and number not in adapter.leave_out:
-            found["output_adapter"] = bottleneck(adapter, f"{name}.{names.output_adapters}", hidden, number)
+            found["output"] = bottleneck(adapter, f"{name}.{names.output_adapters}", hidden, number)
         return found
+
+
+def _norm(name: str, size: int, config: EncoderConfig) -> Norm:
+    return Norm(name, size, config.layer_norm_eps, config.layers.norm_bias)
 
 
 def _table(name: str | None, rows: int | None, size: int) -> Embedding | None:
@@ -210,6 +231,7 @@ CLASS_SUFFIXES = {
 
 NEXT_SENTENCE = "the next-sentence head; no output uses it"
 SENTENCE_ORDER = "the sentence-order head; no output uses it"
+# transformers' RoFormer has it as a parameter, and makes it again where a file lacks it.
 # Why a tensor is ignored that somebody may miss.
 DROPPED_HEADS = {NEXT_SENTENCE, SENTENCE_ORDER}
 
@@ -217,6 +239,8 @@ _UNUSED_BUFFERS = {
     "*embeddings.position_ids": "a buffer holding 0, 1, 2, …",
     "*prompt_tuning.base_model_embeddings.weight": "the word embeddings once more, as the adapters library saves them",
 }
+
+POSITIONS_TABLE = "a table of sines and cosines that follows from its formula"
 
 BERT = Family(
     class_name="Bert",
@@ -367,9 +391,78 @@ FAMILIES: Mapping[str, Family] = {
         masked_lm_names=BERT.masked_lm_names,
         ignored=BERT.ignored,
     ),
+    "nezha": Family(
+        class_name="Nezha",
+        prefix="nezha",
+        word_embeddings="nezha.embeddings.word_embeddings",
+        token_type_embeddings="nezha.embeddings.token_type_embeddings",
+        embeddings_norm="nezha.embeddings.LayerNorm",
+        layer="nezha.encoder.layer.{block}",
+        layer_names=BERT.layer_names,
+        pooler="nezha.pooler.dense",
+        masked_lm_names=BERT.masked_lm_names,
+        ignored={
+            **BERT.ignored,
+            "*.relative_positions_encoding.positions_encoding": POSITIONS_TABLE,
+        },
+    ),
     "roberta": ROBERTA,
     "xlm-roberta": replace(ROBERTA, class_name="XLMRoberta"),
+    "roformer": Family(
+        class_name="RoFormer",
+        prefix="roformer",
+        word_embeddings="roformer.embeddings.word_embeddings",
+        token_type_embeddings="roformer.embeddings.token_type_embeddings",
+        embeddings_norm="roformer.embeddings.LayerNorm",
+        embeddings_projection="roformer.embeddings_project",
+        layer="roformer.encoder.layer.{block}",
+        layer_names=replace(BERT.layer_names, attention_adapters=None, output_adapters=None),
+        interleaved=True,
+        masked_lm_names=BERT.masked_lm_names,
+        label_heads={
+            **LABEL_HEADS,
+            "text-classification": LabelHeadNames(
+                over="first_token", projection="classifier.out_proj", dense="classifier.dense"
+            ),
+        },
+        ignored={
+            "roformer.encoder.embed_positions.weight": POSITIONS_TABLE,
+            "cls.seq_relationship.*": NEXT_SENTENCE,
+        },
+    ),
+    "modernbert": Family(
+        class_name="ModernBert",
+        prefix="model",
+        word_embeddings="model.embeddings.tok_embeddings",
+        embeddings_norm="model.embeddings.norm",
+        layer="model.layers.{block}",
+        layer_names=LayerNames(
+            query="attn.Wqkv",
+            key="attn.Wqkv",
+            value="attn.Wqkv",
+            attention_output="attn.Wo",
+            attention_norm="attn_norm",
+            intermediate="mlp.Wi",
+            output="mlp.Wo",
+            output_norm="mlp_norm",
+        ),
+        norm_first=True,
+        first_attention_norm=False,
+        final_norm="model.final_norm",
+        gated=True,
+        masked_lm_names=MaskedLMNames(
+            dense="head.dense", norm="head.norm", untied_decoder="decoder", decoder_bias="decoder.bias"
+        ),
+        label_heads={
+            task: replace(head, projection="classifier", dense="head.dense", norm="head.norm")
+            for task, head in LABEL_HEADS.items()
+        },
+    ),
 }
+
+
+# BGE-M3's heads over the last hidden states, as FlagEmbedding names them.
+SPARSE, MULTI_VECTOR = "sparse_linear", "colbert_linear"
 
 
 def build_spec(config: EncoderConfig, names: Collection[str]) -> EncoderSpec:
@@ -378,6 +471,17 @@ def build_spec(config: EncoderConfig, names: Collection[str]) -> EncoderSpec:
     Raises InputError where the configuration promises a head of which there is no tensor, where a head
     is there that it does not name, and where its labels contradict themselves.
     """
+    spec, hidden = _build_spec(config, names), config.hidden_size
+    sparse = Dense(Linear(SPARSE, hidden, 1), "relu")
+    vectors = Linear(MULTI_VECTOR, hidden, config.colbert_dim)
+    return replace(
+        spec,
+        token_weights=sparse if {sparse.linear.weight, sparse.linear.bias} & set(names) else None,
+        token_vectors=vectors if {vectors.weight, vectors.bias} & set(names) else None,
+    )
+
+
+def _build_spec(config: EncoderConfig, names: Collection[str]) -> EncoderSpec:
     family = FAMILIES[config.model_type]
     has_pooler = family.pooler is not None and any(name.startswith(f"{family.pooler}.") for name in names)
     task = task_of(config.architecture)

@@ -24,7 +24,11 @@ from yizhi.model.spec import (
     SENTENCE_EMBEDDING,
     SHORTEST_NORM,
     SUM,
+    TERM_WEIGHTS,
+    TOKEN_VECTORS,
+    TOKEN_WEIGHTS,
     Adapter,
+    Dense,
     EncoderSpec,
     Layer,
     Linear,
@@ -32,6 +36,7 @@ from yizhi.model.spec import (
     MaskedLMHead,
     Norm,
     Pooling,
+    Rotary,
     Scaling,
 )
 from yizhi.runtimes.base import Inputs
@@ -47,6 +52,7 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "silu": lambda x: x * expit(x),
     "relu": lambda x: np.where(x > 0, x, 0),
     "tanh": np.tanh,
+    "identity": np.positive,
 }
 
 
@@ -139,17 +145,26 @@ def run(
     states = encode(p, embed(p, inputs)).reshape(*shape, -1)  # [B, T, H]
     tap("last_hidden_state", states)
     outside: dict[str, Callable[[], Array]] = {}
-    head, pooling = spec.head, spec.pooling
+    head, mask_of_rows = spec.head, inputs.attention_mask
     if spec.pooler:
         outside["pooler_output"] = lambda: p.take(pooler, spec.pooler, states)
-    if pooling:
-        outside[SENTENCE_EMBEDDING] = lambda: sentence_embedding(pooling, states, inputs.attention_mask)
+    if spec.pooling:
+        outside[SENTENCE_EMBEDDING] = lambda: p.take(sentence_embedding, spec.pooling, states, mask_of_rows)
+    if spec.token_weights:
+        outside[TOKEN_WEIGHTS] = lambda: p.take(token_weights, spec.token_weights, states, mask_of_rows)
+    if spec.token_vectors:
+        outside[TOKEN_VECTORS] = lambda: p.take(token_vectors, spec.token_vectors, states, mask_of_rows)
     if isinstance(head, MaskedLMHead):
+        outside[TERM_WEIGHTS] = lambda: p.take(term_weights, mlm_head(p, head, states), mask_of_rows)
         at = states if logit_positions is None else states[tuple(logit_positions.T)]
         outside["logits"] = lambda: mlm_head(p, head, at)
     elif head:
         outside["logits"] = lambda: p.take(
-            linear_head, head, states, p.take(pooler, spec.pooler, states) if spec.pooler else None
+            linear_head,
+            head,
+            states,
+            p.take(pooler, spec.pooler, states) if spec.pooler else None,
+            inputs.attention_mask,
         )
     return found | {name: compute() for name, compute in outside.items() if name in wanted}
 
@@ -207,8 +222,8 @@ def run_layer(p: Pass, layer: Layer, x: Array) -> Array:
         (feed_forward, layer.output_norm, layer.output_adapter),
     )
     for function, norm, part in halves:
-        if layer.norm_first:
-            x = x + p.take(function, layer, p.take(layer_norm, norm, x))
+        if layer.norm_first or norm is None:
+            x = x + p.take(function, layer, x if norm is None else p.take(layer_norm, norm, x))
         else:
             x = p.take(add_and_norm, norm, part, x, p.take(function, layer, x))
         if function is attention:
@@ -245,18 +260,52 @@ def attention(p: Pass, layer: Layer, x: Array) -> Array:
     heads, d = p.spec.config.num_attention_heads, p.spec.config.head_size
     batch, length = p.mask.shape[0], p.mask.shape[-1]
     mask = np.broadcast_to(p.mask, (batch, heads, 1, length))
-    query, key, value = (p.take(linear, part, x) for part in (layer.query, layer.key, layer.value))
+    if layer.fused:
+        query, key, value = np.split(p.take(linear, layer.query, x), 3, axis=1)
+    else:
+        query, key, value = (p.take(linear, part, x) for part in (layer.query, layer.key, layer.value))
     for name, array in (("query", query), ("key", key), ("value", value)):
         p.tap(name, array)
     context = np.empty_like(query)
+    sees = np.tri(length, k=length if layer.window is None else layer.window, dtype=bool)  # not too far ahead
+    sees &= sees.T
     for row in range(batch):
         for head in range(heads):
             at = slice(row * length, (row + 1) * length), slice(head * d, (head + 1) * d)
-            context[at] = softmax(query[at] @ key[at].T / np.sqrt(d) + mask[row, head]) @ value[at]
+            q, k, v = query[at], key[at], value[at]
+            if layer.rotary:
+                q, k = p.take(rotary, layer.rotary, q), p.take(rotary, layer.rotary, k)
+                v = p.take(rotary, layer.rotary, v) if layer.rotary.values else v
+            hidden = np.where(sees, mask[row, head], MASK_VALUE)
+            if layer.farthest is None:
+                context[at] = softmax(q @ k.T / np.sqrt(d) + hidden) @ v
+                continue
+            for place in range(length):  # each query has keys and values of its own
+                apart = distance_vectors(layer.farthest, np.arange(length) - place, d)
+                weights = softmax((k + apart) @ q[place] / np.sqrt(d) + hidden[place])
+                context[at][place] = weights @ (v + apart)
     p.tap("context", context)
     result = p.take(linear, layer.attention_output, context)
     p.tap("attention_output", result)
     return result
+
+
+def distance_vectors(farthest: int, distances: NDArray[np.int64], d: int) -> Array:
+    """One vector [d] for each distance of a key: the r of `yizhi.model.spec.Layer`."""
+    n = farthest + np.minimum(np.maximum(distances, -farthest), farthest)
+    waves = n[:, None] / 10_000.0 ** (np.arange(d) // 2 * 2 / d)
+    return np.where(np.arange(d) % 2, np.cos(waves), np.sin(waves))
+
+
+def rotary(p: Pass, turn: Rotary, x: Array) -> Array:
+    """Each pair of elements as a complex number, times exp(i · angle): one head of one row [T, d]."""
+    length, d = x.shape
+    angles = np.outer(np.arange(length), turn.base ** (-2 * np.arange(d // 2) / d))
+    real, imaginary = (np.s_[:, 0::2], np.s_[:, 1::2]) if turn.interleaved else (np.s_[:, : d // 2], np.s_[:, d // 2 :])
+    turned = (x[real] + 1j * x[imaginary]) * np.exp(1j * angles)
+    y = np.empty_like(x)
+    y[real], y[imaginary] = turned.real, turned.imag
+    return y
 
 
 def softmax(scores: Array) -> Array:
@@ -266,8 +315,13 @@ def softmax(scores: Array) -> Array:
 
 
 def feed_forward(p: Pass, layer: Layer, x: Array) -> Array:
-    """W₂ activation(W₁ x + b₁) + b₂."""
-    wide = ACTIVATIONS[p.spec.config.activation](p.take(linear, layer.intermediate, x))  # [B·T, I]
+    """W₂ activation(W₁ x + b₁) + b₂; with a gate, W₂ (activation(W₁ x + b₁) ⊙ (V x + c)) + b₂.
+
+    V and c are the second halves of `intermediate`, W₁ and b₁ the first.
+    """
+    wide, act = p.take(linear, layer.intermediate, x), ACTIVATIONS[p.spec.config.activation]
+    inner = layer.output.inputs  # I
+    wide = act(wide[:, :inner]) * wide[:, inner:] if layer.gated else act(wide)  # [B·T, I]
     p.tap("intermediate", wide)
     result = p.take(linear, layer.output, wide)
     p.tap("output", result)
@@ -279,37 +333,74 @@ def pooler(p: Pass, dense: Linear, x: Array) -> Array:
     return np.tanh(p.take(linear, dense, x[:, 0]))
 
 
-def sentence_embedding(pooling: Pooling, x: Array, attention_mask: NDArray[np.int64]) -> Array:
-    """One vector [H] for each row: of its own tokens alone; zeros for a row that has none."""
+def sentence_embedding(p: Pass, pooling: Pooling, x: Array, attention_mask: NDArray[np.int64]) -> Array:
+    """One vector [D] for each row: of its own tokens alone; of zeros for a row that has none."""
     rows = []
     for states, mask in zip(x, attention_mask, strict=True):
         own = states[mask == 1] if mask.any() else np.zeros((1, x.shape[-1]))
-        pooled = {"mean": own.mean(axis=0), "max": own.max(axis=0), "cls": own[0]}[pooling.mode]
-        rows.append(pooled / max(np.sqrt((pooled * pooled).sum()), SHORTEST_NORM) if pooling.normalize else pooled)
-    return np.stack(rows)
+        pooled = {"mean": own.mean(axis=0), "max": own.max(axis=0), "cls": own[0], "last": own[-1]}[pooling.mode]
+        for dense in pooling.dense:
+            pooled = ACTIVATIONS[dense.activation](p.take(linear, dense.linear, pooled))
+        rows.append(pooled)
+    vectors = p.take(shorten, np.stack(rows), pooling.size(x.shape[-1]))
+    return unit(vectors) if pooling.normalize else vectors
+
+
+def shorten(p: Pass, x: Array, size: int) -> Array:
+    """The first so many numbers of each vector."""
+    return x[..., :size]
+
+
+def unit(x: Array) -> Array:
+    """x / ‖x‖ for each vector x along the last axis; one of nearly no length is not made longer."""
+    return x / np.maximum(np.sqrt((x * x).sum(axis=-1, keepdims=True)), SHORTEST_NORM)
+
+
+def token_weights(p: Pass, head: Dense, x: Array, attention_mask: NDArray[np.int64]) -> Array:
+    """relu(w · x + b) of each token, 0 for padding: [B, T] (Chen et al. 2024, arXiv:2402.03216, section 3.2)."""
+    weights = ACTIVATIONS[head.activation](p.take(linear, head.linear, x))[..., 0]
+    return np.where(attention_mask == 1, weights, 0)
+
+
+def token_vectors(p: Pass, dense: Linear, x: Array, attention_mask: NDArray[np.int64]) -> Array:
+    """(W x + b) / ‖W x + b‖ of each token, zeros for padding: [B, T, D] (the same section)."""
+    return np.where(attention_mask[..., None] == 1, unit(p.take(linear, dense, x)), 0)
+
+
+def term_weights(p: Pass, logits: Array, attention_mask: NDArray[np.int64]) -> Array:
+    """max over a row's own tokens of log(1 + relu(logit)): [B, V]; zeros for a row that has none."""
+    each = np.log1p(np.where(logits > 0, logits, 0))
+    return np.where(attention_mask[..., None] == 1, each, 0).max(axis=1)
 
 
 def mlm_head(p: Pass, head: MaskedLMHead, x: Array) -> Array:
     """Vocabulary logits [..., V]: D LayerNorm(activation(W x + b)) + c, D the embedding table where tied."""
     transformed = p.take(layer_norm, head.norm, ACTIVATIONS[head.activation](p.take(linear, head.dense, x)))
-    return transformed @ p.parameters[head.decoder].T + p.parameters[head.decoder_bias]
+    logits = transformed @ p.parameters[head.decoder].T
+    return logits if head.decoder_bias is None else logits + p.parameters[head.decoder_bias]
 
 
-def linear_head(p: Pass, head: LinearHead, x: Array, pooled: Array | None) -> Array:
-    """Label logits over every token, the first token, or the pooler's output."""
-    y = pooled if head.over == "pooler" else x[:, 0] if head.over == "first_token" else x
+def linear_head(p: Pass, head: LinearHead, x: Array, pooled: Array | None, attention_mask: NDArray[np.int64]) -> Array:
+    """Label logits over every token, the first token, the mean of a row's own tokens, or the pooler's output."""
+    if head.over == "mean":
+        y: Array | None = sentence_embedding(p, Pooling("mean"), x, attention_mask)
+    else:
+        y = pooled if head.over == "pooler" else x[:, 0] if head.over == "first_token" else x
     if head.dense:
         y = ACTIVATIONS[head.dense.activation](p.take(linear, head.dense.linear, y))
+        y = p.take(layer_norm, head.dense.norm, y) if head.dense.norm else y
     y = p.take(linear, head.projection, y)
     return y[..., 0] if head.squeeze else y
 
 
 def linear(p: Pass, layer: Linear, x: Array) -> Array:
-    """W x + b for each vector x along the last axis."""
-    return x @ p.parameters[layer.weight].T + p.parameters[layer.bias]
+    """W x + b, or W x, for each vector x along the last axis."""
+    y = x @ p.parameters[layer.weight].T
+    return y if layer.bias is None else y + p.parameters[layer.bias]
 
 
 def layer_norm(p: Pass, norm: Norm, x: Array) -> Array:
     """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
     mean, variance = x.mean(axis=-1, keepdims=True), x.var(axis=-1, keepdims=True)
-    return (x - mean) / np.sqrt(variance + norm.epsilon) * p.parameters[norm.weight] + p.parameters[norm.bias]
+    y = (x - mean) / np.sqrt(variance + norm.epsilon) * p.parameters[norm.weight]
+    return y if norm.bias is None else y + p.parameters[norm.bias]

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yizhi.model.architectures import FAMILIES
-from yizhi.model.spec import KERNEL, EncoderSpec, Layer, LinearHead, MaskedLMHead, Norm, parameters_of
+from yizhi.model.spec import KERNEL, EncoderSpec, Layer, Linear, LinearHead, MaskedLMHead, Norm, parameters_of
 from yizhi.parity.faults import Weights
 
 T = TypeVar("T")
@@ -15,14 +15,26 @@ T = TypeVar("T")
 
 def swap_query_and_key(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
     """Kernels and biases both."""
-    w.swap(layer.query.weight, layer.key.weight)
-    w.swap(layer.query.bias, layer.key.bias)
+    for one, other in zip(names_of(layer.query), names_of(layer.key), strict=True):
+        w.swap(one, other)
 
 
 def swap_key_and_value(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
     """Kernels and biases both."""
-    w.swap(layer.key.weight, layer.value.weight)
-    w.swap(layer.key.bias, layer.value.bias)
+    for one, other in zip(names_of(layer.key), names_of(layer.value), strict=True):
+        w.swap(one, other)
+
+
+def roll_parts(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
+    """Of a linear layer that gives queries, keys and values: keys, values, queries."""
+    for name in names_of(layer.query):
+        w[name] = np.roll(w[name], -spec.config.hidden_size, axis=0)
+
+
+def swap_gate(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
+    """What is activated, and what it multiplies."""
+    for name in names_of(layer.intermediate):
+        w[name] = np.roll(w[name], layer.output.inputs, axis=0)
 
 
 def swap_rare_rows(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
@@ -68,19 +80,22 @@ def swap_layers(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
 
 def forget_norm(norm: Norm, w: Weights) -> None:
     """Back to what a LayerNorm starts as."""
-    w[norm.weight], w[norm.bias] = np.ones(norm.size), np.zeros(norm.size)
+    w[norm.weight] = np.ones(norm.size)
+    if norm.bias:
+        w[norm.bias] = np.zeros(norm.size)
 
 
 def swap_heads(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
     """Query's first two heads."""
     size = spec.config.head_size
     order = np.r_[size : 2 * size, :size, 2 * size : spec.config.hidden_size]
-    w[layer.query.weight], w[layer.query.bias] = w[layer.query.weight][order], w[layer.query.bias][order]
+    for name in names_of(layer.query):
+        w[name] = w[name][order]
 
 
 def zero_head(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
     """Value's first head, kernel and bias."""
-    for name in (layer.value.weight, layer.value.bias):
+    for name in names_of(layer.value):
         w[name] = np.concatenate((np.zeros_like(w[name][: spec.config.head_size]), w[name][spec.config.head_size :]))
 
 
@@ -88,14 +103,15 @@ def split_heads_wrongly(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
     """[T, A, d] taken for [T, d, A], in query, key and value."""
     config = spec.config
     order = np.arange(config.hidden_size).reshape(config.head_size, config.num_attention_heads).T.reshape(-1)
-    for part in (layer.query, layer.key, layer.value):
-        w[part.weight], w[part.bias] = w[part.weight][order], w[part.bias][order]
+    for name in (name for part in (layer.query, layer.key, layer.value) for name in names_of(part)):
+        w[name] = w[name][order]
 
 
 def scale_query(spec: EncoderSpec, layer: Layer, w: Weights, power: float) -> None:
     """Multiply the scores by d^power."""
     factor = spec.config.head_size**power
-    w[layer.query.weight], w[layer.query.bias] = w[layer.query.weight] * factor, w[layer.query.bias] * factor
+    for name in names_of(layer.query):
+        w[name] = w[name] * factor
 
 
 def roll_vocabulary(spec: EncoderSpec, w: Weights, start: int) -> None:
@@ -167,13 +183,14 @@ def swap_labels(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
     projection = label_head(spec).projection
     order = list(range(projection.outputs))
     order[:2] = order[1::-1]  # of a regression, whose label is one, nothing
-    w[projection.weight], w[projection.bias] = w[projection.weight][order], w[projection.bias][order]
+    for name in names_of(projection):
+        w[name] = w[name][order]
 
 
 def shift_labels(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
     """Every label's row is the one before."""
     projection = label_head(spec).projection
-    for name in (projection.weight, projection.bias):
+    for name in names_of(projection):
         w[name] = np.roll(w[name], 1, axis=0)
 
 
@@ -181,7 +198,13 @@ def forget_projection(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
     """A freshly initialized one."""
     projection = label_head(spec).projection
     w[projection.weight] = np.random.default_rng(0).normal(0, 0.02, (projection.outputs, projection.inputs))
-    w[projection.bias] = np.zeros(projection.outputs)
+    if projection.bias:
+        w[projection.bias] = np.zeros(projection.outputs)
+
+
+def names_of(part: Linear | Norm) -> list[str]:
+    """The weight's, and the bias's where there is one."""
+    return [parameter.name for parameter in part.parameters()]
 
 
 def mlm_head(spec: EncoderSpec) -> MaskedLMHead:

@@ -33,6 +33,7 @@ RULES = (
     FileRule("model.safetensors.index.json", READ, "which shard holds which tensor"),
     FileRule("model.safetensors.index.*.json", IRRELEVANT, "of a variant that AutoModel reads on request only"),
     FileRule("pooler.safetensors", READ, "the pooler, in a PyTorch artifact of Yizhi's"),
+    FileRule("token_heads.safetensors", READ, "BGE-M3's heads over tokens, in a PyTorch artifact of Yizhi's"),
     FileRule("adapter_*", REFUSED, MERGE),
     FileRule("pytorch_adapter.bin", REFUSED, BOTTLENECK),
     FileRule(
