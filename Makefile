@@ -66,6 +66,9 @@ bench-render: $(VENV)/installed  ## docs/performance.md again, from what was mea
 walkthrough: $(VENV)/installed  ## a Chinese NER model from pretraining to int8, on a small model: docs/ner-walkthrough.md
 	@PATH="$(CURDIR)/$(BIN):$$PATH" docs/examples/ner-walkthrough.sh
 
+docs: $(VENV)/installed  ## the documentation as a site, in build/site/html
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -d build/site/doctrees docs build/site/html
+
 lint: $(VENV)/installed  ## style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python -m mypy
 

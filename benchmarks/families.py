@@ -46,9 +46,7 @@ PUBLISHED = (
     "bert-base-chinese",
     "chinese-roberta-wwm-ext-large",
 )
-# The published one has 1.3 billion parameters; this is its family in little.
-MEGATRON_SMALL = {
-    "model_type": "megatron-bert",
+_LITTLE: Mapping[str, Any] = {
     "vocab_size": 21128,
     "hidden_size": 512,
     "num_hidden_layers": 8,
@@ -59,6 +57,17 @@ MEGATRON_SMALL = {
     "hidden_act": "gelu",
     "layer_norm_eps": 1e-12,
     "pad_token_id": 0,
+}
+_ROBERTA = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "pad_token_id": 1}
+# Families of which no checkpoint is in the catalogue, or none but a very large one.
+IN_LITTLE: Mapping[str, Mapping[str, Any]] = {
+    f"{config['model_type']}, 8 × 512": config
+    for config in (
+        {**_LITTLE, "model_type": "megatron-bert"},
+        {**_LITTLE, "model_type": "ernie", "use_task_id": True, "hidden_act": "relu"},
+        {**_LITTLE, **_ROBERTA, "model_type": "roberta"},
+        {**_LITTLE, **_ROBERTA, "model_type": "xlm-roberta"},
+    )
 }
 
 INTRODUCTION = """\
@@ -97,7 +106,7 @@ def shapes() -> dict[str, Mapping[str, Any]]:
     """A config for each row of the table."""
     known = read_catalogue()
     published = {name: known[name].spec.config.raw for name in PUBLISHED if known[name].spec}
-    return {**published, "MegatronBERT, 8 × 512": MEGATRON_SMALL}
+    return {**published, **IN_LITTLE}
 
 
 def measure(name: str, config: Mapping[str, Any], jobs: int, folder: Path) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def encode(release: Path, target: str, device: str, tiers: Sequence[str]) -> lis
         with runtime:
             output = "pooler_output" if "pooler_output" in runtime.outputs else "last_hidden_state"
             for batch, length in SHAPES[device]:
-                if length > runtime.config.max_position_embeddings:
+                if length > runtime.config.longest:
                     continue
                 ids = np.random.default_rng(0).integers(0, runtime.config.vocab_size, (batch, length))
                 inputs = Inputs.of(ids)

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from benchmarks.families import MEGATRON_SMALL, shapes
+from benchmarks.families import IN_LITTLE, shapes
 from benchmarks.gpu_report import MEASURED, SIMULATED, Need, render_needs
 from tests.artifacts import export_artifact
 from yizhi.converters.forwards.pytorch import PyTorchEncoder
@@ -181,7 +181,7 @@ def make_models(folder: Path) -> list[Path]:
         "bert-24x256": {**DEFAULT_CONFIG, **deep},
         "albert-tiny": published["albert_chinese_tiny"],
         "electra-small": published["chinese-electra-small-discriminator"],
-        "megatron-8x512": MEGATRON_SMALL,
+        "megatron-8x512": IN_LITTLE["megatron-bert, 8 × 512"],
     }
     for name, config in configs.items():
         synthesize(folder / name, {**config, **FEW_TOKENS})

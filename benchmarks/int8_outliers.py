@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--text", type=Path)
     options = parser.parse_args(arguments)
     with Checkpoint.open(options.checkpoint) as checkpoint, tempfile.TemporaryDirectory() as folder:
-        work, longest = Path(folder), checkpoint.config.max_position_embeddings
+        work, longest = Path(folder), checkpoint.config.longest
         without = export_artifact(checkpoint, "onnx-int8", work / "without", outlier_channels=False)
         folders = without, export_artifact(checkpoint, "onnx-int8", work / "with")
         fp32 = export_artifact(checkpoint, "onnx", work / "fp32")

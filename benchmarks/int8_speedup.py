@@ -46,7 +46,7 @@ def main() -> None:
         onnx_runtime.adds_signed_exactly = lambda: False
     runtimes = {name: open_runtime(options.release / name, threads=options.threads) for name in NAMES}
     first = runtimes["onnx"]
-    length = min(options.length, first.config.max_position_embeddings)
+    length = min(options.length, first.config.longest)
     ids = np.random.default_rng(0).integers(200, first.config.vocab_size, (options.batch, length))
     opened = []
     for name in NAMES:

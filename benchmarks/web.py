@@ -47,7 +47,7 @@ def main() -> None:
             measure(runtimes[name], Inputs.of([[1]]))
             opened[name] = time.perf_counter() - start
         config = runtimes["native"].config
-        length = min(options.length, config.max_position_embeddings)
+        length = min(options.length, config.longest)
         ids = np.random.default_rng(0).integers(0, config.vocab_size, (options.batch, length))
         rounds: dict[str, list[float]] = {name: [] for name in DEVICES}
         for _ in range(options.rounds + 1):

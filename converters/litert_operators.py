@@ -2,7 +2,7 @@
 
 from ai_edge_litert import schema_py_generated as schema
 
-from yizhi.converters.litert_graph import FLOAT, INT32, Graph, Value
+from yizhi.converters.litert_graph import ANY, FLOAT, INT32, Graph, Value
 
 
 def swap(g: Graph, scope: str, x: Value) -> Value:
@@ -15,6 +15,26 @@ def gather(g: Graph, scope: str, x: Value, index: Value, axis: int, dtype: int =
     """The part of x at a place, or at several, of one axis."""
     shape = (*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
     return g.node(scope, "GATHER", [x, index], shape, schema.GatherOptionsT(axis=axis), dtype=dtype)
+
+
+def cut(g: Graph, scope: str, x: Value, start: int, size: int) -> Value:
+    """So many elements of the last axis."""
+    others = len(x.shape) - 1
+    begin, sizes = [0] * others + [start], [ANY] * others + [size]
+    places = [g.constant(f"begin.{others}.{start}", begin), g.constant(f"sizes.{others}.{size}", sizes)]
+    return g.node(scope, "SLICE", [x, *places], (*x.shape[:-1], size), schema.SliceOptionsT())
+
+
+def stride(g: Graph, scope: str, x: Value, start: int, end: int, step: int) -> Value:
+    """Every so many of the last axis, of four, from start to before end."""
+    others = [0] * (len(x.shape) - 1)
+    places = [
+        g.constant(f"stride.{name}.{at}", [*fill, at])
+        for name, at, fill in (("start", start, others), ("end", end, others), ("step", step, [1] * len(others)))
+    ]
+    whole = (1 << len(others)) - 1  # a bit for each axis that is taken whole
+    options = schema.StridedSliceOptionsT(beginMask=whole, endMask=whole)
+    return g.node(scope, "STRIDED_SLICE", [x, *places], (*x.shape[:-1], len(range(start, end, step))), options)
 
 
 def expand(g: Graph, scope: str, x: Value, axis: int) -> Value:

@@ -19,6 +19,7 @@ from openvino import Model, Node
 from openvino import opset15 as ops
 
 from yizhi.converters.weight_file import StoredTensor
+from yizhi.model.rotary import is_table_name
 from yizhi.model.spec import Embedding
 
 # Where a graph's text says that a constant lies: all before the number, the constant's name, and the number.
@@ -78,11 +79,12 @@ def name_nodes(model: Model) -> None:
 
 
 def own_constants(model: Model) -> dict[str, NDArray[Any]]:
-    """By node, what a model holds beside parameters of the checkpoint: shapes, axes and factors."""
+    """By node, what a model holds beside parameters of the checkpoint: shapes, axes, factors, and rotary positions."""
+    constants = [node for node in model.get_ordered_ops() if node.get_type_name() == "Constant"]
     return {
-        node.get_friendly_name(): np.array(node.data)
-        for node in model.get_ordered_ops()
-        if node.get_type_name() == "Constant" and node.get_friendly_name().partition("_")[0] == "Constant"
+        name: np.array(node.data)
+        for node in constants
+        if (name := node.get_friendly_name()).partition("_")[0] == "Constant" or is_table_name(name)
     }
 
 

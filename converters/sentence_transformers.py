@@ -41,7 +41,7 @@ def write_modules(writer: ArtifactWriter, checkpoint: Checkpoint, model_argument
     writer.write_json(MODULES, modules)
     # Old releases read `model_args`; newer ones read it as `model_kwargs`.
     arguments = {"model_args": dict(model_arguments)} if model_arguments else {}
-    length = {"max_seq_length": checkpoint.text.length(spec.config.max_position_embeddings), "do_lower_case": False}
+    length = {"max_seq_length": checkpoint.text.length(spec.config.longest), "do_lower_case": False}
     writer.write_json("sentence_bert_config.json", {**length, **arguments})
     # Old releases take no key for a mode that they do not know.
     modes = {key: mode == pooling.mode for mode, key in _KEYS.items() if mode in (*_OLDEST, pooling.mode)}

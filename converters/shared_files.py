@@ -12,10 +12,9 @@ from yizhi.storage.json_files import to_json
 CONFIG = "config.json"
 
 
-def shared_files(checkpoint: Checkpoint) -> dict[str, str]:
-    """File name -> text of `config.json` as transformers reads it, `vocab.txt`, `tokenizer.json` and its config."""
-    files = checkpoint.text.files(checkpoint.config.max_position_embeddings)
-    return {CONFIG: to_json(checkpoint.published_config()), **files}
+def shared_files(checkpoint: Checkpoint) -> dict[str, str | bytes]:
+    """File name -> content of `config.json` as transformers reads it, and of the tokenizer's files."""
+    return {CONFIG: to_json(checkpoint.published_config()), **checkpoint.tokenizer_files()}
 
 
 def write_config_and_tokenizer(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:

@@ -37,8 +37,8 @@ from yizhi.runtimes.base import Runtime
 
 LAYER = 1  # where a fault of one layer is made: not the first, so that a gate must find it
 # Enough to see every fault, in few shapes: JAX compiles for each. int8 is also run row by row.
-CASES = ("masks", "segments", "padding-right", "padding-interior")
-_CONFIG = {"num_hidden_layers": 3, "max_position_embeddings": 24}
+CASES = ("masks", "segments", "padding-right", "padding-interior", "padding-id-in-text")
+_CONFIG = {"num_hidden_layers": 3, "max_position_embeddings": 26}
 FORWARDS = {name: f"yizhi.converters.forwards.{name.removesuffix('-int8')}" for name in TARGETS}
 
 

@@ -37,9 +37,16 @@ EDITS = {
     "no residual": ("bert", "return layer_norm(p, norm, x + y)", "return layer_norm(p, norm, y)"),
     "no activation": (
         "bert",
-        "ACTIVATIONS[p.spec.config.activation](linear(p, layer.intermediate, x))",
-        "linear(p, layer.intermediate, x)",
+        "    else:\n        x = activation(x)\n",
+        "",
     ),
+    "the gate activated": ("modernbert", "activation(x) * gate", "x * activation(gate)"),
+    "pairs turned the wrong way": (
+        "roformer",
+        "a * cos - b * sin, b * cos + a * sin",
+        "a * cos + b * sin, b * cos - a * sin",
+    ),
+    "the window of no layer": ("modernbert", "p.mask if layer.window is None else p.windows[layer.window]", "p.mask"),
     "the adapter's residual twice": (
         "bert-norm_of_residual",
         "return z if part.residual_in_norm else z + residual",
@@ -55,6 +62,7 @@ EDITS = {
         "linear(p, part.up, z) * (",
         "linear(p, part.up, z) + 0 * (",
     ),
+    "no position before the text": ("roberta", "* kept + p.spec.padding_idx", "* kept"),
     "the pooler's token": ("bert-classifier", "linear(p, dense, x[:, 0])", "linear(p, dense, x[:, 1])"),
 }
 

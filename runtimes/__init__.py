@@ -6,6 +6,7 @@ from yizhi.runtimes.embeddings import Embedder
 from yizhi.runtimes.entities import Chunk, TagScheme
 from yizhi.runtimes.fill_mask import FillMask, Prediction
 from yizhi.runtimes.reader import Answer, Reader
+from yizhi.runtimes.reranker import Ranked, Ranker, Relevance, Reranker
 from yizhi.runtimes.retrieval import (
     RetrievalEmbedder,
     SparseVector,
@@ -28,7 +29,11 @@ __all__ = [
     "LabelScore",
     "Outputs",
     "Prediction",
+    "Ranked",
+    "Ranker",
     "Reader",
+    "Relevance",
+    "Reranker",
     "RetrievalEmbedder",
     "Runtime",
     "SparseVector",

@@ -84,8 +84,8 @@ class Inputs:
                     + (f", and {len(bad) - 1} more" if len(bad) > 1 else "")
                 )
         length = self.input_ids.shape[1]
-        if length > config.max_position_embeddings:
-            faults.append(f"input_ids: expected at most {config.max_position_embeddings} tokens a row; found {length}")
+        if length > config.longest:
+            faults.append(f"input_ids: expected at most {config.longest} tokens a row; found {length}")
         if faults:
             raise InputError("inputs", faults)
 

@@ -20,7 +20,8 @@ from yizhi.runtimes.tokenization import Long, Row, Text, Tokenizer, assign_place
 class Prediction:
     """One candidate for one [MASK].
 
-    token_id: None for a target of several tokens.
+    token: as it is in a text, the space before it included; the vocabulary's entry where that is no text by itself
+    (`##ing`, or a byte of a character). token_id: None for a target of several tokens.
     score: its probability, from a softmax over the whole vocabulary; for several tokens, the product of theirs.
     sentence: the text with this [MASK] filled in, and the others as they were; for a pair, both texts.
     """
@@ -46,11 +47,11 @@ class FillMask:
     ) -> None:
         """Settings that a call may override; the artifact's own tokenizer if none is given.
 
-        targets: judge these words alone. One of n tokens stands in place of n [MASK]s, and its score is
-        ∏ P(token i | text). With `joint` all n are hidden, one pass. With `pseudo` token i alone is hidden and
-        the rest of the word is read, n passes: the pseudo-likelihood of Salazar et al. 2020, arXiv:1910.14659,
-        over the word's own tokens. Words of different lengths compete unevenly: each further token lowers a
-        `joint` score, while `pseudo` is high for words whose parts imply each other.
+        targets: judge these words alone, after a space where the mask is. One of n tokens stands in place of n
+        [MASK]s, and its score is ∏ P(token i | text). With `joint` all n are hidden, one pass. With `pseudo` token i
+        alone is hidden and the rest of the word is read, n passes: the pseudo-likelihood of Salazar et al. 2020,
+        arXiv:1910.14659, over the word's own tokens. Words of different lengths compete unevenly: each further token
+        lowers a `joint` score, while `pseudo` is high for words whose parts imply each other.
         long: a text beyond the model's positions; with windows, each [MASK] is read where it has most context.
         Raises InputError where the artifact has no masked-language-model head.
         """
@@ -63,7 +64,8 @@ class FillMask:
         self._targets = None
         self._check()
         if targets is not None:
-            self._targets = {word: self._tokenizer.pieces(word) for word in _check_targets(targets)}
+            spell = self._tokenizer.pieces
+            self._targets = {word: (spell(word), spell(word, spaced=True)) for word in _check_targets(targets)}
 
     def _check(self) -> None:
         size = len(self._tokenizer.vocab)
@@ -95,13 +97,14 @@ class FillMask:
 
     def plan(self, text: Text) -> Task[list[list[Prediction]]]:
         """What one text asks of the model. Raises InputError for a text that cannot be used."""
+        text = self._tokenizer.put_mask(text) if isinstance(text, str | tuple) else text
         whole = self._tokenizer.tokenize([text])[0]
-        spare = max(map(len, self._targets.values())) - 1 if self._targets else 0
+        spare = max(len(ids) for both in self._targets.values() for ids in both) - 1 if self._targets else 0
         windows = self._tokenizer.fit(whole, self._long, spare)
         masks = _assign_masks(windows, self._tokenizer.mask_id)
         if not masks:
             cut = " after it was cut" if (whole.ids == self._tokenizer.mask_id).any() else ""
-            raise InputError("the text", f"has no [MASK] to fill{cut}: {text!r}")
+            raise InputError("the text", f"has no {self._tokenizer.mask} to fill{cut}: {text!r}")
         if self._targets is not None:
             return self._plan_targets(text, masks)
         requests = [Request(row, positions, self._best) for row, positions in _by_window(masks)]
@@ -109,7 +112,7 @@ class FillMask:
         def conclude(results: list[list[list[tuple[int, float]]]]) -> list[list[Prediction]]:
             answers = [answer for result in results for answer in result]
             return [
-                [self._prediction(text, row, position, self._tokenizer.vocab[i], i, score) for i, score in answer]
+                [self._fill(text, row, position, self._tokenizer.spell(i), i, score) for i, score in answer]
                 for (row, position), answer in zip(masks, answers, strict=True)
             ]
 
@@ -137,7 +140,6 @@ class FillMask:
         return answers
 
     def _plan_targets(self, text: Text, masks: list[tuple[Row, int]]) -> Task[list[list[Prediction]]]:
-        words = self._targets or {}
         requests: list[Request] = []
         owners: list[list[tuple[int, str]]] = []  # whose factor each number of a request's result is
 
@@ -147,7 +149,9 @@ class FillMask:
             requests.append(Request(row, np.array(positions), lambda logits: _log_likelihoods(logits, ids)))
             owners.append([(mask, word) for word in wanted])
 
+        spelled = [self._spell_targets(text, row, position) for row, position in masks]
         for mask, (row, position) in enumerate(masks):
+            words = spelled[mask]
             for count in sorted({len(ids) for ids in words.values()}):
                 places = list(range(position, position + count))
                 fitting = {word: ids for word, ids in words.items() if len(ids) == count}
@@ -161,34 +165,54 @@ class FillMask:
                         ask(mask, _replace_token(row, position, hidden), [place], {word: [ids[index]]})
 
         def conclude(results: list[list[float]]) -> list[list[Prediction]]:
-            totals = [dict.fromkeys(words, 0.0) for _ in masks]
+            totals = [dict.fromkeys(words, 0.0) for words in spelled]
             for owner, result in zip(owners, results, strict=True):
                 for (mask, word), value in zip(owner, result, strict=True):
                     totals[mask][word] += value
             return [
-                self._rank(text, row, position, total) for (row, position), total in zip(masks, totals, strict=True)
+                self._rank(text, row, position, words, total)
+                for (row, position), words, total in zip(masks, spelled, totals, strict=True)
             ]
 
         return Task(requests, conclude)
 
-    def _rank(self, text: Text, row: Row, position: int, total: dict[str, float]) -> list[Prediction]:
-        words = self._targets or {}
+    def _spell_targets(self, text: Text, row: Row, position: int) -> dict[str, list[int]]:
+        """The ids of each target at a mask: those of the word after a space, if there is one before the mask."""
+        part, begin, _ = self._place(text, row, position)
+        spaced = part[begin : begin + 1].isspace() or (begin == 0 and self._tokenizer.adds_space)
+        return {word: both[spaced] for word, both in (self._targets or {}).items()}
+
+    def _rank(
+        self, text: Text, row: Row, position: int, words: dict[str, list[int]], total: dict[str, float]
+    ) -> list[Prediction]:
         best = sorted(total, key=lambda word: (-total[word], words[word]))[: self._top_k]
         return [
-            self._prediction(
+            self._fill(
                 text, row, position, word, words[word][0] if len(words[word]) == 1 else None, float(np.exp(total[word]))
             )
             for word in best
         ]
 
-    def _prediction(
-        self, text: Text, row: Row, position: int, token: str, token_id: int | None, score: float
-    ) -> Prediction:
-        begin, end = row.offsets[position]
-        parts = [text] if isinstance(text, str) else list(text)
-        which = int(row.types[position]) if len(parts) == 2 else 0
-        parts[which] = parts[which][:begin] + token.removeprefix("##") + parts[which][end:]
-        return Prediction(token, token_id, score, parts[0] if isinstance(text, str) else (parts[0], parts[1]))
+    def _place(self, text: Text, row: Row, position: int) -> tuple[str, int, int]:
+        """The text that a mask is of, and where it begins and ends there, with the space that it takes along."""
+        part = text if isinstance(text, str) else text[position >= row.parts[0].stop]
+        begin, end = row.offsets[position].tolist()
+        while self._tokenizer.mask_takes_space and part[:begin][-1:].isspace():  # which some tokenizers do not tell
+            begin -= 1
+        return part, begin, end
+
+    def _fill(self, text: Text, row: Row, position: int, token: str, token_id: int | None, score: float) -> Prediction:
+        """token: as `Prediction` has it. A word that was asked for stands after the space that the mask took along."""
+        part, begin, end = self._place(text, row, position)
+        written = token.removeprefix("##")
+        if token in (self._targets or ()) and part[begin : begin + 1].isspace():
+            written = f" {written.lstrip()}"
+        filled = part[:begin] + (written if begin else written.lstrip(" ")) + part[end:]
+        if isinstance(text, str):
+            sentence: Text = filled
+        else:
+            sentence = (filled, text[1]) if position < row.parts[0].stop else (text[0], filled)
+        return Prediction(token, token_id, score, sentence)
 
 
 def _log_likelihoods(logits: NDArray, words: list[list[int]]) -> list[float]:

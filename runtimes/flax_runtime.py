@@ -74,7 +74,7 @@ class FlaxRuntime(Runtime):
     def _pad(self, inputs: Inputs) -> tuple[NDArray, NDArray, NDArray]:
         """Ids, mask and types, each [B, T], up to the next bucket of both axes."""
         batch, length = inputs.input_ids.shape
-        longest = self.config.max_position_embeddings
+        longest = self.config.longest
         padding = ((0, bucket(batch) - batch), (0, min(bucket(max(length, SHORTEST)), longest) - length))
         ids, mask, types = (np.pad(array, padding) for array in inputs.as_dict(np.int32).values())
         return ids, mask, types

@@ -26,7 +26,9 @@ def expose(folder: Path, config: EncoderConfig, number: int) -> tuple[bytes, dic
     computed = {output for node in model.graph.node for output in node.output}
     names = {tap: next((name for name in choices if name in computed), "") for tap, choices in _names(layer).items()}
     names = {tap: name for tap, name in names.items() if name}
-    if f"{layer.intermediate.name}/Slice" in computed:  # int8: zeros there for channels that are computed apart
+    if (
+        not layer.gated and f"{layer.intermediate.name}/Slice" in computed
+    ):  # int8: zeros there for channels that are computed apart
         names.pop("intermediate", None)
     del model.graph.output[:]
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names.values())
@@ -44,12 +46,18 @@ def _names(layer: Layer) -> dict[str, list[str]]:
     }
     names = {tap: [f"{part.name}/Gemm", f"{part.name}/Add"] for tap, part in linear.items()}
     names["context"] = [f"{layer.query.name.rpartition('.')[0]}/Reshape"]
+    if layer.fused:  # parts of what one linear layer gives
+        parts = {"query": "Slice", "key": "Slice_1", "value": "Slice_2"}
+        names |= {tap: [f"{layer.query.name}/{part}"] for tap, part in parts.items()}
     names["intermediate"] = [f"{layer.intermediate.name}/{operator}" for operator in ("Gelu", "Relu")]
+    if layer.gated:
+        names["intermediate"] = [f"{layer.intermediate.name}/Mul_1", f"{layer.intermediate.name}/Mul"]
     after = layer.attention_output.name
-    normed = f"{layer.attention_norm.name}/LayerNormalization"
-    if layer.norm_first:
+    if layer.norm_first or not layer.attention_norm:
         names["after_attention"] = [f"{after}/Add_1", f"{after}/Add"]
-    elif layer.attention_adapter is None:
+        return names
+    normed = f"{layer.attention_norm.name}/LayerNormalization"
+    if layer.attention_adapter is None:
         names["after_attention"] = [normed]
     elif layer.attention_adapter.adds is not None:
         names["after_attention"] = [f"{normed}_1", normed]  # the adapter may have read the first

@@ -125,17 +125,20 @@ def find_taps(layer: Layer, nodes: Collection[str]) -> dict[str, str]:
         "attention_output": layer.attention_output,
         "output": layer.output,
     }
-    # The last of what a linear layer computes: without a bias, in int8, its scaling, or the sum with its outliers'.
+    # The last of what a linear layer computes. Without a bias, in int8: its scaling, or the sum with its outliers.
     ends = ("Add", "Sum", "Multiply", "MatMul")
     names = {tap: [f"{part.name}/{end}" for end in ends] for tap, part in linear.items()}
     names["context"] = [f"{layer.query.name.rpartition('.')[0]}/Reshape"]
     names["intermediate"] = [f"{layer.intermediate.name}/{operator}" for operator in ("Gelu", "Relu", "Swish", "Tanh")]
-    normed = f"{layer.attention_norm.name}/Add"
-    if layer.norm_first:
+    if layer.gated:
+        names["intermediate"] = [f"{layer.intermediate.name}/gated"]
+    if layer.fused:  # parts of what one linear layer gives
+        names |= {tap: [f"{layer.query.name}/{tap}"] for tap in ("query", "key", "value")}
+    if layer.norm_first or not layer.attention_norm:
         names["after_attention"] = [f"{layer.attention_output.name}/residual"]
     elif layer.attention_adapter is None:
-        names["after_attention"] = [normed]
-    elif layer.attention_adapter.adds is not None:
-        names["after_attention"] = [f"{normed}_1", normed]  # the adapter may have read the first
+        names["after_attention"] = [f"{layer.attention_norm.name}/Add"]
+    elif layer.attention_adapter.adds is not None:  # the adapter may have read the first
+        names["after_attention"] = [f"{layer.attention_norm.name}/Add{again}" for again in ("_1", "")]
     found = {tap: next((name for name in choices if name in nodes), "") for tap, choices in names.items()}
     return {tap: name for tap, name in found.items() if name}

@@ -86,7 +86,7 @@ class Reader(LabelOperator[tuple[str, str], list[Answer]]):
             null = None
             if self._threshold is not None:
                 null = min(result[0].sum() for result in results) - self._threshold
-            return self._rank(given[1], row.offsets[context], spans, null)
+            return self._rank(given[1], self._tokenizer.trim(row.offsets[context], given[1]), spans, null)
 
         return Task([self._request(window) for window in windows], conclude)
 

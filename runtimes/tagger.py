@@ -71,13 +71,15 @@ class _TokenLabels(LabelOperator[Given, Result]):
         self._judges_tokens = runtime.artifact.description["task"] == REPLACED
         self.labels: Sequence[str] = REPLACED_LABELS if self._judges_tokens else runtime.artifact.description["labels"]
 
-    def _units(self, row: Row) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The first token of each unit of a whole row, [U], and the unit's characters, [U, 2]."""
+    def _units(self, row: Row, text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The first token of each unit of a text's whole row, [U], and the unit's characters, [U, 2]."""
         inside = np.arange(1, len(row.ids) - 1)
-        begins = np.ones(len(inside), bool) if self._judges_tokens else ~self._tokenizer.goes_on(row)[inside]
+        begins = np.ones(len(inside), bool) if self._judges_tokens else ~self._tokenizer.goes_on(row, text)[inside]
         first = inside[begins]
         last = np.append(first[1:], len(row.ids) - 1)[: len(first)] - 1  # a unit ends before the next one
-        return first, np.stack([row.offsets[first, 0], row.offsets[last, 1]], axis=1)
+        spans = self._tokenizer.trim(np.stack([row.offsets[first, 0], row.offsets[last, 1]], axis=1), text)
+        holds = spans[:, 0] < spans[:, 1]  # not white space alone
+        return first[holds], spans[holds]
 
     def _plan_units(self, row: Row, first: NDArray[np.int64], conclude: Callable[[NDArray[np.float64]], T]) -> Task[T]:
         """Ask for the labels of the unit at each `first` token: `conclude` is given probabilities [U, labels]."""
@@ -117,7 +119,7 @@ class Tagger(_TokenLabels[str, list[Entity]]):
     def plan(self, given: str) -> Task[list[Entity]]:
         """What one text asks of the model. Raises InputError for a text that cannot be used."""
         row = _tokenize(self._tokenizer, given)
-        first, spans = self._units(row)
+        first, spans = self._units(row, given)
         scheme = TagScheme(self.labels)
 
         def conclude(scores: NDArray[np.float64]) -> list[Entity]:
@@ -146,7 +148,7 @@ class WordTagger(_TokenLabels[str | Sequence[str], list[Tag]]):
         """What one text, or list of words, asks of the model. Raises InputError for what cannot be used."""
         if isinstance(given, str):
             row = _tokenize(self._tokenizer, given)
-            first, spans = self._units(row)
+            first, spans = self._units(row, given)
             places = [(given[start:end], start, end) for start, end in spans.tolist()]
         else:
             if self._judges_tokens:
@@ -178,7 +180,7 @@ class WordLabels(_TokenLabels[str, list[list[LabelScore]]]):
                 for of_word, best in zip(scores, order, strict=True)
             ]
 
-        return self._plan_units(row, self._units(row)[0], conclude)
+        return self._plan_units(row, self._units(row, given)[0], conclude)
 
 
 def _tokenize(tokenizer: Tokenizer, given: str) -> Row:

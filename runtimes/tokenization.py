@@ -8,14 +8,18 @@ from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Encoding
 
 from yizhi.errors import InputError, show
 from yizhi.model.config import EncoderConfig
 from yizhi.reading.auto_tokenizer import read_tokenizer
 from yizhi.reading.tokenizer_files import TextTokenizer
 from yizhi.runtimes.base import Inputs
+from yizhi.runtimes.pieces import Pieces
 
 Text = str | tuple[str, str]
+# How a mask is written where nobody knows the tokenizer.
+USUAL_MASK = "[MASK]"
 
 
 # What to do with a text that is too long: "error", "truncate", or windows that share so many tokens; "windows"
@@ -33,12 +37,14 @@ class Row:
 
     ids, types: int64 [T]. offsets: int64 [T, 2], as in `Encoded`.
     places: int64 [T], where each token was before a window was cut out.
+    parts: where the tokens of the text are, or of each of a pair, without special ones; none where nobody asks.
     """
 
     ids: NDArray[np.int64]
     types: NDArray[np.int64]
     offsets: NDArray[np.int64]
     places: NDArray[np.int64]
+    parts: tuple[slice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Encoded:
 
     tokens: each text's tokens, without padding.
     offsets: int64 [B, T, 2], the first and the last-plus-one character of each token in its own text;
-        0, 0 for special tokens and padding. In a pair, `inputs.token_type_ids` says which text.
+        0, 0 for special tokens and padding.
     """
 
     inputs: Inputs
@@ -68,10 +74,14 @@ class Tokenizer:
         self.max_length = max_length
         self.cls_id, self.sep_id = text.cls_id, text.sep_id
         self.mask_id, self.pad_id, self.unknown_id = text.mask_id, text.pad_id, text.unknown_id
+        self.mask = text.special["mask_token"]
         self.special_ids = sorted({text.id_of(name) for name in text.special})
         self._ids = {token: index for index, token in enumerate(text.vocab)}
-        self._goes_on = np.array([token.startswith("##") for token in text.vocab])
+        self._pieces = Pieces(text.tokenizer, text.vocab)
+        # Whether the mask stands for the space before it too.
+        self.mask_takes_space = text.tokenizer.get_added_tokens_decoder()[self.mask_id].lstrip
         self._keeps_end = text.truncation_side == "left"
+        self._frame, self._gives_types = text.frame, text.gives_types
         self._tokenizer = text.tokenizer
 
     @classmethod
@@ -84,7 +94,7 @@ class Tokenizer:
         folder = Path(folder)
         config = EncoderConfig.read(folder / "config.json")
         text = read_tokenizer(folder)
-        misfit = text.find_misfit(config.vocab_size)
+        misfit = text.find_misfit(config.vocab_size, config.padding_idx)
         if misfit:
             raise InputError(folder, misfit)
         return cls.of(text, config)
@@ -92,7 +102,7 @@ class Tokenizer:
     @classmethod
     def of(cls, text: TextTokenizer, config: EncoderConfig) -> Self:
         """The tokenizer of a model that is open already."""
-        return cls(text, text.length(config.max_position_embeddings))
+        return cls(text, text.length(config.longest))
 
     def cutting(self, side: Literal["left", "right"]) -> Self:
         """The same tokenizer, which cuts what is too long at this side, whatever its files say."""
@@ -101,14 +111,13 @@ class Tokenizer:
         return other
 
     def encode(self, texts: Sequence[Text]) -> Encoded:
-        """Tokenize texts, or pairs of texts: `[CLS] text [SEP]`, or `[CLS] first [SEP] second [SEP]`.
+        """Tokenize texts, or pairs of texts, with the special tokens around each.
 
         Nothing is cut. Raises InputError naming each text that the model is too short for.
         """
-        texts = _check_texts(texts)
         rows = self.tokenize(texts)
         faults = [
-            f"{_name(texts, index)}: {_too_long(len(row.ids), self.max_length)}"
+            f"{_name(texts, index)}: {self._too_long(len(row.ids), self.max_length)}"
             for index, row in enumerate(rows)
             if len(row.ids) > self.max_length
         ]
@@ -125,16 +134,24 @@ class Tokenizer:
 
     def tokenize(self, texts: Sequence[Text]) -> list[Row]:
         """Tokenize as `encode` does, without padding and whatever the length. Raises InputError for what is no text."""
-        encodings = self._tokenizer.encode_batch(_check_texts(texts))
+        texts = self._check(texts)
         return [
             Row(
                 ids=np.array(encoding.ids, np.int64),
-                types=np.array(encoding.type_ids, np.int64),
+                types=np.array(encoding.type_ids if self._gives_types else [0] * len(encoding), np.int64),
                 offsets=np.array(encoding.offsets, np.int64),
-                places=np.arange(len(encoding.ids)),
+                places=np.arange(len(encoding)),
+                parts=self._parts(encoding, isinstance(text, tuple)),
             )
-            for encoding in encodings
+            for text, encoding in zip(texts, self._tokenizer.encode_batch(texts), strict=True)
         ]
+
+    def _parts(self, encoding: Encoding, is_pair: bool) -> tuple[slice, ...]:
+        """Where the tokens of each text are. A text may itself name a special token; only the frame's are outside."""
+        if not is_pair:
+            return (slice(1, len(encoding) - 1),)
+        end = 1 + encoding.sequence_ids.count(0)
+        return slice(1, end), slice(end + len(self._frame.between or ()), len(encoding) - 1)
 
     def tokenize_words(self, words: Sequence[str]) -> tuple[Row, NDArray[np.int64]]:
         """One row of words given apart, and where the tokens of each begin, int64 [words].
@@ -149,12 +166,32 @@ class Tokenizer:
         pieces = [found if found.size else none for found in pieces]
         special = np.array([[self.cls_id, self.sep_id], [0, 0], [0, 0]])
         ids, begins, ends = np.concatenate([special[:, :1], *pieces, special[:, 1:]], axis=1)
-        row = Row(ids, np.zeros_like(ids), np.stack([begins, ends], axis=1), np.arange(len(ids)))
+        offsets, whole = np.stack([begins, ends], axis=1), (slice(1, len(ids) - 1),)
+        row = Row(ids, np.zeros_like(ids), offsets, np.arange(len(ids)), whole)
         return row, np.cumsum([1, *(found.shape[1] for found in pieces)])[: len(words)]
 
-    def goes_on(self, row: Row) -> NDArray[np.bool_]:
-        """Which tokens go on with the word of the one before: those written ##, [T]."""
-        return self._goes_on[row.ids]
+    def goes_on(self, row: Row, text: str) -> NDArray[np.bool_]:
+        """Which tokens of a text's row go on with the word of the one before, [T]: see `Pieces.goes_on`."""
+        return self._pieces.goes_on(row.ids, row.offsets, text)
+
+    def trim(self, offsets: NDArray[np.int64], text: str) -> NDArray[np.int64]:
+        """Offsets in a text without white space: see `Pieces.trim`."""
+        return self._pieces.trim(offsets, text)
+
+    def spell(self, token_id: int) -> str:
+        """What a token is in a text: see `Pieces.spell`."""
+        return self._pieces.spell(token_id)
+
+    def put_mask(self, text: Text) -> Text:
+        """A text with this tokenizer's mask where it says [MASK], which is what most users write.
+
+        As it is where it has the tokenizer's own mask, or [MASK] is another token's name.
+        """
+        parts = [text] if isinstance(text, str) else list(text)
+        if USUAL_MASK in self._ids or any(self.mask in part for part in parts):
+            return text
+        parts = [part.replace(USUAL_MASK, self.mask) for part in parts]
+        return parts[0] if isinstance(text, str) else (parts[0], parts[1])
 
     def fit(self, row: Row, long: Long = "error", spare: int = 0, cut: int | None = None) -> list[Row]:
         """Windows of a row that the model has positions for, with `spare` positions to grow into.
@@ -169,7 +206,7 @@ class Tokenizer:
         if len(row.ids) <= room:
             return [row]
         if long == "error":
-            raise TooLong("the text", _too_long(len(row.ids), room))
+            raise TooLong("the text", self._too_long(len(row.ids), room))
         parts = text_parts(row)
         special = np.setdiff1d(np.arange(len(row.ids)), np.concatenate(parts), assume_unique=True)
         sizes = [len(part) for part in parts]
@@ -197,17 +234,49 @@ class Tokenizer:
             window[longest] = slice(start, start + size)
         return [_select(row, special, parts, window) for window in windows]
 
-    def pieces(self, word: str) -> list[int]:
+    @property
+    def adds_space(self) -> bool:
+        """Whether the first word of a text is read as if a space stood before it."""
+        return self._pieces.adds_space
+
+    def pieces(self, word: str, spaced: bool = False) -> list[int]:
         """The ids of a word: its own, where the vocabulary has it as written, else its pieces'.
 
+        spaced: as it is after a space, which SentencePiece's vocabularies and those of bytes have in words.
         Raises InputError for a word without pieces, or with one that the vocabulary does not have.
         """
-        if word in self._ids:
+        self._check([word])
+        if word in self._ids and not (spaced and self._pieces.write_spaces):
             return [self._ids[word]]
-        ids = self.tokenize([word])[0].ids[1:-1].tolist()
+        ids = self._pieces.split(word, spaced)
         if not ids or self.unknown_id in ids:
             raise InputError("targets", f"{word!r}: the vocabulary cannot spell it")
         return ids
+
+    def _too_long(self, found: int, allowed: int) -> str:
+        around = " and ".join(self.vocab[index] for index in (self.cls_id, self.sep_id))
+        return f"expected at most {allowed} tokens with {around}; found {found}"
+
+    def _check(self, texts: Sequence[Text]) -> list[Text]:
+        """Raise InputError, naming each, for what the tokenizer would choke on."""
+        if isinstance(texts, str) or not texts:
+            raise InputError("texts", f"expected a list of texts or of pairs of texts; found {show(texts)}")
+        faults = []
+        for index, text in enumerate(texts):
+            parts = text if isinstance(text, tuple) and len(text) == 2 else (text,)
+            if not all(isinstance(part, str) for part in parts):
+                faults.append(f"{_name(texts, index)}: expected a text or a pair of texts; found {show(text)}")
+            elif len(parts) == 2 and self._frame.between is None:
+                faults.append(
+                    f"{_name(texts, index)}: is a pair, and post_processor in tokenizer.json has no frame for pairs"
+                )
+            elif any("\ud800" <= char <= "\udfff" for part in parts for char in part):
+                faults.append(
+                    f"{_name(texts, index)}: holds half of a surrogate pair, which is no character: {show(text)}"
+                )
+        if faults:
+            raise InputError("texts", faults)
+        return list(texts)
 
 
 def pad(rows: Sequence[Row], pad_id: int, multiple: int = 1) -> Inputs:
@@ -244,37 +313,20 @@ def check_long(long: object, *, windows: bool = True) -> None:
 
 
 def text_parts(row: Row) -> list[NDArray[np.int64]]:
-    """Positions of the first text's tokens and, in a pair, of the second's: what lies between [CLS] and [SEP]s."""
-    # A text may itself say [SEP], but only the template's own are where the segments end.
-    first = int(np.count_nonzero(row.types == 0))
-    parts = [np.arange(1, first - 1)]
-    return [*parts, np.arange(first, len(row.ids) - 1)] if first < len(row.ids) else parts
+    """Positions of the first text's tokens and, in a pair, of the second's, without special tokens."""
+    return [np.arange(part.start, part.stop) for part in row.parts]
 
 
 def _select(row: Row, special: NDArray[np.int64], parts: list[NDArray[np.int64]], slices: list[slice]) -> Row:
     """The row with only these tokens of each of its parts, and the special ones, in time that these take."""
-    keep = np.sort(np.concatenate([special, *(part[chosen] for part, chosen in zip(parts, slices, strict=True))]))
-    return Row(row.ids[keep], row.types[keep], row.offsets[keep], row.places[keep])
-
-
-def _too_long(found: int, allowed: int) -> str:
-    return f"expected at most {allowed} tokens with [CLS] and [SEP]; found {found}"
-
-
-def _check_texts(texts: Sequence[Text]) -> list[Text]:
-    """Raise InputError, naming each, for what the tokenizer would choke on."""
-    if isinstance(texts, str) or not texts:
-        raise InputError("texts", f"expected a list of texts or of pairs of texts; found {show(texts)}")
-    faults = []
-    for index, text in enumerate(texts):
-        parts = text if isinstance(text, tuple) and len(text) == 2 else (text,)
-        if not all(isinstance(part, str) for part in parts):
-            faults.append(f"{_name(texts, index)}: expected a text or a pair of texts; found {show(text)}")
-        elif any("\ud800" <= char <= "\udfff" for part in parts for char in part):
-            faults.append(f"{_name(texts, index)}: holds half of a surrogate pair, which is no character: {show(text)}")
-    if faults:
-        raise InputError("texts", faults)
-    return list(texts)
+    chosen = [part[taken] for part, taken in zip(parts, slices, strict=True)]
+    keep = np.sort(np.concatenate([special, *chosen]))
+    kept, shift = [], 0
+    for part, taken in zip(row.parts, chosen, strict=True):
+        begin = part.start - shift
+        kept.append(slice(begin, begin + len(taken)))
+        shift += part.stop - part.start - len(taken)
+    return Row(row.ids[keep], row.types[keep], row.offsets[keep], row.places[keep], tuple(kept))
 
 
 def _name(texts: Sequence[Text], index: int) -> str:

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import tokenizers
 from numpy.typing import NDArray
 
 from tests.sentence_folders import SENTENCE_VARIANTS, write_modules
@@ -39,6 +40,70 @@ VOCAB = [
     *("。", "，", "！", "？", ".", ",", "!", "-", "(", ")"),
 ]
 
+_FAIRSEQ = ["<s>", "<pad>", "</s>", "<unk>"]
+_WORDS = ("hello", "world", "北京", "中国", "首都", "语言", "模型")
+_FAIRSEQ_FRAME = {
+    "single": "<s> $A </s>",
+    "pair": "<s> $A </s> </s> $B </s>",
+    "special_tokens": [("<s>", 0), ("</s>", 2)],
+}
+
+
+def unigram_tokenizer() -> tokenizers.Tokenizer:
+    """A small tokenizer as XLM-R's: Unigram over `▁`, ids of fairseq, type 0 for both texts of a pair."""
+    pieces = ["▁", *(f"▁{word}" for word in _WORDS), *_WORDS, "ing", *_CHARACTERS, *_LETTERS, *"。，！？.,!-()"]
+    scored = [(token, 0.0) for token in _FAIRSEQ]
+    scored += [(piece, -2 - rank / 16 - 4 * (len(piece) == 1)) for rank, piece in enumerate(pieces)]
+    made = tokenizers.Tokenizer(tokenizers.models.Unigram([*scored, ("<mask>", 0.0)], 3, byte_fallback=False))
+    made.normalizer = tokenizers.normalizers.NFKC()
+    pre = tokenizers.pre_tokenizers
+    made.pre_tokenizer = pre.Sequence([pre.WhitespaceSplit(), pre.Metaspace()])
+    made.decoder = tokenizers.decoders.Metaspace()
+    made.post_processor = tokenizers.processors.TemplateProcessing(**_FAIRSEQ_FRAME)
+    return _with_special_tokens(made, [*_FAIRSEQ, "<mask>"])
+
+
+def byte_tokenizer() -> tokenizers.Tokenizer:
+    """A small tokenizer as RoBERTa's: BPE over bytes, most Chinese characters in several tokens."""
+    pre = tokenizers.pre_tokenizers
+    vocab = [*_FAIRSEQ, *sorted(pre.ByteLevel.alphabet())]
+    merges: list[tuple[str, str]] = []
+    for word in (" hello", " world", "ing", "中", "国", "北", "京", "中国"):
+        ((written, _),) = pre.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(word)
+        for end in range(2, len(written) + 1):
+            if written[:end] not in vocab:
+                merges.append((written[: end - 1], written[end - 1]))
+                vocab.append(written[:end])
+    ids = {token: index for index, token in enumerate([*vocab, "<mask>"])}
+    made = tokenizers.Tokenizer(tokenizers.models.BPE(ids, merges))
+    made.pre_tokenizer = pre.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    made.post_processor = tokenizers.processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    return _with_special_tokens(made, [*_FAIRSEQ, "<mask>"])
+
+
+def _with_special_tokens(tokenizer: tokenizers.Tokenizer, names: list[str]) -> tokenizers.Tokenizer:
+    """The last of the names is the mask, which takes the space before it along."""
+    added = [tokenizers.AddedToken(name, special=True, normalized=False, lstrip=name == names[-1]) for name in names]
+    tokenizer.add_special_tokens(added)
+    return tokenizer
+
+
+# The tokenizers of families that have no vocab.txt, with the class that AutoTokenizer takes for them.
+TOKENIZERS: Mapping[str, tuple[Callable[[], tokenizers.Tokenizer], str]] = {
+    "xlm-roberta": (unigram_tokenizer, "XLMRobertaTokenizer"),
+    "roberta": (byte_tokenizer, "RobertaTokenizer"),
+}
+
+
+def write_tokenizer(folder: Path, made: tokenizers.Tokenizer, tokenizer_class: str, **settings: Any) -> None:
+    """Write `tokenizer.json` and `tokenizer_config.json`, in place of a `vocab.txt`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").unlink(missing_ok=True)
+    made.save(str(folder / "tokenizer.json"))
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": tokenizer_class, **settings})
+
+
 _COMMON: dict[str, Any] = {
     "vocab_size": len(VOCAB),
     "hidden_size": 32,
@@ -52,10 +117,24 @@ _COMMON: dict[str, Any] = {
     "pad_token_id": 0,
 }
 _FACTORISED: dict[str, Any] = {"embedding_size": 16}
+_ROBERTA: dict[str, Any] = {
+    **{"pad_token_id": 1, "max_position_embeddings": 66, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
+}
+# The middle layer of the three sees 3 tokens to each side. It is narrow: a gate multiplies two numbers that int8
+# rounded, and random weights then cost more than trained ones may.
+_MODERN: dict[str, Any] = {
+    **{"hidden_activation": "gelu", "norm_eps": 1e-5, "local_attention": 6, "global_attn_every_n_layers": 2},
+    **{"hidden_size": 24, "intermediate_size": 32},
+}
 # What a family's configuration has beyond that.
 _BY_FAMILY: dict[str, dict[str, Any]] = {
     "albert": {**_FACTORISED, "hidden_act": "gelu_new", "num_hidden_groups": 1, "inner_group_num": 1},
     "electra": _FACTORISED,
+    "ernie": {"use_task_id": True, "task_type_vocab_size": 3},
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "roformer": _FACTORISED,
+    "modernbert": _MODERN,
 }
 
 
@@ -77,6 +156,10 @@ HEADS: Mapping[str, Mapping[str, Any]] = {
     "tagger": {"task": "token-classification", "config": {"id2label": _ENTITIES}, "pooler": False},
     "reader": {"task": "question-answering", "pooler": False},
 }
+
+# RoBERTa has one segment; the tokenizer of `vocab.txt` gives two to a question and its context.
+_OF_PAIRS = {(family, "reader"): {"config": {"type_vocab_size": 2}} for family in ("roberta", "xlm-roberta")}
+_EVERY_BIAS = dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "classifier_bias"), True)
 
 # What each variant changes: arguments of `write_checkpoint`, with `model_type` and `config` for `small_config`.
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
@@ -100,8 +183,21 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "electra-generator-same-width": {"model_type": "electra", "config": {"embedding_size": 32}},
     "electra-discriminator": {"model_type": "electra", "task": "replaced-token-detection"},
     "megatron-bert": {"model_type": "megatron-bert"},
+    "ernie": {"model_type": "ernie"},
+    "ernie-1.0": {"model_type": "ernie", "config": {"use_task_id": False, "hidden_act": "relu"}},
+    "roberta": {"model_type": "roberta"},
+    "xlm-roberta": {"model_type": "xlm-roberta", "pooler": False},
+    "roformer": {"model_type": "roformer"},
+    "roformer-values": {"model_type": "roformer", "config": {"embedding_size": None, "rotary_value": True}},
+    "modernbert": {"model_type": "modernbert"},
+    "modernbert-biases": {"model_type": "modernbert", "config": _EVERY_BIAS},
+    "modernbert-mean": {
+        "model_type": "modernbert",
+        "task": "text-classification",
+        "config": {"classifier_pooling": "mean", "id2label": {"0": "差", "1": "中", "2": "好"}},
+    },
     **{
-        f"{family}-{kind}": {"model_type": family, **arguments}
+        f"{family}-{kind}": {"model_type": family, **arguments, **_OF_PAIRS.get((family, kind), {})}
         for family in FAMILIES
         for kind, arguments in HEADS.items()
         if arguments["task"] in ("features", *FAMILIES[family].label_heads)
@@ -217,10 +313,17 @@ def write_checkpoint(
         alter(tensors)
     write_weights(folder, tensors, dtype, shards)
     write_json(folder / "config.json", config)
-    (folder / "vocab.txt").write_bytes(("\n".join(VOCAB if vocab is None else vocab) + "\n").encode())
+    vocab = vocab_of(parsed) if vocab is None else vocab
+    (folder / "vocab.txt").write_bytes(("\n".join(vocab) + "\n").encode())
     if tokenizer_config is not None:
         write_json(folder / "tokenizer_config.json", tokenizer_config)
     return write_modules(folder, **sentence) if sentence else folder
+
+
+def vocab_of(config: EncoderConfig) -> list[str]:
+    """VOCAB, with [PAD] where this configuration has it."""
+    others, pad = VOCAB[1:], config.pad_token_id
+    return [*others[:pad], VOCAB[0], *others[pad:]]
 
 
 def open_tokenizer(vocab: list[str], max_length: int, **settings: Any) -> Tokenizer:

@@ -24,7 +24,10 @@ HEADS = {
     "reader": ("QuestionAnswering", "question-answering"),
     "fill-mask": ("MaskedLM", "fill-mask"),
 }
-FAMILIES = {"bert": "bert", "albert": "albert", "electra": "electra-generator", "megatron-bert": "megatron-bert"}
+FAMILIES = {
+    **{"bert": "bert", "albert": "albert", "electra": "electra-generator", "megatron-bert": "megatron-bert"},
+    **{"ernie": "ernie", "roberta": "roberta", "xlm-roberta": "xlm-roberta"},
+}
 VARIANTS = [
     (FAMILIES[family] if head == "fill-mask" else f"{family}-{head}", *names)
     for family in FAMILIES

@@ -38,7 +38,7 @@ def open_tokenizer(checkpoint: Checkpoint, max_length: int | None) -> Tokenizer:
 
     Raises InputError for a length that it cannot have.
     """
-    positions = checkpoint.config.max_position_embeddings
+    positions = checkpoint.config.longest
     if max_length is not None and not 8 <= max_length <= positions:
         raise InputError("`max_length`", f"expected 8 … {positions}; found {max_length}")
     return Tokenizer(checkpoint.text, max_length or checkpoint.text.length(positions))

@@ -152,6 +152,7 @@ def _bottom(checkpoint: Checkpoint, count: int) -> set[str]:
         spec.word_embeddings,
         spec.position_embeddings,
         spec.token_type_embeddings,
+        spec.task_type_embeddings,
         spec.embeddings_norm,
         spec.embeddings_projection,
     )

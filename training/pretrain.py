@@ -129,7 +129,7 @@ class PretrainingResult:
 
 def prepare(checkpoint: Checkpoint, objective: Objective, seed: int) -> Prepared:
     """Read, tokenize and segment the text. Raises InputError for text or options that cannot be used."""
-    model_type, positions = checkpoint.config.model_type, checkpoint.config.max_position_embeddings
+    model_type, positions = checkpoint.config.model_type, checkpoint.config.longest
     length = objective.max_length or min(_DEFAULT_LENGTH, positions)
     faults = []
     if not 8 <= length <= positions:

@@ -5,15 +5,18 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import NoReturn
 
 from yizhi import __version__
 from yizhi.commands import (
     answer,
     classify,
+    completion,
     convert,
     diff,
+    doctor,
     embed,
     export,
     fill_mask,
@@ -26,6 +29,7 @@ from yizhi.commands import (
     pretrain,
     pull,
     push,
+    rerank,
     revoke,
     serve,
     sign,
@@ -37,31 +41,15 @@ from yizhi.commands import (
 from yizhi.commands.options import name_flags
 from yizhi.errors import Altered, CheckFailed, InputError, printable
 
-COMMANDS = (
-    export,
-    convert,
-    verify,
-    diff,
-    sign,
-    revoke,
-    push,
-    pull,
-    package,
-    int8_report,
-    inspect,
-    models,
-    import_checkpoint,
-    synthesize,
-    pretrain,
-    finetune,
-    train_embeddings,
-    fill_mask,
-    classify,
-    tag,
-    answer,
-    embed,
-    serve,
-)
+# As the help groups them: what a user wants to do.
+GROUPS: Mapping[str, Sequence[ModuleType]] = {
+    "make": (export, convert, import_checkpoint, synthesize),
+    "check": (verify, diff, inspect, int8_report, models),
+    "use": (fill_mask, classify, tag, answer, embed, rerank, serve),
+    "train": (pretrain, finetune, train_embeddings),
+    "ship": (package, sign, revoke, push, pull),
+    "set up": (doctor, completion),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -110,7 +98,23 @@ def _is_utf8(argument: str) -> bool:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Proposes what was meant where a command or an option is misspelled."""
+    """Groups the commands in its help, and proposes what was meant where one, or an option, is misspelled."""
+
+    groups: Mapping[str, Sequence[argparse.Action]] = {}
+
+    def format_help(self) -> str:
+        """As ArgumentParser's; argparse itself has no groups of commands."""
+        if not self.groups:
+            return super().format_help()
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
+        formatter.add_text(self.description)
+        for title, actions in {**self.groups, "options": self._optionals._group_actions}.items():
+            formatter.start_section(title)
+            formatter.add_arguments(actions)
+            formatter.end_section()
+        formatter.add_text(self.epilog)
+        return formatter.format_help()
 
     def parse_command(self, given: Sequence[str]) -> argparse.Namespace:
         """As `parse_args`, but an unknown option is the command's own error."""
@@ -140,12 +144,18 @@ def build_parser() -> _Parser:
         prog="yizhi",
         description="One checkpoint, every runtime, proven identical.",
         epilog="Exit codes: 0 good; 1 a check failed; 2 bad usage or bad input; 3 nothing failed, but something was "
-        "not run or not judged.",
+        "not run or not judged. `yizhi COMMAND --help` explains a command with examples.",
     )
     parser.add_argument("--version", action="version", version=f"yizhi {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add(commands)
+    groups = {}
+    for title, members in GROUPS.items():
+        before = len(commands._choices_actions)
+        for command in members:
+            command.add(commands)
+        groups[title] = commands._choices_actions[before:]
+    parser.groups = groups
+    parser.set_defaults(root=parser)
     return parser
 
 

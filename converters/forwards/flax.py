@@ -31,6 +31,7 @@ from yizhi.model.spec import (
     MaskedLMHead,
     Norm,
     Pooling,
+    Rotary,
     Scaling,
 )
 
@@ -89,7 +90,7 @@ def heads(p: Pass, x: Array, attention_mask: Array, outputs: Collection[str]) ->
         if TERM_WEIGHTS in outputs:
             found[TERM_WEIGHTS] = term_weights(p, logits, attention_mask)
     elif "logits" in outputs and isinstance(spec.head, LinearHead):
-        found["logits"] = linear_head(p, spec.head, x, pooled)
+        found["logits"] = linear_head(p, spec.head, x, pooled, attention_mask)
     return found
 
 
@@ -104,10 +105,20 @@ def embeddings(p: Pass, input_ids: Integers, token_type_ids: Integers) -> Array:
     if p.spec.token_type_embeddings:
         x = x + lookup(p[p.spec.token_type_embeddings.weight], token_type_ids)
     if p.spec.position_embeddings:
-        x = x + lookup(p[p.spec.position_embeddings.weight], jnp.arange(input_ids.shape[1]))
+        x = x + lookup(p[p.spec.position_embeddings.weight], position_ids(p, input_ids))
+    if p.spec.task_type_embeddings:
+        x = x + p[p.spec.task_type_embeddings.weight][0]
     if p.spec.embeddings_norm:
         x = layer_norm(p, p.spec.embeddings_norm, x)
     return linear(p, p.spec.embeddings_projection, x) if p.spec.embeddings_projection else x  # [B, T, H]
+
+
+def position_ids(p: Pass, input_ids: Integers) -> Array:
+    """Rows of the position table: 0, 1, 2, … [T]; or counted from `padding_idx` on, past padding [B, T]."""
+    if p.spec.padding_idx is None:
+        return jnp.arange(input_ids.shape[1])
+    kept = jnp.not_equal(input_ids, p.spec.padding_idx).astype(jnp.int32)
+    return kept.cumsum(1) * kept + p.spec.padding_idx
 
 
 def encoder(p: Pass, x: Array, run_layer: LayerFunction | None = None) -> Array:
@@ -132,8 +143,8 @@ def encoder_layer(p: Pass, layer: Layer, x: Array) -> Array:
 
     Gives [N, H] where the pass names positions.
     """
-    if layer.norm_first:
-        attended = attention(p, layer, layer_norm(p, layer.attention_norm, x))
+    if layer.norm_first or not layer.attention_norm:
+        attended = attention(p, layer, layer_norm(p, layer.attention_norm, x) if layer.attention_norm else x)
         x = p.tap("after_attention", tokens_at(x, p.positions) + attended)
         return x + feed_forward(p, layer, layer_norm(p, layer.output_norm, x))
     x, y = tokens_at(x, p.positions), attention(p, layer, x)
@@ -172,14 +183,46 @@ def adapter(p: Pass, norm: Norm, part: Adapter, x: Array, y: Array) -> Array:
 def attention(p: Pass, layer: Layer, x: Array) -> Array:
     """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), then projected."""
     heads = (*x.shape[:2], p.spec.config.num_attention_heads, p.spec.config.head_size)
-    query = p.tap("query", linear(p, layer.query, x)).reshape(heads)  # [B, T, A, d]
-    key = p.tap("key", linear(p, layer.key, x)).reshape(heads)
-    value = p.tap("value", linear(p, layer.value, x)).reshape(heads)
+    query, key, value = (y.reshape(heads) for y in projections(p, layer, x))  # [B, T, A, d]
+    if layer.rotary:
+        query, key = rotary(layer.rotary, query), rotary(layer.rotary, key)
+        value = rotary(layer.rotary, value) if layer.rotary.values else value
+    mask = p.mask if layer.window is None else hide_far(p.mask, x, layer.window)
     scores = jnp.einsum("bqad,bkad->baqk", query, key, precision=precision())  # [B, A, T, T]
-    weights = jax.nn.softmax(scores * p.spec.config.head_size**-0.5 + p.mask, axis=-1)
+    weights = jax.nn.softmax(scores * p.spec.config.head_size**-0.5 + mask, axis=-1)
     context = jnp.einsum("baqk,bkad->bqad", weights, value, precision=precision())
     context = p.tap("context", tokens_at(context.reshape(x.shape), p.positions))  # [B, T, H] or [N, H]
     return p.tap("attention_output", linear(p, layer.attention_output, context))
+
+
+def projections(p: Pass, layer: Layer, x: Array) -> tuple[Array, Array, Array]:
+    """Queries, keys and values, [B, T, H] each."""
+    if layer.fused:
+        query, key, value = jnp.split(linear(p, layer.query, x), 3, -1)
+    else:
+        query, key, value = (linear(p, part, x) for part in (layer.query, layer.key, layer.value))
+    return p.tap("query", query), p.tap("key", key), p.tap("value", value)
+
+
+def rotary(turn: Rotary, x: Array) -> Array:
+    """Each pair (a, b) of a head's elements turned by its position's angle: [B, T, A, d].
+
+    Angles are float64 constants: in float32 they are off by 5e-4 at position 8,191, as in transformers' classes.
+    """
+    length, d = x.shape[1], x.shape[-1]
+    axis = -1 if turn.interleaved else -2
+    a, b = jnp.split(x.reshape(*x.shape[:-1], *((d // 2, 2) if turn.interleaved else (2, d // 2))), 2, axis)
+    angles = np.arange(length)[:, None] * turn.base ** (-np.arange(0, d, 2) / d)
+    angles = np.expand_dims(angles[:, None], axis)  # [T, 1, d / 2, 1], or [T, 1, 1, d / 2]
+    cos, sin = np.cos(angles).astype(x.dtype), np.sin(angles).astype(x.dtype)
+    return jnp.concatenate((a * cos - b * sin, b * cos + a * sin), axis).reshape(x.shape)
+
+
+def hide_far(mask: Array | None, x: Array, window: int) -> Array | None:
+    """The mask of a layer with a window: [B, 1, T, T]."""
+    places = jnp.arange(x.shape[1])
+    far = abs(places[:, None] - places) > window
+    return None if mask is None else jnp.where(far, jnp.finfo(x.dtype).min, mask)
 
 
 def tokens_at(x: Array, positions: Array | None) -> Array:
@@ -188,9 +231,15 @@ def tokens_at(x: Array, positions: Array | None) -> Array:
 
 
 def feed_forward(p: Pass, layer: Layer, x: Array) -> Array:
-    """Two linear layers with the activation between them."""
-    x = p.tap("intermediate", ACTIVATIONS[p.spec.config.activation](linear(p, layer.intermediate, x)))  # [B, T, I]
-    return p.tap("output", linear(p, layer.output, x))  # [B, T, H]
+    """Two linear layers with the activation between them, and its gate where there is one."""
+    activation = ACTIVATIONS[p.spec.config.activation]
+    x = linear(p, layer.intermediate, x)  # [B, T, I], or [B, T, 2 I] with a gate
+    if layer.gated:
+        x, gate = jnp.split(x, 2, -1)
+        x = activation(x) * gate
+    else:
+        x = activation(x)
+    return p.tap("output", linear(p, layer.output, p.tap("intermediate", x)))  # [B, T, H]
 
 
 def pooler(p: Pass, dense: Linear, x: Array) -> Array:
@@ -252,14 +301,17 @@ def mlm_head(p: Pass, head: MaskedLMHead, x: Array) -> Array:
     return logits + p[head.decoder_bias] if head.decoder_bias else logits
 
 
-def linear_head(p: Pass, head: LinearHead, x: Array, pooled: Array | None) -> Array:
-    """Label logits over every token, the first token, or the pooler's output."""
+def linear_head(p: Pass, head: LinearHead, x: Array, pooled: Array | None, attention_mask: Array) -> Array:
+    """Label logits over every token, the first token, the mean of a row's own tokens, or the pooler's output."""
     if head.over == "pooler" and pooled is not None:
         x = pooled
     elif head.over == "first_token":
         x = x[:, 0]
+    elif head.over == "mean":
+        x = sentence_embedding(p, Pooling("mean"), x, attention_mask)
     if head.dense:
         x = ACTIVATIONS[head.dense.activation](linear(p, head.dense.linear, x))
+        x = layer_norm(p, head.dense.norm, x) if head.dense.norm else x
     x = linear(p, head.projection, x)
     return x.squeeze(-1) if head.squeeze else x
 

@@ -4,15 +4,16 @@ The functions are those of the PyTorch forward, in the same order. B and T are t
 depend on them are computed by `SHAPE`, which the interpreter does when its inputs are resized, before it runs.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from yizhi.converters.forwards.passes import Tap, ignore, keep
 from yizhi.converters.litert_graph import ANY, INT32, Graph, Value
-from yizhi.converters.litert_operators import add, as_float, expand, gather, multiply, subtract, swap
+from yizhi.converters.litert_operators import add, as_float, cut, expand, gather, multiply, stride, subtract, swap
+from yizhi.model.rotary import make_table, table_names
 from yizhi.model.spec import (
     INPUT,
     MASK_VALUE,
@@ -33,6 +34,7 @@ from yizhi.model.spec import (
     MaskedLMHead,
     Norm,
     Pooling,
+    Rotary,
     Scaling,
 )
 
@@ -43,6 +45,8 @@ class Pass:
 
     length: T as a value. heads, rows: the shapes [B, T, A, d] and [B, T, H] as values.
     mask: what is added to attention scores, [B, 1, 1, T]. ones: [T, 1].
+    windows: by window, the mask of layers that have it: what hides padding and what is further away, [B, 1, T, T].
+    angles: by base, the cosines and sines of rotary positions, [T, 1, d / 2] each.
     positions: the tokens [N, 2], each by row and position, that the last layer is to compute; all [B, T] if None.
     """
 
@@ -53,6 +57,8 @@ class Pass:
     rows: Value
     mask: Value
     ones: Value
+    windows: Mapping[int, Value] = field(default_factory=dict)
+    angles: Mapping[float, tuple[Value, Value]] = field(default_factory=dict)
     tap: Tap[Value] = ignore
     positions: Value | None = None
 
@@ -129,7 +135,7 @@ def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
         if TERM_WEIGHTS in outputs:
             p.tap(TERM_WEIGHTS, term_weights(p, logits, attention_mask))
     elif "logits" in outputs and isinstance(spec.head, LinearHead):
-        p.tap("logits", linear_head(p, spec.head, x, pooled))
+        p.tap("logits", linear_head(p, spec.head, x, pooled, attention_mask))
     for name in outputs:
         g.output(name, found[name])
 
@@ -165,7 +171,7 @@ def begin(g: Graph, spec: EncoderSpec) -> tuple[Pass, Value, Value, Value]:
     heads = extend(tokens, "heads", config.num_attention_heads, config.head_size)
     rows = extend(tokens, "rows", config.hidden_size)
     ones = g.node(scope, "FILL", [column, g.constant("one.float", 1, np.float32)], (ANY, 1))
-    p = Pass(g, spec, length, heads, rows, mask_scores(g, attention_mask), ones)
+    p = see(Pass(g, spec, length, heads, rows, mask_scores(g, attention_mask), ones))
     return p, input_ids, attention_mask, token_type_ids
 
 
@@ -176,12 +182,25 @@ def embeddings(p: Pass, input_ids: Value, token_type_ids: Value) -> Value:
     if spec.token_type_embeddings:
         x = add(g, scope, x, g.lookup(spec.token_type_embeddings, token_type_ids))
     if spec.position_embeddings:
-        ends = [g.constant("zero", 0), p.length, g.constant("one", 1)]
-        positions = g.node(scope, "RANGE", ends, (ANY,), dtype=INT32)  # [T]
-        x = add(g, scope, x, g.lookup(spec.position_embeddings, positions))  # + [T, E]
+        x = add(g, scope, x, g.lookup(spec.position_embeddings, position_ids(p, input_ids)))
+    if spec.task_type_embeddings:
+        x = add(g, scope, x, g.lookup(spec.task_type_embeddings, g.constant("zero", 0)))
     if spec.embeddings_norm:
         x = layer_norm(p, spec.embeddings_norm, x)
     return linear(p, spec.embeddings_projection, x) if spec.embeddings_projection else x  # [B, T, H]
+
+
+def position_ids(p: Pass, input_ids: Value) -> Value:
+    """Rows of the position table: 0, 1, 2, … [T]; or counted from `padding_idx` on, past padding [B, T]."""
+    g, scope, one = p.graph, "position_ids", p.graph.constant("one", 1)
+    if p.spec.padding_idx is None:
+        return g.node(scope, "RANGE", [g.constant("zero", 0), p.length, one], (ANY,), dtype=INT32)
+    padding, shape = g.constant("padding_idx", p.spec.padding_idx), input_ids.shape
+    kept = g.node(scope, "NOT_EQUAL", [input_ids, padding], shape, dtype=schema.TensorType.BOOL)
+    kept = g.node(scope, "CAST", [kept], shape, dtype=INT32)
+    counted = g.node(scope, "CUMSUM", [kept, one], shape, schema.CumsumOptionsT(), dtype=INT32)
+    counted = g.node(scope, "MUL", [counted, kept], shape, schema.MulOptionsT(), dtype=INT32)
+    return g.node(scope, "ADD", [counted, padding], shape, schema.AddOptionsT(), dtype=INT32)
 
 
 def mask_scores(g: Graph, attention_mask: Value) -> Value:
@@ -192,6 +211,33 @@ def mask_scores(g: Graph, attention_mask: Value) -> Value:
     for _ in range(2):
         scores = expand(g, scope, scores, 1)
     return scores
+
+
+def see(p: Pass) -> Pass:
+    """The pass with what attention needs beside hidden states and mask: windows, and angles of rotary positions."""
+    g, scope, config, kind = p.graph, "places", p.spec.config, np.float32
+    if not p.spec.windows and not p.spec.rotary_bases:
+        return p
+    ends = [g.constant("zero", 0), p.length, g.constant("one", 1)]
+    places = g.node(scope, "RANGE", ends, (ANY,), dtype=INT32)  # [T]
+    windows, angles = {}, {}
+    for window in p.spec.windows:
+        numbers = as_float(g, scope, places)
+        distances = g.node(scope, "SUB", [expand(g, scope, numbers, 1), numbers], (ANY, ANY))
+        distances = g.node(scope, "ABS", [distances], distances.shape)
+        beyond = subtract(g, scope, distances, g.constant(f"window.{window}", window, kind))
+        beyond = g.node(scope, "RELU", [beyond], beyond.shape)
+        far = g.node(scope, "MINIMUM", [beyond, g.constant("one.float", 1, kind)], beyond.shape)  # 0 or 1
+        far = multiply(g, scope, far, g.constant("mask_value", MASK_VALUE, kind))
+        windows[window] = g.node(scope, "MINIMUM", [p.mask, far], (ANY, 1, ANY, ANY))  # their sum might overflow
+    for base in p.spec.rotary_bases:
+        tables = (
+            g.constant(name, make_table(name, config.max_position_embeddings, config.head_size // 2)[:, None], kind)
+            for name in table_names(base)
+        )
+        cos, sin = (gather(g, scope, table, places, axis=0) for table in tables)  # [T, 1, d / 2]
+        angles[base] = cos, sin
+    return replace(p, windows=windows, angles=angles)
 
 
 def encoder(p: Pass, x: Value) -> Value:
@@ -213,8 +259,8 @@ def encoder_layer(p: Pass, layer: Layer, x: Value) -> Value:
     Gives [N, H] where the pass names positions.
     """
     g, scope = p.graph, layer.attention_output.name
-    if layer.norm_first:
-        attended = attention(p, layer, layer_norm(p, layer.attention_norm, x))
+    if layer.norm_first or not layer.attention_norm:
+        attended = attention(p, layer, layer_norm(p, layer.attention_norm, x) if layer.attention_norm else x)
         x = p.tap("after_attention", add(g, scope, tokens_at(p, scope, x), attended))
         return add(g, layer.output.name, x, feed_forward(p, layer, layer_norm(p, layer.output_norm, x)))
     y = attention(p, layer, x)
@@ -267,16 +313,44 @@ def attention(p: Pass, layer: Layer, x: Value) -> Value:
         y = g.node(part.name, "RESHAPE", [y, p.heads], (ANY, ANY, config.num_attention_heads, config.head_size))
         return swap(g, part.name, y)  # [B, A, T, d]
 
-    query = split(layer.query, multiply(g, scope, p.tap("query", linear(p, layer.query, x)), scale))
-    key = split(layer.key, p.tap("key", linear(p, layer.key, x)))
-    value = split(layer.value, p.tap("value", linear(p, layer.value, x)))
+    query, key, value = projections(p, layer, x)
+    query = multiply(g, scope, query, scale)
+    if layer.rotary:
+        query, key = rotary(p, layer.query, layer.rotary, query), rotary(p, layer.key, layer.rotary, key)
+        value = rotary(p, layer.value, layer.rotary, value) if layer.rotary.values else value
+    query, key, value = split(layer.query, query), split(layer.key, key), split(layer.value, value)
+    mask = p.mask if layer.window is None else p.windows[layer.window]
     scores = g.node(f"{scope}/scores", "BATCH_MATMUL", [query, key], square, schema.BatchMatMulOptionsT(adjY=True))
-    weights, total = exponents(p, scope, add(g, scope, scores, p.mask))
+    weights, total = exponents(p, scope, add(g, scope, scores, mask))
     context = g.node(f"{scope}/context", "BATCH_MATMUL", [weights, value], value.shape, schema.BatchMatMulOptionsT())
     context = swap(g, scope, g.node(scope, "DIV", [context, total], context.shape))
     context = g.node(scope, "RESHAPE", [context, p.rows], (ANY, ANY, config.hidden_size))
     context = p.tap("context", tokens_at(p, scope, context))  # [B, T, H] or [N, H]
     return p.tap("attention_output", linear(p, layer.attention_output, context))
+
+
+def projections(p: Pass, layer: Layer, x: Value) -> tuple[Value, Value, Value]:
+    """Queries, keys and values, [B, T, H] each."""
+    if layer.fused:
+        all_three, hidden = linear(p, layer.query, x), p.spec.config.hidden_size
+        query, key, value = (cut(p.graph, layer.query.name, all_three, part * hidden, hidden) for part in range(3))
+    else:
+        query, key, value = (linear(p, part, x) for part in (layer.query, layer.key, layer.value))
+    return p.tap("query", query), p.tap("key", key), p.tap("value", value)
+
+
+def rotary(p: Pass, part: Linear, turn: Rotary, x: Value) -> Value:
+    """Each pair (a, b) of a head's elements turned by its position's angle: [B, T, H] -> [B, T, A, d], in two axes."""
+    g, scope, heads, d = p.graph, f"{part.name}/rotary", p.spec.config.num_attention_heads, p.spec.config.head_size
+    x = g.node(scope, "RESHAPE", [x, p.heads], (ANY, ANY, heads, d))
+    step, shift = (2, 1) if turn.interleaved else (1, d // 2)
+    a, b = (stride(g, scope, x, start, d - shift + start, step) for start in (0, shift))  # [B, T, A, d / 2] each
+    cos, sin = p.angles[turn.base]
+    one = subtract(g, scope, multiply(g, scope, a, cos), multiply(g, scope, b, sin))
+    other = add(g, scope, multiply(g, scope, b, cos), multiply(g, scope, a, sin))
+    axis, sizes = (4, (d // 2, 2)) if turn.interleaved else (3, (2, d // 2))
+    options = schema.PackOptionsT(valuesCount=2, axis=axis)
+    return g.node(scope, "PACK", [one, other], (ANY, ANY, heads, *sizes), options)
 
 
 def exponents(p: Pass, scope: str, scores: Value) -> tuple[Value, Value]:
@@ -300,9 +374,15 @@ def tokens_at(p: Pass, scope: str, x: Value) -> Value:
 
 
 def feed_forward(p: Pass, layer: Layer, x: Value) -> Value:
-    """Two linear layers with the activation between them."""
+    """Two linear layers with the activation between them, and its gate where there is one."""
     activation = ACTIVATIONS[p.spec.config.activation]
-    x = activation(p.graph, layer.intermediate.name, linear(p, layer.intermediate, x))  # [B, T, I]
+    g, part, inner = p.graph, layer.intermediate, layer.output.inputs
+    x = linear(p, part, x)  # [B, T, I], or [B, T, 2 I] with a gate
+    if layer.gated:
+        x, gate = (cut(g, part.name, x, start, inner) for start in (0, inner))
+        x = multiply(g, part.name, activation(g, part.name, x), gate)
+    else:
+        x = activation(g, part.name, x)
     return p.tap("output", linear(p, layer.output, p.tap("intermediate", x)))  # [B, T, H]
 
 
@@ -395,15 +475,18 @@ def mlm_head(p: Pass, head: MaskedLMHead, x: Value) -> Value:
     return p.graph.linear(head.decoder_name, head.decoder, head.decoder_bias, x)
 
 
-def linear_head(p: Pass, head: LinearHead, x: Value, pooled: Value | None) -> Value:
-    """Label logits over every token, the first token, or the pooler's output."""
+def linear_head(p: Pass, head: LinearHead, x: Value, pooled: Value | None, attention_mask: Value) -> Value:
+    """Label logits over every token, the first token, the mean of a row's own tokens, or the pooler's output."""
     if head.over == "pooler" and pooled is not None:
         x = pooled
     elif head.over == "first_token":
         x = first_tokens(p, head.projection.name, x)
+    elif head.over == "mean":
+        x = sentence_embedding(p, Pooling("mean"), x, attention_mask)
     if head.dense:
         dense = head.dense.linear
         x = ACTIVATIONS[head.dense.activation](p.graph, dense.name, linear(p, dense, x))
+        x = layer_norm(p, head.dense.norm, x) if head.dense.norm else x
     x = linear(p, head.projection, x)
     if not head.squeeze:
         return x

@@ -5,8 +5,8 @@ N = B·T, or [M, H] where M of them are chosen, so that a linear layer is one Ge
 own [outputs, inputs] bytes.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from onnx import TensorProto
 
@@ -33,10 +33,11 @@ from yizhi.model.spec import (
     MaskedLMHead,
     Norm,
     Pooling,
+    Rotary,
     Scaling,
 )
 
-FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+BOOL, DOUBLE, FLOAT, INT64 = TensorProto.BOOL, TensorProto.DOUBLE, TensorProto.FLOAT, TensorProto.INT64
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Pass:
     """One run of an encoder as nodes of a graph: `passes.Pass`, with the names of values for the values.
 
     mask: what is added to attention scores, [B, 1, 1, T]; the layers need it.
+    windows: by window, the mask of layers that have it: what hides padding and what is further away, [B, 1, T, T].
+    angles: by base, the cosines and sines of rotary positions, [T, d / 2] each.
     positions: the tokens [M, 2], each by row and position, that the last layer is to compute; all [N] if None.
     """
 
@@ -51,6 +54,8 @@ class Pass:
     spec: EncoderSpec
     tap: Tap[str] = ignore
     mask: str = ""
+    windows: Mapping[int, str] = field(default_factory=dict)
+    angles: Mapping[float, tuple[str, str]] = field(default_factory=dict)
     positions: str | None = None
 
     def in_layer(self, number: int) -> "Pass":
@@ -123,7 +128,7 @@ def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
 
     p = Pass(g, spec, tap)
     x = embeddings(p, input_ids, token_type_ids)  # [N, H]
-    x = encoder(replace(p, mask=mask_scores(g, attention_mask)), x)
+    x = encoder(see(p, attention_mask), x)
     tap("last_hidden_state", x)
     pooled = tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler else ""  # [B, H]
     if SENTENCE_EMBEDDING in outputs and spec.pooling:
@@ -137,7 +142,7 @@ def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
         if TERM_WEIGHTS in outputs:
             tap(TERM_WEIGHTS, term_weights(p, logits, attention_mask))
     elif "logits" in outputs and isinstance(spec.head, LinearHead):
-        logits = tap("logits", linear_head(p, spec.head, x, pooled))
+        logits = tap("logits", linear_head(p, spec.head, x, pooled, attention_mask))
         for column, name in enumerate(SPAN_LOGITS if SPAN_LOGITS[0] in outputs else ()):
             tap(name, g.node(name, "Gather", [logits, g.constant(f"column.{column}", INT64, column)], axis=1))  # [N]
     for name in outputs:
@@ -154,7 +159,7 @@ def build_logits_at(g: Graph, spec: EncoderSpec, head: MaskedLMHead) -> None:
     positions = g.input(POSITIONS, INT64, ("count", 2))
     p = Pass(g, spec, positions=positions)
     x = embeddings(p, input_ids, token_type_ids)  # [N, H]
-    x = encoder(replace(p, mask=mask_scores(g, attention_mask)), x)  # [M, H]
+    x = encoder(see(p, attention_mask), x)  # [M, H]
     g.node("logits", "Identity", [mlm_head(p, head, x)], result="logits")
     g.output("logits", FLOAT, ("count", head.vocab_size))
 
@@ -175,13 +180,59 @@ def embeddings(p: Pass, input_ids: str, token_type_ids: str) -> str:
     if p.spec.token_type_embeddings:
         x = g.node(scope, "Add", [x, g.lookup(p.spec.token_type_embeddings, token_type_ids)])
     if p.spec.position_embeddings:
-        length = g.node(scope, "Squeeze", [g.node(scope, "Shape", [input_ids], start=1)])
-        positions = g.node(scope, "Range", [g.constant("zero", INT64, 0), length, g.constant("step", INT64, 1)])  # [T]
-        x = g.node(scope, "Add", [x, g.lookup(p.spec.position_embeddings, positions)])  # + [T, E]
+        x = g.node(scope, "Add", [x, g.lookup(p.spec.position_embeddings, position_ids(p, input_ids))])
+    if p.spec.task_type_embeddings:
+        row = g.lookup(p.spec.task_type_embeddings, g.constant("zero", INT64, 0))  # [E]
+        x = g.node(scope, "Add", [x, row])
     x = to_rows(g, scope, x, p.spec.word_embeddings.size)  # [N, E]
     if p.spec.embeddings_norm:
         x = layer_norm(p, p.spec.embeddings_norm, x)
     return linear(p, p.spec.embeddings_projection, x) if p.spec.embeddings_projection else x  # [N, H]
+
+
+def position_ids(p: Pass, input_ids: str) -> str:
+    """Rows of the position table: 0, 1, 2, … [T]; or counted from `padding_idx` on, past padding [B, T]."""
+    g, scope = p.graph, "position_ids"
+    if p.spec.padding_idx is None:
+        length = g.node(scope, "Squeeze", [g.node(scope, "Shape", [input_ids], start=1)])
+        return g.node(scope, "Range", [g.constant("zero", INT64, 0), length, g.constant("step", INT64, 1)])
+    padding = g.constant("padding_idx", INT64, p.spec.padding_idx)
+    kept = g.node(scope, "Not", [g.node(scope, "Equal", [input_ids, padding])])
+    kept = g.node(scope, "Cast", [kept], to=INT64)
+    counted = g.node(scope, "Mul", [g.node(scope, "CumSum", [kept, g.constant("step", INT64, 1)]), kept])
+    return g.node(scope, "Add", [counted, padding])
+
+
+def see(p: Pass, attention_mask: str) -> Pass:
+    """The pass with what attention needs beside the hidden states: masks, and the angles of rotary positions."""
+    g, scope, d = p.graph, "positions", p.spec.config.head_size
+    mask = mask_scores(g, attention_mask)
+    if not p.spec.windows and not p.spec.rotary_bases:
+        return replace(p, mask=mask)
+
+    def number(name: str, value: float, dtype: int = DOUBLE) -> str:
+        return g.constant(f"{name}.{value}", dtype, value)
+
+    columns = g.constant("columns", INT64, [1])
+    length = g.node(scope, "Squeeze", [g.node(scope, "Shape", [attention_mask], start=1)])
+    ends = [number("place", 0.0), g.node(scope, "Cast", [length], to=DOUBLE), number("place", 1.0)]
+    places = g.node(scope, "Range", ends)  # [T]
+    column = g.node(scope, "Unsqueeze", [places, columns])  # [T, 1]
+    windows, angles = {}, {}
+    for window in p.spec.windows:
+        distances = g.node(scope, "Abs", [g.node(scope, "Sub", [column, places])])  # [T, T]
+        near = g.node(scope, "LessOrEqual", [distances, number("window", float(window))])
+        far = [near, g.constant("nothing", FLOAT, 0.0), g.constant("mask_value", FLOAT, MASK_VALUE)]
+        windows[window] = g.node(scope, "Min", [mask, g.node(scope, "Where", far)])  # not their sum, which overflows
+    for base in p.spec.rotary_bases:
+        # In float64: an angle in float32 is off by 5e-4 at position 8,191, as it is in transformers' classes.
+        pairs = g.node(scope, "Range", [number("place", 0.0), number("pairs", d / 2), number("place", 1.0)])
+        exponents = g.node(scope, "Mul", [pairs, number("exponent", -2 / d)])
+        frequencies = g.node(scope, "Pow", [number("base", base), exponents])  # [d / 2]
+        angle = g.node(scope, "Mul", [column, frequencies])  # [T, d / 2]
+        cos, sin = (g.node(scope, "Cast", [g.node(scope, turn, [angle])], to=FLOAT) for turn in ("Cos", "Sin"))
+        angles[base] = cos, sin
+    return replace(p, mask=mask, windows=windows, angles=angles)
 
 
 def mask_scores(g: Graph, attention_mask: str) -> str:
@@ -212,8 +263,8 @@ def encoder_layer(p: Pass, layer: Layer, x: str) -> str:
     Gives [M, H] where the pass names positions.
     """
     g, scope = p.graph, layer.attention_output.name
-    if layer.norm_first:
-        attended = attention(p, layer, layer_norm(p, layer.attention_norm, x))
+    if layer.norm_first or not layer.attention_norm:
+        attended = attention(p, layer, layer_norm(p, layer.attention_norm, x) if layer.attention_norm else x)
         x = p.tap("after_attention", g.node(scope, "Add", [tokens_at(p, scope, x), attended]))
         transformed = feed_forward(p, layer, layer_norm(p, layer.output_norm, x))
         return g.node(layer.output.name, "Add", [x, transformed])
@@ -264,21 +315,54 @@ def attention(p: Pass, layer: Layer, x: str) -> str:
     g, scope = p.graph, layer.query.name.rpartition(".")[0]
     heads = [p.spec.config.num_attention_heads, p.spec.config.head_size]
 
-    def split(part: Linear, role: str, order: Sequence[int]) -> str:
-        y = p.tap(role, linear(p, part, x))
+    def split(part: Linear, y: str, order: Sequence[int]) -> str:
         return g.node(part.name, "Transpose", [to_tokens(g, part.name, y, heads)], perm=order)
 
-    query = split(layer.query, "query", (0, 2, 1, 3))  # [B, A, T, d]
-    key = split(layer.key, "key", (0, 2, 3, 1))  # [B, A, d, T]
-    value = split(layer.value, "value", (0, 2, 1, 3))  # [B, A, T, d]
+    query, key, value = projections(p, layer, x)
+    if layer.rotary:
+        query, key = rotary(p, layer.query, layer.rotary, query), rotary(p, layer.key, layer.rotary, key)
+        value = rotary(p, layer.value, layer.rotary, value) if layer.rotary.values else value
+    query = split(layer.query, query, (0, 2, 1, 3))  # [B, A, T, d]
+    key = split(layer.key, key, (0, 2, 3, 1))  # [B, A, d, T]
+    value = split(layer.value, value, (0, 2, 1, 3))  # [B, A, T, d]
     scale = g.constant("attention_scale", FLOAT, p.spec.config.head_size**-0.5)
     scores = g.node(scope, "Mul", [g.node(f"{scope}/scores", "MatMul", [query, key]), scale])  # [B, A, T, T]
-    weights = g.node(scope, "Softmax", [g.node(scope, "Add", [scores, p.mask])], axis=-1)
+    mask = p.mask if layer.window is None else p.windows[layer.window]
+    weights = g.node(scope, "Softmax", [g.node(scope, "Add", [scores, mask])], axis=-1)
     context = g.node(scope, "Transpose", [g.node(f"{scope}/context", "MatMul", [weights, value])], perm=(0, 2, 1, 3))
     if p.positions:
         context = g.node(scope, "GatherND", [context, p.positions])  # [M, A, d]
     context = p.tap("context", to_rows(g, scope, context, p.spec.config.hidden_size))  # [N, H] or [M, H]
     return p.tap("attention_output", linear(p, layer.attention_output, context))
+
+
+def projections(p: Pass, layer: Layer, x: str) -> tuple[str, str, str]:
+    """Queries, keys and values, [N, H] each."""
+    if layer.fused:
+        g, scope, all_three = p.graph, layer.query.name, linear(p, layer.query, x)
+        hidden = p.spec.config.hidden_size
+        ends = [g.constant(f"end.{end}", INT64, [end]) for end in (0, hidden, 2 * hidden, 3 * hidden)]
+        axis = g.constant("last_axis", INT64, [-1])
+        query, key, value = (g.node(scope, "Slice", [all_three, *ends[part : part + 2], axis]) for part in range(3))
+    else:
+        query, key, value = (linear(p, part, x) for part in (layer.query, layer.key, layer.value))
+    return p.tap("query", query), p.tap("key", key), p.tap("value", value)
+
+
+def rotary(p: Pass, part: Linear, turn: Rotary, x: str) -> str:
+    """Each pair (a, b) of a head's elements turned by its position's angle: [N, H] -> [B, T, A, d]."""
+    g, scope, config = p.graph, f"{part.name}/rotary", p.spec.config
+    pairs, axis = config.head_size // 2, 4 if turn.interleaved else 3
+    x = to_tokens(g, scope, x, [config.num_attention_heads, *((pairs, 2) if turn.interleaved else (2, pairs))])
+    a, b = (g.node(scope, "Gather", [x, g.constant(f"half.{half}", INT64, [half])], axis=axis) for half in (0, 1))
+    # [T, d / 2] -> [T, 1, d / 2, 1], or [T, 1, 1, d / 2]
+    axes = g.constant(f"angle.{axis}", INT64, [1, axis - 1])
+    cos, sin = (g.node(scope, "Unsqueeze", [table, axes]) for table in p.angles[turn.base])
+
+    def sum_of(operator: str, one: str, other: str) -> str:
+        return g.node(scope, operator, [g.node(scope, "Mul", [one, cos]), g.node(scope, "Mul", [other, sin])])
+
+    return g.node(scope, "Concat", [sum_of("Sub", a, b), sum_of("Add", b, a)], axis=axis)
 
 
 def tokens_at(p: Pass, scope: str, x: str) -> str:
@@ -291,9 +375,16 @@ def tokens_at(p: Pass, scope: str, x: str) -> str:
 
 
 def feed_forward(p: Pass, layer: Layer, x: str) -> str:
-    """Two linear layers with the activation between them."""
-    activation = ACTIVATIONS[p.spec.config.activation]
-    x = p.graph.activated(layer.intermediate, activation, x, layer.output)  # [N, I]
+    """Two linear layers with the activation between them, and its gate where there is one."""
+    g, activation, part = p.graph, ACTIVATIONS[p.spec.config.activation], layer.intermediate
+    if layer.gated:
+        x, middle = linear(p, part, x), layer.output.inputs  # [N, 2 I]
+        ends = [g.constant(f"end.{end}", INT64, [end]) for end in (0, middle, 2 * middle)]
+        axis = g.constant("last_axis", INT64, [-1])
+        x, gate = (g.node(part.name, "Slice", [x, *ends[half : half + 2], axis]) for half in (0, 1))
+        x = g.node(part.name, "Mul", [activation(g, part.name, x), gate])  # [N, I]
+    else:
+        x = g.activated(part, activation, x, layer.output)  # [N, I]
     return p.tap("output", linear(p, layer.output, p.tap("intermediate", x)))  # [N, H]
 
 
@@ -389,15 +480,18 @@ def mlm_head(p: Pass, head: MaskedLMHead, x: str) -> str:
     return g.linear(head.decoder_name, head.decoder, head.decoder_bias, x)
 
 
-def linear_head(p: Pass, head: LinearHead, x: str, pooled: str) -> str:
-    """Label logits over every token [N, labels], the first token or the pooler's output [B, labels]."""
+def linear_head(p: Pass, head: LinearHead, x: str, pooled: str, attention_mask: str) -> str:
+    """Label logits over every token [N, labels]; the first, the mean of all or the pooler's output [B, labels]."""
     if head.over == "first_token":
         x = first_tokens(p, head.projection.name, x)
     elif head.over == "pooler":
         x = pooled
+    elif head.over == "mean":
+        x = sentence_embedding(p, Pooling("mean"), x, attention_mask)
     if head.dense:
         dense = head.dense.linear
         x = ACTIVATIONS[head.dense.activation](p.graph, dense.name, linear(p, dense, x))
+        x = layer_norm(p, head.dense.norm, x) if head.dense.norm else x
     return linear(p, head.projection, x)
 
 

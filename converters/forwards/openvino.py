@@ -12,6 +12,7 @@ from openvino import opset15 as ops
 
 from yizhi.converters.forwards import passes
 from yizhi.converters.openvino_graph import Weights, name_nodes
+from yizhi.model.rotary import make_table, table_names
 from yizhi.model.spec import (
     INPUT,
     LOGITS_AT,
@@ -34,6 +35,7 @@ from yizhi.model.spec import (
     MaskedLMHead,
     Norm,
     Pooling,
+    Rotary,
     Scaling,
 )
 
@@ -98,7 +100,7 @@ def build_encoder(weights: Weights, spec: EncoderSpec, outputs: Sequence[str]) -
     found: dict[str, Node] = {}
     p = Pass(weights, spec, passes.keep(outputs, found))
     x = embeddings(p, input_ids, token_type_ids)  # [B, T, H]
-    x = encoder(see_keys(p, attention_mask), x)
+    x = encoder(see(p, attention_mask), x)
     p.tap("last_hidden_state", x)
     pooled = p.tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler else None  # [B, H]
     if SENTENCE_EMBEDDING in outputs and spec.pooling:
@@ -112,7 +114,7 @@ def build_encoder(weights: Weights, spec: EncoderSpec, outputs: Sequence[str]) -
         if TERM_WEIGHTS in outputs:
             p.tap(TERM_WEIGHTS, term_weights(p, logits, attention_mask))
     elif "logits" in outputs and isinstance(spec.head, LinearHead):
-        logits = p.tap("logits", linear_head(p, spec.head, x, pooled))
+        logits = p.tap("logits", linear_head(p, spec.head, x, pooled, attention_mask))
         for column, name in enumerate(SPAN_LOGITS if SPAN_LOGITS[0] in outputs else ()):
             p.tap(name, ops.gather(logits, column, -1))  # [B, T]
     return finish(given, {name: found[name] for name in outputs})
@@ -129,7 +131,7 @@ def build_logits_at(weights: Weights, spec: EncoderSpec, head: MaskedLMHead) -> 
     positions = ops.parameter([-1, 2], np.int64, name=POSITIONS)
     p = Pass(weights, spec, positions=positions)
     x = embeddings(p, input_ids, token_type_ids)  # [B, T, H]
-    x = encoder(see_keys(p, attention_mask), x)  # [1, N, H]
+    x = encoder(see(p, attention_mask), x)  # [1, N, H]
     return finish([*given, positions], {"logits": ops.squeeze(mlm_head(p, head, x), [0])}, LOGITS_AT)
 
 
@@ -157,20 +159,48 @@ def embeddings(p: Pass, input_ids: Node, token_type_ids: Node) -> Node:
     if p.spec.token_type_embeddings:
         x = ops.add(x, p.parameters.lookup(p.spec.token_type_embeddings, token_type_ids))
     if p.spec.position_embeddings:
-        positions = ops.range(0, ops.gather(ops.shape_of(input_ids), 1, 0), 1, "i64")  # [T]
-        x = ops.add(x, p.parameters.lookup(p.spec.position_embeddings, positions))  # + [T, E]
+        x = ops.add(x, p.parameters.lookup(p.spec.position_embeddings, position_ids(p, input_ids)))
+    if p.spec.task_type_embeddings:
+        x = ops.add(x, p.parameters.lookup(p.spec.task_type_embeddings, 0))
     if p.spec.embeddings_norm:
         x = layer_norm(p, p.spec.embeddings_norm, x)
     return linear(p, p.spec.embeddings_projection, x) if p.spec.embeddings_projection else x  # [B, T, H]
 
 
-def see_keys(p: Pass, attention_mask: Node) -> Pass:
-    """The pass with what is added to attention scores: 0 for a token, MASK_VALUE for padding: [B, 1, 1, T′]."""
-    length = ops.gather(ops.shape_of(attention_mask), [1], 0)
+def position_ids(p: Pass, input_ids: Node) -> Node:
+    """Rows of the position table: 0, 1, 2, … [T]; or counted from `padding_idx` on, past padding [B, T]."""
+    if p.spec.padding_idx is None:
+        return ops.range(0, ops.gather(ops.shape_of(input_ids), 1, 0), 1, "i64")
+    padding = np.int64(p.spec.padding_idx)
+    kept = ops.convert(ops.not_equal(input_ids, padding), "i64")
+    return ops.add(ops.multiply(ops.cum_sum(kept, 1), kept), padding)
+
+
+def see(p: Pass, attention_mask: Node) -> Pass:
+    """The pass with what attention needs beside the hidden states: masks, and the angles of rotary positions.
+
+    Masks are 0 for a token and MASK_VALUE for padding, [B, 1, 1, T′], and for what is too far away, [B, 1, T, T′].
+    """
+    config, length = p.spec.config, ops.gather(ops.shape_of(attention_mask), [1], 0)
     missing = ops.floor_mod(ops.subtract([0], length), [KEYS])  # [1]
     kept = fill_up(ops.convert(attention_mask, "f32"), missing)  # [B, T′]
     scores = ops.multiply(ops.subtract(np.float32(1), kept), np.float32(MASK_VALUE))
-    return replace(p, mask=ops.unsqueeze(scores, [1, 2]), missing=missing)
+    mask = ops.unsqueeze(scores, [1, 2])
+    windows, angles = {}, {}
+    for window in p.spec.windows:
+        ends = (ops.squeeze(size) for size in (length, ops.add(length, missing)))
+        queries, keys = (ops.range(0, end, 1, "i64") for end in ends)
+        near = ops.less_equal(ops.abs(ops.subtract(ops.unsqueeze(queries, [1]), keys)), np.int64(window))  # [T, T′]
+        windows[window] = ops.select(near, mask, np.float32(MASK_VALUE))
+    for base in p.spec.rotary_bases:
+        tables = (
+            ops.constant(make_table(name, config.max_position_embeddings, config.head_size // 2), name=name)
+            for name in table_names(base)
+        )
+        places = ops.range(0, ops.squeeze(length), 1, "i64")
+        cos, sin = (ops.gather(table, places, 0) for table in tables)  # [T, d / 2]
+        angles[base] = cos, sin
+    return replace(p, mask=mask, windows=windows, angles=angles, missing=missing)
 
 
 def fill_up(x: Node, missing: Node) -> Node:
@@ -198,8 +228,8 @@ def encoder_layer(p: Pass, layer: Layer, x: Node) -> Node:
 
     Gives [1, N, H] where the pass names positions.
     """
-    if layer.norm_first:
-        attended = attention(p, layer, layer_norm(p, layer.attention_norm, x))
+    if layer.norm_first or not layer.attention_norm:
+        attended = attention(p, layer, layer_norm(p, layer.attention_norm, x) if layer.attention_norm else x)
         x = ops.add(tokens_at(x, p.positions), attended, name=f"{layer.attention_output.name}/residual")
         x = p.tap("after_attention", x)
         return ops.add(x, feed_forward(p, layer, layer_norm(p, layer.output_norm, x)))
@@ -252,16 +282,43 @@ def attention(p: Pass, layer: Layer, x: Node) -> Node:
     def split(y: Node) -> Node:
         return ops.transpose(ops.reshape(y, [0, 0, heads, width], special_zero=True), [0, 2, 1, 3])
 
-    query = split(p.tap("query", linear(p, layer.query, x)))  # [B, A, T, d]
-    key = split(fill_up(p.tap("key", linear(p, layer.key, x)), p.missing))  # [B, A, T′, d]
-    value = split(fill_up(p.tap("value", linear(p, layer.value, x)), p.missing))
+    query, key, value = projections(p, layer, x)
+    if layer.rotary:
+        query, key = rotary(p, layer.rotary, query), rotary(p, layer.rotary, key)
+        value = rotary(p, layer.rotary, value) if layer.rotary.values else value
+    query = split(query)  # [B, A, T, d]
+    key, value = (split(fill_up(y, p.missing)) for y in (key, value))  # [B, A, T′, d]
+    mask = p.mask if layer.window is None else p.windows[layer.window]
     scores = ops.matmul(query, key, False, True, name=f"{scope}/scores")  # [B, A, T, T′]
-    scores = ops.add(ops.multiply(scores, np.float32(width**-0.5)), p.mask)
+    scores = ops.add(ops.multiply(scores, np.float32(width**-0.5)), mask)
     context = ops.matmul(ops.softmax(scores, -1), value, False, False, name=f"{scope}/context")
     context = ops.transpose(context, [0, 2, 1, 3])
     context = ops.reshape(context, [0, 0, heads * width], special_zero=True, name=f"{scope}/Reshape")
     context = p.tap("context", tokens_at(context, p.positions))  # [B, T, H] or [1, N, H]
     return p.tap("attention_output", linear(p, layer.attention_output, context))
+
+
+def projections(p: Pass, layer: Layer, x: Node) -> tuple[Node, Node, Node]:
+    """Queries, keys and values, [B, T, H] each."""
+    if layer.fused:
+        scope, all_three, width = layer.query.name, linear(p, layer.query, x), p.spec.config.hidden_size
+        names = ("query", "key", "value")
+        query, key, value = (cut(all_three, part * width, width, f"{scope}/{name}") for part, name in enumerate(names))
+    else:
+        query, key, value = (linear(p, part, x) for part in (layer.query, layer.key, layer.value))
+    return p.tap("query", query), p.tap("key", key), p.tap("value", value)
+
+
+def rotary(p: Pass, turn: Rotary, x: Node) -> Node:
+    """Each pair (a, b) of a head's elements turned by its position's angle: [B, T, H]."""
+    heads, pairs, axis = p.spec.config.num_attention_heads, p.spec.config.head_size // 2, -1 if turn.interleaved else -2
+    sizes = [0, 0, heads, *((pairs, 2) if turn.interleaved else (2, pairs))]
+    a, b = ops.split(ops.reshape(x, sizes, special_zero=True), axis, 2).outputs()
+    # [T, d / 2] -> [T, 1, d / 2, 1], or [T, 1, 1, d / 2]
+    cos, sin = (ops.unsqueeze(table, [1, axis]) for table in p.angles[turn.base])
+    one = ops.subtract(ops.multiply(a, cos), ops.multiply(b, sin))
+    other = ops.add(ops.multiply(b, cos), ops.multiply(a, sin))
+    return ops.reshape(ops.concat([one, other], axis), [0, 0, p.spec.config.hidden_size], special_zero=True)
 
 
 def tokens_at(x: Node, positions: Node | None) -> Node:
@@ -273,10 +330,16 @@ def tokens_at(x: Node, positions: Node | None) -> Node:
 
 
 def feed_forward(p: Pass, layer: Layer, x: Node) -> Node:
-    """Two linear layers with the activation between them."""
+    """Two linear layers with the activation between them, and its gate where there is one."""
     activation = ACTIVATIONS[p.spec.config.activation]
-    x = p.tap("intermediate", activation(linear(p, layer.intermediate, x), layer.intermediate.name))  # [B, T, I]
-    return p.tap("output", linear(p, layer.output, x))  # [B, T, H]
+    scope, x = layer.intermediate.name, linear(p, layer.intermediate, x)  # [B, T, I], or [B, T, 2 I] with a gate
+    if layer.gated:
+        inner = layer.output.inputs
+        x, gate = (cut(x, start, inner, f"{scope}/Slice") for start in (0, inner))
+        x = ops.multiply(activation(x, scope), gate, name=f"{scope}/gated")
+    else:
+        x = activation(x, scope)
+    return p.tap("output", linear(p, layer.output, p.tap("intermediate", x)))  # [B, T, H]
 
 
 def pooler(p: Pass, dense: Linear, x: Node) -> Node:
@@ -346,14 +409,17 @@ def mlm_head(p: Pass, head: MaskedLMHead, x: Node) -> Node:
     return p.parameters.linear(head.decoder_name, head.decoder, head.decoder_bias, x)
 
 
-def linear_head(p: Pass, head: LinearHead, x: Node, pooled: Node | None) -> Node:
-    """Label logits over every token, the first token, or the pooler's output."""
+def linear_head(p: Pass, head: LinearHead, x: Node, pooled: Node | None, attention_mask: Node) -> Node:
+    """Label logits over every token, the first token, the mean of a row's own tokens, or the pooler's output."""
     if head.over == "first_token":
         x = first_tokens(x)
     elif head.over == "pooler":
         x = pooled
+    elif head.over == "mean":
+        x = sentence_embedding(p, Pooling("mean"), x, attention_mask)
     if head.dense:
         x = ACTIVATIONS[head.dense.activation](linear(p, head.dense.linear, x), head.dense.linear.name)
+        x = layer_norm(p, head.dense.norm, x) if head.dense.norm else x
     x = linear(p, head.projection, x)
     return ops.squeeze(x, [-1]) if head.squeeze else x
 
@@ -368,6 +434,11 @@ def layer_norm(p: Pass, norm: Norm, x: Node) -> Node:
     x = ops.mvn(x, [-1], True, norm.epsilon, "inside_sqrt", name=f"{norm.name}/MVN")
     x = ops.multiply(x, p[norm.weight], name=f"{norm.name}/Multiply")
     return ops.add(x, p[norm.bias], name=f"{norm.name}/Add") if norm.bias else x
+
+
+def cut(x: Node, start: int, size: int, name: str) -> Node:
+    """So many elements of the last axis."""
+    return ops.slice(x, [start], [start + size], [1], [-1], name=name)
 
 
 def first_tokens(x: Node) -> Node:

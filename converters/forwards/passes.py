@@ -1,7 +1,7 @@
 """Pass: what every function of a forward pass needs beside the values it works on."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Generic, Self, TypeVar
 
 from yizhi.model.spec import EncoderSpec
@@ -33,6 +33,8 @@ class Pass(Generic[T]):
     parameters: by canonical name; `p[name]` is one of them.
     tap: is given each tensor that has a name, on its way.
     mask: what is added to attention scores, [B, 1, 1, T]; the layers need it.
+    windows: by window, the mask of layers that have it: what hides padding and what is further away, [B, 1, T, T].
+    angles: by base, the cosines and sines of rotary positions, [T, d / 2] each.
     positions: the tokens [N, 2], each by row and position, that the last layer is to compute; all [B, T] if None.
     """
 
@@ -40,6 +42,8 @@ class Pass(Generic[T]):
     spec: EncoderSpec
     tap: Tap[T] = ignore
     mask: T | None = None
+    windows: Mapping[int, T] = field(default_factory=dict)
+    angles: Mapping[float, tuple[T, T]] = field(default_factory=dict)
     positions: T | None = None
 
     def __getitem__(self, name: str) -> T:

@@ -29,6 +29,7 @@ from yizhi.model.spec import (
     MaskedLMHead,
     Norm,
     Pooling,
+    Rotary,
     Scaling,
 )
 
@@ -80,8 +81,7 @@ class PyTorchEncoder(nn.Module):
         spec, found = self.spec, dict[str, Tensor]()
         p = Pass(dict(self.named_parameters()), spec, passes.keep(outputs, found), positions=positions)
         x = embeddings(p, input_ids, token_type_ids)  # [B, T, H]
-        mask = (1 - attention_mask)[:, None, None, :].to(x.dtype) * torch.finfo(x.dtype).min  # [B, 1, 1, T]
-        x = encoder(replace(p, mask=mask), x)
+        x = encoder(see(p, attention_mask, x), x)
         p.tap("last_hidden_state", x)
         reads_pooler = "pooler_output" in outputs or ("logits" in outputs and spec.head_reads_pooler)
         pooled = p.tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler and reads_pooler else None
@@ -96,7 +96,7 @@ class PyTorchEncoder(nn.Module):
             if TERM_WEIGHTS in outputs:
                 p.tap(TERM_WEIGHTS, term_weights(p, logits, attention_mask))
         elif "logits" in outputs and isinstance(spec.head, LinearHead):
-            p.tap("logits", linear_head(p, spec.head, x, pooled))
+            p.tap("logits", linear_head(p, spec.head, x, pooled, attention_mask))
         return found
 
 
@@ -106,11 +106,36 @@ def embeddings(p: Pass, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
     if p.spec.token_type_embeddings:
         x = x + F.embedding(token_type_ids, p[p.spec.token_type_embeddings.weight])
     if p.spec.position_embeddings:
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        x = x + F.embedding(positions, p[p.spec.position_embeddings.weight])
+        x = x + F.embedding(position_ids(p, input_ids), p[p.spec.position_embeddings.weight])
+    if p.spec.task_type_embeddings:
+        x = x + p[p.spec.task_type_embeddings.weight][0]
     if p.spec.embeddings_norm:
         x = layer_norm(p, p.spec.embeddings_norm, x)
     return linear(p, p.spec.embeddings_projection, x) if p.spec.embeddings_projection else x  # [B, T, H]
+
+
+def position_ids(p: Pass, input_ids: Tensor) -> Tensor:
+    """Rows of the position table: 0, 1, 2, … [T]; or counted from `padding_idx` on, past padding [B, T]."""
+    if p.spec.padding_idx is None:
+        return torch.arange(input_ids.shape[1], device=input_ids.device)
+    kept = (input_ids != p.spec.padding_idx).to(input_ids.dtype)
+    return kept.cumsum(1) * kept + p.spec.padding_idx
+
+
+def see(p: Pass, attention_mask: Tensor, x: Tensor) -> Pass:
+    """The pass with what attention needs beside the hidden states: masks, and the angles of rotary positions."""
+    length, d = attention_mask.shape[1], p.spec.config.head_size
+    hidden = torch.finfo(x.dtype).min
+    mask = (1 - attention_mask)[:, None, None, :].to(x.dtype) * hidden  # [B, 1, 1, T]
+    places = torch.arange(length)
+    distances = (places[:, None] - places).abs().to(x.device)  # [T, T]
+    windows = {window: mask.masked_fill(distances > window, hidden) for window in p.spec.windows}
+    # In float64: an angle in float32 is off by 5e-4 at position 8,191, as it is in transformers' classes.
+    angles = {}
+    for base in p.spec.rotary_bases:
+        angle = places[:, None] * base ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)  # [T, d / 2]
+        angles[base] = angle.cos().to(x), angle.sin().to(x)
+    return replace(p, mask=mask, windows=windows, angles=angles)
 
 
 def encoder(p: Pass, x: Tensor) -> Tensor:
@@ -131,8 +156,8 @@ def encoder_layer(p: Pass, layer: Layer, x: Tensor) -> Tensor:
 
     Gives [N, H] where the pass names positions.
     """
-    if layer.norm_first:
-        attended = attention(p, layer, layer_norm(p, layer.attention_norm, x))
+    if layer.norm_first or not layer.attention_norm:
+        attended = attention(p, layer, layer_norm(p, layer.attention_norm, x) if layer.attention_norm else x)
         x = p.tap("after_attention", tokens_at(x, p.positions) + attended)
         return x + feed_forward(p, layer, layer_norm(p, layer.output_norm, x))
     x, y = tokens_at(x, p.positions), attention(p, layer, x)
@@ -171,12 +196,31 @@ def adapter(p: Pass, norm: Norm, part: Adapter, x: Tensor, y: Tensor) -> Tensor:
 def attention(p: Pass, layer: Layer, x: Tensor) -> Tensor:
     """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), projected."""
     heads = (p.spec.config.num_attention_heads, p.spec.config.head_size)
-    query = p.tap("query", linear(p, layer.query, x)).unflatten(-1, heads).transpose(1, 2)  # [B, A, T, d]
-    key = p.tap("key", linear(p, layer.key, x)).unflatten(-1, heads).transpose(1, 2)
-    value = p.tap("value", linear(p, layer.value, x)).unflatten(-1, heads).transpose(1, 2)
-    context = F.scaled_dot_product_attention(query, key, value, attn_mask=p.mask, scale=heads[1] ** -0.5)
+    query, key, value = (y.unflatten(-1, heads).transpose(1, 2) for y in projections(p, layer, x))  # [B, A, T, d]
+    if layer.rotary:
+        query, key = rotary(p, layer.rotary, query), rotary(p, layer.rotary, key)
+        value = rotary(p, layer.rotary, value) if layer.rotary.values else value
+    mask = p.mask if layer.window is None else p.windows[layer.window]
+    context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=heads[1] ** -0.5)
     context = p.tap("context", tokens_at(context.transpose(1, 2).flatten(2), p.positions))  # [B, T, H] or [N, H]
     return p.tap("attention_output", linear(p, layer.attention_output, context))
+
+
+def projections(p: Pass, layer: Layer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, [B, T, H] each."""
+    if layer.fused:
+        query, key, value = linear(p, layer.query, x).chunk(3, -1)
+    else:
+        query, key, value = (linear(p, part, x) for part in (layer.query, layer.key, layer.value))
+    return p.tap("query", query), p.tap("key", key), p.tap("value", value)
+
+
+def rotary(p: Pass, turn: Rotary, x: Tensor) -> Tensor:
+    """Each pair (a, b) of a head's elements turned by its position's angle: [B, A, T, d]."""
+    axis = -1 if turn.interleaved else -2
+    a, b = x.unflatten(-1, (-1, 2) if turn.interleaved else (2, -1)).chunk(2, axis)
+    cos, sin = (table.unsqueeze(axis) for table in p.angles[turn.base])
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), axis).flatten(-2)
 
 
 def tokens_at(x: Tensor, positions: Tensor | None) -> Tensor:
@@ -185,9 +229,15 @@ def tokens_at(x: Tensor, positions: Tensor | None) -> Tensor:
 
 
 def feed_forward(p: Pass, layer: Layer, x: Tensor) -> Tensor:
-    """Two linear layers with the activation between them."""
-    x = p.tap("intermediate", ACTIVATIONS[p.spec.config.activation](linear(p, layer.intermediate, x)))  # [B, T, I]
-    return p.tap("output", linear(p, layer.output, x))  # [B, T, H]
+    """Two linear layers with the activation between them, and its gate where there is one."""
+    activation = ACTIVATIONS[p.spec.config.activation]
+    x = linear(p, layer.intermediate, x)  # [B, T, I], or [B, T, 2 I] with a gate
+    if layer.gated:
+        x, gate = x.chunk(2, -1)
+        x = activation(x) * gate
+    else:
+        x = activation(x)
+    return p.tap("output", linear(p, layer.output, p.tap("intermediate", x)))  # [B, T, H]
 
 
 def pooler(p: Pass, dense: Linear, x: Tensor) -> Tensor:
@@ -248,14 +298,17 @@ def mlm_head(p: Pass, head: MaskedLMHead, x: Tensor) -> Tensor:
     return F.linear(layer_norm(p, head.norm, x), p[head.decoder], p.get(head.decoder_bias))
 
 
-def linear_head(p: Pass, head: LinearHead, x: Tensor, pooled: Tensor | None) -> Tensor:
-    """Label logits over every token, the first token, or the pooler's output."""
+def linear_head(p: Pass, head: LinearHead, x: Tensor, pooled: Tensor | None, attention_mask: Tensor) -> Tensor:
+    """Label logits over every token, the first token, the mean of a row's own tokens, or the pooler's output."""
     if head.over == "pooler" and pooled is not None:
         x = pooled
     elif head.over == "first_token":
         x = x[:, 0]
+    elif head.over == "mean":
+        x = sentence_embedding(p, Pooling("mean"), x, attention_mask)
     if head.dense:
         x = ACTIVATIONS[head.dense.activation](linear(p, head.dense.linear, x))
+        x = layer_norm(p, head.dense.norm, x) if head.dense.norm else x
     x = linear(p, head.projection, x)
     return x.squeeze(-1) if head.squeeze else x
 

@@ -32,6 +32,7 @@ from yizhi.model.spec import (
     Norm,
     Parameter,
     Pooling,
+    Rotary,
     Scaling,
 )
 
@@ -88,7 +89,7 @@ class TensorFlowEncoder(tf.Module):
         found: dict[str, Tensor] = {}
         p = replace(self._pass, tap=passes.keep(outputs, found))
         x = embeddings(p, input_ids, token_type_ids)  # [B, T, H]
-        p.tap("last_hidden_state", encoder(replace(p, mask=mask_scores(attention_mask, x)), x, self._run_layer))
+        p.tap("last_hidden_state", encoder(see(p, attention_mask, x), x, self._run_layer))
         return found
 
     def heads(self, x: Tensor, attention_mask: Tensor, outputs: Collection[str]) -> dict[str, Tensor]:
@@ -109,33 +110,51 @@ class TensorFlowEncoder(tf.Module):
             if TERM_WEIGHTS in outputs:
                 found[TERM_WEIGHTS] = term_weights(p, found["logits"], attention_mask)
         elif "logits" in outputs and isinstance(spec.head, LinearHead):
-            found["logits"] = linear_head(p, spec.head, x, pooled)
+            found["logits"] = linear_head(p, spec.head, x, pooled, attention_mask)
         return found
 
     def logits_at(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, positions: Tensor) -> Tensor:
         """Vocabulary logits [N, V] at (row, position) pairs [N, 2], with no work after attention for other tokens."""
         p = self._pass
         x = embeddings(p, input_ids, token_type_ids)
-        p = replace(p, mask=mask_scores(attention_mask, x), positions=positions)
+        p = replace(see(p, attention_mask, x), positions=positions)
         return mlm_head(p, p.spec.masked_lm_head, encoder(p, x, self._run_layer))
 
 
 def _trace_once() -> LayerFunction:
     """`encoder_layer` without taps, as a function of the graph's own for each layer, whichever signatures run it."""
-    traced: dict[Layer, Callable[[Tensor, Tensor], Tensor]] = {}
+    traced: dict[Layer, Callable[..., Tensor]] = {}
 
     def run_layer(p: Pass, layer: Layer, x: Tensor) -> Tensor:
         if p.positions is not None:
             return encoder_layer(p, layer, x)
         if layer not in traced:
 
-            def function(x: Tensor, mask: Tensor) -> Tensor:
-                return encoder_layer(replace(p, tap=passes.ignore, mask=mask), layer, x)
+            def function(x: Tensor, mask: Tensor, windows: list[Tensor], angles: list[tuple[Tensor, Tensor]]) -> Tensor:
+                sees = {"windows": dict(zip(p.windows, windows, strict=True)), "mask": mask}
+                turns = dict(zip(p.angles, angles, strict=True))
+                return encoder_layer(replace(p, tap=passes.ignore, angles=turns, **sees), layer, x)
 
             traced[layer] = tf.function(function, autograph=False)
-        return traced[layer](x, p.mask)
+        return traced[layer](x, p.mask, list(p.windows.values()), list(p.angles.values()))
 
     return run_layer
+
+
+def see(p: Pass, attention_mask: Tensor, x: Tensor) -> Pass:
+    """The pass with what attention needs beside the hidden states: masks, and the angles of rotary positions."""
+    length, d = tf.shape(attention_mask)[1], p.spec.config.head_size
+    mask = mask_scores(attention_mask, x)
+    windows, angles = {}, {}
+    for window in p.spec.windows:
+        distances = tf.abs(tf.range(length)[:, tf.newaxis] - tf.range(length))  # [T, T]
+        windows[window] = tf.where(distances > window, x.dtype.min, mask)
+    for base in p.spec.rotary_bases:
+        # In float64: an angle in float32 is off by 5e-4 at position 8,191, as it is in transformers' classes.
+        places = tf.cast(tf.range(length), tf.float64)[:, tf.newaxis]
+        angle = places * base ** (-tf.range(0, d, 2, tf.float64) / d)  # [T, d / 2]
+        angles[base] = tf.cast(tf.cos(angle), x.dtype), tf.cast(tf.sin(angle), x.dtype)
+    return replace(p, mask=mask, windows=windows, angles=angles)
 
 
 def mask_scores(attention_mask: Tensor, x: Tensor) -> Tensor:
@@ -149,10 +168,20 @@ def embeddings(p: Pass, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
     if p.spec.token_type_embeddings:
         x = x + tf.gather(p[p.spec.token_type_embeddings.weight], token_type_ids)
     if p.spec.position_embeddings:
-        x = x + tf.gather(p[p.spec.position_embeddings.weight], tf.range(tf.shape(input_ids)[1]))
+        x = x + tf.gather(p[p.spec.position_embeddings.weight], position_ids(p, input_ids))
+    if p.spec.task_type_embeddings:
+        x = x + tf.gather(p[p.spec.task_type_embeddings.weight], 0)
     if p.spec.embeddings_norm:
         x = layer_norm(p, p.spec.embeddings_norm, x)
     return linear(p, p.spec.embeddings_projection, x) if p.spec.embeddings_projection else x  # [B, T, H]
+
+
+def position_ids(p: Pass, input_ids: Tensor) -> Tensor:
+    """Rows of the position table: 0, 1, 2, … [T]; or counted from `padding_idx` on, past padding [B, T]."""
+    if p.spec.padding_idx is None:
+        return tf.range(tf.shape(input_ids)[1])
+    kept = tf.cast(tf.not_equal(input_ids, p.spec.padding_idx), input_ids.dtype)
+    return tf.cumsum(kept, 1) * kept + p.spec.padding_idx
 
 
 def encoder(p: Pass, x: Tensor, run_layer: LayerFunction | None = None) -> Tensor:
@@ -177,8 +206,8 @@ def encoder_layer(p: Pass, layer: Layer, x: Tensor) -> Tensor:
 
     Gives [N, H] where the pass names positions.
     """
-    if layer.norm_first:
-        attended = attention(p, layer, layer_norm(p, layer.attention_norm, x))
+    if layer.norm_first or not layer.attention_norm:
+        attended = attention(p, layer, layer_norm(p, layer.attention_norm, x) if layer.attention_norm else x)
         x = p.tap("after_attention", tokens_at(x, p.positions) + attended)
         return x + feed_forward(p, layer, layer_norm(p, layer.output_norm, x))
     x, y = tokens_at(x, p.positions), attention(p, layer, x)
@@ -218,14 +247,35 @@ def attention(p: Pass, layer: Layer, x: Tensor) -> Tensor:
     """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), then projected."""
     batch, length = tf.unstack(tf.shape(x)[:2])
     heads = (batch, length, p.spec.config.num_attention_heads, p.spec.config.head_size)
-    query = tf.transpose(tf.reshape(p.tap("query", linear(p, layer.query, x)), heads), (0, 2, 1, 3))  # [B, A, T, d]
-    key = tf.transpose(tf.reshape(p.tap("key", linear(p, layer.key, x)), heads), (0, 2, 1, 3))
-    value = tf.transpose(tf.reshape(p.tap("value", linear(p, layer.value, x)), heads), (0, 2, 1, 3))
+    split = (tf.transpose(tf.reshape(y, heads), (0, 2, 1, 3)) for y in projections(p, layer, x))
+    query, key, value = split  # [B, A, T, d]
+    if layer.rotary:
+        query, key = rotary(p, layer.rotary, query), rotary(p, layer.rotary, key)
+        value = rotary(p, layer.rotary, value) if layer.rotary.values else value
+    mask = p.mask if layer.window is None else p.windows[layer.window]
     scores = tf.matmul(query, key, transpose_b=True) * p.spec.config.head_size**-0.5  # [B, A, T, T]
-    context = tf.transpose(tf.matmul(tf.nn.softmax(scores + p.mask), value), (0, 2, 1, 3))  # [B, T, A, d]
+    context = tf.transpose(tf.matmul(tf.nn.softmax(scores + mask), value), (0, 2, 1, 3))  # [B, T, A, d]
     context = tf.reshape(context, (batch, length, p.spec.config.hidden_size))
     context = p.tap("context", tokens_at(context, p.positions))  # [B, T, H] or [N, H]
     return p.tap("attention_output", linear(p, layer.attention_output, context))
+
+
+def projections(p: Pass, layer: Layer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, [B, T, H] each."""
+    if layer.fused:
+        query, key, value = tf.split(linear(p, layer.query, x), 3, -1)
+    else:
+        query, key, value = (linear(p, part, x) for part in (layer.query, layer.key, layer.value))
+    return p.tap("query", query), p.tap("key", key), p.tap("value", value)
+
+
+def rotary(p: Pass, turn: Rotary, x: Tensor) -> Tensor:
+    """Each pair (a, b) of a head's elements turned by its position's angle: [B, A, T, d]."""
+    pairs, axis = p.spec.config.head_size // 2, -1 if turn.interleaved else -2
+    sizes = (pairs, 2) if turn.interleaved else (2, pairs)
+    a, b = tf.split(tf.reshape(x, tf.concat((tf.shape(x)[:-1], sizes), 0)), 2, axis)
+    cos, sin = (tf.expand_dims(table, axis) for table in p.angles[turn.base])
+    return tf.reshape(tf.concat((a * cos - b * sin, b * cos + a * sin), axis), tf.shape(x))
 
 
 def tokens_at(x: Tensor, positions: Tensor | None) -> Tensor:
@@ -234,9 +284,15 @@ def tokens_at(x: Tensor, positions: Tensor | None) -> Tensor:
 
 
 def feed_forward(p: Pass, layer: Layer, x: Tensor) -> Tensor:
-    """Two linear layers with the activation between them."""
-    x = p.tap("intermediate", ACTIVATIONS[p.spec.config.activation](linear(p, layer.intermediate, x)))  # [B, T, I]
-    return p.tap("output", linear(p, layer.output, x))  # [B, T, H]
+    """Two linear layers with the activation between them, and its gate where there is one."""
+    activation = ACTIVATIONS[p.spec.config.activation]
+    x = linear(p, layer.intermediate, x)  # [B, T, I], or [B, T, 2 I] with a gate
+    if layer.gated:
+        x, gate = tf.split(x, 2, -1)
+        x = activation(x) * gate
+    else:
+        x = activation(x)
+    return p.tap("output", linear(p, layer.output, p.tap("intermediate", x)))  # [B, T, H]
 
 
 def pooler(p: Pass, dense: Linear, x: Tensor) -> Tensor:
@@ -296,14 +352,17 @@ def mlm_head(p: Pass, head: MaskedLMHead, x: Tensor) -> Tensor:
     return affine(layer_norm(p, head.norm, x), p[head.decoder], p.get(head.decoder_bias), tied=p.spec.tied)
 
 
-def linear_head(p: Pass, head: LinearHead, x: Tensor, pooled: Tensor | None) -> Tensor:
-    """Label logits over every token, the first token, or the pooler's output."""
+def linear_head(p: Pass, head: LinearHead, x: Tensor, pooled: Tensor | None, attention_mask: Tensor) -> Tensor:
+    """Label logits over every token, the first token, the mean of a row's own tokens, or the pooler's output."""
     if head.over == "pooler" and pooled is not None:
         x = pooled
     elif head.over == "first_token":
         x = x[:, 0]
+    elif head.over == "mean":
+        x = sentence_embedding(p, Pooling("mean"), x, attention_mask)
     if head.dense:
         x = ACTIVATIONS[head.dense.activation](linear(p, head.dense.linear, x))
+        x = layer_norm(p, head.dense.norm, x) if head.dense.norm else x
     x = linear(p, head.projection, x)
     return tf.squeeze(x, -1) if head.squeeze else x
 

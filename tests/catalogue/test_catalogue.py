@@ -12,6 +12,7 @@ from yizhi.catalogue.identify import describe_identity, identify, read_tensor_li
 from yizhi.catalogue.own import OWN_CATALOGUE
 from yizhi.cli import main
 from yizhi.model.layout import transposes
+from yizhi.model.spec import Pooling
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.importers.crc32c import crc32c
 from yizhi.reading.importers.tensor_bundle import read_index
@@ -22,6 +23,10 @@ KNOWN = catalogue.read_catalogue()
 PUBLISHED_SIZES = {
     "bert-base-chinese": 411_553_788,
     "bge-small-zh-v1.5": 95_827_648,
+    # As the MTEB leaderboard has them, in MiB.
+    "bge-base-zh-v1.5": 390 << 20,
+    "bge-large-zh-v1.5": 1242 << 20,
+    "m3e-base": 390 << 20,
     "chinese-electra-base-generator": 89.2e6,
     "rbtl3": 248e6,
     "chinese_roberta_L-8_H-512": 147e6,
@@ -35,6 +40,7 @@ def test_every_statement_has_a_source(entry):
         assert claim.source or claim.text == "not recorded", claim
     assert all(file.source and len(file.sha256) == 64 for file in entry.files)
     assert entry.head.text in {"trained", "random", "corrector", "absent", "unknown"}
+    assert entry.embedding is None or entry.embedding.source
     if entry.spec and entry.head.text != "absent":
         assert entry.spec.task == "fill-mask"
 
@@ -51,6 +57,8 @@ def test_list_of_models_and_one(capsys):
     assert "issues/76" in capsys.readouterr().out
     assert main(["models", "rbt3", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["layers"] == 3
+    assert main(["models", "BAAI/bge-large-zh-v1.5"]) == 0
+    assert "cls, L2 norm 1; before a query: 为这个句子" in capsys.readouterr().out
     assert main(["models", "no-such-model"]) == 2
     assert "bert-base-chinese" in capsys.readouterr().err
 
@@ -95,6 +103,21 @@ def own_catalogue(folder: Path, checkpoint: Path, **extra: str) -> Path:
         encoding="utf-8",
     )
     return path
+
+
+def test_a_known_pooling_is_proposed_and_never_taken(ours, tmp_path, capsys):
+    with open(tmp_path / "catalogue.toml", "a", encoding="utf-8") as file:
+        file.write('embedding = { pooling = "cls", normalize = true, source = "us" }\n')
+    for folder, command in {"release": "export", "artifacts": "convert"}.items():
+        assert main([command, str(ours), "--out", str(tmp_path / folder), "--target", "onnx"]) == 0
+        told = " ".join(capsys.readouterr().err.split())
+        assert "known as ours, whose authors' vectors are `pooling` cls with `normalize`; none is asked for" in told
+        description = json.loads((tmp_path / folder / "onnx" / "artifact.json").read_text())
+        assert "pooling" not in description
+    assert catalogue.advise_pooling("ours", Pooling("mean")).endswith("another is asked for")
+    assert catalogue.advise_pooling("ours", Pooling("cls", True)) is None
+    assert catalogue.advise_pooling("rbt3", None) is None
+    assert catalogue.advise_pooling(None, None) is None
 
 
 def google_name(name: str) -> str:
@@ -180,6 +203,11 @@ def test_inspect_says_what_it_is(ours, tmp_path, capsys):
         ("x = 1", "is not a catalogue"),
         (None, "cannot be read"),
         ('[[checkpoints]]\nname = "ours"\nhead = { is = "good" }', "head: expected one of trained"),
+        (
+            '[[checkpoints]]\nname = "ours"\nhead = { is = "absent" }\nlicence = { is = "MIT" }\n'
+            'choose = { when = "?" }\nembedding = { pooling = "last", normalize = true }',
+            "embedding: pooling: expected one of cls, mean, max; found 'last'",
+        ),
     ],
 )
 def test_bad_catalogue_is_one_error(tmp_path, monkeypatch, capsys, content, expected):

@@ -1,12 +1,16 @@
 """What a new user types: nothing at all, a misspelling, the wrong kind of folder, a pipe that closes."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
-from yizhi.cli import BROKEN_PIPE, COMMANDS, main
+from yizhi.cli import BROKEN_PIPE, GROUPS, main
+from yizhi.converters.targets import TARGETS
+from yizhi.pipeline import examination
 
 
 def refuse(capsys, *arguments):
@@ -17,7 +21,39 @@ def refuse(capsys, *arguments):
 
 def test_nothing_prints_the_help(capsys):
     assert main([]) == 0
-    assert capsys.readouterr().out.count("\n    ") >= len(COMMANDS)
+    assert capsys.readouterr().out.startswith("usage: yizhi")
+
+
+def test_the_help_groups_every_command(capsys):
+    assert main([]) == 0
+    said = capsys.readouterr().out
+    titles = [line.removesuffix(":") for line in said.splitlines() if line.endswith(":") and line[0] != " "]
+    assert titles == [*GROUPS, "options"]
+    for title, members in GROUPS.items():
+        section = said.split(f"\n{title}:\n")[1].split("\n\n")[0]
+        names = {line.split()[0] for line in section.splitlines() if re.match("  [a-z]", line)}
+        assert len(names) == len(members)
+
+
+def test_doctor_says_what_is_missing_and_what_to_install(capsys, monkeypatch):
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["targets"].keys() == TARGETS.keys()
+    assert not any(use["missing"] for use in found["targets"]["onnx"].values())
+    monkeypatch.setattr(examination, "_is_installed", lambda name: name != "onnxruntime")
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line.split() for line in lines if line.startswith("onnx ")]
+    assert line[1:3] == ["ready", "missing"]
+    assert "pip install 'yizhi[onnx]' (onnxruntime)" in " ".join(line)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_knows_every_command(shell, capsys):
+    pytest.importorskip("shtab")
+    assert main(["completion", shell]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("fill-mask", "train-embeddings", "--top-k"))
 
 
 @pytest.mark.parametrize(

@@ -198,14 +198,15 @@ def test_query_key_and_value_share_one_quantized_input(export):
     assert len(inputs) == 1
 
 
-def test_embeddings_and_tied_decoder_read_one_tensor(export):
-    checkpoint, folder = export("bert")
+@pytest.mark.parametrize(("variant", "head"), [("bert", "cls.predictions"), ("roberta", "lm_head")])
+def test_embeddings_and_tied_decoder_read_one_tensor(export, variant, head):
+    checkpoint, folder = export(variant)
     table = checkpoint.spec.word_embeddings.weight
-    decoders = {U8S8: "cls.predictions/QGemm", U8U8: "bert.embeddings.word_embeddings.weight/Cast"}
+    decoders = {U8S8: f"{head}/QGemm", U8U8: f"{table}/Cast"}
     for products, decoder in decoders.items():
         nodes = read_graph(folder, "serving_default", products).graph.node
         readers = [node.name for node in nodes if table in node.input]
-        assert readers == ["bert.embeddings.word_embeddings/Gather", decoder]
+        assert readers == [f"{checkpoint.spec.word_embeddings.name}/Gather", decoder]
 
 
 @pytest.mark.parametrize("level", ["ORT_DISABLE_ALL", "ORT_ENABLE_ALL"])

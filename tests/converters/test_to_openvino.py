@@ -105,7 +105,7 @@ def test_an_int8_row_does_not_depend_on_its_batch_or_padding(open_artifact, vari
     folder = open_artifact(variant, "openvino-int8")[1].artifact.folder
     with open_runtime(folder, threads=threads) as runtime:
         random = np.random.default_rng(0)
-        longest = runtime.config.max_position_embeddings
+        longest = runtime.config.longest
         outputs = runtime.signatures["hidden_states"]
         for length in (1, 3, 15, 16, 17, longest - 1):
             row = random.integers(5, 20, (1, length))

@@ -46,6 +46,38 @@ def test_silent_fields_get_the_published_defaults():
     assert (config.num_hidden_groups, config.inner_group_num) == (1, 1)
 
 
+def test_positions_counted_past_padding_hold_fewer_tokens():
+    config = EncoderConfig.from_dict(small_config("roberta", max_position_embeddings=514))
+    assert (config.padding_idx, config.longest) == (1, 512)
+    config = EncoderConfig.from_dict(small_config("roberta", max_position_embeddings=514, pad_token_id=0))
+    assert (config.padding_idx, config.longest) == (0, 513)
+    silent = small_config("xlm-roberta")
+    del silent["pad_token_id"]
+    assert EncoderConfig.from_dict(silent).pad_token_id == 1
+    config = EncoderConfig.from_dict(small_config("bert", pad_token_id=1))
+    assert (config.padding_idx, config.longest) == (None, 64)
+
+
+def test_task_types_where_they_are_used():
+    def tasks(**changes):
+        return EncoderConfig.from_dict(small_config("ernie", **changes)).task_type_vocab_size
+
+    assert tasks() == 3
+    assert tasks(task_type_vocab_size=16) == 16
+    assert tasks(use_task_id=False, task_type_vocab_size=16) is None
+    (fault,) = faults_of(small_config("ernie", use_task_id="yes"))
+    assert fault.startswith("use_task_id: ")
+    (fault,) = faults_of(small_config("ernie", task_type_vocab_size=0))
+    assert fault.startswith("task_type_vocab_size: ")
+    assert EncoderConfig.from_dict(small_config("bert", use_task_id=True)).task_type_vocab_size is None
+
+
+def test_padding_leaves_no_position():
+    (fault,) = faults_of(small_config("roberta", pad_token_id=9, max_position_embeddings=10))
+    assert fault == "max_position_embeddings: expected more than pad_token_id + 1 (10); found 10"
+    assert EncoderConfig.from_dict(small_config("roberta", pad_token_id=9, max_position_embeddings=11)).longest == 1
+
+
 def test_a_stray_embedding_size_means_nothing_to_bert():
     assert EncoderConfig.from_dict(small_config("bert", embedding_size=7)).embedding_size == 32
 
@@ -128,8 +160,6 @@ def test_contradictions_between_sizes():
 @pytest.mark.parametrize(
     ("config", "hint"),
     [
-        ({"model_type": "roberta"}, "are BERT models"),
-        ({"model_type": "ernie"}, "task-type"),
         ({"model_type": "nezha"}, "relative positions"),
         ({"model_type": "gpt2"}, "expected one of bert, albert"),
         ({"model_type": ["bert"]}, "expected one of"),

@@ -10,9 +10,9 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForPreTrainin
 
 from tests.checkpoints import (
     VARIANTS,
-    VOCAB,
     expected_tensors,
     small_config,
+    vocab_of,
     write_json,
 )
 from tests.open_files import faults_of
@@ -36,7 +36,7 @@ def test_every_variant_gives_every_tensor_under_its_canonical_name(make_checkpoi
             array = checkpoint.array(parameter.name)
             np.testing.assert_array_equal(array, expected[parameter.name], strict=True)
             assert b"".join(map(bytes, checkpoint.chunks(parameter))) == array.tobytes()
-        assert checkpoint.vocab == VOCAB
+        assert checkpoint.vocab == vocab_of(checkpoint.config)
 
 
 @pytest.mark.parametrize(("variant", "dtype"), [("bert-fp16", torch.float16), ("bert-bf16", torch.bfloat16)])

@@ -196,7 +196,7 @@ def test_an_import_keeps_how_sentence_transformers_pools(make_checkpoint, tmp_pa
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"model_input_names": ["input_ids", "attention_mask"]}, "model_input_names: expected token_type_ids"),
+        ({"model_input_names": ["attention_mask"]}, "model_input_names: expected a list with input_ids"),
         ({"word_tokenizer_type": "mecab"}, "word_tokenizer_type: is a Japanese tokenizer's"),
     ],
 )

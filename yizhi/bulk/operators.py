@@ -1,5 +1,7 @@
 """What a command does to each row, as plain values: any process can open the same operator from them."""
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,12 +29,14 @@ class Kind:
     columns: name -> kind (see `writers`) of an output row, from the settings.
     make_row: one result's columns, all but `row`.
     is_vector: whether, with these settings, each result is one vector.
+    identify: the settings in few words, for a run that goes on.
     """
 
     make: Callable[..., RowOperator]
     columns: Callable[[Mapping[str, Any]], dict[str, str]]
     make_row: Callable[[Any], dict[str, Any]]
     is_vector: Callable[[Mapping[str, Any]], bool] = lambda settings: False
+    identify: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,12 @@ class OperatorSpec:
     def identity(self) -> dict[str, Any]:
         """Whatever changes the answers."""
         artifact = sha256_of_file(self.artifact / DESCRIPTION)
-        return {"kind": self.kind, "artifact": artifact, "device": self.device, **self.settings}
+        return {
+            "kind": self.kind,
+            "artifact": artifact,
+            "device": self.device,
+            **KINDS[self.kind].identify(self.settings),
+        }
 
 
 def _embedding_row(vector: Any) -> dict[str, Any]:
@@ -89,12 +98,19 @@ def _describe_prediction(prediction: runtimes.Prediction) -> dict[str, Any]:
     return {**vars(prediction), **sentences}
 
 
-def _listing(make: Callable[..., RowOperator], name: str) -> Kind:
+def _identify_ranking(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The documents by their digest: a run writes its identity after each window."""
+    documents = json.dumps(settings["documents"]).encode()
+    return {**settings, "documents": hashlib.sha256(documents).hexdigest()}
+
+
+def _listing(make: Callable[..., RowOperator], name: str, **more: Any) -> Kind:
     """A kind that gives lists of dataclasses: one column, whose kind is called as it is."""
     return Kind(
         make=make,
         columns=lambda _: {name: name},
         make_row=lambda results: {name: [vars(result) for result in results]},
+        **more,
     )
 
 
@@ -110,4 +126,6 @@ KINDS: Mapping[str, Kind] = {
     "tag": _listing(runtimes.Tagger, "entities"),
     "tag-words": _listing(runtimes.WordTagger, "tags"),
     "answer": _listing(runtimes.Reader, "answers"),
+    "rank": _listing(runtimes.Ranker, "documents", identify=_identify_ranking),
+    "rerank": Kind(make=runtimes.Reranker, columns=lambda _: {"score": "score", "logit": "score"}, make_row=vars),
 }

@@ -185,4 +185,6 @@ def _arrow_type(kind: str) -> Any:
         "entities": rows({"label": text, **span}),
         "tags": rows({"label": text, **span}),
         "answers": rows(span),
+        "documents": rows({"index": number, "text": text, "score": score, "logit": score}),
+        "score": score,
     }[kind]

@@ -7,8 +7,8 @@ checkpoints with a file of the same form, named by the environment variable YIZH
 import math
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from yizhi.catalogue.own import find_own_catalogue
 from yizhi.errors import InputError
 from yizhi.model.architectures import full_spec
 from yizhi.model.config import EncoderConfig
-from yizhi.model.spec import EncoderSpec
+from yizhi.model.spec import POOLINGS, EncoderSpec, Pooling
 
 CATALOGUE = Path(__file__).with_name("catalogue.toml")
 HEADS = ("trained", "random", "corrector", "absent", "unknown")
@@ -45,11 +45,26 @@ class KnownFile:
 
 
 @dataclass(frozen=True)
+class KnownEmbedding:
+    """How its authors make a text's vector. prompt: what they put before a query; None where they put nothing."""
+
+    pooling: Pooling
+    prompt: str | None
+    source: str | None
+
+    def describe(self) -> str:
+        """In a line."""
+        scaled = ", L2 norm 1" if self.pooling.normalize else ""
+        return f"{self.pooling.mode}{scaled}" + (f"; before a query: {self.prompt}" if self.prompt else "")
+
+
+@dataclass(frozen=True)
 class KnownCheckpoint:
     """One entry of the catalogue.
 
     hub: its ids there. spec: what a full file of its shape holds; None where the shape is not recorded.
     head: what its masked-language-model head is worth: trained, random, corrector, absent or unknown.
+    embedding: how its authors pool; None where it was not made for vectors, or that is not recorded.
     tensors: a file of CRC32C and Google name per line (see `identify.py`), or None.
     """
 
@@ -60,6 +75,7 @@ class KnownCheckpoint:
     licence: Claim
     head: Claim
     choose: Claim
+    embedding: KnownEmbedding | None
     files: tuple[KnownFile, ...]
     tensors: Path | None
     tensors_source: str | None
@@ -96,6 +112,7 @@ class KnownCheckpoint:
             "hidden_act": config and config.hidden_act,
             "shape_source": self.shape.source,
             **{key: vars(getattr(self, key)) for key in ("licence", "head", "choose")},
+            "embedding": self.embedding and asdict(self.embedding),
             "files": [vars(file) for file in self.files],
             "tensors_source": self.tensors_source,
         }
@@ -130,6 +147,16 @@ def find_name_by_files(digest: object) -> str | None:
     """The name alone, from what an artifact says that it was made from."""
     found = find_by_files(digest) if isinstance(digest, Mapping) else None
     return found[0].name if found else None
+
+
+def advise_pooling(name: str | None, pooling: Pooling | None) -> str | None:
+    """What to tell who exports this known checkpoint with such a pooling; None where there is nothing to tell."""
+    embedding = read_catalogue()[name].embedding if name else None
+    if embedding is None or embedding.pooling == pooling:
+        return None
+    ask = f"`pooling` {embedding.pooling.mode}{' with `normalize`' if embedding.pooling.normalize else ''}"
+    found = "another is asked for" if pooling else "none is asked for"
+    return f"known as {name}, whose authors' vectors are {ask}; {found}"
 
 
 def find_by_hub(origin: Mapping[str, str] | None) -> KnownCheckpoint | None:
@@ -175,12 +202,24 @@ def _entry(item: dict[str, Any], raw: dict[str, Any], folder: Path) -> KnownChec
         licence=Claim(item["licence"]["is"], source(item["licence"])),
         head=Claim(item["head"]["is"], source(item["head"])),
         choose=Claim(item["choose"]["when"], source(item["choose"])),
+        embedding=_embedding(item, source),
         files=tuple(
             KnownFile(file["name"], file["sha256"], file.get("size"), source(file)) for file in item.get("files", ())
         ),
         tensors=folder / tensors["list"] if tensors else None,
         tensors_source=source(tensors) if tensors else None,
     )
+
+
+def _embedding(item: dict[str, Any], source: Callable[[dict[str, Any]], str | None]) -> KnownEmbedding | None:
+    table = item.get("embedding")
+    if table is None:
+        return None
+    if table["pooling"] not in POOLINGS:
+        raise InputError(
+            item["name"], f"embedding: pooling: expected one of {', '.join(POOLINGS)}; found {table['pooling']!r}"
+        )
+    return KnownEmbedding(Pooling(table["pooling"], table["normalize"]), table.get("prompt"), source(table))
 
 
 def _spec(shapes: dict[str, Any], shape: dict[str, Any]) -> EncoderSpec:

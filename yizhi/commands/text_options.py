@@ -29,11 +29,17 @@ def add_text_options(
     column: tuple[str, str, str] = TEXT_COLUMN,
     pair_column: tuple[str, str | None, str] | None = PAIR_COLUMN,
     formats: str = ".jsonl or .parquet",
+    is_optional: bool = False,
 ) -> None:
-    """Declare them. `unit` is what a single text is called; `formats`, what --output may be."""
+    """Declare them. `unit` is what a single text is called; `formats`, what --output may be.
+
+    is_optional: whether the text may be left out.
+    """
     parser.add_argument("artifact", type=named)
     files = f"{'' if pair_column and pair_column[1] else '.txt, '}.jsonl, .csv, .tsv or .parquet"
-    parser.add_argument("text", help=f"{unit}; with --output, a {files} file, or - for stdin")
+    parser.add_argument(
+        "text", nargs="?" if is_optional else None, help=f"{unit}; with --output, a {files} file, or - for stdin"
+    )
     if pair_column == PAIR_COLUMN:
         parser.add_argument("--pair", metavar="TEXT", help="the second text of a pair")
     parser.add_argument("--device", choices=DEVICES, default="cpu", help=DEVICE_HELP)

@@ -22,13 +22,17 @@ from yizhi.model.spec import (
     MaskedLMHead,
     Norm,
     Parameter,
+    Rotary,
     parameters_of,
 )
 
 
 @dataclass(frozen=True)
 class LayerNames:
-    """Names of a layer's parts, inside the layer. Adapters have their own name after that of their place."""
+    """Names of a layer's parts, inside the layer. Adapters have their own name after that of their place.
+
+    query, key, value: one name where one linear layer gives all three.
+    """
 
     query: str
     key: str
@@ -47,7 +51,7 @@ class MaskedLMNames:
     """Names of a masked-LM head.
 
     decoder_bias_alias: a second name that some files use for the bias.
-    activation: fixed by the family, whatever `hidden_act` says; None follows `hidden_act`.
+    activation: fixed by the family, whatever `hidden_act` says; None follows the configuration.
     """
 
     dense: str
@@ -75,6 +79,8 @@ class Family:
     layer: a layer's name, with {block}, {group} and {inner} for its numbers.
     embeddings_projection: from embedding_size to hidden_size; `projects_always`, or where they differ.
     norm_first: LayerNorm before each sub-layer, and a final one.
+    first_attention_norm: False where the first layer has none before its attention.
+    gated: the feed-forward has a gate. interleaved: of rotary positions (see `yizhi.model.spec.Rotary`).
     swaps_attention: the `adapters` library takes attention's input for its output there, and the other way round.
     label_heads: of each task that gives labels and has a class of this family in transformers.
     ignored: name patterns (fnmatch) that may be present and are not used, each with the reason.
@@ -88,10 +94,14 @@ class Family:
     masked_lm_names: MaskedLMNames
     position_embeddings: str | None = None
     token_type_embeddings: str | None = None
+    task_type_embeddings: str | None = None
     embeddings_norm: str | None = None
     embeddings_projection: str | None = None
     projects_always: bool = False
     norm_first: bool = False
+    first_attention_norm: bool = True
+    gated: bool = False
+    interleaved: bool = False
     swaps_attention: bool = False
     final_norm: str | None = None
     pooler: str | None = None
@@ -109,23 +119,25 @@ class Family:
             word_embeddings=Embedding(self.word_embeddings, config.vocab_size, width),
             position_embeddings=_table(self.position_embeddings, config.max_position_embeddings, width),
             token_type_embeddings=_table(self.token_type_embeddings, config.type_vocab_size, width),
-            embeddings_norm=Norm(self.embeddings_norm, width, config.layer_norm_eps) if self.embeddings_norm else None,
+            task_type_embeddings=_table(self.task_type_embeddings, config.task_type_vocab_size, width),
+            embeddings_norm=_norm(self.embeddings_norm, width, config) if self.embeddings_norm else None,
             embeddings_projection=Linear(projection, width, hidden) if projection else None,
             blocks=tuple(self._block(config, number) for number in range(config.num_hidden_layers)),
-            final_norm=Norm(self.final_norm, hidden, config.layer_norm_eps) if self.final_norm else None,
+            final_norm=_norm(self.final_norm, hidden, config) if self.final_norm else None,
             pooler=Linear(self.pooler, hidden, hidden) if self.pooler and has_pooler else None,
             head=None,
+            padding_idx=config.padding_idx,
         )
 
     def masked_lm(self, config: EncoderConfig) -> MaskedLMHead:
         """The masked-LM head, its decoder tied to the word embeddings as the configuration says."""
         names = self.masked_lm_names
         return MaskedLMHead(
-            dense=Linear(names.dense, config.hidden_size, config.embedding_size),
-            activation=names.activation or config.activation,
-            norm=Norm(names.norm, config.embedding_size, config.layer_norm_eps),
+            dense=Linear(names.dense, config.hidden_size, config.embedding_size, config.layers.classifier_bias),
+            activation=names.activation or config.head_activation,
+            norm=_norm(names.norm, config.embedding_size, config),
             decoder=f"{self.word_embeddings if config.tie_word_embeddings else names.untied_decoder}.weight",
-            decoder_bias=names.decoder_bias,
+            decoder_bias=names.decoder_bias if config.layers.decoder_bias else None,
             vocab_size=config.vocab_size,
         )
 
@@ -167,34 +179,45 @@ class Family:
         )
 
     def _layer(self, config: EncoderConfig, name: str, number: int) -> Layer:
-        hidden, inner, names = config.hidden_size, config.intermediate_size, self.layer_names
+        hidden, inner, names, said = config.hidden_size, config.intermediate_size, self.layer_names, config.layers
+        width = 3 * hidden if names.query == names.key == names.value else hidden
+        base, adapters = said.rope_theta(number), self._adapters(config, name, number)
+        has_norm = self.first_attention_norm or number > 0
         return Layer(
-            query=Linear(f"{name}.{names.query}", hidden, hidden),
-            key=Linear(f"{name}.{names.key}", hidden, hidden),
-            value=Linear(f"{name}.{names.value}", hidden, hidden),
-            attention_output=Linear(f"{name}.{names.attention_output}", hidden, hidden),
-            attention_norm=Norm(f"{name}.{names.attention_norm}", hidden, config.layer_norm_eps),
-            intermediate=Linear(f"{name}.{names.intermediate}", hidden, inner),
-            output=Linear(f"{name}.{names.output}", inner, hidden),
-            output_norm=Norm(f"{name}.{names.output_norm}", hidden, config.layer_norm_eps),
+            query=Linear(f"{name}.{names.query}", hidden, width, said.attention_bias),
+            key=Linear(f"{name}.{names.key}", hidden, width, said.attention_bias),
+            value=Linear(f"{name}.{names.value}", hidden, width, said.attention_bias),
+            attention_output=Linear(f"{name}.{names.attention_output}", hidden, hidden, said.attention_bias),
+            attention_norm=_norm(f"{name}.{names.attention_norm}", hidden, config) if has_norm else None,
+            intermediate=Linear(f"{name}.{names.intermediate}", hidden, inner * (1 + self.gated), said.mlp_bias),
+            output=Linear(f"{name}.{names.output}", inner, hidden, said.mlp_bias),
+            output_norm=_norm(f"{name}.{names.output_norm}", hidden, config),
             norm_first=self.norm_first,
-            **self._adapters(config, name, number),
+            attention_adapter=adapters.get("attention"),
+            output_adapter=adapters.get("output"),
+            gated=self.gated,
+            rotary=None if base is None else Rotary(base, self.interleaved, said.rotary_value),
+            window=said.window(number),
         )
 
     def _adapters(self, config: EncoderConfig, name: str, number: int) -> dict[str, Adapter]:
-        """The layer's adapters by their field of Layer. `number` counts layers that have parameters of their own."""
+        """The layer's adapters, by their place. `number` counts layers that have parameters of their own."""
         adapter, names, hidden = config.adapter, self.layer_names, config.hidden_size
         found: dict[str, Adapter] = {}
         if adapter and adapter.mh_adapter and number not in adapter.leave_out:
             place = f"{name}.{names.attention_adapters}"
-            found["attention_adapter"] = bottleneck(adapter, place, hidden, number, self.swaps_attention)
+            found["attention"] = bottleneck(adapter, place, hidden, number, self.swaps_attention)
         if adapter and adapter.output_adapter and number not in adapter.leave_out:
-            found["output_adapter"] = bottleneck(adapter, f"{name}.{names.output_adapters}", hidden, number)
+            found["output"] = bottleneck(adapter, f"{name}.{names.output_adapters}", hidden, number)
         return found
 
 
-def _table(name: str | None, rows: int, size: int) -> Embedding | None:
-    return Embedding(name, rows, size) if name else None
+def _norm(name: str, size: int, config: EncoderConfig) -> Norm:
+    return Norm(name, size, config.layer_norm_eps, config.layers.norm_bias)
+
+
+def _table(name: str | None, rows: int | None, size: int) -> Embedding | None:
+    return Embedding(name, rows, size) if name and rows else None
 
 
 # What transformers' class for a task ends with.
@@ -244,6 +267,36 @@ BERT = Family(
         decoder_bias_alias="cls.predictions.decoder.bias",
     ),
     ignored={**_UNUSED_BUFFERS, "cls.seq_relationship.*": NEXT_SENTENCE},
+)
+
+ROBERTA = Family(
+    class_name="Roberta",
+    prefix="roberta",
+    word_embeddings="roberta.embeddings.word_embeddings",
+    position_embeddings="roberta.embeddings.position_embeddings",
+    token_type_embeddings="roberta.embeddings.token_type_embeddings",
+    embeddings_norm="roberta.embeddings.LayerNorm",
+    layer="roberta.encoder.layer.{block}",
+    layer_names=BERT.layer_names,
+    pooler="roberta.pooler.dense",
+    masked_lm_names=MaskedLMNames(
+        dense="lm_head.dense",
+        norm="lm_head.layer_norm",
+        untied_decoder="lm_head.decoder",
+        decoder_bias="lm_head.bias",
+        decoder_bias_alias="lm_head.decoder.bias",
+        activation="gelu_erf",  # fixed in transformers' RobertaLMHead
+    ),
+    label_heads={
+        **LABEL_HEADS,
+        "text-classification": LabelHeadNames(
+            over="first_token",
+            projection="classifier.out_proj",
+            dense="classifier.dense",
+            activation="tanh",  # fixed in transformers' RobertaClassificationHead
+        ),
+    },
+    ignored=_UNUSED_BUFFERS,
 )
 
 FAMILIES: Mapping[str, Family] = {
@@ -319,6 +372,72 @@ FAMILIES: Mapping[str, Family] = {
             ),
         },
         ignored=_UNUSED_BUFFERS,
+    ),
+    "ernie": Family(
+        class_name="Ernie",
+        prefix="ernie",
+        word_embeddings="ernie.embeddings.word_embeddings",
+        position_embeddings="ernie.embeddings.position_embeddings",
+        token_type_embeddings="ernie.embeddings.token_type_embeddings",
+        task_type_embeddings="ernie.embeddings.task_type_embeddings",
+        embeddings_norm="ernie.embeddings.LayerNorm",
+        layer="ernie.encoder.layer.{block}",
+        layer_names=BERT.layer_names,
+        pooler="ernie.pooler.dense",
+        masked_lm_names=BERT.masked_lm_names,
+        ignored=BERT.ignored,
+    ),
+    "roberta": ROBERTA,
+    "xlm-roberta": replace(ROBERTA, class_name="XLMRoberta"),
+    "roformer": Family(
+        class_name="RoFormer",
+        prefix="roformer",
+        word_embeddings="roformer.embeddings.word_embeddings",
+        token_type_embeddings="roformer.embeddings.token_type_embeddings",
+        embeddings_norm="roformer.embeddings.LayerNorm",
+        embeddings_projection="roformer.embeddings_project",
+        layer="roformer.encoder.layer.{block}",
+        layer_names=replace(BERT.layer_names, attention_adapters=None, output_adapters=None),
+        interleaved=True,
+        masked_lm_names=BERT.masked_lm_names,
+        label_heads={
+            **LABEL_HEADS,
+            "text-classification": LabelHeadNames(
+                over="first_token", projection="classifier.out_proj", dense="classifier.dense"
+            ),
+        },
+        ignored={
+            "roformer.encoder.embed_positions.weight": "a table of sines and cosines that follows from its formula",
+            "cls.seq_relationship.*": NEXT_SENTENCE,
+        },
+    ),
+    "modernbert": Family(
+        class_name="ModernBert",
+        prefix="model",
+        word_embeddings="model.embeddings.tok_embeddings",
+        embeddings_norm="model.embeddings.norm",
+        layer="model.layers.{block}",
+        layer_names=LayerNames(
+            query="attn.Wqkv",
+            key="attn.Wqkv",
+            value="attn.Wqkv",
+            attention_output="attn.Wo",
+            attention_norm="attn_norm",
+            intermediate="mlp.Wi",
+            output="mlp.Wo",
+            output_norm="mlp_norm",
+        ),
+        norm_first=True,
+        first_attention_norm=False,
+        final_norm="model.final_norm",
+        gated=True,
+        masked_lm_names=MaskedLMNames(
+            dense="head.dense", norm="head.norm", untied_decoder="decoder", decoder_bias="decoder.bias"
+        ),
+        label_heads={
+            task: replace(head, projection="classifier", dense="head.dense", norm="head.norm")
+            for task, head in LABEL_HEADS.items()
+        },
     ),
 }
 

@@ -1,54 +1,61 @@
 """EncoderConfig: what `config.json` says about an encoder, checked, and nothing else."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from yizhi.errors import InputError, show
 from yizhi.model.adapter_config import AdapterConfig, read_adapters
+from yizhi.model.layer_config import ACTIVATIONS, LayerConfig, read_layers
 from yizhi.storage.json_files import read_json_object
-
-# hidden_act -> the function it names. "gelu" is the exact erf form; the tanh form has three names.
-ACTIVATIONS = MappingProxyType(
-    {
-        "gelu": "gelu_erf",
-        "gelu_new": "gelu_tanh",
-        "gelu_pytorch_tanh": "gelu_tanh",
-        "gelu_fast": "gelu_tanh",
-        "relu": "relu",
-    }
-)
 
 
 @dataclass(frozen=True)
 class _Fields:
     """Which optional fields a family has, with what transformers assumes where a published file is silent.
 
-    embedding_size: the default of a family whose embeddings may be narrower than its layers; None
-    where they are as wide. shares_layers: has num_hidden_groups and inner_group_num.
+    narrow: its embeddings may be narrower than its layers, and embedding_size is their default; None for hidden_size.
+    shares_layers: has num_hidden_groups and inner_group_num.
+    skips_padding: positions are counted from the padding's id on, over tokens that are not padding.
+    has_tasks: has task types, where `use_task_id` says so.
+    token_types: False where nothing reads them. Then ids are checked as BERT's are, so that one caller serves all.
+    names: of fields that are called otherwise.
     """
 
     hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-12
+    narrow: bool = False
     embedding_size: int | None = None
     shares_layers: bool = False
+    skips_padding: bool = False
+    has_tasks: bool = False
+    pad_token_id: int = 0
+    token_types: bool = True
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 _FIELDS = {
     "bert": _Fields(),
-    "albert": _Fields(hidden_act="gelu_new", embedding_size=128, shares_layers=True),
-    "electra": _Fields(embedding_size=128),
+    "albert": _Fields(hidden_act="gelu_new", narrow=True, embedding_size=128, shares_layers=True),
+    "electra": _Fields(narrow=True, embedding_size=128),
     "megatron-bert": _Fields(),
+    "roberta": _Fields(skips_padding=True, pad_token_id=1),
+    "xlm-roberta": _Fields(skips_padding=True, pad_token_id=1),
+    "ernie": _Fields(has_tasks=True),
+    "roformer": _Fields(narrow=True),
+    "modernbert": _Fields(
+        layer_norm_eps=1e-5,
+        token_types=False,
+        names={"hidden_act": "hidden_activation", "layer_norm_eps": "norm_eps"},
+    ),
 }
 MODEL_TYPES = tuple(_FIELDS)
 
 _NOT_ENCODERS = {
-    "roberta": "RoBERTa-wwm-ext and its relatives are BERT models: their config says model_type 'bert'. "
-    "A real RoBERTa (positions offset by padding, BPE vocabulary) is not supported",
-    "xlm-roberta": "XLM-R (offset positions, SentencePiece) is not supported",
     "nezha": "NEZHA uses relative positions, which are not supported",
-    "ernie": "ERNIE adds task-type embeddings, which are not supported",
 }
 
 # Each size that a config must give, with the most that is believed: far above any encoder published, and
@@ -87,6 +94,7 @@ class EncoderConfig:
     intermediate_size: int
     max_position_embeddings: int
     type_vocab_size: int
+    task_type_vocab_size: int | None
     hidden_act: str
     layer_norm_eps: float
     embedding_size: int
@@ -96,6 +104,7 @@ class EncoderConfig:
     tie_word_embeddings: bool
     architecture: str | None
     adapter: AdapterConfig | None
+    layers: LayerConfig
     colbert_dim: int
     raw: MappingProxyType[str, Any]
 
@@ -103,6 +112,21 @@ class EncoderConfig:
     def activation(self) -> str:
         """`gelu_erf`, `gelu_tanh` or `relu`: one name per function."""
         return ACTIVATIONS[self.hidden_act]
+
+    @property
+    def padding_idx(self) -> int | None:
+        """The row of the position table that padding has, where positions are counted from there; see EncoderSpec."""
+        return self.pad_token_id if _FIELDS[self.model_type].skips_padding else None
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row. RoBERTa's 514 positions hold 512: two come before a text's first."""
+        return self.max_position_embeddings - (0 if self.padding_idx is None else self.padding_idx + 1)
+
+    @property
+    def head_activation(self) -> str:
+        """Of the dense layer of a head, where its family does not fix it."""
+        return self.layers.classifier_activation or self.activation
 
     @property
     def head_size(self) -> int:
@@ -123,17 +147,22 @@ class EncoderConfig:
 
         faults = _find_unsupported(raw)
         values = _read_sizes(raw, model_type, faults)
-        hidden_act = raw.get("hidden_act", _FIELDS[model_type].hidden_act)
+        optional = _FIELDS[model_type]
+        act, epsilon = (optional.names.get(key, key) for key in ("hidden_act", "layer_norm_eps"))
+        hidden_act = raw.get(act, optional.hidden_act)
         if not isinstance(hidden_act, str) or hidden_act not in ACTIVATIONS:
-            faults.append(f"hidden_act: expected one of {', '.join(ACTIVATIONS)}; found {show(hidden_act)}")
-        # Google's released code fixes 1e-12, and so do transformers' configuration classes.
-        eps = raw.get("layer_norm_eps", 1e-12)
+            faults.append(f"{act}: expected one of {', '.join(ACTIVATIONS)}; found {show(hidden_act)}")
+        # Google's released code fixes 1e-12 for BERT, and so do transformers' configuration classes.
+        eps = raw.get(epsilon, optional.layer_norm_eps)
         if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 < eps < 1:
-            faults.append(f"layer_norm_eps: expected a number between 0 and 1; found {show(eps)}")
-        pad = raw.get("pad_token_id", 0)
-        pad = 0 if pad is None else pad
+            faults.append(f"{epsilon}: expected a number between 0 and 1; found {show(eps)}")
+        pad = raw.get("pad_token_id")
+        pad = optional.pad_token_id if pad is None else pad
         if isinstance(pad, bool) or not isinstance(pad, int) or not 0 <= pad < (values["vocab_size"] or math.inf):
             faults.append(f"pad_token_id: expected an id below vocab_size; found {show(pad)}")
+        elif _FIELDS[model_type].skips_padding and pad + 1 >= (values["max_position_embeddings"] or math.inf):
+            found = values["max_position_embeddings"]
+            faults.append(f"max_position_embeddings: expected more than pad_token_id + 1 ({pad + 1}); found {found}")
         tie = raw.get("tie_word_embeddings", True)
         if not isinstance(tie, bool):
             faults.append(f"tie_word_embeddings: expected true or false; found {show(tie)}")
@@ -143,8 +172,10 @@ class EncoderConfig:
         ):
             faults.append(f"architectures: expected a list of class names; found {show(architectures)}")
             architectures = None
+        values["task_type_vocab_size"] = _read_tasks(raw, model_type, faults)
         faults += _find_contradictions(values)
-        adapter = read_adapters(raw, model_type, faults)
+        faults += _find_odd_heads(values, model_type)
+        adapter, layers = read_adapters(raw, model_type, faults), read_layers(raw, model_type, faults)
         if faults:
             raise InputError(source, faults)
         return cls(
@@ -155,19 +186,24 @@ class EncoderConfig:
             tie_word_embeddings=tie,
             architecture=architectures[0] if architectures else None,
             adapter=adapter,
+            layers=layers,
             raw=MappingProxyType(dict(raw)),
-            **{name: size for name, size in values.items() if size is not None},
+            **values,  # type: ignore[arg-type]  # without a fault, each is a size
         )
 
 
 def _read_sizes(raw: dict[str, Any], model_type: str, faults: list[str]) -> dict[str, int | None]:
     """Every size by its field's name; None where a fault was noted."""
-    values = {key: _positive_integer(raw, key, None, most, faults) for key, most in _SIZES.items()}
     optional = _FIELDS[model_type]
+    raw = raw if optional.token_types else {**raw, "type_vocab_size": 2}
+    values = {key: _positive_integer(raw, key, None, most, faults) for key, most in _SIZES.items()}
     values["embedding_size"] = values["hidden_size"]
-    if optional.embedding_size:  # elsewhere the field is stray, as transformers takes it; shapes will tell if not
+    default = optional.embedding_size or values["hidden_size"]
+    if optional.narrow and default:  # elsewhere the field is stray, as transformers takes it; shapes will tell if not
+        # RoFormer's may be null.
+        given = raw if optional.embedding_size or raw.get("embedding_size") is not None else {}
         most = _SIZES["hidden_size"]
-        values["embedding_size"] = _positive_integer(raw, "embedding_size", optional.embedding_size, most, faults)
+        values["embedding_size"] = _positive_integer(given, "embedding_size", default, most, faults)
     # FlagEmbedding's name for the width of `token_vectors`; `config.json` of BGE-M3 is silent, and −1 means as wide.
     width = raw.get("colbert_dim", -1)
     values["colbert_dim"] = values["hidden_size"]
@@ -177,6 +213,16 @@ def _read_sizes(raw: dict[str, Any], model_type: str, faults: list[str]) -> dict
         most = _SIZES["num_hidden_layers"]
         values[key] = _positive_integer(raw, key, 1, most, faults) if optional.shares_layers else 1
     return values
+
+
+def _read_tasks(raw: dict[str, Any], model_type: str, faults: list[str]) -> int | None:
+    """`task_type_vocab_size`, where the encoder has task types."""
+    uses_tasks = raw.get("use_task_id", False) if _FIELDS[model_type].has_tasks else False
+    if not isinstance(uses_tasks, bool):
+        faults.append(f"use_task_id: expected true or false; found {show(uses_tasks)}")
+    elif uses_tasks:
+        return _positive_integer(raw, "task_type_vocab_size", 3, _SIZES["type_vocab_size"], faults)
+    return None
 
 
 def _positive_integer(raw: dict[str, Any], key: str, default: int | None, most: int, faults: list[str]) -> int | None:
@@ -211,6 +257,14 @@ def _find_contradictions(values: dict[str, int | None]) -> list[str]:
         most = _SIZES["num_hidden_layers"] // layers
         faults.append(f"inner_group_num: expected at most {most} for {layers} layers; found {inner}")
     return faults
+
+
+def _find_odd_heads(values: dict[str, int | None], model_type: str) -> list[str]:
+    """Rotary positions turn pairs."""
+    hidden, heads = values["hidden_size"], values["num_attention_heads"]
+    if model_type in ("roformer", "modernbert") and hidden and heads and hidden // heads % 2:
+        return [f"hidden_size: expected an even number for each of {heads} heads; found {hidden // heads}"]
+    return []
 
 
 def _explain_model_type(raw: dict[str, Any], model_type: object) -> str:

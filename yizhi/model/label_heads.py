@@ -10,7 +10,7 @@ from typing import Any
 
 from yizhi.errors import InputError, show
 from yizhi.model.config import EncoderConfig
-from yizhi.model.spec import Dense, EncoderSpec, Linear, LinearHead
+from yizhi.model.spec import Dense, EncoderSpec, Linear, LinearHead, Norm
 
 SEQUENCE, TOKENS, ANSWER = "text-classification", "token-classification", "question-answering"
 
@@ -29,12 +29,14 @@ _MOST_LABELS = 1 << 20
 class LabelHeadNames:
     """What a label head reads (see LinearHead.over), and the names of its parts.
 
-    activation: of `dense`, whatever `hidden_act` says.
+    over: of a sequence's head, where the configuration does not say it (ModernBERT's does).
+    activation: of `dense`, whatever `hidden_act` says; None follows the configuration. norm: of what it gives.
     """
 
     over: str
     projection: str
     dense: str | None = None
+    norm: str | None = None
     activation: str | None = None
 
 
@@ -62,15 +64,24 @@ def label_head(names: LabelHeadNames, task: str, config: EncoderConfig) -> Linea
     problem_type = _read_problem_type(config.raw, len(labels), faults)
     if faults:
         raise InputError("config.json", faults)
-    hidden = config.hidden_size
+    hidden, reads = config.hidden_size, config.layers.classifier_reads if task == SEQUENCE else None
     return LinearHead(
-        over=names.over,
-        dense=Dense(Linear(names.dense, hidden, hidden), names.activation)
-        if names.dense and names.activation
-        else None,
+        over=reads or names.over,
+        dense=_dense(names, config),
         projection=Linear(names.projection, hidden, len(labels)),
         labels=labels,
         problem_type=problem_type if task == SEQUENCE else None,
+    )
+
+
+def _dense(names: LabelHeadNames, config: EncoderConfig) -> Dense | None:
+    hidden, layers = config.hidden_size, config.layers
+    if names.dense is None:
+        return None
+    return Dense(
+        Linear(names.dense, hidden, hidden, layers.classifier_bias),
+        names.activation or config.head_activation,
+        Norm(names.norm, hidden, config.layer_norm_eps, layers.norm_bias) if names.norm else None,
     )
 
 

@@ -164,20 +164,49 @@ class Adapter:
 
 
 @dataclass(frozen=True)
+class Rotary:
+    """Positions as turns of each head's queries and keys (Su et al. 2021, arXiv:2104.09864).
+
+    At position m, pair i of the d / 2 pairs of a head's elements turns by the angle m · base^(−2i / d).
+    interleaved: pair i is elements 2i and 2i + 1; else i and i + d / 2. values: values turn, too.
+    """
+
+    base: float
+    interleaved: bool
+    values: bool = False
+
+
+@dataclass(frozen=True)
 class Layer:
-    """One Transformer layer. `norm_first` puts each LayerNorm before its sub-layer (MegatronBERT)."""
+    """One Transformer layer.
+
+    query, key, value: three linear layers; or the same one three times, whose outputs are those of all side by side.
+    attention_norm: None where attention reads its input as it is: ModernBERT's first layer, after the embeddings' norm.
+    norm_first: each LayerNorm stands before its sub-layer (MegatronBERT).
+    gated: `intermediate` gives 2 I outputs, of which the first half is activated and multiplies the second
+    (Shazeer 2020, arXiv:2002.05202).
+    window: how far from a token attention sees, to each side; everywhere if None.
+    """
 
     query: Linear
     key: Linear
     value: Linear
     attention_output: Linear
-    attention_norm: Norm
+    attention_norm: Norm | None
     intermediate: Linear
     output: Linear
     output_norm: Norm
     norm_first: bool = False
     attention_adapter: Adapter | None = None
     output_adapter: Adapter | None = None
+    gated: bool = False
+    rotary: Rotary | None = None
+    window: int | None = None
+
+    @property
+    def fused(self) -> bool:
+        """Whether one linear layer gives queries, keys and values."""
+        return self.query == self.key == self.value
 
 
 @dataclass(frozen=True)
@@ -213,17 +242,18 @@ class MaskedLMHead:
 
 @dataclass(frozen=True)
 class Dense:
-    """A linear layer with its activation."""
+    """A linear layer with its activation, and a LayerNorm after that where there is one."""
 
     linear: Linear
     activation: str
+    norm: Norm | None = field(default=None, metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True)
 class LinearHead:
-    """An optional dense layer, then a projection to labels.
+    """An optional dense layer, with a LayerNorm if there is one, then a projection to labels.
 
-    over: `tokens` gives logits [B, T, labels]; `first_token` and `pooler` give [B, labels].
+    over: `tokens` gives logits [B, T, labels]; `first_token`, `mean` (of a row's own tokens) and `pooler`, [B, labels].
     squeeze: drop a single label's axis, so `tokens` gives [B, T] (replaced-token detection).
     labels: their names, in the order of the logits, where the head gives labels.
     problem_type: of a sequence's labels: `regression`, `single_label_classification` or `multi_label_classification`.
@@ -270,9 +300,12 @@ class EncoderSpec:
 
     `blocks[i]` maps `hidden_states.i` to `hidden_states.i+1`; it is one layer except in an ALBERT
     with `inner_group_num` > 1. A shared layer simply appears in several blocks.
-    A table that the family has not is None: nothing is added for it.
+    A table that the family has not is None: nothing is added for it. Of `task_type_embeddings` every token has row 0,
+    transformers' default (ERNIE): the task is no input.
     `task` says what `head` computes; it is `features` when there is none.
     `pooling` is what the export was told, or what sentence-transformers would do with the folder, if anything.
+    `padding_idx`: where given, padding's position is this, and that of another token this plus its number, from 1,
+    among the row's tokens whose id is not this (fairseq's `make_positions`); else positions are 0, 1, 2, …
     `token_weights` and `token_vectors` are the heads of BGE-M3 (Chen et al. 2024, arXiv:2402.03216, section 3.2).
     """
 
@@ -281,6 +314,7 @@ class EncoderSpec:
     word_embeddings: Embedding
     position_embeddings: Embedding | None
     token_type_embeddings: Embedding | None
+    task_type_embeddings: Embedding | None
     embeddings_norm: Norm | None
     embeddings_projection: Linear | None
     blocks: tuple[tuple[Layer, ...], ...]
@@ -288,6 +322,7 @@ class EncoderSpec:
     pooler: Linear | None
     head: MaskedLMHead | LinearHead | None
     pooling: Pooling | None = None
+    padding_idx: int | None = None
     token_weights: Dense | None = None
     token_vectors: Linear | None = None
 
@@ -314,6 +349,16 @@ class EncoderSpec:
     def head_reads_pooler(self) -> bool:
         """Whether the head works on the pooler's output."""
         return isinstance(self.head, LinearHead) and self.head.over == "pooler"
+
+    @property
+    def rotary_bases(self) -> tuple[float, ...]:
+        """Each base of the layers' rotary positions once."""
+        return tuple(dict.fromkeys(layer.rotary.base for layer in self.layers if layer.rotary))
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Each window of the layers once."""
+        return tuple(dict.fromkeys(layer.window for layer in self.layers if layer.window is not None))
 
     @property
     def layers(self) -> tuple[Layer, ...]:

@@ -130,7 +130,7 @@ def _is_same(one: Case, other: Case) -> bool:
 def cases_of(text: TextTokenizer, config: EncoderConfig, task: str) -> list[Case]:
     """The cases for a tokenizer, a configuration and what the model does: the weights change nothing."""
     make = _CaseMaker(text, config)
-    longest = config.max_position_embeddings
+    longest = config.longest
     masked = [make.sentence(24) for _ in range(3)]
     masked[0][1] = masked[1][-2] = make.mask
     masked[2][2:-1:3] = [make.mask] * len(masked[2][2:-1:3])
@@ -155,6 +155,7 @@ def cases_of(text: TextTokenizer, config: EncoderConfig, task: str) -> list[Case
             "rows of a batch mixed up, or dependent on their neighbours",
             [make.sentence(length) for length in (3, 15, 8, 11, 16, 2, 12, 5)],
         ),
+        *_padding_ids(make, config),
         make.long("length-128", "an error that grows with length", min(128, longest), "features"),
         make.long("longest-but-one", "positions off by one at the far end", longest - 1, "hidden_states"),
         make.long("longest", "the last position missing", longest, "serving_default"),
@@ -203,6 +204,17 @@ def _segments(make: _CaseMaker, type_vocab_size: int) -> Case:
     types[0, 10:], types[1, 6:] = type_vocab_size - 1, type_vocab_size - 1
     types *= inputs.attention_mask
     return Case("segments", "token types missing or swapped", Inputs.of(inputs.input_ids, inputs.attention_mask, types))
+
+
+def _padding_ids(make: _CaseMaker, config: EncoderConfig) -> list[Case]:
+    """A text that holds padding's id, where positions are counted past it."""
+    if config.padding_idx is None:
+        return []
+    inputs = make.batch("", "", [make.sentence(20), make.sentence(20)]).inputs
+    ids = inputs.input_ids.copy()
+    ids[0, 4:7] = ids[1, 2::5] = config.padding_idx
+    catches = "positions counted from the mask, or without regard to padding"
+    return [Case("padding-id-in-text", catches, Inputs.of(ids, inputs.attention_mask))]
 
 
 def _interior_padding(make: _CaseMaker) -> Case:

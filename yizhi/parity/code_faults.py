@@ -24,6 +24,11 @@ def last_norms(spec: EncoderSpec) -> list[Norm]:
     return [one.output_norm for layer in spec.layers for one in (layer, without_names(layer))]
 
 
+def count_padding(forward: Forward, original: Callable) -> Callable:
+    """Positions 0, 1, 2, …, whatever the ids are."""
+    return lambda p, input_ids: original(replace(p, spec=replace(p.spec, padding_idx=None)), input_ids)
+
+
 def change_mask(factor: float) -> Callable[[Forward, Callable], Callable]:
     """The mask's value times a factor."""
 

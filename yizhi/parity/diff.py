@@ -149,7 +149,7 @@ def describe_side(path: Path) -> Side:
             checkpoint.spec.task,
             digest_tensors(checkpoint),
             make_contract(checkpoint),
-            checkpoint.text.length(checkpoint.config.max_position_embeddings),
+            checkpoint.text.length(checkpoint.config.longest),
             _computed(checkpoint.config),
         )
 

@@ -107,9 +107,9 @@ class Golden:
         tokenizer = Tokenizer.of(checkpoint.text, checkpoint.config)
         with ThreadPoolExecutor(workers) as pool:
             # The longest first, so that no thread idles at the end.
+            answers = pool.submit(make_answers, OracleRuntime(checkpoint, parameters), tokenizer)
             longest_first = sorted(cases, key=lambda case: -case.inputs.input_ids.size)
             running = {case.name: pool.submit(run, case) for case in longest_first}
-            answers = pool.submit(make_answers, OracleRuntime(checkpoint, parameters), tokenizer)
             weights, numbers = pool.submit(digest_tensors, checkpoint), pool.submit(summarize, checkpoint)
             reference = {case.name: running[case.name].result() for case in cases}
             contract = make_contract(checkpoint, answers.result())

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,12 +36,14 @@ from yizhi.model.spec import (
     MaskedLMHead,
     Norm,
     Pooling,
+    Rotary,
     Scaling,
 )
 from yizhi.runtimes.base import Inputs
 
 Array = NDArray[np.float64]
-Step = Callable[..., Array]
+Step = Callable[..., Any]
+T = TypeVar("T")
 
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     # x Φ(x), and its approximation by tanh (Hendrycks & Gimpel 2016, arXiv:1606.08415); x σ(x), from the same paper.
@@ -110,9 +112,10 @@ class Pass:
     tap: Callable[[str, Array], None]
     steps: Mapping[str, Step] = field(default_factory=dict)
 
-    def take(self, step: Step, *arguments: Any) -> Array:
+    def take(self, step: Callable[..., T], *arguments: Any) -> T:
         """One step, or what stands in for it."""
-        return self.steps.get(step.__name__, step)(self, *arguments)
+        taken: T = self.steps.get(step.__name__, step)(self, *arguments)
+        return taken
 
 
 def run(
@@ -157,18 +160,22 @@ def run(
         outside["logits"] = lambda: mlm_head(p, head, at)
     elif head:
         outside["logits"] = lambda: p.take(
-            linear_head, head, states, p.take(pooler, spec.pooler, states) if spec.pooler else None
+            linear_head,
+            head,
+            states,
+            p.take(pooler, spec.pooler, states) if spec.pooler else None,
+            inputs.attention_mask,
         )
     return found | {name: compute() for name, compute in outside.items() if name in wanted}
 
 
 def embed(p: Pass, inputs: Inputs) -> Array:
     """LayerNorm(word + position + token type), projected to H where the family has that: [B·T, H]."""
-    batch, length = inputs.input_ids.shape
     tables = (
         (p.spec.word_embeddings, inputs.input_ids.ravel()),
-        (p.spec.position_embeddings, np.tile(np.arange(length), batch)),
+        (p.spec.position_embeddings, p.take(position_ids, inputs.input_ids)),
         (p.spec.token_type_embeddings, inputs.token_type_ids.ravel()),
+        (p.spec.task_type_embeddings, np.zeros(inputs.input_ids.size, int)),
     )
     x = np.sum([p.parameters.rows(table.weight, ids) for table, ids in tables if table], axis=0)  # [B·T, E]
     if p.spec.embeddings_norm:
@@ -176,6 +183,19 @@ def embed(p: Pass, inputs: Inputs) -> Array:
     if p.spec.embeddings_projection:
         x = p.take(linear, p.spec.embeddings_projection, x)
     return x
+
+
+def position_ids(p: Pass, input_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each token's row of the position table, [B·T]: its place in its own row, or as `padding_idx` of the spec says."""
+    padding, rows = p.spec.padding_idx, []
+    for ids in input_ids:
+        places = np.arange(len(ids))
+        if padding is not None:
+            texts = np.flatnonzero(ids != padding)
+            places = np.full(len(ids), padding)
+            places[texts] = padding + 1 + np.arange(len(texts))
+        rows.append(places)
+    return np.concatenate(rows)
 
 
 def encode(p: Pass, x: Array) -> Array:
@@ -202,8 +222,8 @@ def run_layer(p: Pass, layer: Layer, x: Array) -> Array:
         (feed_forward, layer.output_norm, layer.output_adapter),
     )
     for function, norm, part in halves:
-        if layer.norm_first:
-            x = x + p.take(function, layer, p.take(layer_norm, norm, x))
+        if layer.norm_first or norm is None:
+            x = x + p.take(function, layer, x if norm is None else p.take(layer_norm, norm, x))
         else:
             x = p.take(add_and_norm, norm, part, x, p.take(function, layer, x))
         if function is attention:
@@ -240,18 +260,38 @@ def attention(p: Pass, layer: Layer, x: Array) -> Array:
     heads, d = p.spec.config.num_attention_heads, p.spec.config.head_size
     batch, length = p.mask.shape[0], p.mask.shape[-1]
     mask = np.broadcast_to(p.mask, (batch, heads, 1, length))
-    query, key, value = (p.take(linear, part, x) for part in (layer.query, layer.key, layer.value))
+    if layer.fused:
+        query, key, value = np.split(p.take(linear, layer.query, x), 3, axis=1)
+    else:
+        query, key, value = (p.take(linear, part, x) for part in (layer.query, layer.key, layer.value))
     for name, array in (("query", query), ("key", key), ("value", value)):
         p.tap(name, array)
     context = np.empty_like(query)
+    sees = np.tri(length, k=length if layer.window is None else layer.window, dtype=bool)  # not too far ahead
+    sees &= sees.T
     for row in range(batch):
         for head in range(heads):
             at = slice(row * length, (row + 1) * length), slice(head * d, (head + 1) * d)
-            context[at] = softmax(query[at] @ key[at].T / np.sqrt(d) + mask[row, head]) @ value[at]
+            q, k, v = query[at], key[at], value[at]
+            if layer.rotary:
+                q, k = p.take(rotary, layer.rotary, q), p.take(rotary, layer.rotary, k)
+                v = p.take(rotary, layer.rotary, v) if layer.rotary.values else v
+            context[at] = softmax(q @ k.T / np.sqrt(d) + np.where(sees, mask[row, head], MASK_VALUE)) @ v
     p.tap("context", context)
     result = p.take(linear, layer.attention_output, context)
     p.tap("attention_output", result)
     return result
+
+
+def rotary(p: Pass, turn: Rotary, x: Array) -> Array:
+    """Each pair of elements as a complex number, times exp(i · angle): one head of one row [T, d]."""
+    length, d = x.shape
+    angles = np.outer(np.arange(length), turn.base ** (-2 * np.arange(d // 2) / d))
+    real, imaginary = (np.s_[:, 0::2], np.s_[:, 1::2]) if turn.interleaved else (np.s_[:, : d // 2], np.s_[:, d // 2 :])
+    turned = (x[real] + 1j * x[imaginary]) * np.exp(1j * angles)
+    y = np.empty_like(x)
+    y[real], y[imaginary] = turned.real, turned.imag
+    return y
 
 
 def softmax(scores: Array) -> Array:
@@ -261,8 +301,13 @@ def softmax(scores: Array) -> Array:
 
 
 def feed_forward(p: Pass, layer: Layer, x: Array) -> Array:
-    """W₂ activation(W₁ x + b₁) + b₂."""
-    wide = ACTIVATIONS[p.spec.config.activation](p.take(linear, layer.intermediate, x))  # [B·T, I]
+    """W₂ activation(W₁ x + b₁) + b₂; with a gate, W₂ (activation(W₁ x + b₁) ⊙ (V x + c)) + b₂.
+
+    V and c are the second halves of `intermediate`, W₁ and b₁ the first.
+    """
+    wide, act = p.take(linear, layer.intermediate, x), ACTIVATIONS[p.spec.config.activation]
+    inner = layer.output.inputs  # I
+    wide = act(wide[:, :inner]) * wide[:, inner:] if layer.gated else act(wide)  # [B·T, I]
     p.tap("intermediate", wide)
     result = p.take(linear, layer.output, wide)
     p.tap("output", result)
@@ -321,11 +366,15 @@ def mlm_head(p: Pass, head: MaskedLMHead, x: Array) -> Array:
     return logits if head.decoder_bias is None else logits + p.parameters[head.decoder_bias]
 
 
-def linear_head(p: Pass, head: LinearHead, x: Array, pooled: Array | None) -> Array:
-    """Label logits over every token, the first token, or the pooler's output."""
-    y = pooled if head.over == "pooler" else x[:, 0] if head.over == "first_token" else x
+def linear_head(p: Pass, head: LinearHead, x: Array, pooled: Array | None, attention_mask: NDArray[np.int64]) -> Array:
+    """Label logits over every token, the first token, the mean of a row's own tokens, or the pooler's output."""
+    if head.over == "mean":
+        y: Array | None = sentence_embedding(p, Pooling("mean"), x, attention_mask)
+    else:
+        y = pooled if head.over == "pooler" else x[:, 0] if head.over == "first_token" else x
     if head.dense:
         y = ACTIVATIONS[head.dense.activation](p.take(linear, head.dense.linear, y))
+        y = p.take(layer_norm, head.dense.norm, y) if head.dense.norm else y
     y = p.take(linear, head.projection, y)
     return y[..., 0] if head.squeeze else y
 

@@ -81,12 +81,16 @@ def make_contract(checkpoint: Checkpoint, answers: tuple[TextAnswer, ...] = ()) 
     text, spec = checkpoint.text, checkpoint.spec
     files = shared_files(checkpoint)
     return TextContract(
-        {name: hashlib.sha256(content.encode()).hexdigest() for name, content in sorted(files.items())},
+        {name: _digest(content) for name, content in sorted(files.items())},
         tuple(TextCase(one, encode(text, one)) for one in TEXTS),
         tuple(describe_labels(spec).get("labels", ())),
         spec.pooling,
         answers,
     )
+
+
+def _digest(content: str | bytes) -> str:
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
 
 
 def find_missing_texts(contract: TextContract, artifact: Artifact) -> list[str]:
@@ -152,7 +156,7 @@ def _compare_pooling(folder: Path, text: TextTokenizer, artifact: Artifact, expe
     if (folder / MODULES).exists():
         settings = read_sentence_settings(folder, text)
         found[MODULES] = settings.pooling if settings else None
-        length = text.length(EncoderConfig.read(folder / "config.json").max_position_embeddings)
+        length = text.length(EncoderConfig.read(folder / "config.json").longest)
         if settings and settings.max_length != length:
             faults.append(f"{MODULES}: longest text in tokens: expected {length}; found {settings.max_length}")
     elif expected and expected.mode != SPLADE and artifact.target in WITH_MODULES:

@@ -108,6 +108,12 @@ def roll_vocabulary(spec: EncoderSpec, w: Weights, start: int) -> None:
     w[spec.word_embeddings.weight] = np.concatenate((table[:start], np.roll(table[start:], 1, axis=0)))
 
 
+def move_positions(spec: EncoderSpec, w: Weights, direction: int) -> None:
+    """The table's rows moved, in this direction, by as many as come before the row of a text's first token."""
+    table = there(spec.position_embeddings).weight
+    w[table] = np.roll(w[table], direction * (1 + there(spec.padding_idx)), axis=0)
+
+
 def untie_decoder(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
     """A freshly initialized decoder, as a framework makes where it finds none."""
     table = spec.word_embeddings

@@ -15,18 +15,22 @@ MADE_WITH = (
     "reading/auto_tokenizer.py",
     "reading/checkpoint.py",
     "reading/folder_files.py",
+    "reading/other_vocabularies.py",
     "reading/safetensors_file.py",
     "reading/sentence_dense.py",
     "reading/sentence_settings.py",
     "reading/sentences.py",
+    "reading/tokenizer_classes.py",
     "reading/tokenizer_files.py",
     "reading/tokenizer_json.py",
+    "reading/tokenizer_readings.py",
     "reading/tokenizer_sources.py",
     "reading/weight_files.py",
     "release/artifact.py",
     "storage/codec.py",
     "storage/digests.py",
     "storage/json_files.py",
+    "storage/protobuf.py",
 )
 # What shapes a verdict of these bytes.
 JUDGED_WITH = (
@@ -39,12 +43,12 @@ JUDGED_WITH = (
     ),
     "reading/litert_tensors.py",
     "reading/openvino_tensors.py",
+    "reading/rotary_tables.py",
     "reading/saved_model.py",
     "reading/stored_tensors.py",
     "runtimes",
     "storage/flatbuffer.py",
     "storage/npm.py",
-    "storage/protobuf.py",
 )
 
 _ROOT = Path(yizhi.__file__).parent

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from yizhi.catalogue.catalogue import advise_pooling
 from yizhi.converters.targets import Target
 from yizhi.errors import InputError
 from yizhi.model.spec import Pooling
@@ -51,7 +52,8 @@ def convert(
         rows_of_ids = read_calibration(checkpoint, calibration, progress) if calibration else []
         source = describe_source(checkpoint, origin=None)
         descriptions = describe_artifacts(checkpoint, targets, source["files"], int8_options, calibration)
-        for note in checkpoint.notes():
+        advice = advise_pooling(source.get("known"), checkpoint.spec.pooling)
+        for note in [*checkpoint.notes(), *([advice] if advice else [])]:
             progress.warn(note)
         parameters = count_parameters(checkpoint)
     with locked(folder):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from yizhi import __version__
-from yizhi.catalogue.catalogue import find_known
+from yizhi.catalogue.catalogue import advise_pooling, find_known
 from yizhi.catalogue.identify import Identity, find_origin, identify
 from yizhi.converters.shared_files import describe_interface, describe_pooling
 from yizhi.converters.targets import TARGETS, Target
@@ -94,7 +94,8 @@ def export(
         source = describe_source(checkpoint, origin)
         descriptions = describe_artifacts(checkpoint, targets, source["files"], int8_options, calibration)
         pooling = checkpoint.spec.pooling
-        for note in [*checkpoint.notes(), *read_source_card(checkpoint.folder).notes]:
+        advice = advise_pooling(source.get("known"), pooling)
+        for note in [*checkpoint.notes(), *read_source_card(checkpoint.folder).notes, *([advice] if advice else [])]:
             progress.warn(note)
         parameters = count_parameters(checkpoint)
     refuse_inside(release)
@@ -123,7 +124,7 @@ def export(
 
 def read_calibration(checkpoint: Checkpoint, path: Path, progress: Progress) -> list[list[int]]:
     """Rows of ids of a text's lines; says how many lines are of no use. Raises InputError where all are."""
-    longest = min(LONGEST_CALIBRATION, checkpoint.config.max_position_embeddings)
+    longest = min(LONGEST_CALIBRATION, checkpoint.config.longest)
     try:
         rows, useless = rows_of(checkpoint.text, read_texts(path), longest, MOST_CALIBRATION)
     except InputError as error:

@@ -73,6 +73,8 @@ def synthesize(
     with new_folder(folder) as temporary:
         (temporary / "config.json").write_text(to_json(config), encoding="utf-8")
         entries = make_vocab(checked.vocab_size) if vocab is None else vocab
+        if vocab is None:
+            entries.insert(checked.pad_token_id, entries.pop(0))  # [PAD]
         (temporary / "vocab.txt").write_text("\n".join(entries) + "\n", encoding="utf-8")
         with open(temporary / "model.safetensors", "wb") as file:
             header = {parameter.name: ("F32", parameter.shape) for parameter in spec.parameters()}

@@ -13,18 +13,27 @@ from yizhi.errors import InputError, collect_faults, collect_own_faults
 from yizhi.model.architectures import CLASS_SUFFIXES, DROPPED_HEADS, FAMILIES, Family, build_spec
 from yizhi.model.config import EncoderConfig
 from yizhi.model.spec import EncoderSpec, LinearHead, Parameter, Pooling, find_pooling_faults
-from yizhi.reading.auto_tokenizer import read_tokenizer
+from yizhi.reading.auto_tokenizer import check_beside, read_tokenizer
 from yizhi.reading.folder_files import ADAPTER, MERGE, TOKEN_HEAD_PICKLES, account_for_files, is_adapter_alone
 from yizhi.reading.safetensors_file import SafetensorsFile
 from yizhi.reading.sentence_dense import dense_name, open_dense_weights
 from yizhi.reading.sentence_settings import MODULES, SentenceSettings, read_sentence_settings
 from yizhi.reading.tokenizer_files import TextTokenizer
-from yizhi.reading.tokenizer_sources import TOKENIZER_FILES
+from yizhi.reading.tokenizer_sources import SENTENCEPIECE, TOKENIZER_FILES
 from yizhi.reading.weight_files import INDEX, POOLER, TOKEN_HEADS, WEIGHTS, TensorFile, open_weights, written_by
 from yizhi.release.artifact import DESCRIPTION
 from yizhi.storage.digests import sha256_of_file
 
-__all__ = ["INDEX", "POOLER", "TOKEN_HEADS", "WEIGHTS", "Checkpoint", "canonical_name", "find_family"]
+__all__ = [
+    "INDEX",
+    "POOLER",
+    "TOKEN_HEADS",
+    "WEIGHTS",
+    "Checkpoint",
+    "canonical_name",
+    "explain_names",
+    "find_families",
+]
 
 FLOAT_TYPES = ("F32", "F16", "BF16")
 # Keys of config.json that artifacts do not carry on: the stored dtype, a path of somebody's machine, code to run, and
@@ -87,7 +96,7 @@ class Checkpoint:
             raise InputError(path, "is a release: give the checkpoint that it was made from, or its `pytorch` folder")
         faults: list[str] = []
         config = collect_faults(faults, lambda: EncoderConfig.read(folder / "config.json"))
-        text = read_text(folder, config, faults)
+        text = read_text(folder, config, faults, ignored_files)
         sentence = collect_own_faults(faults, lambda: read_sentence_settings(folder, text, ignored_files))
         files = open_weights(path, faults)
         try:
@@ -197,6 +206,14 @@ class Checkpoint:
                     )
                 )
             )
+
+    def tokenizer_files(self) -> dict[str, str | bytes]:
+        """File name -> content of the tokenizer's files in artifacts; among them the folder's SentencePiece model."""
+        files: dict[str, str | bytes] = dict(self.text.files(self.config.longest))
+        model = self.folder / SENTENCEPIECE
+        if model.exists() and SENTENCEPIECE not in self.ignored_files:
+            files[SENTENCEPIECE] = model.read_bytes()
+        return files
 
     def published_config(self) -> dict[str, object]:
         """`config.json` for artifacts: as read, but for what the conversion changed."""
@@ -344,11 +361,10 @@ class Checkpoint:
 
 def _check_family(folder: Path, config: EncoderConfig, files: Sequence[TensorFile]) -> None:
     """One fault where names and configuration are two families', instead of one for every tensor."""
-    family = find_family([name for file in files for name in file.entries])
-    if family not in (None, config.model_type):
-        raise InputError(
-            folder, f"config.json says model_type {config.model_type!r}, but the tensors are named as {family!r}'s"
-        )
+    families = find_families([name for file in files for name in file.entries])
+    if families and config.model_type not in families:
+        named = explain_names(config.model_type, families)
+        raise InputError(folder, f"config.json says model_type {config.model_type!r}, but {named}")
 
 
 def check_task(checkpoint: Checkpoint, config_path: Path) -> None:
@@ -362,12 +378,19 @@ def check_task(checkpoint: Checkpoint, config_path: Path) -> None:
         )
 
 
-def find_family(names: Collection[str]) -> str | None:
-    """The `model_type` that knows most of these names; None where several know as many."""
+def find_families(names: Collection[str]) -> tuple[str, ...]:
+    """The `model_type`s that know most of these names: several where families call their tensors alike."""
     counts = {model_type: _count_known(family, names) for model_type, family in FAMILIES.items()}
     most = max(counts.values())
-    found = [model_type for model_type, count in counts.items() if count == most > 0]
-    return found[0] if len(found) == 1 else None
+    return tuple(model_type for model_type, count in counts.items() if count == most > 0)
+
+
+def explain_names(model_type: str, families: Sequence[str]) -> str:
+    """Whose names the tensors have, where a configuration says another `model_type`."""
+    hint = ""
+    if model_type in ("roberta", "xlm-roberta") and "bert" in families:
+        hint = ". RoBERTa-wwm-ext and its relatives are BERT models: set model_type to 'bert'"
+    return f"the tensors are named as {' or '.join(map(repr, families))}'s{hint}"
 
 
 def _count_known(family: Family, names: Collection[str]) -> int:
@@ -389,10 +412,16 @@ def canonical_name(stored_name: str, family: Family) -> str:
     return f"{family.prefix}.{name}" if name.partition(".")[0] in family.bare_parts else name
 
 
-def read_text(folder: Path, config: EncoderConfig | None, faults: list[str]) -> TextTokenizer | None:
-    """The folder's tokenizer; None where `faults` was told what is wrong with it, or that it does not fit `config`."""
+def read_text(
+    folder: Path, config: EncoderConfig | None, faults: list[str], ignored_files: Collection[str] = ()
+) -> TextTokenizer | None:
+    """The folder's tokenizer; None where `faults` was told what is wrong with it, or that it does not fit `config`.
+
+    ignored_files: other vocabularies to pass over, which must agree with it.
+    """
     text = collect_own_faults(faults, lambda: read_tokenizer(folder))
-    faults += text.find_misfit(config.vocab_size) if config and text else []
+    faults += check_beside(folder, text, ignored_files) if text else []
+    faults += text.find_misfit(config.vocab_size, config.padding_idx) if config and text else []
     return text
 
 

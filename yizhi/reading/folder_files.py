@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yizhi.errors import InputError
-from yizhi.reading.tokenizer_sources import TOKENIZER_FILES
+from yizhi.reading.tokenizer_sources import BPE_VOCAB, MERGES, SENTENCEPIECE, TOKENIZER_FILES, VOCAB
 
 TOKEN_HEAD_PICKLES = ("sparse_linear.pt", "colbert_linear.pt")
 READ, IRRELEVANT, REFUSED = "read", "irrelevant", "refused"
@@ -24,10 +24,13 @@ class FileRule:
     why: str
 
 
+_BESIDE = "the tokenizer, where there is no tokenizer.json; beside it, both must agree"
+_OTHERS = dict.fromkeys((VOCAB, SENTENCEPIECE, BPE_VOCAB, MERGES), _BESIDE)
+
 # The first that matches counts. Folders below are not read but where modules.json names them.
 RULES = (
     FileRule("config.json", READ, "the model's sizes, head and labels"),
-    *(FileRule(name, READ, "the tokenizer") for name in TOKENIZER_FILES),
+    *(FileRule(name, READ, _OTHERS.get(name, "the tokenizer")) for name in TOKENIZER_FILES),
     FileRule("model.safetensors.index.json", READ, "which shard holds which tensor"),
     FileRule("model.safetensors.index.*.json", IRRELEVANT, "of a variant that AutoModel reads on request only"),
     FileRule("pooler.safetensors", READ, "the pooler, in a PyTorch artifact of Yizhi's"),
@@ -44,6 +47,8 @@ RULES = (
     FileRule("pytorch_model.bin.index.json", IRRELEVANT, "of another copy of the weights"),
     FileRule("*.h5", IRRELEVANT, "another copy of the weights"),
     FileRule("*.msgpack", IRRELEVANT, "another copy of the weights"),
+    FileRule("*.pdparams", IRRELEVANT, "another copy of the weights"),
+    FileRule("model_config.json", IRRELEVANT, "PaddleNLP's older form of config.json"),
     FileRule("*.ot", IRRELEVANT, "another copy of the weights"),
     FileRule("*.onnx*", IRRELEVANT, "another copy of the model"),
     FileRule("*.ckpt*", IRRELEVANT, "another copy of the weights"),
@@ -65,7 +70,6 @@ RULES = (
     FileRule("*.py", IRRELEVANT, "code, which is never run; AutoModel takes its own class for these model types"),
     FileRule("spiece.model", REFUSED, "is another tokenizer, which AutoTokenizer may prefer"),
     FileRule("*.model", REFUSED, "is another tokenizer, which AutoTokenizer may prefer"),
-    FileRule("merges.txt", REFUSED, "is another tokenizer's (BPE)"),
     *(
         FileRule(f"*.{ending}", IRRELEVANT, "a document or data, which no loader reads")
         for ending in ("md", "txt", "rst", "pdf", "csv", "tsv", "jsonl", "html", "ipynb", "yaml", "yml", "toml", "log")

@@ -8,6 +8,8 @@ from xml.etree import ElementTree
 
 from yizhi.errors import InputError, show
 from yizhi.model.layout import OPENVINO_WEIGHTS
+from yizhi.model.rotary import is_table_name
+from yizhi.reading.rotary_tables import find_wrong_table
 from yizhi.reading.safetensors_file import ITEM_SIZES, MAX_RANK
 from yizhi.reading.stored_tensors import TensorPlace
 
@@ -32,7 +34,9 @@ def read_openvino(folder: Path) -> list[TensorPlace]:
             faults += [f"{path.name}: {fault}" for fault in error.faults]
             continue
         for constant in constants:
-            if not _OWN.fullmatch(constant.name):
+            if is_table_name(constant.name):
+                faults += [f"{path.name}: {fault}" for fault in find_wrong_table(constant, constant.name)]
+            elif not _OWN.fullmatch(constant.name):
                 found.append(constant)
             elif math.prod(constant.shape) > _MOST_OF_ITS_OWN:
                 faults.append(f"{path.name}: {constant.name}: holds {math.prod(constant.shape)} numbers of its own")

@@ -16,8 +16,9 @@ _VALUE, _FUNCTION, _NAME = 2, 10, 1
 OPERATORS = frozenset(
     (
         *("AddV2", "ArgMax", "AssignVariableOp", "BatchMatMulV2", "BiasAdd", "Cast", "ConcatV2", "Const"),
-        *("DisableCopyOnRead", "Equal", "Erf", "GatherNd", "GatherV2", "Identity", "Log1p", "MatMul", "Max", "Maximum"),
-        *("Mean", "Mul", "NoOp", "Pack", "Placeholder", "Pow", "Range", "ReadVariableOp", "RealDiv", "Relu"),
+        *("Cumsum", "DisableCopyOnRead", "Equal", "Erf", "GatherNd", "GatherV2", "Identity", "Log1p", "MatMul", "Max"),
+        *("Maximum", "Mean", "Mul", "NoOp", "NotEqual", "Pack", "Placeholder", "Pow", "Range", "ReadVariableOp"),
+        *("RealDiv", "Relu"),
         *("Reshape", "ResourceGather", "Rsqrt", "Select", "SelectV2", "Shape", "Sigmoid", "Softmax", "Sqrt"),
         *("Square", "Squeeze", "StatefulPartitionedCall", "StridedSlice", "Sub", "Sum", "Tanh", "Transpose"),
         *("Unpack", "VarHandleOp"),

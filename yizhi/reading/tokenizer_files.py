@@ -7,8 +7,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from yizhi.reading.tokenizer_json import serialize, unreachable
-from yizhi.reading.tokenizer_sources import SETTINGS, TOKENIZER, VOCAB
+from yizhi.reading.tokenizer_json import WORDPIECE, describe_parts, kind_of, unreachable
+from yizhi.reading.tokenizer_sources import SETTINGS, SPECIAL_TOKENS_MAP, TOKENIZER, VOCAB
 from yizhi.storage.json_files import to_json
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -17,11 +17,42 @@ _BERT_MODEL = {"continuing_subword_prefix": "##", "max_input_chars_per_word": 10
 
 
 @dataclass(frozen=True)
+class Frame:
+    """The special tokens around texts, by id: `before` A `after`, and `before` A `between` B `after`.
+
+    between: None where the tokenizer has no frame for pairs. second_type: what the tokens of B have as type, and those
+    after it; 0 where a tokenizer gives no types.
+    """
+
+    before: int
+    after: int
+    between: tuple[int, ...] | None
+    second_type: int
+
+
+def find_frame(tokenizer: Tokenizer) -> Frame | None:
+    """What a tokenizer puts around texts; None unless it is one token before and one after, around pairs too."""
+    one, pair = tokenizer.encode("x"), tokenizer.encode("x", "x")
+    words, count = tokenizer.encode("x", add_special_tokens=False).ids, len(pair.ids)
+    size = len(words)
+    if len(one.ids) != size + 2 or one.ids[1:-1] != words or one.special_tokens_mask[1:-1] != [0] * size:
+        return None
+    before, after = one.ids[0], one.ids[-1]
+    if pair.ids == words + words:
+        return Frame(before, after, None, 0)
+    around = count >= 2 * size + 2 and (pair.ids[0], pair.ids[-1]) == (before, after)
+    if not around or pair.ids[1 : 1 + size] != words or pair.ids[-1 - size : -1] != words:
+        return None
+    return Frame(before, after, tuple(pair.ids[1 + size : -1 - size]), pair.type_ids[-1])
+
+
+@dataclass(frozen=True)
 class TextTokenizer:
-    """A tokenizer whose every text is framed as `[CLS] text [SEP]` or `[CLS] first [SEP] second [SEP]`.
+    """A tokenizer that puts a frame of special tokens around every text.
 
     tokenizer: gives the ids; thread-safe. special: the special tokens by transformers' name (`cls_token`, …).
-    more_special: those without a name. max_length: the most tokens that its files allow; None if they say nothing.
+    more_special: those without a name. gives_types: whether transformers gives `token_type_ids`.
+    max_length: the most tokens that its files allow; None if they say nothing.
     truncation_side, padding_side: `left` or `right`. split_special_tokens: whether a special token's name in a
     user's text is text. notes: what the user should know of the files.
     """
@@ -29,6 +60,8 @@ class TextTokenizer:
     tokenizer: Tokenizer
     special: Mapping[str, str]
     more_special: tuple[str, ...]
+    frame: Frame
+    gives_types: bool
     max_length: int | None
     truncation_side: str
     padding_side: str
@@ -53,12 +86,12 @@ class TextTokenizer:
     @property
     def cls_id(self) -> int:
         """What every row begins with."""
-        return self.id_of("cls_token")
+        return self.frame.before
 
     @property
     def sep_id(self) -> int:
-        """What every text ends with."""
-        return self.id_of("sep_token")
+        """What every row ends with."""
+        return self.frame.after
 
     @property
     def mask_id(self) -> int:
@@ -73,14 +106,20 @@ class TextTokenizer:
     @property
     def unknown_id(self) -> int:
         """What stands for a word that the vocabulary cannot spell."""
-        return int(self.tokenizer.token_to_id(self.tokenizer.model.unk_token))
+        if kind_of(self.tokenizer) == WORDPIECE:
+            return int(self.tokenizer.token_to_id(self.tokenizer.model.unk_token))
+        return self.id_of("unk_token")
 
-    def find_misfit(self, rows: int) -> list[str]:
+    def find_misfit(self, rows: int, padding: int | None = None) -> list[str]:
         """Why this vocabulary is not that of an embedding table with so many rows.
 
-        A table may be padded to a multiple of 8: rows that no token has.
+        A table may be padded to a multiple of 8: rows that no token has. padding: the id that a model passes over when
+        it counts positions, if it does.
         """
         size = len(self.vocab)
+        if padding not in (None, self.pad_id):
+            named = self.special["pad_token"]
+            return [f"pad_token: expected the id {padding} (config.json pad_token_id); found {named} ({self.pad_id})"]
         if size == rows or (size < rows < size + 128 and rows % 8 == 0):
             return []
         expected = f"expected {rows} tokens (config.json vocab_size); found {size}"
@@ -98,13 +137,12 @@ class TextTokenizer:
         return self if length is None else replace(self, max_length=self.length(length))
 
     def files(self, positions: int) -> dict[str, str]:
-        """File name -> text of `vocab.txt`, `tokenizer.json` and `tokenizer_config.json`, for so many positions.
+        """File name -> text of `tokenizer.json` and `tokenizer_config.json`, for so many positions.
 
-        Both AutoTokenizer (of transformers 4 and 5) and `read_tokenizer` read this tokenizer from them.
+        And `vocab.txt` of a WordPiece vocabulary, `special_tokens_map.json` of another. Both AutoTokenizer (of
+        transformers 4 and 5) and `read_tokenizer` read this tokenizer from them.
         """
-        whole = serialize(self.tokenizer)
-        model = {index: token for token, index in whole["model"]["vocab"].items()}
-        lines = [model.get(index, token) for index, token in enumerate(self.vocab[: max(model) + 1])]
+        whole = describe_parts(self.tokenizer)
         normalizer = whole["normalizer"] or {}
         added = {str(token["id"]): {key: token[key] for key in token if key != "id"} for token in whole["added_tokens"]}
         config: dict[str, Any] = {
@@ -121,20 +159,27 @@ class TextTokenizer:
                 "strip_accents": normalizer["strip_accents"],
                 "tokenize_chinese_chars": normalizer["handle_chinese_chars"],
             }
+        if "add_prefix_space" in (whole["pre_tokenizer"] or {}):
+            config["add_prefix_space"] = whole["pre_tokenizer"]["add_prefix_space"]
+        if not self.gives_types:
+            config["model_input_names"] = ["input_ids", "attention_mask"]
         if self.more_special:
             config["additional_special_tokens"] = list(self.more_special)
         if self.split_special_tokens:
             config["split_special_tokens"] = True
-        return {
-            VOCAB: "".join(f"{line}\n" for line in lines),
-            TOKENIZER: self.tokenizer.to_str(pretty=True),
-            SETTINGS: to_json(config),
-        }
+        files = {TOKENIZER: self.tokenizer.to_str(pretty=True), SETTINGS: to_json(config)}
+        if kind_of(self.tokenizer) != WORDPIECE:
+            more = {"additional_special_tokens": list(self.more_special)} if self.more_special else {}
+            return {**files, SPECIAL_TOKENS_MAP: to_json({**self.special, **more})}
+        model = {index: token for token, index in self.tokenizer.get_vocab(with_added_tokens=False).items()}
+        lines = [model.get(index, token) for index, token in enumerate(self.vocab[: max(model) + 1])]
+        return {VOCAB: "".join(f"{line}\n" for line in lines), **files}
 
     def describe(self) -> dict[str, Any]:
         """How text becomes ids, in a few words each, for a person."""
-        whole = serialize(self.tokenizer)
+        whole = describe_parts(self.tokenizer)
         return {
+            "kind": kind_of(self.tokenizer),
             "tokens": len(self.vocab),
             "normalizer": _describe_normalizer(whole["normalizer"]),
             "special_tokens": [f"{name} {token} ({self.id_of(name)})" for name, token in self.special.items()],
@@ -150,13 +195,15 @@ class TextTokenizer:
 
     def _is_bert(self, whole: Mapping[str, Any]) -> bool:
         """Whether BertTokenizer makes this tokenizer of its vocabulary and settings."""
+        if kind_of(self.tokenizer) != WORDPIECE:
+            return False
         normalizer = whole["normalizer"] or {}
         as_bert = normalizer.get("type") == "BertNormalizer" and normalizer["clean_text"]
         model = {**_BERT_MODEL, "unk_token": self.special["unk_token"]}
         return bool(
             as_bert
             and whole["pre_tokenizer"] == {"type": "BertPreTokenizer"}
-            and all(whole["model"][key] == value for key, value in model.items())
+            and all(getattr(self.tokenizer.model, key) == value for key, value in model.items())
         )
 
 

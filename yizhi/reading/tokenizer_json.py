@@ -1,9 +1,24 @@
-"""`tokenizer.json`, written here: the library's own writer prints to standard output where an id has no token."""
+"""`tokenizer.json`: what is in it, and its text; the library's own writer prints where a WordPiece id has no token."""
 
 import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
+
+from yizhi.errors import show
+
+WORDPIECE, UNIGRAM, BPE = "WordPiece", "Unigram", "BPE"
+MODELS = (WORDPIECE, UNIGRAM, BPE)
+_PARTS = {
+    "normalizer": (normalizers, normalizers.Normalizer),
+    "pre_tokenizer": (pre_tokenizers, pre_tokenizers.PreTokenizer),
+    "post_processor": (processors, processors.PostProcessor),
+    "decoder": (decoders, decoders.Decoder),
+}
+# Where a part of the kind Sequence has its members.
+_MEMBERS = ("normalizers", "pretokenizers", "processors", "decoders")
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 def unreachable(index: int) -> str:
@@ -11,23 +26,35 @@ def unreachable(index: int) -> str:
     return f"[no token {index}]"
 
 
-def serialize(tokenizer: Tokenizer) -> dict[str, Any]:
-    """What `tokenizer.json` says of a WordPiece tokenizer, without truncation and padding."""
-    model = tokenizer.model
-    parts = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
-    found = {part: getattr(tokenizer, part) for part in parts}
-    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
+def kind_of(tokenizer: Tokenizer) -> str:
+    """One of MODELS, or the library's name for another."""
+    return type(tokenizer.model).__name__
+
+
+def describe_parts(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What `tokenizer.json` says, but for the model; without truncation and padding."""
+    parts = {part: getattr(tokenizer, part) for part in _PARTS}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            {"id": index, "content": token.content, **{flag: getattr(token, flag) for flag in flags}}
+            {"id": index, "content": token.content, **{flag: getattr(token, flag) for flag in _FLAGS}}
             for index, token in sorted(tokenizer.get_added_tokens_decoder().items())
         ],
-        **{part: None if value is None else json.loads(value.__getstate__()) for part, value in found.items()},
+        **{part: None if value is None else json.loads(value.__getstate__()) for part, value in parts.items()},
+    }
+
+
+def serialize(tokenizer: Tokenizer) -> dict[str, Any]:
+    """All that `tokenizer.json` says, without truncation and padding."""
+    model = tokenizer.model
+    if kind_of(tokenizer) != WORDPIECE:
+        return {**describe_parts(tokenizer), "model": json.loads(tokenizer.to_str())["model"]}
+    return {
+        **describe_parts(tokenizer),
         "model": {
-            "type": "WordPiece",
+            "type": WORDPIECE,
             "unk_token": model.unk_token,
             "continuing_subword_prefix": model.continuing_subword_prefix,
             "max_input_chars_per_word": model.max_input_chars_per_word,
@@ -36,8 +63,36 @@ def serialize(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
+def members(part: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+    """A part of a tokenizer, or those that a sequence has in their order."""
+    inside = next((part[key] for key in _MEMBERS if key in part), None) if part else ()
+    if part and inside is None:
+        yield part
+    for member in inside or ():
+        yield from members(member)
+
+
+def find_unknown_kinds(saved: Mapping[str, Any]) -> list[str]:
+    """Which parts of a `tokenizer.json`, as it was read, are of kinds that the installed library does not have."""
+    faults = []
+    for name, (module, base) in _PARTS.items():
+        part = saved.get(name)
+        if not isinstance(part, dict | None):
+            faults.append(f"{name}: expected an object; found {show(part)}")
+            continue
+        classes = {kind: value for kind, value in vars(module).items() if isinstance(value, type) and value is not base}
+        known = sorted(kind for kind, value in classes.items() if issubclass(value, base))
+        try:
+            kinds = [member.get("type") for member in members(part)]
+        except (AttributeError, TypeError):  # a member that is no object: the library says what is wrong with it
+            continue
+        unknown = [kind for kind in kinds if kind not in known]
+        faults += [f"{name}: expected one of {', '.join(known)}; found {show(kind)}" for kind in unknown]
+    return faults
+
+
 def complete_vocabulary(whole: dict[str, Any]) -> Tokenizer:
-    """The tokenizer of a `tokenizer.json`, with an entry that no text reaches for each id without a token.
+    """The WordPiece tokenizer of a `tokenizer.json`, with an entry that no text reaches for each id without a token.
 
     So `vocab.txt` has a line for each id, and every reader gives added tokens the ids that they have.
     """

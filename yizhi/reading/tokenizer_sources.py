@@ -1,10 +1,12 @@
 """The files of a folder that say how its text becomes ids, read and checked, not yet interpreted.
 
-`vocab.txt`, `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`, as
-transformers writes them; what they mean together is `auto_tokenizer.py`'s.
+`tokenizer.json`, `vocab.txt`, `sentencepiece.bpe.model`, `vocab.json` and `merges.txt`, with `tokenizer_config.json`,
+`special_tokens_map.json` and `added_tokens.json`, as transformers writes them; what they mean together is
+`auto_tokenizer.py`'s.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,22 +14,37 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
 
 from yizhi.errors import InputError, collect_faults, show
-from yizhi.reading.tokenizer_json import serialize, unreachable
+from yizhi.reading.other_vocabularies import (
+    BPE_VOCAB,
+    MERGES,
+    SENTENCEPIECE,
+    read_merges,
+    read_sentencepiece,
+)
+from yizhi.reading.tokenizer_classes import CLASSES, NAMED_TOKENS, TokenizerClass, class_of_model
+from yizhi.reading.tokenizer_json import (
+    BPE,
+    MODELS,
+    UNIGRAM,
+    WORDPIECE,
+    describe_parts,
+    find_unknown_kinds,
+    kind_of,
+    members,
+    serialize,
+    unreachable,
+)
 from yizhi.storage.json_files import read_json_object
 
 VOCAB, TOKENIZER = "vocab.txt", "tokenizer.json"
 SETTINGS, SPECIAL_TOKENS_MAP, ADDED_TOKENS = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
-TOKENIZER_FILES = (VOCAB, TOKENIZER, SETTINGS, SPECIAL_TOKENS_MAP, ADDED_TOKENS)
-
-# Classes that rebuild BERT's tokenizer from vocabulary and settings, and those that take `tokenizer.json` as it is.
-BERT_CLASSES = tuple(f"{family}Tokenizer{suffix}" for family in ("Bert", "Electra") for suffix in ("", "Fast"))
-GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
-# The special tokens with names of their own, in the order in which transformers adds them.
-NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-_SWITCHES = ("do_lower_case", "tokenize_chinese_chars", "split_special_tokens")
+TOKENIZER_FILES = (
+    *(VOCAB, TOKENIZER, SENTENCEPIECE, BPE_VOCAB, MERGES),
+    *(SETTINGS, SPECIAL_TOKENS_MAP, ADDED_TOKENS),
+)
+_SWITCHES = ("do_lower_case", "tokenize_chinese_chars", "split_special_tokens", "add_prefix_space", "trim_offsets")
 # Ids are 32 bits wide in the library.
 _HIGHEST = 2**31
 _SIDES = ("truncation_side", "padding_side")
@@ -38,16 +55,19 @@ _FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 class TokenizerSources:
     """settings, special_map, added: of the three JSON files; empty where there is none.
 
-    saved: `tokenizer.json`, checked to be a WordPiece tokenizer. lines: `vocab.txt`'s, in id order.
-    generic: whether the tokenizer's class takes `tokenizer.json` as it is. notes: what the user should know.
+    saved: `tokenizer.json`, checked, or what the files of another format say; opened: the same as a tokenizer, since
+    parsing a large one takes a second. lines: `vocab.txt`'s, in id order.
+    kind: the tokenizer's class, `name`. notes: what the user should know.
     """
 
     settings: Mapping[str, Any]
     special_map: Mapping[str, Any]
     added: Mapping[str, int]
     saved: dict[str, Any] | None
+    opened: Tokenizer | None
     lines: list[str] | None
-    generic: bool
+    name: str
+    kind: TokenizerClass
     notes: tuple[str, ...]
 
 
@@ -70,28 +90,29 @@ def read_sources(folder: Path, vocab: Path | None = None) -> TokenizerSources:
         for token, index in added.items()
         if not _is_id(index)
     ]
-    saved = None
-    if vocab is None and (folder / TOKENIZER).exists():
-        saved = collect_faults(faults, lambda: _read_saved(folder / TOKENIZER))
     notes: list[str] = []
+    name = _class_of(folder, settings, faults, given=vocab is not None)
+    kind = CLASSES.get(name, CLASSES[class_of_model(None)])
+    found = None
+    if vocab is None and (folder / TOKENIZER).exists():
+        found = collect_faults(faults, lambda: _read_saved(folder / TOKENIZER, kind))
+    elif vocab is None and kind.takes_json:
+        found = collect_faults(faults, lambda: _build_saved(folder, name, bool(settings.get("add_prefix_space"))))
+    saved, opened = found or (None, None)
     lines = None
     vocab = vocab or folder / VOCAB
     # Not needed beside tokenizer.json, and then what is wrong with it changes nothing.
     if vocab != folder / VOCAB or (vocab.exists() and not (folder / TOKENIZER).exists()):
         lines = collect_faults(faults, lambda: read_vocab(vocab, notes))
-    found = _class_of(folder, settings)
-    if settings.get("tokenizer_class") is None and found not in (None, *BERT_CLASSES, *GENERIC_CLASSES):
-        faults.append(f"config.json: {_say_class(found)}")
-    generic = found in GENERIC_CLASSES
-    if not faults and saved is None and (lines is None or generic):
+    if not faults and saved is None and (lines is None or kind.takes_json):
         faults.append(
-            f"{TOKENIZER}: the file is missing; tokenizer_class in {SETTINGS} asks for it"
-            if generic
+            f"{TOKENIZER}: the file is missing; tokenizer_class {name} asks for it"
+            if kind.takes_json
             else f"{VOCAB}: the file is missing, and so is {TOKENIZER}"
         )
     if faults:
         raise InputError(folder, faults)
-    return TokenizerSources(settings, special_map, added, saved, lines, generic, tuple(notes))
+    return TokenizerSources(settings, special_map, added, saved, opened, lines, name, kind, tuple(notes))
 
 
 def read_vocab(path: Path, notes: list[str] | None = None) -> list[str]:
@@ -123,19 +144,26 @@ def read_vocab(path: Path, notes: list[str] | None = None) -> list[str]:
     return [entry if last[entry] == index else unreachable(index) for index, entry in enumerate(entries)]
 
 
-def _class_of(folder: Path, settings: Mapping[str, Any]) -> object:
-    """The tokenizer's class; None where neither file names one."""
-    if settings.get("tokenizer_class") is not None or not (folder / "config.json").exists():
-        return settings.get("tokenizer_class")
-    try:
-        return read_json_object(folder / "config.json").get("tokenizer_class")
-    except InputError:  # told by whoever reads the configuration
-        return None
-
-
-def _say_class(found: object) -> str:
-    known = ", ".join((*BERT_CLASSES, *GENERIC_CLASSES))
-    return f"tokenizer_class: expected one of {known}; found {show(found)}"
+def _class_of(folder: Path, settings: Mapping[str, Any], faults: list[str], given: bool) -> str:
+    """The name of the tokenizer's class. given: whether the vocabulary is, in place of what the folder has."""
+    named, file, model_type = settings.get("tokenizer_class"), SETTINGS, None
+    if (folder / "config.json").exists():
+        try:
+            config = read_json_object(folder / "config.json")
+        except InputError:  # told by whoever reads the configuration
+            config = {}
+        model_type = config.get("model_type")
+        if named is None:
+            named, file = config.get("tokenizer_class"), "config.json"
+    if named is None:
+        found = class_of_model(model_type)
+        # A BERT vocabulary alone, which a family with another tokenizer may have been trained with.
+        has_json = any((folder / name).exists() for name in (TOKENIZER, SENTENCEPIECE, BPE_VOCAB))
+        return found if has_json and not given else class_of_model(None)
+    if not isinstance(named, str) or named not in CLASSES:
+        faults.append(f"{file}: tokenizer_class: expected one of {', '.join(CLASSES)}; found {show(named)}")
+        return class_of_model(None)
+    return named
 
 
 def _check_settings(settings: Mapping[str, Any]) -> list[str]:
@@ -147,17 +175,12 @@ def _check_settings(settings: Mapping[str, Any]) -> list[str]:
     ]
     if not isinstance(settings.get("strip_accents"), bool | None):
         faults.append(f"strip_accents: expected true, false or null; found {show(settings['strip_accents'])}")
-    if settings.get("tokenizer_class") not in (None, *BERT_CLASSES, *GENERIC_CLASSES):
-        faults.append(_say_class(settings["tokenizer_class"]))
     for key, usual in {"do_basic_tokenize": True, "never_split": None, "init_inputs": None}.items():
         if settings.get(key, usual) != usual and settings[key] != []:
             faults.append(f"{key}: not supported; found {show(settings[key])}")
-    given = settings.get("model_input_names", ["token_type_ids"])
-    if not isinstance(given, list) or "token_type_ids" not in given:
-        faults.append(
-            f"model_input_names: expected token_type_ids among them; found {show(given)}: transformers would give the "
-            "second text of a pair no type of its own"
-        )
+    given = settings.get("model_input_names", ["input_ids"])
+    if not isinstance(given, list) or "input_ids" not in given:
+        faults.append(f"model_input_names: expected a list with input_ids; found {show(given)}")
     for key in _SIDES:
         if settings.get(key, "right") not in ("left", "right"):
             faults.append(f"{key}: expected left or right; found {show(settings[key])}")
@@ -209,36 +232,75 @@ def _is_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _HIGHEST
 
 
-def _read_saved(path: Path) -> dict[str, Any]:
-    """`tokenizer.json` as the library understands it, which must hold a WordPiece tokenizer. Raises InputError."""
-    text = json.dumps(read_json_object(path))
-    try:
-        tokenizer = Tokenizer.from_str(text)
-    except Exception as error:  # noqa: BLE001  the library raises nothing narrower
-        raise InputError(path, f"is not a tokenizer: {str(error).partition(chr(10))[0]}") from None
-    if not isinstance(tokenizer.model, WordPiece):
-        raise InputError(path, f"model: expected WordPiece; found {type(tokenizer.model).__name__}")
-    saved = serialize(tokenizer)
-    ids = saved["model"]["vocab"].values()
-    faults = _check_frame(saved["post_processor"])
-    prefix = saved["model"]["continuing_subword_prefix"]
-    if prefix != "##":  # by which words are told apart where they are tagged
-        faults.append(f"model: continuing_subword_prefix: expected '##'; found {show(prefix)}")
-    if not ids:
-        faults.append("model: its vocabulary is empty")
-    elif len(ids) * 2 < max(ids):
-        faults.append(f"model: has the id {max(ids)}, but only {len(ids)} tokens")
+def _read_saved(path: Path, kind: TokenizerClass) -> tuple[dict[str, Any], Tokenizer]:
+    """`tokenizer.json` as the library understands it. Raises InputError, naming each part that cannot be used."""
+    content = read_json_object(path)
+    faults = find_unknown_kinds(content)
     if faults:
         raise InputError(path, faults)
-    return {**saved, "truncation": tokenizer.truncation, "padding": tokenizer.padding}
+    try:
+        tokenizer = Tokenizer.from_str(json.dumps(content))
+    except Exception as error:  # noqa: BLE001  the library raises nothing narrower
+        raise InputError(path, f"is not a tokenizer: {str(error).partition(chr(10))[0]}") from None
+    expected = MODELS if kind.takes_json else (WORDPIECE,)
+    if kind_of(tokenizer) not in expected:
+        raise InputError(path, f"model: expected {' or '.join(expected)}; found {kind_of(tokenizer)}")
+    parts = describe_parts(tokenizer)
+    model = serialize(tokenizer)["model"] if kind_of(tokenizer) == WORDPIECE else content["model"]
+    faults = _check_frame(parts["post_processor"], kind) + _check_model(kind_of(tokenizer), model)
+    if faults:
+        raise InputError(path, faults)
+    baked = {"truncation": tokenizer.truncation, "padding": tokenizer.padding}
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return {**parts, "model": model, **baked}, tokenizer
 
 
-def _check_frame(found: Mapping[str, Any] | None) -> list[str]:
-    """Why a post-processor frames no text as BERT does, or would break the library."""
-    if found is None or found["type"] == "BertProcessing":
-        return []
-    if found["type"] != "TemplateProcessing":
-        return [f"post_processor: expected TemplateProcessing; found {show(found['type'])}"]
-    pieces = [piece["SpecialToken"]["id"] for piece in (*found["single"], *found["pair"]) if "SpecialToken" in piece]
-    unknown = sorted(set(pieces) - found["special_tokens"].keys())
-    return [f"post_processor: has no ids of {', '.join(map(show, unknown))}"] if unknown else []
+def _build_saved(folder: Path, name: str, add_prefix_space: bool) -> tuple[dict[str, Any], Tokenizer] | None:
+    """The same of a class's other files, where there is no `tokenizer.json`; None without these."""
+    if name.startswith("XLMRoberta") and (folder / SENTENCEPIECE).exists():
+        tokenizer = read_sentencepiece(folder / SENTENCEPIECE)
+    elif name.startswith("Roberta") and (folder / BPE_VOCAB).exists():
+        tokenizer = read_merges(folder, add_prefix_space)
+    else:
+        return None
+    return {**describe_parts(tokenizer), "model": {}}, tokenizer
+
+
+def _check_model(kind: str, model: Mapping[str, Any]) -> list[str]:
+    """What a model may not be: without tokens, with ids that none has, or by chance."""
+    ids = range(len(model["vocab"])) if kind == UNIGRAM else model["vocab"].values()
+    faults = []
+    if not ids:
+        faults.append("model: its vocabulary is empty")
+    elif kind == WORDPIECE and len(ids) * 2 < max(ids):
+        faults.append(f"model: has the id {max(ids)}, but only {len(ids)} tokens")
+    elif kind == BPE and len(ids) <= max(ids):
+        faults.append(f"model: expected a token for each id to {max(ids)}; found {len(ids)} tokens")
+    prefix = model.get("continuing_subword_prefix")
+    if kind == WORDPIECE and prefix != "##":  # by which words are told apart where they are tagged
+        faults.append(f"model: continuing_subword_prefix: expected '##'; found {show(prefix)}")
+    if kind == UNIGRAM:
+        pieces = [piece for piece, _ in model["vocab"]]
+        if len(set(pieces)) < len(pieces):
+            twice = next(piece for piece, count in Counter(pieces).items() if count > 1)
+            faults.append(f"model: expected each piece once; found {show(twice)} again")
+    if kind == UNIGRAM and model.get("unk_id") is None:
+        faults.append("model: unk_id: expected an id; found None: a text with a rare character would have no ids")
+    if model.get("dropout"):
+        faults.append(f"model: dropout: expected none; found {show(model['dropout'])}: ids would be left to chance")
+    return faults
+
+
+def _check_frame(found: Mapping[str, Any] | None, kind: TokenizerClass) -> list[str]:
+    """Why a post-processor frames no text, or would break the library."""
+    faults = []
+    for part in members(found):
+        if part["type"] == "TemplateProcessing":
+            frames = (*part["single"], *part["pair"])
+            pieces = {piece["SpecialToken"]["id"] for piece in frames if "SpecialToken" in piece}
+            unknown = sorted(pieces - part["special_tokens"].keys())
+            faults += [f"post_processor: has no ids of {', '.join(map(show, unknown))}"] if unknown else []
+        elif part["type"] != "BertProcessing" and not kind.takes_json:
+            faults.append(f"post_processor: expected TemplateProcessing; found {show(part['type'])}")
+    return faults

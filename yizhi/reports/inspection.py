@@ -48,7 +48,7 @@ def describe(path: str, revision: str | None = None, ignored_files: Collection[s
             "hidden_size": config.hidden_size,
             "attention_heads": config.num_attention_heads,
             "vocab_size": config.vocab_size,
-            "positions": config.max_position_embeddings,
+            "positions": config.longest,
             "hidden_act": config.hidden_act,
             "pooler": checkpoint.spec.pooler is not None,
             "adapter": config.adapter and config.adapter.name,

@@ -66,6 +66,8 @@ def print_model(console: Console, entry: KnownCheckpoint) -> None:
     say("licence", entry.licence.text, entry.licence.source)
     say("MLM head", _HEADS[entry.head.text], entry.head.source)
     say("choose it for", entry.choose.text, entry.choose.source)
+    if entry.embedding:
+        say("vectors", entry.embedding.describe(), entry.embedding.source)
     for file in entry.files:
         size = f", {file.size:,} bytes" if file.size else ""
         say("published file", f"{file.name}{size}\n{file.sha256}", file.source)

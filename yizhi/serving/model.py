@@ -19,6 +19,7 @@ from yizhi.runtimes.classifier import Classifier
 from yizhi.runtimes.embeddings import Embedder
 from yizhi.runtimes.fill_mask import FillMask
 from yizhi.runtimes.reader import Reader
+from yizhi.runtimes.reranker import RANKING_LABELS, Reranker
 from yizhi.runtimes.tagger import Tagger
 from yizhi.runtimes.tasks import FILL_MASK, REPLACED
 from yizhi.runtimes.tokenization import Tokenizer, TooLong
@@ -37,8 +38,6 @@ MOST_TOKENS = Limits().tokens
 TEXT_WORKERS = 4
 # Characters of a request that take less time than to hand them to another thread: 0.2 ms.
 _AT_ONCE = 512
-# One label is the relevance itself; of two, the second says that a text is relevant.
-_RANKING_LABELS = 2
 _ABILITIES = {FILL_MASK: FILL, SEQUENCE: PREDICT, TOKENS: TAG, REPLACED: TAG, ANSWER: READ}
 
 # Where to cut a text that is too long; None where that is an error.
@@ -89,7 +88,7 @@ class ServedModel:
         self.pooling = own if own and own.mode != SPLADE else Pooling("mean")
         self.labels: list[str] = runtime.artifact.description.get("labels", [])
         self.head = _ABILITIES.get(self.task, EMBED)
-        ranks = self.task == SEQUENCE and len(self.labels) <= _RANKING_LABELS
+        ranks = self.task == SEQUENCE and len(self.labels) <= RANKING_LABELS
         self.abilities = frozenset({EMBED, self.head, *([RERANK] if ranks else [])})
         # Tokenizing and answering leave the event loop free; the tokenizer holds no interpreter lock.
         self._texts = ThreadPoolExecutor(TEXT_WORKERS, f"texts-{name}")
@@ -119,6 +118,11 @@ class ServedModel:
         """The classifier of one request."""
         tokenizer, long = self._cutting(cut)
         return HEADS[PREDICT](self.runtime, tokenizer, long=long, **settings)
+
+    def rerank_planner(self, cut: Cut, raw: bool) -> Reranker:
+        """The reranker of one request: what is too long is cut from the documents, never from the query."""
+        tokenizer, long = self._cutting(cut)
+        return Reranker(self.runtime, tokenizer, raw=raw, long=long)
 
     def planner(self, **settings: Any) -> Planner:
         """The operator of this artifact's head with a request's settings. Raises InputError for wrong ones."""

@@ -1,13 +1,14 @@
 """From a configuration as published to a canonical `config.json`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from yizhi.errors import InputError
 from yizhi.model.config import MODEL_TYPES, EncoderConfig
-from yizhi.reading.checkpoint import find_family
-from yizhi.reading.importers.opened import GOOGLE, TRANSFORMERS, UER, Opened
+from yizhi.reading.checkpoint import explain_names, find_families
+from yizhi.reading.importers.opened import GOOGLE, PADDLE, TRANSFORMERS, UER, Opened
+from yizhi.reading.importers.pdparams import canonical_config as canonical_paddle_config
 from yizhi.reading.importers.uer import canonical_config as canonical_uer_config
 
 GELU_NOTE = (
@@ -29,6 +30,9 @@ def canonical_config(raw: Mapping[str, Any], path: Path, opened: Opened) -> dict
             )
         (weights,) = opened.weights
         config = canonical_uer_config(raw, path, weights)  # type: ignore[arg-type]
+    elif opened.convention == PADDLE:
+        (weights,) = opened.weights
+        config = canonical_paddle_config(raw, path, weights)  # type: ignore[arg-type]
     elif convention == UER:
         raise InputError(
             path,
@@ -36,8 +40,8 @@ def canonical_config(raw: Mapping[str, Any], path: Path, opened: Opened) -> dict
             "published with them",
         )
     else:
-        family = find_family([name for file in opened.weights for name in file.entries])
-        config = {**raw, "model_type": _check_family(raw, path, family)}
+        families = find_families([name for file in opened.weights for name in file.entries])
+        config = {**raw, "model_type": _check_family(raw, path, families)}
     checked = EncoderConfig.from_dict(config, path)
     written_out = {
         "hidden_act": checked.hidden_act,
@@ -56,11 +60,12 @@ def find_convention(raw: Mapping[str, Any]) -> str:
     return TRANSFORMERS if "model_type" in raw else GOOGLE
 
 
-def _check_family(raw: Mapping[str, Any], path: Path, family: str | None) -> object:
+def _check_family(raw: Mapping[str, Any], path: Path, families: Sequence[str]) -> object:
     if "model_type" not in raw:
-        if family is None:
+        if len(families) != 1:
             raise InputError(path, "model_type: missing, and the tensors' names do not say which family they are")
-        return family
-    if family is not None and raw["model_type"] != family and raw["model_type"] in MODEL_TYPES:
-        raise InputError(path, f"model_type: found {raw['model_type']!r}, but the tensors are named as {family!r}'s")
-    return raw["model_type"]
+        return families[0]
+    model_type = raw["model_type"]
+    if families and model_type not in families and model_type in MODEL_TYPES:
+        raise InputError(path, f"model_type: found {model_type!r}, but {explain_names(model_type, families)}")
+    return model_type

@@ -9,7 +9,7 @@ from typing import Any
 
 from yizhi.errors import InputError
 from yizhi.model.config import EncoderConfig
-from yizhi.reading.auto_tokenizer import read_tokenizer
+from yizhi.reading.auto_tokenizer import check_beside, read_tokenizer
 from yizhi.reading.checkpoint import WEIGHTS, Checkpoint, check_task
 from yizhi.reading.folder_files import ADAPTER, REFUSED, find_rule, is_ignored
 from yizhi.reading.importers.adapter import REPLACED, join_adapter
@@ -77,8 +77,10 @@ def import_checkpoint(
             heads = open_token_heads(folder) if not asked.is_file() else []
             opened.weights.extend(heads)
             raw = say_width(raw, heads)
+            # A file of weights that is named alone may lie among anything.
+            beside = ignored_files if source.is_dir() else TOKENIZER_FILES
             vocab_path = vocab or (folder / found.vocab if found.vocab else None)
-            report = _convert(opened, raw, config_path, vocab_path, folder, found, temporary, adapter)
+            report = _convert(opened, raw, config_path, vocab_path, folder, found, temporary, adapter, beside)
         if source.is_dir():
             _carry_sentence_settings(source, temporary, ignored_files)
             carry_source_card(source, temporary)
@@ -143,11 +145,13 @@ def _convert(
     found: Source,
     out: Path,
     adapter: Path | None,
+    ignored_files: Collection[str],
 ) -> dict[str, Any]:
     """Write the files; return what the report says of them."""
     config = EncoderConfig.from_dict(canonical_config(raw, config_path, opened), config_path)
     text = read_tokenizer(folder, vocab_path)
-    misfit = text.find_misfit(config.vocab_size)
+    misfit = text.find_misfit(config.vocab_size, config.padding_idx)
+    misfit += check_beside(folder, text, ignored_files) if found.vocab or not vocab_path else []
     if misfit:
         raise InputError(config_path.parent, misfit)
     with _naming_tensors(opened):
@@ -181,7 +185,7 @@ def _write(checkpoint: Checkpoint, out: Path) -> None:
         header = {parameter.name: ("F32", parameter.shape) for parameter in parameters}
         write_safetensors(file, header, chain.from_iterable(checkpoint.chunks(parameter) for parameter in parameters))
     writer.write_json("config.json", checkpoint.published_config())
-    for name, data in checkpoint.text.files(checkpoint.config.max_position_embeddings).items():
+    for name, data in checkpoint.tokenizer_files().items():
         writer.write(name, data)
 
 

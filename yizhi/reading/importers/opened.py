@@ -1,5 +1,6 @@
 """What opening a source's weights gives, whatever their format."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,14 +9,14 @@ from yizhi.errors import InputError
 from yizhi.reading.weight_files import TensorFile
 
 # Whose names, and so whose configuration, a source follows.
-TRANSFORMERS, GOOGLE, UER = "transformers", "google", "uer"
+TRANSFORMERS, GOOGLE, UER, PADDLE = "transformers", "google", "uer", "paddle"
 
 
 @dataclass(frozen=True)
 class Opened:
     """Weights under canonical names.
 
-    format: for the report. convention: TRANSFORMERS, GOOGLE or UER. notes: what the user should know.
+    format: for the report. convention: one of the above. notes: what the user should know.
     """
 
     format: str
@@ -42,4 +43,16 @@ def refuse_brightmart(path: Path, names: Iterable[str]) -> None:
             f"is brightmart's ALBERT (albert_zh), known by {found[0]}: it adds positions at the hidden width, "
             "which neither Google's nor transformers' ALBERT does. It is not supported; take a checkpoint in "
             "Google's format, such as albert_zh's own albert_*_zh_google",
+        )
+
+
+def refuse_fairseq(path: Path, names: Iterable[str]) -> None:
+    """Raise InputError for a RoBERTa or an XLM-R as fairseq saves it, by the names that only it has."""
+    found = next((name for name in names if re.match(r"(encoder|decoder)\.sentence_encoder\.", name)), None)
+    if found:
+        raise InputError(
+            path,
+            f"is fairseq's RoBERTa or XLM-R, known by {found}, which is not read here: take the same checkpoint from "
+            "the hub in transformers' form, such as FacebookAI/xlm-roberta-base; for one of your own, transformers 4 "
+            "has convert_roberta_original_pytorch_checkpoint_to_pytorch.py",
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from yizhi.errors import InputError
 from yizhi.reading.importers import flax_msgpack, keras_h5
 from yizhi.reading.importers.foreign import ForeignTensor, ForeignWeights, Rule
-from yizhi.reading.importers.opened import Opened, refuse_brightmart
+from yizhi.reading.importers.opened import Opened, refuse_brightmart, refuse_fairseq
 from yizhi.reading.safetensors_file import SafetensorsFile
 from yizhi.reading.weight_files import WEIGHTS, open_weights, written_by
 
@@ -28,7 +28,9 @@ def open_safetensors(path: Path) -> Opened:
     try:
         if faults:
             raise InputError(path, faults)
-        refuse_brightmart(path, (name for file in opened.weights for name in file.entries))
+        names = [name for file in opened.weights for name in file.entries]
+        refuse_brightmart(path, names)
+        refuse_fairseq(path, names)
         kind = written_by(files)
         if kind in _SPELLINGS:
             return Opened(f"safetensors ({kind})", [_place(file, *_SPELLINGS[kind]) for file in files])

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from yizhi.errors import InputError
 from yizhi.reading.folder_files import ADAPTER, MERGE, is_adapter_alone
 from yizhi.reading.importers.opened import Opened
-from yizhi.reading.tokenizer_sources import SETTINGS, TOKENIZER, TOKENIZER_FILES
+from yizhi.reading.tokenizer_sources import BPE_VOCAB, SENTENCEPIECE, SETTINGS, TOKENIZER, TOKENIZER_FILES
 from yizhi.reading.weight_files import INDEX, WEIGHTS
 
 
@@ -55,6 +55,12 @@ FORMATS = (
         "yizhi.reading.importers.flax_msgpack:open_msgpack",
     ),
     Format(
+        "PaddleNLP .pdparams",
+        ("model_state.pdparams", "*.pdparams"),
+        ("*.pdparams",),
+        "yizhi.reading.importers.pdparams:open_pdparams",
+    ),
+    Format(
         "SavedModel",
         ("saved_model.pb",),
         ("saved_model.pb", "variables/variables.*"),
@@ -68,7 +74,10 @@ FORMATS = (
     ),
 )
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.\w+$")
-CONFIGS = ("config.json", "bert_config.json", "albert_config.json", "*config*.json")
+CONFIGS = (
+    *("config.json", "bert_config.json", "albert_config.json", "ernie_config.json", "model_config.json"),
+    "*config*.json",
+)
 VOCABS = ("vocab.txt", "*vocab*.txt")
 # What *config*.json matches and is not the model's.
 _OTHER_CONFIGS = (SETTINGS, "generation_config.json", "preprocessor_config.json", "quantize_config.json")
@@ -116,7 +125,7 @@ def choose(subject: object, names: Iterable[str], weights: str | None = None, gi
         if "config" in given
         else _find_one([name for name in names if name not in _OTHER_CONFIGS], CONFIGS, "`config`", faults)
     )
-    known = "vocab" in given or TOKENIZER in names
+    known = "vocab" in given or any(name in names for name in (TOKENIZER, SENTENCEPIECE, BPE_VOCAB))
     vocab = "" if known else _find_one(names, VOCABS, "`vocab`", faults)
     tokenizer = tuple(name for name in TOKENIZER_FILES if name in names)
     if ADAPTER in names and weights is None and "adapter" not in given:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from yizhi.errors import InputError, show
 from yizhi.reading.importers.foreign import ForeignTensor, ForeignWeights, keep_name, need
-from yizhi.reading.importers.opened import Opened, refuse_brightmart
+from yizhi.reading.importers.opened import Opened, refuse_brightmart, refuse_fairseq
 from yizhi.reading.importers.uer import is_uer, open_uer
 from yizhi.storage.json_files import read_json_object
 
@@ -60,6 +60,7 @@ def open_bin(path: Path) -> Opened:
         tensors |= loaded
         averages += dropped
     refuse_brightmart(path, tensors)
+    refuse_fairseq(path, tensors)
     found = [_describe(name, tensor) for name, tensor in tensors.items()]
     notes = (f"{', '.join(averages)}: a moving average of the weights, which is not read",) if averages else ()
     if is_uer(tensors):

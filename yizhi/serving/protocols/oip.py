@@ -5,7 +5,7 @@ https://github.com/triton-inference-server/server/blob/main/docs/protocol/extens
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Annotated, Any
 
@@ -79,7 +79,7 @@ _BODY = TypeAdapter(InferBody)
 class MaskedRow(Row):
     """A row of a client's tensor, which may have padding anywhere. mask: int64 [T]."""
 
-    mask: NDArray[np.int64]
+    mask: NDArray[np.int64] = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ async def infer(exchange: Exchange, _: None) -> Response:
     batch, length = inputs.input_ids.shape
     nothing = np.empty(0, np.int64)
     rows = [
-        Request(MaskedRow(ids, types, nothing, nothing, mask), EVERY, lambda array: array)
+        Request(MaskedRow(ids, types, nothing, nothing, mask=mask), EVERY, lambda array: array)
         for ids, mask, types in zip(*inputs.as_dict().values(), strict=True)
     ]
     exchange.texts, exchange.tokens = batch, batch * length

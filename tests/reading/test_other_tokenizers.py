@@ -1,0 +1,235 @@
+"""Tokenizers that are not BERT's: Unigram and BPE over bytes become the ids that transformers' fast tokenizers give."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, RobertaTokenizerFast, XLMRobertaTokenizerFast
+
+from tests.checkpoints import TOKENIZERS, byte_tokenizer, small_config, unigram_tokenizer, write_json, write_tokenizer
+from tests.reading.tokenizer_folders import make_texts, pairs
+from yizhi.errors import InputError
+from yizhi.reading.auto_tokenizer import read_tokenizer
+from yizhi.runtimes.tokenization import Tokenizer
+
+TEXTS = [
+    *(
+        "北京是中国的首都。",
+        "hello  world ing",
+        "北京<mask>国",
+        "a <mask> b</s>c",
+        "\u3000ＡＢＣ①㍿\u00a0",
+        " x ",
+        "\n\t",
+    ),
+    *("▁中国▁", "Ġhello", "e\u0301", "👨‍👩‍👧", "<mask> 是", ""),
+]
+# Family -> the class that saves its folder
+CLASSES = {"xlm-roberta": XLMRobertaTokenizerFast, "roberta": RobertaTokenizerFast}
+
+
+def write_config(folder: Path, model_type: str = "bert", **changes) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", {**small_config(**changes), "model_type": model_type})
+
+
+@pytest.fixture(params=TOKENIZERS)
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def folder(tmp_path, family):
+    """As transformers saves it."""
+    folder = tmp_path / "source"
+    write_config(folder, family)
+    make, _ = TOKENIZERS[family]
+    CLASSES[family](tokenizer_object=make()).save_pretrained(folder)
+    return folder
+
+
+def compare(folder: Path, texts: list[str]) -> None:
+    """Ids, types and offsets of texts and pairs, against AutoTokenizer's; types where it gives them."""
+    ours, theirs = read_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
+    tokenizer = Tokenizer(ours, 10_000)
+    assert theirs.is_fast
+    for text, other in pairs(texts):
+        for given in ((text,), (text, other)):
+            expected = theirs(*given, return_offsets_mapping=True)
+            (row,) = tokenizer.tokenize([given if len(given) == 2 else text])
+            assert row.ids.tolist() == expected["input_ids"], given
+            assert list(map(tuple, row.offsets.tolist())) == expected["offset_mapping"], given
+            assert row.types.tolist() == expected.get("token_type_ids", [0] * len(row.ids)), given
+    names = ("cls", "sep", "pad", "mask")
+    assert {name: getattr(ours, f"{name}_id") for name in names} == {
+        name: getattr(theirs, f"{name}_token_id") for name in names
+    }
+    assert ours.unknown_id == theirs.unk_token_id
+
+
+def test_ids_are_those_of_transformers(folder):
+    compare(folder, [*TEXTS, *make_texts("other", 60)])
+
+
+@pytest.mark.parametrize("left", [("tokenizer.json",), ("tokenizer.json", "special_tokens_map.json")])
+def test_the_class_follows_from_the_model_where_no_file_names_it(folder, left):
+    """xlm-roberta-base and roberta-base have no more than this on the hub."""
+    for path in folder.iterdir():
+        if path.name not in (*left, "config.json"):
+            path.unlink()
+    compare(folder, TEXTS)
+
+
+def test_an_artifact_is_read_as_its_checkpoint(folder, tmp_path):
+    found = read_tokenizer(folder)
+    artifact = tmp_path / "artifact"
+    write_config(artifact, json.loads((folder / "config.json").read_text())["model_type"])
+    files = found.files(64)
+    assert set(files) == {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
+    for name, text in files.items():
+        (artifact / name).write_bytes(text.encode())
+    again = read_tokenizer(artifact)
+    assert again.files(64) == files == read_tokenizer(folder).files(64)
+    assert (again.frame, again.special, again.gives_types) == (found.frame, found.special, False)
+    compare(artifact, TEXTS)
+    assert [AutoTokenizer.from_pretrained(one)(TEXTS)["input_ids"] for one in (artifact, folder)] == [
+        [found.tokenizer.encode(text).ids for text in TEXTS]
+    ] * 2
+
+
+def test_a_pair_has_the_frame_of_the_post_processor(folder):
+    tokenizer = Tokenizer(read_tokenizer(folder), 64)
+    (row,) = tokenizer.tokenize([("北</s>京", "中国")])
+    first, second = row.parts
+    assert row.ids[[0, first.stop, first.stop + 1, -1]].tolist() == [0, 2, 2, 2]
+    assert (first.start, second.start, second.stop) == (1, first.stop + 2, len(row.ids) - 1)
+    assert not row.types.any()
+    (empty,) = tokenizer.tokenize([("北京", "")])
+    assert [part.stop - part.start for part in empty.parts] == [len(empty.ids) - 4, 0]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_long_pair_is_cut_as_by_transformers(folder, side):
+    write_json(
+        folder / "tokenizer_config.json",
+        json.loads((folder / "tokenizer_config.json").read_text()) | {"truncation_side": side},
+    )
+    tokenizer, theirs = Tokenizer(read_tokenizer(folder), 24), AutoTokenizer.from_pretrained(folder)
+    first, second = "北京", "天地好快酒店服务很房间干净早餐" * 3
+    (row,) = tokenizer.fit(tokenizer.tokenize([(first, second)])[0], "truncate", cut=1)
+    assert row.ids.tolist() == theirs(first, second, truncation="only_second", max_length=24)["input_ids"]
+    windows = tokenizer.fit(tokenizer.tokenize([(first, second)])[0], 3, cut=1)
+    assert len(windows) > 1
+    for window in windows:
+        assert window.ids[window.parts[0]].tolist() == row.ids[row.parts[0]].tolist()
+        assert len(window.ids) <= 24
+
+
+def test_byte_fallback_and_a_vocabulary_of_modernberts_kind(tmp_path):
+    """`PreTrainedTokenizerFast` over bytes with [CLS] and [SEP], and no types in `model_input_names`."""
+    made = byte_tokenizer()
+    names = {name: f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
+    made.add_special_tokens([tokenizers.AddedToken(token, lstrip=token == "[MASK]") for token in names.values()])
+    ids = [(token, made.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    made.normalizer = tokenizers.normalizers.NFC()
+    made.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ids
+    )
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        model_input_names=["input_ids", "attention_mask"],
+        **{f"{name}_token": token for name, token in names.items()},
+    )
+    write_config(tmp_path, "modernbert")
+    wrapped.save_pretrained(tmp_path)
+    compare(tmp_path, [*TEXTS, "北京[MASK]国", *make_texts("modern", 30)])
+    assert read_tokenizer(tmp_path).frame.second_type == 0
+
+
+def test_random_texts(tmp_path, family):
+    chance = random.Random(0)
+    texts = [
+        "".join(
+            chr(
+                chance.choice(
+                    [chance.randrange(0x20, 0x250), chance.randrange(0x2000, 0xD7FF), chance.randrange(0xF900, 0x2FFFF)]
+                )
+            )
+            for _ in range(20)
+        )
+        for _ in range(60)
+    ]
+    make, name = TOKENIZERS[family]
+    write_config(tmp_path, family)
+    write_tokenizer(tmp_path, make(), name)
+    compare(tmp_path, texts)
+
+
+# --- faults --------------------------------------------------------------------------------------
+
+
+def faults_of(folder: Path) -> list[str]:
+    with pytest.raises(InputError) as caught:
+        read_tokenizer(folder)
+    return caught.value.faults
+
+
+def alter(folder: Path, **changes) -> None:
+    saved = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    for part, change in changes.items():
+        saved[part] = {**saved[part], **change} if part == "model" else change
+    write_json(folder / "tokenizer.json", saved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"normalizer": {"type": "Shout"}}, "tokenizer.json: normalizer: expected one of BertNormalizer, "),
+        ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "X"}]}}, "tokenizer.json: normalizer: expected"),
+        ({"pre_tokenizer": {"type": "Jieba"}}, "tokenizer.json: pre_tokenizer: expected one of BertPreTokenizer, "),
+        ({"pre_tokenizer": 3}, "tokenizer.json: pre_tokenizer: expected an object; found 3"),
+        ({"post_processor": None}, "tokenizer.json: post_processor: expected one special token before a text"),
+        ({"model": {"dropout": 0.1}}, "tokenizer.json: model: dropout: expected none; found 0.1"),
+    ],
+)
+def test_parts_that_cannot_be_used(tmp_path, changes, says):
+    write_config(tmp_path, "roberta")
+    write_tokenizer(tmp_path, byte_tokenizer(), "RobertaTokenizer")
+    alter(tmp_path, **changes)
+    (fault,) = faults_of(tmp_path)
+    assert fault.startswith(says)
+
+
+def test_a_unigram_model_without_an_unknown_token(tmp_path):
+    write_config(tmp_path, "xlm-roberta")
+    write_tokenizer(tmp_path, unigram_tokenizer(), "XLMRobertaTokenizer")
+    alter(tmp_path, model={"unk_id": None})
+    assert faults_of(tmp_path)[0].startswith("tokenizer.json: model: unk_id: expected an id; found None")
+
+
+def test_a_pair_for_a_tokenizer_of_single_texts(tmp_path):
+    made = unigram_tokenizer()
+    made.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A </s>", pair=None, special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    write_config(tmp_path, "xlm-roberta")
+    write_tokenizer(tmp_path, made, "XLMRobertaTokenizer")
+    tokenizer = Tokenizer(read_tokenizer(tmp_path), 64)
+    assert len(tokenizer.tokenize(["北京"])) == 1
+    with pytest.raises(InputError, match="text 2 of 2: is a pair, and post_processor"):
+        tokenizer.tokenize(["北京", ("北", "京")])
+
+
+def test_a_vocabulary_of_another_size(tmp_path, family):
+    make, name = TOKENIZERS[family]
+    write_config(tmp_path, family)
+    write_tokenizer(tmp_path, make(), name)
+    size = make().get_vocab_size()
+    found = read_tokenizer(tmp_path)
+    assert found.find_misfit(size) == []
+    assert found.find_misfit(size - 1) == [
+        f"vocabulary: expected {size - 1} tokens (config.json vocab_size); found {size}: "
+        f"'<mask>' ({size - 1}) have no row in the embeddings"
+    ]

@@ -1,0 +1,141 @@
+"""SentencePiece models and merges: alone they make the tokenizer, beside tokenizer.json they agree."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import sentencepiece
+from transformers import RobertaTokenizerFast, XLMRobertaTokenizerFast
+
+from tests.checkpoints import byte_tokenizer, small_config, write_json
+from tests.reading.test_other_tokenizers import TEXTS, compare
+from tests.reading.tokenizer_folders import make_texts
+from yizhi.errors import InputError
+from yizhi.reading.auto_tokenizer import check_beside, read_tokenizer
+from yizhi.reading.sentences import CHINESE, ENGLISH
+
+
+@pytest.fixture(scope="session")
+def model() -> bytes:
+    """A SentencePiece model with the real precompiled normaliser, of our own sentences."""
+    return train()
+
+
+def train(**settings) -> bytes:
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([*CHINESE, *ENGLISH] * 3),
+        model_writer=written,
+        **{"vocab_size": 500, "hard_vocab_limit": False, "num_threads": 1, "minloglevel": 2, **settings},
+    )
+    return written.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path, model):
+    (tmp_path / "sentencepiece.bpe.model").write_bytes(model)
+    write_json(tmp_path / "config.json", {**small_config(), "model_type": "xlm-roberta"})
+    return tmp_path
+
+
+def write_merges(folder: Path) -> None:
+    byte_tokenizer().model.save(str(folder))
+    write_json(folder / "config.json", {**small_config(), "model_type": "roberta"})
+
+
+def faults_of(folder: Path) -> list[str]:
+    with pytest.raises(InputError) as caught:
+        read_tokenizer(folder)
+    return list(caught.value.faults)
+
+
+def test_a_sentencepiece_model_alone(folder):
+    compare(folder, [*TEXTS, *make_texts("pieces", 60), *CHINESE[:5], *ENGLISH[:5]])
+    tokens = read_tokenizer(folder).tokenizer.encode("Ｈｅｌｌｏ").tokens
+    assert "".join(tokens).startswith("<s>▁H")  # its normaliser makes full-width letters narrow
+
+
+def test_beside_a_tokenizer_json_it_agrees(folder):
+    XLMRobertaTokenizerFast.from_pretrained(folder).save_pretrained(folder)
+    assert (folder / "tokenizer.json").exists()
+    compare(folder, [*TEXTS, *make_texts("json", 40)])
+    assert check_beside(folder, read_tokenizer(folder)) == []
+    (note,) = read_tokenizer(folder).notes
+    assert note.endswith("read otherwise: normalizer, pre_tokenizer")
+
+
+def test_beside_another_tokenizer_json_it_is_refused(folder):
+    XLMRobertaTokenizerFast.from_pretrained(folder).save_pretrained(folder)
+    saved = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    vocab = saved["model"]["vocab"]
+    vocab[10], vocab[11] = vocab[11], vocab[10]
+    write_json(folder / "tokenizer.json", saved)
+    (fault,) = check_beside(folder, read_tokenizer(folder))
+    assert fault == (
+        f"sentencepiece.bpe.model: token 10: expected {vocab[10][0]!r}, as tokenizer.json has; found {vocab[11][0]!r}"
+    )
+    assert check_beside(folder, read_tokenizer(folder), ["*.model"]) == []
+    vocab[10], vocab[11] = vocab[11], vocab[10]
+    saved["normalizer"] = {"type": "Lowercase"}
+    write_json(folder / "tokenizer.json", saved)
+    (fault,) = check_beside(folder, read_tokenizer(folder))
+    assert fault.startswith("sentencepiece.bpe.model: of 'Hello World' tokenizer.json makes [")
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"model_type": "bpe"}, "expected a Unigram model"),
+        ({"byte_fallback": True, "vocab_size": 800}, "byte_fallback: "),
+        ({"add_dummy_prefix": False}, "expected a space before the first word"),
+        ({"pad_id": 0, "unk_id": 1, "bos_id": 2, "eos_id": 3}, "expected <unk>, <s>, </s> first"),
+    ],
+)
+def test_a_model_that_is_not_as_xlm_rs_is_refused(folder, settings, says):
+    (folder / "sentencepiece.bpe.model").write_bytes(train(**settings))
+    faults = faults_of(folder)
+    assert any(fault.startswith(f"sentencepiece.bpe.model: {says}") for fault in faults)
+    assert "save_pretrained" in faults[-1]
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff\xff\xff", b"\x0a\x03\x0a\x01"])
+def test_a_damaged_model(folder, damage):
+    (folder / "sentencepiece.bpe.model").write_bytes(damage)
+    assert faults_of(folder)[0].startswith("sentencepiece.bpe.model: is not a SentencePiece model: ")
+
+
+def test_vocab_json_and_merges(tmp_path):
+    write_merges(tmp_path)
+    compare(tmp_path, [*TEXTS, *make_texts("merges", 40)])
+    write_json(tmp_path / "tokenizer_config.json", {"tokenizer_class": "RobertaTokenizer", "add_prefix_space": True})
+    compare(tmp_path, TEXTS)
+    (tmp_path / "merges.txt").unlink()
+    assert faults_of(tmp_path) == ["merges.txt: the file is missing, and so is tokenizer.json"]
+
+
+def test_merges_beside_a_tokenizer_json(tmp_path):
+    write_merges(tmp_path)
+    RobertaTokenizerFast.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    compare(tmp_path, TEXTS)
+    assert check_beside(tmp_path, read_tokenizer(tmp_path)) == []
+    lines = (tmp_path / "merges.txt").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "merges.txt").write_text("\n".join(lines[:-5]) + "\n", encoding="utf-8")
+    (fault,) = check_beside(tmp_path, read_tokenizer(tmp_path))
+    assert fault.startswith("merges.txt: of '北京是中国的首都。' tokenizer.json makes [")
+
+
+def test_vocab_txt_beside_a_tokenizer_json(make_checkpoint):
+    from transformers import BertTokenizerFast
+
+    folder = make_checkpoint()
+    BertTokenizerFast.from_pretrained(folder).save_pretrained(folder)
+    assert check_beside(folder, read_tokenizer(folder)) == []
+    lines = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    lines[7], lines[8] = lines[8], lines[7]
+    (folder / "vocab.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    assert check_beside(folder, read_tokenizer(folder)) == [
+        f"vocab.txt: token 7: expected {lines[8]!r}, as tokenizer.json has; found {lines[7]!r}"
+    ]
+    (folder / "merges.txt").write_text("")
+    assert check_beside(folder, read_tokenizer(folder))[0] == "merges.txt: is of BPE; the tokenizer is WordPiece"

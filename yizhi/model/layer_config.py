@@ -1,0 +1,118 @@
+"""LayerConfig: what `config.json` says of layers and heads beside their sizes, where a family leaves it open."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from yizhi.errors import show
+
+# hidden_act -> the function it names. "gelu" is the exact erf form; the tanh form has three names.
+ACTIVATIONS = MappingProxyType(
+    {
+        "gelu": "gelu_erf",
+        "gelu_new": "gelu_tanh",
+        "gelu_pytorch_tanh": "gelu_tanh",
+        "gelu_fast": "gelu_tanh",
+        "relu": "relu",
+    }
+)
+# RoFormer's, which its configuration does not name.
+_ROFORMER_BASE = 10_000.0
+# `classifier_pooling` -> what a label head reads (see `yizhi.model.spec.LinearHead`).
+_POOLINGS = {"cls": "first_token", "mean": "mean"}
+_MOST = 1 << 20
+
+
+@dataclass(frozen=True)
+class LayerConfig:
+    """Under the names of Hugging Face; as BERT has it where a family says nothing.
+
+    Layers 0, n, 2n, … for n = `global_attn_every_n_layers` see every token and turn by `global_rope_theta`; the others
+    see `local_attention` // 2 tokens to each side and turn by `local_rope_theta`.
+    global_rope_theta: None without rotary positions. rotary_value: values turn, too.
+    classifier_activation: of the heads' dense layer, by its function's name; None follows `hidden_act`.
+    classifier_reads: what a sequence's head reads, where the configuration says it.
+    """
+
+    attention_bias: bool = True
+    mlp_bias: bool = True
+    norm_bias: bool = True
+    classifier_bias: bool = True
+    decoder_bias: bool = True
+    rotary_value: bool = False
+    global_rope_theta: float | None = None
+    local_rope_theta: float | None = None
+    global_attn_every_n_layers: int = 1
+    local_attention: int | None = None
+    classifier_activation: str | None = None
+    classifier_reads: str | None = None
+
+    def rope_theta(self, number: int) -> float | None:
+        """The rotary base of a layer, by its number."""
+        return self.local_rope_theta if self._is_local(number) else self.global_rope_theta
+
+    def window(self, number: int) -> int | None:
+        """How far a layer sees to each side, by its number; None for everywhere."""
+        return self.local_attention // 2 if self.local_attention and self._is_local(number) else None
+
+    def _is_local(self, number: int) -> bool:
+        return number % self.global_attn_every_n_layers != 0
+
+
+def read_layers(raw: Mapping[str, Any], model_type: str, faults: list[str]) -> LayerConfig:
+    """What a parsed `config.json` of this family says, with transformers' defaults; faults are added to the list."""
+    if model_type == "roformer":
+        return LayerConfig(
+            global_rope_theta=_ROFORMER_BASE, rotary_value=_truth(raw, "rotary_value", default=False, faults=faults)
+        )
+    if model_type != "modernbert":
+        return LayerConfig()
+    faults += [
+        f"{key}: expected none, and the fields of transformers 4 (global_rope_theta, …) in its place; "
+        f"found {show(raw[key])}"
+        for key in ("rope_scaling", "rope_parameters", "layer_types")
+        if raw.get(key)
+    ]
+    base = _positive(raw, "global_rope_theta", 160_000.0, faults)
+    local_base = base if raw.get("local_rope_theta", 0) is None else _positive(raw, "local_rope_theta", 1e4, faults)
+    activation, pooling = raw.get("classifier_activation", "gelu"), raw.get("classifier_pooling", "cls")
+    for key, value, known in (
+        ("classifier_activation", activation, ACTIVATIONS),
+        ("classifier_pooling", pooling, _POOLINGS),
+    ):
+        if not isinstance(value, str) or value not in known:
+            faults.append(f"{key}: expected one of {', '.join(known)}; found {show(value)}")
+    off = {key: _truth(raw, key, default=False, faults=faults) for key in ("attention_bias", "mlp_bias", "norm_bias")}
+    return LayerConfig(
+        **off,
+        classifier_bias=_truth(raw, "classifier_bias", default=False, faults=faults),
+        decoder_bias=_truth(raw, "decoder_bias", default=True, faults=faults),
+        global_rope_theta=base,
+        local_rope_theta=local_base,
+        global_attn_every_n_layers=int(_positive(raw, "global_attn_every_n_layers", 3, faults, whole=True)),
+        local_attention=int(_positive(raw, "local_attention", 128, faults, whole=True)),
+        classifier_activation=ACTIVATIONS.get(activation) if isinstance(activation, str) else None,
+        classifier_reads=_POOLINGS.get(pooling) if isinstance(pooling, str) else None,
+    )
+
+
+def _truth(raw: Mapping[str, Any], key: str, *, default: bool, faults: list[str]) -> bool:
+    value = raw.get(key, default)
+    if not isinstance(value, bool):
+        faults.append(f"{key}: expected true or false; found {show(value)}")
+        return default
+    return value
+
+
+def _positive(raw: Mapping[str, Any], key: str, default: float, faults: list[str], *, whole: bool = False) -> float:
+    """A finite number above 0, or an integer from 1 on; the default where a fault was noted."""
+    value = raw.get(key, default)
+    kind: Any = int if whole else int | float
+    most = _MOST if whole else math.inf
+    if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value <= most or math.isinf(value):
+        expected = f"an integer from 1 to {_MOST}" if whole else "a number above 0"
+        faults.append(f"{key}: expected {expected}; found {show(value)}")
+        return default
+    return float(value)
