@@ -34,6 +34,10 @@ SENTENCE_VARIANTS: Mapping[str, Mapping[str, Any]] = {
         "seed": 1,
         "sentence": {"mode": "cls", "normalize": True},
     },
+    "xlm-roberta-m3": {
+        **{"model_type": "xlm-roberta", "task": "features", "pooler": False, "token_heads": True, "seed": 2},
+        "sentence": {"mode": "cls", "normalize": True},
+    },
     "bert-splade": {"sentence": {"mode": "splade"}},
 }
 

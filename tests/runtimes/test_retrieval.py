@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
-from tests.artifacts import EVERY_TARGET
+from tests.artifacts import EVERY_TARGET, export_artifact
+from tests.checkpoints import TOKENIZERS, write_tokenizer
 from yizhi.errors import InputError
 from yizhi.model.spec import TERM_WEIGHTS, TOKEN_VECTORS, TOKEN_WEIGHTS, Pooling
-from yizhi.runtimes import RetrievalEmbedder, score_dense, score_multi_vector, score_sparse
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.runtimes import RetrievalEmbedder, open_runtime, score_dense, score_multi_vector, score_sparse
 from yizhi.runtimes.retrieval import SparseVector, TextVectors
 
 TEXTS = ["北京是中国的首都。", "你", "我在北京的大酒店，天地很好！hello 饕", "中国 中国 首都"]
@@ -51,7 +53,21 @@ def colbert(one, other):
 
 @pytest.mark.parametrize("target", EVERY_TARGET)
 def test_it_is_flag_embeddings(open_artifact, target):
-    checkpoint, runtime = open_artifact("bert-m3", target)
+    check_flag_embedding(*open_artifact("bert-m3", target))
+
+
+def test_it_is_flag_embeddings_with_bge_m3s_own_family(make_checkpoint, tmp_path):
+    """Of XLM-R, with a tokenizer of its kind: `<s>`, `</s>`, and padding that is not 0."""
+    folder = make_checkpoint("xlm-roberta-m3", config={"vocab_size": 122})
+    make_tokenizer, tokenizer_class = TOKENIZERS["xlm-roberta"]
+    write_tokenizer(folder, make_tokenizer(), tokenizer_class)
+    with Checkpoint.open(folder) as checkpoint:
+        artifact = export_artifact(checkpoint, "onnx", tmp_path / "artifact")
+        with open_runtime(artifact) as runtime:
+            check_flag_embedding(checkpoint, runtime)
+
+
+def check_flag_embedding(checkpoint, runtime):
     tolerance = {"atol": 1e-5, "rtol": 1e-4} if runtime.artifact.description["precision"] == "fp32" else {"atol": 0.06}
     tensors = {name: checkpoint.array(name) for name in expected_heads()}
     expected = list(flag_embedding(checkpoint.folder, tensors))
@@ -85,7 +101,7 @@ def test_the_highest_weight_of_an_id_counts_once(open_artifact):
 
 def test_the_tokens_outputs_say_something(open_artifact):
     """A head whose weights are all 0 would agree with anything."""
-    for variant in ("bert-m3", "albert-m3"):
+    for variant in ("bert-m3", "xlm-roberta-m3", "albert-m3"):
         checkpoint, runtime = open_artifact(variant, "onnx")
         found = RetrievalEmbedder(runtime)(TEXTS)
         assert 5 <= sum(len(one.sparse.ids) for one in found) < 33
