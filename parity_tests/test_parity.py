@@ -29,6 +29,7 @@ SUBJECTS = (
     "electra-discriminator",
     "megatron-bert",
     "ernie",
+    "nezha",
     "roberta",
     "xlm-roberta",
     "roformer",
