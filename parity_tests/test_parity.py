@@ -28,6 +28,7 @@ SUBJECTS = (
     "electra-discriminator",
     "megatron-bert",
     "ernie",
+    "nezha",
     "roberta",
     "xlm-roberta",
     "roformer",

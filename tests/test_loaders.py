@@ -24,7 +24,7 @@ HEADS = {
 }
 FAMILIES = {
     **{"bert": "bert", "albert": "albert", "electra": "electra-generator", "megatron-bert": "megatron-bert"},
-    **{"ernie": "ernie", "roberta": "roberta", "xlm-roberta": "xlm-roberta"},
+    **{"ernie": "ernie", "nezha": "nezha", "roberta": "roberta", "xlm-roberta": "xlm-roberta"},
 }
 VARIANTS = [
     (FAMILIES[family] if head == "fill-mask" else f"{family}-{head}", *names)

@@ -185,12 +185,17 @@ def attention(p: Pass, layer: Layer, x: Array) -> Array:
     heads = (*x.shape[:2], p.spec.config.num_attention_heads, p.spec.config.head_size)
     query, key, value = (y.reshape(heads) for y in projections(p, layer, x))  # [B, T, A, d]
     if layer.rotary:
-        query, key = rotary(layer.rotary, query), rotary(layer.rotary, key)
-        value = rotary(layer.rotary, value) if layer.rotary.values else value
+        query, key = rotary(p, layer.rotary, query), rotary(p, layer.rotary, key)
+        value = rotary(p, layer.rotary, value) if layer.rotary.values else value
     mask = p.mask if layer.window is None else hide_far(p.mask, x, layer.window)
+    relative = None if layer.farthest is None else relative_positions(layer.farthest, query)
     scores = jnp.einsum("bqad,bkad->baqk", query, key, precision=precision())  # [B, A, T, T]
+    if relative is not None:
+        scores = scores + jnp.einsum("bqad,qkd->baqk", query, relative, precision=precision())
     weights = jax.nn.softmax(scores * p.spec.config.head_size**-0.5 + mask, axis=-1)
     context = jnp.einsum("baqk,bkad->bqad", weights, value, precision=precision())
+    if relative is not None:
+        context = context + jnp.einsum("baqk,qkd->bqad", weights, relative, precision=precision())
     context = p.tap("context", tokens_at(context.reshape(x.shape), p.positions))  # [B, T, H] or [N, H]
     return p.tap("attention_output", linear(p, layer.attention_output, context))
 
@@ -204,10 +209,10 @@ def projections(p: Pass, layer: Layer, x: Array) -> tuple[Array, Array, Array]:
     return p.tap("query", query), p.tap("key", key), p.tap("value", value)
 
 
-def rotary(turn: Rotary, x: Array) -> Array:
+def rotary(p: Pass, turn: Rotary, x: Array) -> Array:
     """Each pair (a, b) of a head's elements turned by its position's angle: [B, T, A, d].
 
-    Angles are float64 constants: in float32 they are off by 5e-4 at position 8,191, as in transformers' classes.
+    Angles are float64 constants: in float32 they are off by 4e-4 at position 8,191, as in transformers' ModernBERT.
     """
     length, d = x.shape[1], x.shape[-1]
     axis = -1 if turn.interleaved else -2
@@ -216,6 +221,14 @@ def rotary(turn: Rotary, x: Array) -> Array:
     angles = np.expand_dims(angles[:, None], axis)  # [T, 1, d / 2, 1], or [T, 1, 1, d / 2]
     cos, sin = np.cos(angles).astype(x.dtype), np.sin(angles).astype(x.dtype)
     return jnp.concatenate((a * cos - b * sin, b * cos + a * sin), axis).reshape(x.shape)
+
+
+def relative_positions(farthest: int, x: Array) -> Array:
+    """What a key's distance adds to it and to its value, [T, T, d]; the formula stands at `yizhi.model.spec.Layer`."""
+    d, places = x.shape[-1], jnp.arange(x.shape[1])
+    angles = np.arange(2 * farthest + 1)[:, None] * 10_000 ** (-np.arange(0, d, 2) / d)
+    table = np.stack((np.sin(angles), np.cos(angles)), -1).reshape(-1, d)  # [2 · farthest + 1, d]
+    return jnp.asarray(table, x.dtype)[jnp.clip(places - places[:, None], -farthest, farthest) + farthest]
 
 
 def hide_far(mask: Array | None, x: Array, window: int) -> Array | None:

@@ -47,6 +47,7 @@ class Pass:
     mask: what is added to attention scores, [B, 1, 1, T]. ones: [T, 1].
     windows: by window, the mask of layers that have it: what hides padding and what is further away, [B, 1, T, T].
     angles: by base, the cosines and sines of rotary positions, [T, 1, d / 2] each.
+    relative: what a key's distance adds to it and to its value, [T, 1, T, d], where the layers have that.
     positions: the tokens [N, 2], each by row and position, that the last layer is to compute; all [B, T] if None.
     """
 
@@ -59,6 +60,7 @@ class Pass:
     ones: Value
     windows: Mapping[int, Value] = field(default_factory=dict)
     angles: Mapping[float, tuple[Value, Value]] = field(default_factory=dict)
+    relative: Value | None = None
     tap: Tap[Value] = ignore
     positions: Value | None = None
 
@@ -216,7 +218,7 @@ def mask_scores(g: Graph, attention_mask: Value) -> Value:
 def see(p: Pass) -> Pass:
     """The pass with what attention needs beside hidden states and mask: windows, and angles of rotary positions."""
     g, scope, config, kind = p.graph, "places", p.spec.config, np.float32
-    if not p.spec.windows and not p.spec.rotary_bases:
+    if not p.spec.windows and not p.spec.rotary_bases and p.spec.farthest is None:
         return p
     ends = [g.constant("zero", 0), p.length, g.constant("one", 1)]
     places = g.node(scope, "RANGE", ends, (ANY,), dtype=INT32)  # [T]
@@ -237,7 +239,21 @@ def see(p: Pass) -> Pass:
         )
         cos, sin = (gather(g, scope, table, places, axis=0) for table in tables)  # [T, 1, d / 2]
         angles[base] = cos, sin
-    return replace(p, windows=windows, angles=angles)
+    relative = None if p.spec.farthest is None else relative_positions(p, p.spec.farthest, places)
+    return replace(p, windows=windows, angles=angles, relative=relative)
+
+
+def relative_positions(p: Pass, farthest: int, places: Value) -> Value:
+    """What a key's distance adds to it and to its value, [T, 1, T, d]; the formula: `yizhi.model.spec.Layer`."""
+    g, scope, d, rows = p.graph, "places", p.spec.config.head_size, 2 * farthest + 1
+    cos, sin = (g.constant(name, make_table(name, rows, d // 2), np.float32) for name in table_names(10_000.0))
+    both = g.node(scope, "PACK", [sin, cos], (rows, d // 2, 2), schema.PackOptionsT(valuesCount=2, axis=2))
+    table = g.node(scope, "RESHAPE", [both, g.constant("distances", [rows, d])], (rows, d))
+    column = g.node(scope, "EXPAND_DIMS", [places, g.constant("axis.1", [1])], (ANY, 1), dtype=INT32)
+    near = g.node(scope, "SUB", [places, column], (ANY, ANY), dtype=INT32)
+    for operator, number in (("MINIMUM", farthest), ("MAXIMUM", -farthest), ("ADD", farthest)):
+        near = g.node(scope, operator, [near, g.constant(f"distance.{number}", number)], near.shape, dtype=INT32)
+    return expand(g, scope, gather(g, scope, table, near, axis=0), 1)
 
 
 def encoder(p: Pass, x: Value) -> Value:
@@ -321,8 +337,12 @@ def attention(p: Pass, layer: Layer, x: Value) -> Value:
     query, key, value = split(layer.query, query), split(layer.key, key), split(layer.value, value)
     mask = p.mask if layer.window is None else p.windows[layer.window]
     scores = g.node(f"{scope}/scores", "BATCH_MATMUL", [query, key], square, schema.BatchMatMulOptionsT(adjY=True))
+    if layer.farthest is not None and p.relative:
+        scores = add(g, scope, scores, for_each_query(g, f"{scope}/scores", query, p.relative, adj_y=True))
     weights, total = exponents(p, scope, add(g, scope, scores, mask))
     context = g.node(f"{scope}/context", "BATCH_MATMUL", [weights, value], value.shape, schema.BatchMatMulOptionsT())
+    if layer.farthest is not None and p.relative:
+        context = add(g, scope, context, for_each_query(g, f"{scope}/context", weights, p.relative, adj_y=False))
     context = swap(g, scope, g.node(scope, "DIV", [context, total], context.shape))
     context = g.node(scope, "RESHAPE", [context, p.rows], (ANY, ANY, config.hidden_size))
     context = p.tap("context", tokens_at(p, scope, context))  # [B, T, H] or [N, H]
@@ -351,6 +371,16 @@ def rotary(p: Pass, part: Linear, turn: Rotary, x: Value) -> Value:
     axis, sizes = (4, (d // 2, 2)) if turn.interleaved else (3, (2, d // 2))
     options = schema.PackOptionsT(valuesCount=2, axis=axis)
     return g.node(scope, "PACK", [one, other], (ANY, ANY, heads, *sizes), options)
+
+
+def for_each_query(g: Graph, scope: str, x: Value, relative: Value, *, adj_y: bool) -> Value:
+    """x [B, A, T, n] times a matrix of each query's own, of [T, 1, T, d], or with adj_y its transpose: [B, A, T, m]."""
+    there, back = g.constant("queries_first", [2, 0, 1, 3]), g.constant("queries_third", [1, 2, 0, 3])
+    width = ANY if adj_y else relative.shape[-1]
+    rows = g.node(scope, "TRANSPOSE", [x, there], (ANY, ANY, x.shape[1], x.shape[3]))  # [T, B, A, n]
+    options = schema.BatchMatMulOptionsT(adjY=adj_y)
+    product = g.node(scope, "BATCH_MATMUL", [rows, relative], (ANY, ANY, x.shape[1], width), options)
+    return g.node(scope, "TRANSPOSE", [product, back], (ANY, x.shape[1], ANY, width))
 
 
 def exponents(p: Pass, scope: str, scores: Value) -> tuple[Value, Value]:

@@ -47,6 +47,7 @@ class Pass:
     mask: what is added to attention scores, [B, 1, 1, T]; the layers need it.
     windows: by window, the mask of layers that have it: what hides padding and what is further away, [B, 1, T, T].
     angles: by base, the cosines and sines of rotary positions, [T, d / 2] each.
+    relative: what a key's distance adds to it and to its value, [T, T, d], where the layers have that.
     positions: the tokens [M, 2], each by row and position, that the last layer is to compute; all [N] if None.
     """
 
@@ -56,6 +57,7 @@ class Pass:
     mask: str = ""
     windows: Mapping[int, str] = field(default_factory=dict)
     angles: Mapping[float, tuple[str, str]] = field(default_factory=dict)
+    relative: str | None = None
     positions: str | None = None
 
     def in_layer(self, number: int) -> "Pass":
@@ -207,7 +209,7 @@ def see(p: Pass, attention_mask: str) -> Pass:
     """The pass with what attention needs beside the hidden states: masks, and the angles of rotary positions."""
     g, scope, d = p.graph, "positions", p.spec.config.head_size
     mask = mask_scores(g, attention_mask)
-    if not p.spec.windows and not p.spec.rotary_bases:
+    if not p.spec.windows and not p.spec.rotary_bases and p.spec.farthest is None:
         return replace(p, mask=mask)
 
     def number(name: str, value: float, dtype: int = DOUBLE) -> str:
@@ -224,15 +226,31 @@ def see(p: Pass, attention_mask: str) -> Pass:
         near = g.node(scope, "LessOrEqual", [distances, number("window", float(window))])
         far = [near, g.constant("nothing", FLOAT, 0.0), g.constant("mask_value", FLOAT, MASK_VALUE)]
         windows[window] = g.node(scope, "Min", [mask, g.node(scope, "Where", far)])  # not their sum, which overflows
-    for base in p.spec.rotary_bases:
+
+    def turns(column: str, base: float) -> tuple[str, str]:
+        """Cosines and sines of column · base^(−2i / d): [rows, 1] -> [rows, d / 2]."""
         # In float64: an angle in float32 is off by 5e-4 at position 8,191, as it is in transformers' classes.
         pairs = g.node(scope, "Range", [number("place", 0.0), number("pairs", d / 2), number("place", 1.0)])
         exponents = g.node(scope, "Mul", [pairs, number("exponent", -2 / d)])
         frequencies = g.node(scope, "Pow", [number("base", base), exponents])  # [d / 2]
-        angle = g.node(scope, "Mul", [column, frequencies])  # [T, d / 2]
+        angle = g.node(scope, "Mul", [column, frequencies])
         cos, sin = (g.node(scope, "Cast", [g.node(scope, turn, [angle])], to=FLOAT) for turn in ("Cos", "Sin"))
-        angles[base] = cos, sin
-    return replace(p, mask=mask, windows=windows, angles=angles)
+        return cos, sin
+
+    for base in p.spec.rotary_bases:
+        angles[base] = turns(column, base)
+    relative = None
+    if p.spec.farthest is not None:  # what a key's distance adds to it and to its value: [T, T, d]
+        farthest = number("farthest", float(p.spec.farthest))
+        ends = [number("place", 0.0), number("distances", 2.0 * p.spec.farthest + 1), number("place", 1.0)]
+        cos, sin = turns(g.node(scope, "Unsqueeze", [g.node(scope, "Range", ends), columns]), 10_000.0)
+        both = [g.node(scope, "Unsqueeze", [part, g.constant("last_axis", INT64, [-1])]) for part in (sin, cos)]
+        table = to_rows(g, scope, g.node(scope, "Concat", both, axis=-1), d)  # [2 · farthest + 1, d]
+        distances = g.node(scope, "Sub", [places, column])  # [T, T]
+        near = g.node(scope, "Clip", [distances, number("farthest", -float(p.spec.farthest)), farthest])
+        near = g.node(scope, "Cast", [g.node(scope, "Add", [near, farthest])], to=INT64)
+        relative = g.node(scope, "Gather", [table, near], axis=0)
+    return replace(p, mask=mask, windows=windows, angles=angles, relative=relative)
 
 
 def mask_scores(g: Graph, attention_mask: str) -> str:
@@ -326,10 +344,18 @@ def attention(p: Pass, layer: Layer, x: str) -> str:
     key = split(layer.key, key, (0, 2, 3, 1))  # [B, A, d, T]
     value = split(layer.value, value, (0, 2, 1, 3))  # [B, A, T, d]
     scale = g.constant("attention_scale", FLOAT, p.spec.config.head_size**-0.5)
-    scores = g.node(scope, "Mul", [g.node(f"{scope}/scores", "MatMul", [query, key]), scale])  # [B, A, T, T]
+    scores = g.node(f"{scope}/scores", "MatMul", [query, key])  # [B, A, T, T]
+    if layer.farthest is not None and p.relative:
+        apart = g.node(f"{scope}/scores", "Einsum", [query, p.relative], equation="baqd,qkd->baqk")
+        scores = g.node(f"{scope}/scores", "Add", [scores, apart])
+    scores = g.node(scope, "Mul", [scores, scale])
     mask = p.mask if layer.window is None else p.windows[layer.window]
     weights = g.node(scope, "Softmax", [g.node(scope, "Add", [scores, mask])], axis=-1)
-    context = g.node(scope, "Transpose", [g.node(f"{scope}/context", "MatMul", [weights, value])], perm=(0, 2, 1, 3))
+    context = g.node(f"{scope}/context", "MatMul", [weights, value])  # [B, A, T, d]
+    if layer.farthest is not None and p.relative:
+        apart = g.node(f"{scope}/context", "Einsum", [weights, p.relative], equation="baqk,qkd->baqd")
+        context = g.node(f"{scope}/context", "Add", [context, apart])
+    context = g.node(scope, "Transpose", [context], perm=(0, 2, 1, 3))
     if p.positions:
         context = g.node(scope, "GatherND", [context, p.positions])  # [M, A, d]
     context = p.tap("context", to_rows(g, scope, context, p.spec.config.hidden_size))  # [N, H] or [M, H]

@@ -200,7 +200,18 @@ def see(p: Pass, attention_mask: Node) -> Pass:
         places = ops.range(0, ops.squeeze(length), 1, "i64")
         cos, sin = (ops.gather(table, places, 0) for table in tables)  # [T, d / 2]
         angles[base] = cos, sin
-    return replace(p, mask=mask, windows=windows, angles=angles, missing=missing)
+    relative = None
+    if p.spec.farthest is not None:  # what a key's distance adds to it and to its value: [T, T′, d]
+        d, farthest = config.head_size, np.int64(p.spec.farthest)
+        tables = (make_table(name, 2 * p.spec.farthest + 1, d // 2) for name in table_names(10_000.0))
+        cos, sin = (ops.constant(table, name=name) for table, name in zip(tables, table_names(10_000.0), strict=True))
+        both = ops.concat([ops.unsqueeze(sin, [-1]), ops.unsqueeze(cos, [-1])], -1)
+        ends = (ops.squeeze(size) for size in (length, ops.add(length, missing)))
+        queries, keys = (ops.range(0, end, 1, "i64") for end in ends)
+        distances = ops.subtract(keys, ops.unsqueeze(queries, [1]))  # [T, T′]
+        near = ops.add(ops.maximum(ops.minimum(distances, farthest), -farthest), farthest)
+        relative = ops.gather(ops.reshape(both, [-1, d], special_zero=False), near, 0)
+    return replace(p, mask=mask, windows=windows, angles=angles, relative=relative, missing=missing)
 
 
 def fill_up(x: Node, missing: Node) -> Node:
@@ -290,8 +301,12 @@ def attention(p: Pass, layer: Layer, x: Node) -> Node:
     key, value = (split(fill_up(y, p.missing)) for y in (key, value))  # [B, A, T′, d]
     mask = p.mask if layer.window is None else p.windows[layer.window]
     scores = ops.matmul(query, key, False, True, name=f"{scope}/scores")  # [B, A, T, T′]
-    scores = ops.add(ops.multiply(scores, np.float32(width**-0.5)), mask)
-    context = ops.matmul(ops.softmax(scores, -1), value, False, False, name=f"{scope}/context")
+    if layer.farthest is not None:
+        scores = ops.add(scores, ops.einsum([query, p.relative], "baqd,qkd->baqk"))
+    weights = ops.softmax(ops.add(ops.multiply(scores, np.float32(width**-0.5)), mask), -1)
+    context = ops.matmul(weights, value, False, False, name=f"{scope}/context")
+    if layer.farthest is not None:
+        context = ops.add(context, ops.einsum([weights, p.relative], "baqk,qkd->baqd"))
     context = ops.transpose(context, [0, 2, 1, 3])
     context = ops.reshape(context, [0, 0, heads * width], special_zero=True, name=f"{scope}/Reshape")
     context = p.tap("context", tokens_at(context, p.positions))  # [B, T, H] or [1, N, H]

@@ -130,12 +130,21 @@ def see(p: Pass, attention_mask: Tensor, x: Tensor) -> Pass:
     places = torch.arange(length)
     distances = (places[:, None] - places).abs().to(x.device)  # [T, T]
     windows = {window: mask.masked_fill(distances > window, hidden) for window in p.spec.windows}
-    # In float64: an angle in float32 is off by 5e-4 at position 8,191, as it is in transformers' classes.
+    # In float64: an angle in float32 is off by 4e-4 at position 8,191, as it is in transformers' ModernBERT.
     angles = {}
     for base in p.spec.rotary_bases:
         angle = places[:, None] * base ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)  # [T, d / 2]
         angles[base] = angle.cos().to(x), angle.sin().to(x)
-    return replace(p, mask=mask, windows=windows, angles=angles)
+    relative = None if p.spec.farthest is None else relative_positions(p.spec.farthest, places, d).to(x)
+    return replace(p, mask=mask, windows=windows, angles=angles, relative=relative)
+
+
+def relative_positions(farthest: int, places: Tensor, d: int) -> Tensor:
+    """What a key's distance adds to it and to its value, [T, T, d]; the formula stands at `yizhi.model.spec.Layer`."""
+    numbers = torch.arange(2 * farthest + 1)[:, None]
+    angle = numbers * 10_000 ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)
+    table = torch.stack((angle.sin(), angle.cos()), -1).flatten(1)  # [2 · farthest + 1, d]
+    return table[(places - places[:, None]).clamp(-farthest, farthest) + farthest]
 
 
 def encoder(p: Pass, x: Tensor) -> Tensor:
@@ -201,7 +210,12 @@ def attention(p: Pass, layer: Layer, x: Tensor) -> Tensor:
         query, key = rotary(p, layer.rotary, query), rotary(p, layer.rotary, key)
         value = rotary(p, layer.rotary, value) if layer.rotary.values else value
     mask = p.mask if layer.window is None else p.windows[layer.window]
-    context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=heads[1] ** -0.5)
+    if layer.farthest is None or p.relative is None:
+        context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=heads[1] ** -0.5)
+    else:
+        scores = query @ key.transpose(-1, -2) + torch.einsum("baqd,qkd->baqk", query, p.relative)
+        weights = torch.softmax(scores * heads[1] ** -0.5 + mask, -1)
+        context = weights @ value + torch.einsum("baqk,qkd->baqd", weights, p.relative)
     context = p.tap("context", tokens_at(context.transpose(1, 2).flatten(2), p.positions))  # [B, T, H] or [N, H]
     return p.tap("attention_output", linear(p, layer.attention_output, context))
 

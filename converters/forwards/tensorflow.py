@@ -130,13 +130,19 @@ def _trace_once() -> LayerFunction:
             return encoder_layer(p, layer, x)
         if layer not in traced:
 
-            def function(x: Tensor, mask: Tensor, windows: list[Tensor], angles: list[tuple[Tensor, Tensor]]) -> Tensor:
-                sees = {"windows": dict(zip(p.windows, windows, strict=True)), "mask": mask}
+            def function(
+                x: Tensor,
+                mask: Tensor,
+                windows: list[Tensor],
+                angles: list[tuple[Tensor, Tensor]],
+                relative: Tensor | None,
+            ) -> Tensor:
+                sees = {"windows": dict(zip(p.windows, windows, strict=True)), "mask": mask, "relative": relative}
                 turns = dict(zip(p.angles, angles, strict=True))
                 return encoder_layer(replace(p, tap=passes.ignore, angles=turns, **sees), layer, x)
 
             traced[layer] = tf.function(function, autograph=False)
-        return traced[layer](x, p.mask, list(p.windows.values()), list(p.angles.values()))
+        return traced[layer](x, p.mask, list(p.windows.values()), list(p.angles.values()), p.relative)
 
     return run_layer
 
@@ -150,11 +156,21 @@ def see(p: Pass, attention_mask: Tensor, x: Tensor) -> Pass:
         distances = tf.abs(tf.range(length)[:, tf.newaxis] - tf.range(length))  # [T, T]
         windows[window] = tf.where(distances > window, x.dtype.min, mask)
     for base in p.spec.rotary_bases:
-        # In float64: an angle in float32 is off by 5e-4 at position 8,191, as it is in transformers' classes.
+        # In float64: an angle in float32 is off by 4e-4 at position 8,191, as it is in transformers' ModernBERT.
         places = tf.cast(tf.range(length), tf.float64)[:, tf.newaxis]
         angle = places * base ** (-tf.range(0, d, 2, tf.float64) / d)  # [T, d / 2]
         angles[base] = tf.cast(tf.cos(angle), x.dtype), tf.cast(tf.sin(angle), x.dtype)
-    return replace(p, mask=mask, windows=windows, angles=angles)
+    relative = None if p.spec.farthest is None else relative_positions(p.spec.farthest, length, d, x.dtype)
+    return replace(p, mask=mask, windows=windows, angles=angles, relative=relative)
+
+
+def relative_positions(farthest: int, length: Tensor, d: int, dtype: tf.DType) -> Tensor:
+    """What a key's distance adds to it and to its value, [T, T, d]; the formula stands at `yizhi.model.spec.Layer`."""
+    numbers = tf.range(2 * farthest + 1, dtype=tf.float64)[:, tf.newaxis]
+    angle = numbers * 10_000.0 ** (-tf.range(0, d, 2, tf.float64) / d)  # [2 · farthest + 1, d / 2]
+    table = tf.cast(tf.reshape(tf.stack((tf.sin(angle), tf.cos(angle)), -1), (-1, d)), dtype)
+    distances = tf.range(length) - tf.range(length)[:, tf.newaxis]
+    return tf.gather(table, tf.clip_by_value(distances, -farthest, farthest) + farthest)
 
 
 def mask_scores(attention_mask: Tensor, x: Tensor) -> Tensor:
@@ -253,8 +269,14 @@ def attention(p: Pass, layer: Layer, x: Tensor) -> Tensor:
         query, key = rotary(p, layer.rotary, query), rotary(p, layer.rotary, key)
         value = rotary(p, layer.rotary, value) if layer.rotary.values else value
     mask = p.mask if layer.window is None else p.windows[layer.window]
-    scores = tf.matmul(query, key, transpose_b=True) * p.spec.config.head_size**-0.5  # [B, A, T, T]
-    context = tf.transpose(tf.matmul(tf.nn.softmax(scores + mask), value), (0, 2, 1, 3))  # [B, T, A, d]
+    scores = tf.matmul(query, key, transpose_b=True)  # [B, A, T, T]
+    if layer.farthest is not None:
+        scores = scores + tf.einsum("baqd,qkd->baqk", query, p.relative)
+    weights = tf.nn.softmax(scores * p.spec.config.head_size**-0.5 + mask)
+    context = tf.matmul(weights, value)
+    if layer.farthest is not None:
+        context = context + tf.einsum("baqk,qkd->baqd", weights, p.relative)
+    context = tf.transpose(context, (0, 2, 1, 3))  # [B, T, A, d]
     context = tf.reshape(context, (batch, length, p.spec.config.hidden_size))
     context = p.tap("context", tokens_at(context, p.positions))  # [B, T, H] or [N, H]
     return p.tap("attention_output", linear(p, layer.attention_output, context))

@@ -198,6 +198,7 @@ class Family:
             gated=self.gated,
             rotary=None if base is None else Rotary(base, self.interleaved, said.rotary_value),
             window=said.window(number),
+            farthest=said.max_relative_position,
         )
 
     def _adapters(self, config: EncoderConfig, name: str, number: int) -> dict[str, Adapter]:
@@ -230,6 +231,7 @@ CLASS_SUFFIXES = {
 
 NEXT_SENTENCE = "the next-sentence head; no output uses it"
 SENTENCE_ORDER = "the sentence-order head; no output uses it"
+# transformers' RoFormer has it as a parameter, and makes it again where a file lacks it.
 # Why a tensor is ignored that somebody may miss.
 DROPPED_HEADS = {NEXT_SENTENCE, SENTENCE_ORDER}
 
@@ -237,6 +239,8 @@ _UNUSED_BUFFERS = {
     "*embeddings.position_ids": "a buffer holding 0, 1, 2, …",
     "*prompt_tuning.base_model_embeddings.weight": "the word embeddings once more, as the adapters library saves them",
 }
+
+POSITIONS_TABLE = "a table of sines and cosines that follows from its formula"
 
 BERT = Family(
     class_name="Bert",
@@ -387,6 +391,21 @@ FAMILIES: Mapping[str, Family] = {
         masked_lm_names=BERT.masked_lm_names,
         ignored=BERT.ignored,
     ),
+    "nezha": Family(
+        class_name="Nezha",
+        prefix="nezha",
+        word_embeddings="nezha.embeddings.word_embeddings",
+        token_type_embeddings="nezha.embeddings.token_type_embeddings",
+        embeddings_norm="nezha.embeddings.LayerNorm",
+        layer="nezha.encoder.layer.{block}",
+        layer_names=BERT.layer_names,
+        pooler="nezha.pooler.dense",
+        masked_lm_names=BERT.masked_lm_names,
+        ignored={
+            **BERT.ignored,
+            "*.relative_positions_encoding.positions_encoding": POSITIONS_TABLE,
+        },
+    ),
     "roberta": ROBERTA,
     "xlm-roberta": replace(ROBERTA, class_name="XLMRoberta"),
     "roformer": Family(
@@ -407,7 +426,7 @@ FAMILIES: Mapping[str, Family] = {
             ),
         },
         ignored={
-            "roformer.encoder.embed_positions.weight": "a table of sines and cosines that follows from its formula",
+            "roformer.encoder.embed_positions.weight": POSITIONS_TABLE,
             "cls.seq_relationship.*": NEXT_SENTENCE,
         },
     ),

@@ -45,18 +45,16 @@ _FIELDS = {
     "roberta": _Fields(skips_padding=True, pad_token_id=1),
     "xlm-roberta": _Fields(skips_padding=True, pad_token_id=1),
     "ernie": _Fields(has_tasks=True),
+    "nezha": _Fields(),
     "roformer": _Fields(narrow=True),
     "modernbert": _Fields(
+        pad_token_id=50_283,
         layer_norm_eps=1e-5,
         token_types=False,
         names={"hidden_act": "hidden_activation", "layer_norm_eps": "norm_eps"},
     ),
 }
 MODEL_TYPES = tuple(_FIELDS)
-
-_NOT_ENCODERS = {
-    "nezha": "NEZHA uses relative positions, which are not supported",
-}
 
 # Each size that a config must give, with the most that is believed: far above any encoder published, and
 # low enough that a lying file cannot make the list of expected tensors fill the memory.
@@ -260,16 +258,14 @@ def _find_contradictions(values: dict[str, int | None]) -> list[str]:
 
 
 def _find_odd_heads(values: dict[str, int | None], model_type: str) -> list[str]:
-    """Rotary positions turn pairs."""
+    """Rotary positions turn pairs, and NEZHA's are a sine and a cosine of each."""
     hidden, heads = values["hidden_size"], values["num_attention_heads"]
-    if model_type in ("roformer", "modernbert") and hidden and heads and hidden // heads % 2:
+    if model_type in ("roformer", "modernbert", "nezha") and hidden and heads and hidden // heads % 2:
         return [f"hidden_size: expected an even number for each of {heads} heads; found {hidden // heads}"]
     return []
 
 
 def _explain_model_type(raw: dict[str, Any], model_type: object) -> str:
-    if isinstance(model_type, str) and model_type in _NOT_ENCODERS:
-        return f"model_type: found {model_type!r}. {_NOT_ENCODERS[model_type]}"
     expected = f"expected one of {', '.join(MODEL_TYPES)}"
     if model_type is None and {"layers_num", "heads_num"} & raw.keys():
         return f"model_type: missing; {expected}. This is a UER-py config: use `yizhi import`"

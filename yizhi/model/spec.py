@@ -183,6 +183,9 @@ class Layer:
     gated: `intermediate` gives 2 I outputs, of which the first half is activated and multiplies the second
     (Shazeer 2020, arXiv:2002.05202).
     window: how far from a token attention sees, to each side; everywhere if None.
+    farthest: where given, key and value k are added, for query q, the vector r of their distance (NEZHA, Wei et al.
+    2019, arXiv:1909.00204): with n = farthest + k − q, and k − q cut off at ± farthest,
+    r[2i] = sin(n · 10000^(−2i / d)) and r[2i + 1] = cos(n · 10000^(−2i / d)).
     """
 
     query: Linear
@@ -199,6 +202,7 @@ class Layer:
     gated: bool = False
     rotary: Rotary | None = None
     window: int | None = None
+    farthest: int | None = None
 
     @property
     def fused(self) -> bool:
@@ -351,6 +355,11 @@ class EncoderSpec:
     def rotary_bases(self) -> tuple[float, ...]:
         """Each base of the layers' rotary positions once."""
         return tuple(dict.fromkeys(layer.rotary.base for layer in self.layers if layer.rotary))
+
+    @property
+    def farthest(self) -> int | None:
+        """The layers' `farthest`: it is the same in all."""
+        return self.layers[0].farthest
 
     @property
     def windows(self) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from yizhi.model.spec import INPUT, EncoderSpec, Layer, LinearHead, Norm, without_names
 from yizhi.parity.faults import Forward
+from yizhi.parity.weight_faults import there
 
 
 def skip_norm(find: Callable[[EncoderSpec], Sequence[Norm | None]]) -> Callable[[Forward, Callable], Callable]:
@@ -29,6 +30,11 @@ def count_padding(forward: Forward, original: Callable) -> Callable:
     return lambda p, input_ids: original(replace(p, spec=replace(p.spec, padding_idx=None)), input_ids)
 
 
+def forget_distances(forward: Forward, original: Callable) -> Callable:
+    """Keys and values as they are, wherever they stand."""
+    return lambda p, layer, x: original(p, replace(layer, farthest=None), x)
+
+
 def change_mask(factor: float) -> Callable[[Forward, Callable], Callable]:
     """The mask's value times a factor."""
 
@@ -47,6 +53,26 @@ def unmask_first_head(forward: Forward, original: Callable) -> Callable:
         return original(replace(p, mask=forward.times_heads(p, p.mask, factors)), layer, x)
 
     return attention
+
+
+def turn_values(forward: Forward, original: Callable) -> Callable:
+    """Rotary positions for values as well, or for them no more."""
+
+    def attention(p: Any, layer: Layer, x: Any) -> Any:
+        turn = there(layer.rotary)
+        return original(p, replace(layer, rotary=replace(turn, values=not turn.values)), x)
+
+    return attention
+
+
+def pair_otherwise(forward: Forward, original: Callable) -> Callable:
+    """Interleaved pairs for halves, or the other way round."""
+
+    def rotary(p: Any, *arguments: Any) -> Any:
+        *part, turn, x = arguments  # graphs are also told which linear layer gave x
+        return original(p, *part, replace(turn, interleaved=not turn.interleaved), x)
+
+    return rotary
 
 
 def drop_residual(forward: Forward, original: Callable) -> Callable:

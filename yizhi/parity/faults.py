@@ -254,6 +254,10 @@ class AlteredCheckpoint:
         """As `Checkpoint.digest`: the original's."""
         return self._original.digest()
 
+    def tokenizer_files(self) -> dict[str, str | bytes]:
+        """As `Checkpoint.tokenizer_files`: the original's."""
+        return self._original.tokenizer_files()
+
     def published_config(self) -> dict[str, object]:
         """As `Checkpoint.published_config`."""
         return {**self._original.published_config(), **self._changed}

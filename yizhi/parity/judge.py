@@ -13,6 +13,7 @@ from yizhi.parity.cases import MASKED, SENTENCES, Case
 from yizhi.parity.compare import Difference, Quality, compare, cosines, measure_quality, relative_error
 from yizhi.parity.golden import POSITION, ROW, TOKEN, Golden
 from yizhi.parity.integers import check_integers
+from yizhi.parity.pace import Counter, Tell, tell_nobody
 from yizhi.parity.sentence_quality import Sentences, join, judge_sentences
 from yizhi.parity.texts import check_texts
 from yizhi.parity.tolerances import FloatTolerance, QuantizedGates
@@ -38,7 +39,12 @@ _TOO_COARSE = (
 
 
 def verify(
-    runtime: Runtime, golden: Golden, precision: str, checkpoint: Checkpoint | None = None, workers: int = 1
+    runtime: Runtime,
+    golden: Golden,
+    precision: str,
+    checkpoint: Checkpoint | None = None,
+    workers: int = 1,
+    tell: Tell = tell_nobody,
 ) -> Verdict:
     """Run all cases through every signature of the artifact and judge them by `precision`; compare its stored tensors.
 
@@ -46,7 +52,7 @@ def verify(
 
     precision: the artifact's, or the `yizhi.choices.MATH` it was opened with if that is not `strict`.
     checkpoint: what it was made from, where that is at hand: see `yizhi.parity.weights`.
-    workers: cases at once.
+    workers: cases at once. tell: is told of each run of a case that is done.
     Raises InputError where the golden outputs are not this artifact's.
     """
     if set(golden.per) != set(runtime.outputs):
@@ -80,11 +86,13 @@ def verify(
     verdict.weights, verdict.wrong_weights = compared
     verdict.faults += verdict.wrong_weights
     judge = _Judge(golden, verdict)
-    not_run = _run_cases(runtime, golden.cases, judge, workers)
+    counter = Counter(tell, (case for signature in signatures for case in golden.cases if signature in case.signatures))
+    not_run = _run_cases(runtime, golden.cases, judge, workers, counter)
     if fills_masks:
         cases = [case for case in golden.cases if LOGITS_AT in case.signatures]
         for case, found in compute_in_order(partial(_logits_at, runtime), cases, workers):
             judge.compare_logits_at(case, found)
+            counter.count(case)
     judge.conclude()
     if not_run:
         verdict.faults.append(f"not run, since shorter cases failed: {', '.join(not_run)}")
@@ -96,7 +104,7 @@ def verify(
     return verdict
 
 
-def _run_cases(runtime: Runtime, cases: Sequence[Case], judge: "_Judge", workers: int) -> list[str]:
+def _run_cases(runtime: Runtime, cases: Sequence[Case], judge: "_Judge", workers: int, counter: Counter) -> list[str]:
     """Run each case through its signatures, of each the short ones first; the names of those not run for a failure."""
     plan = {
         signature: sorted((case for case in cases if signature in case.signatures), key=lambda case: not case.is_short)
@@ -126,6 +134,7 @@ def _run_cases(runtime: Runtime, cases: Sequence[Case], judge: "_Judge", workers
     for (signature, case), (found, alone) in compute_in_order(run, pairs(), workers):
         if judge.compare(case, signature, runtime.signatures[signature], found):
             judge.compare_alone(case, alone, found)
+        counter.count(case)
         left[signature] -= 1
     for signature in left:
         runtime.forget(signature)

@@ -9,14 +9,16 @@ therefore made in a checkpoint whose scores are that large.
 import numpy as np
 
 from yizhi.model.label_heads import ANSWER, LABEL_CLASS_SUFFIXES, SEQUENCE, TOKENS
-from yizhi.model.spec import MASK_VALUE
+from yizhi.model.spec import MASK_VALUE, EncoderSpec
 from yizhi.parity.code_faults import (
     activate_by_relu,
     change_head,
     change_mask,
     count_padding,
     drop_residual,
+    forget_distances,
     last_norms,
+    pair_otherwise,
     pool_without_tanh,
     read_first_token,
     round_to_tf32,
@@ -24,6 +26,7 @@ from yizhi.parity.code_faults import (
     skip_dense,
     skip_norm,
     take_residual_from_input,
+    turn_values,
     unmask_first_head,
 )
 from yizhi.parity.faults import (
@@ -60,12 +63,14 @@ from yizhi.parity.weight_faults import (
     mlm_head,
     move_by_an_ulp,
     move_positions,
+    roll_parts,
     roll_vocabulary,
     round_kernels,
     round_mantissa,
     scale_query,
     shift_labels,
     split_heads_wrongly,
+    swap_gate,
     swap_heads,
     swap_key_and_value,
     swap_labels,
@@ -85,15 +90,39 @@ _BELOW_INT8 = "smaller than the rounding of int8 itself, which is judged by its 
 _SAME_CODE = "the attention is the one of fp32"
 
 
+def not_fused(spec: EncoderSpec) -> bool:
+    """Whether queries, keys and values have a linear layer each."""
+    return not spec.layers[0].fused
+
+
 FAULTS: tuple[Fault, ...] = (
     # Names and roles
-    Fault("query and key swapped", "a name table with two lines exchanged", LAYER, swap_query_and_key),
-    Fault("key and value swapped", "a fused QKV kernel split in another order", LAYER, swap_key_and_value),
+    Fault("query and key swapped", "a name table with two lines exchanged", LAYER, swap_query_and_key, needs=not_fused),
+    Fault(
+        "key and value swapped", "a fused QKV kernel split in another order", LAYER, swap_key_and_value, needs=not_fused
+    ),
+    Fault(
+        "fused kernel in another order",
+        "keys, values and queries, where queries, keys and values are meant",
+        LAYER,
+        roll_parts,
+        variant="modernbert",
+        needs=lambda spec: not not_fused(spec),
+    ),
+    Fault(
+        "gate and value swapped",
+        "GeGLU's halves: other code activates the second",
+        LAYER,
+        swap_gate,
+        variant="modernbert",
+        needs=lambda spec: spec.layers[0].gated,
+    ),
     Fault(
         "value and attention output swapped",
         "two square kernels: no shape tells them apart",
         LAYER,
         lambda spec, layer, w: w.swap(layer.value.weight, layer.attention_output.weight),
+        needs=not_fused,
     ),
     Fault("layers swapped", "layers sorted as text, or numbered from 1", LAYER, swap_layers),
     Fault("one layer zeroed", "a shard that was not read; tensors left at their initial zeros", LAYER, zero_layer),
@@ -102,12 +131,14 @@ FAULTS: tuple[Fault, ...] = (
         "a converter for a model without biases",
         LAYER,
         changed(lambda spec, layer: (there(layer.query.bias), np.zeros_like)),
+        needs=lambda spec: spec.layers[0].query.biased,
     ),
     Fault(
         "intermediate bias dropped",
         "a fused linear layer exported without its addition",
         LAYER,
         changed(lambda spec, layer: (there(layer.intermediate.bias), np.zeros_like)),
+        needs=lambda spec: spec.layers[0].intermediate.biased,
     ),
     Fault(
         "attention output transposed",
@@ -115,12 +146,19 @@ FAULTS: tuple[Fault, ...] = (
         LAYER,
         changed(lambda spec, layer: (layer.attention_output.weight, np.transpose)),
     ),
-    Fault("query transposed", "the same", LAYER, changed(lambda spec, layer: (layer.query.weight, np.transpose))),
+    Fault(
+        "query transposed",
+        "the same",
+        LAYER,
+        changed(lambda spec, layer: (layer.query.weight, np.transpose)),
+        needs=not_fused,
+    ),
     Fault(
         "LayerNorm scale and offset swapped",
         "gamma and beta renamed the wrong way round",
         LAYER,
         lambda spec, layer, w: w.swap(layer.output_norm.weight, there(layer.output_norm.bias)),
+        needs=lambda spec: spec.layers[0].output_norm.biased,
     ),
     Fault(
         "LayerNorm left at its initial values",
@@ -235,27 +273,35 @@ FAULTS: tuple[Fault, ...] = (
         "√d folded into the query's kernel by one side only",
         LAYER,
         lambda spec, layer, w: scale_query(spec, layer, w, 0.5),
+        needs=not_fused,
     ),
     Fault(
         "attention scaled twice",
         "the same, the other way",
         LAYER,
         lambda spec, layer, w: scale_query(spec, layer, w, -0.5),
+        needs=not_fused,
     ),
     Fault(
-        "heads split in the wrong order", "reshape to [d, heads] where [heads, d] is meant", LAYER, split_heads_wrongly
+        "heads split in the wrong order",
+        "reshape to [d, heads] where [heads, d] is meant",
+        LAYER,
+        split_heads_wrongly,
+        needs=not_fused,
     ),
     Fault(
         "two heads of the query exchanged",
         "kernels sharded over devices and joined in another order",
         LAYER,
         swap_heads,
+        needs=not_fused,
     ),
     Fault(
         "one head's values zero",
         "a shard that was never filled, or a pruned head",
         LAYER,
         zero_head,
+        needs=not_fused,
     ),
     Fault(
         "mask ignored",
@@ -277,6 +323,55 @@ FAULTS: tuple[Fault, ...] = (
         targets=FP32,
         why_not=_SAME_CODE,
         variant="loud",
+    ),
+    Fault(
+        "relative positions missing",
+        "a NEZHA loaded as a BERT without positions: it has no table, so no tensor is left over",
+        FIRST_LAYER,
+        code={"attention": forget_distances},
+        variant="nezha",
+        needs=lambda spec: spec.farthest is not None,
+    ),
+    Fault(
+        "distances cut off elsewhere",
+        "`max_relative_position` left at a default",
+        FIRST_LAYER,
+        config={"max_relative_position": 9},
+        variant="nezha",
+        needs=lambda spec: spec.farthest is not None,
+    ),
+    # Rotary positions and windows
+    Fault(
+        "rotary base of other layers",
+        "one base for all layers, where local ones have their own",
+        FIRST_LAYER,
+        config={"global_rope_theta": 10_000.0},
+        variant="modernbert",
+        needs=lambda spec: len(spec.rotary_bases) > 1,
+    ),
+    Fault(
+        "rotary pairs in halves",
+        "RoFormer turns elements 2i and 2i + 1, most later code i and i + d / 2",
+        FIRST_LAYER,
+        code={"rotary": pair_otherwise},
+        variant="roformer",
+        needs=lambda spec: spec.layers[0].rotary is not None,
+    ),
+    Fault(
+        "rotary positions in values",
+        "`rotary_value` of the configuration not read",
+        FIRST_LAYER,
+        code={"attention": turn_values},
+        variant="roformer",
+        needs=lambda spec: spec.layers[0].rotary is not None,
+    ),
+    Fault(
+        "window one wider",
+        "tokens less than so far away, where those up to so far are meant",
+        LAYER,
+        config={"local_attention": 8},
+        variant="modernbert",
+        needs=lambda spec: spec.windows == (3,),  # the small checkpoint's
     ),
     Fault("residual dropped", "a graph rewrite that lost an edge", FIRST_LAYER, code={"attention": drop_residual}),
     # Adapters
@@ -381,6 +476,7 @@ FAULTS: tuple[Fault, ...] = (
         "`cls.predictions.bias` not recognized as the decoder's",
         LOGITS,
         changed(lambda spec, layer: (there(mlm_head(spec).decoder_bias), np.zeros_like)),
+        needs=lambda spec: mlm_head(spec).decoder_bias is not None,
         tasks=("fill-mask",),
     ),
     Fault(

@@ -276,11 +276,25 @@ def attention(p: Pass, layer: Layer, x: Array) -> Array:
             if layer.rotary:
                 q, k = p.take(rotary, layer.rotary, q), p.take(rotary, layer.rotary, k)
                 v = p.take(rotary, layer.rotary, v) if layer.rotary.values else v
-            context[at] = softmax(q @ k.T / np.sqrt(d) + np.where(sees, mask[row, head], MASK_VALUE)) @ v
+            hidden = np.where(sees, mask[row, head], MASK_VALUE)
+            if layer.farthest is None:
+                context[at] = softmax(q @ k.T / np.sqrt(d) + hidden) @ v
+                continue
+            for place in range(length):  # each query has keys and values of its own
+                apart = distance_vectors(layer.farthest, np.arange(length) - place, d)
+                weights = softmax((k + apart) @ q[place] / np.sqrt(d) + hidden[place])
+                context[at][place] = weights @ (v + apart)
     p.tap("context", context)
     result = p.take(linear, layer.attention_output, context)
     p.tap("attention_output", result)
     return result
+
+
+def distance_vectors(farthest: int, distances: NDArray[np.int64], d: int) -> Array:
+    """One vector [d] for each distance of a key: the r of `yizhi.model.spec.Layer`."""
+    n = farthest + np.minimum(np.maximum(distances, -farthest), farthest)
+    waves = n[:, None] / 10_000.0 ** (np.arange(d) // 2 * 2 / d)
+    return np.where(np.arange(d) % 2, np.cos(waves), np.sin(waves))
 
 
 def rotary(p: Pass, turn: Rotary, x: Array) -> Array:
