@@ -7,6 +7,7 @@ import pytest
 
 from tests.artifacts import EVERY_TARGET, export_artifact, slow
 from tests.checkpoints import ADAPTER_VARIANTS, HEADS, VARIANTS, make_spec, small_config, write_variant
+from tests.sentence_folders import SENTENCE_VARIANTS
 from yizhi.converters.targets import TARGETS, MissingFramework
 from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES
 from yizhi.model.config import EncoderConfig
@@ -45,6 +46,7 @@ SUBJECTS = (
     "albert-groups-norm_of_residual",
     "electra-generator-by_layer",
     "bert-classifier-double_seq_bn",
+    *SENTENCE_VARIANTS,
 )
 
 # With those above, every head of every family: one layer and few inputs, for what differs is the head.
@@ -99,7 +101,7 @@ def test_more_positions_than_512(long_subject, target):
 
 def test_the_subjects_are_every_task_of_every_family():
     """A family or a task that is added is missing here until it has a variant."""
-    variants = {**VARIANTS, **ADAPTER_VARIANTS}
+    variants = {**VARIANTS, **ADAPTER_VARIANTS, **SENTENCE_VARIANTS}
     chosen = [variants[name] for name in (*SUBJECTS, *OTHER_HEADS)]
     found = {(given.get("model_type", "bert"), given.get("task", "fill-mask")) for given in chosen}
     expected = {

@@ -250,17 +250,29 @@ ADAPTER_VARIANTS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+# Kept apart from VARIANTS too: graphs are the same whatever the tokenizer.
+TOKENIZER_VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    f"{family}-own-{kind}": {
+        **{"model_type": family, "pooler": False, "own_tokenizer": True, **HEADS.get(kind, {})},
+        "config": {"vocab_size": make().get_vocab_size(), **HEADS.get(kind, {}).get("config", {})},
+    }
+    for family, (make, _) in TOKENIZERS.items()
+    for kind in ("fill-mask", "no-head", "classifier", "tagger", "reader")
+}
+
+
 def small_config(model_type: str = "bert", **changes: Any) -> dict[str, Any]:
     """A `config.json` of 3 layers, 32 wide, over `VOCAB`."""
     return {"model_type": model_type, **_COMMON, **_BY_FAMILY.get(model_type, {}), **changes}
 
 
 def write_variant(folder: Path, name: str, **changes: Any) -> Path:
-    """Write one of VARIANTS, ADAPTER_VARIANTS or SENTENCE_VARIANTS.
+    """Write one of VARIANTS, ADAPTER_VARIANTS, SENTENCE_VARIANTS or TOKENIZER_VARIANTS.
 
     `changes` override its arguments of `write_checkpoint`.
     """
-    arguments = {**{**VARIANTS, **ADAPTER_VARIANTS, **SENTENCE_VARIANTS}[name], **changes}
+    variants = {**VARIANTS, **ADAPTER_VARIANTS, **SENTENCE_VARIANTS, **TOKENIZER_VARIANTS}
+    arguments = {**variants[name], **changes}
     config = small_config(arguments.pop("model_type", "bert"), **arguments.pop("config", {}))
     return write_checkpoint(folder, config, **arguments)
 
@@ -280,6 +292,7 @@ def write_checkpoint(
     seed: int = 0,
     vocab: list[str] | None = None,
     tokenizer_config: Mapping[str, Any] | None = None,
+    own_tokenizer: bool = False,
     alter: Callable[[Tensors], object] | None = None,
     token_heads: bool = False,
     sentence: Mapping[str, Any] | None = None,
@@ -290,6 +303,7 @@ def write_checkpoint(
     prefix: False drops `bert.` from the encoder's names. gamma_beta: LayerNorm's old names.
     decoder_copies: also store the tied decoder and the decoder bias's second name.
     dtype: F32, F16 or BF16, for every floating tensor. shards: files, with an index if more than one.
+    own_tokenizer: write the family's of TOKENIZERS, and no `vocab.txt`.
     alter: changes the tensors, by stored name, just before they are written.
     token_heads: BGE-M3's two. sentence: arguments of `write_modules`.
     """
@@ -315,6 +329,10 @@ def write_checkpoint(
         alter(tensors)
     write_weights(folder, tensors, dtype, shards)
     write_json(folder / "config.json", config)
+    if own_tokenizer:
+        make, tokenizer_class = TOKENIZERS[parsed.model_type]
+        write_tokenizer(folder, make(), tokenizer_class, **(tokenizer_config or {}))
+        return folder
     vocab = vocab_of(parsed) if vocab is None else vocab
     (folder / "vocab.txt").write_bytes(("\n".join(vocab) + "\n").encode())
     if tokenizer_config is not None:

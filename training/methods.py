@@ -44,7 +44,8 @@ class Full:
         """Raises InputError where there are not so many layers, or the frozen ones are the same as later ones."""
         frozen = _bottom(checkpoint, self.freeze_layers) if self.freeze_layers else set()
         for name, parameter in model.named_parameters():
-            parameter.requires_grad = name not in frozen
+            # Some that are no weights never have a gradient: RoFormer's angles.
+            parameter.requires_grad = parameter.requires_grad and name not in frozen
         return model
 
     def finish(self, model: Any, folder: Path) -> transformers.PreTrainedModel:

@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import save_file
 
 from yizhi.errors import InputError
-from yizhi.model.architectures import FAMILIES
+from yizhi.model.architectures import FAMILIES, POSITIONS_TABLE
 from yizhi.model.spec import Parameter
 from yizhi.reading.checkpoint import WEIGHTS, Checkpoint
 from yizhi.reading.tokenizer_sources import TOKENIZER_FILES
@@ -48,10 +48,20 @@ def build_model(
     model.tie_weights()
     new = [name for name, _ in model.named_parameters() if name not in fitting]
     poolers = (f"{family.pooler}.weight", f"{family.pooler}.bias")
+    new = [name for name in new if family.ignored.get(name) != POSITIONS_TABLE]
     lost = [name for name in new if name.startswith(f"{family.prefix}.") and name not in poolers]
     if lost:
         raise InputError(checkpoint.folder, [f"{name}: not in the checkpoint" for name in lost])
+    if checkpoint.spec.token_type_embeddings is None:
+        model.register_forward_pre_hook(_without_token_types, with_kwargs=True)
     return model, new
+
+
+def _without_token_types(
+    module: torch.nn.Module, args: tuple[Any, ...], arguments: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a class takes that has none: some refuse the argument."""
+    return args, {name: value for name, value in arguments.items() if name != "token_type_ids"}
 
 
 def write_checkpoint(
@@ -80,7 +90,9 @@ def write_checkpoint(
     # A tensor with two names is stored under its first.
     tensors: dict[int, tuple[str, torch.Tensor]] = {}
     state = model.state_dict()
-    names = FAMILIES[checkpoint.config.model_type].masked_lm_names
+    family = FAMILIES[checkpoint.config.model_type]
+    state = {name: tensor for name, tensor in state.items() if family.ignored.get(name) != POSITIONS_TABLE}
+    names = family.masked_lm_names
     if names.decoder_bias_alias in state:
         state[names.decoder_bias] = state.pop(names.decoder_bias_alias)
     for name, tensor in state.items():

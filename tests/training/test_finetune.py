@@ -73,6 +73,9 @@ def run(base, tmp_path, kind="tag", settings=QUICK, method=None, out="out", **op
         ("albert", "classify"),
         ("electra-generator", "classify"),
         ("megatron-bert", "tag"),
+        ("roformer", "classify"),
+        ("modernbert", "tag"),
+        ("modernbert", "classify"),
     ],
 )
 def test_every_task_and_family_gives_a_checkpoint_whose_artifact_scores_the_same(

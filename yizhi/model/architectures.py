@@ -231,6 +231,7 @@ CLASS_SUFFIXES = {
 
 NEXT_SENTENCE = "the next-sentence head; no output uses it"
 SENTENCE_ORDER = "the sentence-order head; no output uses it"
+# transformers' RoFormer has it as a parameter, and makes it again where a file lacks it.
 # Why a tensor is ignored that somebody may miss.
 DROPPED_HEADS = {NEXT_SENTENCE, SENTENCE_ORDER}
 
@@ -239,7 +240,7 @@ _UNUSED_BUFFERS = {
     "*prompt_tuning.base_model_embeddings.weight": "the word embeddings once more, as the adapters library saves them",
 }
 
-_A_TABLE = "a table of sines and cosines that follows from its formula"
+POSITIONS_TABLE = "a table of sines and cosines that follows from its formula"
 
 BERT = Family(
     class_name="Bert",
@@ -402,7 +403,7 @@ FAMILIES: Mapping[str, Family] = {
         masked_lm_names=BERT.masked_lm_names,
         ignored={
             **BERT.ignored,
-            "*.relative_positions_encoding.positions_encoding": _A_TABLE,
+            "*.relative_positions_encoding.positions_encoding": POSITIONS_TABLE,
         },
     ),
     "roberta": ROBERTA,
@@ -425,7 +426,7 @@ FAMILIES: Mapping[str, Family] = {
             ),
         },
         ignored={
-            "roformer.encoder.embed_positions.weight": _A_TABLE,
+            "roformer.encoder.embed_positions.weight": POSITIONS_TABLE,
             "cls.seq_relationship.*": NEXT_SENTENCE,
         },
     ),

@@ -27,7 +27,7 @@ def is_table_name(name: str) -> bool:
 def make_table(name: str, length: int, pairs: int) -> NDArray[np.float32]:
     """The table of this name, float32 [length, pairs], of float64 angles m · base^(−i / pairs).
 
-    In float32 an angle is off by 5e-4 at position 8,191. The functions are Python's, whose bits depend less on the
+    In float32 an angle is off by 4e-4 at position 8,191. The functions are Python's, whose bits depend less on the
     processor than NumPy's. Raises ValueError for a name that is no table's.
     """
     found = _NAME.fullmatch(name)

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from yizhi.model.spec import INPUT, EncoderSpec, Layer, LinearHead, Norm, without_names
+from yizhi.model.spec import INPUT, EncoderSpec, Layer, LinearHead, Norm, Pooling, without_names
 from yizhi.parity.faults import Forward
+from yizhi.parity.weight_faults import there
 
 
 def skip_norm(find: Callable[[EncoderSpec], Sequence[Norm | None]]) -> Callable[[Forward, Callable], Callable]:
@@ -54,6 +55,26 @@ def unmask_first_head(forward: Forward, original: Callable) -> Callable:
     return attention
 
 
+def turn_values(forward: Forward, original: Callable) -> Callable:
+    """Rotary positions for values as well, or for them no more."""
+
+    def attention(p: Any, layer: Layer, x: Any) -> Any:
+        turn = there(layer.rotary)
+        return original(p, replace(layer, rotary=replace(turn, values=not turn.values)), x)
+
+    return attention
+
+
+def pair_otherwise(forward: Forward, original: Callable) -> Callable:
+    """Interleaved pairs for halves, or the other way round."""
+
+    def rotary(p: Any, *arguments: Any) -> Any:
+        *part, turn, x = arguments  # graphs are also told which linear layer gave x
+        return original(p, *part, replace(turn, interleaved=not turn.interleaved), x)
+
+    return rotary
+
+
 def drop_residual(forward: Forward, original: Callable) -> Callable:
     """x + (attention(x) − x)."""
     return lambda p, layer, x: forward.minus(p, original(p, layer, x), forward.tokens_at(p, x))
@@ -93,9 +114,44 @@ def change_head(change: Callable[[LinearHead], LinearHead]) -> Callable[[Forward
     """A head that gives labels, with other properties."""
 
     def wrap(forward: Forward, original: Callable) -> Callable:
-        return lambda p, head, x, pooled: original(p, change(head), x, pooled)
+        return lambda p, head, *states: original(p, change(head), *states)
 
     return wrap
+
+
+def pool_padding(forward: Forward, original: Callable) -> Callable:
+    """Padding is a token as others are: the last token is the last of the row."""
+    return lambda p, pooling, x, mask: original(p, pooling, x, forward.all_ones(p, mask))
+
+
+def cut_after_normalizing(forward: Forward, original: Callable) -> Callable:
+    """The first numbers of a vector of length 1."""
+    shorten = forward.module.shorten
+
+    def sentence_embedding(p: Any, pooling: Pooling, x: Any, mask: Any) -> Any:
+        return shorten(p, original(p, replace(pooling, dimensions=None), x, mask), pooling.dimensions)
+
+    return sentence_embedding
+
+
+def pool_without_dense(forward: Forward, original: Callable) -> Callable:
+    """Pooling and what comes after the last Dense module, alone."""
+    return lambda p, pooling, x, mask: original(p, replace(pooling, dense=pooling.dense[:-1]), x, mask)
+
+
+def weigh_without_relu(forward: Forward, original: Callable) -> Callable:
+    """Weights of tokens below 0 too."""
+    return lambda p, head, x, mask: original(p, replace(head, activation="identity"), x, mask)
+
+
+def show_padding(forward: Forward, original: Callable) -> Callable:
+    """What is made of padded tokens is not hidden."""
+    return lambda p, part, x, mask: original(p, part, x, forward.all_ones(p, mask))
+
+
+def weigh_padding(forward: Forward, original: Callable) -> Callable:
+    """The logits of padded tokens count among the highest."""
+    return lambda p, logits, mask: original(p, logits, forward.all_ones(p, mask))
 
 
 def skip_dense(head: LinearHead) -> LinearHead:

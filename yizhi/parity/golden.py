@@ -4,7 +4,7 @@ Outputs are rounded from float64 to float32, which moves them by at most 6e-8 of
 hundredth of the strictest tolerance. Vocabulary logits are kept at each case's `logit_positions`.
 """
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from yizhi.model.spec import (
 from yizhi.parity.answers import make_answers
 from yizhi.parity.cases import Case, make_cases
 from yizhi.parity.numbers import summarize
+from yizhi.parity.pace import Counter, Tell, tell_nobody
 from yizhi.parity.texts import TextContract, make_contract
 from yizhi.parity.weights import TensorDigest, digest_tensors
 from yizhi.reading.checkpoint import Checkpoint
@@ -72,8 +73,8 @@ class Golden:
         before it, the element is small and its rounding is not, so the two terms count, not their sum.
         """
         size = np.abs(reference.astype(np.float64))
-        if output == TERM_WEIGHTS:  # log(1 + x) of a logit x, which errs as the largest logit does
-            return np.expm1(size.max(axis=-1, keepdims=True))
+        if output == TERM_WEIGHTS:  # log(1 + x) of a logit x, which errs as the largest does: dx / (1 + x)
+            return np.expm1(size.max(axis=-1, keepdims=True)) * np.exp(-size)
         if output in self.sums:
             return size.max(axis=-1, keepdims=True)
         if output in self.offsets:
@@ -82,8 +83,8 @@ class Golden:
         return size
 
     @classmethod
-    def make(cls, checkpoint: Checkpoint, workers: int = 1) -> "Golden":
-        """Run the oracle on every case, so many at once."""
+    def make(cls, checkpoint: Checkpoint, workers: int = 1, tell: Tell = tell_nobody) -> "Golden":
+        """Run the oracle on every case, so many at once. tell: is told of each that is done."""
         from yizhi.parity import oracle  # needs scipy, which a machine that only verifies does not have
         from yizhi.parity.oracle_runtime import OracleRuntime
 
@@ -110,7 +111,11 @@ class Golden:
             answers = pool.submit(make_answers, OracleRuntime(checkpoint, parameters), tokenizer)
             longest_first = sorted(cases, key=lambda case: -case.inputs.input_ids.size)
             running = {case.name: pool.submit(run, case) for case in longest_first}
+            by_future = {future: case for case, future in zip(longest_first, running.values(), strict=True)}
             weights, numbers = pool.submit(digest_tensors, checkpoint), pool.submit(summarize, checkpoint)
+            counter = Counter(tell, cases)
+            for future in as_completed(by_future):
+                counter.count(by_future[future])
             reference = {case.name: running[case.name].result() for case in cases}
             contract = make_contract(checkpoint, answers.result())
             return cls(cases, reference, per, sums, offsets, weights.result(), numbers.result(), contract)

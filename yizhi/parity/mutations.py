@@ -9,23 +9,39 @@ therefore made in a checkpoint whose scores are that large.
 import numpy as np
 
 from yizhi.model.label_heads import ANSWER, LABEL_CLASS_SUFFIXES, SEQUENCE, TOKENS
-from yizhi.model.spec import MASK_VALUE
+from yizhi.model.spec import (
+    MASK_VALUE,
+    SENTENCE_EMBEDDING,
+    TERM_WEIGHTS,
+    TOKEN_VECTORS,
+    TOKEN_WEIGHTS,
+    EncoderSpec,
+    MaskedLMHead,
+)
 from yizhi.parity.code_faults import (
     activate_by_relu,
     change_head,
     change_mask,
     count_padding,
+    cut_after_normalizing,
     drop_residual,
     forget_distances,
     last_norms,
+    pair_otherwise,
+    pool_padding,
+    pool_without_dense,
     pool_without_tanh,
     read_first_token,
     round_to_tf32,
+    show_padding,
     skip_adapter,
     skip_dense,
     skip_norm,
     take_residual_from_input,
+    turn_values,
     unmask_first_head,
+    weigh_padding,
+    weigh_without_relu,
 )
 from yizhi.parity.faults import (
     EMBEDDINGS,
@@ -61,12 +77,14 @@ from yizhi.parity.weight_faults import (
     mlm_head,
     move_by_an_ulp,
     move_positions,
+    roll_parts,
     roll_vocabulary,
     round_kernels,
     round_mantissa,
     scale_query,
     shift_labels,
     split_heads_wrongly,
+    swap_gate,
     swap_heads,
     swap_key_and_value,
     swap_labels,
@@ -86,29 +104,61 @@ _BELOW_INT8 = "smaller than the rounding of int8 itself, which is judged by its 
 _SAME_CODE = "the attention is the one of fp32"
 
 
+def not_fused(spec: EncoderSpec) -> bool:
+    """Whether queries, keys and values have a linear layer each."""
+    return not spec.layers[0].fused
+
+
 FAULTS: tuple[Fault, ...] = (
     # Names and roles
-    Fault("query and key swapped", "a name table with two lines exchanged", LAYER, swap_query_and_key),
-    Fault("key and value swapped", "a fused QKV kernel split in another order", LAYER, swap_key_and_value),
+    Fault("query and key swapped", "a name table with two lines exchanged", LAYER, swap_query_and_key, needs=not_fused),
+    Fault(
+        "key and value swapped", "a fused QKV kernel split in another order", LAYER, swap_key_and_value, needs=not_fused
+    ),
+    Fault(
+        "fused kernel in another order",
+        "keys, values and queries, where queries, keys and values are meant",
+        LAYER,
+        roll_parts,
+        variant="modernbert",
+        needs=lambda spec: not not_fused(spec),
+    ),
+    Fault(
+        "gate and value swapped",
+        "GeGLU's halves: other code activates the second",
+        LAYER,
+        swap_gate,
+        variant="modernbert",
+        needs=lambda spec: spec.layers[0].gated,
+    ),
     Fault(
         "value and attention output swapped",
         "two square kernels: no shape tells them apart",
         LAYER,
         lambda spec, layer, w: w.swap(layer.value.weight, layer.attention_output.weight),
+        needs=not_fused,
     ),
-    Fault("layers swapped", "layers sorted as text, or numbered from 1", LAYER, swap_layers),
+    Fault(
+        "layers swapped",
+        "layers sorted as text, or numbered from 1",
+        LAYER,
+        swap_layers,
+        needs=lambda spec: spec.layers[0].attention_norm is not None,  # else the first has a part less than the second
+    ),
     Fault("one layer zeroed", "a shard that was not read; tensors left at their initial zeros", LAYER, zero_layer),
     Fault(
         "query bias dropped",
         "a converter for a model without biases",
         LAYER,
         changed(lambda spec, layer: (there(layer.query.bias), np.zeros_like)),
+        needs=lambda spec: spec.layers[0].query.biased,
     ),
     Fault(
         "intermediate bias dropped",
         "a fused linear layer exported without its addition",
         LAYER,
         changed(lambda spec, layer: (there(layer.intermediate.bias), np.zeros_like)),
+        needs=lambda spec: spec.layers[0].intermediate.biased,
     ),
     Fault(
         "attention output transposed",
@@ -116,12 +166,19 @@ FAULTS: tuple[Fault, ...] = (
         LAYER,
         changed(lambda spec, layer: (layer.attention_output.weight, np.transpose)),
     ),
-    Fault("query transposed", "the same", LAYER, changed(lambda spec, layer: (layer.query.weight, np.transpose))),
+    Fault(
+        "query transposed",
+        "the same",
+        LAYER,
+        changed(lambda spec, layer: (layer.query.weight, np.transpose)),
+        needs=not_fused,
+    ),
     Fault(
         "LayerNorm scale and offset swapped",
         "gamma and beta renamed the wrong way round",
         LAYER,
         lambda spec, layer, w: w.swap(layer.output_norm.weight, there(layer.output_norm.bias)),
+        needs=lambda spec: spec.layers[0].output_norm.biased,
     ),
     Fault(
         "LayerNorm left at its initial values",
@@ -236,27 +293,35 @@ FAULTS: tuple[Fault, ...] = (
         "√d folded into the query's kernel by one side only",
         LAYER,
         lambda spec, layer, w: scale_query(spec, layer, w, 0.5),
+        needs=not_fused,
     ),
     Fault(
         "attention scaled twice",
         "the same, the other way",
         LAYER,
         lambda spec, layer, w: scale_query(spec, layer, w, -0.5),
+        needs=not_fused,
     ),
     Fault(
-        "heads split in the wrong order", "reshape to [d, heads] where [heads, d] is meant", LAYER, split_heads_wrongly
+        "heads split in the wrong order",
+        "reshape to [d, heads] where [heads, d] is meant",
+        LAYER,
+        split_heads_wrongly,
+        needs=not_fused,
     ),
     Fault(
         "two heads of the query exchanged",
         "kernels sharded over devices and joined in another order",
         LAYER,
         swap_heads,
+        needs=not_fused,
     ),
     Fault(
         "one head's values zero",
         "a shard that was never filled, or a pruned head",
         LAYER,
         zero_head,
+        needs=not_fused,
     ),
     Fault(
         "mask ignored",
@@ -294,6 +359,39 @@ FAULTS: tuple[Fault, ...] = (
         config={"max_relative_position": 9},
         variant="nezha",
         needs=lambda spec: spec.farthest is not None,
+    ),
+    # Rotary positions and windows
+    Fault(
+        "rotary base of other layers",
+        "one base for all layers, where local ones have their own",
+        FIRST_LAYER,
+        config={"global_rope_theta": 10_000.0},
+        variant="modernbert",
+        needs=lambda spec: len(spec.rotary_bases) > 1,
+    ),
+    Fault(
+        "rotary pairs in halves",
+        "RoFormer turns elements 2i and 2i + 1, most later code i and i + d / 2",
+        FIRST_LAYER,
+        code={"rotary": pair_otherwise},
+        variant="roformer",
+        needs=lambda spec: spec.layers[0].rotary is not None,
+    ),
+    Fault(
+        "rotary positions in values",
+        "`rotary_value` of the configuration not read",
+        FIRST_LAYER,
+        code={"attention": turn_values},
+        variant="roformer",
+        needs=lambda spec: spec.layers[0].rotary is not None,
+    ),
+    Fault(
+        "window one wider",
+        "tokens less than so far away, where those up to so far are meant",
+        LAYER,
+        config={"local_attention": 8},
+        variant="modernbert",
+        needs=lambda spec: spec.windows == (3,),  # the small checkpoint's
     ),
     Fault("residual dropped", "a graph rewrite that lost an edge", FIRST_LAYER, code={"attention": drop_residual}),
     # Adapters
@@ -398,6 +496,7 @@ FAULTS: tuple[Fault, ...] = (
         "`cls.predictions.bias` not recognized as the decoder's",
         LOGITS,
         changed(lambda spec, layer: (there(mlm_head(spec).decoder_bias), np.zeros_like)),
+        needs=lambda spec: isinstance(spec.head, MaskedLMHead) and spec.head.decoder_bias is not None,
         tasks=("fill-mask",),
     ),
     Fault(
@@ -488,6 +587,67 @@ FAULTS: tuple[Fault, ...] = (
         changed(lambda spec, layer: (there(label_head(spec).dense).linear.weight, np.transpose)),
         variant="electra-discriminator",
         tasks=(REPLACED,),
+    ),
+    # What retrieval takes
+    Fault(
+        "last token taken at the end of the row",
+        "x[:, -1]: right while all rows are of one length, or padded on the left",
+        SENTENCE_EMBEDDING,
+        code={"sentence_embedding": pool_padding},
+        variant="bert-last",
+    ),
+    Fault(
+        "vector cut after it is normalized",
+        "`truncate_dim` of sentence-transformers, which comes after Normalize",
+        SENTENCE_EMBEDDING,
+        code={"sentence_embedding": cut_after_normalizing},
+        targets=FP32,
+        why_not="the direction is the same, and int8 is judged by that",
+        variant="bert-dimensions",
+    ),
+    Fault(
+        "Dense module left out",
+        "a server that pools by itself, and does not know all modules",
+        SENTENCE_EMBEDDING,
+        code={"sentence_embedding": pool_without_dense},
+        variant="albert-dense",
+    ),
+    Fault(
+        "Dense module's bias dropped",
+        "a projection taken for a matrix alone",
+        SENTENCE_EMBEDDING,
+        changed(lambda spec, layer: (f"{there(spec.pooling).dense[0].linear.name}.bias", np.zeros_like)),
+        variant="albert-dense",
+        needs=lambda spec: spec.pooling is not None and bool(spec.pooling.dense),
+    ),
+    Fault(
+        "weights of tokens without ReLU",
+        "`sparse_linear` exported as a layer, and its activation in nobody's graph",
+        TOKEN_WEIGHTS,
+        code={"token_weights": weigh_without_relu},
+        variant="bert-m3",
+    ),
+    Fault(
+        "mask ignored in weights of tokens",
+        "a head over tokens exported without the mask",
+        TOKEN_WEIGHTS,
+        code={"token_weights": show_padding},
+        variant="albert-m3",
+    ),
+    Fault(
+        "mask ignored in vectors of tokens",
+        "the same; normalized, padding's vectors look as any other",
+        TOKEN_VECTORS,
+        code={"token_vectors": show_padding},
+        variant="bert-m3",
+    ),
+    Fault(
+        "mask ignored in weights of the vocabulary",
+        "a maximum over the whole row",
+        TERM_WEIGHTS,
+        code={"term_weights": weigh_padding},
+        variant="bert-splade",
+        tasks=("fill-mask",),
     ),
     # Text
     Fault(

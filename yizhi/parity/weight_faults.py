@@ -25,6 +25,18 @@ def swap_key_and_value(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
         w.swap(one, other)
 
 
+def roll_parts(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
+    """Of a linear layer that gives queries, keys and values: keys, values, queries."""
+    for name in names_of(layer.query):
+        w[name] = np.roll(w[name], -spec.config.hidden_size, axis=0)
+
+
+def swap_gate(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
+    """What is activated, and what it multiplies."""
+    for name in names_of(layer.intermediate):
+        w[name] = np.roll(w[name], layer.output.inputs, axis=0)
+
+
 def swap_rare_rows(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
     """Of two tokens that no case of the small checkpoint has."""
     table = w[spec.word_embeddings.weight].copy()

@@ -15,6 +15,7 @@ MADE_WITH = (
     "reading/auto_tokenizer.py",
     "reading/checkpoint.py",
     "reading/folder_files.py",
+    "reading/jieba_words.py",
     "reading/other_vocabularies.py",
     "reading/safetensors_file.py",
     "reading/sentence_dense.py",

@@ -60,7 +60,7 @@ def convert(
         plan = plan_conversions(checkpoint_path, folder, targets, descriptions, rows_of_ids, tuple(ignored_files))
         check_space(folder, plan, parameters)
         progress.begin([job.name for job in plan])
-        results = run_jobs(plan, jobs, progress.started, progress.finished)
+        results = run_jobs(plan, jobs, progress)
     rows = []
     for target in targets:
         result = results[f"export {target.name}"]

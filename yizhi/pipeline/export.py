@@ -111,7 +111,7 @@ def export(
             for name in (MANIFEST, SIGNATURE, ATTESTATIONS, *list_documents(TARGETS)):
                 (release / name).unlink(missing_ok=True)
         progress.begin([job.name for job in plan])
-        results = run_jobs(plan, jobs, progress.started, progress.finished)
+        results = run_jobs(plan, jobs, progress)
         rows = [_row(release, target, results, state) for target in targets]
         if (plan or not state.documents) and all(row.passed for row in rows):
             verdicts = {**state.verdicts, **{row.target: row.verdict for row in rows if row.verdict}}
@@ -256,7 +256,7 @@ def _plan(
         make = MakeGolden(checkpoint, release / GOLDEN, pooling, ignored, share_cores(1, parallel))
         plan.insert(1, Job("oracle", make, threads=1))
     planned = {job.name for job in plan}
-    scores = None if find_head(state.verdicts.values()) else choose_scorer([target.name for target in unverified])
+    scores = None if find_head(state.verdicts) else choose_scorer([target.name for target in unverified])
     for target in unverified:
         verify = Verify(
             release / target.name,
