@@ -5,6 +5,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PEERS  := build/peers
 JOBS   ?= $(shell nproc)
+# On a terminal pip shows each package that it fetches; a log needs the steps alone.
+PIP_QUIET := $(if $(MAKE_TERMOUT),,--quiet)
 
 # The embedded default: a random checkpoint of bert-base-chinese's shape, made on the spot.
 SYNTHETIC  := build/synthetic-bert-base
@@ -77,14 +79,15 @@ clean:  ## remove what was made: releases, the synthetic checkpoint, .venv
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Yizhi needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
-	@echo "Setting up $(VENV) (once; a few minutes)"
+	@echo "Setting up $(VENV), once. Step 1 of 2: an empty environment"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --constraint constraints.txt --editable '.[all,dev]'
+	@echo "Step 2 of 2: pip installs up to $$(grep -c == constraints.txt) packages; a few minutes, most of them downloads"
+	@$(BIN)/python -m pip install $(PIP_QUIET) --disable-pip-version-check --use-pep517 --constraint constraints.txt --editable '.[all,dev]'
 	@touch $@
 
 # Apart from ours: they hold transformers back, and what they bring must not be what we are measured with.
 $(PEERS)/installed: benchmarks/peers.txt
 	@echo "Setting up $(PEERS) (once; a few minutes, 4 GB)"
 	@$(PYTHON) -m venv $(PEERS)
-	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 --requirement benchmarks/peers.txt
+	@$(PEERS)/bin/python -m pip install $(PIP_QUIET) --disable-pip-version-check --use-pep517 --requirement benchmarks/peers.txt
 	@touch $@

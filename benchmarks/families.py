@@ -64,6 +64,7 @@ IN_LITTLE: Mapping[str, Mapping[str, Any]] = {
     f"{config['model_type']}, 8 × 512": config
     for config in (
         {**_LITTLE, "model_type": "megatron-bert"},
+        {**_LITTLE, "model_type": "nezha", "max_relative_position": 64},
         {**_LITTLE, "model_type": "ernie", "use_task_id": True, "hidden_act": "relu"},
         {**_LITTLE, **_ROBERTA, "model_type": "roberta"},
         {**_LITTLE, **_ROBERTA, "model_type": "xlm-roberta"},

@@ -27,7 +27,7 @@ from yizhi.parity.record import VerificationRecord
 from yizhi.parity.tolerances import FloatTolerance
 from yizhi.pipeline.environment import Environment
 from yizhi.pipeline.export import export
-from yizhi.pipeline.jobs import Job, Result, run_jobs
+from yizhi.pipeline.jobs import Job, Result, Watcher, run_jobs
 from yizhi.pipeline.progress import Progress
 from yizhi.pipeline.results import Row
 from yizhi.pipeline.steps import Verify
@@ -75,14 +75,15 @@ def measure(
         for math in tiers
     ]
 
-    def finished(result: Result[VerificationRecord]) -> None:
-        target, math = result.name.split()
-        row = describe(math, Row(target, verification=result, verdict=result.value), result.seconds)
-        report.verified.append(row)
-        _say(f"{result.name}: {row.verdict}, {result.seconds:.0f} s")
-        write(report, out)
+    class Writer(Watcher):
+        def finished(self, result: Result[VerificationRecord]) -> None:
+            target, math = result.name.split()
+            row = describe(math, Row(target, verification=result, verdict=result.value), result.seconds)
+            report.verified.append(row)
+            _say(f"{result.name}: {row.verdict}, {result.seconds:.0f} s")
+            write(report, out)
 
-    run_jobs(jobs, min(AT_ONCE, cores), lambda name: None, finished)
+    run_jobs(jobs, min(AT_ONCE, cores), Writer())
     report.verified.sort(key=lambda row: (list(targets).index(row.target), [*tiers, "all"].index(row.math)))
     return report, release
 

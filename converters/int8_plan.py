@@ -13,7 +13,7 @@ from yizhi.converters.int8_outliers import Calibration, choose_calibration, find
 from yizhi.converters.quantize import Outliers, outliers_of, quantize_in_chunks, scale_of
 from yizhi.converters.weight_file import StoredTensor, WeightFile
 from yizhi.errors import InputError
-from yizhi.model.spec import KERNEL, EncoderSpec, MaskedLMHead
+from yizhi.model.spec import KERNEL, EncoderSpec, MaskedLMHead, parameters_of
 from yizhi.reading.checkpoint import Checkpoint
 
 
@@ -112,13 +112,14 @@ def one_of_each_kind(spec: EncoderSpec) -> list[str]:
 def quantized_names(spec: EncoderSpec) -> set[str]:
     """The parameters stored as int8: kernels, word embeddings and the MLM decoder.
 
-    Position and token-type embeddings stay float32: they are small, and every token adds them.
+    Position and token-type embeddings stay float32: they are small, and every token adds them. So do Dense modules
+    after pooling, which run once for a row, and the one vector that token weights are products with.
     """
     names = {parameter.name for parameter in spec.parameters() if parameter.kind == KERNEL}
     names.add(spec.word_embeddings.weight)
     if isinstance(spec.head, MaskedLMHead):
         names.add(spec.head.decoder)
-    return names
+    return names - {parameter.name for parameter in (*parameters_of(spec.pooling), *parameters_of(spec.token_weights))}
 
 
 def kept_names(spec: EncoderSpec, beginnings: Collection[str]) -> set[str]:

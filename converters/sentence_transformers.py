@@ -1,34 +1,95 @@
-"""The few files by which sentence-transformers knows how a folder's sentence embeddings are pooled."""
+"""The few files by which sentence-transformers knows how a folder's sentence embeddings are made."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
 
+import numpy as np
+
+from yizhi.model.spec import SPLADE, Dense, Parameter, Pooling
 from yizhi.reading.checkpoint import Checkpoint
+from yizhi.reading.safetensors_file import write_safetensors
+from yizhi.reading.sentence_dense import ACTIVATIONS, KEPT, dense_name
+from yizhi.reading.sentence_settings import MODES, MODULES, PROMPTS
+from yizhi.reading.weight_files import WEIGHTS
 from yizhi.release.artifact import ArtifactWriter
 
-# Classes by the names that every release of sentence-transformers has known them by.
-_MODULES = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
-FILES = ("modules.json", "sentence_bert_config.json", "1_Pooling/config.json")
-_MODES = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "max": "pooling_mode_max_tokens"}
+FILES = (MODULES, PROMPTS, "sentence_bert_config.json", "1_Pooling/config.json", "*_Dense/*", "*_Dimensions/*")
+_OLDEST = ("cls", "mean", "max")
+_KEYS = {mode: key for key, mode in MODES.items()}
 
 
 def write_modules(writer: ArtifactWriter, checkpoint: Checkpoint, model_arguments: Mapping[str, str]) -> None:
     """Write `modules.json` and what it names, so that `SentenceTransformer(folder)` gives `sentence_embedding`.
 
-    It runs the encoder and does the pooling and normalisation itself. model_arguments: what it is to load the
-    encoder with. Does nothing where the spec has no pooling.
+    It runs the encoder and does all that follows itself. model_arguments: what it is to load the encoder with. Does
+    nothing where the spec has no pooling, nor for `splade`, which `SparseEncoder` does with a masked-language model.
     """
-    spec = checkpoint.spec
-    if not spec.pooling:
+    spec, pooling = checkpoint.spec, checkpoint.spec.pooling
+    if not pooling or pooling.mode == SPLADE:
         return
-    names = ["Transformer", "Pooling", *(["Normalize"] if spec.pooling.normalize else [])]
+    kinds = ["Transformer", "Pooling", *("Dense" for _ in pooling.dense)]
+    cuts = pooling.dimensions is not None and pooling.normalize
+    kinds += [*(["Dimensions"] if cuts else []), *(["Normalize"] if pooling.normalize else [])]
+    paths = ["", *(f"{index}_{kind}" for index, kind in enumerate(kinds) if index)]
+    # Classes by the names that every release of sentence-transformers has known them by.
+    classes = ["Dense" if kind == "Dimensions" else kind for kind in kinds]
     modules = [
-        {"idx": index, "name": str(index), "path": _MODULES[name], "type": f"sentence_transformers.models.{name}"}
-        for index, name in enumerate(names)
+        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for index, (path, name) in enumerate(zip(paths, classes, strict=True))
     ]
-    writer.write_json("modules.json", modules)
+    writer.write_json(MODULES, modules)
     # Old releases read `model_args`; newer ones read it as `model_kwargs`.
     arguments = {"model_args": dict(model_arguments)} if model_arguments else {}
     length = {"max_seq_length": checkpoint.text.length(spec.config.longest), "do_lower_case": False}
     writer.write_json("sentence_bert_config.json", {**length, **arguments})
-    modes = {key: mode == spec.pooling.mode for mode, key in _MODES.items()}
+    # Old releases take no key for a mode that they do not know.
+    modes = {key: mode == pooling.mode for mode, key in _KEYS.items() if mode in (*_OLDEST, pooling.mode)}
     writer.write_json("1_Pooling/config.json", {"word_embedding_dimension": spec.config.hidden_size, **modes})
+    for number, (dense, path) in enumerate(zip(pooling.dense, paths[2:], strict=False)):
+        _write_dense(writer, checkpoint, number, dense, path)
+    if cuts:
+        _write_dimensions(writer, pooling, spec.config.hidden_size, paths[-2])
+    prompts = checkpoint.sentence.prompts if checkpoint.sentence else {}
+    settings: dict[str, Any] = {"prompts": dict(prompts)} if prompts else {}
+    if pooling.dimensions and not cuts:
+        settings["truncate_dim"] = pooling.dimensions
+    if settings:
+        writer.write_json(PROMPTS, settings)
+
+
+def write_tensors(
+    checkpoint: Checkpoint, writer: ArtifactWriter, name: str, parameters: Sequence[Parameter], prefix: str = ""
+) -> None:
+    """Write parameters as float32 into a safetensors file, under their names without a prefix."""
+    with writer.open(name) as file:
+        write_safetensors(
+            file,
+            {parameter.name.removeprefix(prefix): ("F32", parameter.shape) for parameter in parameters},
+            chain.from_iterable(checkpoint.chunks(parameter) for parameter in parameters),
+        )
+
+
+def _write_dense(writer: ArtifactWriter, checkpoint: Checkpoint, number: int, dense: Dense, path: str) -> None:
+    classes = {function: name for name, function in ACTIVATIONS.items()}
+    parameters = list(dense.linear.parameters())
+    writer.write_json(
+        f"{path}/config.json",
+        {
+            "in_features": dense.linear.inputs,
+            "out_features": dense.linear.outputs,
+            "bias": len(parameters) > 1,
+            "activation_function": f"torch.nn.{classes[dense.activation]}",
+        },
+    )
+    write_tensors(checkpoint, writer, f"{path}/{WEIGHTS}", parameters, f"{dense_name(number)}.")
+
+
+def _write_dimensions(writer: ArtifactWriter, pooling: Pooling, hidden: int, path: str) -> None:
+    """A Dense that keeps the first numbers, exactly: `truncate_dim` would cut what Normalize gave."""
+    outputs, inputs = pooling.size(hidden), Pooling(pooling.mode, dense=pooling.dense).size(hidden)
+    config = {"in_features": inputs, "out_features": outputs, "bias": False, "activation_function": "torch.nn.Identity"}
+    writer.write_json(f"{path}/config.json", config)
+    with writer.open(f"{path}/{WEIGHTS}") as file:
+        weight = np.eye(outputs, inputs, dtype=np.float32)
+        write_safetensors(file, {KEPT: ("F32", weight.shape)}, [weight.data])

@@ -1,12 +1,12 @@
 """What every artifact holds and says, whatever its target: the configuration, the tokenizer, and its interface."""
 
-from dataclasses import asdict
 from typing import Any
 
 from yizhi.model.label_heads import ANSWER, describe_labels
 from yizhi.model.spec import COLUMNS, LOGITS_AT, POSITIONS, SPAN_LOGITS, EncoderSpec, MaskedLMHead
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.artifact import ArtifactWriter
+from yizhi.storage.codec import to_plain
 from yizhi.storage.json_files import to_json
 
 CONFIG = "config.json"
@@ -47,7 +47,7 @@ OPTIONAL = (LOGITS_AT, "pooling", "labels", "problem_type", "tokens")
 
 def describe_pooling(spec: EncoderSpec) -> dict[str, Any]:
     """What `sentence_embedding` is, where there is one."""
-    return {"pooling": asdict(spec.pooling)} if spec.pooling else {}
+    return {"pooling": to_plain(spec.pooling)} if spec.pooling else {}
 
 
 def _describe_logits_at(spec: EncoderSpec) -> dict[str, Any]:

@@ -128,7 +128,12 @@ TARGETS: Mapping[str, Target] = {
             converter="yizhi.converters.to_pytorch",
             runtime="yizhi.runtimes.pytorch_runtime:PyTorchRuntime",
             tensors="yizhi.reading.stored_tensors:read_pytorch",
-            files=("model.safetensors", "pooler.safetensors", "model.safetensors.index.pooler.json"),
+            files=(
+                "model.safetensors",
+                "pooler.safetensors",
+                "token_heads.safetensors",
+                "model.safetensors.index.pooler.json",
+            ),
             converts_with=(),
             runs_with=("torch", "safetensors"),
             extra="pytorch",

@@ -63,6 +63,7 @@ EDITS = {
         "linear(p, part.up, z) + 0 * (",
     ),
     "no position before the text": ("roberta", "* kept + p.spec.padding_idx", "* kept"),
+    "distances the other way round": ("nezha", "(places - places[:, None]).clamp", "(places[:, None] - places).clamp"),
     "the pooler's token": ("bert-classifier", "linear(p, dense, x[:, 0])", "linear(p, dense, x[:, 1])"),
 }
 

@@ -13,6 +13,9 @@ from yizhi.reading.checkpoint import Checkpoint
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+from transformers.models.deprecated.nezha.modeling_nezha import (  # noqa: E402
+    NezhaRelativePositionsEncoding,
+)
 from transformers.models.modernbert.modeling_modernbert import ModernBertRotaryEmbedding  # noqa: E402 (may be missing)
 from transformers.models.roformer.modeling_roformer import (  # noqa: E402
     RoFormerSinusoidalPositionalEmbedding,
@@ -38,7 +41,7 @@ def test_agrees_with_transformers_in_float64(variant, tmp_path):
         )
     )
     state = {parameter.name: checkpoint.array(parameter.name) for parameter in checkpoint.parameters()}
-    if checkpoint.spec.rotary_bases:
+    if checkpoint.spec.rotary_bases or checkpoint.spec.farthest:
         turn_exactly(model)
     if checkpoint.spec.task == "features":
         state = {name.partition(".")[2]: array for name, array in state.items()}
@@ -81,7 +84,7 @@ def attention_of(checkpoint):
 
 
 def turn_exactly(model):
-    """Give transformers' model the angles of rotary positions in float64, where it has them in float32."""
+    """Give transformers' model sines and cosines of positions in float64, where it has them in float32."""
     for module in model.modules():
         if isinstance(module, RoFormerSinusoidalPositionalEmbedding):
             length, d = module.weight.shape
@@ -89,6 +92,13 @@ def turn_exactly(model):
             module.weight = torch.nn.Parameter(torch.from_numpy(np.hstack([np.sin(angles), np.cos(angles)])))
         elif isinstance(module, ModernBertRotaryEmbedding):
             module.forward = partial(exact_angles, module.config)
+        elif isinstance(module, NezhaRelativePositionsEncoding):
+            rough, farthest = module.positions_encoding, model.config.max_relative_position
+            places, d = torch.arange(len(rough)), rough.shape[-1]
+            apart = (places - places[:, None]).clamp(-farthest, farthest) + farthest
+            angles = apart[..., None] / 10_000 ** (torch.arange(0, d, 2, dtype=torch.float64) / d)
+            module.positions_encoding = torch.stack([angles.sin(), angles.cos()], -1).flatten(2)
+            torch.testing.assert_close(module.positions_encoding.float(), rough)
 
 
 def exact_angles(config, x, position_ids):

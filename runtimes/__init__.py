@@ -7,6 +7,14 @@ from yizhi.runtimes.entities import Chunk, TagScheme
 from yizhi.runtimes.fill_mask import FillMask, Prediction
 from yizhi.runtimes.reader import Answer, Reader
 from yizhi.runtimes.reranker import Ranked, Ranker, Relevance, Reranker
+from yizhi.runtimes.retrieval import (
+    RetrievalEmbedder,
+    SparseVector,
+    TextVectors,
+    score_dense,
+    score_multi_vector,
+    score_sparse,
+)
 from yizhi.runtimes.tagger import Entity, Tag, Tagger, WordTagger
 from yizhi.runtimes.tokenization import Tokenizer
 
@@ -26,11 +34,17 @@ __all__ = [
     "Reader",
     "Relevance",
     "Reranker",
+    "RetrievalEmbedder",
     "Runtime",
+    "SparseVector",
     "Tag",
     "TagScheme",
     "Tagger",
+    "TextVectors",
     "Tokenizer",
     "WordTagger",
     "open_runtime",
+    "score_dense",
+    "score_multi_vector",
+    "score_sparse",
 ]

@@ -17,6 +17,7 @@ from yizhi.model.config import EncoderConfig
 from yizhi.model.spec import LOGITS_AT, EncoderSpec, Pooling
 from yizhi.release.artifact import Artifact
 from yizhi.runtimes.processor import describe_int8_kernels
+from yizhi.storage.codec import from_plain
 
 Outputs = dict[str, NDArray[np.float32]]
 # The tensors inside a layer that forwards tap as `layers.N.NAME`, in the order they are computed.
@@ -129,9 +130,9 @@ class Runtime:
 
     @property
     def pooling(self) -> Pooling | None:
-        """What `sentence_embedding` is, where the artifact was exported with it."""
+        """What `sentence_embedding` or `term_weights` is, where the artifact was exported with it."""
         found = self.artifact.description.get("pooling")
-        return Pooling(**found) if found else None
+        return from_plain(Pooling, found) if found else None
 
     @property
     def signatures(self) -> Mapping[str, Sequence[str]]:
@@ -146,8 +147,8 @@ class Runtime:
     def run(self, inputs: Inputs | Mapping[str, ArrayLike], outputs: Sequence[str] | None = None) -> Outputs:
         """Compute the named outputs as float32 arrays; those of `serving_default` if none are named.
 
-        `logits` [B, T, V], `last_hidden_state` and `hidden_states.N` [B, T, H], `pooler_output` and
-        `sentence_embedding` [B, H].
+        `logits` [B, T, V], `last_hidden_state` and `hidden_states.N` [B, T, H], `pooler_output` [B, H],
+        `sentence_embedding` [B, D], `term_weights` [B, V], `token_weights` [B, T] and `token_vectors` [B, T, D].
         Raises InputError for ids out of range, rows too long, or an output the artifact does not have.
         """
         inputs = self._check(inputs)

@@ -1,6 +1,7 @@
 """Texts to vectors: any layer or the mean of several, pooled over the text's own tokens."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from yizhi.choices import TEXT_POOLINGS, TextPooling
 from yizhi.errors import InputError
-from yizhi.model.spec import SENTENCE_EMBEDDING, SHORTEST_NORM, Pooling
+from yizhi.model.spec import SENTENCE_EMBEDDING, SHORTEST_NORM, SPLADE, Pooling
 from yizhi.runtimes.base import Runtime
 from yizhi.runtimes.batching import EVERY, TOKENS, WINDOW, Request, Task, run_tasks
 from yizhi.runtimes.tokenization import Long, Text, Tokenizer, pad
@@ -31,14 +32,16 @@ class Embedder:
         layers: Sequence[int] = (-1,),
         pooling: TextPooling | None = None,
         normalize: bool | None = None,
+        dimensions: int | None = None,
         long: Long = "error",
     ) -> None:
         """The artifact's own tokenizer if none is given.
 
         layers: which hidden states to average: 0 is the embedding layer, 1 … L the layers, −1 the last.
-        pooling: over the text's tokens with [CLS] and [SEP], never padding; `cls` takes the first, `none` all.
-        As the artifact's `sentence_embedding` if None, or `mean` where it has none.
+        pooling: over the text's tokens with [CLS] and [SEP], never padding; `cls` takes the first, `last` the last,
+        `none` all. As the artifact's `sentence_embedding` if None, or `mean` where it has none.
         normalize: make each vector's L2 norm 1. If None, as the artifact does with this pooling, else no.
+        dimensions: the first so many numbers alone, before that. If None, as the artifact does with this pooling.
         long: what to do with a text beyond the model's positions, `error` or `truncate`.
         Raises InputError, listing every fault, for layers or a pooling that do not exist.
         """
@@ -50,26 +53,37 @@ class Embedder:
         ]
         if not layers:
             faults.append("layers: expected one or more; found none")
-        mode, normalize = _complete(runtime.pooling, pooling, normalize)
-        if mode not in TEXT_POOLINGS:
-            faults.append(f"pooling: expected one of {', '.join(TEXT_POOLINGS)}; found {mode!r}")
+        wanted, own = _complete(runtime.pooling, pooling, normalize, dimensions)
+        if wanted.mode not in TEXT_POOLINGS:
+            faults.append(f"pooling: expected one of {', '.join(TEXT_POOLINGS)}; found {wanted.mode!r}")
         if long not in ("error", "truncate"):
             faults.append(f"long: expected error or truncate; found {long!r}")
+        outputs = [_output(layer % (count + 1), count) for layer in layers]
+        # What the artifact pools itself, Dense modules and all; a batch then hands over [B, D], not [B, T, H].
+        inside = own if outputs == ["last_hidden_state"] else None
+        hidden = runtime.config.hidden_size
+        if inside and not _reaches(inside, wanted, hidden):
+            if inside.dense:
+                faults.append(
+                    f"the artifact gives {inside}, and hidden states do not give {wanted}: its Dense is missing"
+                )
+            inside = None
+        size = inside.size(hidden) if inside else hidden
+        if wanted.dimensions is not None and not 0 < wanted.dimensions <= size:
+            faults.append(f"dimensions: expected 1 … {size}; found {wanted.dimensions}")
         if faults:
             raise InputError("embeddings", faults)
-        self.size = runtime.config.hidden_size
+        self.size = wanted.dimensions or size
         self._runtime = runtime
         self._tokenizer = tokenizer or Tokenizer.open(runtime.artifact.folder)
-        self._outputs = [_output(layer % (count + 1), count) for layer in layers]
-        self._pooling = mode
-        self._normalize = normalize
+        self._outputs = outputs
+        self._wanted = wanted
         self._long = long
-        # What the artifact pools itself is the same, and a batch then hands over [B, H], not [B, T, H].
-        last = self._outputs == ["last_hidden_state"]
-        self._in_graph = last and runtime.pooling == Pooling(mode, normalize)
+        self._in_graph = inside is not None
+        self._is_finished = inside == wanted
 
     def __call__(self, texts: Sequence[Text], *, window: int = WINDOW, tokens: int = TOKENS) -> Any:
-        """float32 [N, H], one vector per text; with pooling `none`, a list of [T, H], one vector per token.
+        """float32 [N, size], one vector per text; with pooling `none`, a list of [T, size], one vector per token.
 
         Batches of similar lengths are made inside each `window` of texts. Raises InputError for a text that
         is too long.
@@ -77,7 +91,7 @@ class Embedder:
         if isinstance(texts, str):
             raise InputError("texts", "expected a list of texts or of pairs of texts; found one text")
         vectors = list(run_tasks(self, map(self.plan, texts), window=window, tokens=tokens))
-        if self._pooling == "none":
+        if self._wanted.mode == "none":
             return vectors
         return np.stack(vectors) if vectors else np.empty((0, self.size), np.float32)
 
@@ -87,10 +101,11 @@ class Embedder:
         return Task([Request(row, EVERY, self._pool)], lambda results: results[0])
 
     def compute(self, requests: Sequence[Request]) -> list[Vectors]:
-        """One batch: [H] or, with pooling `none`, [T, H] of each request."""
+        """One batch: [size] or, with pooling `none`, [T, size] of each request."""
         inputs = pad([request.row for request in requests], self._tokenizer.pad_id)
         if self._in_graph:
-            return list(self._runtime.run(inputs, [SENTENCE_EMBEDDING])[SENTENCE_EMBEDDING])
+            pooled = self._runtime.run(inputs, [SENTENCE_EMBEDDING])[SENTENCE_EMBEDDING]
+            return list(pooled if self._is_finished else self._finish(pooled))
         found = self._runtime.run(inputs, list(dict.fromkeys(self._outputs)))
         vectors = []
         for index, request in enumerate(requests):
@@ -101,22 +116,36 @@ class Embedder:
         return vectors
 
     def _pool(self, states: Vectors) -> Vectors:
-        """[T, H] -> [H], or [T, H] with pooling `none`."""
-        if self._pooling == "cls":
-            pooled = states[0].copy()  # a view would keep the whole batch alive
-        elif self._pooling == "none":
-            pooled = states.copy()
-        else:
-            pooled = states.mean(axis=0) if self._pooling == "mean" else states.max(axis=0)
-        if self._normalize:
-            pooled /= np.maximum(np.linalg.norm(pooled, axis=-1, keepdims=True), SHORTEST_NORM)
-        return pooled
+        """[T, H] -> [size], or [T, size] with pooling `none`."""
+        pool = {"cls": lambda: states[0], "last": lambda: states[-1], "none": lambda: states}
+        pool |= {"mean": lambda: states.mean(axis=0), "max": lambda: states.max(axis=0)}
+        return self._finish(pool[self._wanted.mode]())
+
+    def _finish(self, vectors: Vectors) -> Vectors:
+        """Cut and normalized as is wanted; a copy, since a view would keep the whole batch alive."""
+        vectors = vectors[..., : self._wanted.dimensions].copy()
+        if self._wanted.normalize:
+            vectors /= np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), SHORTEST_NORM)
+        return vectors
 
 
-def _complete(own: Pooling | None, pooling: str | None, normalize: bool | None) -> tuple[str, bool]:
-    """The settings where what was left open is the artifact's own."""
+def _complete(
+    own: Pooling | None, pooling: str | None, normalize: bool | None, dimensions: int | None
+) -> tuple[Pooling, Pooling | None]:
+    """The settings where what was left open is the artifact's own, and that where it pools alike."""
+    own = None if own and own.mode == SPLADE else own
     mode = pooling or (own.mode if own else "mean")
-    return mode, bool(own and own.normalize and own.mode == mode) if normalize is None else normalize
+    alike = own if own and own.mode == mode else None
+    found = alike or Pooling(mode)
+    normalizes = found.normalize if normalize is None else normalize
+    return replace(found, normalize=normalizes, dimensions=dimensions or found.dimensions), alike
+
+
+def _reaches(inside: Pooling, wanted: Pooling, hidden: int) -> bool:
+    """Whether cutting what the artifact gives, and then normalizing that, gives what is wanted."""
+    if inside == wanted:
+        return True
+    return wanted.size(hidden) <= inside.size(hidden) and (wanted.normalize or not inside.normalize)
 
 
 def _output(layer: int, last: int) -> str:

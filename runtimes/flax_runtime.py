@@ -20,7 +20,7 @@ from yizhi.converters.forwards import passes
 from yizhi.converters.forwards.flax import Pass, embeddings, encoder, encoder_layer, heads, mask_scores
 from yizhi.errors import InputError, NotRun
 from yizhi.model.layout import FLAX_ARRAY, FLAX_CHUNKED, FLAX_WEIGHTS, canonical_parameters
-from yizhi.model.spec import SENTENCE_EMBEDDING, EncoderSpec, Layer, parameters_of, without_names
+from yizhi.model.spec import EncoderSpec, Layer, parameters_of, without_names
 from yizhi.runtimes.base import TAPS, Inputs, Outputs, Runtime
 
 # Below this length there is less to save than a compilation costs.
@@ -87,7 +87,7 @@ class FlaxRuntime(Runtime):
         p = Pass(self._parameters, self._spec, passes.keep(outputs, found), positions=at)
         x = self._embed(self._parameters, ids, types)
         x = p.tap("last_hidden_state", encoder(replace(p, mask=mask_scores(mask, x)), x, self._run_compiled))
-        after = tuple(name for name in outputs if name in ("logits", "pooler_output", SENTENCE_EMBEDDING))
+        after = tuple(name for name in outputs if name not in found)
         return found | self._heads(self._parameters, x, mask, after)
 
     def look_inside(self, inputs: Inputs, layer: int) -> Outputs:

@@ -63,14 +63,15 @@ class Pieces:
     def spell(self, token_id: int) -> str:
         """What a token is in a text, with the space that may stand before it.
 
-        The vocabulary's entry where it is no text by itself: `##ing`, or a byte of a character.
+        The vocabulary's entry where it is no text by itself: `##ing`, a byte of a character, a control character.
         """
         entry = self._vocab[token_id]
         decoder = self._tokenizer.decoder
         if not self.write_spaces or decoder is None or token_id in self._tokenizer.get_added_tokens_decoder():
             return entry
         written = decoder.decode(["x", entry])[1:]  # a decoder drops the space before the first token
-        return written if written and _REPLACED not in written else entry
+        is_text = written and all(char.isprintable() or char.isspace() for char in written.replace(_REPLACED, "\0"))
+        return written if is_text else entry
 
     def split(self, word: str, spaced: bool = False) -> list[int]:
         """The ids of a word inside a text. spaced: with the space before it, which other vocabularies have in words."""

@@ -13,8 +13,9 @@ from yizhi.choices import MATH
 from yizhi.converters.forwards.pytorch import PyTorchEncoder, can_pack, pack
 from yizhi.errors import NotRun
 from yizhi.model.spec import KERNEL, EncoderSpec, MaskedLMHead
-from yizhi.reading.checkpoint import POOLER, WEIGHTS
+from yizhi.reading.checkpoint import POOLER, TOKEN_HEADS, WEIGHTS
 from yizhi.reading.safetensors_file import SafetensorsFile
+from yizhi.reading.sentence_dense import dense_name, find_dense_weights
 from yizhi.runtimes.base import TAPS, Inputs, Outputs, Runtime
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -31,9 +32,12 @@ class PyTorchRuntime(Runtime):
         set_arithmetic(self.device, self.math)
         if self.threads:
             torch.set_num_threads(self.threads)
-        tensors = load_file(self.artifact.folder / WEIGHTS)
-        if (self.artifact.folder / POOLER).exists():
-            tensors |= load_file(self.artifact.folder / POOLER)
+        folder = self.artifact.folder
+        tensors = load_file(folder / WEIGHTS)
+        for path in (folder / POOLER, folder / TOKEN_HEADS):
+            tensors |= load_file(path) if path.exists() else {}
+        for number, path in enumerate(find_dense_weights(folder)):
+            tensors |= {f"{dense_name(number)}.{name}": tensor for name, tensor in load_file(path).items()}
         self._type = _TYPES.get(self.math, torch.float32)
         spec = self.build_spec(tensors.keys())
         if can_pack(self.device) and self._type == torch.float32:

@@ -76,7 +76,6 @@ class Tokenizer:
         self.mask_id, self.pad_id, self.unknown_id = text.mask_id, text.pad_id, text.unknown_id
         self.mask = text.special["mask_token"]
         self.special_ids = sorted({text.id_of(name) for name in text.special})
-        self._ids = {token: index for index, token in enumerate(text.vocab)}
         self._pieces = Pieces(text.tokenizer, text.vocab)
         # Whether the mask stands for the space before it too.
         self.mask_takes_space = text.tokenizer.get_added_tokens_decoder()[self.mask_id].lstrip
@@ -172,7 +171,9 @@ class Tokenizer:
 
     def goes_on(self, row: Row, text: str) -> NDArray[np.bool_]:
         """Which tokens of a text's row go on with the word of the one before, [T]: see `Pieces.goes_on`."""
-        return self._pieces.goes_on(row.ids, row.offsets, text)
+        found, inside = np.zeros(len(row.ids), bool), row.parts[0]
+        found[inside] = self._pieces.goes_on(row.ids[inside], row.offsets[inside], text)
+        return found
 
     def trim(self, offsets: NDArray[np.int64], text: str) -> NDArray[np.int64]:
         """Offsets in a text without white space: see `Pieces.trim`."""
@@ -188,7 +189,7 @@ class Tokenizer:
         As it is where it has the tokenizer's own mask, or [MASK] is another token's name.
         """
         parts = [text] if isinstance(text, str) else list(text)
-        if USUAL_MASK in self._ids or any(self.mask in part for part in parts):
+        if self._tokenizer.token_to_id(USUAL_MASK) is not None or any(self.mask in part for part in parts):
             return text
         parts = [part.replace(USUAL_MASK, self.mask) for part in parts]
         return parts[0] if isinstance(text, str) else (parts[0], parts[1])
@@ -246,8 +247,9 @@ class Tokenizer:
         Raises InputError for a word without pieces, or with one that the vocabulary does not have.
         """
         self._check([word])
-        if word in self._ids and not (spaced and self._pieces.write_spaces):
-            return [self._ids[word]]
+        own = self._tokenizer.token_to_id(word)
+        if own is not None and not (spaced and self._pieces.write_spaces):
+            return [own]
         ids = self._pieces.split(word, spaced)
         if not ids or self.unknown_id in ids:
             raise InputError("targets", f"{word!r}: the vocabulary cannot spell it")

@@ -17,7 +17,8 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES, build_spec
+from tests.sentence_folders import SENTENCE_VARIANTS, write_modules
+from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES, MULTI_VECTOR, SPARSE, build_spec
 from yizhi.model.config import EncoderConfig
 from yizhi.model.spec import EMBEDDING, KERNEL, NORM_SCALE, EncoderSpec, Parameter
 from yizhi.reading.auto_tokenizer import read_tokenizer
@@ -129,6 +130,7 @@ _MODERN: dict[str, Any] = {
 _BY_FAMILY: dict[str, dict[str, Any]] = {
     "albert": {**_FACTORISED, "hidden_act": "gelu_new", "num_hidden_groups": 1, "inner_group_num": 1},
     "electra": _FACTORISED,
+    "nezha": {"max_relative_position": 6},
     "ernie": {"use_task_id": True, "task_type_vocab_size": 3},
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
@@ -184,6 +186,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "megatron-bert": {"model_type": "megatron-bert"},
     "ernie": {"model_type": "ernie"},
     "ernie-1.0": {"model_type": "ernie", "config": {"use_task_id": False, "hidden_act": "relu"}},
+    "nezha": {"model_type": "nezha"},
     "roberta": {"model_type": "roberta"},
     "xlm-roberta": {"model_type": "xlm-roberta", "pooler": False},
     "roformer": {"model_type": "roformer"},
@@ -247,14 +250,29 @@ ADAPTER_VARIANTS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+# Kept apart from VARIANTS too: graphs are the same whatever the tokenizer.
+TOKENIZER_VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    f"{family}-own-{kind}": {
+        **{"model_type": family, "pooler": False, "own_tokenizer": True, **HEADS.get(kind, {})},
+        "config": {"vocab_size": make().get_vocab_size(), **HEADS.get(kind, {}).get("config", {})},
+    }
+    for family, (make, _) in TOKENIZERS.items()
+    for kind in ("fill-mask", "no-head", "classifier", "tagger", "reader")
+}
+
+
 def small_config(model_type: str = "bert", **changes: Any) -> dict[str, Any]:
     """A `config.json` of 3 layers, 32 wide, over `VOCAB`."""
     return {"model_type": model_type, **_COMMON, **_BY_FAMILY.get(model_type, {}), **changes}
 
 
 def write_variant(folder: Path, name: str, **changes: Any) -> Path:
-    """Write one of VARIANTS or ADAPTER_VARIANTS. `changes` override its arguments of `write_checkpoint`."""
-    arguments = {**{**VARIANTS, **ADAPTER_VARIANTS}[name], **changes}
+    """Write one of VARIANTS, ADAPTER_VARIANTS, SENTENCE_VARIANTS or TOKENIZER_VARIANTS.
+
+    `changes` override its arguments of `write_checkpoint`.
+    """
+    variants = {**VARIANTS, **ADAPTER_VARIANTS, **SENTENCE_VARIANTS, **TOKENIZER_VARIANTS}
+    arguments = {**variants[name], **changes}
     config = small_config(arguments.pop("model_type", "bert"), **arguments.pop("config", {}))
     return write_checkpoint(folder, config, **arguments)
 
@@ -274,7 +292,10 @@ def write_checkpoint(
     seed: int = 0,
     vocab: list[str] | None = None,
     tokenizer_config: Mapping[str, Any] | None = None,
+    own_tokenizer: bool = False,
     alter: Callable[[Tensors], object] | None = None,
+    token_heads: bool = False,
+    sentence: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write `config.json`, `vocab.txt` and random weights, and return the folder.
 
@@ -282,13 +303,15 @@ def write_checkpoint(
     prefix: False drops `bert.` from the encoder's names. gamma_beta: LayerNorm's old names.
     decoder_copies: also store the tied decoder and the decoder bias's second name.
     dtype: F32, F16 or BF16, for every floating tensor. shards: files, with an index if more than one.
+    own_tokenizer: write the family's of TOKENIZERS, and no `vocab.txt`.
     alter: changes the tensors, by stored name, just before they are written.
+    token_heads: BGE-M3's two. sentence: arguments of `write_modules`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     family = FAMILIES[config["model_type"]]
     config = {"architectures": [family.class_name + CLASS_SUFFIXES[task]], **config}
     parsed = EncoderConfig.from_dict(config)
-    spec = make_spec(parsed, task, pooler)
+    spec = make_spec(parsed, task, pooler, token_heads)
     tensors = {parameter.name: random_tensor(parameter, seed) for parameter in spec.parameters()}
     if decoder_copies:
         names = family.masked_lm_names
@@ -306,11 +329,15 @@ def write_checkpoint(
         alter(tensors)
     write_weights(folder, tensors, dtype, shards)
     write_json(folder / "config.json", config)
+    if own_tokenizer:
+        make, tokenizer_class = TOKENIZERS[parsed.model_type]
+        write_tokenizer(folder, make(), tokenizer_class, **(tokenizer_config or {}))
+        return folder
     vocab = vocab_of(parsed) if vocab is None else vocab
     (folder / "vocab.txt").write_bytes(("\n".join(vocab) + "\n").encode())
     if tokenizer_config is not None:
         write_json(folder / "tokenizer_config.json", tokenizer_config)
-    return folder
+    return write_modules(folder, **sentence) if sentence else folder
 
 
 def vocab_of(config: EncoderConfig) -> list[str]:
@@ -327,10 +354,13 @@ def open_tokenizer(vocab: list[str], max_length: int, **settings: Any) -> Tokeni
         return Tokenizer(read_tokenizer(Path(folder)), max_length)
 
 
-def make_spec(config: EncoderConfig, task: str = "fill-mask", pooler: bool = True) -> EncoderSpec:
+def make_spec(
+    config: EncoderConfig, task: str = "fill-mask", pooler: bool = True, token_heads: bool = False
+) -> EncoderSpec:
     """The spec of a checkpoint with this head."""
     family = FAMILIES[config.model_type]
     names = {f"{family.pooler}.weight"} if pooler and family.pooler else set()
+    names |= {f"{SPARSE}.weight", f"{MULTI_VECTOR}.weight"} if token_heads else set()
     if task == "fill-mask":
         names.add(family.masked_lm(config).dense.weight)
     elif task == "replaced-token-detection":

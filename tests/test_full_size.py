@@ -8,7 +8,7 @@ import pytest
 
 from yizhi.cli import main
 from yizhi.converters.targets import TARGETS
-from yizhi.pipeline.jobs import Job, run_jobs
+from yizhi.pipeline.jobs import Job, Watcher, run_jobs
 from yizhi.pipeline.steps import Convert
 from yizhi.release.artifact import Artifact
 
@@ -81,7 +81,7 @@ def test_a_second_build_has_the_same_bytes(report, tmp_path):
         )
         for name, found in written.items()
     ]
-    results = run_jobs(plan, 1, lambda name: None, lambda result: None)
+    results = run_jobs(plan, 1, Watcher())
     assert not any(result.faults for result in results.values())
     again = {name: Artifact.read(tmp_path / name).description for name in TARGETS}
     shutil.rmtree(tmp_path)  # 1.7 GB, which pytest would keep

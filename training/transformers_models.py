@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import save_file
 
 from yizhi.errors import InputError
-from yizhi.model.architectures import FAMILIES, ROTARY_TABLE
+from yizhi.model.architectures import FAMILIES, POSITIONS_TABLE
 from yizhi.model.spec import Parameter
 from yizhi.reading.checkpoint import WEIGHTS, Checkpoint
 from yizhi.reading.tokenizer_sources import TOKENIZER_FILES
@@ -48,7 +48,7 @@ def build_model(
     model.tie_weights()
     new = [name for name, _ in model.named_parameters() if name not in fitting]
     poolers = (f"{family.pooler}.weight", f"{family.pooler}.bias")
-    new = [name for name in new if family.ignored.get(name) != ROTARY_TABLE]
+    new = [name for name in new if family.ignored.get(name) != POSITIONS_TABLE]
     lost = [name for name in new if name.startswith(f"{family.prefix}.") and name not in poolers]
     if lost:
         raise InputError(checkpoint.folder, [f"{name}: not in the checkpoint" for name in lost])
@@ -91,7 +91,7 @@ def write_checkpoint(
     tensors: dict[int, tuple[str, torch.Tensor]] = {}
     state = model.state_dict()
     family = FAMILIES[checkpoint.config.model_type]
-    state = {name: tensor for name, tensor in state.items() if family.ignored.get(name) != ROTARY_TABLE}
+    state = {name: tensor for name, tensor in state.items() if family.ignored.get(name) != POSITIONS_TABLE}
     names = family.masked_lm_names
     if names.decoder_bias_alias in state:
         state[names.decoder_bias] = state.pop(names.decoder_bias_alias)

@@ -20,7 +20,11 @@ from yizhi.model.spec import (
     SENTENCE_EMBEDDING,
     SHORTEST_NORM,
     SUM,
+    TERM_WEIGHTS,
+    TOKEN_VECTORS,
+    TOKEN_WEIGHTS,
     Adapter,
+    Dense,
     Layer,
     Linear,
     LinearHead,
@@ -46,7 +50,14 @@ def gelu_tanh(x: Array) -> Array:
     return 0.5 * x * (1 + jnp.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
-ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": jax.nn.relu, "silu": jax.nn.silu, "tanh": jnp.tanh}
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu_erf": gelu_erf,
+    "gelu_tanh": gelu_tanh,
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+    "identity": lambda x: x,
+}
 
 
 def precision() -> lax.Precision | None:
@@ -57,7 +68,7 @@ def precision() -> lax.Precision | None:
 
 
 def heads(p: Pass, x: Array, attention_mask: Array, outputs: Collection[str]) -> dict[str, Array]:
-    """`pooler_output`, `sentence_embedding` and `logits`, where named, from the last hidden state [B, T, H].
+    """What is named of what is made of the last hidden state [B, T, H]: vectors, weights and `logits`.
 
     Vocabulary logits alone may be asked for of any tokens, [N, H].
     """
@@ -67,9 +78,17 @@ def heads(p: Pass, x: Array, attention_mask: Array, outputs: Collection[str]) ->
     if "pooler_output" in outputs and pooled is not None:
         found["pooler_output"] = pooled
     if SENTENCE_EMBEDDING in outputs and spec.pooling:
-        found[SENTENCE_EMBEDDING] = sentence_embedding(spec.pooling, x, attention_mask)
-    if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
-        found["logits"] = mlm_head(p, spec.head, x)
+        found[SENTENCE_EMBEDDING] = sentence_embedding(p, spec.pooling, x, attention_mask)
+    if TOKEN_WEIGHTS in outputs and spec.token_weights:
+        found[TOKEN_WEIGHTS] = token_weights(p, spec.token_weights, x, attention_mask)
+    if TOKEN_VECTORS in outputs and spec.token_vectors:
+        found[TOKEN_VECTORS] = token_vectors(p, spec.token_vectors, x, attention_mask)
+    if isinstance(spec.head, MaskedLMHead) and {"logits", TERM_WEIGHTS} & set(outputs):
+        logits = mlm_head(p, spec.head, x)
+        if "logits" in outputs:
+            found["logits"] = logits
+        if TERM_WEIGHTS in outputs:
+            found[TERM_WEIGHTS] = term_weights(p, logits, attention_mask)
     elif "logits" in outputs and isinstance(spec.head, LinearHead):
         found["logits"] = linear_head(p, spec.head, x, pooled, attention_mask)
     return found
@@ -169,9 +188,14 @@ def attention(p: Pass, layer: Layer, x: Array) -> Array:
         query, key = rotary(p, layer.rotary, query), rotary(p, layer.rotary, key)
         value = rotary(p, layer.rotary, value) if layer.rotary.values else value
     mask = p.mask if layer.window is None else hide_far(p.mask, x, layer.window)
+    relative = None if layer.farthest is None else relative_positions(layer.farthest, query)
     scores = jnp.einsum("bqad,bkad->baqk", query, key, precision=precision())  # [B, A, T, T]
+    if relative is not None:
+        scores = scores + jnp.einsum("bqad,qkd->baqk", query, relative, precision=precision())
     weights = jax.nn.softmax(scores * p.spec.config.head_size**-0.5 + mask, axis=-1)
     context = jnp.einsum("baqk,bkad->bqad", weights, value, precision=precision())
+    if relative is not None:
+        context = context + jnp.einsum("baqk,qkd->bqad", weights, relative, precision=precision())
     context = p.tap("context", tokens_at(context.reshape(x.shape), p.positions))  # [B, T, H] or [N, H]
     return p.tap("attention_output", linear(p, layer.attention_output, context))
 
@@ -197,6 +221,14 @@ def rotary(p: Pass, turn: Rotary, x: Array) -> Array:
     angles = np.expand_dims(angles[:, None], axis)  # [T, 1, d / 2, 1], or [T, 1, 1, d / 2]
     cos, sin = np.cos(angles).astype(x.dtype), np.sin(angles).astype(x.dtype)
     return jnp.concatenate((a * cos - b * sin, b * cos + a * sin), axis).reshape(x.shape)
+
+
+def relative_positions(farthest: int, x: Array) -> Array:
+    """What a key's distance adds to it and to its value, [T, T, d]; the formula stands at `yizhi.model.spec.Layer`."""
+    d, places = x.shape[-1], jnp.arange(x.shape[1])
+    angles = np.arange(2 * farthest + 1)[:, None] * 10_000 ** (-np.arange(0, d, 2) / d)
+    table = np.stack((np.sin(angles), np.cos(angles)), -1).reshape(-1, d)  # [2 · farthest + 1, d]
+    return jnp.asarray(table, x.dtype)[jnp.clip(places - places[:, None], -farthest, farthest) + farthest]
 
 
 def hide_far(mask: Array | None, x: Array, window: int) -> Array | None:
@@ -228,18 +260,49 @@ def pooler(p: Pass, dense: Linear, x: Array) -> Array:
     return jnp.tanh(linear(p, dense, x[:, 0]))
 
 
-def sentence_embedding(pooling: Pooling, x: Array, attention_mask: Array) -> Array:
-    """[B, T, H] -> [B, H]: each row's own tokens as one vector."""
+def sentence_embedding(p: Pass, pooling: Pooling, x: Array, attention_mask: Array) -> Array:
+    """[B, T, H] -> [B, D]: each row's own tokens as one vector."""
     kept = attention_mask[..., None].astype(x.dtype)  # [B, T, 1]
     if pooling.mode == "mean":
         pooled = (x * kept).sum(1) / jnp.maximum(kept.sum(1), 1)
     elif pooling.mode == "max":
         pooled = jnp.where(kept == 0, jnp.finfo(x.dtype).min, x).max(1) * kept.max(1)
+    elif pooling.mode == "last":
+        pooled = x[jnp.arange(len(x)), x.shape[1] - 1 - attention_mask[:, ::-1].argmax(1)]
     else:
         pooled = x[jnp.arange(len(x)), attention_mask.argmax(1)]
-    if not pooling.normalize:
-        return pooled
-    return pooled / jnp.maximum(jnp.linalg.norm(pooled, axis=-1, keepdims=True), SHORTEST_NORM)
+    for dense in pooling.dense:
+        pooled = ACTIVATIONS[dense.activation](linear(p, dense.linear, pooled))
+    if pooling.dimensions:
+        pooled = shorten(p, pooled, pooling.dimensions)
+    return normalize(pooled) if pooling.normalize else pooled
+
+
+def shorten(p: Pass, x: Array, size: int) -> Array:
+    """The first so many numbers of each vector."""
+    return x[:, :size]
+
+
+def normalize(x: Array) -> Array:
+    """Each vector along the last axis over its L2 norm."""
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), SHORTEST_NORM)
+
+
+def token_weights(p: Pass, head: Dense, x: Array, attention_mask: Array) -> Array:
+    """[B, T, H] -> [B, T]: each token's weight for lexical matching, 0 at padding."""
+    weights = ACTIVATIONS[head.activation](linear(p, head.linear, x))  # [B, T, 1]
+    return weights.squeeze(-1) * attention_mask.astype(x.dtype)
+
+
+def token_vectors(p: Pass, dense: Linear, x: Array, attention_mask: Array) -> Array:
+    """[B, T, H] -> [B, T, D]: each token's vector of length 1, zeros at padding."""
+    return normalize(linear(p, dense, x) * attention_mask[..., None].astype(x.dtype))
+
+
+def term_weights(p: Pass, logits: Array, attention_mask: Array) -> Array:
+    """[B, T, V] -> [B, V]: log(1 + relu) of the highest logit over a row's own tokens; both only grow."""
+    highest = jnp.where(attention_mask[..., None] == 0, 0, logits).max(1)
+    return jnp.log1p(jax.nn.relu(highest))
 
 
 def mlm_head(p: Pass, head: MaskedLMHead, x: Array) -> Array:
@@ -258,7 +321,7 @@ def linear_head(p: Pass, head: LinearHead, x: Array, pooled: Array | None, atten
     elif head.over == "first_token":
         x = x[:, 0]
     elif head.over == "mean":
-        x = sentence_embedding(Pooling("mean"), x, attention_mask)
+        x = sentence_embedding(p, Pooling("mean"), x, attention_mask)
     if head.dense:
         x = ACTIVATIONS[head.dense.activation](linear(p, head.dense.linear, x))
         x = layer_norm(p, head.dense.norm, x) if head.dense.norm else x

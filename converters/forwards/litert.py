@@ -22,7 +22,11 @@ from yizhi.model.spec import (
     SENTENCE_EMBEDDING,
     SHORTEST_NORM,
     SUM,
+    TERM_WEIGHTS,
+    TOKEN_VECTORS,
+    TOKEN_WEIGHTS,
     Adapter,
+    Dense,
     EncoderSpec,
     Layer,
     Linear,
@@ -43,6 +47,7 @@ class Pass:
     mask: what is added to attention scores, [B, 1, 1, T]. ones: [T, 1].
     windows: by window, the mask of layers that have it: what hides padding and what is further away, [B, 1, T, T].
     angles: by base, the cosines and sines of rotary positions, [T, 1, d / 2] each.
+    relative: what a key's distance adds to it and to its value, [T, 1, T, d], where the layers have that.
     positions: the tokens [N, 2], each by row and position, that the last layer is to compute; all [B, T] if None.
     """
 
@@ -55,6 +60,7 @@ class Pass:
     ones: Value
     windows: Mapping[int, Value] = field(default_factory=dict)
     angles: Mapping[float, tuple[Value, Value]] = field(default_factory=dict)
+    relative: Value | None = None
     tap: Tap[Value] = ignore
     positions: Value | None = None
 
@@ -93,7 +99,19 @@ def tanh(g: Graph, scope: str, x: Value) -> Value:
     return g.node(scope, "TANH", [x], x.shape)
 
 
-ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": relu, "silu": silu, "tanh": tanh}
+def identity(g: Graph, scope: str, x: Value) -> Value:
+    """x."""
+    return x
+
+
+ACTIVATIONS = {
+    "gelu_erf": gelu_erf,
+    "gelu_tanh": gelu_tanh,
+    "relu": relu,
+    "silu": silu,
+    "tanh": tanh,
+    "identity": identity,
+}
 
 
 def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
@@ -110,8 +128,14 @@ def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
     pooled = p.tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler else None  # [B, H]
     if SENTENCE_EMBEDDING in outputs and spec.pooling:
         p.tap(SENTENCE_EMBEDDING, sentence_embedding(p, spec.pooling, x, attention_mask))
+    if TOKEN_WEIGHTS in outputs and spec.token_weights:
+        p.tap(TOKEN_WEIGHTS, token_weights(p, spec.token_weights, x, attention_mask))
+    if TOKEN_VECTORS in outputs and spec.token_vectors:
+        p.tap(TOKEN_VECTORS, token_vectors(p, spec.token_vectors, x, attention_mask))
     if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
-        p.tap("logits", mlm_head(p, spec.head, x))
+        logits = p.tap("logits", mlm_head(p, spec.head, x))
+        if TERM_WEIGHTS in outputs:
+            p.tap(TERM_WEIGHTS, term_weights(p, logits, attention_mask))
     elif "logits" in outputs and isinstance(spec.head, LinearHead):
         p.tap("logits", linear_head(p, spec.head, x, pooled, attention_mask))
     for name in outputs:
@@ -194,7 +218,7 @@ def mask_scores(g: Graph, attention_mask: Value) -> Value:
 def see(p: Pass) -> Pass:
     """The pass with what attention needs beside hidden states and mask: windows, and angles of rotary positions."""
     g, scope, config, kind = p.graph, "places", p.spec.config, np.float32
-    if not p.spec.windows and not p.spec.rotary_bases:
+    if not p.spec.windows and not p.spec.rotary_bases and p.spec.farthest is None:
         return p
     ends = [g.constant("zero", 0), p.length, g.constant("one", 1)]
     places = g.node(scope, "RANGE", ends, (ANY,), dtype=INT32)  # [T]
@@ -215,7 +239,21 @@ def see(p: Pass) -> Pass:
         )
         cos, sin = (gather(g, scope, table, places, axis=0) for table in tables)  # [T, 1, d / 2]
         angles[base] = cos, sin
-    return replace(p, windows=windows, angles=angles)
+    relative = None if p.spec.farthest is None else relative_positions(p, p.spec.farthest, places)
+    return replace(p, windows=windows, angles=angles, relative=relative)
+
+
+def relative_positions(p: Pass, farthest: int, places: Value) -> Value:
+    """What a key's distance adds to it and to its value, [T, 1, T, d]; the formula: `yizhi.model.spec.Layer`."""
+    g, scope, d, rows = p.graph, "places", p.spec.config.head_size, 2 * farthest + 1
+    cos, sin = (g.constant(name, make_table(name, rows, d // 2), np.float32) for name in table_names(10_000.0))
+    both = g.node(scope, "PACK", [sin, cos], (rows, d // 2, 2), schema.PackOptionsT(valuesCount=2, axis=2))
+    table = g.node(scope, "RESHAPE", [both, g.constant("distances", [rows, d])], (rows, d))
+    column = g.node(scope, "EXPAND_DIMS", [places, g.constant("axis.1", [1])], (ANY, 1), dtype=INT32)
+    near = g.node(scope, "SUB", [places, column], (ANY, ANY), dtype=INT32)
+    for operator, number in (("MINIMUM", farthest), ("MAXIMUM", -farthest), ("ADD", farthest)):
+        near = g.node(scope, operator, [near, g.constant(f"distance.{number}", number)], near.shape, dtype=INT32)
+    return expand(g, scope, gather(g, scope, table, near, axis=0), 1)
 
 
 def encoder(p: Pass, x: Value) -> Value:
@@ -299,8 +337,12 @@ def attention(p: Pass, layer: Layer, x: Value) -> Value:
     query, key, value = split(layer.query, query), split(layer.key, key), split(layer.value, value)
     mask = p.mask if layer.window is None else p.windows[layer.window]
     scores = g.node(f"{scope}/scores", "BATCH_MATMUL", [query, key], square, schema.BatchMatMulOptionsT(adjY=True))
+    if layer.farthest is not None and p.relative:
+        scores = add(g, scope, scores, for_each_query(g, f"{scope}/scores", query, p.relative, adj_y=True))
     weights, total = exponents(p, scope, add(g, scope, scores, mask))
     context = g.node(f"{scope}/context", "BATCH_MATMUL", [weights, value], value.shape, schema.BatchMatMulOptionsT())
+    if layer.farthest is not None and p.relative:
+        context = add(g, scope, context, for_each_query(g, f"{scope}/context", weights, p.relative, adj_y=False))
     context = swap(g, scope, g.node(scope, "DIV", [context, total], context.shape))
     context = g.node(scope, "RESHAPE", [context, p.rows], (ANY, ANY, config.hidden_size))
     context = p.tap("context", tokens_at(p, scope, context))  # [B, T, H] or [N, H]
@@ -329,6 +371,16 @@ def rotary(p: Pass, part: Linear, turn: Rotary, x: Value) -> Value:
     axis, sizes = (4, (d // 2, 2)) if turn.interleaved else (3, (2, d // 2))
     options = schema.PackOptionsT(valuesCount=2, axis=axis)
     return g.node(scope, "PACK", [one, other], (ANY, ANY, heads, *sizes), options)
+
+
+def for_each_query(g: Graph, scope: str, x: Value, relative: Value, *, adj_y: bool) -> Value:
+    """x [B, A, T, n] times a matrix of each query's own, of [T, 1, T, d], or with adj_y its transpose: [B, A, T, m]."""
+    there, back = g.constant("queries_first", [2, 0, 1, 3]), g.constant("queries_third", [1, 2, 0, 3])
+    width = ANY if adj_y else relative.shape[-1]
+    rows = g.node(scope, "TRANSPOSE", [x, there], (ANY, ANY, x.shape[1], x.shape[3]))  # [T, B, A, n]
+    options = schema.BatchMatMulOptionsT(adjY=adj_y)
+    product = g.node(scope, "BATCH_MATMUL", [rows, relative], (ANY, ANY, x.shape[1], width), options)
+    return g.node(scope, "TRANSPOSE", [product, back], (ANY, x.shape[1], ANY, width))
 
 
 def exponents(p: Pass, scope: str, scores: Value) -> tuple[Value, Value]:
@@ -370,9 +422,9 @@ def pooler(p: Pass, dense: Linear, x: Value) -> Value:
 
 
 def sentence_embedding(p: Pass, pooling: Pooling, x: Value, attention_mask: Value) -> Value:
-    """[B, T, H] -> [B, H]: each row's own tokens as one vector."""
+    """[B, T, H] -> [B, D]: each row's own tokens as one vector."""
     g, scope, shape = p.graph, "pooling", (ANY, x.shape[-1])
-    one, middle, last = g.constant("one.float", 1, np.float32), g.constant("axis.1", [1]), g.constant("axis.-1", [-1])
+    one, middle = g.constant("one.float", 1, np.float32), g.constant("axis.1", [1])
     kept = expand(g, scope, as_float(g, scope, attention_mask), -1)  # [B, T, 1]
     if pooling.mode == "mean":
         total = g.node(scope, "SUM", [multiply(g, scope, x, kept), middle], shape, schema.ReducerOptionsT())
@@ -386,15 +438,64 @@ def sentence_embedding(p: Pass, pooling: Pooling, x: Value, attention_mask: Valu
         pooled = multiply(g, scope, highest, some)
     else:
         options = schema.ArgMaxOptionsT(outputType=INT32)
-        first = g.node(scope, "ARG_MAX", [attention_mask, g.constant("one", 1)], (ANY,), options, dtype=INT32)
-        pooled = g.node(scope, "GATHER", [x, first], shape, schema.GatherOptionsT(axis=1, batchDims=1), version=5)
-    if not pooling.normalize:
-        return pooled
-    squares = multiply(g, scope, pooled, pooled)
-    norm = g.node(scope, "SUM", [squares, last], (ANY, 1), schema.ReducerOptionsT(keepDims=True))
-    norm = g.node(scope, "SQRT", [norm], norm.shape)
-    norm = g.node(scope, "MAXIMUM", [norm, g.constant("shortest", SHORTEST_NORM, np.float32)], norm.shape)
-    return g.node(scope, "DIV", [pooled, norm], shape)
+        marks = numbered(p, scope, attention_mask) if pooling.mode == "last" else attention_mask
+        place = g.node(scope, "ARG_MAX", [marks, g.constant("one", 1)], (ANY,), options, dtype=INT32)
+        pooled = g.node(scope, "GATHER", [x, place], shape, schema.GatherOptionsT(axis=1, batchDims=1), version=5)
+    for dense in pooling.dense:
+        pooled = ACTIVATIONS[dense.activation](g, dense.linear.name, linear(p, dense.linear, pooled))
+    if pooling.dimensions:
+        pooled = shorten(p, pooled, pooling.dimensions)
+    return normalize(p, scope, pooled) if pooling.normalize else pooled
+
+
+def numbered(p: Pass, scope: str, attention_mask: Value) -> Value:
+    """1 … T for tokens by their position, 0 for padding: [B, T]. The last token's is the greatest."""
+    g = p.graph
+    ends = [g.constant("one", 1), add(g, scope, p.length, g.constant("one", 1)), g.constant("one", 1)]
+    numbers = g.node(scope, "RANGE", ends, (ANY,), dtype=INT32)  # [T]
+    return multiply(g, scope, as_float(g, scope, attention_mask), as_float(g, scope, numbers))
+
+
+def shorten(p: Pass, x: Value, size: int) -> Value:
+    """The first so many numbers of each vector."""
+    g = p.graph
+    ends = [g.constant("start", [0, 0]), g.constant(f"columns.{size}", [ANY, size])]
+    return g.node("pooling", "SLICE", [x, *ends], (ANY, size))
+
+
+def normalize(p: Pass, scope: str, x: Value) -> Value:
+    """Each vector along the last axis over its L2 norm."""
+    g, shape = p.graph, (*x.shape[:-1], 1)
+    axis = g.constant(f"axis.{len(shape) - 1}", [len(shape) - 1])
+    norm = g.node(scope, "SUM", [multiply(g, scope, x, x), axis], shape, schema.ReducerOptionsT(keepDims=True))
+    norm = g.node(scope, "SQRT", [norm], shape)
+    norm = g.node(scope, "MAXIMUM", [norm, g.constant("shortest", SHORTEST_NORM, np.float32)], shape)
+    return g.node(scope, "DIV", [x, norm], x.shape)
+
+
+def token_weights(p: Pass, head: Dense, x: Value, attention_mask: Value) -> Value:
+    """[B, T, H] -> [B, T]: each token's weight for lexical matching, 0 at padding."""
+    g, scope = p.graph, head.linear.name
+    weights = ACTIVATIONS[head.activation](g, scope, linear(p, head.linear, x))  # [B, T, 1]
+    weights = g.node(scope, "SQUEEZE", [weights], (ANY, ANY), schema.SqueezeOptionsT(squeezeDims=[2]))
+    return multiply(g, scope, weights, as_float(g, scope, attention_mask))
+
+
+def token_vectors(p: Pass, dense: Linear, x: Value, attention_mask: Value) -> Value:
+    """[B, T, H] -> [B, T, D]: each token's vector of length 1, zeros at padding."""
+    g, scope = p.graph, dense.name
+    kept = expand(g, scope, as_float(g, scope, attention_mask), -1)  # [B, T, 1]
+    return normalize(p, scope, multiply(g, scope, linear(p, dense, x), kept))
+
+
+def term_weights(p: Pass, logits: Value, attention_mask: Value) -> Value:
+    """[B, T, V] -> [B, V]: log(1 + relu) of the highest logit over a row's own tokens; both only grow."""
+    g, scope, shape = p.graph, "terms", (ANY, logits.shape[-1])
+    own = multiply(g, scope, logits, expand(g, scope, as_float(g, scope, attention_mask), -1))
+    axis = g.constant("axis.1", [1])
+    highest = g.node(scope, "REDUCE_MAX", [own, axis], shape, schema.ReducerOptionsT())
+    above = add(g, scope, relu(g, scope, highest), g.constant("one.float", 1, np.float32))
+    return g.node(scope, "LOG", [above], shape)
 
 
 def mlm_head(p: Pass, head: MaskedLMHead, x: Value) -> Value:

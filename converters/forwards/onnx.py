@@ -22,7 +22,11 @@ from yizhi.model.spec import (
     SHORTEST_NORM,
     SPAN_LOGITS,
     SUM,
+    TERM_WEIGHTS,
+    TOKEN_VECTORS,
+    TOKEN_WEIGHTS,
     Adapter,
+    Dense,
     EncoderSpec,
     Layer,
     Linear,
@@ -34,7 +38,7 @@ from yizhi.model.spec import (
     Scaling,
 )
 
-DOUBLE, FLOAT, INT64 = TensorProto.DOUBLE, TensorProto.FLOAT, TensorProto.INT64
+BOOL, DOUBLE, FLOAT, INT64 = TensorProto.BOOL, TensorProto.DOUBLE, TensorProto.FLOAT, TensorProto.INT64
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Pass:
     mask: what is added to attention scores, [B, 1, 1, T]; the layers need it.
     windows: by window, the mask of layers that have it: what hides padding and what is further away, [B, 1, T, T].
     angles: by base, the cosines and sines of rotary positions, [T, d / 2] each.
+    relative: what a key's distance adds to it and to its value, [T, T, d], where the layers have that.
     positions: the tokens [M, 2], each by row and position, that the last layer is to compute; all [N] if None.
     """
 
@@ -53,6 +58,7 @@ class Pass:
     mask: str = ""
     windows: Mapping[int, str] = field(default_factory=dict)
     angles: Mapping[float, tuple[str, str]] = field(default_factory=dict)
+    relative: str | None = None
     positions: str | None = None
 
     def in_layer(self, number: int) -> "Pass":
@@ -90,7 +96,19 @@ def tanh(g: Graph, scope: str, x: str) -> str:
     return g.node(scope, "Tanh", [x])
 
 
-ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": relu, "silu": silu, "tanh": tanh}
+def identity(g: Graph, scope: str, x: str) -> str:
+    """x."""
+    return x
+
+
+ACTIVATIONS = {
+    "gelu_erf": gelu_erf,
+    "gelu_tanh": gelu_tanh,
+    "relu": relu,
+    "silu": silu,
+    "tanh": tanh,
+    "identity": identity,
+}
 
 
 def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
@@ -118,8 +136,14 @@ def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
     pooled = tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler else ""  # [B, H]
     if SENTENCE_EMBEDDING in outputs and spec.pooling:
         tap(SENTENCE_EMBEDDING, sentence_embedding(p, spec.pooling, x, attention_mask))
+    if TOKEN_WEIGHTS in outputs and spec.token_weights:
+        tap(TOKEN_WEIGHTS, token_weights(p, spec.token_weights, x, attention_mask))
+    if TOKEN_VECTORS in outputs and spec.token_vectors:
+        tap(TOKEN_VECTORS, token_vectors(p, spec.token_vectors, x, attention_mask))
     if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
-        tap("logits", mlm_head(p, spec.head, x))
+        logits = tap("logits", mlm_head(p, spec.head, x))
+        if TERM_WEIGHTS in outputs:
+            tap(TERM_WEIGHTS, term_weights(p, logits, attention_mask))
     elif "logits" in outputs and isinstance(spec.head, LinearHead):
         logits = tap("logits", linear_head(p, spec.head, x, pooled, attention_mask))
         for column, name in enumerate(SPAN_LOGITS if SPAN_LOGITS[0] in outputs else ()):
@@ -186,7 +210,7 @@ def see(p: Pass, attention_mask: str) -> Pass:
     """The pass with what attention needs beside the hidden states: masks, and the angles of rotary positions."""
     g, scope, d = p.graph, "positions", p.spec.config.head_size
     mask = mask_scores(g, attention_mask)
-    if not p.spec.windows and not p.spec.rotary_bases:
+    if not p.spec.windows and not p.spec.rotary_bases and p.spec.farthest is None:
         return replace(p, mask=mask)
 
     def number(name: str, value: float, dtype: int = DOUBLE) -> str:
@@ -203,17 +227,33 @@ def see(p: Pass, attention_mask: str) -> Pass:
         near = g.node(scope, "LessOrEqual", [distances, number("window", float(window))])
         far = [near, g.constant("nothing", FLOAT, 0.0), g.constant("mask_value", FLOAT, MASK_VALUE)]
         windows[window] = g.node(scope, "Min", [mask, g.node(scope, "Where", far)])  # not their sum, which overflows
-    for base in p.spec.rotary_bases:
+
+    def turns(column: str, base: float) -> tuple[str, str]:
+        """Cosines and sines of column · base^(−2i / d): [rows, 1] -> [rows, d / 2]."""
         # In float64: an angle in float32 is off by 4e-4 at position 8,191, as it is in transformers' ModernBERT.
         pairs = g.node(scope, "Range", [number("place", 0.0), number("pairs", d / 2), number("place", 1.0)])
         exponents = g.node(scope, "Mul", [pairs, number("exponent", -2 / d)])
         frequencies = g.node(scope, "Pow", [number("base", base), exponents])  # [d / 2]
-        angle = g.node(scope, "Mul", [column, frequencies])  # [T, d / 2]
+        angle = g.node(scope, "Mul", [column, frequencies])
         # cos x = sin (x + π / 2): ONNX Runtime 1.17 has no cosine of float64.
         ahead = g.node(scope, "Add", [angle, g.constant("quarter", DOUBLE, math.pi / 2)])
         cos, sin = (g.node(scope, "Cast", [g.node(scope, "Sin", [x])], to=FLOAT) for x in (ahead, angle))
-        angles[base] = cos, sin
-    return replace(p, mask=mask, windows=windows, angles=angles)
+        return cos, sin
+
+    for base in p.spec.rotary_bases:
+        angles[base] = turns(column, base)
+    relative = None
+    if p.spec.farthest is not None:  # what a key's distance adds to it and to its value: [T, T, d]
+        farthest = number("farthest", float(p.spec.farthest))
+        ends = [number("place", 0.0), number("distances", 2.0 * p.spec.farthest + 1), number("place", 1.0)]
+        cos, sin = turns(g.node(scope, "Unsqueeze", [g.node(scope, "Range", ends), columns]), 10_000.0)
+        both = [g.node(scope, "Unsqueeze", [part, g.constant("last_axis", INT64, [-1])]) for part in (sin, cos)]
+        table = to_rows(g, scope, g.node(scope, "Concat", both, axis=-1), d)  # [2 · farthest + 1, d]
+        distances = g.node(scope, "Sub", [places, column])  # [T, T]
+        near = g.node(scope, "Clip", [distances, number("farthest", -float(p.spec.farthest)), farthest])
+        near = g.node(scope, "Cast", [g.node(scope, "Add", [near, farthest])], to=INT64)
+        relative = g.node(scope, "Gather", [table, near], axis=0)
+    return replace(p, mask=mask, windows=windows, angles=angles, relative=relative)
 
 
 def mask_scores(g: Graph, attention_mask: str) -> str:
@@ -307,10 +347,18 @@ def attention(p: Pass, layer: Layer, x: str) -> str:
     key = split(layer.key, key, (0, 2, 3, 1))  # [B, A, d, T]
     value = split(layer.value, value, (0, 2, 1, 3))  # [B, A, T, d]
     scale = g.constant("attention_scale", FLOAT, p.spec.config.head_size**-0.5)
-    scores = g.node(scope, "Mul", [g.node(f"{scope}/scores", "MatMul", [query, key]), scale])  # [B, A, T, T]
+    scores = g.node(f"{scope}/scores", "MatMul", [query, key])  # [B, A, T, T]
+    if layer.farthest is not None and p.relative:
+        apart = g.node(f"{scope}/scores", "Einsum", [query, p.relative], equation="baqd,qkd->baqk")
+        scores = g.node(f"{scope}/scores", "Add", [scores, apart])
+    scores = g.node(scope, "Mul", [scores, scale])
     mask = p.mask if layer.window is None else p.windows[layer.window]
     weights = g.node(scope, "Softmax", [g.node(scope, "Add", [scores, mask])], axis=-1)
-    context = g.node(scope, "Transpose", [g.node(f"{scope}/context", "MatMul", [weights, value])], perm=(0, 2, 1, 3))
+    context = g.node(f"{scope}/context", "MatMul", [weights, value])  # [B, A, T, d]
+    if layer.farthest is not None and p.relative:
+        apart = g.node(f"{scope}/context", "Einsum", [weights, p.relative], equation="baqk,qkd->baqd")
+        context = g.node(f"{scope}/context", "Add", [context, apart])
+    context = g.node(scope, "Transpose", [context], perm=(0, 2, 1, 3))
     if p.positions:
         context = g.node(scope, "GatherND", [context, p.positions])  # [M, A, d]
     context = p.tap("context", to_rows(g, scope, context, p.spec.config.hidden_size))  # [N, H] or [M, H]
@@ -375,7 +423,7 @@ def pooler(p: Pass, dense: Linear, x: str) -> str:
 
 
 def sentence_embedding(p: Pass, pooling: Pooling, x: str, attention_mask: str) -> str:
-    """[N, H] -> [B, H]: each row's own tokens as one vector."""
+    """[N, H] -> [B, D]: each row's own tokens as one vector."""
     g, scope = p.graph, "pooling"
 
     def axis(number: int) -> str:
@@ -398,12 +446,59 @@ def sentence_embedding(p: Pass, pooling: Pooling, x: str, attention_mask: str) -
         highest = g.node(scope, "ReduceMax", [hidden, axis(1)], keepdims=0)
         pooled = g.node(scope, "Mul", [highest, g.node(scope, "ReduceMax", [kept, axis(1)])])
     else:
-        first = g.node(scope, "ArgMax", [kept], axis=1)  # [B, 1]
-        pooled = g.node(scope, "GatherND", [states, first], batch_dims=1)
-    if not pooling.normalize:
-        return pooled
-    norm = g.node(scope, "ReduceL2", [pooled, axis(-1)])  # [B, 1]
-    return g.node(scope, "Div", [pooled, g.node(scope, "Max", [norm, g.constant("shortest", FLOAT, SHORTEST_NORM)])])
+        place = g.node(scope, "ArgMax", [kept], axis=1, select_last_index=int(pooling.mode == "last"))  # [B, 1]
+        pooled = g.node(scope, "GatherND", [states, place], batch_dims=1)
+    for dense in pooling.dense:
+        name = dense.linear.name
+        pooled = ACTIVATIONS[dense.activation](g, name, linear_of_rows(p, dense.linear, pooled))
+    if pooling.dimensions:
+        pooled = shorten(p, pooled, pooling.dimensions)
+    return normalize(p, scope, pooled) if pooling.normalize else pooled
+
+
+def shorten(p: Pass, x: str, size: int) -> str:
+    """The first so many numbers of each vector."""
+    g = p.graph
+    ends = [g.constant(f"end.{end}", INT64, [end]) for end in (0, size)]
+    return g.node("pooling", "Slice", [x, *ends, g.constant("axis.-1", INT64, [-1])])
+
+
+def normalize(p: Pass, scope: str, x: str) -> str:
+    """Each vector along the last axis over its L2 norm."""
+    g = p.graph
+    norm = g.node(scope, "ReduceL2", [x, g.constant("axis.-1", INT64, [-1])])
+    return g.node(scope, "Div", [x, g.node(scope, "Max", [norm, g.constant("shortest", FLOAT, SHORTEST_NORM)])])
+
+
+def token_weights(p: Pass, head: Dense, x: str, attention_mask: str) -> str:
+    """[N, H] -> [N]: each token's weight for lexical matching, 0 at padding."""
+    g, scope = p.graph, head.linear.name
+    weights = ACTIVATIONS[head.activation](g, scope, linear(p, head.linear, x))  # [N, 1]
+    return to_rows(g, scope, g.node(scope, "Mul", [weights, kept_tokens(p, scope, attention_mask)]), 1)
+
+
+def token_vectors(p: Pass, dense: Linear, x: str, attention_mask: str) -> str:
+    """[N, H] -> [N, D]: each token's vector of length 1, zeros at padding."""
+    g, scope = p.graph, dense.name
+    own = g.node(scope, "Mul", [linear(p, dense, x), kept_tokens(p, scope, attention_mask)])
+    return normalize(p, scope, own)
+
+
+def kept_tokens(p: Pass, scope: str, attention_mask: str) -> str:
+    """1 for a token, 0 for padding: [B, T] -> [N, 1]."""
+    return to_rows(p.graph, scope, p.graph.node(scope, "Cast", [attention_mask], to=FLOAT), 1)
+
+
+def term_weights(p: Pass, logits: str, attention_mask: str) -> str:
+    """[N, V] -> [B, V]: log(1 + relu) of the highest logit over a row's own tokens; both only grow."""
+    g, scope = p.graph, "terms"
+    own = g.node(scope, "Cast", [attention_mask], to=BOOL)  # [B, T]
+    own = g.node(scope, "Unsqueeze", [own, g.constant("axis.-1", INT64, [-1])])
+    zero = g.constant("zero.float", FLOAT, 0.0)
+    shown = g.node(scope, "Where", [own, to_tokens(g, scope, logits, [-1]), zero])  # [B, T, V]
+    highest = g.node(scope, "ReduceMax", [shown, g.constant("axis.1", INT64, [1])], keepdims=0)
+    above = g.node(scope, "Add", [relu(g, scope, highest), g.constant("one", FLOAT, 1.0)])
+    return g.node(scope, "Log", [above])
 
 
 def mlm_head(p: Pass, head: MaskedLMHead, x: str) -> str:
@@ -432,6 +527,17 @@ def linear_head(p: Pass, head: LinearHead, x: str, pooled: str, attention_mask: 
 def linear(p: Pass, layer: Linear, x: str) -> str:
     """x Wᵀ + b, or x Wᵀ."""
     return p.graph.linear(layer.name, layer.weight, layer.bias, x)
+
+
+def linear_of_rows(p: Pass, layer: Linear, x: str) -> str:
+    """`linear` of one vector for each row, [B, inputs] -> [B, outputs], whose bits do not change with B.
+
+    Of two equal batches, because ONNX Runtime multiplies a single row by another kernel.
+    """
+    g, scope = p.graph, layer.name
+    twice = linear(p, layer, g.node(scope, "Concat", [x, x], axis=0))
+    half = g.node(scope, "Shape", [x], end=1)  # [1]: B
+    return g.node(scope, "Slice", [twice, g.constant("end.0", INT64, [0]), half])
 
 
 def layer_norm(p: Pass, norm: Norm, x: str) -> str:

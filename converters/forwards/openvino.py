@@ -23,7 +23,11 @@ from yizhi.model.spec import (
     SHORTEST_NORM,
     SPAN_LOGITS,
     SUM,
+    TERM_WEIGHTS,
+    TOKEN_VECTORS,
+    TOKEN_WEIGHTS,
     Adapter,
+    Dense,
     EncoderSpec,
     Layer,
     Linear,
@@ -82,6 +86,7 @@ ACTIVATIONS: Mapping[str, Callable[[Node, str], Node]] = {
     "relu": relu,
     "silu": silu,
     "tanh": tanh,
+    "identity": lambda x, scope: x,
 }
 
 
@@ -99,9 +104,15 @@ def build_encoder(weights: Weights, spec: EncoderSpec, outputs: Sequence[str]) -
     p.tap("last_hidden_state", x)
     pooled = p.tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler else None  # [B, H]
     if SENTENCE_EMBEDDING in outputs and spec.pooling:
-        p.tap(SENTENCE_EMBEDDING, sentence_embedding(spec.pooling, x, attention_mask))
+        p.tap(SENTENCE_EMBEDDING, sentence_embedding(p, spec.pooling, x, attention_mask))
+    if TOKEN_WEIGHTS in outputs and spec.token_weights:
+        p.tap(TOKEN_WEIGHTS, token_weights(p, spec.token_weights, x, attention_mask))
+    if TOKEN_VECTORS in outputs and spec.token_vectors:
+        p.tap(TOKEN_VECTORS, token_vectors(p, spec.token_vectors, x, attention_mask))
     if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
-        p.tap("logits", mlm_head(p, spec.head, x))
+        logits = p.tap("logits", mlm_head(p, spec.head, x))
+        if TERM_WEIGHTS in outputs:
+            p.tap(TERM_WEIGHTS, term_weights(p, logits, attention_mask))
     elif "logits" in outputs and isinstance(spec.head, LinearHead):
         logits = p.tap("logits", linear_head(p, spec.head, x, pooled, attention_mask))
         for column, name in enumerate(SPAN_LOGITS if SPAN_LOGITS[0] in outputs else ()):
@@ -189,7 +200,18 @@ def see(p: Pass, attention_mask: Node) -> Pass:
         places = ops.range(0, ops.squeeze(length), 1, "i64")
         cos, sin = (ops.gather(table, places, 0) for table in tables)  # [T, d / 2]
         angles[base] = cos, sin
-    return replace(p, mask=mask, windows=windows, angles=angles, missing=missing)
+    relative = None
+    if p.spec.farthest is not None:  # what a key's distance adds to it and to its value: [T, T′, d]
+        d, farthest = config.head_size, np.int64(p.spec.farthest)
+        tables = (make_table(name, 2 * p.spec.farthest + 1, d // 2) for name in table_names(10_000.0))
+        cos, sin = (ops.constant(table, name=name) for table, name in zip(tables, table_names(10_000.0), strict=True))
+        both = ops.concat([ops.unsqueeze(sin, [-1]), ops.unsqueeze(cos, [-1])], -1)
+        ends = (ops.squeeze(size) for size in (length, ops.add(length, missing)))
+        queries, keys = (ops.range(0, end, 1, "i64") for end in ends)
+        distances = ops.subtract(keys, ops.unsqueeze(queries, [1]))  # [T, T′]
+        near = ops.add(ops.maximum(ops.minimum(distances, farthest), -farthest), farthest)
+        relative = ops.gather(ops.reshape(both, [-1, d], special_zero=False), near, 0)
+    return replace(p, mask=mask, windows=windows, angles=angles, relative=relative, missing=missing)
 
 
 def fill_up(x: Node, missing: Node) -> Node:
@@ -279,8 +301,12 @@ def attention(p: Pass, layer: Layer, x: Node) -> Node:
     key, value = (split(fill_up(y, p.missing)) for y in (key, value))  # [B, A, T′, d]
     mask = p.mask if layer.window is None else p.windows[layer.window]
     scores = ops.matmul(query, key, False, True, name=f"{scope}/scores")  # [B, A, T, T′]
-    scores = ops.add(ops.multiply(scores, np.float32(width**-0.5)), mask)
-    context = ops.matmul(ops.softmax(scores, -1), value, False, False, name=f"{scope}/context")
+    if layer.farthest is not None:
+        scores = ops.add(scores, ops.einsum([query, p.relative], "baqd,qkd->baqk"))
+    weights = ops.softmax(ops.add(ops.multiply(scores, np.float32(width**-0.5)), mask), -1)
+    context = ops.matmul(weights, value, False, False, name=f"{scope}/context")
+    if layer.farthest is not None:
+        context = ops.add(context, ops.einsum([weights, p.relative], "baqk,qkd->baqd"))
     context = ops.transpose(context, [0, 2, 1, 3])
     context = ops.reshape(context, [0, 0, heads * width], special_zero=True, name=f"{scope}/Reshape")
     context = p.tap("context", tokens_at(context, p.positions))  # [B, T, H] or [1, N, H]
@@ -336,8 +362,8 @@ def pooler(p: Pass, dense: Linear, x: Node) -> Node:
     return tanh(linear(p, dense, first_tokens(x)), dense.name)
 
 
-def sentence_embedding(pooling: Pooling, x: Node, attention_mask: Node) -> Node:
-    """[B, T, H] -> [B, H]: each row's own tokens as one vector."""
+def sentence_embedding(p: Pass, pooling: Pooling, x: Node, attention_mask: Node) -> Node:
+    """[B, T, H] -> [B, D]: each row's own tokens as one vector."""
     kept = ops.convert(attention_mask, "f32")  # [B, T]
     if pooling.mode == "mean":
         total = ops.reduce_sum(ops.multiply(x, ops.unsqueeze(kept, [-1])), [1])
@@ -346,13 +372,49 @@ def sentence_embedding(pooling: Pooling, x: Node, attention_mask: Node) -> Node:
         lowest = ops.multiply(ops.subtract(np.float32(1), kept), np.float32(MASK_VALUE))
         highest = ops.reduce_max(ops.add(x, ops.unsqueeze(lowest, [-1])), [1])
         pooled = ops.multiply(highest, ops.reduce_max(kept, [1], keep_dims=True))
+    elif pooling.mode == "last":
+        length = ops.gather(ops.shape_of(attention_mask), 1, 0)
+        positions = ops.convert(ops.range(0, length, 1, "i64"), "f32")  # [T], exact below 2²⁴
+        # Of nothing but padding, the first.
+        last = ops.reduce_max(ops.multiply(kept, positions), [1], keep_dims=True)  # [B, 1]
+        pooled = ops.gather_nd(x, ops.convert(last, "i64"), batch_dims=1)
     else:
         first = ops.topk(kept, 1, 1, "max", "index", "i64", stable=True).output(1)  # [B, 1]
         pooled = ops.gather_nd(x, first, batch_dims=1)
-    if not pooling.normalize:
-        return pooled
-    length = ops.reduce_l2(pooled, [-1], keep_dims=True)  # [B, 1]
-    return ops.divide(pooled, ops.maximum(length, np.float32(SHORTEST_NORM)))
+    for dense in pooling.dense:
+        pooled = ACTIVATIONS[dense.activation](linear(p, dense.linear, pooled), dense.linear.name)
+    if pooling.dimensions:
+        pooled = shorten(p, pooled, pooling.dimensions)
+    return normalize(pooled) if pooling.normalize else pooled
+
+
+def shorten(p: Pass, x: Node, size: int) -> Node:
+    """The first so many numbers of each vector."""
+    return ops.slice(x, [0], [size], [1], [1])
+
+
+def normalize(x: Node) -> Node:
+    """Each vector along the last axis over its L2 norm."""
+    return ops.divide(x, ops.maximum(ops.reduce_l2(x, [-1], keep_dims=True), np.float32(SHORTEST_NORM)))
+
+
+def token_weights(p: Pass, head: Dense, x: Node, attention_mask: Node) -> Node:
+    """[B, T, H] -> [B, T]: each token's weight for lexical matching, 0 at padding."""
+    weights = ACTIVATIONS[head.activation](linear(p, head.linear, x), head.linear.name)  # [B, T, 1]
+    return ops.multiply(ops.squeeze(weights, [-1]), ops.convert(attention_mask, "f32"))
+
+
+def token_vectors(p: Pass, dense: Linear, x: Node, attention_mask: Node) -> Node:
+    """[B, T, H] -> [B, T, D]: each token's vector of length 1, zeros at padding."""
+    kept = ops.unsqueeze(ops.convert(attention_mask, "f32"), [-1])  # [B, T, 1]
+    return normalize(ops.multiply(linear(p, dense, x), kept))
+
+
+def term_weights(p: Pass, logits: Node, attention_mask: Node) -> Node:
+    """[B, T, V] -> [B, V]: log(1 + relu) of the highest logit over a row's own tokens; both only grow."""
+    own = ops.unsqueeze(ops.convert(attention_mask, "boolean"), [-1])  # [B, T, 1]
+    highest = ops.reduce_max(ops.select(own, logits, np.float32(0)), [1])
+    return ops.log(ops.add(ops.relu(highest), np.float32(1)))
 
 
 def mlm_head(p: Pass, head: MaskedLMHead, x: Node) -> Node:
@@ -369,7 +431,7 @@ def linear_head(p: Pass, head: LinearHead, x: Node, pooled: Node | None, attenti
     elif head.over == "pooler":
         x = pooled
     elif head.over == "mean":
-        x = sentence_embedding(Pooling("mean"), x, attention_mask)
+        x = sentence_embedding(p, Pooling("mean"), x, attention_mask)
     if head.dense:
         x = ACTIVATIONS[head.dense.activation](linear(p, head.dense.linear, x), head.dense.linear.name)
         x = layer_norm(p, head.dense.norm, x) if head.dense.norm else x

@@ -35,6 +35,7 @@ class Pass(Generic[T]):
     mask: what is added to attention scores, [B, 1, 1, T]; the layers need it.
     windows: by window, the mask of layers that have it: what hides padding and what is further away, [B, 1, T, T].
     angles: by base, the cosines and sines of rotary positions, [T, d / 2] each.
+    relative: what a key's distance adds to it and to its value, [T, T, d], where the layers have that.
     positions: the tokens [N, 2], each by row and position, that the last layer is to compute; all [B, T] if None.
     """
 
@@ -44,6 +45,7 @@ class Pass(Generic[T]):
     mask: T | None = None
     windows: Mapping[int, T] = field(default_factory=dict)
     angles: Mapping[float, tuple[T, T]] = field(default_factory=dict)
+    relative: T | None = None
     positions: T | None = None
 
     def __getitem__(self, name: str) -> T:

@@ -17,7 +17,11 @@ from yizhi.model.spec import (
     SENTENCE_EMBEDDING,
     SHORTEST_NORM,
     SUM,
+    TERM_WEIGHTS,
+    TOKEN_VECTORS,
+    TOKEN_WEIGHTS,
     Adapter,
+    Dense,
     EncoderSpec,
     Layer,
     Linear,
@@ -48,6 +52,7 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "silu": F.silu,
     "tanh": torch.tanh,
+    "identity": lambda x: x,
 }
 
 
@@ -81,9 +86,15 @@ class PyTorchEncoder(nn.Module):
         reads_pooler = "pooler_output" in outputs or ("logits" in outputs and spec.head_reads_pooler)
         pooled = p.tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler and reads_pooler else None
         if SENTENCE_EMBEDDING in outputs and spec.pooling:
-            p.tap(SENTENCE_EMBEDDING, sentence_embedding(spec.pooling, x, attention_mask))
-        if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
-            p.tap("logits", mlm_head(p, spec.head, x))
+            p.tap(SENTENCE_EMBEDDING, sentence_embedding(p, spec.pooling, x, attention_mask))
+        if TOKEN_WEIGHTS in outputs and spec.token_weights:
+            p.tap(TOKEN_WEIGHTS, token_weights(p, spec.token_weights, x, attention_mask))
+        if TOKEN_VECTORS in outputs and spec.token_vectors:
+            p.tap(TOKEN_VECTORS, token_vectors(p, spec.token_vectors, x, attention_mask))
+        if isinstance(spec.head, MaskedLMHead) and {"logits", TERM_WEIGHTS} & set(outputs):
+            logits = p.tap("logits", mlm_head(p, spec.head, x))
+            if TERM_WEIGHTS in outputs:
+                p.tap(TERM_WEIGHTS, term_weights(p, logits, attention_mask))
         elif "logits" in outputs and isinstance(spec.head, LinearHead):
             p.tap("logits", linear_head(p, spec.head, x, pooled, attention_mask))
         return found
@@ -124,7 +135,16 @@ def see(p: Pass, attention_mask: Tensor, x: Tensor) -> Pass:
     for base in p.spec.rotary_bases:
         angle = places[:, None] * base ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)  # [T, d / 2]
         angles[base] = angle.cos().to(x), angle.sin().to(x)
-    return replace(p, mask=mask, windows=windows, angles=angles)
+    relative = None if p.spec.farthest is None else relative_positions(p.spec.farthest, places, d).to(x)
+    return replace(p, mask=mask, windows=windows, angles=angles, relative=relative)
+
+
+def relative_positions(farthest: int, places: Tensor, d: int) -> Tensor:
+    """What a key's distance adds to it and to its value, [T, T, d]; the formula stands at `yizhi.model.spec.Layer`."""
+    numbers = torch.arange(2 * farthest + 1)[:, None]
+    angle = numbers * 10_000 ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)
+    table = torch.stack((angle.sin(), angle.cos()), -1).flatten(1)  # [2 · farthest + 1, d]
+    return table[(places - places[:, None]).clamp(-farthest, farthest) + farthest]
 
 
 def encoder(p: Pass, x: Tensor) -> Tensor:
@@ -190,7 +210,12 @@ def attention(p: Pass, layer: Layer, x: Tensor) -> Tensor:
         query, key = rotary(p, layer.rotary, query), rotary(p, layer.rotary, key)
         value = rotary(p, layer.rotary, value) if layer.rotary.values else value
     mask = p.mask if layer.window is None else p.windows[layer.window]
-    context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=heads[1] ** -0.5)
+    if layer.farthest is None or p.relative is None:
+        context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=heads[1] ** -0.5)
+    else:
+        scores = query @ key.transpose(-1, -2) + torch.einsum("baqd,qkd->baqk", query, p.relative)
+        weights = torch.softmax(scores * heads[1] ** -0.5 + mask, -1)
+        context = weights @ value + torch.einsum("baqk,qkd->baqd", weights, p.relative)
     context = p.tap("context", tokens_at(context.transpose(1, 2).flatten(2), p.positions))  # [B, T, H] or [N, H]
     return p.tap("attention_output", linear(p, layer.attention_output, context))
 
@@ -234,16 +259,51 @@ def pooler(p: Pass, dense: Linear, x: Tensor) -> Tensor:
     return torch.tanh(linear(p, dense, x[:, 0]))
 
 
-def sentence_embedding(pooling: Pooling, x: Tensor, attention_mask: Tensor) -> Tensor:
-    """[B, T, H] -> [B, H]: each row's own tokens as one vector."""
+def sentence_embedding(p: Pass, pooling: Pooling, x: Tensor, attention_mask: Tensor) -> Tensor:
+    """[B, T, H] -> [B, D]: each row's own tokens as one vector."""
     kept = attention_mask[..., None].to(x.dtype)  # [B, T, 1]
     if pooling.mode == "mean":
         pooled = (x * kept).sum(1) / kept.sum(1).clamp(min=1)
     elif pooling.mode == "max":
         pooled = x.masked_fill(kept == 0, torch.finfo(x.dtype).min).amax(1) * kept.amax(1)
+    elif pooling.mode == "last":
+        last = x.shape[1] - 1 - attention_mask.flip(1).argmax(1)
+        pooled = x[torch.arange(len(x), device=x.device), last]
     else:
         pooled = x[torch.arange(len(x), device=x.device), attention_mask.argmax(1)]
-    return pooled / pooled.norm(dim=-1, keepdim=True).clamp(min=SHORTEST_NORM) if pooling.normalize else pooled
+    for dense in pooling.dense:
+        pooled = ACTIVATIONS[dense.activation](linear(p, dense.linear, pooled))
+    if pooling.dimensions:
+        pooled = shorten(p, pooled, pooling.dimensions)
+    return normalize(pooled) if pooling.normalize else pooled
+
+
+def shorten(p: Pass, x: Tensor, size: int) -> Tensor:
+    """The first so many numbers of each vector."""
+    return x[:, :size]
+
+
+def normalize(x: Tensor) -> Tensor:
+    """Each vector along the last axis over its L2 norm."""
+    length: Tensor = x.norm(dim=-1, keepdim=True)
+    return x / length.clamp(min=SHORTEST_NORM)
+
+
+def token_weights(p: Pass, head: Dense, x: Tensor, attention_mask: Tensor) -> Tensor:
+    """[B, T, H] -> [B, T]: each token's weight for lexical matching, 0 at padding."""
+    weights = ACTIVATIONS[head.activation](linear(p, head.linear, x))  # [B, T, 1]
+    return weights.squeeze(-1) * attention_mask.to(x.dtype)
+
+
+def token_vectors(p: Pass, dense: Linear, x: Tensor, attention_mask: Tensor) -> Tensor:
+    """[B, T, H] -> [B, T, D]: each token's vector of length 1, zeros at padding."""
+    return normalize(linear(p, dense, x) * attention_mask[..., None].to(x.dtype))
+
+
+def term_weights(p: Pass, logits: Tensor, attention_mask: Tensor) -> Tensor:
+    """[B, T, V] -> [B, V]: log(1 + relu) of the highest logit over a row's own tokens; both only grow."""
+    highest = logits.masked_fill(attention_mask[..., None] == 0, 0).amax(1)
+    return torch.log1p(F.relu(highest))
 
 
 def mlm_head(p: Pass, head: MaskedLMHead, x: Tensor) -> Tensor:
@@ -259,7 +319,7 @@ def linear_head(p: Pass, head: LinearHead, x: Tensor, pooled: Tensor | None, att
     elif head.over == "first_token":
         x = x[:, 0]
     elif head.over == "mean":
-        x = sentence_embedding(Pooling("mean"), x, attention_mask)
+        x = sentence_embedding(p, Pooling("mean"), x, attention_mask)
     if head.dense:
         x = ACTIVATIONS[head.dense.activation](linear(p, head.dense.linear, x))
         x = layer_norm(p, head.dense.norm, x) if head.dense.norm else x

@@ -19,7 +19,11 @@ from yizhi.model.spec import (
     SENTENCE_EMBEDDING,
     SHORTEST_NORM,
     SUM,
+    TERM_WEIGHTS,
+    TOKEN_VECTORS,
+    TOKEN_WEIGHTS,
     Adapter,
+    Dense,
     EncoderSpec,
     Layer,
     Linear,
@@ -55,7 +59,14 @@ def silu(x: Tensor) -> Tensor:
     return x * tf.math.sigmoid(x)
 
 
-ACTIVATIONS = {"gelu_erf": gelu_erf, "gelu_tanh": gelu_tanh, "relu": tf.nn.relu, "silu": silu, "tanh": tf.math.tanh}
+ACTIVATIONS = {
+    "gelu_erf": gelu_erf,
+    "gelu_tanh": gelu_tanh,
+    "relu": tf.nn.relu,
+    "silu": silu,
+    "tanh": tf.math.tanh,
+    "identity": lambda x: x,
+}
 
 
 class TensorFlowEncoder(tf.Module):
@@ -82,16 +93,22 @@ class TensorFlowEncoder(tf.Module):
         return found
 
     def heads(self, x: Tensor, attention_mask: Tensor, outputs: Collection[str]) -> dict[str, Tensor]:
-        """`pooler_output`, `sentence_embedding` and `logits`, where named, from `last_hidden_state` [B, T, H]."""
+        """What is named of what is made of `last_hidden_state` [B, T, H]: vectors, weights and `logits`."""
         p, spec = self._pass, self._pass.spec
         found: dict[str, Tensor] = {}
         pooled = pooler(p, spec.pooler, x) if spec.pooler else None
         if "pooler_output" in outputs:
             found["pooler_output"] = pooled
         if SENTENCE_EMBEDDING in outputs and spec.pooling:
-            found[SENTENCE_EMBEDDING] = sentence_embedding(spec.pooling, x, attention_mask)
+            found[SENTENCE_EMBEDDING] = sentence_embedding(p, spec.pooling, x, attention_mask)
+        if TOKEN_WEIGHTS in outputs and spec.token_weights:
+            found[TOKEN_WEIGHTS] = token_weights(p, spec.token_weights, x, attention_mask)
+        if TOKEN_VECTORS in outputs and spec.token_vectors:
+            found[TOKEN_VECTORS] = token_vectors(p, spec.token_vectors, x, attention_mask)
         if "logits" in outputs and isinstance(spec.head, MaskedLMHead):
             found["logits"] = mlm_head(p, spec.head, x)
+            if TERM_WEIGHTS in outputs:
+                found[TERM_WEIGHTS] = term_weights(p, found["logits"], attention_mask)
         elif "logits" in outputs and isinstance(spec.head, LinearHead):
             found["logits"] = linear_head(p, spec.head, x, pooled, attention_mask)
         return found
@@ -113,13 +130,19 @@ def _trace_once() -> LayerFunction:
             return encoder_layer(p, layer, x)
         if layer not in traced:
 
-            def function(x: Tensor, mask: Tensor, windows: list[Tensor], angles: list[tuple[Tensor, Tensor]]) -> Tensor:
-                sees = {"windows": dict(zip(p.windows, windows, strict=True)), "mask": mask}
+            def function(
+                x: Tensor,
+                mask: Tensor,
+                windows: list[Tensor],
+                angles: list[tuple[Tensor, Tensor]],
+                relative: Tensor | None,
+            ) -> Tensor:
+                sees = {"windows": dict(zip(p.windows, windows, strict=True)), "mask": mask, "relative": relative}
                 turns = dict(zip(p.angles, angles, strict=True))
                 return encoder_layer(replace(p, tap=passes.ignore, angles=turns, **sees), layer, x)
 
             traced[layer] = tf.function(function, autograph=False)
-        return traced[layer](x, p.mask, list(p.windows.values()), list(p.angles.values()))
+        return traced[layer](x, p.mask, list(p.windows.values()), list(p.angles.values()), p.relative)
 
     return run_layer
 
@@ -137,7 +160,17 @@ def see(p: Pass, attention_mask: Tensor, x: Tensor) -> Pass:
         places = tf.cast(tf.range(length), tf.float64)[:, tf.newaxis]
         angle = places * base ** (-tf.range(0, d, 2, tf.float64) / d)  # [T, d / 2]
         angles[base] = tf.cast(tf.cos(angle), x.dtype), tf.cast(tf.sin(angle), x.dtype)
-    return replace(p, mask=mask, windows=windows, angles=angles)
+    relative = None if p.spec.farthest is None else relative_positions(p.spec.farthest, length, d, x.dtype)
+    return replace(p, mask=mask, windows=windows, angles=angles, relative=relative)
+
+
+def relative_positions(farthest: int, length: Tensor, d: int, dtype: tf.DType) -> Tensor:
+    """What a key's distance adds to it and to its value, [T, T, d]; the formula stands at `yizhi.model.spec.Layer`."""
+    numbers = tf.range(2 * farthest + 1, dtype=tf.float64)[:, tf.newaxis]
+    angle = numbers * 10_000.0 ** (-tf.range(0, d, 2, tf.float64) / d)  # [2 · farthest + 1, d / 2]
+    table = tf.cast(tf.reshape(tf.stack((tf.sin(angle), tf.cos(angle)), -1), (-1, d)), dtype)
+    distances = tf.range(length) - tf.range(length)[:, tf.newaxis]
+    return tf.gather(table, tf.clip_by_value(distances, -farthest, farthest) + farthest)
 
 
 def mask_scores(attention_mask: Tensor, x: Tensor) -> Tensor:
@@ -236,8 +269,14 @@ def attention(p: Pass, layer: Layer, x: Tensor) -> Tensor:
         query, key = rotary(p, layer.rotary, query), rotary(p, layer.rotary, key)
         value = rotary(p, layer.rotary, value) if layer.rotary.values else value
     mask = p.mask if layer.window is None else p.windows[layer.window]
-    scores = tf.matmul(query, key, transpose_b=True) * p.spec.config.head_size**-0.5  # [B, A, T, T]
-    context = tf.transpose(tf.matmul(tf.nn.softmax(scores + mask), value), (0, 2, 1, 3))  # [B, T, A, d]
+    scores = tf.matmul(query, key, transpose_b=True)  # [B, A, T, T]
+    if layer.farthest is not None:
+        scores = scores + tf.einsum("baqd,qkd->baqk", query, p.relative)
+    weights = tf.nn.softmax(scores * p.spec.config.head_size**-0.5 + mask)
+    context = tf.matmul(weights, value)
+    if layer.farthest is not None:
+        context = context + tf.einsum("baqk,qkd->baqd", weights, p.relative)
+    context = tf.transpose(context, (0, 2, 1, 3))  # [B, T, A, d]
     context = tf.reshape(context, (batch, length, p.spec.config.hidden_size))
     context = p.tap("context", tokens_at(context, p.positions))  # [B, T, H] or [N, H]
     return p.tap("attention_output", linear(p, layer.attention_output, context))
@@ -283,16 +322,50 @@ def pooler(p: Pass, dense: Linear, x: Tensor) -> Tensor:
     return tf.math.tanh(linear(p, dense, x[:, 0]))
 
 
-def sentence_embedding(pooling: Pooling, x: Tensor, attention_mask: Tensor) -> Tensor:
-    """[B, T, H] -> [B, H]: each row's own tokens as one vector."""
+def sentence_embedding(p: Pass, pooling: Pooling, x: Tensor, attention_mask: Tensor) -> Tensor:
+    """[B, T, H] -> [B, D]: each row's own tokens as one vector."""
     kept = tf.cast(attention_mask, x.dtype)[..., tf.newaxis]  # [B, T, 1]
     if pooling.mode == "mean":
         pooled = tf.reduce_sum(x * kept, 1) / tf.maximum(tf.reduce_sum(kept, 1), 1)
     elif pooling.mode == "max":
         pooled = tf.reduce_max(tf.where(kept == 0, x.dtype.min, x), 1) * tf.reduce_max(kept, 1)
+    elif pooling.mode == "last":
+        places = tf.range(1, tf.shape(x)[1] + 1)  # of the last token, the greatest
+        pooled = tf.gather(x, tf.argmax(attention_mask * places, 1), batch_dims=1)
     else:
         pooled = tf.gather(x, tf.argmax(attention_mask, 1), batch_dims=1)
-    return pooled / tf.maximum(tf.norm(pooled, axis=-1, keepdims=True), SHORTEST_NORM) if pooling.normalize else pooled
+    for dense in pooling.dense:
+        pooled = ACTIVATIONS[dense.activation](linear(p, dense.linear, pooled))
+    if pooling.dimensions:
+        pooled = shorten(p, pooled, pooling.dimensions)
+    return normalize(pooled) if pooling.normalize else pooled
+
+
+def shorten(p: Pass, x: Tensor, size: int) -> Tensor:
+    """The first so many numbers of each vector."""
+    return x[:, :size]
+
+
+def normalize(x: Tensor) -> Tensor:
+    """Each vector along the last axis over its L2 norm."""
+    return x / tf.maximum(tf.norm(x, axis=-1, keepdims=True), SHORTEST_NORM)
+
+
+def token_weights(p: Pass, head: Dense, x: Tensor, attention_mask: Tensor) -> Tensor:
+    """[B, T, H] -> [B, T]: each token's weight for lexical matching, 0 at padding."""
+    weights = ACTIVATIONS[head.activation](linear(p, head.linear, x))  # [B, T, 1]
+    return tf.squeeze(weights, -1) * tf.cast(attention_mask, x.dtype)
+
+
+def token_vectors(p: Pass, dense: Linear, x: Tensor, attention_mask: Tensor) -> Tensor:
+    """[B, T, H] -> [B, T, D]: each token's vector of length 1, zeros at padding."""
+    return normalize(linear(p, dense, x) * tf.cast(attention_mask, x.dtype)[..., tf.newaxis])
+
+
+def term_weights(p: Pass, logits: Tensor, attention_mask: Tensor) -> Tensor:
+    """[B, T, V] -> [B, V]: log(1 + relu) of the highest logit over a row's own tokens; both only grow."""
+    highest = tf.reduce_max(tf.where(attention_mask[..., tf.newaxis] == 0, 0.0, logits), 1)
+    return tf.math.log1p(tf.nn.relu(highest))
 
 
 def mlm_head(p: Pass, head: MaskedLMHead, x: Tensor) -> Tensor:
@@ -308,7 +381,7 @@ def linear_head(p: Pass, head: LinearHead, x: Tensor, pooled: Tensor | None, att
     elif head.over == "first_token":
         x = x[:, 0]
     elif head.over == "mean":
-        x = sentence_embedding(Pooling("mean"), x, attention_mask)
+        x = sentence_embedding(p, Pooling("mean"), x, attention_mask)
     if head.dense:
         x = ACTIVATIONS[head.dense.activation](linear(p, head.dense.linear, x))
         x = layer_norm(p, head.dense.norm, x) if head.dense.norm else x

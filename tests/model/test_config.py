@@ -115,6 +115,20 @@ def test_task_types_where_they_are_used():
     assert EncoderConfig.from_dict(small_config("bert", use_task_id=True)).task_type_vocab_size is None
 
 
+def test_how_far_relative_positions_reach():
+    def farthest(**changes):
+        return EncoderConfig.from_dict(small_config("nezha", **changes)).layers.max_relative_position
+
+    assert farthest() == 6
+    silent = small_config("nezha")
+    del silent["max_relative_position"]
+    assert EncoderConfig.from_dict(silent).layers.max_relative_position == 64
+    assert EncoderConfig.from_dict(small_config("bert", max_relative_position=6)).layers.max_relative_position is None
+    for wrong in (0, "64", 10**6):
+        (fault,) = faults_of(small_config("nezha", max_relative_position=wrong))
+        assert fault.startswith("max_relative_position: ")
+
+
 def test_padding_leaves_no_position():
     (fault,) = faults_of(small_config("roberta", pad_token_id=9, max_position_embeddings=10))
     assert fault == "max_position_embeddings: expected more than pad_token_id + 1 (10); found 10"
@@ -203,7 +217,6 @@ def test_contradictions_between_sizes():
 @pytest.mark.parametrize(
     ("config", "hint"),
     [
-        ({"model_type": "nezha"}, "relative positions"),
         ({"model_type": "gpt2"}, "expected one of bert, albert"),
         ({"model_type": ["bert"]}, "expected one of"),
         ({}, "found None"),

@@ -128,3 +128,10 @@ def test_really_trained_checkpoint_and_the_same_under_a_random_head(shared_data,
     assert verdicts["zh-mini"].verdict == TRAINED
     assert verdicts["zh-mini"].hits >= 12  # 16 measured
     assert (verdicts["random-head"].verdict, verdicts["random-head"].hits) == (UNTRAINED, 0)
+
+
+def test_the_mask_is_the_tokenizers_own(open_variant):
+    """XLM-R's is <mask>, and the sentences say [MASK]."""
+    runtime = open_variant("xlm-roberta-own-fill-mask", "onnx")
+    cloze = [("北京是[MASK]国的首都", "中"), ("天[MASK]好", "地")] * 5
+    assert score_head(runtime, cloze).scored == 10

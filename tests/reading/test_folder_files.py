@@ -109,6 +109,7 @@ def write_sentence_model(folder: Path, pooling=None, kinds=("Transformer", "Pool
         ({"pooling_mode": "cls", "include_prompt": True}, "cls"),
         ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": False}, "mean"),
         ({"pooling_mode_max_tokens": True}, "max"),
+        ({"pooling_mode_lasttoken": True}, "last"),
     ],
 )
 def test_pooling_and_length_are_the_folder_s(make_checkpoint, pooling, mode):
@@ -124,7 +125,15 @@ def test_pooling_and_length_are_the_folder_s(make_checkpoint, pooling, mode):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"kinds": ("Transformer", "Pooling", "Dense")}, "modules.json: expected Transformer, Pooling and perhaps"),
+        (
+            {"kinds": ("Transformer", "Pooling", "WordWeights")},
+            "modules.json: expected Transformer, Pooling and perhaps",
+        ),
+        (
+            {"kinds": ("Transformer", "Pooling", "Normalize", "Dense")},
+            "modules.json: expected Transformer, Pooling and p",
+        ),
+        ({"kinds": ("Transformer", "Pooling", "Dense")}, "2_Dense/config.json: the file is missing"),
         ({"pooling": {"pooling_mode": "mean_sqrt_len_tokens"}}, "1_Pooling/config.json: pooling: expected one of"),
         ({"pooling": {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}}, "1_Pooling/config.json: p"),
         ({"pooling": {"pooling_mode": "cls", "include_prompt": False}}, "1_Pooling/config.json: include_prompt"),
@@ -139,8 +148,8 @@ def test_what_is_not_computed_is_refused_by_name(make_checkpoint, change, says):
     folder = write_sentence_model(make_checkpoint(tokenizer_config={"do_lower_case": False}), **change)
     (fault,) = faults_of(folder)
     assert fault.startswith(says)
-    if "kinds" in change:
-        assert "Dense is not computed here" in fault
+    if "WordWeights" in change.get("kinds", ()):
+        assert "WordWeights is not computed here" in fault
 
 
 def test_modules_of_another_library_are_no_modules_of_ours(make_checkpoint):
@@ -154,7 +163,7 @@ def test_modules_of_another_library_are_no_modules_of_ours(make_checkpoint):
 def test_vectors_that_are_cut_are_refused(make_checkpoint):
     folder = write_sentence_model(make_checkpoint())
     write_json(folder / "config_sentence_transformers.json", {"truncate_dim": 8})
-    assert faults_of(folder) == ["config_sentence_transformers.json: truncate_dim: not computed here; found 8"]
+    assert "truncate_dim: sentence-transformers cuts what Normalize gave" in faults_of(folder)[0]
     write_json(folder / "config_sentence_transformers.json", {"truncate_dim": None, "similarity_fn_name": "cosine"})
     Checkpoint.open(folder).close()
 

@@ -37,9 +37,16 @@ def add_conversion_options(parser: argparse.ArgumentParser, out: str, recorded: 
     parser.add_argument(
         "--pooling",
         choices=POOLINGS,
-        help="also give sentence_embedding, each row's own tokens as one vector (docs/using.md)",
+        help="also give sentence_embedding, each row's own tokens as one vector; splade: term_weights, one for each"
+        " entry of the vocabulary (default: as modules.json says; docs/vectors.md)",
     )
     parser.add_argument("--normalize", action="store_true", help="with --pooling: make its L2 norm 1")
+    parser.add_argument(
+        "--dimensions",
+        type=positive,
+        metavar="N",
+        help="keep the first N numbers of that vector, before it is normalized",
+    )
     add_ignore_file(parser, recorded)
 
 

@@ -45,6 +45,7 @@ def run(options: argparse.Namespace) -> int:
             pooling,
             options.calibration,
             options.ignored_files,
+            options.dimensions,
         )
     if options.json:
         print(json.dumps(rows_as_dict(rows), ensure_ascii=False, indent=2))

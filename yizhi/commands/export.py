@@ -46,7 +46,8 @@ def run(options: argparse.Namespace) -> int:
             pooling,
             options.calibration,
             options.ignored_files,
+            options.dimensions,
         )
     if any(row.export or row.verification for row in rows):
-        write_report(options.out / "report", rows)
+        write_report(options.out / "report", options.out.resolve().name, rows)
     return finish(rows, options.out, options.json, options.require_mlm)

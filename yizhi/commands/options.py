@@ -98,7 +98,7 @@ def finish(
     judged: list[Row | PolicyVerdict] = [*rows, *([policy] if policy else [])]
     not_passed = [one for one in judged if not one.passed]
     if not not_passed:
-        if not require_mlm or is_trained(find_head(row.verdict for row in rows)):
+        if not require_mlm or is_trained(find_head({row.target: row.verdict for row in rows})):
             return 0
         print("yizhi: --require-mlm: the masked-language-model head did not prove to be trained", file=sys.stderr)
         return 1

@@ -129,7 +129,7 @@ def run(options: argparse.Namespace) -> int:
                 options.math,
             )
     if options.report:
-        write_report(options.report, rows, policy)
+        write_report(options.report, options.path.resolve().name, rows, policy)
     agree = rows and not any(row.altered for row in rows)
     vouched = _say_who_vouches(options, signature) if agree else None
     return finish(rows, options.path, options.json, options.require_mlm, policy, vouched)

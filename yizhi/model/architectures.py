@@ -198,6 +198,7 @@ class Family:
             gated=self.gated,
             rotary=None if base is None else Rotary(base, self.interleaved, said.rotary_value),
             window=said.window(number),
+            farthest=said.max_relative_position,
         )
 
     def _adapters(self, config: EncoderConfig, name: str, number: int) -> dict[str, Adapter]:
@@ -231,7 +232,6 @@ CLASS_SUFFIXES = {
 NEXT_SENTENCE = "the next-sentence head; no output uses it"
 SENTENCE_ORDER = "the sentence-order head; no output uses it"
 # transformers' RoFormer has it as a parameter, and makes it again where a file lacks it.
-ROTARY_TABLE = "a table of sines and cosines that follows from its formula"
 # Why a tensor is ignored that somebody may miss.
 DROPPED_HEADS = {NEXT_SENTENCE, SENTENCE_ORDER}
 
@@ -239,6 +239,8 @@ _UNUSED_BUFFERS = {
     "*embeddings.position_ids": "a buffer holding 0, 1, 2, …",
     "*prompt_tuning.base_model_embeddings.weight": "the word embeddings once more, as the adapters library saves them",
 }
+
+POSITIONS_TABLE = "a table of sines and cosines that follows from its formula"
 
 BERT = Family(
     class_name="Bert",
@@ -389,6 +391,21 @@ FAMILIES: Mapping[str, Family] = {
         masked_lm_names=BERT.masked_lm_names,
         ignored=BERT.ignored,
     ),
+    "nezha": Family(
+        class_name="Nezha",
+        prefix="nezha",
+        word_embeddings="nezha.embeddings.word_embeddings",
+        token_type_embeddings="nezha.embeddings.token_type_embeddings",
+        embeddings_norm="nezha.embeddings.LayerNorm",
+        layer="nezha.encoder.layer.{block}",
+        layer_names=BERT.layer_names,
+        pooler="nezha.pooler.dense",
+        masked_lm_names=BERT.masked_lm_names,
+        ignored={
+            **BERT.ignored,
+            "*.relative_positions_encoding.positions_encoding": POSITIONS_TABLE,
+        },
+    ),
     "roberta": ROBERTA,
     "xlm-roberta": replace(ROBERTA, class_name="XLMRoberta"),
     "roformer": Family(
@@ -409,7 +426,7 @@ FAMILIES: Mapping[str, Family] = {
             ),
         },
         ignored={
-            "roformer.encoder.embed_positions.weight": ROTARY_TABLE,
+            "roformer.encoder.embed_positions.weight": POSITIONS_TABLE,
             "cls.seq_relationship.*": NEXT_SENTENCE,
         },
     ),
@@ -444,12 +461,27 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 
+# BGE-M3's heads over the last hidden states, as FlagEmbedding names them.
+SPARSE, MULTI_VECTOR = "sparse_linear", "colbert_linear"
+
+
 def build_spec(config: EncoderConfig, names: Collection[str]) -> EncoderSpec:
     """The spec of a checkpoint whose tensors have these canonical names.
 
     Raises InputError where the configuration promises a head of which there is no tensor, where a head
     is there that it does not name, and where its labels contradict themselves.
     """
+    spec, hidden = _build_spec(config, names), config.hidden_size
+    sparse = Dense(Linear(SPARSE, hidden, 1), "relu")
+    vectors = Linear(MULTI_VECTOR, hidden, config.colbert_dim)
+    return replace(
+        spec,
+        token_weights=sparse if {sparse.linear.weight, sparse.linear.bias} & set(names) else None,
+        token_vectors=vectors if {vectors.weight, vectors.bias} & set(names) else None,
+    )
+
+
+def _build_spec(config: EncoderConfig, names: Collection[str]) -> EncoderSpec:
     family = FAMILIES[config.model_type]
     has_pooler = family.pooler is not None and any(name.startswith(f"{family.pooler}.") for name in names)
     task = task_of(config.architecture)

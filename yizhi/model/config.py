@@ -22,7 +22,6 @@ class _Fields:
     skips_padding: positions are counted from the padding's id on, over tokens that are not padding.
     has_tasks: has task types, where `use_task_id` says so.
     token_types: False where nothing reads them. Then ids are checked as BERT's are, so that one caller serves all.
-    skips_padding: positions are counted from the padding's id on, over tokens that are not padding.
     names: of fields that are called otherwise.
     """
 
@@ -46,6 +45,7 @@ _FIELDS = {
     "roberta": _Fields(skips_padding=True, pad_token_id=1),
     "xlm-roberta": _Fields(skips_padding=True, pad_token_id=1),
     "ernie": _Fields(has_tasks=True),
+    "nezha": _Fields(),
     "roformer": _Fields(narrow=True),
     "modernbert": _Fields(
         pad_token_id=50_283,
@@ -55,10 +55,6 @@ _FIELDS = {
     ),
 }
 MODEL_TYPES = tuple(_FIELDS)
-
-_NOT_ENCODERS = {
-    "nezha": "NEZHA uses relative positions, which are not supported",
-}
 
 # Each size that a config must give, with the most that is believed: far above any encoder published, and
 # low enough that a lying file cannot make the list of expected tensors fill the memory.
@@ -107,6 +103,7 @@ class EncoderConfig:
     architecture: str | None
     adapter: AdapterConfig | None
     layers: LayerConfig
+    colbert_dim: int
     raw: MappingProxyType[str, Any]
 
     @property
@@ -205,6 +202,11 @@ def _read_sizes(raw: dict[str, Any], model_type: str, faults: list[str]) -> dict
         given = raw if optional.embedding_size or raw.get("embedding_size") is not None else {}
         most = _SIZES["hidden_size"]
         values["embedding_size"] = _positive_integer(given, "embedding_size", default, most, faults)
+    # FlagEmbedding's name for the width of `token_vectors`; `config.json` of BGE-M3 is silent, and −1 means as wide.
+    width = raw.get("colbert_dim", -1)
+    values["colbert_dim"] = values["hidden_size"]
+    if width != -1:
+        values["colbert_dim"] = _positive_integer(raw, "colbert_dim", None, _SIZES["hidden_size"], faults)
     for key in ("num_hidden_groups", "inner_group_num"):
         most = _SIZES["num_hidden_layers"]
         values[key] = _positive_integer(raw, key, 1, most, faults) if optional.shares_layers else 1
@@ -256,16 +258,14 @@ def _find_contradictions(values: dict[str, int | None]) -> list[str]:
 
 
 def _find_odd_heads(values: dict[str, int | None], model_type: str) -> list[str]:
-    """Rotary positions turn pairs."""
+    """Rotary positions turn pairs, and NEZHA's are a sine and a cosine of each."""
     hidden, heads = values["hidden_size"], values["num_attention_heads"]
-    if model_type in ("roformer", "modernbert") and hidden and heads and hidden // heads % 2:
+    if model_type in ("roformer", "modernbert", "nezha") and hidden and heads and hidden // heads % 2:
         return [f"hidden_size: expected an even number for each of {heads} heads; found {hidden // heads}"]
     return []
 
 
 def _explain_model_type(raw: dict[str, Any], model_type: object) -> str:
-    if isinstance(model_type, str) and model_type in _NOT_ENCODERS:
-        return f"model_type: found {model_type!r}. {_NOT_ENCODERS[model_type]}"
     expected = f"expected one of {', '.join(MODEL_TYPES)}"
     if model_type is None and {"layers_num", "heads_num"} & raw.keys():
         return f"model_type: missing; {expected}. This is a UER-py config: use `yizhi import`"

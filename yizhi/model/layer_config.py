@@ -23,6 +23,7 @@ _ROFORMER_BASE = 10_000.0
 # `classifier_pooling` -> what a label head reads (see `yizhi.model.spec.LinearHead`).
 _POOLINGS = {"cls": "first_token", "mean": "mean"}
 _MOST = 1 << 20
+_FARTHEST = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class LayerConfig:
     global_rope_theta: None without rotary positions. rotary_value: values turn, too.
     classifier_activation: of the heads' dense layer, by its function's name; None follows `hidden_act`.
     classifier_reads: what a sequence's head reads, where the configuration says it.
+    max_relative_position: the distance from which on attention tells no more apart; None without relative positions.
     """
 
     attention_bias: bool = True
@@ -48,6 +50,7 @@ class LayerConfig:
     local_attention: int | None = None
     classifier_activation: str | None = None
     classifier_reads: str | None = None
+    max_relative_position: int | None = None
 
     def rope_theta(self, number: int) -> float | None:
         """The rotary base of a layer, by its number."""
@@ -67,6 +70,11 @@ def read_layers(raw: Mapping[str, Any], model_type: str, faults: list[str]) -> L
         return LayerConfig(
             global_rope_theta=_ROFORMER_BASE, rotary_value=_truth(raw, "rotary_value", default=False, faults=faults)
         )
+    if model_type == "nezha":
+        farthest = int(_positive(raw, "max_relative_position", 64, faults, whole=True))
+        if farthest > _FARTHEST:
+            faults.append(f"max_relative_position: expected at most {_FARTHEST}; found {farthest}")
+        return LayerConfig(max_relative_position=farthest)
     if model_type != "modernbert":
         return LayerConfig()
     faults += [

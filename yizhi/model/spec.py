@@ -5,10 +5,11 @@ the parameters that a checkpoint must hold, with their shapes, follow from the s
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from yizhi.model.config import EncoderConfig
+from yizhi.storage.codec import LEFT_OUT
 
 # The signature that gives a masked-language model's `logits` [N, V] at chosen `positions` [N, 2] alone, pairs of row
 # and position.
@@ -23,9 +24,17 @@ COLUMNS = "columns"
 # row of nothing but padding stays finite (every score equal) where -inf would give NaN.
 MASK_VALUE = -3.4028234663852886e38
 
-# One vector for each row of the batch, [B, H], where the export was told how to pool.
-SENTENCE_EMBEDDING = "sentence_embedding"
-POOLINGS = ("cls", "mean", "max")
+# What retrieval asks for. Of each row: one vector [B, D], or a weight for each entry of the vocabulary [B, V]. Of each
+# token: its own weight [B, T], or a vector [B, T, D]; both are exactly 0 at padding.
+SENTENCE_EMBEDDING, TERM_WEIGHTS = "sentence_embedding", "term_weights"
+TOKEN_WEIGHTS, TOKEN_VECTORS = "token_weights", "token_vectors"
+ZERO_AT_PADDING = (TOKEN_WEIGHTS, TOKEN_VECTORS)
+# All that is made of the last hidden states, in the order in which a fault is looked for.
+AFTER_LAYERS = ("pooler_output", SENTENCE_EMBEDDING, *ZERO_AT_PADDING, "logits", TERM_WEIGHTS)
+# Ways to make `sentence_embedding`; SPLADE makes `term_weights` of a masked-language model's logits.
+SPLADE = "splade"
+VECTOR_POOLINGS = ("cls", "mean", "max", "last")
+POOLINGS = (*VECTOR_POOLINGS, SPLADE)
 # Shorter vectors are not divided by their length: the direction of nothing is noise.
 SHORTEST_NORM = 1e-12
 
@@ -177,6 +186,9 @@ class Layer:
     gated: `intermediate` gives 2 I outputs, of which the first half is activated and multiplies the second
     (Shazeer 2020, arXiv:2002.05202).
     window: how far from a token attention sees, to each side; everywhere if None.
+    farthest: where given, key and value k are added, for query q, the vector r of their distance (NEZHA, Wei et al.
+    2019, arXiv:1909.00204): with n = farthest + k − q, and k − q cut off at ± farthest,
+    r[2i] = sin(n · 10000^(−2i / d)) and r[2i + 1] = cos(n · 10000^(−2i / d)).
     """
 
     query: Linear
@@ -193,6 +205,7 @@ class Layer:
     gated: bool = False
     rotary: Rotary | None = None
     window: int | None = None
+    farthest: int | None = None
 
     @property
     def fused(self) -> bool:
@@ -237,7 +250,7 @@ class Dense:
 
     linear: Linear
     activation: str
-    norm: Norm | None = None
+    norm: Norm | None = field(default=None, metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True)
@@ -260,14 +273,29 @@ class LinearHead:
 
 @dataclass(frozen=True)
 class Pooling:
-    """How `sentence_embedding` [B, H] is made of the last hidden states of a row's own tokens, never of padding.
+    """How a row's own tokens, never its padding, become one vector. A row of nothing but padding is finite.
 
-    mode: their `mean`, their `max`, or `cls`, the first of them. A row of nothing but padding is finite.
-    normalize: divided by its L2 norm.
+    mode: `sentence_embedding` [B, D] is the `mean` of their last hidden states, the `max`, or one of them: `cls` the
+    first, `last` the last. `splade` gives `term_weights` [B, V] instead, max over them of log(1 + relu(vocabulary
+    logits)) (Formal et al. 2021, arXiv:2109.10086, equation 6), and nothing that follows is for it.
+    dense: layers that the pooled vector goes through. dimensions: then the first so many numbers alone (Kusupati et al.
+    2022, arXiv:2205.13147). normalize: then divided by its L2 norm.
     """
 
     mode: str
     normalize: bool = False
+    dimensions: int | None = field(default=None, metadata=LEFT_OUT)
+    dense: tuple[Dense, ...] = field(default=(), metadata=LEFT_OUT)
+
+    def __str__(self) -> str:
+        """In words, as `cls, 256 dimensions, normalized`."""
+        parts = [self.mode, *("dense" for _ in self.dense)]
+        parts += [f"{self.dimensions} dimensions"] if self.dimensions else []
+        return ", ".join([*parts, *(["normalized"] if self.normalize else [])])
+
+    def size(self, hidden: int) -> int:
+        """D, of a model whose hidden states have so many numbers."""
+        return self.dimensions or (self.dense[-1].linear.outputs if self.dense else hidden)
 
 
 @dataclass(frozen=True)
@@ -279,9 +307,10 @@ class EncoderSpec:
     A table that the family has not is None: nothing is added for it. Of `task_type_embeddings` every token has row 0,
     transformers' default (ERNIE): the task is no input.
     `task` says what `head` computes; it is `features` when there is none.
-    `pooling` is not the checkpoint's: it is what the export was told, if anything.
+    `pooling` is what the export was told, or what sentence-transformers would do with the folder, if anything.
     `padding_idx`: where given, padding's position is this, and that of another token this plus its number, from 1,
     among the row's tokens whose id is not this (fairseq's `make_positions`); else positions are 0, 1, 2, …
+    `token_weights` and `token_vectors` are the heads of BGE-M3 (Chen et al. 2024, arXiv:2402.03216, section 3.2).
     """
 
     config: EncoderConfig
@@ -298,6 +327,8 @@ class EncoderSpec:
     head: MaskedLMHead | LinearHead | None
     pooling: Pooling | None = None
     padding_idx: int | None = None
+    token_weights: Dense | None = None
+    token_vectors: Linear | None = None
 
     def parameters(self) -> tuple[Parameter, ...]:
         """Every parameter once, in the order in which the forward pass first reads it."""
@@ -329,6 +360,11 @@ class EncoderSpec:
         return tuple(dict.fromkeys(layer.rotary.base for layer in self.layers if layer.rotary))
 
     @property
+    def farthest(self) -> int | None:
+        """The layers' `farthest`: it is the same in all."""
+        return self.layers[0].farthest
+
+    @property
     def windows(self) -> tuple[int, ...]:
         """Each window of the layers once."""
         return tuple(dict.fromkeys(layer.window for layer in self.layers if layer.window is not None))
@@ -340,24 +376,53 @@ class EncoderSpec:
 
     def signatures(self) -> dict[str, tuple[str, ...]]:
         """Named groups of outputs: what most want, no head, and everything. Nothing else is computed for a group."""
-        pooled = (("pooler_output",) if self.pooler else ()) + ((SENTENCE_EMBEDDING,) if self.pooling else ())
-        features = ("last_hidden_state", *pooled)
+        found = {
+            "pooler_output": self.pooler,
+            SENTENCE_EMBEDDING: self.pooling and self.pooling.mode != SPLADE,
+            TOKEN_WEIGHTS: self.token_weights,
+            TOKEN_VECTORS: self.token_vectors,
+        }
+        features = ("last_hidden_state", *(name for name, part in found.items() if part))
         layers = tuple(f"hidden_states.{index}" for index in range(len(self.blocks) + 1))
-        default = ("logits", *features) if self.head else features
+        terms = (TERM_WEIGHTS,) if self.pooling and self.pooling.mode == SPLADE else ()
+        default = ("logits", *features, *terms) if self.head else features
         return {"serving_default": default, "features": features, "hidden_states": (*default, *layers)}
 
     def output_axes(self, output: str) -> tuple[str | int, ...]:
         """The shape of an output, with `batch` and `length` for the axes that inputs decide."""
-        if output in ("pooler_output", SENTENCE_EMBEDDING):
+        if output == "pooler_output":
             return ("batch", self.config.hidden_size)
-        if output in SPAN_LOGITS:
+        if output == SENTENCE_EMBEDDING and self.pooling:
+            return ("batch", self.pooling.size(self.config.hidden_size))
+        if output == TERM_WEIGHTS:
+            return ("batch", self.masked_lm_head.vocab_size)
+        if output in (*SPAN_LOGITS, TOKEN_WEIGHTS):
             return ("batch", "length")
+        if output == TOKEN_VECTORS and self.token_vectors:
+            return ("batch", "length", self.token_vectors.outputs)
         if output != "logits" or self.head is None:
             return ("batch", "length", self.config.hidden_size)
         if isinstance(self.head, MaskedLMHead):
             return ("batch", "length", self.head.vocab_size)
         rows = ("batch", "length") if self.head.over == "tokens" else ("batch",)
         return rows if self.head.squeeze else (*rows, self.head.projection.outputs)
+
+
+def find_pooling_faults(spec: EncoderSpec) -> Iterator[str]:
+    """What a spec's pooling asks for that its encoder does not give."""
+    pooling, size = spec.pooling, spec.config.hidden_size
+    if pooling is None:
+        return
+    if pooling.mode == SPLADE and not isinstance(spec.head, MaskedLMHead):
+        yield f"pooling: {SPLADE} reads a masked-language model's logits; the checkpoint is for {spec.task}"
+    if pooling.mode == SPLADE and (pooling.normalize or pooling.dimensions or pooling.dense):
+        yield f"pooling: {SPLADE} gives weights of the vocabulary, which are neither cut nor normalized"
+    for dense in pooling.dense:
+        if dense.linear.inputs != size:
+            yield f"{dense.linear.name}: expected {size} inputs; found {dense.linear.inputs}"
+        size = dense.linear.outputs
+    if pooling.dimensions is not None and not 0 < pooling.dimensions <= size:
+        yield f"dimensions: expected 1 … {size}; found {pooling.dimensions}"
 
 
 def parameters_of(node: object) -> Iterator[Parameter]:

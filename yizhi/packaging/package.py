@@ -22,7 +22,10 @@ PACKAGE = "package.json"
 SCHEMA_VERSION = 1
 # What a client needs to turn text into ids. In a folder of their own: a server takes every folder beside its
 # models for a model.
-TOKENIZER = ("config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json")
+TOKENIZER = (
+    *("config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json"),
+    *("special_tokens_map.json", "sentencepiece.bpe.model"),
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 

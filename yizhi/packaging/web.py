@@ -71,7 +71,13 @@ def _write_settings(place: Path, order: Order) -> None:
     if len(artifacts) == 1:  # else a browser takes the quantized one, and Node the other
         settings["dtype"] = {"int8": "q8", "fp32": "fp32"}[first.description["precision"]]
     (place / "config.json").write_text(to_json({**config, "transformers.js_config": settings}), encoding="utf-8")
-    tokenizer = adapt_tokenizer(json.loads(_read_released(first, "tokenizer.json")))
+    released = json.loads(_read_released(first, "tokenizer.json"))
+    kind = released["model"]["type"]
+    if kind != "WordPiece":  # of a precompiled normaliser JavaScript's library makes another
+        raise InputError(
+            "package", f"tokenizer.json: expected WordPiece; found {kind}, for which JavaScript's ids are not proven"
+        )
+    tokenizer = adapt_tokenizer(released)
     if wrong := find_wrong_texts(tokenizer, order.golden.text.cases):
         faults = [f"tokenizer.json: adapted to JavaScript, it reads otherwise: {show(text)}" for text in wrong]
         raise CheckFailed("\n".join(["package:", *(f"  - {fault}" for fault in faults)]))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from yizhi.model.spec import INPUT, EncoderSpec, Layer, LinearHead, Norm, without_names
+from yizhi.model.spec import INPUT, EncoderSpec, Layer, LinearHead, Norm, Pooling, without_names
 from yizhi.parity.faults import Forward
 from yizhi.parity.weight_faults import there
 
@@ -28,6 +28,11 @@ def last_norms(spec: EncoderSpec) -> list[Norm]:
 def count_padding(forward: Forward, original: Callable) -> Callable:
     """Positions 0, 1, 2, …, whatever the ids are."""
     return lambda p, input_ids: original(replace(p, spec=replace(p.spec, padding_idx=None)), input_ids)
+
+
+def forget_distances(forward: Forward, original: Callable) -> Callable:
+    """Keys and values as they are, wherever they stand."""
+    return lambda p, layer, x: original(p, replace(layer, farthest=None), x)
 
 
 def change_mask(factor: float) -> Callable[[Forward, Callable], Callable]:
@@ -112,6 +117,41 @@ def change_head(change: Callable[[LinearHead], LinearHead]) -> Callable[[Forward
         return lambda p, head, *states: original(p, change(head), *states)
 
     return wrap
+
+
+def pool_padding(forward: Forward, original: Callable) -> Callable:
+    """Padding is a token as others are: the last token is the last of the row."""
+    return lambda p, pooling, x, mask: original(p, pooling, x, forward.all_ones(p, mask))
+
+
+def cut_after_normalizing(forward: Forward, original: Callable) -> Callable:
+    """The first numbers of a vector of length 1."""
+    shorten = forward.module.shorten
+
+    def sentence_embedding(p: Any, pooling: Pooling, x: Any, mask: Any) -> Any:
+        return shorten(p, original(p, replace(pooling, dimensions=None), x, mask), pooling.dimensions)
+
+    return sentence_embedding
+
+
+def pool_without_dense(forward: Forward, original: Callable) -> Callable:
+    """Pooling and what comes after the last Dense module, alone."""
+    return lambda p, pooling, x, mask: original(p, replace(pooling, dense=pooling.dense[:-1]), x, mask)
+
+
+def weigh_without_relu(forward: Forward, original: Callable) -> Callable:
+    """Weights of tokens below 0 too."""
+    return lambda p, head, x, mask: original(p, replace(head, activation="identity"), x, mask)
+
+
+def show_padding(forward: Forward, original: Callable) -> Callable:
+    """What is made of padded tokens is not hidden."""
+    return lambda p, part, x, mask: original(p, part, x, forward.all_ones(p, mask))
+
+
+def weigh_padding(forward: Forward, original: Callable) -> Callable:
+    """The logits of padded tokens count among the highest."""
+    return lambda p, logits, mask: original(p, logits, forward.all_ones(p, mask))
 
 
 def skip_dense(head: LinearHead) -> LinearHead:

@@ -123,9 +123,12 @@ def _quality_of_rows(found: NDArray, reference: NDArray, lead: float) -> tuple[N
 
 
 def cosines(found: NDArray, reference: NDArray) -> NDArray[np.float64]:
-    """Cosine between vectors along the last axis: [..., H] -> [...]."""
+    """Cosine between vectors along the last axis: [..., H] -> [...]. Of two zeros 1, of zeros and others 0."""
     a, b = found.astype(np.float64), reference.astype(np.float64)
-    return (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
+    lengths = np.linalg.norm(a, axis=-1), np.linalg.norm(b, axis=-1)
+    product = lengths[0] * lengths[1]
+    both_zero = np.asarray(lengths[0] == lengths[1], np.float64)
+    return np.divide((a * b).sum(-1), product, out=both_zero, where=product > 0)
 
 
 def relative_error(found: NDArray, reference: NDArray) -> float:

@@ -4,7 +4,7 @@ Outputs are rounded from float64 to float32, which moves them by at most 6e-8 of
 hundredth of the strictest tolerance. Vocabulary logits are kept at each case's `logit_positions`.
 """
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,10 +14,19 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from yizhi.errors import InputError
-from yizhi.model.spec import LOGITS_AT, EncoderSpec, MaskedLMHead, Norm
+from yizhi.model.spec import (
+    LOGITS_AT,
+    SENTENCE_EMBEDDING,
+    TERM_WEIGHTS,
+    TOKEN_WEIGHTS,
+    EncoderSpec,
+    MaskedLMHead,
+    Norm,
+)
 from yizhi.parity.answers import make_answers
 from yizhi.parity.cases import Case, make_cases
 from yizhi.parity.numbers import summarize
+from yizhi.parity.pace import Counter, Tell, tell_nobody
 from yizhi.parity.texts import TextContract, make_contract
 from yizhi.parity.weights import TensorDigest, digest_tensors
 from yizhi.reading.checkpoint import Checkpoint
@@ -64,6 +73,8 @@ class Golden:
         before it, the element is small and its rounding is not, so the two terms count, not their sum.
         """
         size = np.abs(reference.astype(np.float64))
+        if output == TERM_WEIGHTS:  # log(1 + x) of a logit x, which errs as the largest does: dx / (1 + x)
+            return np.expm1(size.max(axis=-1, keepdims=True)) * np.exp(-size)
         if output in self.sums:
             return size.max(axis=-1, keepdims=True)
         if output in self.offsets:
@@ -72,8 +83,8 @@ class Golden:
         return size
 
     @classmethod
-    def make(cls, checkpoint: Checkpoint, workers: int = 1) -> "Golden":
-        """Run the oracle on every case, so many at once."""
+    def make(cls, checkpoint: Checkpoint, workers: int = 1, tell: Tell = tell_nobody) -> "Golden":
+        """Run the oracle on every case, so many at once. tell: is told of each that is done."""
         from yizhi.parity import oracle  # needs scipy, which a machine that only verifies does not have
         from yizhi.parity.oracle_runtime import OracleRuntime
 
@@ -100,7 +111,11 @@ class Golden:
             answers = pool.submit(make_answers, OracleRuntime(checkpoint, parameters), tokenizer)
             longest_first = sorted(cases, key=lambda case: -case.inputs.input_ids.size)
             running = {case.name: pool.submit(run, case) for case in longest_first}
+            by_future = {future: case for case, future in zip(longest_first, running.values(), strict=True)}
             weights, numbers = pool.submit(digest_tensors, checkpoint), pool.submit(summarize, checkpoint)
+            counter = Counter(tell, cases)
+            for future in as_completed(by_future):
+                counter.count(by_future[future])
             reference = {case.name: running[case.name].result() for case in cases}
             contract = make_contract(checkpoint, answers.result())
             return cls(cases, reference, per, sums, offsets, weights.result(), numbers.result(), contract)
@@ -165,6 +180,10 @@ class Golden:
 
 def is_sum(spec: EncoderSpec, output: str) -> bool:
     """Whether an output is a sum that no LayerNorm brought back to size: it errs as its largest terms do."""
+    if output == SENTENCE_EMBEDDING:
+        return spec.pooling is not None and bool(spec.pooling.dense)
+    if output == TOKEN_WEIGHTS:
+        return True
     if not output.startswith("hidden_states.") and output != "last_hidden_state":
         return output == "logits"
     after = len(spec.blocks) if output == "last_hidden_state" else int(output.rpartition(".")[2])

@@ -7,12 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yizhi.errors import InputError
-from yizhi.model.spec import LOGITS_AT, SENTENCE_EMBEDDING
+from yizhi.model.spec import LOGITS_AT, SENTENCE_EMBEDDING, TERM_WEIGHTS, TOKEN_WEIGHTS, ZERO_AT_PADDING
 from yizhi.parity.answers import check_answers
 from yizhi.parity.cases import MASKED, SENTENCES, Case
 from yizhi.parity.compare import Difference, Quality, compare, cosines, measure_quality, relative_error
 from yizhi.parity.golden import POSITION, ROW, TOKEN, Golden
 from yizhi.parity.integers import check_integers
+from yizhi.parity.pace import Counter, Tell, tell_nobody
 from yizhi.parity.sentence_quality import Sentences, join, judge_sentences
 from yizhi.parity.texts import check_texts
 from yizhi.parity.tolerances import FloatTolerance, QuantizedGates
@@ -35,7 +36,12 @@ _TOO_COARSE = (
 
 
 def verify(
-    runtime: Runtime, golden: Golden, precision: str, checkpoint: Checkpoint | None = None, workers: int = 1
+    runtime: Runtime,
+    golden: Golden,
+    precision: str,
+    checkpoint: Checkpoint | None = None,
+    workers: int = 1,
+    tell: Tell = tell_nobody,
 ) -> Verdict:
     """Run all cases through every signature of the artifact and judge them by `precision`; compare its stored tensors.
 
@@ -43,7 +49,7 @@ def verify(
 
     precision: the artifact's, or the `yizhi.choices.MATH` it was opened with if that is not `strict`.
     checkpoint: what it was made from, where that is at hand: see `yizhi.parity.weights`.
-    workers: cases at once.
+    workers: cases at once. tell: is told of each run of a case that is done.
     Raises InputError where the golden outputs are not this artifact's.
     """
     if set(golden.per) != set(runtime.outputs):
@@ -77,11 +83,13 @@ def verify(
     verdict.weights, verdict.wrong_weights = compared
     verdict.faults += verdict.wrong_weights
     judge = _Judge(golden, verdict)
-    not_run = _run_cases(runtime, golden.cases, judge, workers)
+    counter = Counter(tell, (case for signature in signatures for case in golden.cases if signature in case.signatures))
+    not_run = _run_cases(runtime, golden.cases, judge, workers, counter)
     if fills_masks:
         cases = [case for case in golden.cases if LOGITS_AT in case.signatures]
         for case, found in compute_in_order(partial(_logits_at, runtime), cases, workers):
             judge.compare_logits_at(case, found)
+            counter.count(case)
     judge.conclude()
     if not_run:
         verdict.faults.append(f"not run, since shorter cases failed: {', '.join(not_run)}")
@@ -93,7 +101,7 @@ def verify(
     return verdict
 
 
-def _run_cases(runtime: Runtime, cases: Sequence[Case], judge: "_Judge", workers: int) -> list[str]:
+def _run_cases(runtime: Runtime, cases: Sequence[Case], judge: "_Judge", workers: int, counter: Counter) -> list[str]:
     """Run each case through its signatures, of each the short ones first; the names of those not run for a failure."""
     plan = {
         signature: sorted((case for case in cases if signature in case.signatures), key=lambda case: not case.is_short)
@@ -123,6 +131,7 @@ def _run_cases(runtime: Runtime, cases: Sequence[Case], judge: "_Judge", workers
     for (signature, case), (found, alone) in compute_in_order(run, pairs(), workers):
         if judge.compare(case, signature, runtime.signatures[signature], found):
             judge.compare_alone(case, alone, found)
+        counter.count(case)
         left[signature] -= 1
     for signature in left:
         runtime.forget(signature)
@@ -144,6 +153,7 @@ class _Judge:
             self._tolerance = self._gates
         self._logits: list[tuple[NDArray, NDArray]] = []
         self._labels: list[tuple[NDArray, NDArray]] = []
+        self._weights: list[tuple[NDArray, NDArray]] = []
         self._cosines: dict[str, list[NDArray[np.float64]]] = {}
         self._sentences = Sentences()
 
@@ -170,11 +180,13 @@ class _Judge:
                 self._logits.append(pair)
             elif name == "logits":
                 self._labels.append(pair)
+            elif name == TOKEN_WEIGHTS:
+                self._weights.append(pair)
             else:
                 self._cosines.setdefault(name, []).append(cosines(*pair).ravel())
             if case.kind == SENTENCES and name == "last_hidden_state":
                 self._sentences.add(case.inputs.attention_mask, *pair)
-            if case.kind == SENTENCES and name == SENTENCE_EMBEDDING:
+            if (name, case.kind) in ((SENTENCE_EMBEDDING, SENTENCES), (TERM_WEIGHTS, MASKED)):
                 self._sentences.vectors.append(pair)
         return comparable
 
@@ -227,6 +239,8 @@ class _Judge:
                 verdict.faults.append(f"{difference.output} ({difference.case}): {difference.explain()}")
         if isinstance(self._gates, QuantizedGates):
             joined = {name: np.concatenate(arrays) for name, arrays in self._cosines.items()}
+            if self._weights:  # one number for each token: all cases' tokens are one vector
+                joined[TOKEN_WEIGHTS] = np.atleast_1d(cosines(*join(self._weights)))
             verdict.cosine = {name: float(values.min()) for name, values in joined.items()}
             verdict.cosine_mean = {name: float(values.mean()) for name, values in joined.items()}
             if self._logits:
@@ -254,6 +268,10 @@ class _Judge:
         real = case.inputs.attention_mask == 1
         per = self._golden.per[name]
         got = found
+        # Nothing else would show a mask that is not read.
+        if name in ZERO_AT_PADDING and found is not None and found.shape == expected.shape and found[~real].any():
+            fault = f"expected 0 at padding; found up to {np.abs(found[~real]).max():.2e}"
+            return Difference(case.name, signature, name, np.inf, np.inf, (), fault, passed=False), None
         if found is not None and np.isfinite(found).all():
             # A row of nothing but padding means nothing, and neither does a padded token, but NaN there
             # is still a fault: it is left for `compare` to see.

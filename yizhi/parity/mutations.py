@@ -9,24 +9,39 @@ therefore made in a checkpoint whose scores are that large.
 import numpy as np
 
 from yizhi.model.label_heads import ANSWER, LABEL_CLASS_SUFFIXES, SEQUENCE, TOKENS
-from yizhi.model.spec import MASK_VALUE, EncoderSpec, MaskedLMHead
+from yizhi.model.spec import (
+    MASK_VALUE,
+    SENTENCE_EMBEDDING,
+    TERM_WEIGHTS,
+    TOKEN_VECTORS,
+    TOKEN_WEIGHTS,
+    EncoderSpec,
+    MaskedLMHead,
+)
 from yizhi.parity.code_faults import (
     activate_by_relu,
     change_head,
     change_mask,
     count_padding,
+    cut_after_normalizing,
     drop_residual,
+    forget_distances,
     last_norms,
     pair_otherwise,
+    pool_padding,
+    pool_without_dense,
     pool_without_tanh,
     read_first_token,
     round_to_tf32,
+    show_padding,
     skip_adapter,
     skip_dense,
     skip_norm,
     take_residual_from_input,
     turn_values,
     unmask_first_head,
+    weigh_padding,
+    weigh_without_relu,
 )
 from yizhi.parity.faults import (
     EMBEDDINGS,
@@ -329,6 +344,22 @@ FAULTS: tuple[Fault, ...] = (
         why_not=_SAME_CODE,
         variant="loud",
     ),
+    Fault(
+        "relative positions missing",
+        "a NEZHA loaded as a BERT without positions: it has no table, so no tensor is left over",
+        FIRST_LAYER,
+        code={"attention": forget_distances},
+        variant="nezha",
+        needs=lambda spec: spec.farthest is not None,
+    ),
+    Fault(
+        "distances cut off elsewhere",
+        "`max_relative_position` left at a default",
+        FIRST_LAYER,
+        config={"max_relative_position": 9},
+        variant="nezha",
+        needs=lambda spec: spec.farthest is not None,
+    ),
     # Rotary positions and windows
     Fault(
         "rotary base of other layers",
@@ -556,6 +587,67 @@ FAULTS: tuple[Fault, ...] = (
         changed(lambda spec, layer: (there(label_head(spec).dense).linear.weight, np.transpose)),
         variant="electra-discriminator",
         tasks=(REPLACED,),
+    ),
+    # What retrieval takes
+    Fault(
+        "last token taken at the end of the row",
+        "x[:, -1]: right while all rows are of one length, or padded on the left",
+        SENTENCE_EMBEDDING,
+        code={"sentence_embedding": pool_padding},
+        variant="bert-last",
+    ),
+    Fault(
+        "vector cut after it is normalized",
+        "`truncate_dim` of sentence-transformers, which comes after Normalize",
+        SENTENCE_EMBEDDING,
+        code={"sentence_embedding": cut_after_normalizing},
+        targets=FP32,
+        why_not="the direction is the same, and int8 is judged by that",
+        variant="bert-dimensions",
+    ),
+    Fault(
+        "Dense module left out",
+        "a server that pools by itself, and does not know all modules",
+        SENTENCE_EMBEDDING,
+        code={"sentence_embedding": pool_without_dense},
+        variant="albert-dense",
+    ),
+    Fault(
+        "Dense module's bias dropped",
+        "a projection taken for a matrix alone",
+        SENTENCE_EMBEDDING,
+        changed(lambda spec, layer: (f"{there(spec.pooling).dense[0].linear.name}.bias", np.zeros_like)),
+        variant="albert-dense",
+        needs=lambda spec: spec.pooling is not None and bool(spec.pooling.dense),
+    ),
+    Fault(
+        "weights of tokens without ReLU",
+        "`sparse_linear` exported as a layer, and its activation in nobody's graph",
+        TOKEN_WEIGHTS,
+        code={"token_weights": weigh_without_relu},
+        variant="bert-m3",
+    ),
+    Fault(
+        "mask ignored in weights of tokens",
+        "a head over tokens exported without the mask",
+        TOKEN_WEIGHTS,
+        code={"token_weights": show_padding},
+        variant="albert-m3",
+    ),
+    Fault(
+        "mask ignored in vectors of tokens",
+        "the same; normalized, padding's vectors look as any other",
+        TOKEN_VECTORS,
+        code={"token_vectors": show_padding},
+        variant="bert-m3",
+    ),
+    Fault(
+        "mask ignored in weights of the vocabulary",
+        "a maximum over the whole row",
+        TERM_WEIGHTS,
+        code={"term_weights": weigh_padding},
+        variant="bert-splade",
+        tasks=("fill-mask",),
     ),
     # Text
     Fault(

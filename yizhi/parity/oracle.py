@@ -24,7 +24,11 @@ from yizhi.model.spec import (
     SENTENCE_EMBEDDING,
     SHORTEST_NORM,
     SUM,
+    TERM_WEIGHTS,
+    TOKEN_VECTORS,
+    TOKEN_WEIGHTS,
     Adapter,
+    Dense,
     EncoderSpec,
     Layer,
     Linear,
@@ -48,6 +52,7 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "silu": lambda x: x * expit(x),
     "relu": lambda x: np.where(x > 0, x, 0),
     "tanh": np.tanh,
+    "identity": np.positive,
 }
 
 
@@ -140,12 +145,17 @@ def run(
     states = encode(p, embed(p, inputs)).reshape(*shape, -1)  # [B, T, H]
     tap("last_hidden_state", states)
     outside: dict[str, Callable[[], Array]] = {}
-    head, pooling = spec.head, spec.pooling
+    head, mask_of_rows = spec.head, inputs.attention_mask
     if spec.pooler:
         outside["pooler_output"] = lambda: p.take(pooler, spec.pooler, states)
-    if pooling:
-        outside[SENTENCE_EMBEDDING] = lambda: sentence_embedding(pooling, states, inputs.attention_mask)
+    if spec.pooling:
+        outside[SENTENCE_EMBEDDING] = lambda: p.take(sentence_embedding, spec.pooling, states, mask_of_rows)
+    if spec.token_weights:
+        outside[TOKEN_WEIGHTS] = lambda: p.take(token_weights, spec.token_weights, states, mask_of_rows)
+    if spec.token_vectors:
+        outside[TOKEN_VECTORS] = lambda: p.take(token_vectors, spec.token_vectors, states, mask_of_rows)
     if isinstance(head, MaskedLMHead):
+        outside[TERM_WEIGHTS] = lambda: p.take(term_weights, mlm_head(p, head, states), mask_of_rows)
         at = states if logit_positions is None else states[tuple(logit_positions.T)]
         outside["logits"] = lambda: mlm_head(p, head, at)
     elif head:
@@ -266,11 +276,26 @@ def attention(p: Pass, layer: Layer, x: Array) -> Array:
             if layer.rotary:
                 q, k = p.take(rotary, layer.rotary, q), p.take(rotary, layer.rotary, k)
                 v = p.take(rotary, layer.rotary, v) if layer.rotary.values else v
-            context[at] = softmax(q @ k.T / np.sqrt(d) + np.where(sees, mask[row, head], MASK_VALUE)) @ v
+            hidden = np.where(sees, mask[row, head], MASK_VALUE)
+            if layer.farthest is None:
+                context[at] = softmax(q @ k.T / np.sqrt(d) + hidden) @ v
+                continue
+            vectors = distance_vectors(layer.farthest, np.arange(1 - length, length), d)
+            for place in range(length):  # each query has keys and values of its own
+                apart = vectors[length - 1 - place :][:length]
+                weights = softmax((k + apart) @ q[place] / np.sqrt(d) + hidden[place])
+                context[at][place] = weights @ (v + apart)
     p.tap("context", context)
     result = p.take(linear, layer.attention_output, context)
     p.tap("attention_output", result)
     return result
+
+
+def distance_vectors(farthest: int, distances: NDArray[np.int64], d: int) -> Array:
+    """One vector [d] for each distance of a key: the r of `yizhi.model.spec.Layer`."""
+    n = farthest + np.minimum(np.maximum(distances, -farthest), farthest)
+    waves = n[:, None] / 10_000.0 ** (np.arange(d) // 2 * 2 / d)
+    return np.where(np.arange(d) % 2, np.cos(waves), np.sin(waves))
 
 
 def rotary(p: Pass, turn: Rotary, x: Array) -> Array:
@@ -309,14 +334,44 @@ def pooler(p: Pass, dense: Linear, x: Array) -> Array:
     return np.tanh(p.take(linear, dense, x[:, 0]))
 
 
-def sentence_embedding(pooling: Pooling, x: Array, attention_mask: NDArray[np.int64]) -> Array:
-    """One vector [H] for each row: of its own tokens alone; zeros for a row that has none."""
+def sentence_embedding(p: Pass, pooling: Pooling, x: Array, attention_mask: NDArray[np.int64]) -> Array:
+    """One vector [D] for each row: of its own tokens alone; of zeros for a row that has none."""
     rows = []
     for states, mask in zip(x, attention_mask, strict=True):
         own = states[mask == 1] if mask.any() else np.zeros((1, x.shape[-1]))
-        pooled = {"mean": own.mean(axis=0), "max": own.max(axis=0), "cls": own[0]}[pooling.mode]
-        rows.append(pooled / max(np.sqrt((pooled * pooled).sum()), SHORTEST_NORM) if pooling.normalize else pooled)
-    return np.stack(rows)
+        pooled = {"mean": own.mean(axis=0), "max": own.max(axis=0), "cls": own[0], "last": own[-1]}[pooling.mode]
+        for dense in pooling.dense:
+            pooled = ACTIVATIONS[dense.activation](p.take(linear, dense.linear, pooled))
+        rows.append(pooled)
+    vectors = p.take(shorten, np.stack(rows), pooling.size(x.shape[-1]))
+    return unit(vectors) if pooling.normalize else vectors
+
+
+def shorten(p: Pass, x: Array, size: int) -> Array:
+    """The first so many numbers of each vector."""
+    return x[..., :size]
+
+
+def unit(x: Array) -> Array:
+    """x / ‖x‖ for each vector x along the last axis; one of nearly no length is not made longer."""
+    return x / np.maximum(np.sqrt((x * x).sum(axis=-1, keepdims=True)), SHORTEST_NORM)
+
+
+def token_weights(p: Pass, head: Dense, x: Array, attention_mask: NDArray[np.int64]) -> Array:
+    """relu(w · x + b) of each token, 0 for padding: [B, T] (Chen et al. 2024, arXiv:2402.03216, section 3.2)."""
+    weights = ACTIVATIONS[head.activation](p.take(linear, head.linear, x))[..., 0]
+    return np.where(attention_mask == 1, weights, 0)
+
+
+def token_vectors(p: Pass, dense: Linear, x: Array, attention_mask: NDArray[np.int64]) -> Array:
+    """(W x + b) / ‖W x + b‖ of each token, zeros for padding: [B, T, D] (the same section)."""
+    return np.where(attention_mask[..., None] == 1, unit(p.take(linear, dense, x)), 0)
+
+
+def term_weights(p: Pass, logits: Array, attention_mask: NDArray[np.int64]) -> Array:
+    """max over a row's own tokens of log(1 + relu(logit)): [B, V]; zeros for a row that has none."""
+    each = np.log1p(np.where(logits > 0, logits, 0))
+    return np.where(attention_mask[..., None] == 1, each, 0).max(axis=1)
 
 
 def mlm_head(p: Pass, head: MaskedLMHead, x: Array) -> Array:
@@ -329,7 +384,7 @@ def mlm_head(p: Pass, head: MaskedLMHead, x: Array) -> Array:
 def linear_head(p: Pass, head: LinearHead, x: Array, pooled: Array | None, attention_mask: NDArray[np.int64]) -> Array:
     """Label logits over every token, the first token, the mean of a row's own tokens, or the pooler's output."""
     if head.over == "mean":
-        y: Array | None = sentence_embedding(Pooling("mean"), x, attention_mask)
+        y: Array | None = sentence_embedding(p, Pooling("mean"), x, attention_mask)
     else:
         y = pooled if head.over == "pooler" else x[:, 0] if head.over == "first_token" else x
     if head.dense:

@@ -49,7 +49,7 @@ def score_head(runtime: Runtime, cloze: Sequence[tuple[str, str]] = CLOZE, worke
 
     def run(sentence: tuple[str, str]) -> NDArray[np.float32]:
         text, _ = sentence
-        inputs = tokenizer.encode([text]).inputs
+        inputs = tokenizer.encode([tokenizer.put_mask(text)]).inputs
         masks = np.argwhere(inputs.input_ids == tokenizer.mask_id)
         if len(masks) != 1:
             raise InputError(text, f"expected one [MASK]; found {len(masks)}")

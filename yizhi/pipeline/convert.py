@@ -36,6 +36,7 @@ def convert(
     pooling: Pooling | None = None,
     calibration: Path | None = None,
     ignored_files: Sequence[str] = (),
+    dimensions: int | None = None,
 ) -> list[Row]:
     """Write each target's artifact into `folder`, as `export` does, and compare nothing. Returns a row per target.
 
@@ -47,7 +48,7 @@ def convert(
     if (folder / MANIFEST).exists():
         raise InputError(folder, "is a release, and its manifest vouches for what is in it; choose another folder")
     progress.note(f"checking {checkpoint_path}")
-    with Checkpoint.open(checkpoint_path, pooling, ignored_files) as checkpoint:
+    with Checkpoint.open(checkpoint_path, pooling, ignored_files, dimensions) as checkpoint:
         rows_of_ids = read_calibration(checkpoint, calibration, progress) if calibration else []
         source = describe_source(checkpoint, origin=None)
         descriptions = describe_artifacts(checkpoint, targets, source["files"], int8_options, calibration)
@@ -59,7 +60,7 @@ def convert(
         plan = plan_conversions(checkpoint_path, folder, targets, descriptions, rows_of_ids, tuple(ignored_files))
         check_space(folder, plan, parameters)
         progress.begin([job.name for job in plan])
-        results = run_jobs(plan, jobs, progress.started, progress.finished)
+        results = run_jobs(plan, jobs, progress)
     rows = []
     for target in targets:
         result = results[f"export {target.name}"]

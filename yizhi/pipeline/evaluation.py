@@ -51,7 +51,7 @@ class Demand:
             for name in dict.fromkeys([REFERENCE, *names])
         ]
         progress.begin([job.name for job in plan])
-        results = run_jobs(plan, jobs, progress.started, progress.finished)
+        results = run_jobs(plan, jobs, progress)
         reference = results[f"score {REFERENCE}"]
         digest = sha256_of_file(self.data)
         for name in names:

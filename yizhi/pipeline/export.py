@@ -77,6 +77,7 @@ def export(
     pooling: Pooling | None = None,
     calibration: Path | None = None,
     ignored_files: Sequence[str] = (),
+    dimensions: int | None = None,
 ) -> list[Row]:
     """Export and verify `targets`; what is up to date is left alone. Returns a row per target.
 
@@ -88,7 +89,7 @@ def export(
     Raises InputError, before anything is written, for a checkpoint that cannot be used.
     """
     progress.note(f"checking {checkpoint_path}")
-    with Checkpoint.open(checkpoint_path, pooling, ignored_files) as checkpoint:
+    with Checkpoint.open(checkpoint_path, pooling, ignored_files, dimensions) as checkpoint:
         rows_of_ids = read_calibration(checkpoint, calibration, progress) if calibration else []
         source = describe_source(checkpoint, origin)
         descriptions = describe_artifacts(checkpoint, targets, source["files"], int8_options, calibration)
@@ -110,7 +111,7 @@ def export(
             for name in (MANIFEST, SIGNATURE, ATTESTATIONS, *list_documents(TARGETS)):
                 (release / name).unlink(missing_ok=True)
         progress.begin([job.name for job in plan])
-        results = run_jobs(plan, jobs, progress.started, progress.finished)
+        results = run_jobs(plan, jobs, progress)
         rows = [_row(release, target, results, state) for target in targets]
         if (plan or not state.documents) and all(row.passed for row in rows):
             verdicts = {**state.verdicts, **{row.target: row.verdict for row in rows if row.verdict}}
@@ -255,7 +256,7 @@ def _plan(
         make = MakeGolden(checkpoint, release / GOLDEN, pooling, ignored, share_cores(1, parallel))
         plan.insert(1, Job("oracle", make, threads=1))
     planned = {job.name for job in plan}
-    scores = None if find_head(state.verdicts.values()) else choose_scorer([target.name for target in unverified])
+    scores = None if find_head(state.verdicts) else choose_scorer([target.name for target in unverified])
     for target in unverified:
         verify = Verify(
             release / target.name,

@@ -1,6 +1,6 @@
 """What a release says of its masked-language-model head: which artifact is asked, and how the answer is told."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 from yizhi.converters.targets import TARGETS
 from yizhi.parity.record import Plausibility, VerificationRecord
@@ -15,18 +15,18 @@ def choose_scorer(targets: Sequence[str]) -> str | None:
     return min(targets, key=_PREFERRED.index, default=None)
 
 
-def find_head(verdicts: Iterable[VerificationRecord | None]) -> Plausibility | None:
-    """The score among a release's verdicts (see `yizhi.parity.plausibility`), or None if nothing was scored."""
-    return next((verdict.head for verdict in verdicts if verdict and verdict.head), None)
+def find_head(verdicts: Mapping[str, VerificationRecord | None]) -> tuple[str, Plausibility] | None:
+    """Which of a release's verdicts (by target) has a score of the head, and that score; None if nothing was scored."""
+    return next(((target, verdict.head) for target, verdict in verdicts.items() if verdict and verdict.head), None)
 
 
-def is_trained(head: Plausibility | None) -> bool:
+def is_trained(found: tuple[str, Plausibility] | None) -> bool:
     """Whether a head was scored and found trained."""
-    return head is not None and head.verdict == "trained"
+    return found is not None and found[1].verdict == "trained"
 
 
-def describe_head(head: Plausibility) -> str:
-    """The score in a sentence, with what follows from it."""
+def describe_head(target: str, head: Plausibility) -> str:
+    """The score in a sentence, with what follows from it. target: which was asked."""
     if head.task is not None and head.task not in (FILL_MASK, FEATURES):
         noun = USES[head.task].noun if head.task in USES else head.task
         return f"head: {noun}; that all targets agree does not say that it is right"
@@ -37,14 +37,15 @@ def describe_head(head: Plausibility) -> str:
     }
     if head.verdict in told:
         return f"MLM head: {told[head.verdict]}"
+    # Three digits are what a manifest keeps: a verdict reads the same when it is new and when it was kept.
     figures = (
-        f"{head.hits} of {head.scored} everyday sentences answered among the first five, where {head.needed} "
-        f"tell it from chance; mean log-probability {head.log_probability:.2f}, by chance {head.chance:.2f}"
+        f"{target} answered {head.hits} of {head.scored} everyday sentences among the first five, where {head.needed} "
+        f"tell it from chance; mean log-probability {head.log_probability:.3g}, by chance {head.chance:.3g}"
     )
     skipped = f"; {head.skipped} sentences skipped" if head.skipped else ""
     if head.verdict == "trained":
         return f"MLM head: trained ({figures}{skipped})"
     return (
-        f"WARNING: MLM head: UNTRAINED ({figures}{skipped}). Every target agrees on its answers, and they are noise: "
-        "do not use it to fill masks. Hidden states do not depend on it"
+        f"Note: the MLM head is untrained ({figures}{skipped}). This is no failure: all targets agree on its answers. "
+        "They are noise, as those of random weights are: fill no masks with it. Hidden states do not depend on it"
     )

@@ -10,23 +10,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, get_type_hints
 
+from yizhi.parity.pace import Pace, Tell
 from yizhi.storage.codec import from_plain, to_plain
 
 Answer = TypeVar("Answer")
+_LOOK_SECONDS = 0.2
 GivenAnswer = TypeVar("GivenAnswer", covariant=True)
 
 
 class Step(Protocol[GivenAnswer]):
     """What a job does: one of the dataclasses in `yizhi.pipeline.steps`."""
 
-    def run(self, threads: int) -> GivenAnswer:
-        """Do it, on so many threads. Its annotation says what the answer is read as."""
+    def run(self, threads: int, tell: Tell) -> GivenAnswer:
+        """Do it, on so many threads, and tell how far it is. Its annotation says what the answer is read as."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,9 @@ class Job(Generic[Answer]):
 
 @dataclass(frozen=True)
 class Request:
-    """What `yizhi.pipeline.worker` is asked for: the name of a step, and its fields. answer: where to write a Result.
+    """What `yizhi.pipeline.worker` is asked for: the name of a step, and its fields.
 
-    parent: the process that asks.
+    answer: where to write a Result. pace: where to append a line for each Pace. parent: the process that asks.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Request:
     arguments: dict[str, Any]
     threads: int
     answer: Path
+    pace: Path
     parent: int
 
 
@@ -80,11 +83,23 @@ class Result(Generic[Answer]):
         return not self.faults
 
 
-def run_jobs(
-    jobs: list[Job[Answer]], parallel: int, started: Callable[[str], None], finished: Callable[[Result[Answer]], None]
-) -> dict[str, Result[Answer]]:
+class Watcher:
+    """What is told of jobs while they run. This one keeps it to itself."""
+
+    def started(self, name: str) -> None:
+        """A job began."""
+
+    def moved(self, name: str, pace: Pace) -> None:
+        """A job that counts its cases got so far."""
+
+    def finished(self, result: Result[Any]) -> None:
+        """A job ended."""
+
+
+def run_jobs(jobs: list[Job[Answer]], parallel: int, watcher: Watcher) -> dict[str, Result[Answer]]:
     """Run all jobs, at most `parallel` at once, in the order given where dependencies allow.
 
+    watcher: is told of what happens, partly from other threads.
     A job whose predecessor failed does not run; its result says so.
     """
     results: dict[str, Result[Answer]] = {}
@@ -100,15 +115,15 @@ def run_jobs(
                     results[job.name] = _not_run(job, failed)
                 elif len(running) < parallel and all(name in results for name in job.after):
                     waiting.remove(job)
-                    started(job.name)
-                    running[pool.submit(_run, job, job.threads or threads)] = job.name
+                    watcher.started(job.name)
+                    running[pool.submit(_run, job, job.threads or threads, watcher)] = job.name
             if running:
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     running.pop(future)
                     result = future.result()
                     results[result.name] = result
-                    finished(result)
+                    watcher.finished(result)
     return results
 
 
@@ -122,39 +137,55 @@ def _not_run(job: Job[Answer], failed: list[Result[Answer]]) -> Result[Answer]:
     return Result(job.name, faults=faults, bad_input=all(result.bad_input for result in failed))
 
 
-def _run(job: Job[Answer], threads: int) -> Result[Answer]:
+def _run(job: Job[Answer], threads: int, watcher: Watcher) -> Result[Answer]:
     # One thread pool per job: two jobs that each start a thread per core only wait for each other.
     limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "2", "GLOG_minloglevel": "2"}
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
-        answer = Path(scratch) / "answer.json"
-        request = Request(job.name, type(job.step).__name__, to_plain(job.step), threads, answer, os.getpid())
-        process = subprocess.run(
+        answer, pace = Path(scratch) / "answer.json", Path(scratch) / "pace"
+        pace.touch()
+        request = Request(job.name, type(job.step).__name__, to_plain(job.step), threads, answer, pace, os.getpid())
+        with subprocess.Popen(
             [sys.executable, "-m", "yizhi.pipeline.worker"],
-            input=json.dumps(to_plain(request)),
             text=True,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env={**os.environ, **limits, **quiet},
             errors="replace",
-            check=False,
-        )
+        ) as process:
+            said = _attend(process, json.dumps(to_plain(request)), pace, partial(watcher.moved, job.name))
         seconds = time.monotonic() - begin
         if answer.exists():
             result: Result[Any] = from_plain(Result, json.loads(answer.read_text(encoding="utf-8")))
             if not result.faults:
                 result = replace(result, value=from_plain(get_type_hints(job.step.run)["return"], result.value))
             return replace(result, seconds=seconds)
-    return Result(job.name, faults=[_explain_death(process)], seconds=seconds)
+    return Result(job.name, faults=[_explain_death(process.returncode, said)], seconds=seconds)
 
 
-def _explain_death(process: subprocess.CompletedProcess[str]) -> str:
-    last = [line for line in process.stdout.splitlines() if line.strip()][-12:]
-    if process.returncode == -9:
+def _attend(process: subprocess.Popen[str], request: str, pace: Path, moved: Tell) -> str:
+    """Hand a process its request and wait for its end, telling of each new last line of `pace`. Returns its output."""
+    given: str | None = request
+    told = ""
+    while True:
+        try:
+            return process.communicate(given, timeout=_LOOK_SECONDS)[0]
+        except subprocess.TimeoutExpired:
+            given = None
+        lines = pace.read_text(encoding="ascii").split("\n")[:-1]  # after the last line end, one may be half written
+        if lines and lines[-1] != told:
+            told = lines[-1]
+            moved(from_plain(Pace, json.loads(told)))
+
+
+def _explain_death(code: int, said: str) -> str:
+    last = [line for line in said.splitlines() if line.strip()][-12:]
+    if code == -9:
         why = "killed (signal 9), most likely for want of memory"
-    elif process.returncode < 0:
-        why = f"killed by signal {-process.returncode}"
+    elif code < 0:
+        why = f"killed by signal {-code}"
     else:
-        why = f"failed with exit code {process.returncode}"
+        why = f"failed with exit code {code}"
     return "\n    ".join([why, *last])

@@ -56,7 +56,7 @@ def verify_path(
     )
     plan = [Job(name, verify(release / name, score_head=name == scores), threads=1) for name in unaltered]
     progress.begin([job.name for job in plan])
-    for name, result in run_jobs(plan, jobs, progress.started, progress.finished).items():
+    for name, result in run_jobs(plan, jobs, progress).items():
         rows[name].verification = result
         rows[name].verdict = result.value and _compare_with_manifest(result.value, path, name)
     for name, row in rows.items():

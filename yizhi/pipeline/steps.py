@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 from yizhi.converters.shared_files import write_config_and_tokenizer
 from yizhi.converters.targets import TARGETS
 from yizhi.model.spec import Pooling
+from yizhi.parity.pace import Tell, tell_nobody
 from yizhi.parity.record import Diagnosis, VerificationRecord
 from yizhi.pipeline.code_digests import MADE_WITH, code_digest
 from yizhi.reading.auto_tokenizer import read_tokenizer
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.artifact import DESCRIPTION, Artifact, ArtifactWriter
+from yizhi.storage.codec import from_plain
 from yizhi.storage.folders import new_folder
 from yizhi.training.tasks.scores import Scores
 
@@ -44,14 +46,15 @@ class Convert:
     calibration: list[list[int]] = field(default_factory=list)
     ignored_files: tuple[str, ...] = ()
 
-    def run(self, threads: int) -> None:
+    def run(self, threads: int, tell: Tell = tell_nobody) -> None:
         """Write the artifact. Raises InputError, and MissingFramework."""
         converter = TARGETS[self.target].load_converter()
-        pooling, options = self.description.get("pooling"), dict(self.description.get("options", {}))
+        told, options = self.description.get("pooling"), dict(self.description.get("options", {}))
+        pooling = from_plain(Pooling, told) if told else None
         if options.pop(CALIBRATION, None):
             options[CALIBRATION] = self.calibration
         with (
-            Checkpoint.open(self.checkpoint, Pooling(**pooling) if pooling else None, self.ignored_files) as opened,
+            Checkpoint.open(self.checkpoint, pooling, self.ignored_files) as opened,
             new_folder(self.folder, replaces=(DESCRIPTION,)) as temporary,
         ):
             writer = ArtifactWriter(temporary)
@@ -70,7 +73,7 @@ class MakeGolden:
     ignored_files: tuple[str, ...] = ()
     workers: int = 1
 
-    def run(self, threads: int) -> None:
+    def run(self, threads: int, tell: Tell = tell_nobody) -> None:
         """Write the folder. Raises InputError."""
         from yizhi.parity.golden import CASES, Golden
 
@@ -78,7 +81,7 @@ class MakeGolden:
             Checkpoint.open(self.checkpoint, self.pooling, self.ignored_files) as opened,
             new_folder(self.folder, replaces=(CASES,)) as temporary,
         ):
-            Golden.make(opened, self.workers).write(temporary)
+            Golden.make(opened, self.workers, tell).write(temporary)
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class Verify:
     math: str = "strict"
     workers: int = 1
 
-    def run(self, threads: int) -> VerificationRecord:
+    def run(self, threads: int, tell: Tell = tell_nobody) -> VerificationRecord:
         """The verdict and what belongs to it. Raises InputError, and NotRun."""
         from yizhi.parity import plausibility, published
         from yizhi.parity.cases import find_wrong_cases
@@ -117,7 +120,7 @@ class Verify:
         with open_runtime(self.folder, device=self.device, threads=threads, math=self.math) as runtime:
             precision = TARGETS[runtime.artifact.target].precision if self.math == "strict" else self.math
             with self._at_hand(runtime) as checkpoint:
-                verdict = verify(runtime, golden, precision, checkpoint, self.workers)
+                verdict = verify(runtime, golden, precision, checkpoint, self.workers, tell)
             if not verdict.wrong_text:  # else the tokenizer says nothing of what the cases must be
                 description = runtime.artifact.description
                 text = read_tokenizer(self.folder)
@@ -173,7 +176,7 @@ class Score:
     skip_faulty: bool = False
     device: str = "cpu"
 
-    def run(self, threads: int) -> Scores:
+    def run(self, threads: int, tell: Tell = tell_nobody) -> Scores:
         """Its scores. Raises InputError, and NotRun."""
         from yizhi.training.scoring import score_artifact
 

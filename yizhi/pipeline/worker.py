@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from yizhi.errors import InputError, NotRun
+from yizhi.parity.pace import Pace
 from yizhi.pipeline.jobs import Request, Result, Step
 from yizhi.pipeline.steps import STEPS
 from yizhi.storage.codec import from_plain, to_plain
@@ -31,8 +32,13 @@ def main() -> None:
 
 def _run(request: Request) -> Result[Any]:
     step: Step[Any] = from_plain(STEPS[request.step], request.arguments)
+
+    def tell(pace: Pace) -> None:
+        with open(request.pace, "a", encoding="ascii") as file:
+            file.write(json.dumps(to_plain(pace)) + "\n")
+
     try:
-        return Result(request.name, step.run(request.threads))
+        return Result(request.name, step.run(request.threads, tell))
     except InputError as error:
         return Result(request.name, faults=error.faults, bad_input=True, not_run=isinstance(error, NotRun))
     except MemoryError as error:

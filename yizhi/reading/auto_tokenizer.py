@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from yizhi.errors import InputError, collect_faults, show
 from yizhi.reading.folder_files import is_ignored
+from yizhi.reading.jieba_words import cut_by_jieba
 from yizhi.reading.other_vocabularies import PROBES, compare_lines, find_disagreements
 from yizhi.reading.tokenizer_classes import NAMED_TOKENS
 from yizhi.reading.tokenizer_files import TextTokenizer, find_frame
@@ -98,7 +99,7 @@ def check_beside(folder: Path, text: TextTokenizer, ignored: Collection[str] = (
     """
     is_json = (folder / TOKENIZER).exists()
     passed_over = partial(is_ignored, ignored=ignored)
-    space = describe_parts(text.tokenizer)["pre_tokenizer"] or {}
+    space = describe_parts(text.plain)["pre_tokenizer"] or {}
     faults = []
     if is_json or kind_of(text.tokenizer) == WORDPIECE:
         faults += find_disagreements(folder, text.tokenizer, bool(space.get("add_prefix_space")), passed_over)
@@ -183,9 +184,13 @@ def _conclude(folder: Path, sources: TokenizerSources, reading: Reading) -> Text
     length = settings.get("model_max_length", settings.get("max_len"))
     split = bool(settings.get("split_special_tokens", False))
     complete = complete_vocabulary(serialize(tokenizer)) if kind_of(tokenizer) == WORDPIECE else tokenizer
+    plain = None
+    if sources.kind.cuts_words:
+        plain, complete = complete, cut_by_jieba(Tokenizer.from_str(complete.to_str()))
     complete.encode_special_tokens = split
     return TextTokenizer(
         tokenizer=complete,
+        plain=plain or complete,
         special={key: text_of(token) for key, token in named.items()},
         more_special=tuple(text_of(token) for token in reading.more),
         frame=frame if types else replace(frame, second_type=0),

@@ -12,17 +12,28 @@ import numpy as np
 from yizhi.errors import InputError, collect_faults, collect_own_faults
 from yizhi.model.architectures import CLASS_SUFFIXES, DROPPED_HEADS, FAMILIES, Family, build_spec
 from yizhi.model.config import EncoderConfig
-from yizhi.model.spec import EncoderSpec, LinearHead, Parameter, Pooling
+from yizhi.model.spec import EncoderSpec, LinearHead, Parameter, Pooling, find_pooling_faults
 from yizhi.reading.auto_tokenizer import check_beside, read_tokenizer
-from yizhi.reading.folder_files import ADAPTER, MERGE, account_for_files, is_adapter_alone
-from yizhi.reading.sentence_settings import SentenceSettings, read_sentence_settings
+from yizhi.reading.folder_files import ADAPTER, MERGE, TOKEN_HEAD_PICKLES, account_for_files, is_adapter_alone
+from yizhi.reading.safetensors_file import SafetensorsFile
+from yizhi.reading.sentence_dense import dense_name, open_dense_weights
+from yizhi.reading.sentence_settings import MODULES, SentenceSettings, read_sentence_settings
 from yizhi.reading.tokenizer_files import TextTokenizer
 from yizhi.reading.tokenizer_sources import SENTENCEPIECE, TOKENIZER_FILES
-from yizhi.reading.weight_files import INDEX, POOLER, WEIGHTS, TensorFile, open_weights, written_by
+from yizhi.reading.weight_files import INDEX, POOLER, TOKEN_HEADS, WEIGHTS, TensorFile, open_weights, written_by
 from yizhi.release.artifact import DESCRIPTION
 from yizhi.storage.digests import sha256_of_file
 
-__all__ = ["INDEX", "POOLER", "WEIGHTS", "Checkpoint", "canonical_name", "explain_names", "find_families"]
+__all__ = [
+    "INDEX",
+    "POOLER",
+    "TOKEN_HEADS",
+    "WEIGHTS",
+    "Checkpoint",
+    "canonical_name",
+    "explain_names",
+    "find_families",
+]
 
 FLOAT_TYPES = ("F32", "F16", "BF16")
 # Keys of config.json that artifacts do not carry on: the stored dtype, a path of somebody's machine, code to run, and
@@ -61,12 +72,17 @@ class Checkpoint:
 
     @classmethod
     def open(
-        cls, path: str | Path, pooling: Pooling | None = None, ignored_files: Collection[str] = ()
+        cls,
+        path: str | Path,
+        pooling: Pooling | None = None,
+        ignored_files: Collection[str] = (),
+        dimensions: int | None = None,
     ) -> "Checkpoint":
         """Open a folder, or a `.safetensors` file beside its `config.json` and tokenizer files.
 
         pooling: what artifacts of it are to give as `sentence_embedding`; if None, what sentence-transformers would
         give, if the folder is one of its own. ignored_files: names, or patterns, of files to pass over.
+        dimensions: of that vector, the first so many numbers alone.
         Raises InputError, listing every fault, unless names, shapes and dtypes are exactly what
         the configuration asks for, and every file of the folder is understood. Values are checked by `check_values`.
         """
@@ -96,7 +112,7 @@ class Checkpoint:
             _check_family(folder, config, files)
             checkpoint = cls(folder, files, config, text.shorten(sentence.max_length) if sentence else text)
             check_task(checkpoint, folder / "config.json")
-            checkpoint.spec = replace(checkpoint.spec, pooling=pooling or (sentence.pooling if sentence else None))
+            checkpoint._set_pooling(pooling, sentence, dimensions)
             checkpoint.file_uses, checkpoint.sentence = uses or {}, sentence
             checkpoint.ignored_files = tuple(
                 name for name in checkpoint.file_uses if checkpoint.file_uses[name].startswith("ignored")
@@ -110,7 +126,12 @@ class Checkpoint:
     def notes(self) -> list[str]:
         """What a user should know of the folder: what was passed over, and tensors of a head that is dropped."""
         notes = [*self.text.notes, *(self.sentence.notes if self.sentence else ())]
+        pooling, own = self.spec.pooling, self.sentence.pooling if self.sentence else None
+        if pooling and own and replace(pooling, dimensions=own.dimensions) != own:
+            notes.append(f"{MODULES}: sentence-transformers gives {own}; artifacts give {pooling}, as asked")
         notes += [f"{name}: passed over, as asked" for name in self.ignored_files]
+        if not (self.spec.token_weights or self.spec.token_vectors):
+            notes += [f"{name}: {self.file_uses[name]}" for name in TOKEN_HEAD_PICKLES if name in self.file_uses]
         for reason in sorted(set(self.ignored.values()) & DROPPED_HEADS):
             names = [name for name, why in self.ignored.items() if why == reason]
             notes.append(f"{', '.join(names[:2])}: dropped: {reason}")
@@ -268,6 +289,30 @@ class Checkpoint:
             ]
         del self._sources[decoder]
         return []
+
+    def _set_pooling(self, pooling: Pooling | None, sentence: SentenceSettings | None, dimensions: int | None) -> None:
+        """Put it into the spec, with the parameters of Dense modules. Raises InputError where it does not fit."""
+        pooling = pooling or (sentence.pooling if sentence else None)
+        if dimensions is not None and pooling is None:
+            raise InputError("`dimensions`", "expected `pooling` with it, or a folder of sentence-transformers")
+        if pooling is None:
+            return
+        self.spec = replace(self.spec, pooling=replace(pooling, dimensions=dimensions or pooling.dimensions))
+        faults = list(find_pooling_faults(self.spec))
+        opened: list[SafetensorsFile] = []
+        if pooling.dense:
+            # The files may have been passed over: what is to be computed was found in them before.
+            sentence = sentence or read_sentence_settings(self.folder, None)
+            opened = open_dense_weights(self.folder, pooling.dense, sentence.dense_weights if sentence else (), faults)
+            self._files = [*self._files, *opened]
+            for number, file in enumerate(opened):
+                self._sources |= {f"{dense_name(number)}.{name}": (file, name) for name in file.entries}
+        if not faults:
+            faults = self._check_against_spec()
+        if faults:
+            for file in opened:
+                file.close()
+            raise InputError(self.folder, faults)
 
     def _check_against_spec(self) -> list[str]:
         faults: list[str] = []

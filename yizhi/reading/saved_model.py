@@ -15,13 +15,13 @@ _VALUE, _FUNCTION, _NAME = 2, 10, 1
 # What the converter's graphs are made of (converters/forwards/tensorflow.py), whatever the family and the head.
 OPERATORS = frozenset(
     (
-        *("Abs", "AddV2", "ArgMax", "AssignVariableOp", "BatchMatMulV2", "BiasAdd", "Cast", "ConcatV2"),
-        *("Const", "Cos", "Cumsum", "DisableCopyOnRead", "Equal", "Erf", "ExpandDims", "GatherNd", "GatherV2"),
-        *("Greater", "Identity", "MatMul", "Max", "Maximum", "Mean", "Mul", "Neg", "NoOp", "NotEqual", "Pack"),
-        *("Placeholder", "Pow", "Range", "ReadVariableOp", "RealDiv", "Relu", "Reshape", "ResourceGather"),
-        *("Rsqrt", "Select", "SelectV2", "Shape", "Sigmoid", "Sin", "Softmax", "Split", "Sqrt", "Square"),
-        *("Squeeze", "StatefulPartitionedCall", "StridedSlice", "Sub", "Sum", "Tanh", "Transpose", "Unpack"),
-        "VarHandleOp",
+        *("Abs", "AddV2", "ArgMax", "AssignVariableOp", "BatchMatMulV2", "BiasAdd", "Cast", "ConcatV2", "Const"),
+        *("Cos", "Cumsum", "DisableCopyOnRead", "Einsum", "Equal", "Erf", "ExpandDims", "GatherNd", "GatherV2"),
+        *("Greater", "Identity", "Log1p", "MatMul", "Max", "Maximum", "Mean", "Minimum", "Mul", "Neg", "NoOp"),
+        *("NotEqual", "Pack", "Placeholder", "Pow", "Range", "ReadVariableOp", "RealDiv", "Relu", "Reshape"),
+        *("ResourceGather", "Rsqrt", "Select", "SelectV2", "Shape", "Sigmoid", "Sin", "Softmax", "Split", "Sqrt"),
+        *("Square", "Squeeze", "StatefulPartitionedCall", "StridedSlice", "Sub", "Sum", "Tanh", "Transpose"),
+        *("Unpack", "VarHandleOp"),
     )
 )
 # What reads and writes files: in the two functions that TensorFlow adds for the variables, which no other calls.

@@ -1,15 +1,18 @@
-"""What sentence-transformers does with a folder: which pooling, after how many tokens of a text."""
+"""What sentence-transformers does with a folder: how a text's vector is made, after how many of its tokens."""
 
 import json
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from yizhi.errors import InputError, show
-from yizhi.model.spec import POOLINGS, Pooling
+from yizhi.model.spec import SPLADE, VECTOR_POOLINGS, Dense, Pooling
 from yizhi.reading.folder_files import is_ignored
+from yizhi.reading.sentence_dense import PICKLE, keeps_first_numbers, read_dense
 from yizhi.reading.tokenizer_files import TextTokenizer
+from yizhi.reading.weight_files import WEIGHTS
 from yizhi.storage.json_files import read_json_object
 
 MODULES, PROMPTS = "modules.json", "config_sentence_transformers.json"
@@ -18,16 +21,25 @@ SETTINGS = tuple(
     f"sentence_{kind}_config.json"
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-# Ways of pooling by the keys that releases before 6 write.
-_MODES = {
+# Our names of ways of pooling by the keys that releases before 6 write.
+MODES = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_max_tokens": "max",
+    "pooling_mode_lasttoken": "last",
+}
+# The library's own names by these keys, and ours of those that are computed here.
+_OLD_KEYS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_lasttoken": "lasttoken",
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
 }
-
+_OURS = {_OLD_KEYS[key]: mode for key, mode in MODES.items()}
+_MASKED_LM, _SPLADE_POOLING = ("Transformer", "MLMTransformer"), "SpladePooling"
+_KNOWN = (*_MASKED_LM, "Pooling", "Dense", "Normalize", _SPLADE_POOLING)
 
 # Of the Transformer's settings, those that are read, or that change no answer. `model_args` says which file is loaded.
 _SETTINGS_THAT_MAY_DIFFER = (
@@ -40,11 +52,16 @@ _SETTINGS_THAT_MAY_DIFFER = (
 class SentenceSettings:
     """pooling: what a text's vector is. max_length: the most tokens of a text; None if the folder does not say.
 
-    files: what was read, below the folder. notes: what the user should know.
+    prompts: by name, what a caller may put before a text. dense_weights: the file of each of the pooling's Dense
+    modules, in their order. dense_pickles: the folders of those whose weights are a pickle alone. files: what was read,
+    below the folder. notes: what the user should know.
     """
 
     pooling: Pooling
     max_length: int | None
+    prompts: Mapping[str, str]
+    dense_weights: tuple[str, ...]
+    dense_pickles: tuple[str, ...]
     files: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -54,48 +71,39 @@ def read_sentence_settings(
 ) -> SentenceSettings | None:
     """What `modules.json` and the files it names say; None where there is none, or it is to be ignored.
 
-    Raises InputError, naming each, for modules and settings that are not computed here: another module than
-    Transformer, Pooling and Normalize, in this order; other ways of pooling, or several joined; a default prompt.
+    Raises InputError, naming each, for modules and settings that are not computed here: other modules than
+    Transformer, Pooling, Dense and Normalize, in this order, or Transformer and SpladePooling; other ways of pooling,
+    or several joined; a default prompt.
     """
     if not (folder / MODULES).exists() or is_ignored(MODULES, ignored):
         return None
     modules = _read_modules(folder / MODULES)
-    kinds = [kind for kind, _ in modules]
-    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        others = [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]
-        found = f"{', '.join(others)} is not computed here" if others else f"found {', '.join(kinds) or 'none'}"
-        raise InputError(folder, f"{MODULES}: expected Transformer, Pooling and perhaps Normalize; {found}")
+    _check_order(folder, [kind for kind, _ in modules])
     faults: list[str] = []
     if modules[0][1] not in ("", "."):
         faults.append(f"{MODULES}: the Transformer lies in {show(modules[0][1])}: export that folder, with `pooling`")
-    pooling_file = Path(modules[1][1]) / "config.json"
-    mode = _read_mode(folder, pooling_file, faults)
+    pooling_file = (Path(modules[1][1]) / "config.json").as_posix()
     settings_file = next((name for name in SETTINGS if (folder / name).exists()), None)
     settings = read_json_object(folder / settings_file) if settings_file else {}
-    length = settings.get("max_seq_length")
-    if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 1):
-        faults.append(f"{settings_file}: max_seq_length: expected a number of tokens; found {show(length)}")
-    if settings.get("do_lower_case") and text and not lower_cases(text):
-        faults.append(
-            f"{settings_file}: do_lower_case: sentence-transformers lower-cases the text; the tokenizer does not. Set "
-            "do_lower_case in tokenizer_config.json instead"
-        )
-    faults += [
-        f"{settings_file}: {key}: not computed here; found {show(value)}"
-        for key, value in settings.items()
-        if key not in _SETTINGS_THAT_MAY_DIFFER and value not in (None, {}, False)
-    ]
+    faults += _check_settings(settings, settings_file, text)
     prompts = read_json_object(folder / PROMPTS) if (folder / PROMPTS).exists() else {}
-    notes = _check_prompts(prompts, faults) if not is_ignored(PROMPTS, ignored) else []
+    prompts = {} if is_ignored(PROMPTS, ignored) else prompts
+    named, notes = _check_prompts(prompts, faults)
+    dense_files: list[str] = []
+    if modules[1][0] == _SPLADE_POOLING:
+        pooling = _read_splade(folder, pooling_file, faults)
+    else:
+        pooling, dense_files = _read_pooling(folder, modules, pooling_file, prompts.get("truncate_dim"), faults)
     if faults:
         raise InputError(folder, faults)
-    read = [MODULES, pooling_file.as_posix(), *([settings_file] if settings_file else [])]
-    return SentenceSettings(
-        Pooling(mode, normalize="Normalize" in kinds),
-        length,
-        (*read, *([PROMPTS] if prompts else [])),
-        tuple(notes),
-    )
+    weights = tuple(name for name in dense_files if name.endswith(WEIGHTS))
+    read = [MODULES, pooling_file, *dense_files, *([settings_file] if settings_file else [])]
+    files = (*read, *([PROMPTS] if prompts else []))
+    kept = weights[: len(pooling.dense)]
+    places = [place for kind, place in modules if kind == "Dense"]
+    pickles = [place for place in places if f"{place}/{WEIGHTS}" not in weights and (folder / place / PICKLE).exists()]
+    length = settings.get("max_seq_length")
+    return SentenceSettings(pooling, length, named, kept, tuple(pickles), files, tuple(notes))
 
 
 def lower_cases(text: TextTokenizer) -> bool:
@@ -121,36 +129,114 @@ def _read_modules(path: Path) -> list[tuple[str, str]]:
     return found
 
 
-def _read_mode(folder: Path, name: Path, faults: list[str]) -> str:
+def _check_order(folder: Path, kinds: Sequence[str]) -> None:
+    if len(kinds) == 2 and kinds[0] in _MASKED_LM and kinds[1] == _SPLADE_POOLING:
+        return
+    if re.fullmatch("Transformer Pooling( Dense)*( Normalize)?", " ".join(kinds)):
+        return
+    others = [kind for kind in kinds if kind not in _KNOWN]
+    found = f"{', '.join(others)} is not computed here" if others else f"found {', '.join(kinds) or 'none'}"
+    expected = "Transformer, Pooling and perhaps Dense and Normalize, or Transformer and SpladePooling"
+    raise InputError(folder, f"{MODULES}: expected {expected}; {found}")
+
+
+def _check_settings(settings: dict[str, Any], name: str | None, text: TextTokenizer | None) -> Iterator[str]:
+    length = settings.get("max_seq_length")
+    if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 1):
+        yield f"{name}: max_seq_length: expected a number of tokens; found {show(length)}"
+    if settings.get("do_lower_case") and text and not lower_cases(text):
+        yield (
+            f"{name}: do_lower_case: sentence-transformers lower-cases the text; the tokenizer does not. Set "
+            "do_lower_case in tokenizer_config.json instead"
+        )
+    for key, value in settings.items():
+        if key not in _SETTINGS_THAT_MAY_DIFFER and value not in (None, {}, False):
+            yield f"{name}: {key}: not computed here; found {show(value)}"
+
+
+def _read_pooling(
+    folder: Path, modules: Sequence[tuple[str, str]], name: str, truncate_dim: object, faults: list[str]
+) -> tuple[Pooling, list[str]]:
+    """What Pooling and the modules after it do, and the files that their Dense modules were read from."""
+    mode = _read_mode(folder, name, faults)
+    layers: list[Dense] = []
+    files: list[str] = []
+    dimensions: int | None = None
+    for place in (place for kind, place in modules if kind == "Dense"):
+        dense = read_dense(folder, place, len(layers), faults)
+        weights = Path(place) / WEIGHTS
+        files += [(Path(place) / "config.json").as_posix()]
+        files += [weights.as_posix()] if (folder / weights).exists() else []
+        if dimensions is not None:
+            faults.append(f"{MODULES}: a Dense after one that keeps the first numbers is not computed here")
+        elif dense and keeps_first_numbers(folder / weights, dense):
+            dimensions = dense.linear.outputs
+        elif dense:
+            layers.append(dense)
+    normalizes = modules[-1][0] == "Normalize"
+    if truncate_dim is not None:
+        dimensions = _read_truncation(truncate_dim, normalizes or dimensions is not None, faults)
+    return Pooling(mode, normalizes, dimensions, tuple(layers)), files
+
+
+def _read_truncation(found: object, refused: bool, faults: list[str]) -> int | None:
+    """sentence-transformers cuts a vector last of all."""
+    if isinstance(found, bool) or not isinstance(found, int) or found < 1:
+        faults.append(f"{PROMPTS}: truncate_dim: expected a number of dimensions; found {show(found)}")
+    elif refused:
+        faults.append(
+            f"{PROMPTS}: truncate_dim: sentence-transformers cuts what Normalize gave, and the norm is no longer 1, "
+            "which is not computed here. Remove the key, and export with `dimensions`, which cuts before Normalize"
+        )
+    else:
+        return found
+    return None
+
+
+def _read_splade(folder: Path, name: str, faults: list[str]) -> Pooling:
+    expected = {"pooling_strategy": "max", "activation_function": "relu"}  # the library's defaults
+    try:
+        config = read_json_object(folder / name)
+    except InputError as error:
+        faults += [f"{name}: {fault}" for fault in error.faults]
+        config = {}
+    faults += [
+        f"{name}: {key}: expected {show(value)}; found {show(config[key])}"
+        for key, value in expected.items()
+        if config.get(key, value) != value
+    ]
+    return Pooling(SPLADE)
+
+
+def _read_mode(folder: Path, name: str, faults: list[str]) -> str:
     try:
         config: dict[str, Any] = read_json_object(folder / name)
     except InputError as error:
-        faults += [f"{name.as_posix()}: {fault}" for fault in error.faults]
-        return POOLINGS[0]
+        faults += [f"{name}: {fault}" for fault in error.faults]
+        return VECTOR_POOLINGS[0]
     modes = config.get("pooling_mode")
     if modes is None:
-        modes = [mode for key, mode in _MODES.items() if config.get(key)]
+        modes = [mode for key, mode in _OLD_KEYS.items() if config.get(key)]
     modes = [modes] if isinstance(modes, str) else modes
-    if not isinstance(modes, list | tuple) or len(modes) != 1 or modes[0] not in POOLINGS:
-        faults.append(f"{name.as_posix()}: pooling: expected one of {', '.join(POOLINGS)}; found {show(modes)}")
-        return POOLINGS[0]
+    if not isinstance(modes, list | tuple) or len(modes) != 1 or modes[0] not in _OURS:
+        faults.append(f"{name}: pooling: expected one of {', '.join(_OURS)}; found {show(modes)}")
+        return VECTOR_POOLINGS[0]
     if config.get("include_prompt") is False:
-        faults.append(f"{name.as_posix()}: include_prompt: false is not computed here")
-    return str(modes[0])
+        faults.append(f"{name}: include_prompt: false is not computed here")
+    return _OURS[modes[0]]
 
 
-def _check_prompts(config: dict[str, Any], faults: list[str]) -> list[str]:
-    """Refuse a prompt that is put before every text; return what to know of the others."""
+def _check_prompts(config: dict[str, Any], faults: list[str]) -> tuple[dict[str, str], list[str]]:
+    """The prompts, and what to know of them; refuse one that is put before every text."""
     prompts, default = config.get("prompts") or {}, config.get("default_prompt_name")
-    if not isinstance(prompts, dict):
-        faults.append(f"{PROMPTS}: prompts: expected an object; found {show(prompts)}")
-        return []
+    if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):
+        faults.append(f"{PROMPTS}: prompts: expected an object of texts; found {show(prompts)}")
+        return {}, []
     if default is not None and prompts.get(default):
         faults.append(
             f"{PROMPTS}: default_prompt_name: sentence-transformers puts {show(prompts[default])} before every text, "
             "which is not done here: pass over it with `ignored_files`, and put it there yourself"
         )
-    if config.get("truncate_dim") is not None:
-        faults.append(f"{PROMPTS}: truncate_dim: not computed here; found {show(config['truncate_dim'])}")
-    named = [name for name, prompt in prompts.items() if prompt]
-    return [f"{PROMPTS}: prompts are the caller's to put before a text: {', '.join(map(str, named))}"] if named else []
+    named = {name: prompt for name, prompt in prompts.items() if prompt}
+    notes = [f"{PROMPTS}: prompts are the caller's to put before a text: {', '.join(named)}"] if named else []
+    return named, notes

@@ -9,7 +9,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from yizhi.reading.importers import flax_msgpack, tf_checkpoint
 from yizhi.reading.importers.foreign import ForeignTensor, Ignored, Place, Rule
 from yizhi.reading.importers.tensor_bundle import TensorBundle
 from yizhi.reading.safetensors_file import ITEM_SIZES, MAX_RANK, NUMPY_TYPES, SafetensorsFile
-from yizhi.reading.weight_files import POOLER, WEIGHTS
+from yizhi.reading.sentence_dense import dense_name, find_dense_weights
+from yizhi.reading.weight_files import POOLER, TOKEN_HEADS, WEIGHTS
 from yizhi.storage.protobuf import Fields, fields_of, integer, message_of, varint
 
 _CHUNK = 1 << 22
@@ -85,22 +86,31 @@ class TensorPlace:
 
 
 def read_pytorch(folder: Path) -> list[TensorPlace]:
-    """Of `model.safetensors`, and of the pooler's own file where there is one. Raises InputError."""
-    found = []
-    for name in (WEIGHTS, POOLER):
-        path = folder / name
-        if name == POOLER and not path.exists():
-            continue
-        file = SafetensorsFile(path)
-        file.close()
-        kind = file.metadata.get("format", "pt")
-        if kind != "pt":
-            raise InputError(path, f"format: expected 'pt'; found {show(kind)}, by which loaders read it otherwise")
-        found += [
-            TensorPlace(entry.name, entry.dtype, entry.shape, path, ((entry.offset, entry.nbytes),), name)
-            for entry in file.entries.values()
-        ]
-    return found
+    """Of `model.safetensors`, and of the files beside it that transformers' classes do not read. Raises InputError."""
+    beside = [name for name in (POOLER, TOKEN_HEADS) if (folder / name).exists()]
+    return [place for name in (WEIGHTS, *beside) for place in _read_safetensors(folder, name)] + read_dense(folder)
+
+
+def read_dense(folder: Path) -> list[TensorPlace]:
+    """Of sentence-transformers' Dense modules, under their canonical names. Raises InputError."""
+    return [
+        replace(place, name=f"{dense_name(number)}.{place.name}")
+        for number, path in enumerate(find_dense_weights(folder))
+        for place in _read_safetensors(folder, path.relative_to(folder).as_posix())
+    ]
+
+
+def _read_safetensors(folder: Path, name: str) -> list[TensorPlace]:
+    path = folder / name
+    file = SafetensorsFile(path)
+    file.close()
+    kind = file.metadata.get("format", "pt")
+    if kind != "pt":
+        raise InputError(path, f"format: expected 'pt'; found {show(kind)}, by which loaders read it otherwise")
+    return [
+        TensorPlace(entry.name, entry.dtype, entry.shape, path, ((entry.offset, entry.nbytes),), name)
+        for entry in file.entries.values()
+    ]
 
 
 def read_tensorflow(folder: Path) -> list[TensorPlace]:

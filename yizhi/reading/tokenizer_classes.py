@@ -18,12 +18,14 @@ class TokenizerClass:
     takes_json: whether `tokenizer.json` is taken as it is; else BERT's tokenizer is built from vocabulary and settings.
     special: special tokens by name, where no file has them. types: whether it gives `token_type_ids` unless
     `model_input_names` says otherwise. rebuilt: whether transformers 5 builds it anew, and takes less from the file.
+    cuts_words: whether jieba cuts a text into words first, as RoFormer's does.
     """
 
     takes_json: bool
     special: Mapping[str, Any] = field(default_factory=dict)
     types: bool = True
     rebuilt: bool = False
+    cuts_words: bool = False
 
 
 def _fairseq(**mask: bool) -> TokenizerClass:
@@ -35,10 +37,12 @@ def _fairseq(**mask: bool) -> TokenizerClass:
 
 
 _BERT = TokenizerClass(takes_json=False, special=BERT_TOKENS)
+_ROFORMER = TokenizerClass(takes_json=False, special=BERT_TOKENS, cuts_words=True)
 _GENERIC = TokenizerClass(takes_json=True)
 CLASSES: Mapping[str, TokenizerClass] = MappingProxyType(
     {
         **{f"{family}Tokenizer{suffix}": _BERT for family in ("Bert", "Electra") for suffix in ("", "Fast")},
+        **{f"RoFormerTokenizer{suffix}": _ROFORMER for suffix in ("", "Fast")},
         **{f"XLMRobertaTokenizer{suffix}": _fairseq() for suffix in ("", "Fast")},
         **{f"RobertaTokenizer{suffix}": _fairseq(normalized=False) for suffix in ("", "Fast")},
         "PreTrainedTokenizerFast": _GENERIC,
@@ -50,6 +54,7 @@ _BY_MODEL = {
     "roberta": "RobertaTokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
     "modernbert": "PreTrainedTokenizerFast",
+    "roformer": "RoFormerTokenizer",
 }
 
 

@@ -50,7 +50,8 @@ def find_frame(tokenizer: Tokenizer) -> Frame | None:
 class TextTokenizer:
     """A tokenizer that puts a frame of special tokens around every text.
 
-    tokenizer: gives the ids; thread-safe. special: the special tokens by transformers' name (`cls_token`, …).
+    tokenizer: gives the ids; thread-safe. plain: the same, without the words that jieba cuts for RoFormer, which no
+    file can hold. special: the special tokens by transformers' name (`cls_token`, …).
     more_special: those without a name. gives_types: whether transformers gives `token_type_ids`.
     max_length: the most tokens that its files allow; None if they say nothing.
     truncation_side, padding_side: `left` or `right`. split_special_tokens: whether a special token's name in a
@@ -58,6 +59,7 @@ class TextTokenizer:
     """
 
     tokenizer: Tokenizer
+    plain: Tokenizer
     special: Mapping[str, str]
     more_special: tuple[str, ...]
     frame: Frame
@@ -72,7 +74,7 @@ class TextTokenizer:
     def vocab(self) -> list[str]:
         """Every token in the order of the ids; for an id without one, an entry that no text reaches."""
         by_id = {index: token for token, index in self.tokenizer.get_vocab(with_added_tokens=True).items()}
-        return [by_id.get(index, unreachable(index)) for index in range(max(by_id) + 1)]
+        return [by_id[index] if index in by_id else unreachable(index) for index in range(max(by_id) + 1)]
 
     @cached_property
     def added(self) -> dict[int, str]:
@@ -142,11 +144,11 @@ class TextTokenizer:
         And `vocab.txt` of a WordPiece vocabulary, `special_tokens_map.json` of another. Both AutoTokenizer (of
         transformers 4 and 5) and `read_tokenizer` read this tokenizer from them.
         """
-        whole = describe_parts(self.tokenizer)
+        whole = describe_parts(self.plain)
         normalizer = whole["normalizer"] or {}
         added = {str(token["id"]): {key: token[key] for key in token if key != "id"} for token in whole["added_tokens"]}
         config: dict[str, Any] = {
-            "tokenizer_class": "BertTokenizer" if self._is_bert(whole) else "PreTrainedTokenizerFast",
+            "tokenizer_class": self._class(whole),
             "model_max_length": self.length(positions),
             "truncation_side": self.truncation_side,
             "padding_side": self.padding_side,
@@ -167,7 +169,7 @@ class TextTokenizer:
             config["additional_special_tokens"] = list(self.more_special)
         if self.split_special_tokens:
             config["split_special_tokens"] = True
-        files = {TOKENIZER: self.tokenizer.to_str(pretty=True), SETTINGS: to_json(config)}
+        files = {TOKENIZER: self.plain.to_str(pretty=True), SETTINGS: to_json(config)}
         if kind_of(self.tokenizer) != WORDPIECE:
             more = {"additional_special_tokens": list(self.more_special)} if self.more_special else {}
             return {**files, SPECIAL_TOKENS_MAP: to_json({**self.special, **more})}
@@ -177,9 +179,10 @@ class TextTokenizer:
 
     def describe(self) -> dict[str, Any]:
         """How text becomes ids, in a few words each, for a person."""
-        whole = describe_parts(self.tokenizer)
+        whole = describe_parts(self.plain)
         return {
             "kind": kind_of(self.tokenizer),
+            **({"words": "jieba's (rjieba)"} if self.cuts_words else {}),
             "tokens": len(self.vocab),
             "normalizer": _describe_normalizer(whole["normalizer"]),
             "special_tokens": [f"{name} {token} ({self.id_of(name)})" for name, token in self.special.items()],
@@ -192,6 +195,16 @@ class TextTokenizer:
     @property
     def _named(self) -> set[str]:
         return set(self.special.values())
+
+    @property
+    def cuts_words(self) -> bool:
+        """Whether jieba cuts a text into words first, as RoFormer's tokenizer does."""
+        return self.plain is not self.tokenizer
+
+    def _class(self, whole: Mapping[str, Any]) -> str:
+        if self.cuts_words:
+            return "RoFormerTokenizer"
+        return "BertTokenizer" if self._is_bert(whole) else "PreTrainedTokenizerFast"
 
     def _is_bert(self, whole: Mapping[str, Any]) -> bool:
         """Whether BertTokenizer makes this tokenizer of its vocabulary and settings."""

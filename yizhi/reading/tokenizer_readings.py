@@ -14,7 +14,7 @@ from tokenizers.models import WordPiece
 
 from yizhi.errors import show
 from yizhi.reading.tokenizer_classes import NAMED_TOKENS
-from yizhi.reading.tokenizer_json import unreachable
+from yizhi.reading.tokenizer_json import WORDPIECE, kind_of, unreachable
 from yizhi.reading.tokenizer_sources import TokenizerSources
 
 Token: TypeAlias = str | AddedToken
@@ -58,7 +58,7 @@ def read_as_version_4(sources: TokenizerSources) -> Reading:
         raise Unreadable("extra_special_tokens is a list, as version 5 writes it")
     named, more, decoder = _special_tokens(sources, 4)
     if sources.opened is None:
-        reading = Reading(_build_bert(_vocab_of(sources.lines or []), sources.settings, named), named, more)
+        reading = Reading(_build_bert(_vocab_of(sources.lines or []), sources, named), named, more)
         _add_tokens(reading, decoder, 4)
         # The ids of the framing tokens are those that the slow tokenizer looks up: added tokens first.
         _set_frame(reading, {token.content: index for index, token in decoder.items()})
@@ -76,11 +76,13 @@ def read_as_version_4(sources: TokenizerSources) -> Reading:
         if before is None:
             raise Unreadable("tokenizer.json has no normalizer")
         state = json.loads(before.__getstate__())
-        wanted = _normalizer_settings(sources.settings)
+        wanted = _normalizer_settings(sources)
         if any(state.get(key, value) != value for key, value in wanted.items()):
             reading.tokenizer.normalizer = normalizers.BertNormalizer(
                 **{"clean_text": True, **{key: value for key, value in state.items() if key != "type"}, **wanted}
             )
+        if sources.kind.cuts_words:  # which replaces whatever the file has
+            reading.tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     # Added tokens were normalised when they were added, before the settings were applied.
     return _note_sought(reading, before)
 
@@ -94,7 +96,7 @@ def read_as_version_5(sources: TokenizerSources) -> Reading:
         return _note_sought(reading, reading.tokenizer.normalizer)
     # The library reads vocab.txt, and drops what Unicode calls white space at the end of a line.
     vocab = sources.saved["model"]["vocab"] if sources.saved else _vocab_of(map(str.rstrip, sources.lines or []))
-    reading = Reading(_build_bert(vocab, sources.settings, named), named, more)
+    reading = Reading(_build_bert(vocab, sources, named), named, more)
     _add_tokens(reading, decoder, 5)
     _set_frame(reading, {})
     return _note_sought(reading, reading.tokenizer.normalizer)
@@ -129,18 +131,19 @@ def _vocab_of(lines: Iterable[str]) -> dict[str, int]:
     return {entry: index for index, entry in enumerate(lines) if entry != unreachable(index)}
 
 
-def _normalizer_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "lowercase": settings.get("do_lower_case", True),
-        "strip_accents": settings.get("strip_accents"),
-        "handle_chinese_chars": settings.get("tokenize_chinese_chars", True),
-    }
+def _normalizer_settings(sources: TokenizerSources) -> dict[str, Any]:
+    settings = sources.settings
+    wanted = {"lowercase": settings.get("do_lower_case", True), "strip_accents": settings.get("strip_accents")}
+    if sources.kind.cuts_words:  # whose words are not to be cut into characters
+        return wanted
+    return {**wanted, "handle_chinese_chars": settings.get("tokenize_chinese_chars", True)}
 
 
-def _build_bert(vocab: dict[str, int], settings: Mapping[str, Any], named: Mapping[str, Token]) -> Tokenizer:
+def _build_bert(vocab: dict[str, int], sources: TokenizerSources, named: Mapping[str, Token]) -> Tokenizer:
     """BERT's tokenizer over a vocabulary, without its frame of special tokens."""
     tokenizer = Tokenizer(WordPiece(vocab, unk_token=text_of(named["unk_token"]), max_input_chars_per_word=100))
-    tokenizer.normalizer = normalizers.BertNormalizer(clean_text=True, **_normalizer_settings(settings))
+    wanted = {"handle_chinese_chars": False, **_normalizer_settings(sources)}
+    tokenizer.normalizer = normalizers.BertNormalizer(clean_text=True, **wanted)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
     return tokenizer
@@ -241,8 +244,8 @@ def _add_tokens(reading: Reading, decoder: Mapping[int, AddedToken], version: in
             known.add(text_of(token))
             tokens.append(token)
     special = set(map(text_of, named.values())) | (set(map(text_of, more)) if version == 4 else set())
-    vocab = tokenizer.get_vocab(with_added_tokens=False)
-    has_holes = len(vocab) <= max(vocab.values(), default=-1)
+    vocab = tokenizer.get_vocab(with_added_tokens=False) if kind_of(tokenizer) == WORDPIECE else {}
+    has_holes = len(vocab) <= max(vocab.values(), default=-1)  # which no other kind has
     flags = ("lstrip", "rstrip", "single_word", "normalized")
     for token in tokens:
         if isinstance(token, str):

@@ -5,7 +5,6 @@
 `auto_tokenizer.py`'s.
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -159,7 +158,7 @@ def _class_of(folder: Path, settings: Mapping[str, Any], faults: list[str], give
         found = class_of_model(model_type)
         # A BERT vocabulary alone, which a family with another tokenizer may have been trained with.
         has_json = any((folder / name).exists() for name in (TOKENIZER, SENTENCEPIECE, BPE_VOCAB))
-        return found if has_json and not given else class_of_model(None)
+        return found if (has_json and not given) or not CLASSES[found].takes_json else class_of_model(None)
     if not isinstance(named, str) or named not in CLASSES:
         faults.append(f"{file}: tokenizer_class: expected one of {', '.join(CLASSES)}; found {show(named)}")
         return class_of_model(None)
@@ -239,7 +238,7 @@ def _read_saved(path: Path, kind: TokenizerClass) -> tuple[dict[str, Any], Token
     if faults:
         raise InputError(path, faults)
     try:
-        tokenizer = Tokenizer.from_str(json.dumps(content))
+        tokenizer = Tokenizer.from_buffer(path.read_bytes())
     except Exception as error:  # noqa: BLE001  the library raises nothing narrower
         raise InputError(path, f"is not a tokenizer: {str(error).partition(chr(10))[0]}") from None
     expected = MODELS if kind.takes_json else (WORDPIECE,)

@@ -15,6 +15,8 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 # transformers' classes whose head does not read the pooler have none: the PyTorch artifact keeps it in its own file.
 POOLER = "pooler.safetensors"
+# Nor do they have BGE-M3's heads over tokens.
+TOKEN_HEADS = "token_heads.safetensors"
 
 
 class TensorFile(Protocol):
@@ -43,7 +45,7 @@ def open_weights(path: Path, faults: list[str]) -> list[SafetensorsFile]:
     """Open the weights of a folder, or the one file named. Adds what is wrong to `faults`; the caller closes."""
     if path.suffix == ".safetensors":
         return _open_all([path], faults)
-    beside = [path / POOLER] if (path / POOLER).exists() else []
+    beside = [path / name for name in (POOLER, TOKEN_HEADS) if (path / name).exists()]
     if (path / WEIGHTS).exists():
         return _open_all([path / WEIGHTS, *beside], faults)
     if (path / INDEX).exists():

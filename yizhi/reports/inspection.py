@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,14 @@ from rich.table import Table
 from yizhi.catalogue.identify import Identity, describe_identity, identify
 from yizhi.errors import printable
 from yizhi.model.label_heads import describe_labels
+from yizhi.model.spec import SENTENCE_EMBEDDING, SPLADE, TERM_WEIGHTS, ZERO_AT_PADDING
 from yizhi.parity.record import VerificationRecord
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.hub import resolve_checkpoint
 from yizhi.release.artifact import DESCRIPTION, Artifact
 from yizhi.release.manifest import MANIFEST, read_manifest
 from yizhi.reports.tables import describe_errors, format_bytes
-from yizhi.storage.codec import from_plain
+from yizhi.storage.codec import from_plain, to_plain
 
 # Entries of a list that are printed: a classifier may have thousands of labels. `--json` has them all.
 _LISTED = 40
@@ -63,9 +63,13 @@ def describe(path: str, revision: str | None = None, ignored_files: Collection[s
 
 
 def _describe_pooling(checkpoint: Checkpoint) -> dict[str, Any]:
-    """How the folder itself makes a text's vector, where it says so."""
-    pooling = checkpoint.spec.pooling
-    return {"sentence_embedding": asdict(pooling)} if pooling else {}
+    """How the folder itself makes a text's vector, where it says so, and what its heads give for each token."""
+    spec = checkpoint.spec
+    given = spec.signatures()["serving_default"]
+    found: dict[str, Any] = {name: list(spec.output_axes(name)) for name in ZERO_AT_PADDING if name in given}
+    if spec.pooling:
+        found[TERM_WEIGHTS if spec.pooling.mode == SPLADE else SENTENCE_EMBEDDING] = to_plain(spec.pooling)
+    return found
 
 
 def print_description(console: Console, description: dict[str, Any]) -> None:

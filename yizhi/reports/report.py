@@ -15,16 +15,16 @@ from yizhi.storage.json_files import to_json
 SCHEMA_VERSION = 1
 
 
-def write_report(folder: Path, rows: list[Row], policy: PolicyVerdict | None = None) -> None:
+def write_report(folder: Path, name: str, rows: list[Row], policy: PolicyVerdict | None = None) -> None:
     """Write `parity.json`, `parity.xml` and `parity.html` into this folder.
 
-    policy: what a policy says of the release.
+    name: the model's, for the page. policy: what a policy says of the release.
     """
     environment = Environment.here()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "parity.json").write_text(to_json(describe(rows, environment, policy)), encoding="utf-8")
     (folder / "parity.xml").write_bytes(render_junit(rows, policy))
-    (folder / "parity.html").write_text(render_page(rows, environment, policy), encoding="utf-8")
+    (folder / "parity.html").write_text(render_page(name, rows, environment, policy), encoding="utf-8")
 
 
 def describe(rows: list[Row], environment: Environment, policy: PolicyVerdict | None = None) -> dict[str, Any]:

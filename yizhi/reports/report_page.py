@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from yizhi.parity.compare import Difference, Quality
+from yizhi.parity.compare import Quality
 from yizhi.parity.record import VerificationRecord
 from yizhi.parity.tolerances import QuantizedGates
 from yizhi.pipeline.environment import Environment
@@ -14,14 +14,13 @@ from yizhi.pipeline.head import describe_head, find_head
 from yizhi.pipeline.jobs import Result
 from yizhi.pipeline.results import Row
 from yizhi.release.policy_verdict import PolicyVerdict
+from yizhi.reports.heat_map import render_heat_map, say_share, shares_used
 from yizhi.reports.tables import describe_errors, format_bytes
 from yizhi.storage.codec import to_plain
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 640, 240, 64, 48, 18
 
-
-def render_page(rows: Sequence[Row], environment: Environment, policy: PolicyVerdict | None = None) -> str:
-    """The report as HTML: no scripts, no fonts, no network."""
+def render_page(name: str, rows: Sequence[Row], environment: Environment, policy: PolicyVerdict | None = None) -> str:
+    """The report as HTML: no scripts, no fonts, no network. name: the model's."""
     good = sum(row.passed for row in rows)
     fit = good == len(rows) and (policy is None or policy.passed)
     verdict = "Fit for release" if fit else "Not fit for release"
@@ -31,18 +30,19 @@ def render_page(rows: Sequence[Row], environment: Environment, policy: PolicyVer
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{verdict}: {good} of {len(rows)} targets</title>
+<title>{escape(name)}: {verdict.lower()}</title>
 <style>
 {style}</style>
 </head>
 <body>
 <header class="{"good" if fit else "bad"}">
-<h1>{verdict}</h1>
-<p>{good} of {len(rows)} targets agree with the float64 oracle.</p>
+<h1>{escape(name)}</h1>
+<p><strong>{verdict}.</strong> {good} of {len(rows)} targets agree with the float64 oracle.</p>
 </header>
 <main>
-{_summary(rows)}
 {_head(rows)}
+{render_heat_map(rows)}
+{_summary(rows)}
 {_policy(policy)}
 {"".join(map(_target, rows))}
 {_environment(environment)}
@@ -53,22 +53,30 @@ def render_page(rows: Sequence[Row], environment: Environment, policy: PolicyVer
 
 
 def _summary(rows: Sequence[Row]) -> str:
+    timed = [(heading, results) for heading, results in _results(rows) if any(results)]
     cells = [
         [
             f'<a href="#{escape(row.target)}">{escape(row.target)}</a>',
             _mark(row),
             format_bytes(row.size),
-            _seconds(row.verification),
-            escape(describe_errors(row.verdict)),
+            *(_seconds(results[index]) for _, results in timed),
         ]
-        for row in rows
+        for index, row in enumerate(rows)
     ]
-    return f'<div class="summary">{_table(("target", "verdict", "size", "verified in", "worst error"), cells)}</div>'
+    headings = ("target", "verdict", "size", *(heading for heading, _ in timed))
+    return f'<section class="summary"><h2>Targets</h2>{_table(headings, cells)}</section>' if rows else ""
+
+
+def _results(rows: Sequence[Row]) -> list[tuple[str, list[Result[Any] | None]]]:
+    return [("export", [row.export for row in rows]), ("verify", [row.verification for row in rows])]
 
 
 def _head(rows: Sequence[Row]) -> str:
-    head = find_head(row.verdict for row in rows)
-    return f"<p>{escape(describe_head(head))}</p>" if head else ""
+    found = find_head({row.target: row.verdict for row in rows})
+    if not found:
+        return ""
+    kind = "warning" if found[1].verdict == "untrained" else "note"
+    return f'<p class="{kind}">{escape(describe_head(*found))}</p>'
 
 
 def _policy(policy: PolicyVerdict | None) -> str:
@@ -96,7 +104,8 @@ def _target(row: Row) -> str:
     if parity and parity.worst and not parity.tolerance:
         parts.append(_errors(parity))
     elif parity and parity.worst:
-        parts += [_layers(name, parity), _worst_cases(parity), _quality(parity), _tolerance(parity)]
+        parts.append(f"<p>Worst: {escape(describe_errors(parity))}</p>")
+        parts += [_worst_cases(parity), _quality(parity), _tolerance(parity)]
     return "\n".join([*parts, "</section>"])
 
 
@@ -120,87 +129,19 @@ def _place(parity: VerificationRecord) -> str:
     return f"<p>{escape(f'{parity.precision} on {parity.device}: {settings}')}</p>"
 
 
-def _layers(name: str, parity: VerificationRecord) -> str:
-    """The error after each layer, with what is allowed: share of the tolerance, or 1 - cosine for int8."""
-    layers = [output for output in parity.worst if output.startswith("hidden_states.")]
-    layers.sort(key=lambda output: int(output.rpartition(".")[2]))
-    if not layers:
-        return ""
-    if isinstance(parity.tolerance, QuantizedGates):
-        values = [max(1 - parity.cosine.get(output, 1.0), 1e-9) for output in layers]
-        limit, what = 1 - parity.tolerance.cosine, "1 − lowest cosine"
-    else:
-        values = [parity.worst[output].excess for output in layers]
-        limit, what = 1.0, "largest error ÷ allowed error"
-    return f"<figure><figcaption>{what}, after each layer</figcaption>{_plot(name, values, limit)}</figure>"
-
-
-def _plot(name: str, values: list[float], limit: float) -> str:
-    """Bars on a logarithmic axis with the limit across. What is not finite fills the whole height."""
-    known = [value for value in values if value and math.isfinite(value)]
-    low = math.floor(math.log10(min([*known, limit]) * 0.7))
-    high = math.ceil(math.log10(max([*known, limit]) * 1.2))
-
-    def y(value: float) -> float:
-        share = (math.log10(max(value, 10.0**low)) - low) / (high - low)
-        return _HEIGHT - _BOTTOM - share * (_HEIGHT - _BOTTOM - _TOP)
-
-    parts = []
-    for power in range(low, high + 1):
-        at = y(10.0**power)
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">1e{power}</text>')
-    step = (_WIDTH - _LEFT) / len(values)
-    every = math.ceil(len(values) / 13)
-    for index, value in enumerate(values):
-        top = y(value) if math.isfinite(value) else _TOP
-        x, kind = _LEFT + index * step, "bar" if value <= limit else "bar over"
-        shown = f"{value:.2e}" if math.isfinite(value) else "not a number"
-        parts.append(
-            f'<rect class="{kind}" x="{x + step * 0.15:.1f}" y="{top:.1f}" width="{step * 0.7:.1f}" '
-            f'height="{max(_HEIGHT - _BOTTOM - top, 1):.1f}"><title>layer {index}: {shown}</title></rect>'
-        )
-        if index % every == 0:
-            parts.append(
-                f'<text x="{x + step / 2:.1f}" y="{_HEIGHT - _BOTTOM + 20}" text-anchor="middle">{index}</text>'
-            )
-    at = y(limit)
-    parts.append(f'<line class="limit" x1="{_LEFT}" x2="{_WIDTH}" y1="{at:.1f}" y2="{at:.1f}"/>')
-    parts.append(f'<text class="limit" x="{_WIDTH}" y="{at - 4:.1f}" text-anchor="end">allowed {limit:.2g}</text>')
-    parts.append(
-        f'<text x="{_LEFT + (_WIDTH - _LEFT) / 2}" y="{_HEIGHT - 6}" text-anchor="middle">layers passed</text>'
-    )
-    label = f"error after each layer of {escape(name)}"
-    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
-
-
 def _worst_cases(parity: VerificationRecord) -> str:
     """The five outputs that came nearest to their limit, or passed it."""
-    quantized = isinstance(parity.tolerance, QuantizedGates)
-
-    def badness(item: tuple[str, Difference]) -> float:
-        output, found = item
-        if not math.isfinite(found.error):
-            return math.inf
-        return -parity.cosine.get(output, 1.0) if quantized else found.excess
-
-    def used(output: str, found: Difference) -> str:
-        if quantized:
-            return f"{parity.cosine[output]:.5f}" if output in parity.cosine else "-"
-        return f"{found.excess:.2g} ×" if math.isfinite(found.excess) else "-"
-
-    worst = sorted(parity.worst.items(), key=badness, reverse=True)
+    shares = shares_used(parity)
     rows = [
         [
             escape(output),
-            escape(found.case),
-            f"{found.error:.2e}" if math.isfinite(found.error) else "not comparable",
-            used(output, found),
+            escape(parity.worst[output].case),
+            f"{parity.worst[output].error:.2e}" if math.isfinite(share) else "not comparable",
+            f"{say_share(share)} %" if math.isfinite(share) else "-",
         ]
-        for output, found in worst[:5]
+        for output, share in sorted(shares.items(), key=lambda one: one[1], reverse=True)[:5]
     ]
-    headings = ("output", "case", "error", "cosine" if quantized else "÷ allowed")
-    return "<h3>Worst cases</h3>" + _table(headings, rows)
+    return "<h3>Nearest to the limit</h3>" + _table(("output", "case", "error", "of allowed"), rows)
 
 
 def _quality(parity: VerificationRecord) -> str:

@@ -1,6 +1,6 @@
 """The tables that commands print."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +14,7 @@ from yizhi.pipeline.jobs import Result
 from yizhi.pipeline.results import Evaluation, Row
 from yizhi.release.policy_verdict import PolicyVerdict
 
+_UNLIMITED = 100_000  # columns
 # Where arithmetic is set by the release alone; elsewhere the table says how each framework computed.
 _USUAL = (("cpu", "fp32"), ("cpu", "int8"))
 
@@ -27,32 +28,16 @@ def print_release(
 ) -> None:
     """One line per target: size, seconds, peak memory, worst error per output, verdict; then the reasons.
 
+    Where the console is too narrow for a line, the worst errors have lines of their own below, and if need be peak
+    memory, seconds and size are left out: report/parity.json has them.
+
     policy: what a policy says of the release. vouched: whose word its manifest is.
     """
-    table = Table(title=str(release), title_justify="left", title_style="bold", box=None, pad_edge=False)
-    table.add_column("target")
-    for heading in ("size", "export", "verify", "peak memory", "worst error", "verdict"):
-        table.add_column(heading, justify="right" if heading != "verdict" else "left")
-    scored = next((row.evaluation for row in rows if row.evaluation and row.evaluation.scores), None)
-    if scored and scored.scores:
-        table.add_column(f"{scored.scores.best} on {scored.data}", justify="right")
-    for row in rows:
-        peaks = [result.peak_bytes for result in (row.export, row.verification) if result and result.peak_bytes]
-        table.add_row(
-            row.target,
-            format_bytes(row.size),
-            _seconds(row.export, "up to date" if row.verdict and not row.verification else ""),
-            _seconds(row.verification, "kept" if row.verdict else ""),
-            format_bytes(max(peaks, default=None)),
-            describe_errors(row.verdict),
-            _verdict(row),
-            *([_score(row.evaluation)] if scored else []),
-        )
     if rows:
-        console.print(table)
-    head = find_head(row.verdict for row in rows)
-    if head:
-        console.print(Text(describe_head(head), "bold yellow" if head.verdict == "untrained" else ""))
+        _print_rows(console, str(release), rows)
+    found = find_head({row.target: row.verdict for row in rows})
+    if found:
+        console.print(Text(describe_head(*found), "yellow" if found[1].verdict == "untrained" else ""))
     published = next((row.verdict.published for row in rows if row.verdict and row.verdict.published), None)
     if published:
         console.print(_describe_published(published))
@@ -77,6 +62,51 @@ def print_release(
     console.print(Text(counted + ("" if fit else ": not fit for release")))
     if vouched:
         console.print(Text(vouched))
+
+
+def _print_rows(console: Console, title: str, rows: Sequence[Row]) -> None:
+    columns = _columns(rows)
+    left_out = iter(("worst error", "peak memory", "export", "verify", "size"))
+    anything = console.options.update(width=_UNLIMITED)  # a measurement is no wider than what it is asked for
+    while console.measure(table := _table(columns), options=anything).maximum > console.width:
+        heading = next(left_out, None)
+        if heading is None:
+            break
+        del columns[heading]
+    console.print(Text(title, "bold"), soft_wrap=True)
+    console.print(table)
+    if "worst error" not in columns:
+        for row in rows:
+            console.print(Text(f"{row.target}: {describe_errors(row.verdict)}"))
+
+
+def _columns(rows: Sequence[Row]) -> dict[str, list[str | Text]]:
+    """By heading, a cell for each row."""
+    peaks = [
+        [result.peak_bytes for result in (row.export, row.verification) if result and result.peak_bytes] for row in rows
+    ]
+    columns: dict[str, list[str | Text]] = {
+        "target": [row.target for row in rows],
+        "size": [format_bytes(row.size) for row in rows],
+        "export": [_seconds(row.export, "up to date" if row.verdict and not row.verification else "") for row in rows],
+        "verify": [_seconds(row.verification, "kept" if row.verdict else "") for row in rows],
+        "peak memory": [format_bytes(max(found, default=None)) for found in peaks],
+        "worst error": [describe_errors(row.verdict) for row in rows],
+        "verdict": [_verdict(row) for row in rows],
+    }
+    scored = next((row.evaluation for row in rows if row.evaluation and row.evaluation.scores), None)
+    if scored and scored.scores:
+        columns[f"{scored.scores.best} on {scored.data}"] = [_score(row.evaluation) for row in rows]
+    return columns
+
+
+def _table(columns: Mapping[str, Sequence[str | Text]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in columns:
+        table.add_column(heading, justify="left" if heading in ("target", "verdict") else "right", no_wrap=True)
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*cells)
+    return table
 
 
 def _print_policy(console: Console, policy: PolicyVerdict) -> None:

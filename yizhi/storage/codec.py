@@ -11,7 +11,7 @@ from yizhi.errors import InputError, show
 
 T = TypeVar("T")
 
-# A field's metadata: where its value is None, its key is left out.
+# A field's metadata: where its value is None or (), its key is left out.
 LEFT_OUT = {"left_out": True}
 _SCALARS = (str, int, float, bool, type(None))
 
@@ -22,7 +22,7 @@ def to_plain(value: object) -> Any:
         return {
             field.name: to_plain(item)
             for field in fields(value)
-            if (item := getattr(value, field.name)) is not None or "left_out" not in field.metadata
+            if (item := getattr(value, field.name)) not in (None, ()) or "left_out" not in field.metadata
         }
     if isinstance(value, Mapping):
         return {key: to_plain(item) for key, item in value.items()}

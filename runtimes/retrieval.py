@@ -1,0 +1,158 @@
+"""Texts to what retrieval compares, in one pass: a dense vector, a sparse one, and one vector for each token."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yizhi.errors import InputError
+from yizhi.model.spec import SENTENCE_EMBEDDING, TERM_WEIGHTS, TOKEN_VECTORS, TOKEN_WEIGHTS
+from yizhi.runtimes.base import Runtime
+from yizhi.runtimes.batching import EVERY, TOKENS, WINDOW, Request, Task, run_tasks
+from yizhi.runtimes.tokenization import Long, Text, Tokenizer, pad
+
+DENSE, SPARSE, MULTI_VECTOR = "dense", "sparse", "multi_vector"
+# The outputs of a graph that give each kind.
+_GIVE = {DENSE: (SENTENCE_EMBEDDING,), SPARSE: (TOKEN_WEIGHTS, TERM_WEIGHTS), MULTI_VECTOR: (TOKEN_VECTORS,)}
+
+
+@dataclass(frozen=True)
+class SparseVector:
+    """Weights of a vocabulary's entries. ids: int64 [N], ascending. weights: float32 [N], above 0."""
+
+    ids: NDArray[np.int64]
+    weights: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TextVectors:
+    """What a text became; None for a kind that was not asked for.
+
+    dense: float32 [D]. multi_vector: float32 [T − 1, D], of the text's tokens but the first.
+    """
+
+    dense: NDArray[np.float32] | None = None
+    sparse: SparseVector | None = None
+    multi_vector: NDArray[np.float32] | None = None
+
+
+class RetrievalEmbedder:
+    """Embeds texts with an artifact whose graph gives more than one vector, or a sparse one.
+
+    Thread-safe where the runtime is.
+
+    `sentence_embedding` is `dense`. Of BGE-M3's heads (Chen et al. 2024, arXiv:2402.03216), `token_weights` become
+    `sparse`: the highest weight of each id, without those of [CLS], [SEP], padding and the unknown token. And
+    `token_vectors` become `multi_vector`, without the first token's. So FlagEmbedding does it. SPLADE's `term_weights`
+    are `sparse` as they are.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        tokenizer: Tokenizer | None = None,
+        *,
+        kinds: Collection[str] | None = None,
+        long: Long = "error",
+    ) -> None:
+        """The artifact's own tokenizer if none is given.
+
+        kinds: some of `dense`, `sparse` and `multi_vector`; all that the artifact gives if None.
+        long: what to do with a text beyond the model's positions, `error` or `truncate`.
+        Raises InputError for kinds that the artifact does not give.
+        """
+        given = {kind: next((name for name in names if name in runtime.outputs), None) for kind, names in _GIVE.items()}
+        wanted = [kind for kind, name in given.items() if name] if kinds is None else list(kinds)
+        faults = [
+            f"{kind}: expected one of the outputs {', '.join(_GIVE[kind])}; found {', '.join(runtime.outputs)}"
+            if kind in _GIVE
+            else f"{kind}: expected one of {', '.join(_GIVE)}"
+            for kind in wanted
+            if not given.get(kind)
+        ]
+        if not wanted:
+            faults.append(f"kinds: expected one or more; the artifact's outputs are {', '.join(runtime.outputs)}")
+        if long not in ("error", "truncate"):
+            faults.append(f"long: expected error or truncate; found {long!r}")
+        if faults:
+            raise InputError("embeddings", faults)
+        self.kinds = tuple(wanted)
+        self._runtime = runtime
+        self._tokenizer = tokenizer or Tokenizer.open(runtime.artifact.folder)
+        self._outputs = [name for kind, name in given.items() if name and kind in wanted]
+        ids = (self._tokenizer.cls_id, self._tokenizer.sep_id, self._tokenizer.pad_id, self._tokenizer.unknown_id)
+        self._without_weight = np.array(ids)
+        self._long = long
+
+    def __call__(self, texts: Sequence[Text], *, window: int = WINDOW, tokens: int = TOKENS) -> list[TextVectors]:
+        """What each text becomes, in their order; `window` and `tokens` as `Embedder` has them.
+
+        Raises InputError for a text that is too long.
+        """
+        if isinstance(texts, str):
+            raise InputError("texts", "expected a list of texts or of pairs of texts; found one text")
+        return list(run_tasks(self, map(self.plan, texts), window=window, tokens=tokens))
+
+    def plan(self, text: Text) -> Task[TextVectors]:
+        """What one text asks of the model. Raises InputError for a text that cannot be used."""
+        (row,) = self._tokenizer.fit(self._tokenizer.tokenize([text])[0], self._long)
+        return Task([Request(row, EVERY, lambda found: found)], lambda results: results[0])
+
+    def compute(self, requests: Sequence[Request]) -> list[TextVectors]:
+        """One batch."""
+        inputs = pad([request.row for request in requests], self._tokenizer.pad_id)
+        found = self._runtime.run(inputs, self._outputs)
+        return [
+            self._read(request.row.ids, {name: array[index] for name, array in found.items()})
+            for index, request in enumerate(requests)
+        ]
+
+    def _read(self, ids: NDArray[np.int64], found: dict[str, Any]) -> TextVectors:
+        """Of one row's outputs. Copies, since views would keep the whole batch alive."""
+        sparse = None
+        if TOKEN_WEIGHTS in found:
+            sparse = self._highest(ids, found[TOKEN_WEIGHTS][: len(ids)])
+        elif TERM_WEIGHTS in found:
+            terms = np.flatnonzero(found[TERM_WEIGHTS] > 0)
+            sparse = SparseVector(terms, found[TERM_WEIGHTS][terms])
+        dense = found[SENTENCE_EMBEDDING].copy() if SENTENCE_EMBEDDING in found else None
+        vectors = found[TOKEN_VECTORS][1 : len(ids)].copy() if TOKEN_VECTORS in found else None
+        return TextVectors(dense, sparse, vectors)
+
+    def _highest(self, ids: NDArray[np.int64], weights: NDArray[np.float32]) -> SparseVector:
+        """Each id once, with the highest of its weights above 0."""
+        counts = ~np.isin(ids, self._without_weight) & (weights > 0)
+        terms, places = np.unique(ids[counts], return_inverse=True)
+        highest = np.zeros(len(terms), np.float32)
+        np.maximum.at(highest, places, weights[counts])
+        return SparseVector(terms, highest)
+
+
+def score_dense(one: TextVectors, other: TextVectors) -> float:
+    """The product of two texts' dense vectors: their cosine where the artifact normalizes. Raises InputError."""
+    first, second = _both(DENSE, one.dense, other.dense)
+    return float(first @ second)
+
+
+def score_sparse(one: TextVectors, other: TextVectors) -> float:
+    """The sum of the products of the weights of ids that both texts have. Raises InputError."""
+    first, second = _both(SPARSE, one.sparse, other.sparse)
+    _, here, there = np.intersect1d(first.ids, second.ids, assume_unique=True, return_indices=True)
+    return float(first.weights[here] @ second.weights[there])
+
+
+def score_multi_vector(one: TextVectors, other: TextVectors) -> float:
+    """The mean over the first text's vectors of the highest product with one of the second's; 0 where either has none.
+
+    Khattab & Zaharia 2020, arXiv:2004.12832, equation 3, over the number of vectors. Raises InputError.
+    """
+    first, second = _both(MULTI_VECTOR, one.multi_vector, other.multi_vector)
+    return float((first @ second.T).max(axis=1).mean()) if len(first) and len(second) else 0.0
+
+
+def _both(kind: str, one: Any, other: Any) -> tuple[Any, Any]:
+    if one is None or other is None:
+        raise InputError("vectors", f"{kind}: expected it of both texts; ask RetrievalEmbedder for it with `kinds`")
+    return one, other
