@@ -252,3 +252,14 @@ def test_a_vocabulary_of_another_size(tmp_path, family):
         f"vocabulary: expected {size - 1} tokens (config.json vocab_size); found {size}: "
         f"{'[MASK]' if family == 'modernbert' else '<mask>'!r} ({size - 1}) have no row in the embeddings"
     ]
+
+
+def test_what_transformers_5_saves(tmp_path, family):
+    """`extra_special_tokens` as a list, which version 4 cannot read; `tokenizer.json` is then version 5's own."""
+    make, name = TOKENIZERS[family]
+    write_config(tmp_path, family)
+    write_tokenizer(tmp_path, make(), name, backend="tokenizers", is_local=True, extra_special_tokens=["[E1]"])
+    found = read_tokenizer(tmp_path)
+    assert found.tokenizer.encode("北[E1]").ids[-2] == make().get_vocab_size()
+    assert found.more_special == ("[E1]",)
+    assert found.notes == () or "normalizer" in found.notes[0]
