@@ -84,6 +84,21 @@ def test_artifact_meets_the_gates(subject, target):
     assert verdict.passed, "\n".join(verdict.faults)
 
 
+@pytest.fixture(scope="module", params=["xlm-roberta", "modernbert"])
+def long_subject(request, tmp_path_factory):
+    """A model of 2,000 positions, and its longest case."""
+    folder = tmp_path_factory.mktemp(request.param)
+    config = {"max_position_embeddings": 2000, "num_hidden_layers": 1}
+    checkpoint = Checkpoint.open(write_variant(folder / "checkpoint", request.param, config=config))
+    golden = Golden.make(checkpoint)
+    return checkpoint, replace(golden, cases=[case for case in golden.cases if case.name == "length-1024"]), folder
+
+
+@pytest.mark.parametrize("target", EVERY_TARGET)
+def test_more_positions_than_512(long_subject, target):
+    test_artifact_meets_the_gates(long_subject, target)
+
+
 def test_the_subjects_are_every_task_of_every_family():
     """A family or a task that is added is missing here until it has a variant."""
     variants = {**VARIANTS, **ADAPTER_VARIANTS, **SENTENCE_VARIANTS}

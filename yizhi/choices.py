@@ -11,6 +11,8 @@ Device = Literal["cpu", "cuda"]
 Math = Literal["strict", "tf32", "bf16", "fp16"]
 # Of the vectors of a text's tokens; `none` gives them all.
 TextPooling = Literal["mean", "cls", "max", "last", "none"]
+# What retrieval compares: one vector of a text, weights of its tokens, a vector of each.
+VectorKind = Literal["dense", "sparse", "multi_vector"]
 # Of a word of many tokens: all of them hidden at once, or each alone.
 Scoring = Literal["joint", "pseudo"]
 
@@ -19,4 +21,5 @@ DEVICES: tuple[str, ...] = get_args(Device)
 WASM = "wasm"
 MATH: tuple[str, ...] = get_args(Math)
 TEXT_POOLINGS: tuple[str, ...] = get_args(TextPooling)
+VECTOR_KINDS: tuple[str, ...] = get_args(VectorKind)
 SCORINGS: tuple[str, ...] = get_args(Scoring)

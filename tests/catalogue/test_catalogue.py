@@ -1,6 +1,7 @@
 """The catalogue: facts with sources, shapes that open, and recognition by hash and tensor by tensor."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +28,15 @@ PUBLISHED_SIZES = {
     "bge-base-zh-v1.5": 390 << 20,
     "bge-large-zh-v1.5": 1242 << 20,
     "m3e-base": 390 << 20,
-    "chinese-electra-base-generator": 89.2e6,
-    "rbtl3": 248e6,
-    "chinese_roberta_L-8_H-512": 147e6,
-    "albert_chinese_tiny": 16.6e6,
+    "bge-m3": 2167 << 20,
+    "bce-embedding-base_v1": 4 * 279e6,  # by its makers' count of parameters
+}
+
+
+# Parameters of encoders as their makers count them, in millions.
+PUBLISHED_COUNTS = {
+    **{"ernie-3.0-base-zh": 117.9, "ernie-3.0-medium-zh": 75.4, "ernie-3.0-mini-zh": 26.9},
+    **{"ernie-3.0-micro-zh": 23.4, "ernie-3.0-nano-zh": 17.9},
 }
 
 
@@ -48,6 +54,12 @@ def test_every_statement_has_a_source(entry):
 @pytest.mark.parametrize(("name", "size"), PUBLISHED_SIZES.items())
 def test_computed_size_is_the_published_file_s(name, size):
     assert KNOWN[name].size == pytest.approx(size, rel=0.005)
+
+
+@pytest.mark.parametrize(("name", "millions"), PUBLISHED_COUNTS.items())
+def test_computed_parameters_are_those_that_makers_count(name, millions):
+    sizes = [math.prod(p.shape) for p in KNOWN[name].spec.parameters() if not p.name.startswith("cls.")]
+    assert sum(sizes) / 1e6 == pytest.approx(millions, abs=0.06)
 
 
 def test_list_of_models_and_one(capsys):
@@ -205,8 +217,8 @@ def test_inspect_says_what_it_is(ours, tmp_path, capsys):
         ('[[checkpoints]]\nname = "ours"\nhead = { is = "good" }', "head: expected one of trained"),
         (
             '[[checkpoints]]\nname = "ours"\nhead = { is = "absent" }\nlicence = { is = "MIT" }\n'
-            'choose = { when = "?" }\nembedding = { pooling = "last", normalize = true }',
-            "embedding: pooling: expected one of cls, mean, max; found 'last'",
+            'choose = { when = "?" }\nembedding = { pooling = "first", normalize = true }',
+            "embedding: pooling: expected one of cls, mean, max, last, splade; found 'first'",
         ),
     ],
 )

@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from tests.checkpoints import TOKENIZER_VARIANTS
 from yizhi.errors import InputError
 from yizhi.runtimes import Classifier, Ranker, Reranker
 
@@ -84,6 +85,17 @@ def test_long_documents(open_variant):
         Reranker(runtime, long="error")((QUERY, LONG))
     with pytest.raises(InputError, match="expected at most 60 tokens, to leave room for its pair; found 130"):
         Reranker(runtime)((LONG, DOCUMENTS[0] * 9))
+
+
+def test_a_reranker_of_xlm_roberta(open_variant):
+    """The shape of bge-reranker: one token type, <s> query </s></s> document </s>, the document alone cut."""
+    variant = "xlm-roberta-own-classifier"
+    config = {**TOKENIZER_VARIANTS[variant]["config"], "id2label": {"0": "相关"}}
+    runtime = open_variant(variant, config=config)
+    pairs = [(QUERY, document) for document in [*DOCUMENTS, LONG]]
+    logits = logits_of(runtime, pairs)[:, 0]
+    np.testing.assert_allclose([one.logit for one in Reranker(runtime).many(pairs)], logits, rtol=1e-5, atol=1e-6)
+    assert Reranker(runtime, long="windows")((QUERY, LONG)).logit >= Reranker(runtime)((QUERY, LONG)).logit
 
 
 def test_what_cannot_be_ranked(open_variant):

@@ -2,15 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from yizhi import runtimes
-from yizhi.release.artifact import DESCRIPTION
-from yizhi.runtimes.batching import Computer, Task
+from yizhi.release.artifact import DESCRIPTION, Artifact
+from yizhi.runtimes.batching import Computer, Task, run_tasks
+from yizhi.runtimes.tokenization import Text
 from yizhi.storage.digests import sha256_of_file
 
 
@@ -64,6 +65,13 @@ class OperatorSpec:
         return {"row": "row", **KINDS[self.kind].columns(self.settings)}
 
     @property
+    def width(self) -> int:
+        """Of each vector, where `is_vector`. Nothing is loaded for it. Raises InputError as `open` does."""
+        unopened = runtimes.Runtime(Artifact.read(self.artifact))
+        size: int = KINDS[self.kind].make(unopened, **self.settings).size  # type: ignore[attr-defined]
+        return size
+
+    @property
     def is_vector(self) -> bool:
         """Whether each result is one vector, `embedding`, which an array file can hold."""
         return KINDS[self.kind].is_vector(self.settings)
@@ -81,6 +89,44 @@ class OperatorSpec:
             "device": self.device,
             **KINDS[self.kind].identify(self.settings),
         }
+
+
+class _VectorRows:
+    """`RetrievalEmbedder` that gives output rows: the tokenizer knows how tokens are written."""
+
+    def __init__(self, runtime: runtimes.Runtime, **settings: Any) -> None:
+        tokenizer = runtimes.Tokenizer.open(runtime.artifact.folder)
+        self._embedder = runtimes.RetrievalEmbedder(runtime, tokenizer, **settings)
+        self._vocab = tokenizer.vocab
+        self.compute = self._embedder.compute
+
+    def __call__(self, texts: Sequence[Text]) -> list[dict[str, Any]]:
+        return list(run_tasks(self, map(self.plan, texts)))
+
+    def plan(self, given: Text) -> Task[dict[str, Any]]:
+        """As the embedder's. Raises InputError for a text that cannot be used."""
+        task = self._embedder.plan(given)
+        return Task(task.requests, lambda results: self._write(task.conclude(results)))
+
+    def _write(self, found: runtimes.TextVectors) -> dict[str, Any]:
+        columns: dict[str, Any] = {}
+        if found.dense is not None:
+            columns["embedding"] = found.dense
+        if found.sparse is not None:
+            ids = found.sparse.ids.tolist()
+            tokens = [self._vocab[index] for index in ids]
+            columns["sparse"] = {"token_ids": ids, "tokens": tokens, "weights": found.sparse.weights}
+        if found.multi_vector is not None:
+            columns["multi_vector"] = list(found.multi_vector)
+        return columns
+
+
+# Kind of vector -> its column, and the column's kind.
+_VECTOR_COLUMNS = {
+    "dense": ("embedding", "vector"),
+    "sparse": ("sparse", "sparse"),
+    "multi_vector": ("multi_vector", "vectors"),
+}
 
 
 def _embedding_row(vector: Any) -> dict[str, Any]:
@@ -120,6 +166,11 @@ KINDS: Mapping[str, Kind] = {
         columns=lambda settings: {"embedding": "vectors" if settings["pooling"] == "none" else "vector"},
         make_row=_embedding_row,
         is_vector=lambda settings: settings["pooling"] != "none",
+    ),
+    "vectors": Kind(
+        make=_VectorRows,
+        columns=lambda settings: dict(_VECTOR_COLUMNS[kind] for kind in _VECTOR_COLUMNS if kind in settings["kinds"]),
+        make_row=dict,
     ),
     "fill-mask": Kind(make=runtimes.FillMask, columns=lambda _: {"masks": "masks"}, make_row=_masks_row),
     "classify": _listing(runtimes.Classifier, "labels"),

@@ -18,7 +18,6 @@ from yizhi.bulk.job import Answers, Engine, Job, answer_here
 from yizhi.bulk.progress import Progress
 from yizhi.bulk.writers import Writer, open_writer
 from yizhi.errors import InputError
-from yizhi.model.config import EncoderConfig
 from yizhi.storage.locks import hold
 
 
@@ -50,7 +49,7 @@ def run(job: Job, progress: Progress, report: Callable[[str], None], engine: Eng
         _open_at(job.working, position.output_bytes) as file,
         _open_at(job.errors, position.error_bytes) if job.errors else nullcontext() as errors,
     ):
-        width = EncoderConfig.read(job.operator.artifact / "config.json").hidden_size
+        width = job.operator.width if job.operator.is_vector else 0
         writer = open_writer(job.output, file, position.rows, width, job.operator.columns)
         if not position.output_bytes:
             writer.begin()

@@ -71,14 +71,19 @@ class JsonLines:
         """Nothing stands before the first row."""
 
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Floats in the fewest digits that give the same float32 back."""
+        """A line for each row."""
         self.rows += len(rows)
         for row in rows:
-            self._file.write(json.dumps(row, ensure_ascii=False, default=_plain).encode() + b"\n")
+            self._file.write(to_json_line(row).encode() + b"\n")
 
     def finish(self, working: Path, output: Path) -> None:
         """The working file is the output."""
         working.replace(output)
+
+
+def to_json_line(value: object) -> str:
+    """JSON of values with arrays among them; floats in the fewest digits that give the same float32 back."""
+    return json.dumps(value, ensure_ascii=False, default=_plain)
 
 
 def _plain(value: object) -> Any:
@@ -180,6 +185,9 @@ def _arrow_type(kind: str) -> Any:
         "row": number,
         "vector": vector,
         "vectors": pyarrow.list_(vector),
+        "sparse": pyarrow.struct(
+            [("token_ids", pyarrow.list_(number)), ("tokens", pyarrow.list_(text)), ("weights", vector)]
+        ),
         "masks": pyarrow.list_(rows(prediction)),
         "labels": rows({"label": text, "score": score}),
         "entities": rows({"label": text, **span}),

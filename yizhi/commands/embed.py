@@ -1,11 +1,11 @@
 """`yizhi embed`."""
 
 import argparse
-import json
 
-from yizhi.choices import TEXT_POOLINGS
-from yizhi.commands.options import Commands, add_command
+from yizhi.choices import TEXT_POOLINGS, VECTOR_KINDS
+from yizhi.commands.options import JSON_HELP, Commands, add_command, positive
 from yizhi.commands.text_options import add_text_options, make_operator, read_text, run_bulk
+from yizhi.errors import InputError
 
 
 def add(commands: Commands) -> None:
@@ -18,14 +18,15 @@ def add(commands: Commands) -> None:
         "Give each text's vector: as the artifact was exported with --pooling, else the mean of its tokens' last\n"
         "hidden states, unless asked for another.\n\n"
         '  yizhi embed dist/bert-base-chinese/onnx-int8 "北京是中国的首都。"\n'
-        "  yizhi embed dist/bert-base-chinese/onnx-int8 sentences.txt --output vectors.npy --normalize",
+        "  yizhi embed dist/bert-base-chinese/onnx-int8 sentences.txt --output vectors.npy --normalize\n"
+        "  yizhi embed dist/bge-m3/onnx-int8 sentences.txt --kind dense sparse --output vectors.jsonl",
     )
     add_text_options(parser, "a sentence", formats=".jsonl, .parquet, .npy or .safetensors")
     parser.add_argument(
         "--layer",
+        dest="layers",
         type=int,
         nargs="+",
-        default=[-1],
         metavar="N",
         help="hidden states to average: 0 the embeddings, 1 … the layers, -1 the last (default: -1)",
     )
@@ -39,21 +40,35 @@ def add(commands: Commands) -> None:
         action=argparse.BooleanOptionalAction,
         help="make each vector's L2 norm 1 (default: as exported with this pooling, else no)",
     )
+    parser.add_argument("--dimensions", type=positive, metavar="N", help="keep the first N numbers, before the norm")
+    parser.add_argument(
+        "--kind",
+        dest="kinds",
+        nargs="+",
+        choices=VECTOR_KINDS,
+        help="what the artifact's graph gives: dense as exported, sparse weights of tokens, a vector of each token",
+    )
     parser.add_argument("--truncate", action="store_true", help="cut what is too long for the model")
+    parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
 
 def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
-    operator = make_operator(
-        options,
-        "embed",
-        layers=options.layer,
-        pooling=options.pooling,
-        normalize=options.normalize,
-        long="truncate" if options.truncate else "error",
-    )
+    long = "truncate" if options.truncate else "error"
+    given = {name: getattr(options, name) for name in ("layers", "pooling", "normalize", "dimensions")}
+    if options.kinds is None:
+        operator = make_operator(options, "embed", **{**given, "layers": options.layers or [-1]}, long=long)
+    else:
+        faults = [f"`{name}`: what the artifact was exported with holds" for name in given if given[name] is not None]
+        if faults:
+            raise InputError("`kinds`", faults)
+        operator = make_operator(options, "vectors", kinds=options.kinds, long=long)
     if options.output:
         return run_bulk(options, operator)
+    from yizhi.bulk.writers import to_json_line
+
+    text = read_text(options)
     with operator.open() as embed:
-        print(json.dumps(embed([read_text(options)])[0].astype(float).round(8).tolist()))
+        row = operator.make_row(embed([text])[0])
+    print(to_json_line(row if options.json or options.kinds else row["embedding"]))
     return 0

@@ -114,7 +114,7 @@ def change_head(change: Callable[[LinearHead], LinearHead]) -> Callable[[Forward
     """A head that gives labels, with other properties."""
 
     def wrap(forward: Forward, original: Callable) -> Callable:
-        return lambda p, head, x, pooled: original(p, change(head), x, pooled)
+        return lambda p, head, *states: original(p, change(head), *states)
 
     return wrap
 

@@ -16,6 +16,7 @@ from yizhi.model.spec import (
     TOKEN_VECTORS,
     TOKEN_WEIGHTS,
     EncoderSpec,
+    MaskedLMHead,
 )
 from yizhi.parity.code_faults import (
     activate_by_relu,
@@ -137,7 +138,13 @@ FAULTS: tuple[Fault, ...] = (
         lambda spec, layer, w: w.swap(layer.value.weight, layer.attention_output.weight),
         needs=not_fused,
     ),
-    Fault("layers swapped", "layers sorted as text, or numbered from 1", LAYER, swap_layers),
+    Fault(
+        "layers swapped",
+        "layers sorted as text, or numbered from 1",
+        LAYER,
+        swap_layers,
+        needs=lambda spec: spec.layers[0].attention_norm is not None,  # else the first has a part less than the second
+    ),
     Fault("one layer zeroed", "a shard that was not read; tensors left at their initial zeros", LAYER, zero_layer),
     Fault(
         "query bias dropped",
@@ -489,7 +496,7 @@ FAULTS: tuple[Fault, ...] = (
         "`cls.predictions.bias` not recognized as the decoder's",
         LOGITS,
         changed(lambda spec, layer: (there(mlm_head(spec).decoder_bias), np.zeros_like)),
-        needs=lambda spec: mlm_head(spec).decoder_bias is not None,
+        needs=lambda spec: isinstance(spec.head, MaskedLMHead) and spec.head.decoder_bias is not None,
         tasks=("fill-mask",),
     ),
     Fault(
