@@ -77,6 +77,12 @@ def test_weights_that_are_missing_or_more_are_told(folder):
     assert "1 Dense modules, 0 of them with model.safetensors" in faults_of(folder)[0]
 
 
+@pytest.mark.parametrize("mode", [["mean", "cls"], [["mean"]], {"mean": True}, 3])
+def test_a_mode_that_is_none_is_refused(folder, mode):
+    change(folder / "1_Pooling" / "config.json", pooling_mode=mode)
+    assert faults_of(folder)[0].startswith("1_Pooling/config.json: pooling: expected one of cls, mean, max, lasttoken")
+
+
 def test_rows_of_the_identity_are_dimensions(make_checkpoint):
     folder = write_modules(make_checkpoint("bert-no-head"), "cls", dimensions=8)
     with Checkpoint.open(folder) as checkpoint:
@@ -96,6 +102,8 @@ def test_truncate_dim_without_a_norm(make_checkpoint):
         assert checkpoint.spec.pooling == Pooling("cls", dimensions=8)
     with Checkpoint.open(folder, dimensions=4) as checkpoint:
         assert checkpoint.spec.pooling == Pooling("cls", dimensions=4)
+    with pytest.raises(InputError, match="dimensions: expected 1 … 32; found 0"):
+        Checkpoint.open(folder, dimensions=0)
     (folder / "config_sentence_transformers.json").write_text('{"truncate_dim": 40}')
     assert faults_of(folder) == ["dimensions: expected 1 … 32; found 40"]
 

@@ -297,7 +297,8 @@ class Checkpoint:
             raise InputError("`dimensions`", "expected `pooling` with it, or a folder of sentence-transformers")
         if pooling is None:
             return
-        self.spec = replace(self.spec, pooling=replace(pooling, dimensions=dimensions or pooling.dimensions))
+        dimensions = pooling.dimensions if dimensions is None else dimensions
+        self.spec = replace(self.spec, pooling=replace(pooling, dimensions=dimensions))
         faults = list(find_pooling_faults(self.spec))
         opened: list[SafetensorsFile] = []
         if pooling.dense:
