@@ -17,7 +17,7 @@ from yizhi.model.spec import EncoderSpec, LinearHead, Parameter, Pooling, find_p
 from yizhi.reading.auto_tokenizer import check_beside, read_tokenizer
 from yizhi.reading.folder_files import ADAPTER, MERGE, TOKEN_HEAD_PICKLES, account_for_files, is_adapter_alone
 from yizhi.reading.safetensors_file import SafetensorsFile
-from yizhi.reading.sentence_dense import dense_name, open_dense_weights
+from yizhi.reading.sentence_dense import DENSE, dense_name, open_dense_weights
 from yizhi.reading.sentence_settings import MODULES, SentenceSettings, read_sentence_settings
 from yizhi.reading.tokenizer_files import TextTokenizer
 from yizhi.reading.tokenizer_sources import SENTENCEPIECE, TOKENIZER_FILES
@@ -300,7 +300,8 @@ class Checkpoint:
             raise InputError("`dimensions`", "expected `pooling` with it, or a folder of sentence-transformers")
         if pooling is None:
             return
-        self.spec = replace(self.spec, pooling=replace(pooling, dimensions=dimensions or pooling.dimensions))
+        dimensions = pooling.dimensions if dimensions is None else dimensions
+        self.spec = replace(self.spec, pooling=replace(pooling, dimensions=dimensions))
         faults = list(find_pooling_faults(self.spec))
         opened: list[SafetensorsFile] = []
         if pooling.dense:
@@ -329,14 +330,20 @@ class Checkpoint:
                 faults.append(f"{name}: missing; expected {list(parameter.shape)}")
                 continue
             file, stored_name = self._sources[name]
-            entry = file.entries[stored_name]
+            entry, told = file.entries[stored_name], self._told(name)
             if entry.shape != parameter.shape:
-                faults.append(f"{stored_name}: expected {list(parameter.shape)}; found {list(entry.shape)}")
+                faults.append(f"{told}: expected {list(parameter.shape)}; found {list(entry.shape)}")
             if entry.dtype not in FLOAT_TYPES:
-                faults.append(f"{stored_name}: expected dtype {', '.join(FLOAT_TYPES)}; found {entry.dtype}")
+                faults.append(f"{told}: expected dtype {', '.join(FLOAT_TYPES)}; found {entry.dtype}")
         for name in self._sources.keys() - parameters.keys():
-            faults.append(f"{self._sources[name][1]}: not a tensor of this {self.config.model_type} configuration")
+            faults.append(f"{self._told(name)}: not a tensor of this {self.config.model_type} configuration")
         return sorted(faults)
+
+    def _told(self, name: str) -> str:
+        """A tensor's name in its file, with the file's where that is a Dense module's: those are all named alike."""
+        file, stored_name = self._sources[name]
+        place = f"{file.path.parent.name}/{file.path.name}: " if name.startswith(DENSE) else ""
+        return f"{place}{stored_name}"
 
     def _find_label_mismatch(self) -> dict[str, str]:
         """The fault, by each parameter it explains, of a head with another number of labels than the configuration."""

@@ -98,11 +98,14 @@ def read_pytorch(folder: Path) -> list[TensorPlace]:
     faults = [fault for place in tables for fault in find_wrong_table(place.name, place.array())]
     if faults:
         raise InputError(folder / WEIGHTS, faults)
-    return [place for place in places if place not in tables] + read_dense(folder)
+    return [place for place in places if place not in tables]
 
 
 def read_dense(folder: Path) -> list[TensorPlace]:
-    """Of sentence-transformers' Dense modules, under their canonical names. Raises InputError."""
+    """Of sentence-transformers' Dense modules, which lie beside any target's files, under their canonical names.
+
+    Raises InputError.
+    """
     return [
         replace(place, name=f"{dense_name(number)}.{place.name}")
         for number, path in enumerate(find_dense_weights(folder))
@@ -164,8 +167,7 @@ def read_flax(folder: Path) -> list[TensorPlace]:
 def read_onnx(folder: Path) -> list[TensorPlace]:
     """Of the initializers that each graph takes from a file, a tensor once for each graph.
 
-    And of the files of Dense modules, which sentence-transformers loads beside a graph. Raises InputError for a file
-    that is no graph, and for a graph with tensors of its own: no digest is known of those.
+    Raises InputError for a file that is no graph, and for a graph with tensors of its own: no digest is known of those.
     """
     found, faults = [], []
     # Graphs share most of their messages.
@@ -193,7 +195,7 @@ def read_onnx(folder: Path) -> list[TensorPlace]:
         faults.append("expected ONNX graphs over a file of weights; found none")
     if faults:
         raise InputError(folder, faults)
-    return found + read_dense(folder)
+    return found
 
 
 def _locate(message: bytes) -> "_External | str | None":
