@@ -14,7 +14,10 @@ from yizhi.reading.sentence_settings import MODES, MODULES, PROMPTS
 from yizhi.reading.weight_files import WEIGHTS
 from yizhi.release.artifact import ArtifactWriter
 
-FILES = (MODULES, PROMPTS, "sentence_bert_config.json", "1_Pooling/config.json", "*_Dense/*", "*_Dimensions/*")
+FILES = (
+    *(MODULES, PROMPTS, "sentence_bert_config.json", "1_Pooling/config.json"),
+    *(f"[0-9]_{kind}/{name}" for kind in ("Dense", "Dimensions") for name in ("config.json", WEIGHTS)),
+)
 _OLDEST = ("cls", "mean", "max")
 _KEYS = {mode: key for key, mode in MODES.items()}
 

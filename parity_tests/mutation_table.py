@@ -21,9 +21,11 @@ import numpy as np
 
 from tests.artifacts import export_artifact
 from tests.checkpoints import ADAPTER_VARIANTS, VARIANTS, write_variant
+from tests.sentence_folders import SENTENCE_VARIANTS
 from yizhi.converters.targets import TARGETS
 from yizhi.errors import CheckFailed
 from yizhi.model.layout import tensorflow_name, transposes
+from yizhi.model.spec import AFTER_LAYERS
 from yizhi.parity.faults import FP32, STORED, TEXT, AlteredCheckpoint, Fault
 from yizhi.parity.golden import Golden
 from yizhi.parity.judge import verify
@@ -133,7 +135,7 @@ def cut(golden: Golden, target: str) -> Golden:
 
 
 def first_failure(verdict: Verdict) -> str | None:
-    """What failed first: text, a hidden state, else the pooler's output, else the logits, else what is stored.
+    """What failed first: text, a hidden state, else an output made of the last, else what is stored.
 
     None if all is well.
     """
@@ -142,7 +144,7 @@ def first_failure(verdict: Verdict) -> str | None:
     if verdict.wrong_text:
         return TEXT
     failed = verdict.failed_outputs()
-    output = next((name for name in ("pooler_output", "logits") if name in failed), None)
+    output = next((name for name in AFTER_LAYERS if name in failed), None)
     if not failed and verdict.faults == verdict.wrong_weights:
         return STORED
     # What is left are int8's gates on rows run alone, and on logits.
@@ -151,7 +153,7 @@ def first_failure(verdict: Verdict) -> str | None:
 
 def _write(folder: Path, variant: str) -> Path:
     if variant != "loud":
-        given = {**VARIANTS, **ADAPTER_VARIANTS}[variant]
+        given = {**VARIANTS, **ADAPTER_VARIANTS, **SENTENCE_VARIANTS}[variant]
         config = {**given.get("config", {}), **_CONFIG}
         return write_variant(folder, variant, config=config, alter=_resemble_trained)
 

@@ -7,6 +7,7 @@ import pytest
 
 from tests.artifacts import EVERY_TARGET, export_artifact, slow
 from tests.checkpoints import ADAPTER_VARIANTS, HEADS, VARIANTS, make_spec, small_config, write_variant
+from tests.sentence_folders import SENTENCE_VARIANTS
 from yizhi.converters.targets import TARGETS, MissingFramework
 from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES
 from yizhi.model.config import EncoderConfig
@@ -45,6 +46,7 @@ SUBJECTS = (
     "albert-groups-norm_of_residual",
     "electra-generator-by_layer",
     "bert-classifier-double_seq_bn",
+    *SENTENCE_VARIANTS,
 )
 
 # With those above, every head of every family: one layer and few inputs, for what differs is the head.
@@ -82,9 +84,24 @@ def test_artifact_meets_the_gates(subject, target):
     assert verdict.passed, "\n".join(verdict.faults)
 
 
+@pytest.fixture(scope="module", params=["xlm-roberta", "modernbert"])
+def long_subject(request, tmp_path_factory):
+    """A model of 2,000 positions, and its longest case."""
+    folder = tmp_path_factory.mktemp(request.param)
+    config = {"max_position_embeddings": 2000, "num_hidden_layers": 1}
+    checkpoint = Checkpoint.open(write_variant(folder / "checkpoint", request.param, config=config))
+    golden = Golden.make(checkpoint)
+    return checkpoint, replace(golden, cases=[case for case in golden.cases if case.name == "length-1024"]), folder
+
+
+@pytest.mark.parametrize("target", EVERY_TARGET)
+def test_more_positions_than_512(long_subject, target):
+    test_artifact_meets_the_gates(long_subject, target)
+
+
 def test_the_subjects_are_every_task_of_every_family():
     """A family or a task that is added is missing here until it has a variant."""
-    variants = {**VARIANTS, **ADAPTER_VARIANTS}
+    variants = {**VARIANTS, **ADAPTER_VARIANTS, **SENTENCE_VARIANTS}
     chosen = [variants[name] for name in (*SUBJECTS, *OTHER_HEADS)]
     found = {(given.get("model_type", "bert"), given.get("task", "fill-mask")) for given in chosen}
     expected = {

@@ -15,6 +15,8 @@ ARCHITECTURES = (
     "electra-generator",
     "electra-discriminator",
     "megatron-bert",
+    "roformer",
+    "modernbert",
 )
 
 

@@ -13,6 +13,7 @@ HIDDEN = 32
 # Small checkpoints whose folders say how a text's vector is made; arguments of `tests.checkpoints.write_checkpoint`.
 SENTENCE_VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "bert-last": {"task": "features", "sentence": {"mode": "lasttoken"}},
+    "bert-dimensions": {"task": "features", "sentence": {"mode": "mean", "dimensions": 12, "normalize": True}},
     "bert-dense": {
         "task": "features",
         "sentence": {
@@ -22,14 +23,19 @@ SENTENCE_VARIANTS: Mapping[str, Mapping[str, Any]] = {
             "normalize": True,
         },
     },
-    "albert-dense": {"model_type": "albert", "sentence": {"mode": "lasttoken", "dense": ((40, "GELU", True),)}},
-    "bert-m3": {"task": "features", "token_heads": True, "sentence": {"mode": "cls", "normalize": True}},
+    "albert-dense": {"model_type": "albert", "sentence": {"mode": "lasttoken", "dense": ((32, "GELU", True),)}},
+    # With these seeds, some weights of tokens are 0 and others are not.
+    "bert-m3": {"task": "features", "token_heads": True, "seed": 7, "sentence": {"mode": "cls", "normalize": True}},
     "albert-m3": {
         "model_type": "albert",
         "task": "features",
         "token_heads": True,
         "config": {"colbert_dim": 12},
         "seed": 1,
+        "sentence": {"mode": "cls", "normalize": True},
+    },
+    "xlm-roberta-m3": {
+        **{"model_type": "xlm-roberta", "task": "features", "pooler": False, "token_heads": True, "seed": 2},
         "sentence": {"mode": "cls", "normalize": True},
     },
     "bert-splade": {"sentence": {"mode": "splade"}},

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from tests.artifacts import export_artifact
 from yizhi.model.label_heads import SEQUENCE, TOKENS
 from yizhi.model.spec import Pooling
-from yizhi.runtimes import open_runtime
+from yizhi.reading.checkpoint import Checkpoint
+from yizhi.runtimes import Embedder, open_runtime
 
 pytestmark = pytest.mark.slow  # optimum, OpenVINO and sentence-transformers take long to import
 
@@ -191,6 +193,35 @@ def test_cross_encoder_scores_pairs(open_variant, target, labels):
     logits = run(runtime, given, ["logits"])["logits"]
     # With one label the library gives the sigmoid, with several the logits.
     np.testing.assert_allclose(found, 1 / (1 + np.exp(-logits[:, 0])) if labels == 1 else logits, **CLOSE)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("target", ["pytorch", "onnx", "onnx-int8", "openvino"])
+@pytest.mark.parametrize(
+    ("variant", "pooling"),
+    [
+        ("bert-dense", None),
+        ("albert-dense", None),
+        ("bert-no-head", Pooling("last", True, 12)),
+        ("bert-no-head", Pooling("last", False, 12)),
+    ],
+)
+def test_sentence_transformers_goes_through_dense_modules_and_cuts(open_artifact, target, variant, pooling):
+    runtime = open_artifact(variant, target, pooling)[1]
+    found = load("SentenceTransformer", runtime.artifact.folder, target).encode(TEXTS)
+    expected = run(runtime, tokens(runtime.artifact.folder), ["sentence_embedding"])["sentence_embedding"]
+    np.testing.assert_allclose(found, expected, **CLOSE)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_folder_of_sentence_transformers_gives_its_vectors(make_checkpoint, tmp_path):
+    """What the library makes of the checkpoint's own folder, and not of one that we wrote."""
+    folder = make_checkpoint("bert-dense")
+    expected = load("SentenceTransformer", folder, "pytorch").encode(TEXTS)
+    with Checkpoint.open(folder) as checkpoint:
+        artifact = export_artifact(checkpoint, "onnx", tmp_path / "artifact")
+    with open_runtime(artifact) as runtime:
+        np.testing.assert_allclose(Embedder(runtime)(TEXTS), expected, **CLOSE)
 
 
 @pytest.mark.filterwarnings("ignore")

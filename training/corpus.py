@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -56,6 +56,7 @@ def read_corpus(paths: Sequence[Path], tokenizer: Tokenizer, segment: Segmenter)
                     documents.append(len(lines) - 1)
                 continue
             row, found = next(rows), segment(text)
+            row = replace(row, offsets=tokenizer.trim(row.offsets, text))  # a space is of no word
             try:
                 numbers = number_words(text, found, row)[1:-1]
             except InputError as error:

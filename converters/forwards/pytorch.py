@@ -128,9 +128,11 @@ def see(p: Pass, attention_mask: Tensor, x: Tensor) -> Pass:
     hidden = torch.finfo(x.dtype).min
     mask = (1 - attention_mask)[:, None, None, :].to(x.dtype) * hidden  # [B, 1, 1, T]
     places = torch.arange(length)
-    distances = (places[:, None] - places).abs().to(x.device)  # [T, T]
-    windows = {window: mask.masked_fill(distances > window, hidden) for window in p.spec.windows}
-    # In float64: an angle in float32 is off by 4e-4 at position 8,191, as it is in transformers' ModernBERT.
+    windows = {}
+    for window in p.spec.windows:
+        distances = (places[:, None] - places).abs().to(x.device)  # [T, T]
+        windows[window] = mask.masked_fill(distances > window, hidden)
+    # In float64: an angle in float32 is off by 5e-4 at position 8,191, as it is in transformers' classes.
     angles = {}
     for base in p.spec.rotary_bases:
         angle = places[:, None] * base ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)  # [T, d / 2]

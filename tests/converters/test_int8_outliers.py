@@ -136,6 +136,43 @@ def inner(make_inner):
     return make_inner("gelu")
 
 
+@pytest.fixture
+def gated(make_checkpoint):
+    """A ModernBERT, which has no biases, with two large channels wherever a linear layer of a layer reads."""
+
+    def alter(tensors):
+        for name, array in tensors.items():
+            if name.endswith("_norm.weight"):
+                array[LOUD] *= 12
+            if name.endswith(("Wqkv.weight", "Wi.weight")):
+                array[:, LOUD] /= 12
+            if name.endswith("Wi.weight"):
+                array[np.add(LOUD, 256)] *= 20  # of what the activation multiplies
+            if name.endswith("mlp.Wo.weight"):
+                array[:, LOUD] /= 20
+
+    config = {"hidden_size": 128, "intermediate_size": 256}
+    return Checkpoint.open(make_checkpoint("modernbert", config=config, alter=alter))
+
+
+@pytest.mark.parametrize("target", ["onnx-int8", "openvino-int8", "litert-int8"])
+def test_a_gate_s_outliers_and_a_fused_kernel_s_are_kept(gated, target, tmp_path):
+    """Without a bias too; the feed-forward's own are taken out of the product that the gate gives."""
+    fp32 = export_artifact(gated, "onnx", tmp_path / "onnx")
+    found = export_artifact(gated, target, tmp_path / "with")
+    without = export_artifact(gated, target, tmp_path / "without", outlier_channels=False)
+    said = Artifact.read(found).description["quantization"]["outliers"]
+    for layer in gated.spec.layers[1:]:
+        assert all(set(LOUD) <= set(said[part.weight]) for part in (layer.query, layer.intermediate, layer.output))
+    inputs = {"input_ids": np.random.default_rng(1).integers(5, 100, (4, 40))}
+    states = []
+    for folder in (fp32, found, without):
+        with open_runtime(folder) as runtime:
+            states.append(runtime.run(inputs, ["hidden_states.2"])["hidden_states.2"])
+    reference, kept, lost = states
+    assert 1 - cosines(kept, reference).min() < (1 - cosines(lost, reference).min()) / 2.5
+
+
 @pytest.mark.parametrize("activation", ["gelu", "relu", "gelu_new"])
 def test_the_feed_forward_leaves_its_outlier_channels_out(activation, make_inner, tmp_path):
     """The bits are those of a graph that takes them out of the activation's result."""
@@ -203,7 +240,7 @@ def test_keeping_them_lowers_the_error(kind, request, tmp_path):
     assert 1 - cosines(found, reference).min() < (1 - cosines(without, reference).min()) / 2.5
 
 
-@pytest.mark.parametrize("kind", ["loud", "mild", "faint", "inner"])
+@pytest.mark.parametrize("kind", ["loud", "mild", "faint", "inner", "gated"])
 def test_rows_stay_alone(kind, request, tmp_path):
     """The float32 part of a product is the same bits for one row as among many."""
     checkpoint = request.getfixturevalue(kind)

@@ -86,6 +86,35 @@ def test_pooling_is_exported_verified_and_taken_back(checkpoint, tmp_path, capsy
     assert "sentence_embedding" not in (release / "manifest.json").read_text()
 
 
+def test_a_folder_s_own_modules_are_exported_and_cut(make_checkpoint, tmp_path, capsys):
+    folder, release = make_checkpoint("bert-dense"), tmp_path / "release"
+    command = ["export", str(folder), "--out", str(release), "--target", "pytorch", "--target", "onnx"]
+    assert main([*command, "--dimensions", "6"]) == 0
+    assert "as asked" not in capsys.readouterr().err
+    manifest = json.loads((release / "manifest.json").read_text())
+    pooling = manifest["source"]["pooling"]
+    assert (pooling["mode"], pooling["dimensions"], pooling["normalize"]) == ("mean", 6, True)
+    assert [dense["activation"] for dense in pooling["dense"]] == ["tanh", "identity"]
+    assert "2_Dense/model.safetensors" in manifest["source"]["files"]
+    assert manifest["artifacts"]["onnx"]["outputs"]["sentence_embedding"] == ["batch", 6]
+    assert main(["verify", str(release)]) == 0
+
+
+def test_a_pooling_that_the_folder_contradicts_is_warned_of(make_checkpoint, tmp_path, capsys):
+    folder = make_checkpoint("bert-last")
+    assert (
+        main(["convert", str(folder), "--out", str(tmp_path / "out"), "--target", "pytorch", "--pooling", "mean"]) == 0
+    )
+    told = capsys.readouterr()
+    assert "modules.json: sentence-transformers gives last; artifacts give mean, as asked" in told.out + told.err
+
+
+def test_dimensions_of_no_vector_are_refused(checkpoint, tmp_path, capsys):
+    assert main(["export", str(checkpoint), "--out", str(tmp_path / "release"), "--dimensions", "8"]) == 2
+    assert "--dimensions" in capsys.readouterr().err
+    assert not (tmp_path / "release").exists()
+
+
 def test_normalize_alone_is_refused(checkpoint, tmp_path, capsys):
     assert main(["export", str(checkpoint), "--out", str(tmp_path / "release"), "--normalize"]) == 2
     assert "--pooling" in capsys.readouterr().err

@@ -6,7 +6,7 @@ from safetensors.numpy import load_file
 
 from tests.checkpoints import small_config, write_json
 from yizhi.cli import main
-from yizhi.pipeline.synthesis import SHARED_OUTLIERS, SPREAD, synthesize
+from yizhi.pipeline.synthesis import SHARED_OUTLIERS, SPREAD, make_vocab, synthesize
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.tokenizer_files import SPECIAL_TOKENS
 
@@ -62,3 +62,9 @@ def test_what_training_starts_from(tmp_path):
         assert not checkpoint.array(layer.intermediate.bias).any()
         assert (checkpoint.array(layer.output_norm.weight) == 1).all()
         assert not checkpoint.array(layer.output_norm.bias).any()
+
+
+def test_a_vocabulary_as_large_as_xlm_r_s_has_no_entry_twice():
+    vocab = make_vocab(250_002)
+    assert len(set(vocab)) == 250_002
+    assert vocab[:21128] == make_vocab(21128)

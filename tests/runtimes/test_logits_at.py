@@ -22,7 +22,9 @@ POSITIONS = np.array([[3, 20], [0, 0], [1, 2], [0, 7], [0, 0]])
 
 
 @pytest.mark.parametrize("target", EVERY_TARGET)
-@pytest.mark.parametrize("variant", ["bert", "bert-untied", "albert-groups", "megatron-bert", "bert-both_parallel"])
+@pytest.mark.parametrize(
+    "variant", ["bert", "bert-untied", "albert-groups", "megatron-bert", "bert-both_parallel", "modernbert"]
+)
 def test_they_are_those_of_the_whole_pass(open_artifact, target, variant):
     checkpoint, runtime = open_artifact(variant, target)
     inputs = padded_batch(checkpoint.config)
@@ -38,7 +40,7 @@ def test_they_are_those_of_the_whole_pass(open_artifact, target, variant):
         np.testing.assert_allclose(one, whole[2:3], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", ["bert", "albert-groups", "megatron-bert"])
+@pytest.mark.parametrize("variant", ["bert", "albert-groups", "megatron-bert", "roformer", "modernbert"])
 def test_nothing_after_the_last_attention_is_computed_elsewhere(open_artifact, tmp_path, variant):
     checkpoint, runtime = open_artifact(variant, "onnx")
     folder = shutil.copytree(runtime.artifact.folder, tmp_path / "onnx")

@@ -8,17 +8,21 @@ import onnxruntime
 import pytest
 
 from tests.agreement import padded_batch
-from tests.artifacts import EVERY_TARGET
+from tests.artifacts import EVERY_TARGET, export_artifact
 from yizhi.converters.targets import TARGETS
+from yizhi.errors import InputError
 from yizhi.model.spec import SENTENCE_EMBEDDING, Pooling
 from yizhi.parity import oracle
 from yizhi.parity.golden import Golden
 from yizhi.parity.judge import verify
+from yizhi.parity.numbers import summarize
+from yizhi.parity.weights import audit, digest_tensors
 from yizhi.reading.checkpoint import Checkpoint
+from yizhi.release.artifact import Artifact
 from yizhi.runtimes import Embedder
 
 TEXTS = ["北京是中国的首都。", "你", ("这个酒店", "服务很好！"), "Hello world, hello"]
-POOLINGS = [Pooling("mean", True), Pooling("max", True), Pooling("cls")]
+POOLINGS = [Pooling("mean", True), Pooling("max", True), Pooling("cls"), Pooling("last", True, 12)]
 
 
 @pytest.mark.parametrize("pooling", POOLINGS, ids=str)
@@ -27,9 +31,9 @@ def test_padding_does_not_count_and_nothing_but_padding_is_finite(open_artifact,
     checkpoint, runtime = open_artifact("bert", target, pooling)
     inputs = padded_batch(checkpoint.config)
     states, found = runtime.run(inputs, ["last_hidden_state", SENTENCE_EMBEDDING]).values()
-    pool = {"mean": lambda x: x.mean(0), "max": lambda x: x.max(0), "cls": lambda x: x[0]}[pooling.mode]
+    pool = {"mean": lambda x: x.mean(0), "max": lambda x: x.max(0), "cls": lambda x: x[0], "last": lambda x: x[-1]}
     for row, mask in enumerate(inputs.attention_mask[:4]):
-        expected = pool(states[row, mask == 1])
+        expected = pool[pooling.mode](states[row, mask == 1])[: pooling.dimensions]
         if pooling.normalize:
             expected = expected / np.linalg.norm(expected)
         np.testing.assert_allclose(found[row], expected, atol=2e-6, rtol=1e-5)
@@ -39,7 +43,9 @@ def test_padding_does_not_count_and_nothing_but_padding_is_finite(open_artifact,
 @pytest.mark.parametrize(
     "target", ["pytorch", "onnx", "onnx-int8", "openvino", "openvino-int8", "litert", "litert-int8"]
 )
-@pytest.mark.parametrize(("variant", "pooling"), zip(("bert-no-head", "megatron-bert", "bert"), POOLINGS, strict=True))
+@pytest.mark.parametrize(
+    ("variant", "pooling"), zip(("bert-no-head", "megatron-bert", "bert", "albert"), POOLINGS, strict=True)
+)
 def test_it_is_verified_as_the_rest(open_artifact, monkeypatch, target, variant, pooling):
     checkpoint, runtime = open_artifact(variant, target, pooling)
     golden = Golden.make(checkpoint)
@@ -91,7 +97,7 @@ def test_embedder_gives_the_same_inside_and_outside_of_the_graph(open_artifact, 
     inside_vectors = inside(TEXTS)
     assert all(outputs == [SENTENCE_EMBEDDING] for outputs in asked)
     asked.clear()
-    outside = Embedder(runtime, pooling=pooling.mode, normalize=pooling.normalize)
+    outside = Embedder(runtime, pooling=pooling.mode, normalize=pooling.normalize, dimensions=pooling.dimensions)
     outside._in_graph = False
     outside_vectors = outside(TEXTS)
     assert all(outputs == ["last_hidden_state"] for outputs in asked)
@@ -110,6 +116,8 @@ def test_embedder_gives_the_same_inside_and_outside_of_the_graph(open_artifact, 
         ({"layers": (-2,)}, False),
         ({"layers": (3,)}, True),
         ({"layers": (-1, -1)}, False),
+        ({"dimensions": 8}, True),
+        ({"dimensions": 8, "normalize": False}, False),
     ],
 )
 def test_only_the_same_settings_are_taken_from_the_graph(open_artifact, settings, same):
@@ -167,6 +175,42 @@ def test_the_graph_holds_nothing_unused(open_artifact, pooling):
     _, runtime = open_artifact("bert", "onnx", pooling)
     graph = onnx.load(runtime.artifact.folder / "features.onnx", load_external_data=False).graph
     assert {tensor.name for tensor in graph.initializer} <= {name for node in graph.node for name in node.input}
+
+
+@pytest.mark.parametrize("own", [Pooling("last"), Pooling("last", True), Pooling("last", False, 12)], ids=str)
+def test_vectors_are_cut_and_normalized_as_is_asked(open_artifact, own):
+    """Whatever the artifact does itself: it need not be exported again for shorter vectors."""
+    _, runtime = open_artifact("bert", "onnx", own)
+    states = [states[-1] for states in Embedder(runtime, pooling="none", normalize=False)(TEXTS)]
+    for size, normalizes in ((8, True), (8, False), (12, True)):
+        found = Embedder(runtime, dimensions=size, normalize=normalizes)(TEXTS)
+        expected = np.stack(states)[:, :size]
+        expected = expected / np.linalg.norm(expected, axis=1, keepdims=True) if normalizes else expected
+        np.testing.assert_allclose(found, expected, atol=1e-6, rtol=1e-5)
+    with pytest.raises(InputError, match="dimensions: expected 1"):
+        Embedder(runtime, dimensions=33)
+
+
+def test_a_dense_module_is_not_left_out_in_silence(open_artifact):
+    _, runtime = open_artifact("bert-dense", "onnx")
+    assert Embedder(runtime).size == 12
+    assert np.allclose(np.linalg.norm(Embedder(runtime, dimensions=5)(TEXTS), axis=1), 1)
+    with pytest.raises(InputError, match="its Dense is missing"):
+        Embedder(runtime, normalize=False)
+    assert Embedder(runtime, pooling="cls").size == 32
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino-int8", "pytorch"])
+def test_a_dense_modules_own_file_is_audited(make_checkpoint, tmp_path, target):
+    """Our runtime of a graph does not read it; sentence-transformers does."""
+    with Checkpoint.open(make_checkpoint("albert-dense")) as checkpoint:
+        artifact = Artifact.read(export_artifact(checkpoint, target, tmp_path / target))
+        expected, sums = digest_tensors(checkpoint), summarize(checkpoint)
+    assert audit(artifact, expected, sums)[1] == []
+    path = artifact.folder / "2_Dense" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    (fault,) = audit(artifact, expected, sums)[1]
+    assert "sentence.dense.0.linear." in fault
 
 
 def test_without_it_nothing_changes(open_artifact):

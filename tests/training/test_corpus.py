@@ -1,10 +1,13 @@
 """Text to sequences."""
 
 import pytest
+import tokenizers
 
-from tests.checkpoints import open_tokenizer
+from tests.checkpoints import open_tokenizer, small_config, unigram_tokenizer, write_json, write_tokenizer
 from yizhi.errors import InputError
+from yizhi.reading.auto_tokenizer import read_tokenizer
 from yizhi.reading.tokenizer_files import SPECIAL_TOKENS
+from yizhi.runtimes.tokenization import Tokenizer
 from yizhi.training.corpus import pack, read_corpus
 
 VOCAB = [*SPECIAL_TOKENS, *"一二三四五六七八九十，。"]
@@ -79,3 +82,17 @@ def test_long_lines_are_cut(tmp_path):
     assert pieces(corpus, 3) == [("一二",), ("三四五",), ("六七八",), ("九十", "一")]
     assert pieces(corpus, 4) == [("一二",), ("三四五六",), ("七八九十",), ("一",)]
     assert pieces(corpus, 3, line_by_line=True)[-2:] == [("九十",), ("一",)]
+
+
+def test_words_of_a_tokenizer_whose_pieces_hold_spaces(tmp_path):
+    """A piece with a space before it is of the word after the space, and a space alone is of none."""
+    write_json(tmp_path / "config.json", {**small_config(), "model_type": "xlm-roberta"})
+    made = unigram_tokenizer()
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()  # its pieces' offsets begin at the space
+    write_tokenizer(tmp_path, made, "XLMRobertaTokenizer")
+    text = tmp_path / "text.txt"
+    text.write_text("北京 hello world x\n", encoding="utf-8")
+    corpus = read_corpus([text], Tokenizer(read_tokenizer(tmp_path), 64), str.split)
+    tokens = [made.id_to_token(index) for index in corpus.ids.tolist()]
+    assert tokens == ["▁北京", "▁hello", "▁world", "▁", "x"]
+    assert corpus.words.tolist() == [0, 1, 2, -1, 3]

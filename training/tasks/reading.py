@@ -121,7 +121,7 @@ class Reading:
             total, start, end = best_span(scores, text_parts(feature.row)[1])
             if feature.example not in best or total > best[feature.example][0]:
                 first, last = feature.row.offsets[start, 0], feature.row.offsets[end, 1]
-                best[feature.example] = (total, examples[feature.example].context[first:last])
+                best[feature.example] = (total, examples[feature.example].context[first:last].strip())
         return [best[number][1] for number in range(len(examples))]
 
 

@@ -28,6 +28,9 @@ MASK_VALUE = -3.4028234663852886e38
 # token: its own weight [B, T], or a vector [B, T, D]; both are exactly 0 at padding.
 SENTENCE_EMBEDDING, TERM_WEIGHTS = "sentence_embedding", "term_weights"
 TOKEN_WEIGHTS, TOKEN_VECTORS = "token_weights", "token_vectors"
+ZERO_AT_PADDING = (TOKEN_WEIGHTS, TOKEN_VECTORS)
+# All that is made of the last hidden states, in the order in which a fault is looked for.
+AFTER_LAYERS = ("pooler_output", SENTENCE_EMBEDDING, *ZERO_AT_PADDING, "logits", TERM_WEIGHTS)
 # Ways to make `sentence_embedding`; SPLADE makes `term_weights` of a masked-language model's logits.
 SPLADE = "splade"
 VECTOR_POOLINGS = ("cls", "mean", "max", "last")
@@ -247,7 +250,7 @@ class Dense:
 
     linear: Linear
     activation: str
-    norm: Norm | None = None
+    norm: Norm | None = field(default=None, metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from yizhi.model.spec import EncoderSpec
+from yizhi.model.spec import AFTER_LAYERS, ZERO_AT_PADDING, EncoderSpec
 from yizhi.parity import oracle
 from yizhi.parity.cases import Case
 from yizhi.parity.compare import compare, cosines
@@ -81,19 +81,21 @@ def _judge(gates: FloatTolerance | QuantizedGates, golden: Golden) -> Agrees:
 
 
 def _in_order(outputs: Iterable[str]) -> list[str]:
-    """Hidden states as they are computed, then the pooler's output, then the logits."""
+    """Hidden states as they are computed, then what is made of the last of them."""
     layers = sorted((name for name in outputs if name.startswith("hidden_")), key=lambda name: int(name.split(".")[1]))
-    return [*layers, *(name for name in ("pooler_output", "logits") if name in outputs)]
+    return [*layers, *(name for name in AFTER_LAYERS if name in outputs)]
 
 
 def _real(case: Case, golden: Golden, outputs: dict[str, NDArray]) -> dict[str, NDArray]:
-    """Only what means something: real tokens, rows that have any, and compared positions."""
+    """Only what means something: real tokens, rows that have any, compared positions; and zeros at padding."""
     real = case.inputs.attention_mask == 1
     kept = {}
     for name, array in outputs.items():
         per = golden.per.get(name, TOKEN)
         if per == POSITION:  # golden outputs, and the oracle's, have no others
             kept[name] = array[tuple(case.logit_positions.T)] if array.shape[:2] == real.shape else array
+        elif name in ZERO_AT_PADDING:
+            kept[name] = array
         else:
             kept[name] = array[real] if per == TOKEN else array[real.any(axis=1)]
     return kept
@@ -142,6 +144,8 @@ def _find_cause(
         for fault in FAULTS:
             if _is_candidate(fault, checkpoint.spec, number, output):
                 faulty = _under(fault, checkpoint, number, golden, case, output)
+                if faulty.shape != found.shape:
+                    continue
                 error = _rms(found - faulty)
                 if best is None or error < best[0]:
                     best = (error, fault, faulty)

@@ -22,6 +22,8 @@ IDS, SENTENCES, MASKED = "ids", "sentences", "masked sentences"
 _SENTENCE_ROWS = 20
 # In a sentence, one token of so many is masked: about the share that encoders are trained with.
 _MASK_EVERY = 7
+# Tokens of a long row.
+_MANY = 512
 
 # Vocabulary logits are compared at every real token of a short case, and at this many of a long one:
 # the head works on each position alone, so more positions would say the same again.
@@ -157,14 +159,27 @@ def cases_of(text: TextTokenizer, config: EncoderConfig, task: str) -> list[Case
         ),
         *_padding_ids(make, config),
         make.long("length-128", "an error that grows with length", min(128, longest), "features"),
-        make.long("longest-but-one", "positions off by one at the far end", longest - 1, "hidden_states"),
-        make.long("longest", "the last position missing", longest, "serving_default"),
+        *_long_rows(make, longest),
     ]
     also = {"masks": (LOGITS_AT,), "segments": ("features",), "padding-right": ("features", LOGITS_AT)}
     return [
         replace(case, signatures=(*case.signatures, *also.get(case.name, ())))
         for case in [*cases, *_sentences(make, text, longest, task)]
         if case.inputs.input_ids.shape[1] <= longest
+    ]
+
+
+def _long_rows(make: _CaseMaker, longest: int) -> list[Case]:
+    """Every position; where there are more than 512, twice as many or all of them: work grows with the square."""
+    if longest <= _MANY:
+        return [
+            make.long("longest-but-one", "positions off by one at the far end", longest - 1, "hidden_states"),
+            make.long("longest", "the last position missing", longest, "serving_default"),
+        ]
+    catches, far = "positions beyond BERT's 512: a table cut short, angles rounded", min(2 * _MANY, longest)
+    return [
+        make.long("length-511", "an error that grows with length, in any layer", _MANY - 1, "hidden_states"),
+        make.long(f"length-{far}", catches, far, "features"),
     ]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from yizhi.model.spec import INPUT, EncoderSpec, Layer, LinearHead, Norm, without_names
+from yizhi.model.spec import INPUT, EncoderSpec, Layer, LinearHead, Norm, Pooling, without_names
 from yizhi.parity.faults import Forward
 from yizhi.parity.weight_faults import there
 
@@ -114,9 +114,44 @@ def change_head(change: Callable[[LinearHead], LinearHead]) -> Callable[[Forward
     """A head that gives labels, with other properties."""
 
     def wrap(forward: Forward, original: Callable) -> Callable:
-        return lambda p, head, x, pooled: original(p, change(head), x, pooled)
+        return lambda p, head, *states: original(p, change(head), *states)
 
     return wrap
+
+
+def pool_padding(forward: Forward, original: Callable) -> Callable:
+    """Padding is a token as others are: the last token is the last of the row."""
+    return lambda p, pooling, x, mask: original(p, pooling, x, forward.all_ones(p, mask))
+
+
+def cut_after_normalizing(forward: Forward, original: Callable) -> Callable:
+    """The first numbers of a vector of length 1."""
+    shorten = forward.module.shorten
+
+    def sentence_embedding(p: Any, pooling: Pooling, x: Any, mask: Any) -> Any:
+        return shorten(p, original(p, replace(pooling, dimensions=None), x, mask), pooling.dimensions)
+
+    return sentence_embedding
+
+
+def pool_without_dense(forward: Forward, original: Callable) -> Callable:
+    """Pooling and what comes after the last Dense module, alone."""
+    return lambda p, pooling, x, mask: original(p, replace(pooling, dense=pooling.dense[:-1]), x, mask)
+
+
+def weigh_without_relu(forward: Forward, original: Callable) -> Callable:
+    """Weights of tokens below 0 too."""
+    return lambda p, head, x, mask: original(p, replace(head, activation="identity"), x, mask)
+
+
+def show_padding(forward: Forward, original: Callable) -> Callable:
+    """What is made of padded tokens is not hidden."""
+    return lambda p, part, x, mask: original(p, part, x, forward.all_ones(p, mask))
+
+
+def weigh_padding(forward: Forward, original: Callable) -> Callable:
+    """The logits of padded tokens count among the highest."""
+    return lambda p, logits, mask: original(p, logits, forward.all_ones(p, mask))
 
 
 def skip_dense(head: LinearHead) -> LinearHead:

@@ -71,6 +71,10 @@ class Forward:
         """x − y."""
         return x - y
 
+    def all_ones(self, p: Any, mask: Any) -> Any:
+        """A mask [B, T] that hides nothing."""
+        return mask * 0 + 1
+
     def first_tokens(self, p: Any, x: Any) -> Any:
         """[B, T, H] -> [B, H]."""
         return x[:, 0]
@@ -97,6 +101,11 @@ class OnnxForward(Forward):
         """x − y."""
         return p.graph.node("fault", "Sub", [x, y])
 
+    def all_ones(self, p: Any, mask: Any) -> str:
+        """A mask [B, T] that hides nothing."""
+        zeros = p.graph.node("fault", "Sub", [mask, mask])
+        return p.graph.node("fault", "Add", [zeros, p.graph.constant("fault.one", self.module.INT64, 1)])
+
     def first_tokens(self, p: Any, x: Any) -> str:
         """[N, H] -> [B, H]."""
         return self.module.first_tokens(p, "fault", x)
@@ -108,6 +117,11 @@ class OnnxForward(Forward):
 
 class LiteRTForward(Forward):
     """The same arithmetic as operators of a .tflite model."""
+
+    def all_ones(self, p: Any, mask: Any) -> Any:
+        """A mask [B, T] that hides nothing."""
+        zeros = self.module.subtract(p.graph, "fault", mask, mask)
+        return self.module.add(p.graph, "fault", zeros, p.graph.constant("fault.one", 1))
 
     def times(self, p: Any, x: Any, factor: float) -> Any:
         """x · factor."""
@@ -133,6 +147,10 @@ class LiteRTForward(Forward):
 
 class OpenVinoForward(Forward):
     """The same arithmetic as operators of OpenVINO, which take no number of Python's for a float32."""
+
+    def all_ones(self, p: Any, mask: Any) -> Any:
+        """A mask [B, T] that hides nothing."""
+        return self.module.ops.add(self.module.ops.subtract(mask, mask), np.int64(1))
 
     def times(self, p: Any, x: Any, factor: float) -> Any:
         """x · factor."""
@@ -226,7 +244,7 @@ class AlteredCheckpoint:
         self._weights = Weights(checkpoint)
         if fault.weights:
             fault.weights(checkpoint.spec, layer, self._weights)
-        self.folder, self.text = checkpoint.folder, checkpoint.text
+        self.folder, self.text, self.sentence = checkpoint.folder, checkpoint.text, checkpoint.sentence
         self._changed = dict(fault.config)
         self.config = EncoderConfig.from_dict({**checkpoint.config.raw, **fault.config})
         names = {parameter.name for parameter in checkpoint.parameters()} | self._weights.replaced.keys()

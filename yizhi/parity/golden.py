@@ -73,8 +73,8 @@ class Golden:
         before it, the element is small and its rounding is not, so the two terms count, not their sum.
         """
         size = np.abs(reference.astype(np.float64))
-        if output == TERM_WEIGHTS:  # log(1 + x) of a logit x, which errs as the largest logit does
-            return np.expm1(size.max(axis=-1, keepdims=True))
+        if output == TERM_WEIGHTS:  # log(1 + x) of a logit x, which errs as the largest does: dx / (1 + x)
+            return np.expm1(size.max(axis=-1, keepdims=True)) * np.exp(-size)
         if output in self.sums:
             return size.max(axis=-1, keepdims=True)
         if output in self.offsets:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yizhi.errors import InputError
-from yizhi.model.spec import LOGITS_AT, SENTENCE_EMBEDDING, TERM_WEIGHTS, TOKEN_VECTORS, TOKEN_WEIGHTS
+from yizhi.model.spec import LOGITS_AT, SENTENCE_EMBEDDING, TERM_WEIGHTS, TOKEN_WEIGHTS, ZERO_AT_PADDING
 from yizhi.parity.answers import check_answers
 from yizhi.parity.cases import MASKED, SENTENCES, Case
 from yizhi.parity.compare import Difference, Quality, compare, cosines, measure_quality, relative_error
@@ -28,9 +28,6 @@ from yizhi.runtimes.base import Outputs, Runtime
 _NOT_JUDGED = FloatTolerance(float("inf"), 0.0, "")
 # Where no tolerance is known, `Difference.excess` is the smallest t with |error| ≤ t + t · scale.
 _UNIT = FloatTolerance(1.0, 1.0, "")
-
-# Outputs of each token that are 0 at padding: nothing else would show a mask that is not read.
-_ZERO_AT_PADDING = (TOKEN_WEIGHTS, TOKEN_VECTORS)
 
 _TOO_COARSE = (
     "its integers and its numbers are right: 8 bits are too few for this model, or its arithmetic is wrong; "
@@ -271,7 +268,8 @@ class _Judge:
         real = case.inputs.attention_mask == 1
         per = self._golden.per[name]
         got = found
-        if name in _ZERO_AT_PADDING and found is not None and found.shape == expected.shape and found[~real].any():
+        # Nothing else would show a mask that is not read.
+        if name in ZERO_AT_PADDING and found is not None and found.shape == expected.shape and found[~real].any():
             fault = f"expected 0 at padding; found up to {np.abs(found[~real]).max():.2e}"
             return Difference(case.name, signature, name, np.inf, np.inf, (), fault, passed=False), None
         if found is not None and np.isfinite(found).all():

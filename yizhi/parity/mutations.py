@@ -9,25 +9,39 @@ therefore made in a checkpoint whose scores are that large.
 import numpy as np
 
 from yizhi.model.label_heads import ANSWER, LABEL_CLASS_SUFFIXES, SEQUENCE, TOKENS
-from yizhi.model.spec import MASK_VALUE, EncoderSpec
+from yizhi.model.spec import (
+    MASK_VALUE,
+    SENTENCE_EMBEDDING,
+    TERM_WEIGHTS,
+    TOKEN_VECTORS,
+    TOKEN_WEIGHTS,
+    EncoderSpec,
+    MaskedLMHead,
+)
 from yizhi.parity.code_faults import (
     activate_by_relu,
     change_head,
     change_mask,
     count_padding,
+    cut_after_normalizing,
     drop_residual,
     forget_distances,
     last_norms,
     pair_otherwise,
+    pool_padding,
+    pool_without_dense,
     pool_without_tanh,
     read_first_token,
     round_to_tf32,
+    show_padding,
     skip_adapter,
     skip_dense,
     skip_norm,
     take_residual_from_input,
     turn_values,
     unmask_first_head,
+    weigh_padding,
+    weigh_without_relu,
 )
 from yizhi.parity.faults import (
     EMBEDDINGS,
@@ -124,7 +138,13 @@ FAULTS: tuple[Fault, ...] = (
         lambda spec, layer, w: w.swap(layer.value.weight, layer.attention_output.weight),
         needs=not_fused,
     ),
-    Fault("layers swapped", "layers sorted as text, or numbered from 1", LAYER, swap_layers),
+    Fault(
+        "layers swapped",
+        "layers sorted as text, or numbered from 1",
+        LAYER,
+        swap_layers,
+        needs=lambda spec: spec.layers[0].attention_norm is not None,  # else the first has a part less than the second
+    ),
     Fault("one layer zeroed", "a shard that was not read; tensors left at their initial zeros", LAYER, zero_layer),
     Fault(
         "query bias dropped",
@@ -476,7 +496,7 @@ FAULTS: tuple[Fault, ...] = (
         "`cls.predictions.bias` not recognized as the decoder's",
         LOGITS,
         changed(lambda spec, layer: (there(mlm_head(spec).decoder_bias), np.zeros_like)),
-        needs=lambda spec: mlm_head(spec).decoder_bias is not None,
+        needs=lambda spec: isinstance(spec.head, MaskedLMHead) and spec.head.decoder_bias is not None,
         tasks=("fill-mask",),
     ),
     Fault(
@@ -567,6 +587,67 @@ FAULTS: tuple[Fault, ...] = (
         changed(lambda spec, layer: (there(label_head(spec).dense).linear.weight, np.transpose)),
         variant="electra-discriminator",
         tasks=(REPLACED,),
+    ),
+    # What retrieval takes
+    Fault(
+        "last token taken at the end of the row",
+        "x[:, -1]: right while all rows are of one length, or padded on the left",
+        SENTENCE_EMBEDDING,
+        code={"sentence_embedding": pool_padding},
+        variant="bert-last",
+    ),
+    Fault(
+        "vector cut after it is normalized",
+        "`truncate_dim` of sentence-transformers, which comes after Normalize",
+        SENTENCE_EMBEDDING,
+        code={"sentence_embedding": cut_after_normalizing},
+        targets=FP32,
+        why_not="the direction is the same, and int8 is judged by that",
+        variant="bert-dimensions",
+    ),
+    Fault(
+        "Dense module left out",
+        "a server that pools by itself, and does not know all modules",
+        SENTENCE_EMBEDDING,
+        code={"sentence_embedding": pool_without_dense},
+        variant="albert-dense",
+    ),
+    Fault(
+        "Dense module's bias dropped",
+        "a projection taken for a matrix alone",
+        SENTENCE_EMBEDDING,
+        changed(lambda spec, layer: (f"{there(spec.pooling).dense[0].linear.name}.bias", np.zeros_like)),
+        variant="albert-dense",
+        needs=lambda spec: spec.pooling is not None and bool(spec.pooling.dense),
+    ),
+    Fault(
+        "weights of tokens without ReLU",
+        "`sparse_linear` exported as a layer, and its activation in nobody's graph",
+        TOKEN_WEIGHTS,
+        code={"token_weights": weigh_without_relu},
+        variant="bert-m3",
+    ),
+    Fault(
+        "mask ignored in weights of tokens",
+        "a head over tokens exported without the mask",
+        TOKEN_WEIGHTS,
+        code={"token_weights": show_padding},
+        variant="albert-m3",
+    ),
+    Fault(
+        "mask ignored in vectors of tokens",
+        "the same; normalized, padding's vectors look as any other",
+        TOKEN_VECTORS,
+        code={"token_vectors": show_padding},
+        variant="bert-m3",
+    ),
+    Fault(
+        "mask ignored in weights of the vocabulary",
+        "a maximum over the whole row",
+        TERM_WEIGHTS,
+        code={"term_weights": weigh_padding},
+        variant="bert-splade",
+        tasks=("fill-mask",),
     ),
     # Text
     Fault(

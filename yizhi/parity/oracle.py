@@ -280,8 +280,9 @@ def attention(p: Pass, layer: Layer, x: Array) -> Array:
             if layer.farthest is None:
                 context[at] = softmax(q @ k.T / np.sqrt(d) + hidden) @ v
                 continue
+            vectors = distance_vectors(layer.farthest, np.arange(1 - length, length), d)
             for place in range(length):  # each query has keys and values of its own
-                apart = distance_vectors(layer.farthest, np.arange(length) - place, d)
+                apart = vectors[length - 1 - place :][:length]
                 weights = softmax((k + apart) @ q[place] / np.sqrt(d) + hidden[place])
                 context[at][place] = weights @ (v + apart)
     p.tap("context", context)

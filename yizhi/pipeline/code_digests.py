@@ -13,6 +13,7 @@ MADE_WITH = (
     "converters",
     "model",
     "reading/auto_tokenizer.py",
+    "reading/charsmap.py",
     "reading/checkpoint.py",
     "reading/folder_files.py",
     "reading/jieba_words.py",

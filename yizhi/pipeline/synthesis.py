@@ -83,7 +83,10 @@ def synthesize(
 
 
 def make_vocab(size: int) -> list[str]:
-    """Distinct entries: special tokens where BERT has them, ASCII, `##` pieces, punctuation, then Han characters."""
+    """Distinct entries: special tokens where BERT has them, ASCII, `##` pieces, punctuation, then Han characters.
+
+    What is left of a vocabulary as large as XLM-R's are Han characters as `##` pieces, and names that no text reaches.
+    """
     ascii_characters = [chr(code) for code in range(33, 127)]
     pieces = [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz0123456789"]
     punctuation = list("，。！？、；：“”‘’（）《》【】…—·￥")
@@ -92,9 +95,9 @@ def make_vocab(size: int) -> list[str]:
     vocab = [*head, *ascii_characters, *pieces, *punctuation]
     # CJK Unified Ideographs, then Extension A: more than 27,000 characters.
     han = [*range(0x4E00, 0xA000), *range(0x3400, 0x4DC0), *range(0x20000, 0x2A6E0)]
-    vocab += [chr(code) for code in han[: max(0, size - len(vocab))]]
-    if len(vocab) < size:
-        raise InputError("config", f"vocab_size: expected at most {len(vocab)}; found {size}")
+    characters = [chr(code) for code in han]
+    vocab += [*characters, *(f"##{character}" for character in characters)] if len(vocab) < size else []
+    vocab += [f"[unused{number}]" for number in range(100, 100 + max(0, size - len(vocab)))]
     return vocab[:size]
 
 

@@ -14,7 +14,7 @@ from yizhi.model.architectures import CLASS_SUFFIXES, DROPPED_HEADS, FAMILIES, F
 from yizhi.model.config import EncoderConfig
 from yizhi.model.spec import EncoderSpec, LinearHead, Parameter, Pooling, find_pooling_faults
 from yizhi.reading.auto_tokenizer import check_beside, read_tokenizer
-from yizhi.reading.folder_files import ADAPTER, MERGE, account_for_files, is_adapter_alone
+from yizhi.reading.folder_files import ADAPTER, MERGE, TOKEN_HEAD_PICKLES, account_for_files, is_adapter_alone
 from yizhi.reading.safetensors_file import SafetensorsFile
 from yizhi.reading.sentence_dense import dense_name, open_dense_weights
 from yizhi.reading.sentence_settings import MODULES, SentenceSettings, read_sentence_settings
@@ -130,6 +130,8 @@ class Checkpoint:
         if pooling and own and replace(pooling, dimensions=own.dimensions) != own:
             notes.append(f"{MODULES}: sentence-transformers gives {own}; artifacts give {pooling}, as asked")
         notes += [f"{name}: passed over, as asked" for name in self.ignored_files]
+        if not (self.spec.token_weights or self.spec.token_vectors):
+            notes += [f"{name}: {self.file_uses[name]}" for name in TOKEN_HEAD_PICKLES if name in self.file_uses]
         for reason in sorted(set(self.ignored.values()) & DROPPED_HEADS):
             names = [name for name, why in self.ignored.items() if why == reason]
             notes.append(f"{', '.join(names[:2])}: dropped: {reason}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from yizhi.errors import InputError
 from yizhi.reading.tokenizer_sources import BPE_VOCAB, MERGES, SENTENCEPIECE, TOKENIZER_FILES, VOCAB
 
+TOKEN_HEAD_PICKLES = ("sparse_linear.pt", "colbert_linear.pt")
 READ, IRRELEVANT, REFUSED = "read", "irrelevant", "refused"
 ADAPTER = "adapter_config.json"
 MERGE = "is an adapter: `yizhi import` puts it into the checkpoint that it was trained on (docs/importing.md)"
@@ -51,6 +52,10 @@ RULES = (
     FileRule("*.ot", IRRELEVANT, "another copy of the weights"),
     FileRule("*.onnx*", IRRELEVANT, "another copy of the model"),
     FileRule("*.ckpt*", IRRELEVANT, "another copy of the weights"),
+    *(
+        FileRule(name, IRRELEVANT, "a head of BGE-M3's as a pickle, which `yizhi import` puts into the checkpoint")
+        for name in TOKEN_HEAD_PICKLES
+    ),
     FileRule("*.pt", IRRELEVANT, "a trainer's state"),
     FileRule("*.pth", IRRELEVANT, "a trainer's state"),
     FileRule("trainer_state.json", IRRELEVANT, "a trainer's state"),

@@ -11,7 +11,7 @@ from yizhi.model.layout import OPENVINO_WEIGHTS
 from yizhi.model.rotary import is_table_name
 from yizhi.reading.rotary_tables import find_wrong_table
 from yizhi.reading.safetensors_file import ITEM_SIZES, MAX_RANK
-from yizhi.reading.stored_tensors import TensorPlace
+from yizhi.reading.stored_tensors import TensorPlace, read_dense
 
 _TYPES = {"f32": "F32", "i8": "I8", "u8": "U8", "i32": "I32", "i64": "I64", "f16": "F16", "bf16": "BF16", "f64": "F64"}
 # What the converter calls a graph's own constants, and how many numbers one may have: axes, shapes, factors.
@@ -23,8 +23,8 @@ _LONGEST_NUMBER = 19
 def read_openvino(folder: Path) -> list[TensorPlace]:
     """Of the file of weights, as each graph has them: a tensor once for each graph, without the graph's own constants.
 
-    Raises InputError for a file that is no graph, and for a graph with many numbers of its own: no digest is known of
-    those.
+    And of the files of Dense modules, which sentence-transformers loads beside a graph. Raises InputError for a file
+    that is no graph, and for a graph with many numbers of its own: no digest is known of those.
     """
     found, faults = [], []
     for path in sorted(folder.glob("*.xml")):
@@ -44,7 +44,7 @@ def read_openvino(folder: Path) -> list[TensorPlace]:
         faults.append("expected OpenVINO graphs over a file of weights; found none")
     if faults:
         raise InputError(folder, faults)
-    return found
+    return found + read_dense(folder)
 
 
 def read_constants(path: Path) -> list[TensorPlace]:

@@ -10,7 +10,7 @@ from typing import Any
 from yizhi.errors import InputError, show
 from yizhi.model.spec import SPLADE, VECTOR_POOLINGS, Dense, Pooling
 from yizhi.reading.folder_files import is_ignored
-from yizhi.reading.sentence_dense import keeps_first_numbers, read_dense
+from yizhi.reading.sentence_dense import PICKLE, keeps_first_numbers, read_dense
 from yizhi.reading.tokenizer_files import TextTokenizer
 from yizhi.reading.weight_files import WEIGHTS
 from yizhi.storage.json_files import read_json_object
@@ -53,13 +53,15 @@ class SentenceSettings:
     """pooling: what a text's vector is. max_length: the most tokens of a text; None if the folder does not say.
 
     prompts: by name, what a caller may put before a text. dense_weights: the file of each of the pooling's Dense
-    modules, in their order. files: what was read, below the folder. notes: what the user should know.
+    modules, in their order. dense_pickles: the folders of those whose weights are a pickle alone. files: what was read,
+    below the folder. notes: what the user should know.
     """
 
     pooling: Pooling
     max_length: int | None
     prompts: Mapping[str, str]
     dense_weights: tuple[str, ...]
+    dense_pickles: tuple[str, ...]
     files: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -98,7 +100,10 @@ def read_sentence_settings(
     read = [MODULES, pooling_file, *dense_files, *([settings_file] if settings_file else [])]
     files = (*read, *([PROMPTS] if prompts else []))
     kept = weights[: len(pooling.dense)]
-    return SentenceSettings(pooling, settings.get("max_seq_length"), named, kept, files, tuple(notes))
+    places = [place for kind, place in modules if kind == "Dense"]
+    pickles = [place for place in places if f"{place}/{WEIGHTS}" not in weights and (folder / place / PICKLE).exists()]
+    length = settings.get("max_seq_length")
+    return SentenceSettings(pooling, length, named, kept, tuple(pickles), files, tuple(notes))
 
 
 def lower_cases(text: TextTokenizer) -> bool:

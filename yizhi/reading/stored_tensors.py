@@ -154,7 +154,8 @@ def read_flax(folder: Path) -> list[TensorPlace]:
 def read_onnx(folder: Path) -> list[TensorPlace]:
     """Of the initializers that each graph takes from a file, a tensor once for each graph.
 
-    Raises InputError for a file that is no graph, and for a graph with tensors of its own: no digest is known of those.
+    And of the files of Dense modules, which sentence-transformers loads beside a graph. Raises InputError for a file
+    that is no graph, and for a graph with tensors of its own: no digest is known of those.
     """
     found, faults = [], []
     # Graphs share most of their messages.
@@ -182,7 +183,7 @@ def read_onnx(folder: Path) -> list[TensorPlace]:
         faults.append("expected ONNX graphs over a file of weights; found none")
     if faults:
         raise InputError(folder, faults)
-    return found
+    return found + read_dense(folder)
 
 
 def _locate(message: bytes) -> "_External | str | None":

@@ -29,6 +29,11 @@ class Frame:
     between: tuple[int, ...] | None
     second_type: int
 
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Every special token in it."""
+        return self.before, self.after, *(self.between or ())
+
 
 def find_frame(tokenizer: Tokenizer) -> Frame | None:
     """What a tokenizer puts around texts; None unless it is one token before and one after, around pairs too."""

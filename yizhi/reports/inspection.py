@@ -12,7 +12,7 @@ from rich.table import Table
 from yizhi.catalogue.identify import Identity, describe_identity, identify
 from yizhi.errors import printable
 from yizhi.model.label_heads import describe_labels
-from yizhi.model.spec import SENTENCE_EMBEDDING, SPLADE, TERM_WEIGHTS, TOKEN_VECTORS, TOKEN_WEIGHTS
+from yizhi.model.spec import SENTENCE_EMBEDDING, SPLADE, TERM_WEIGHTS, ZERO_AT_PADDING
 from yizhi.parity.record import VerificationRecord
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.hub import resolve_checkpoint
@@ -65,11 +65,11 @@ def describe(path: str, revision: str | None = None, ignored_files: Collection[s
 def _describe_pooling(checkpoint: Checkpoint) -> dict[str, Any]:
     """How the folder itself makes a text's vector, where it says so, and what its heads give for each token."""
     spec = checkpoint.spec
-    found = {TOKEN_WEIGHTS: spec.token_weights, TOKEN_VECTORS: spec.token_vectors}
-    heads = {name: to_plain(head) for name, head in found.items() if head}
+    given = spec.signatures()["serving_default"]
+    found: dict[str, Any] = {name: list(spec.output_axes(name)) for name in ZERO_AT_PADDING if name in given}
     if spec.pooling:
-        heads[TERM_WEIGHTS if spec.pooling.mode == SPLADE else SENTENCE_EMBEDDING] = to_plain(spec.pooling)
-    return heads
+        found[TERM_WEIGHTS if spec.pooling.mode == SPLADE else SENTENCE_EMBEDDING] = to_plain(spec.pooling)
+    return found
 
 
 def print_description(console: Console, description: dict[str, Any]) -> None:

@@ -90,16 +90,19 @@ class Exchange:
         prompt: str | None = None,
         dimensions: int | None = None,
     ) -> Answers:
-        """A vector [H] of each text, or [T, H] if `by_token`; pooled as the artifact pools, or by mean.
+        """A vector [D] of each text, or [T, H] if `by_token`; pooled as the artifact pools, or by mean.
 
         dimensions: keep the first so many, and make the norm 1 again if `normalize`.
         """
         before = self._prompt(model, prompt)
-        size = model.runtime.config.hidden_size
+        pooling: TextPooling | None = "none" if by_token else None  # None: as the artifact pools
+        try:
+            planner = model.embed_planner(pooling, normalize, cut)
+        except InputError as error:  # a Dense module's vectors that the artifact normalizes itself
+            raise Refused(INVALID, model.tell(error), "normalize") from None
+        size = planner.size
         if dimensions is not None and dimensions > size:
             raise Refused(INVALID, f"dimensions: expected 1 … {size}; found {dimensions}", "dimensions")
-        pooling: TextPooling | None = "none" if by_token else None  # None: as the artifact pools
-        planner = model.embed_planner(pooling, normalize, cut)
         given = [before + text for text in texts]
         computer = model.embedder(pooling, normalize)
         found = await self.answer(model, planner, given, computer, values=size if by_token else 1)

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from yizhi.choices import TextPooling
 from yizhi.errors import InputError
 from yizhi.model.label_heads import ANSWER, SEQUENCE, TOKENS
-from yizhi.model.spec import Pooling
+from yizhi.model.spec import SPLADE, Pooling
 from yizhi.release.artifact import DESCRIPTION
 from yizhi.runtimes.base import Runtime
 from yizhi.runtimes.batching import Computer, Request, Task
@@ -84,7 +84,8 @@ class ServedModel:
         self.task: str = runtime.artifact.description["task"]
         # artifact.json has the sha256 of every other file.
         self.digest = sha256_of_file(runtime.artifact.folder / DESCRIPTION)
-        self.pooling = runtime.pooling or Pooling("mean", False)
+        own = runtime.pooling
+        self.pooling = own if own and own.mode != SPLADE else Pooling("mean")
         self.labels: list[str] = runtime.artifact.description.get("labels", [])
         self.head = _ABILITIES.get(self.task, EMBED)
         ranks = self.task == SEQUENCE and len(self.labels) <= RANKING_LABELS

@@ -19,6 +19,7 @@ from yizhi.reading.importers.foreign import REPEATED, ForeignWeights
 from yizhi.reading.importers.lora import MERGED, is_lora, merge_lora
 from yizhi.reading.importers.opened import GOOGLE, Opened
 from yizhi.reading.importers.report import ImportedTensor, ImportReport
+from yizhi.reading.importers.sentence_parts import open_token_heads, say_width, write_dense
 from yizhi.reading.importers.sources import Source, choose, list_folder
 from yizhi.reading.safetensors_file import write_safetensors
 from yizhi.reading.sentence_settings import MODULES, read_sentence_settings
@@ -73,6 +74,9 @@ def import_checkpoint(
         config_path = config or folder / found.config
         raw = read_json_object(config_path)
         with closing(found.format.open(folder / found.weights)) as opened:
+            heads = open_token_heads(folder) if not asked.is_file() else []
+            opened.weights.extend(heads)
+            raw = say_width(raw, heads)
             # A file of weights that is named alone may lie among anything.
             beside = ignored_files if source.is_dir() else TOKENIZER_FILES
             vocab_path = vocab or (folder / found.vocab if found.vocab else None)
@@ -123,6 +127,8 @@ def _carry_sentence_settings(source: Path, out: Path, ignored: Collection[str]) 
     for name in settings.files if settings else ():
         (out / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(source / name, out / name)
+    for place in settings.dense_pickles if settings else ():
+        write_dense(source, place, ArtifactWriter(out))
 
 
 def _index_of(prefix: Path) -> Path:
