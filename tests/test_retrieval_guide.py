@@ -65,7 +65,8 @@ def test_search_and_score_count_what_was_found(guide, tmp_path, capsys):
     guide.search(tmp_path, *paths)
     assert capsys.readouterr().out == "recall@1 0.500  recall@5 1.000  recall@10 1.000\n"
     pairs = guide.read_rows(tmp_path / "candidates.jsonl")
-    guide.write_rows(tmp_path / "scores.jsonl", ({"score": float(pair["index"] == (0, 2)[pair["of"]])} for pair in pairs))
+    right = [pair["index"] == (0, 2)[pair["of"]] for pair in pairs]
+    guide.write_rows(tmp_path / "scores.jsonl", ({"score": float(is_right)} for is_right in right))
     guide.score(tmp_path, tmp_path / "candidates.jsonl", tmp_path / "scores.jsonl")
     assert capsys.readouterr().out == "recall@1 1.000  recall@5 1.000  recall@10 1.000\n"
 

@@ -35,7 +35,7 @@ def read_cmrc(path: Path) -> tuple[list[str], list[tuple[str, int]]]:
             answering = next(
                 (index for index, found in enumerate(sentences) if found.start() <= start < found.end()), None
             )
-            if answering is not None:
+            if answering is not None and question["question"].strip():  # the trial file has an empty one
                 queries.append((question["question"], len(passages) + answering))
         passages += [found[0].strip() for found in sentences]
     return passages, queries
