@@ -12,6 +12,7 @@ import numpy as np
 from yizhi.errors import InputError, collect_faults, collect_own_faults
 from yizhi.model.architectures import CLASS_SUFFIXES, DROPPED_HEADS, FAMILIES, Family, build_spec
 from yizhi.model.config import EncoderConfig
+from yizhi.model.rotary import ROFORMER_TABLE, find_wrong_table
 from yizhi.model.spec import EncoderSpec, LinearHead, Parameter, Pooling, find_pooling_faults
 from yizhi.reading.auto_tokenizer import check_beside, read_tokenizer
 from yizhi.reading.folder_files import ADAPTER, MERGE, TOKEN_HEAD_PICKLES, account_for_files, is_adapter_alone
@@ -245,13 +246,15 @@ class Checkpoint:
 
     def _index_tensors(self, family: Family) -> list[str]:
         """Fill `_sources` and `ignored`; return the faults seen on the way."""
-        faults = []
+        faults: list[str] = []
         for file in self._files:
             for stored_name in file.entries:
                 name = canonical_name(stored_name, family)
                 reason = next((why for glob, why in family.ignored.items() if fnmatch.fnmatchcase(name, glob)), None)
                 if reason:
                     self.ignored[stored_name] = reason
+                    if name == ROFORMER_TABLE:  # in half precision its numbers are rounded
+                        faults += find_wrong_table(name, file.array(stored_name), told_by=0.01)
                 elif name in self._sources:
                     faults.append(f"{stored_name}: the same tensor as {self._sources[name][1]}")
                 else:
