@@ -263,3 +263,16 @@ def test_what_transformers_5_saves(tmp_path, family):
     assert found.tokenizer.encode("北[E1]").ids[-2] == make().get_vocab_size()
     assert found.more_special == ("[E1]",)
     assert found.notes == () or "normalizer" in found.notes[0]
+
+
+def test_padding_that_positions_are_not_counted_from(tmp_path):
+    """RoBERTa's positions pass over the padding's id, so another id would move every position."""
+    write_config(tmp_path, "xlm-roberta")
+    write_tokenizer(tmp_path, unigram_tokenizer(), "XLMRobertaTokenizer")
+    found = read_tokenizer(tmp_path)
+    size = len(found.vocab)
+    assert found.find_misfit(size, padding=1) == []
+    assert found.find_misfit(size, padding=0) == [
+        "pad_token: expected the id 0 (config.json pad_token_id); found <pad> (1)"
+    ]
+    assert len(found.find_misfit(size - 1, padding=0)) == 2
