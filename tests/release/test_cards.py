@@ -112,7 +112,7 @@ def test_every_snippet_runs_as_it_stands(open_artifact, tmp_path, monkeypatch, c
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.slow
-@pytest.mark.parametrize("target", [target for target in EVERY_TARGET if "flax" not in target.values])
+@pytest.mark.parametrize("target", EVERY_TARGET)
 def test_snippets_give_the_ids_of_a_tokenizer_that_its_file_cannot_hold(
     open_artifact, tmp_path, monkeypatch, capsys, target
 ):
@@ -127,4 +127,5 @@ def test_snippets_give_the_ids_of_a_tokenizer_that_its_file_cannot_hold(
         assert len(code.splitlines()) <= 10
         (tmp_path / "snippet.py").write_text(code, encoding="utf-8")
         runpy.run_path(str(tmp_path / "snippet.py"))
-        assert f"1, {length}, " in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert f"1, {length}, " in printed or target == "flax"  # which only reads the weights
