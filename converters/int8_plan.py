@@ -113,13 +113,13 @@ def quantized_names(spec: EncoderSpec) -> set[str]:
     """The parameters stored as int8: kernels, word embeddings and the MLM decoder.
 
     Position and token-type embeddings stay float32: they are small, and every token adds them. So do Dense modules
-    after pooling, which run once for a row, and the one vector that token weights are products with.
+    after pooling, which run once for a row.
     """
     names = {parameter.name for parameter in spec.parameters() if parameter.kind == KERNEL}
     names.add(spec.word_embeddings.weight)
     if isinstance(spec.head, MaskedLMHead):
         names.add(spec.head.decoder)
-    return names - {parameter.name for parameter in (*parameters_of(spec.pooling), *parameters_of(spec.token_weights))}
+    return names - {parameter.name for parameter in parameters_of(spec.pooling)}
 
 
 def kept_names(spec: EncoderSpec, beginnings: Collection[str]) -> set[str]:
