@@ -141,7 +141,7 @@ def test_int8_gives_the_same_bits_with_any_padding_and_batch(open_artifact, vari
 
 @pytest.mark.parametrize("target", ["onnx-int8", "openvino-int8", "litert-int8"])
 def test_int8_gives_the_same_bits_in_wide_models_too(open_artifact, target):
-    """A float32 product with one output had other last bits for a row alone from 768 inputs on."""
+    """What stays float32 there, Dense modules and the vector of token weights, adds up hundreds of terms."""
     width = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 64, "num_hidden_layers": 1}
     modules = {"mode": "cls", "dense": ((512, "Tanh", True),), "normalize": True, "hidden": 768}
     _, runtime = open_artifact("bert-m3", target, config=width, sentence=modules)
