@@ -127,6 +127,16 @@ def test_a_pair_has_the_frame_of_the_post_processor(folder, family):
     assert [part.stop - part.start for part in empty.parts] == [len(empty.ids) - between - 2, 0]
 
 
+def test_each_text_is_found_after_a_cut(folder):
+    tokenizer = Tokenizer(read_tokenizer(folder), 24)
+    (whole,) = tokenizer.tokenize([("天地好快酒店服务" * 4, "北京的")])
+    for long, cut in (("truncate", 0), (2, 0), ("truncate", None)):
+        for row in tokenizer.fit(whole, long, cut=cut):
+            assert row.ids[row.parts[1]].tolist() == whole.ids[whole.parts[1]].tolist()
+            assert row.ids[row.parts[0].stop] == tokenizer.sep_id
+            assert row.parts[0].stop - row.parts[0].start < 24
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_long_pair_is_cut_as_by_transformers(folder, side):
     write_json(

@@ -4,6 +4,7 @@ Outputs are rounded from float64 to float32, which moves them by at most 6e-8 of
 hundredth of the strictest tolerance. Vocabulary logits are kept at each case's `logit_positions`.
 """
 
+import os
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,8 +40,8 @@ from yizhi.storage.json_files import read_json_object, to_json
 CASES = "cases.json"
 ARRAYS = "golden.safetensors"
 SCHEMA = "cases.v1"
-# Of the oracle's parameters: all of a BERT-base's.
-_KEPT_BYTES = 2**30
+# Of the oracle's parameters in float64: all of a BERT-base's, and more where an eighth of the machine's memory is more.
+_KEPT_BYTES = max(2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8)
 _INPUTS = tuple(Inputs.__dataclass_fields__)
 # What a reference holds one vector for: each chosen position, each token, or each row of the batch.
 POSITION, TOKEN, ROW = "position", "token", "row"
