@@ -40,6 +40,7 @@ VOCAB = [
     *("。", "，", "！", "？", ".", ",", "!", "-", "(", ")"),
 ]
 
+_BERT_NAMES = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
 _FAIRSEQ = ["<s>", "<pad>", "</s>", "<unk>"]
 _WORDS = ("hello", "world", "北京", "中国", "首都", "语言", "模型")
 _FAIRSEQ_FRAME = {
@@ -82,6 +83,19 @@ def byte_tokenizer() -> tokenizers.Tokenizer:
     return _with_special_tokens(made, [*_FAIRSEQ, "<mask>"])
 
 
+def modern_tokenizer() -> tokenizers.Tokenizer:
+    """A small tokenizer as ModernBERT's: the same over bytes, with [CLS] and [SEP] at the end of the vocabulary."""
+    made = byte_tokenizer()
+    _with_special_tokens(made, list(_BERT_NAMES.values()))
+    made.normalizer = tokenizers.normalizers.NFC()
+    made.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, made.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    return made
+
+
 def _with_special_tokens(tokenizer: tokenizers.Tokenizer, names: list[str]) -> tokenizers.Tokenizer:
     """The last of the names is the mask, which takes the space before it along."""
     added = [tokenizers.AddedToken(name, special=True, normalized=False, lstrip=name == names[-1]) for name in names]
@@ -93,7 +107,10 @@ def _with_special_tokens(tokenizer: tokenizers.Tokenizer, names: list[str]) -> t
 TOKENIZERS: Mapping[str, tuple[Callable[[], tokenizers.Tokenizer], str]] = {
     "xlm-roberta": (unigram_tokenizer, "XLMRobertaTokenizer"),
     "roberta": (byte_tokenizer, "RobertaTokenizer"),
+    "modernbert": (modern_tokenizer, "PreTrainedTokenizerFast"),
 }
+# What the generic class needs to be told.
+MODERN_SETTINGS: Mapping[str, Any] = {**_BERT_NAMES, "model_input_names": ["input_ids", "attention_mask"]}
 
 
 def write_tokenizer(folder: Path, made: tokenizers.Tokenizer, tokenizer_class: str, **settings: Any) -> None:
@@ -101,7 +118,8 @@ def write_tokenizer(folder: Path, made: tokenizers.Tokenizer, tokenizer_class: s
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").unlink(missing_ok=True)
     made.save(str(folder / "tokenizer.json"))
-    write_json(folder / "tokenizer_config.json", {"tokenizer_class": tokenizer_class, **settings})
+    told = MODERN_SETTINGS if tokenizer_class == "PreTrainedTokenizerFast" else {}
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": tokenizer_class, **told, **settings})
 
 
 _COMMON: dict[str, Any] = {

@@ -29,7 +29,7 @@ IGNORED = -100
 
 # What became of a chosen token. WANTING: a random word, since no similar one is known.
 MASK, SIMILAR, RANDOM, KEPT, WANTING = range(5)
-ACTIONS = ("[MASK]", "similar word", "random", "unchanged", "random, for want of a similar word")
+ACTIONS = ("[MASK]", "similar word", "random", "unchanged", "random, no similar word known")
 _UNCHOSEN = -1
 
 

@@ -44,7 +44,7 @@ def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     path = folder / _IDENTITY
     if not path.exists():
         if any(folder.iterdir()):
-            raise InputError(folder, f"is in the way, and not ours: it holds no {_IDENTITY}")
+            raise InputError(folder, f"is not empty, and is no interrupted training: it has no {_IDENTITY}")
         path.write_text(to_json(identity), encoding="utf-8")
         return
     before, now = _flatten(read_json_object(path)), _flatten(identity)

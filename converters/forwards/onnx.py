@@ -5,6 +5,7 @@ N = B·T, or [M, H] where M of them are chosen, so that a linear layer is one Ge
 own [outputs, inputs] bytes.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -229,12 +230,14 @@ def see(p: Pass, attention_mask: str) -> Pass:
 
     def turns(column: str, base: float) -> tuple[str, str]:
         """Cosines and sines of column · base^(−2i / d): [rows, 1] -> [rows, d / 2]."""
-        # In float64: an angle in float32 is off by 5e-4 at position 8,191, as it is in transformers' classes.
+        # In float64: an angle in float32 is off by 4e-4 at position 8,191, as it is in transformers' ModernBERT.
         pairs = g.node(scope, "Range", [number("place", 0.0), number("pairs", d / 2), number("place", 1.0)])
         exponents = g.node(scope, "Mul", [pairs, number("exponent", -2 / d)])
         frequencies = g.node(scope, "Pow", [number("base", base), exponents])  # [d / 2]
         angle = g.node(scope, "Mul", [column, frequencies])
-        cos, sin = (g.node(scope, "Cast", [g.node(scope, turn, [angle])], to=FLOAT) for turn in ("Cos", "Sin"))
+        # cos x = sin (x + π / 2): ONNX Runtime 1.17 has no cosine of float64.
+        ahead = g.node(scope, "Add", [angle, g.constant("quarter", DOUBLE, math.pi / 2)])
+        cos, sin = (g.node(scope, "Cast", [g.node(scope, "Sin", [x])], to=FLOAT) for x in (ahead, angle))
         return cos, sin
 
     for base in p.spec.rotary_bases:
@@ -540,7 +543,12 @@ def linear_of_rows(p: Pass, layer: Linear, x: str) -> str:
 def layer_norm(p: Pass, norm: Norm, x: str) -> str:
     """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
     g = p.graph
-    inputs = [x, g.weight(norm.weight), *([g.weight(norm.bias)] if norm.bias else [])]
+    if norm.bias:
+        offset = g.weight(norm.bias)
+    else:  # an offset may be left out, but ONNX Runtime 1.17 reads one where it fuses
+        size = g.constant(f"shape.{norm.size}", INT64, [norm.size])
+        offset = g.node(norm.name, "Expand", [g.constant("nothing", FLOAT, 0.0), size])
+    inputs = [x, g.weight(norm.weight), offset]
     return g.node(norm.name, "LayerNormalization", inputs, axis=-1, epsilon=norm.epsilon)
 
 

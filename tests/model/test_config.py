@@ -26,8 +26,9 @@ def faults_of(config: dict) -> list[str]:
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_reads_every_family(model_type):
     config = EncoderConfig.from_dict(small_config(model_type))
-    assert (config.model_type, config.hidden_size, config.head_size) == (model_type, 32, 8)
-    assert config.embedding_size == (16 if model_type in ("albert", "electra") else 32)
+    width = 24 if model_type == "modernbert" else 32
+    assert (config.model_type, config.hidden_size, config.head_size) == (model_type, width, width // 4)
+    assert config.embedding_size == (16 if model_type in ("albert", "electra", "roformer") else width)
 
 
 def test_silent_fields_get_the_published_defaults():
@@ -44,6 +45,48 @@ def test_silent_fields_get_the_published_defaults():
     config = EncoderConfig.from_dict(silent)
     assert (config.activation, config.embedding_size) == ("gelu_tanh", 128)
     assert (config.num_hidden_groups, config.inner_group_num) == (1, 1)
+
+
+def test_roformers_embeddings_are_as_wide_as_its_layers_where_the_width_is_null():
+    config = EncoderConfig.from_dict(small_config("roformer", embedding_size=None, rotary_value=True))
+    assert (config.embedding_size, config.layers.rotary_value) == (32, True)
+    assert (config.layers.rope_theta(2), config.layers.window(2)) == (10_000, None)
+    assert faults_of(small_config("roformer", rotary_value="yes", num_attention_heads=32)) == [
+        "hidden_size: expected an even number for each of 32 heads; found 1",
+        "rotary_value: expected true or false; found 'yes'",
+    ]
+
+
+def test_modernberts_layers():
+    """What transformers' ModernBertConfig assumes where a file is silent."""
+    silent = small_config("modernbert")
+    for key in ("norm_eps", "hidden_activation", "local_attention", "global_attn_every_n_layers", "type_vocab_size"):
+        silent.pop(key)
+    config = EncoderConfig.from_dict(silent)
+    layers = config.layers
+    assert (config.activation, config.layer_norm_eps, config.head_activation) == ("gelu_erf", 1e-5, "gelu_erf")
+    assert [layers.window(number) for number in range(4)] == [None, 64, 64, None]
+    assert [layers.rope_theta(number) for number in range(4)] == [160_000, 10_000, 10_000, 160_000]
+    biases = (layers.attention_bias, layers.mlp_bias, layers.norm_bias, layers.classifier_bias, layers.decoder_bias)
+    assert biases == (False, False, False, False, True)
+    one_base = EncoderConfig.from_dict({**silent, "local_rope_theta": None, "hidden_act": "relu"})
+    assert (one_base.layers.rope_theta(1), one_base.activation) == (160_000, "gelu_erf")
+
+
+def test_modernberts_faults_are_told_at_once():
+    changes = {
+        "hidden_activation": "silu",
+        "norm_eps": 0,
+        "rope_scaling": {"type": "yarn"},
+        "global_rope_theta": -1,
+        "local_rope_theta": "wide",
+        "classifier_activation": "tanh",
+        "classifier_pooling": "max",
+        "norm_bias": 1,
+        "global_attn_every_n_layers": 0,
+        "local_attention": 1.5,
+    }
+    assert [fault.partition(":")[0] for fault in faults_of(small_config("modernbert", **changes))] == list(changes)
 
 
 def test_positions_counted_past_padding_hold_fewer_tokens():

@@ -76,7 +76,7 @@ def test_transformers_finds_every_key_and_no_other(variant, tmp_path):
     checkpoint = Checkpoint.open(write_variant(tmp_path / "checkpoint", variant, pooler=True))
     artifact = export_artifact(checkpoint, "pytorch", tmp_path / "pytorch")
     class_name = checkpoint.published_config()["architectures"][0]
-    auto_class = getattr(transformers, f"AutoModelFor{class_name.partition('For')[2]}")
+    auto_class = getattr(transformers, f"AutoModelFor{class_name.rpartition('For')[2]}")
     model, report = auto_class.from_pretrained(artifact, output_loading_info=True)
     assert {kind: list(keys) for kind, keys in report.items() if keys} == {}
     assert type(model).__name__ == class_name

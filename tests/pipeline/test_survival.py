@@ -170,7 +170,7 @@ def test_disk_that_fills_up_on_the_way(checkpoint, tmp_path, capsys, monkeypatch
 @pytest.mark.parametrize(
     ("fate", "says"),
     [
-        ("os.kill(os.getpid(), signal.SIGKILL)", "killed (signal 9), most likely for want of memory"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "killed (signal 9): most likely out of memory"),
         ("resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)); bytearray(1 << 31)", "out of memory"),
     ],
 )

@@ -2,13 +2,23 @@
 
 import json
 import random
+from functools import partial
 from pathlib import Path
 
 import pytest
 import tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, RobertaTokenizerFast, XLMRobertaTokenizerFast
 
-from tests.checkpoints import TOKENIZERS, byte_tokenizer, small_config, unigram_tokenizer, write_json, write_tokenizer
+from tests.checkpoints import (
+    MODERN_SETTINGS,
+    TOKENIZERS,
+    byte_tokenizer,
+    modern_tokenizer,
+    small_config,
+    unigram_tokenizer,
+    write_json,
+    write_tokenizer,
+)
 from tests.reading.tokenizer_folders import make_texts, pairs
 from yizhi.errors import InputError
 from yizhi.reading.auto_tokenizer import read_tokenizer
@@ -27,7 +37,11 @@ TEXTS = [
     *("▁中国▁", "Ġhello", "e\u0301", "👨‍👩‍👧", "<mask> 是", ""),
 ]
 # Family -> the class that saves its folder
-CLASSES = {"xlm-roberta": XLMRobertaTokenizerFast, "roberta": RobertaTokenizerFast}
+CLASSES = {
+    "xlm-roberta": XLMRobertaTokenizerFast,
+    "roberta": RobertaTokenizerFast,
+    "modernbert": partial(PreTrainedTokenizerFast, **MODERN_SETTINGS),
+}
 
 
 def write_config(folder: Path, model_type: str = "bert", **changes) -> None:
@@ -73,6 +87,7 @@ def test_ids_are_those_of_transformers(folder):
     compare(folder, [*TEXTS, *make_texts("other", 60)])
 
 
+@pytest.mark.parametrize("family", ["xlm-roberta", "roberta"], indirect=True)
 @pytest.mark.parametrize("left", [("tokenizer.json",), ("tokenizer.json", "special_tokens_map.json")])
 def test_the_class_follows_from_the_model_where_no_file_names_it(folder, left):
     """xlm-roberta-base and roberta-base have no more than this on the hub."""
@@ -99,15 +114,17 @@ def test_an_artifact_is_read_as_its_checkpoint(folder, tmp_path):
     ] * 2
 
 
-def test_a_pair_has_the_frame_of_the_post_processor(folder):
+def test_a_pair_has_the_frame_of_the_post_processor(folder, family):
     tokenizer = Tokenizer(read_tokenizer(folder), 64)
     (row,) = tokenizer.tokenize([("北</s>京", "中国")])
     first, second = row.parts
-    assert row.ids[[0, first.stop, first.stop + 1, -1]].tolist() == [0, 2, 2, 2]
-    assert (first.start, second.start, second.stop) == (1, first.stop + 2, len(row.ids) - 1)
+    between = {"modernbert": 1}.get(family, 2)
+    special = [0, *range(first.stop, first.stop + between), -1]
+    assert row.ids[special].tolist() == [tokenizer.cls_id, *[tokenizer.sep_id] * (between + 1)]
+    assert (first.start, second.start, second.stop) == (1, first.stop + between, len(row.ids) - 1)
     assert not row.types.any()
     (empty,) = tokenizer.tokenize([("北京", "")])
-    assert [part.stop - part.start for part in empty.parts] == [len(empty.ids) - 4, 0]
+    assert [part.stop - part.start for part in empty.parts] == [len(empty.ids) - between - 2, 0]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -127,25 +144,15 @@ def test_a_long_pair_is_cut_as_by_transformers(folder, side):
         assert len(window.ids) <= 24
 
 
-def test_byte_fallback_and_a_vocabulary_of_modernberts_kind(tmp_path):
-    """`PreTrainedTokenizerFast` over bytes with [CLS] and [SEP], and no types in `model_input_names`."""
-    made = byte_tokenizer()
-    names = {name: f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
-    made.add_special_tokens([tokenizers.AddedToken(token, lstrip=token == "[MASK]") for token in names.values()])
-    ids = [(token, made.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
-    made.normalizer = tokenizers.normalizers.NFC()
-    made.post_processor = tokenizers.processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ids
-    )
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=made,
-        model_input_names=["input_ids", "attention_mask"],
-        **{f"{name}_token": token for name, token in names.items()},
-    )
+def test_types_are_those_that_the_class_gives(tmp_path):
+    """ModernBERT's frame says type 1 of a second text, and its class gives no types."""
     write_config(tmp_path, "modernbert")
-    wrapped.save_pretrained(tmp_path)
-    compare(tmp_path, [*TEXTS, "北京[MASK]国", *make_texts("modern", 30)])
+    write_tokenizer(tmp_path, modern_tokenizer(), "PreTrainedTokenizerFast")
     assert read_tokenizer(tmp_path).frame.second_type == 0
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    write_json(tmp_path / "tokenizer_config.json", settings | {"model_input_names": ["input_ids", "token_type_ids"]})
+    assert read_tokenizer(tmp_path).frame.second_type == 1
+    compare(tmp_path, TEXTS)
 
 
 def test_random_texts(tmp_path, family):
@@ -191,6 +198,18 @@ def alter(folder: Path, **changes) -> None:
         ({"pre_tokenizer": {"type": "Jieba"}}, "tokenizer.json: pre_tokenizer: expected one of BertPreTokenizer, "),
         ({"pre_tokenizer": 3}, "tokenizer.json: pre_tokenizer: expected an object; found 3"),
         ({"post_processor": None}, "tokenizer.json: post_processor: expected one special token before a text"),
+        (
+            {
+                "post_processor": {
+                    "type": "RobertaProcessing",
+                    "sep": ["</s>", 2],
+                    "cls": ["<s>", 9999],
+                    "trim_offsets": True,
+                    "add_prefix_space": False,
+                }
+            },
+            "tokenizer.json: post_processor: the ids [9999] are of no token",
+        ),
         ({"model": {"dropout": 0.1}}, "tokenizer.json: model: dropout: expected none; found 0.1"),
     ],
 )
@@ -231,5 +250,29 @@ def test_a_vocabulary_of_another_size(tmp_path, family):
     assert found.find_misfit(size) == []
     assert found.find_misfit(size - 1) == [
         f"vocabulary: expected {size - 1} tokens (config.json vocab_size); found {size}: "
-        f"'<mask>' ({size - 1}) have no row in the embeddings"
+        f"{'[MASK]' if family == 'modernbert' else '<mask>'!r} ({size - 1}) have no row in the embeddings"
     ]
+
+
+def test_what_transformers_5_saves(tmp_path, family):
+    """`extra_special_tokens` as a list, which version 4 cannot read; `tokenizer.json` is then version 5's own."""
+    make, name = TOKENIZERS[family]
+    write_config(tmp_path, family)
+    write_tokenizer(tmp_path, make(), name, backend="tokenizers", is_local=True, extra_special_tokens=["[E1]"])
+    found = read_tokenizer(tmp_path)
+    assert found.tokenizer.encode("北[E1]").ids[-2] == make().get_vocab_size()
+    assert found.more_special == ("[E1]",)
+    assert found.notes == () or "normalizer" in found.notes[0]
+
+
+def test_padding_that_positions_are_not_counted_from(tmp_path):
+    """RoBERTa's positions pass over the padding's id, so another id would move every position."""
+    write_config(tmp_path, "xlm-roberta")
+    write_tokenizer(tmp_path, unigram_tokenizer(), "XLMRobertaTokenizer")
+    found = read_tokenizer(tmp_path)
+    size = len(found.vocab)
+    assert found.find_misfit(size, padding=1) == []
+    assert found.find_misfit(size, padding=0) == [
+        "pad_token: expected the id 0 (config.json pad_token_id); found <pad> (1)"
+    ]
+    assert len(found.find_misfit(size - 1, padding=0)) == 2

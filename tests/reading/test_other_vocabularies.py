@@ -1,11 +1,14 @@
 """SentencePiece models and merges: alone they make the tokenizer, beside tokenizer.json they agree."""
 
+import base64
 import io
 import json
+import random
 from pathlib import Path
 
 import pytest
 import sentencepiece
+import tokenizers
 from transformers import RobertaTokenizerFast, XLMRobertaTokenizerFast
 
 from tests.checkpoints import byte_tokenizer, small_config, write_json
@@ -13,7 +16,9 @@ from tests.reading.test_other_tokenizers import TEXTS, compare
 from tests.reading.tokenizer_folders import make_texts
 from yizhi.errors import InputError
 from yizhi.reading.auto_tokenizer import check_beside, read_tokenizer
+from yizhi.reading.charsmap import find_damage
 from yizhi.reading.sentences import CHINESE, ENGLISH
+from yizhi.storage.protobuf import fields_of
 
 
 @pytest.fixture(scope="session")
@@ -139,3 +144,54 @@ def test_vocab_txt_beside_a_tokenizer_json(make_checkpoint):
     ]
     (folder / "merges.txt").write_text("")
     assert check_beside(folder, read_tokenizer(folder))[0] == "merges.txt: is of BPE; the tokenizer is WordPiece"
+
+
+# --- the precompiled normaliser, at which a damaged one would end the process ---------------------
+
+
+def charsmap_of(model: bytes) -> bytes:
+    (normalizer,) = fields_of(model)[3]
+    return fields_of(normalizer)[2][0]
+
+
+@pytest.mark.parametrize("rule", ["nmt_nfkc", "nfkc_cf"])
+def test_published_normalisers_are_whole(rule):
+    assert find_damage(charsmap_of(train(normalization_rule_name=rule))) is None
+
+
+@pytest.mark.parametrize(
+    ("damaged", "says"),
+    [
+        (b"", "expected a trie of at most 0 B; found 0"),
+        (b"\xff\xff\xff\x7f12345", "expected a trie of at most 5 B"),
+        (b"\x04\0\0\0\0\0\0\0", "its trie points past its end"),
+        (b"\x04\0\0\0\0\0\0\0\xff", "its texts are not UTF-8"),
+    ],
+)
+def test_damaged_normalisers_are_named(folder, damaged, says):
+    assert says in find_damage(damaged)
+    XLMRobertaTokenizerFast.from_pretrained(folder).save_pretrained(folder)
+    saved = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    saved["normalizer"]["normalizers"][0]["precompiled_charsmap"] = base64.b64encode(damaged).decode()
+    write_json(folder / "tokenizer.json", saved)
+    (fault,) = faults_of(folder)
+    assert fault.startswith("tokenizer.json: normalizer: precompiled_charsmap: ")
+
+
+def test_no_damage_ends_the_process(model):
+    """Bytes changed at random: what is found whole normalizes any text."""
+    charsmap, chance = charsmap_of(model), random.Random(0)
+    texts = [*TEXTS, *make_texts("damage", 60)]
+    whole = 0
+    for _ in range(20):
+        changed = bytearray(charsmap)
+        for _ in range(chance.choice([1, 2, 40])):
+            changed[chance.choice([chance.randrange(4, len(changed)), chance.randrange(4, 2000)])] = chance.randrange(
+                256
+            )
+        if find_damage(bytes(changed)) is None:
+            whole += 1
+            normalizer = tokenizers.normalizers.Precompiled(bytes(changed))
+            for text in texts:
+                normalizer.normalize_str(text)
+    assert whole

@@ -8,14 +8,17 @@ import onnxruntime
 import pytest
 
 from tests.agreement import padded_batch
-from tests.artifacts import EVERY_TARGET
+from tests.artifacts import EVERY_TARGET, export_artifact
 from yizhi.converters.targets import TARGETS
 from yizhi.errors import InputError
 from yizhi.model.spec import SENTENCE_EMBEDDING, Pooling
 from yizhi.parity import oracle
 from yizhi.parity.golden import Golden
 from yizhi.parity.judge import verify
+from yizhi.parity.numbers import summarize
+from yizhi.parity.weights import audit, digest_tensors
 from yizhi.reading.checkpoint import Checkpoint
+from yizhi.release.artifact import Artifact
 from yizhi.runtimes import Embedder
 
 TEXTS = ["北京是中国的首都。", "你", ("这个酒店", "服务很好！"), "Hello world, hello"]
@@ -184,8 +187,9 @@ def test_vectors_are_cut_and_normalized_as_is_asked(open_artifact, own):
         expected = np.stack(states)[:, :size]
         expected = expected / np.linalg.norm(expected, axis=1, keepdims=True) if normalizes else expected
         np.testing.assert_allclose(found, expected, atol=1e-6, rtol=1e-5)
-    with pytest.raises(InputError, match="dimensions: expected 1"):
-        Embedder(runtime, dimensions=33)
+    for size in (0, 33):
+        with pytest.raises(InputError, match="dimensions: expected 1"):
+            Embedder(runtime, dimensions=size)
 
 
 def test_a_dense_module_is_not_left_out_in_silence(open_artifact):
@@ -195,6 +199,19 @@ def test_a_dense_module_is_not_left_out_in_silence(open_artifact):
     with pytest.raises(InputError, match="its Dense is missing"):
         Embedder(runtime, normalize=False)
     assert Embedder(runtime, pooling="cls").size == 32
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino-int8", "pytorch"])
+def test_a_dense_modules_own_file_is_audited(make_checkpoint, tmp_path, target):
+    """Our runtime of a graph does not read it; sentence-transformers does."""
+    with Checkpoint.open(make_checkpoint("albert-dense")) as checkpoint:
+        artifact = Artifact.read(export_artifact(checkpoint, target, tmp_path / target))
+        expected, sums = digest_tensors(checkpoint), summarize(checkpoint)
+    assert audit(artifact, expected, sums)[1] == []
+    path = artifact.folder / "2_Dense" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    (fault,) = audit(artifact, expected, sums)[1]
+    assert "sentence.dense.0.linear." in fault
 
 
 def test_without_it_nothing_changes(open_artifact):

@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
         commands,
         "pretrain",
         run,
-        "train a checkpoint's masked-language-model head on, on your own text",
+        "continue pretraining a checkpoint on your own text",
         "Keep pretraining on plain text: a sentence or a paragraph on each line, an empty line between documents.\n"
         "The result is a checkpoint that `yizhi export` takes. The same command again goes on where an interrupted\n"
         "one was.\n\n"

@@ -266,8 +266,9 @@ def measure_answers(before: Side, after: Side, texts: Sequence[str] = ()) -> Mov
         if before.task == after.task and before.task in (FILL_MASK, SEQUENCE, TOKENS, ANSWER):
             asked = questions_of(before.task, taken, a, b)
             found |= _compare_best(ask(one, a, asked), ask(other, b, asked)) if asked else {}
-        if one.config.hidden_size == other.config.hidden_size:
-            found |= _compare_vectors(Embedder(one, a)(taken), Embedder(other, b)(taken))
+        first, second = Embedder(one, a), Embedder(other, b)
+        if first.size == second.size:
+            found |= _compare_vectors(first(taken), second(taken))
         return Moved(ran, len(taken), **found)
 
 

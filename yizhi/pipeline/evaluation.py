@@ -75,7 +75,7 @@ class Demand:
         best = found.best
         score, expected = found.scores[best], reference.scores[best]
         if expected <= 0:
-            faults = [f"{REFERENCE} has {best} {expected:.4f}, which nothing can be held to"]
+            faults = [f"{REFERENCE} has {best} {expected:.4f}: no share of it can be required"]
             return None, faults if self.minimum else []
         relative = score / expected
         if self.minimum is None or relative >= self.minimum:

@@ -183,7 +183,7 @@ def _attend(process: subprocess.Popen[str], request: str, pace: Path, moved: Tel
 def _explain_death(code: int, said: str) -> str:
     last = [line for line in said.splitlines() if line.strip()][-12:]
     if code == -9:
-        why = "killed (signal 9), most likely for want of memory"
+        why = "killed (signal 9): most likely out of memory"
     elif code < 0:
         why = f"killed by signal {-code}"
     else:

@@ -79,7 +79,7 @@ def read_tokenizer(folder: Path, vocab: Path | None = None) -> TextTokenizer:
         faults = _find_missing(reading)
         if faults:
             raise InputError(folder, faults)
-    _check_agreement(folder, readings)
+    _check_agreement(folder, sources, readings)
     return _conclude(folder, sources, readings[0])
 
 
@@ -101,7 +101,7 @@ def check_beside(folder: Path, text: TextTokenizer, ignored: Collection[str] = (
     passed_over = partial(is_ignored, ignored=ignored)
     space = describe_parts(text.plain)["pre_tokenizer"] or {}
     faults = []
-    if is_json or kind_of(text.tokenizer) == WORDPIECE:
+    if is_json or kind_of(text.tokenizer) == WORDPIECE:  # else it is what was read
         faults += find_disagreements(folder, text.tokenizer, bool(space.get("add_prefix_space")), passed_over)
     if is_json and (folder / VOCAB).exists() and not passed_over(VOCAB):
         lines = collect_faults(faults, lambda: read_vocab(folder / VOCAB))
@@ -109,7 +109,7 @@ def check_beside(folder: Path, text: TextTokenizer, ignored: Collection[str] = (
     return faults
 
 
-def _check_agreement(folder: Path, readings: Sequence[Reading]) -> None:
+def _check_agreement(folder: Path, sources: TokenizerSources, readings: Sequence[Reading]) -> None:
     """Raise InputError where two readings would give some text other ids, or sought tokens that are not found."""
     if len(readings) < 2:
         return
@@ -123,6 +123,11 @@ def _check_agreement(folder: Path, readings: Sequence[Reading]) -> None:
         if tokens[0] != tokens[1]:
             lines.append(f"of {show(probe)} version 4 makes {tokens[0]}; version 5 {tokens[1]}")
             break
+    if sources.kind.takes_json:
+        lines.append(
+            f"to have one answer, set add_prefix_space in {SETTINGS} to what {TOKENIZER} says, or save it again"
+        )
+        raise InputError(folder, lines)
     lines.append(
         f"to take {TOKENIZER} as it is, set tokenizer_class to PreTrainedTokenizerFast in {SETTINGS}; to take "
         f"BERT's own rules, remove {TOKENIZER} and keep vocab.txt; or save the tokenizer again with the version that "
@@ -164,6 +169,9 @@ def _conclude(folder: Path, sources: TokenizerSources, reading: Reading) -> Text
     settings = sources.settings
     frame = find_frame(tokenizer)
     faults = _find_lost(reading)
+    stray = [index for index in frame.ids if tokenizer.id_to_token(index) is None] if frame else []
+    if stray:
+        faults.append(f"{TOKENIZER}: post_processor: the ids {show(stray)} are of no token")
     if sources.kind.takes_json:
         if frame is None:
             found = describe_parts(tokenizer)["post_processor"]

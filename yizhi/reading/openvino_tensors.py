@@ -8,8 +8,7 @@ from xml.etree import ElementTree
 
 from yizhi.errors import InputError, show
 from yizhi.model.layout import OPENVINO_WEIGHTS
-from yizhi.model.rotary import is_table_name
-from yizhi.reading.rotary_tables import find_wrong_table
+from yizhi.model.rotary import find_wrong_table, is_table_name
 from yizhi.reading.safetensors_file import ITEM_SIZES, MAX_RANK
 from yizhi.reading.stored_tensors import TensorPlace
 
@@ -35,7 +34,7 @@ def read_openvino(folder: Path) -> list[TensorPlace]:
             continue
         for constant in constants:
             if is_table_name(constant.name):
-                faults += [f"{path.name}: {fault}" for fault in find_wrong_table(constant, constant.name)]
+                faults += [f"{path.name}: {fault}" for fault in find_wrong_table(constant.name, constant.array())]
             elif not _OWN.fullmatch(constant.name):
                 found.append(constant)
             elif math.prod(constant.shape) > _MOST_OF_ITS_OWN:

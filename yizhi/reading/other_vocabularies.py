@@ -10,6 +10,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from yizhi.errors import InputError, show
+from yizhi.reading.charsmap import find_damage
 from yizhi.reading.tokenizer_json import BPE, UNIGRAM, WORDPIECE, kind_of, unreachable
 from yizhi.storage.protobuf import fields_of, integer, message_of
 
@@ -55,8 +56,10 @@ def read_sentencepiece(path: Path) -> Tokenizer:
         faults.append("byte_fallback: the library would make <unk> of what the model makes bytes of")
     if integer(trainer, _SUFFIX_SPACE) or normalizer.get(_DUMMY_PREFIX, [1])[-1] != 1:
         faults.append("expected a space before the first word of a text, as XLM-R's has")
-    if faults:
-        raise InputError(path, [*faults, _INSTEAD])
+    charsmap = message_of(normalizer.get(_CHARSMAP, [b""])[-1])
+    damage = find_damage(charsmap) if charsmap else None
+    if faults or damage:
+        raise InputError(path, [damage] if damage else [*faults, _INSTEAD])
     scored = [*((token, 0.0) for token in _BEFORE), *pieces[3:], (_MASK, 0.0)]
     made = Tokenizer(models.Unigram(scored, _BEFORE.index("<unk>"), byte_fallback=False))
     kinds = zip(pieces, types, strict=True)
@@ -67,7 +70,6 @@ def read_sentencepiece(path: Path) -> Tokenizer:
             if kind in (_CONTROL, _USER_DEFINED)
         ]
     )
-    charsmap = message_of(normalizer.get(_CHARSMAP, [b""])[-1])
     made.normalizer = normalizers.Sequence(
         [
             *([normalizers.Precompiled(charsmap)] if charsmap else []),

@@ -1,5 +1,6 @@
 """sentence-transformers' Dense modules: linear layers with activations after pooling, each in its own folder."""
 
+import re
 from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
@@ -17,19 +18,24 @@ from yizhi.storage.json_files import read_json_object
 # The library's classes, below `torch.nn`, made without arguments.
 ACTIVATIONS = {"Tanh": "tanh", "Identity": "identity", "ReLU": "relu", "GELU": "gelu_erf", "SiLU": "silu"}
 PICKLE = "pytorch_model.bin"
+DENSE = "sentence.dense"
 # The one tensor of a Dense that keeps the first numbers of a vector: rows of the identity.
 KEPT = "linear.weight"
+# Where an artifact has them: the module's number in `modules.json` goes first.
+_PLACE = re.compile("([0-9]{1,4})_Dense")
 _KEYS = ("in_features", "out_features", "bias", "activation_function", "module_input_name", "module_output_name")
 
 
 def dense_name(number: int) -> str:
     """How the canonical names of a Dense module's parameters begin; `linear.weight` and `linear.bias` follow."""
-    return f"sentence.dense.{number}"
+    return f"{DENSE}.{number}"
 
 
 def find_dense_weights(folder: Path) -> list[Path]:
     """The weights of the Dense modules of an artifact, in their order."""
-    return sorted(folder.glob(f"*_Dense/{WEIGHTS}"), key=lambda path: int(path.parent.name.partition("_")[0]))
+    found = {path: _PLACE.fullmatch(path.parent.name) for path in folder.glob(f"*_Dense/{WEIGHTS}")}
+    numbers = {path: int(place[1]) for path, place in found.items() if place}
+    return sorted(numbers, key=numbers.__getitem__)
 
 
 def read_dense(folder: Path, place: str, number: int, faults: list[str]) -> Dense | None:

@@ -100,8 +100,12 @@ def read_sentence_settings(
     read = [MODULES, pooling_file, *dense_files, *([settings_file] if settings_file else [])]
     files = (*read, *([PROMPTS] if prompts else []))
     kept = weights[: len(pooling.dense)]
-    places = [place for kind, place in modules if kind == "Dense"]
-    pickles = [place for place in places if f"{place}/{WEIGHTS}" not in weights and (folder / place / PICKLE).exists()]
+    places = [Path(place) for kind, place in modules if kind == "Dense"]
+    pickles = [
+        place.as_posix()
+        for place in places
+        if (folder / place / PICKLE).exists() and not (folder / place / WEIGHTS).exists()
+    ]
     length = settings.get("max_seq_length")
     return SentenceSettings(pooling, length, named, kept, tuple(pickles), files, tuple(notes))
 
@@ -218,7 +222,7 @@ def _read_mode(folder: Path, name: str, faults: list[str]) -> str:
     if modes is None:
         modes = [mode for key, mode in _OLD_KEYS.items() if config.get(key)]
     modes = [modes] if isinstance(modes, str) else modes
-    if not isinstance(modes, list | tuple) or len(modes) != 1 or modes[0] not in _OURS:
+    if not isinstance(modes, list) or len(modes) != 1 or modes[0] not in list(_OURS):
         faults.append(f"{name}: pooling: expected one of {', '.join(_OURS)}; found {show(modes)}")
         return VECTOR_POOLINGS[0]
     if config.get("include_prompt") is False:

@@ -42,6 +42,7 @@ _GENERIC = TokenizerClass(takes_json=True)
 CLASSES: Mapping[str, TokenizerClass] = MappingProxyType(
     {
         **{f"{family}Tokenizer{suffix}": _BERT for family in ("Bert", "Electra") for suffix in ("", "Fast")},
+        "ErnieTokenizer": _BERT,  # PaddleNLP's name
         **{f"RoFormerTokenizer{suffix}": _ROFORMER for suffix in ("", "Fast")},
         **{f"XLMRobertaTokenizer{suffix}": _fairseq() for suffix in ("", "Fast")},
         **{f"RobertaTokenizer{suffix}": _fairseq(normalized=False) for suffix in ("", "Fast")},

@@ -29,6 +29,11 @@ class Frame:
     between: tuple[int, ...] | None
     second_type: int
 
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Every special token in it."""
+        return self.before, self.after, *(self.between or ())
+
 
 def find_frame(tokenizer: Tokenizer) -> Frame | None:
     """What a tokenizer puts around texts; None unless it is one token before and one after, around pairs too."""
@@ -121,7 +126,8 @@ class TextTokenizer:
         size = len(self.vocab)
         if padding not in (None, self.pad_id):
             named = self.special["pad_token"]
-            return [f"pad_token: expected the id {padding} (config.json pad_token_id); found {named} ({self.pad_id})"]
+            faults = [f"pad_token: expected the id {padding} (config.json pad_token_id); found {named} ({self.pad_id})"]
+            return faults + self.find_misfit(rows)
         if size == rows or (size < rows < size + 128 and rows % 8 == 0):
             return []
         expected = f"expected {rows} tokens (config.json vocab_size); found {size}"

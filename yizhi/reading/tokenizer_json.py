@@ -1,12 +1,14 @@
 """`tokenizer.json`: what is in it, and its text; the library's own writer prints where a WordPiece id has no token."""
 
 import json
+from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
 
 from yizhi.errors import show
+from yizhi.reading.charsmap import find_damage
 
 WORDPIECE, UNIGRAM, BPE = "WordPiece", "Unigram", "BPE"
 MODELS = (WORDPIECE, UNIGRAM, BPE)
@@ -72,8 +74,8 @@ def members(part: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
         yield from members(member)
 
 
-def find_unknown_kinds(saved: Mapping[str, Any]) -> list[str]:
-    """Which parts of a `tokenizer.json`, as it was read, are of kinds that the installed library does not have."""
+def find_unusable_parts(saved: Mapping[str, Any]) -> list[str]:
+    """Which parts of a `tokenizer.json`, as read, are damaged, or of kinds that the installed library does not have."""
     faults = []
     for name, (module, base) in _PARTS.items():
         part = saved.get(name)
@@ -88,7 +90,17 @@ def find_unknown_kinds(saved: Mapping[str, Any]) -> list[str]:
             continue
         unknown = [kind for kind in kinds if kind not in known]
         faults += [f"{name}: expected one of {', '.join(known)}; found {show(kind)}" for kind in unknown]
+        faults += [f"{name}: {fault}" for member in members(part) if (fault := _find_damage(member))]
     return faults
+
+
+def _find_damage(part: Mapping[str, Any]) -> str | None:
+    if part.get("type") != "Precompiled":
+        return None
+    try:
+        return find_damage(b64decode(part["precompiled_charsmap"], validate=True))
+    except (KeyError, TypeError, ValueError):
+        return f"precompiled_charsmap: expected base64; found {show(part.get('precompiled_charsmap'))}"
 
 
 def complete_vocabulary(whole: dict[str, Any]) -> Tokenizer:

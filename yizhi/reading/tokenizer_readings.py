@@ -44,9 +44,11 @@ class Reading:
 
 def reads_alike(sources: TokenizerSources, readings: Sequence[Reading]) -> bool:
     """Whether there is no need to read as version 5: another class counts, or `tokenizer.json` and the same tokens."""
+    if not readings:
+        return False
     if sources.kind.rebuilt:
         return True
-    if not sources.kind.takes_json or not readings or _prefix_space(sources) is not None:
+    if not sources.kind.takes_json or _prefix_space(sources) is not None:
         return False
     four, five = (repr(_special_tokens(sources, version)) for version in (4, 5))  # tokens compare without their flags
     return four == five

@@ -29,7 +29,7 @@ from yizhi.reading.tokenizer_json import (
     UNIGRAM,
     WORDPIECE,
     describe_parts,
-    find_unknown_kinds,
+    find_unusable_parts,
     kind_of,
     members,
     serialize,
@@ -91,7 +91,7 @@ def read_sources(folder: Path, vocab: Path | None = None) -> TokenizerSources:
     ]
     notes: list[str] = []
     name = _class_of(folder, settings, faults, given=vocab is not None)
-    kind = CLASSES.get(name, CLASSES[class_of_model(None)])
+    kind = CLASSES[name]
     found = None
     if vocab is None and (folder / TOKENIZER).exists():
         found = collect_faults(faults, lambda: _read_saved(folder / TOKENIZER, kind))
@@ -234,7 +234,7 @@ def _is_id(value: object) -> bool:
 def _read_saved(path: Path, kind: TokenizerClass) -> tuple[dict[str, Any], Tokenizer]:
     """`tokenizer.json` as the library understands it. Raises InputError, naming each part that cannot be used."""
     content = read_json_object(path)
-    faults = find_unknown_kinds(content)
+    faults = find_unusable_parts(content)
     if faults:
         raise InputError(path, faults)
     try:
@@ -274,8 +274,8 @@ def _check_model(kind: str, model: Mapping[str, Any]) -> list[str]:
         faults.append("model: its vocabulary is empty")
     elif kind == WORDPIECE and len(ids) * 2 < max(ids):
         faults.append(f"model: has the id {max(ids)}, but only {len(ids)} tokens")
-    elif kind == BPE and len(ids) <= max(ids):
-        faults.append(f"model: expected a token for each id to {max(ids)}; found {len(ids)} tokens")
+    elif kind == BPE and sorted(ids) != list(range(len(ids))):
+        faults.append(f"model: expected one token for each id to {max(ids)}; found {len(ids)} tokens")
     prefix = model.get("continuing_subword_prefix")
     if kind == WORDPIECE and prefix != "##":  # by which words are told apart where they are tagged
         faults.append(f"model: continuing_subword_prefix: expected '##'; found {show(prefix)}")
