@@ -52,8 +52,10 @@ def test_nothing_that_is_measured_is_trained_on(guide, tmp_path, capsys):
     guide.write_data(lines, [(line[:2], index) for index, line in enumerate(lines)], tmp_path)
     assert capsys.readouterr().out == "40 documents, 10 queries to search with\n"
     measured = {lines[row["relevant"]] for row in guide.read_rows(tmp_path / "queries.jsonl")}
-    for name in ("train.csv", "dev.csv"):
-        assert not any(line in (tmp_path / name).read_text(encoding="utf-8") for line in measured)
+    files = sorted(tmp_path.glob("*.csv"))
+    assert [path.name for path in files] == [f"{use}-{part}.csv" for use in guide.ALIKE for part in ("dev", "train")]
+    for path in files:
+        assert not any(line in path.read_text(encoding="utf-8") for line in measured)
 
 
 def test_search_and_score_count_what_was_found(guide, tmp_path, capsys):

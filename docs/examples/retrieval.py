@@ -14,8 +14,10 @@ import numpy as np
 
 # Of the passages, every so many is kept out of training: its queries are what is measured.
 EVERY = 4
-# Passages that training is told are wrong, for each query: those that share most characters with it, and others.
-ALIKE, OTHERS = 3, 1
+# Passages that training is told are wrong, for each query; and of these, how many share most characters with it. From
+# such passages a reranker learns that shared characters are wrong (docs/retrieval.md): its are all taken at random.
+WRONG = 4
+ALIKE = {"embedder": 3, "reranker": 0}
 # Queries to choose the best weights by.
 DEV = 60
 # Candidates of a query that the reranker reads.
@@ -50,21 +52,22 @@ def read_lines(paths: Iterable[Path]) -> tuple[list[str], list[tuple[str, int]]]
 def write_data(passages: Sequence[str], queries: Sequence[tuple[str, int]], out: Path) -> None:
     """documents.jsonl; queries.jsonl, of passages that training does not see; and pairs of both to train with."""
     out.mkdir(parents=True, exist_ok=True)
-    chosen = random.Random(0)
     write_rows(out / "documents.jsonl", ({"document": passage} for passage in passages))
     kept = [(query, index) for query, index in queries if index % EVERY == 0]
     write_rows(out / "queries.jsonl", ({"query": query, "relevant": index} for query, index in kept))
-    for name, rest in {"train.csv": (1, 2), "dev.csv": (3,)}.items():
-        rows = [["sentence1", "sentence2", "label"]]
-        asked = [(query, index) for query, index in queries if index % EVERY in rest]
-        for query, index in asked if name == "train.csv" else asked[:DEV]:
-            others = [other for other in range(len(passages)) if other != index and other % EVERY in rest]
-            rows.append([query, passages[index], "1"])
-            others.sort(key=lambda other: -len({*query} & {*passages[other]}))
-            wrong = others[:ALIKE] + chosen.sample(others[ALIKE:], OTHERS)
-            rows += [[query, passages[other], "0"] for other in wrong]
-        with open(out / name, "w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows(rows)
+    for use, alike in ALIKE.items():
+        chosen = random.Random(0)
+        for part, rest in {"train": (1, 2), "dev": (3,)}.items():
+            asked = [(query, index) for query, index in queries if index % EVERY in rest]
+            rows = [["sentence1", "sentence2", "label"]]
+            for query, index in asked if part == "train" else asked[:DEV]:
+                others = [other for other in range(len(passages)) if other != index and other % EVERY in rest]
+                if alike:
+                    others.sort(key=lambda other: -len({*query} & {*passages[other]}))
+                wrong = others[:alike] + chosen.sample(others[alike:], WRONG - alike)
+                rows += [[query, passages[index], "1"], *([query, passages[other], "0"] for other in wrong)]
+            with open(out / f"{use}-{part}.csv", "w", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerows(rows)
     print(f"{len(passages)} documents, {len(kept)} queries to search with")
 
 

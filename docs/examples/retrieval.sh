@@ -13,10 +13,11 @@ rm -rf "$work"
 python docs/examples/retrieval.py data "$work" "${passages[@]}"
 
 # An embedder, for the search, and a reranker, for what was found.
-train=(--train "$work/train.csv" --eval "$work/dev.csv" --max-length "${MAX_LENGTH:-64}" --batch-size 32 --threads 1)
-yizhi train-embeddings "$base" "${train[@]}" --epochs "${EPOCHS:-6}" --learning-rate "${RATE:-3e-4}" --out "$work/embedder"
-yizhi finetune "$base" --task classify --column sentence1 --pair-column sentence2 --label-column label "${train[@]}" \
-  --epochs "${EPOCHS:-6}" --learning-rate "${RATE:-3e-4}" --out "$work/reranker"
+how=(--max-length "${MAX_LENGTH:-64}" --batch-size 32 --epochs "${EPOCHS:-6}" --learning-rate "${RATE:-3e-4}" --threads 1)
+yizhi train-embeddings "$base" --train "$work/embedder-train.csv" --eval "$work/embedder-dev.csv" \
+  "${how[@]}" --out "$work/embedder"
+yizhi finetune "$base" --task classify --column sentence1 --pair-column sentence2 --label-column label \
+  --train "$work/reranker-train.csv" --eval "$work/reranker-dev.csv" "${how[@]}" --out "$work/reranker"
 yizhi export "$work/embedder" --out "$work/embedder-release" --pooling mean --normalize --target onnx --target onnx-int8
 yizhi export "$work/reranker" --out "$work/reranker-release" --target onnx --target onnx-int8
 

@@ -89,6 +89,13 @@ def test_modernberts_faults_are_told_at_once():
     assert [fault.partition(":")[0] for fault in faults_of(small_config("modernbert", **changes))] == list(changes)
 
 
+@pytest.mark.parametrize("base", [10**400, 1e-320, 0.5, 1e13, True])
+def test_rotary_bases_that_overflow(base):
+    assert [fault.partition(";")[0] for fault in faults_of(small_config("modernbert", global_rope_theta=base))] == [
+        "global_rope_theta: expected a number from 1 to 1000000000000"
+    ]
+
+
 def test_positions_counted_past_padding_hold_fewer_tokens():
     config = EncoderConfig.from_dict(small_config("roberta", max_position_embeddings=514))
     assert (config.padding_idx, config.longest) == (1, 512)

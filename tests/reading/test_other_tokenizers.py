@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, RobertaTokenize
 from tests.checkpoints import (
     MODERN_SETTINGS,
     TOKENIZERS,
+    VOCAB,
     byte_tokenizer,
     modern_tokenizer,
     small_config,
@@ -22,6 +23,7 @@ from tests.checkpoints import (
 from tests.reading.tokenizer_folders import make_texts, pairs
 from yizhi.errors import InputError
 from yizhi.reading.auto_tokenizer import read_tokenizer
+from yizhi.reading.tokenizer_json import try_out
 from yizhi.runtimes.tokenization import Tokenizer
 
 TEXTS = [
@@ -127,6 +129,16 @@ def test_a_pair_has_the_frame_of_the_post_processor(folder, family):
     assert [part.stop - part.start for part in empty.parts] == [len(empty.ids) - between - 2, 0]
 
 
+def test_each_text_is_found_after_a_cut(folder):
+    tokenizer = Tokenizer(read_tokenizer(folder), 24)
+    (whole,) = tokenizer.tokenize([("天地好快酒店服务" * 4, "北京的")])
+    for long, cut in (("truncate", 0), (2, 0), ("truncate", None)):
+        for row in tokenizer.fit(whole, long, cut=cut):
+            assert row.ids[row.parts[1]].tolist() == whole.ids[whole.parts[1]].tolist()
+            assert row.ids[row.parts[0].stop] == tokenizer.sep_id
+            assert row.parts[0].stop - row.parts[0].start < 24
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_long_pair_is_cut_as_by_transformers(folder, side):
     write_json(
@@ -190,6 +202,79 @@ def alter(folder: Path, **changes) -> None:
     write_json(folder / "tokenizer.json", saved)
 
 
+def _pair(first: str, second: str) -> list[dict]:
+    texts = [{"Sequence": {"id": text, "type_id": 0}} for text in (first, second)]
+    begin, end = ({"SpecialToken": {"id": token, "type_id": 0}} for token in ("<s>", "</s>"))
+    return [begin, texts[0], end, texts[1], end]
+
+
+_FRAME = {
+    "type": "TemplateProcessing",
+    "single": [*_pair("A", "B")[:2], _pair("A", "B")[-1]],
+    "pair": _pair("A", "B"),
+    "special_tokens": {token: {"id": token, "ids": [at], "tokens": [token]} for token, at in (("<s>", 0), ("</s>", 2))},
+}
+
+
+def test_a_panic_of_the_library_is_a_fault_of_the_file():
+    class PanicException(BaseException):
+        pass
+
+    def panic():
+        raise PanicException("chunk size must be non-zero\nat line 34")
+
+    with pytest.raises(ValueError, match=r"^chunk size must be non-zero$"):
+        try_out(panic)
+
+
+@pytest.mark.parametrize("types", [(0, 7, 0), (1, 0, 0), (0, 1, 1)])
+def test_types_that_no_row_has(tmp_path, types):
+    """Of a pair's first text, its second, and of a text alone."""
+    write_word_pieces(tmp_path, *types)
+    (fault,) = faults_of(tmp_path)
+    assert fault.startswith("tokenizer.json: post_processor: expected type 0, and 0 or 1 from a pair's second text on")
+
+
+@pytest.mark.parametrize("second", [0, 1])
+def test_word_pieces_with_a_frame_of_their_own_go_into_an_artifact(tmp_path, second):
+    """Type 0 for a pair is what the tokenizers library gives a template that says nothing; BertTokenizer gives 1."""
+    write_word_pieces(tmp_path / "source", 0, second, 0)
+    found = read_tokenizer(tmp_path / "source")
+    write_config(tmp_path / "artifact")
+    for file, text in found.files(64).items():
+        (tmp_path / "artifact" / file).write_text(text, encoding="utf-8")
+    again = read_tokenizer(tmp_path / "artifact")
+    assert (again.frame, again.frame.second_type) == (found.frame, second)
+    compare(tmp_path / "artifact", TEXTS)
+
+
+def write_word_pieces(folder: Path, first: int, second: int, alone: int) -> None:
+    made = tokenizers.Tokenizer(tokenizers.models.WordPiece({token: at for at, token in enumerate(VOCAB)}))
+    made.normalizer = tokenizers.normalizers.BertNormalizer()
+    made.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    made.post_processor = tokenizers.processors.TemplateProcessing(
+        single=f"[CLS]:{alone} $A:{alone} [SEP]:{alone}",
+        pair=f"[CLS]:{first} $A:{first} [SEP]:{first} $B:{second} [SEP]:{second}",
+        special_tokens=[(token, VOCAB.index(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    write_config(folder)
+    write_tokenizer(folder, made, "PreTrainedTokenizerFast", model_input_names=["input_ids", "token_type_ids"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"max_len": "x"}, "max_len: expected a number of tokens; found 'x'"),
+        ({"max_len": -3}, "max_len: expected a number of tokens; found -3"),
+        ({"pad_token": ""}, "pad_token: expected a token; found ''"),
+    ],
+)
+def test_settings_that_cannot_be_used(tmp_path, settings, says):
+    write_config(tmp_path, "roberta")
+    write_tokenizer(tmp_path, byte_tokenizer(), "RobertaTokenizer", **settings)
+    assert faults_of(tmp_path) == [f"tokenizer_config.json: {says}"]
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -211,6 +296,22 @@ def alter(folder: Path, **changes) -> None:
             "tokenizer.json: post_processor: the ids [9999] are of no token",
         ),
         ({"model": {"dropout": 0.1}}, "tokenizer.json: model: dropout: expected none; found 0.1"),
+        # The library panics at these: no Exception, and so nothing that a caller expects.
+        (
+            {"model": {"continuing_subword_prefix": "##"}},
+            "tokenizer.json: model: continuing_subword_prefix: expected none beside merges; found '##'",
+        ),
+        (
+            {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+            "tokenizer.json: pre_tokenizer: FixedLength: length: expected 1 or more; found 0",
+        ),
+        (
+            {"post_processor": {"type": "Sequence", "processors": [_FRAME, _FRAME]}},
+            "tokenizer.json: post_processor: expected one part that adds special tokens; found TemplateProcessing, ",
+        ),
+        # The second text first; the first text twice.
+        ({"post_processor": {**_FRAME, "pair": _pair("B", "A")}}, "tokenizer.json: post_processor: expected one speci"),
+        ({"post_processor": {**_FRAME, "pair": _pair("A", "A")}}, "tokenizer.json: post_processor: expected one speci"),
     ],
 )
 def test_parts_that_cannot_be_used(tmp_path, changes, says):

@@ -1,6 +1,5 @@
 """LayerConfig: what `config.json` says of layers and heads beside their sizes, where a family leaves it open."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -22,6 +21,8 @@ ACTIVATIONS = MappingProxyType(
 # `classifier_pooling` -> what a label head reads (see `yizhi.model.spec.LinearHead`).
 _POOLINGS = {"cls": "first_token", "mean": "mean"}
 _MOST = 1 << 20
+# Of rotary bases. Below 1, angles grow from pair to pair of a head, and with them what float32 makes of them.
+_MOST_BASE = 10**12
 _FARTHEST = 1 << 12
 
 
@@ -114,12 +115,11 @@ def _truth(raw: Mapping[str, Any], key: str, *, default: bool, faults: list[str]
 
 
 def _positive(raw: Mapping[str, Any], key: str, default: float, faults: list[str], *, whole: bool = False) -> float:
-    """A finite number above 0, or an integer from 1 on; the default where a fault was noted."""
+    """A number from 1 to what is believed; the default where a fault was noted."""
     value = raw.get(key, default)
     kind: Any = int if whole else int | float
-    most = _MOST if whole else math.inf
-    if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value <= most or math.isinf(value):
-        expected = f"an integer from 1 to {_MOST}" if whole else "a number above 0"
-        faults.append(f"{key}: expected {expected}; found {show(value)}")
+    most = _MOST if whole else _MOST_BASE
+    if isinstance(value, bool) or not isinstance(value, kind) or not 1 <= value <= most:
+        faults.append(f"{key}: expected {'an integer' if whole else 'a number'} from 1 to {most}; found {show(value)}")
         return default
     return float(value)

@@ -19,7 +19,7 @@ from yizhi.reading.folder_files import is_ignored
 from yizhi.reading.jieba_words import cut_by_jieba
 from yizhi.reading.other_vocabularies import PROBES, compare_lines, find_disagreements
 from yizhi.reading.tokenizer_classes import NAMED_TOKENS
-from yizhi.reading.tokenizer_files import TextTokenizer, find_frame
+from yizhi.reading.tokenizer_files import TextTokenizer, find_frame, frames_types
 from yizhi.reading.tokenizer_json import (
     WORDPIECE,
     complete_vocabulary,
@@ -85,7 +85,13 @@ def read_tokenizer(folder: Path, vocab: Path | None = None) -> TextTokenizer:
 
 def _find_missing(reading: Reading) -> list[str]:
     """What every text needs and this tokenizer has not."""
-    faults = [f"{SETTINGS}: {name}: missing" for name in _NEEDED if reading.named.get(name) is None]
+    found = {name: reading.named.get(name) for name in _NEEDED}
+    faults = [f"{SETTINGS}: {name}: missing" for name, token in found.items() if token is None]
+    faults += [
+        f"{SETTINGS}: {name}: expected a token; found ''"
+        for name, token in found.items()
+        if token is not None and not text_of(token)
+    ]
     model = reading.tokenizer.model
     if not faults and kind_of(reading.tokenizer) == WORDPIECE and model.token_to_id(model.unk_token) is None:
         faults.append(f"vocabulary: the unk_token {show(model.unk_token)} is not in it")
@@ -179,6 +185,12 @@ def _conclude(folder: Path, sources: TokenizerSources, reading: Reading) -> Text
                 f"{TOKENIZER}: post_processor: expected one special token before a text and one after it, and for a "
                 f"pair the same around both with others between; found {show(found)}"
             )
+        elif _gives_types(sources) and not frames_types(tokenizer, frame):
+            one, pair = tokenizer.encode("x").type_ids, tokenizer.encode("x", "x").type_ids
+            faults.append(
+                f"{TOKENIZER}: post_processor: expected type 0, and 0 or 1 from a pair's second text on; found "
+                f"{show(one)} and, of a pair, {show(pair)}"
+            )
     elif _frame(tokenizer) != _frame_of_bert(reading):
         faults.append(
             f"{TOKENIZER if sources.saved else SETTINGS}: post_processor: expected {text_of(named['cls_token'])} text "
@@ -187,7 +199,7 @@ def _conclude(folder: Path, sources: TokenizerSources, reading: Reading) -> Text
         )
     if faults or frame is None:
         raise InputError(folder, faults)
-    types = "token_type_ids" in settings["model_input_names"] if "model_input_names" in settings else sources.kind.types
+    types = _gives_types(sources)
     baked = {key: (sources.saved or {}).get(key) or {} for key in ("truncation", "padding")}
     length = settings.get("model_max_length", settings.get("max_len"))
     split = bool(settings.get("split_special_tokens", False))
@@ -209,6 +221,11 @@ def _conclude(folder: Path, sources: TokenizerSources, reading: Reading) -> Text
         split_special_tokens=split,
         notes=(*sources.notes, *_notes(sources)),
     )
+
+
+def _gives_types(sources: TokenizerSources) -> bool:
+    names = sources.settings.get("model_input_names")
+    return sources.kind.types if names is None else "token_type_ids" in names
 
 
 def _frame_of_bert(reading: Reading) -> tuple[Any, ...]:

@@ -108,9 +108,10 @@ class Checkpoint:
                 )
             names = {file.path.name for file in files} or {file.name for file in folder.glob("*.safetensors")}
             uses = collect_own_faults(faults, lambda: account_for_files(folder, names, ignored_files))
+            if config:
+                faults = _find_other_family(config, files) + faults
             if faults or config is None or text is None:
                 raise InputError(path, faults)
-            _check_family(folder, config, files)
             checkpoint = cls(folder, files, config, text.shorten(sentence.max_length) if sentence else text)
             check_task(checkpoint, folder / "config.json")
             checkpoint._set_pooling(pooling, sentence, dimensions)
@@ -369,12 +370,13 @@ class Checkpoint:
         return f"{parameter.name}: {bad} of {array.size} values are NaN or Inf" if bad else None
 
 
-def _check_family(folder: Path, config: EncoderConfig, files: Sequence[TensorFile]) -> None:
+def _find_other_family(config: EncoderConfig, files: Sequence[TensorFile]) -> list[str]:
     """One fault where names and configuration are two families', instead of one for every tensor."""
     families = find_families([name for file in files for name in file.entries])
-    if families and config.model_type not in families:
-        named = explain_names(config.model_type, families)
-        raise InputError(folder, f"config.json says model_type {config.model_type!r}, but {named}")
+    if not families or config.model_type in families:
+        return []
+    named = explain_names(config.model_type, families)
+    return [f"config.json says model_type {config.model_type!r}, but {named}"]
 
 
 def check_task(checkpoint: Checkpoint, config_path: Path) -> None:

@@ -48,7 +48,18 @@ def find_frame(tokenizer: Tokenizer) -> Frame | None:
     around = count >= 2 * size + 2 and (pair.ids[0], pair.ids[-1]) == (before, after)
     if not around or pair.ids[1 : 1 + size] != words or pair.ids[-1 - size : -1] != words:
         return None
+    if [which for which in pair.sequence_ids if which is not None] != [0] * size + [1] * size:
+        return None
     return Frame(before, after, tuple(pair.ids[1 + size : -1 - size]), pair.type_ids[-1])
+
+
+def frames_types(tokenizer: Tokenizer, frame: Frame) -> bool:
+    """Whether the types of a tokenizer are 0, and those of a pair's second text and of what follows `second_type`."""
+    one, pair = tokenizer.encode("x"), tokenizer.encode("x", "x")
+    second = len(one.ids) - 1  # the second text and the last special token
+    first = len(pair.ids) - second if frame.between is not None else len(pair.ids)
+    expected = [0] * first + [frame.second_type] * (len(pair.ids) - first)
+    return not any(one.type_ids) and frame.second_type in (0, 1) and pair.type_ids == expected
 
 
 @dataclass(frozen=True)
@@ -218,6 +229,9 @@ class TextTokenizer:
             return False
         normalizer = whole["normalizer"] or {}
         as_bert = normalizer.get("type") == "BertNormalizer" and normalizer["clean_text"]
+        cls, sep = self.id_of("cls_token"), self.id_of("sep_token")
+        frame = find_frame(self.plain)  # whose types are there whether or not a model takes them
+        as_bert = as_bert and frame == Frame(cls, sep, (sep,), 1) and frames_types(self.plain, frame)
         model = {**_BERT_MODEL, "unk_token": self.special["unk_token"]}
         return bool(
             as_bert

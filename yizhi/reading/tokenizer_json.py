@@ -2,13 +2,15 @@
 
 import json
 from base64 import b64decode
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
 
 from yizhi.errors import show
 from yizhi.reading.charsmap import find_damage
+
+T = TypeVar("T")
 
 WORDPIECE, UNIGRAM, BPE = "WordPiece", "Unigram", "BPE"
 MODELS = (WORDPIECE, UNIGRAM, BPE)
@@ -20,6 +22,8 @@ _PARTS = {
 }
 # Where a part of the kind Sequence has its members.
 _MEMBERS = ("normalizers", "pretokenizers", "processors", "decoders")
+# Parts that put special tokens around a text.
+_FRAMING = ("TemplateProcessing", "BertProcessing", "RobertaProcessing")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
@@ -91,10 +95,32 @@ def find_unusable_parts(saved: Mapping[str, Any]) -> list[str]:
         unknown = [kind for kind in kinds if kind not in known]
         faults += [f"{name}: expected one of {', '.join(known)}; found {show(kind)}" for kind in unknown]
         faults += [f"{name}: {fault}" for member in members(part) if (fault := _find_damage(member))]
+        framing = [kind for kind in kinds if kind in _FRAMING]
+        if len(framing) > 1:
+            faults.append(f"{name}: expected one part that adds special tokens; found {', '.join(framing)}")
+    model = saved.get("model")
+    prefix = model.get("continuing_subword_prefix") if isinstance(model, dict) and "merges" in model else None
+    if prefix:  # the library cuts its length off the second half of every merge
+        faults.append(f"model: continuing_subword_prefix: expected none beside merges; found {show(prefix)}")
     return faults
 
 
+def try_out(use: Callable[[], T]) -> T:
+    """What the library does with a file. Raises ValueError with the first line of what it says, also where it panics.
+
+    A panic is no Exception, since it is nothing to go on after; here only the file was bad.
+    """
+    try:
+        return use()
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(str(error).partition("\n")[0]) from None
+
+
 def _find_damage(part: Mapping[str, Any]) -> str | None:
+    if part.get("type") == "FixedLength" and part.get("length") == 0:
+        return "FixedLength: length: expected 1 or more; found 0"
     if part.get("type") != "Precompiled":
         return None
     try:

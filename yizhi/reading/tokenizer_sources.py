@@ -18,6 +18,7 @@ from yizhi.errors import InputError, collect_faults, show
 from yizhi.reading.other_vocabularies import (
     BPE_VOCAB,
     MERGES,
+    PROBES,
     SENTENCEPIECE,
     read_merges,
     read_sentencepiece,
@@ -33,6 +34,7 @@ from yizhi.reading.tokenizer_json import (
     kind_of,
     members,
     serialize,
+    try_out,
     unreachable,
 )
 from yizhi.storage.json_files import read_json_object
@@ -183,9 +185,10 @@ def _check_settings(settings: Mapping[str, Any]) -> list[str]:
     for key in _SIDES:
         if settings.get(key, "right") not in ("left", "right"):
             faults.append(f"{key}: expected left or right; found {show(settings[key])}")
-    length = settings.get("model_max_length")
-    if length is not None and (isinstance(length, bool) or not isinstance(length, int | float) or length < 1):
-        faults.append(f"model_max_length: expected a number of tokens; found {show(length)}")
+    for key in ("model_max_length", "max_len"):
+        length = settings.get(key)
+        if length is not None and (isinstance(length, bool) or not isinstance(length, int | float) or length < 1):
+            faults.append(f"{key}: expected a number of tokens; found {show(length)}")
     faults += [
         f"{key}: is a Japanese tokenizer's; found {show(settings[key])}"
         for key in ("word_tokenizer_type", "subword_tokenizer_type")
@@ -238,9 +241,9 @@ def _read_saved(path: Path, kind: TokenizerClass) -> tuple[dict[str, Any], Token
     if faults:
         raise InputError(path, faults)
     try:
-        tokenizer = Tokenizer.from_buffer(path.read_bytes())
-    except Exception as error:  # noqa: BLE001  the library raises nothing narrower
-        raise InputError(path, f"is not a tokenizer: {str(error).partition(chr(10))[0]}") from None
+        tokenizer = try_out(lambda: Tokenizer.from_buffer(path.read_bytes()))
+    except ValueError as error:
+        raise InputError(path, f"is not a tokenizer: {error}") from None
     expected = MODELS if kind.takes_json else (WORDPIECE,)
     if kind_of(tokenizer) not in expected:
         raise InputError(path, f"model: expected {' or '.join(expected)}; found {kind_of(tokenizer)}")
@@ -252,6 +255,10 @@ def _read_saved(path: Path, kind: TokenizerClass) -> tuple[dict[str, Any], Token
     baked = {"truncation": tokenizer.truncation, "padding": tokenizer.padding}
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    try:
+        try_out(lambda: tokenizer.encode_batch([*PROBES, ("x", "x")]))
+    except ValueError as error:
+        raise InputError(path, f"its tokenizer reads no text: {error}") from None
     return {**parts, "model": model, **baked}, tokenizer
 
 
