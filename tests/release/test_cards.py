@@ -6,6 +6,7 @@ import runpy
 import pytest
 
 from tests.artifacts import EVERY_TARGET
+from yizhi.model.architectures import FAMILIES
 from yizhi.release.artifact import Artifact
 from yizhi.release.cards import write_card, write_release_card
 from yizhi.runtimes.tokenization import Tokenizer
@@ -86,6 +87,14 @@ def test_nothing_from_a_checkpoint_acts_in_a_card(tmp_path):
         assert "<script>" not in re.sub(r"`[^`\n]*`", "", fenced)
         assert not [line for line in fenced.splitlines() if line.startswith(("license", "# Heading"))]
     assert "and 11 more, in `config.json`" in write_card(artifact, source, PARITY)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_flax_classes_are_named_where_transformers_has_them(tmp_path, family):
+    names = pytest.importorskip("transformers.models.auto.modeling_flax_auto").FLAX_MODEL_MAPPING_NAMES
+    card = write_card(make_artifact(tmp_path, target="flax"), {**SOURCE, "model_type": family}, PARITY)
+    assert ("FlaxAutoModel" in card) == (family in names)
 
 
 SNIPPET = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -21,6 +21,8 @@ PIPELINES = {"features": "feature-extraction", "replaced-token-detection": "toke
 _LIBRARIES = {"pytorch": "transformers", "tensorflow": "tensorflow", "flax": "flax"}
 _LIBRARIES |= dict.fromkeys(("openvino", "openvino-int8"), "openvino")
 _LIBRARIES |= dict.fromkeys(("litert", "litert-int8"), "litert")
+# The families that transformers 4 has in Flax; 5 has none.
+_FLAX_CLASSES = ("bert", "albert", "electra", "roberta", "xlm-roberta", "roformer")
 _JIEBA = "- jieba cuts texts into words, which `tokenizer.json` cannot hold: read by itself, it gives other ids."
 _TAGS = {"pytorch": ["pytorch"], "tensorflow": ["tf"], "flax": ["jax"], "onnx": ["onnx"], "openvino": ["openvino"]}
 _TAGS |= {"litert": ["tflite"]}
@@ -46,7 +48,7 @@ def write_card(artifact: Artifact, source: Mapping[str, Any], parity: Mapping[st
             *_describe_quality(parity),
             "",
             "## How to load",
-            *_loading(target, description["task"], jieba),
+            *_loading(target, description["task"], source["model_type"], jieba),
             "",
             *_labels(description.get("labels")),
             "## Limits",
@@ -174,7 +176,7 @@ def _summary(parity: Mapping[str, Any]) -> str:
     return ", ".join(f"`{name}` within {found['error']:.1e}" for name, found in _worst(parity))
 
 
-def _loading(target: str, task: str, jieba: bool) -> list[str]:
+def _loading(target: str, task: str, model_type: str, jieba: bool) -> list[str]:
     lines = []
     for tool, needs, code in write_snippets(target, task, jieba):
         lines += [
@@ -185,7 +187,7 @@ def _loading(target: str, task: str, jieba: bool) -> list[str]:
             *code.splitlines(),
             "```",
         ]
-    if target == "flax":
+    if target == "flax" and model_type in _FLAX_CLASSES:
         lines += ["", "transformers 4's Flax classes load this folder too: `FlaxAutoModel.from_pretrained(folder)`."]
     return lines
 

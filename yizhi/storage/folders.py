@@ -97,8 +97,9 @@ def _share(folder: Path) -> None:
     """Give every file the permissions of one that `open` makes: safetensors writes for its owner alone."""
     usual = folder.stat().st_mode & 0o666  # `mkdir` went by the umask too
     for path in folder.rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            path.chmod(stat.S_IMODE(path.stat().st_mode) | usual)
+        mode = stat.S_IMODE(path.lstat().st_mode)
+        if path.is_file() and not path.is_symlink() and mode | usual != mode:
+            path.chmod(mode | usual)
 
 
 def _swap(temporary: Path, final: Path) -> None:
