@@ -102,6 +102,19 @@ def test_the_wrong_kind_of_folder_is_called_what_it_is(make_checkpoint, tmp_path
         assert "is a release: give the checkpoint" in refuse(capsys, "export", release, "--out", tmp_path / command)
 
 
+def test_an_unfinished_release_is_called_so_by_every_command(make_checkpoint, tmp_path, capsys):
+    release = tmp_path / "release"
+    assert main(["export", str(make_checkpoint()), "--out", str(release), "--target", "onnx"]) == 0
+    capsys.readouterr()
+    (release / "manifest.json").unlink()
+    says = "has no manifest.json: it is not a finished release; artifacts in it: onnx"
+    assert refuse(capsys, "fill-mask", release, "北[MASK]") == says
+    assert refuse(capsys, "package", release, "--for", "triton", "--out", tmp_path / "package") == says
+    for command in (["verify"], ["inspect"], ["diff", release], ["serve"]):
+        assert main([*map(str, command), str(release)]) == 2
+        assert says in capsys.readouterr().err
+
+
 def test_a_release_is_described_by_its_values(make_checkpoint, tmp_path, capsys):
     assert main(["export", str(make_checkpoint()), "--out", str(tmp_path / "release"), "--target", "pytorch"]) == 0
     capsys.readouterr()

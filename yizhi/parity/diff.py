@@ -26,7 +26,7 @@ from yizhi.parity.texts import TextContract, make_contract
 from yizhi.parity.weights import TensorDigest, digest_tensors
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.sentences import CHINESE, ENGLISH
-from yizhi.release.manifest import GOLDEN, MANIFEST, find_altered_release, read_manifest
+from yizhi.release.manifest import GOLDEN, find_altered_release, is_meant_as_release, read_manifest
 from yizhi.runtimes import open_runtime
 from yizhi.runtimes.base import Runtime
 from yizhi.runtimes.embeddings import Embedder
@@ -121,7 +121,7 @@ class ReleaseDiff:
 
 def describe_side(path: Path) -> Side:
     """A release by its manifest and golden folder, or a checkpoint by its files. Raises InputError."""
-    if (path / MANIFEST).exists():
+    if is_meant_as_release(path):
         manifest = read_manifest(path)
         altered = find_altered_release(path, manifest)
         if altered:

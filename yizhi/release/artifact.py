@@ -18,6 +18,7 @@ from yizhi.storage.json_files import read_json_object, to_json
 DESCRIPTION = "artifact.json"
 # Tells of verification, and so is written after it: the release's manifest lists it, `artifact.json` cannot.
 CARD = "README.md"
+UNFINISHED = "has no manifest.json: it is not a finished release"
 SCHEMA_VERSION = 1
 SCHEMA = "artifact.v1"
 _WORTH_A_THREAD = 1 << 18
@@ -31,6 +32,8 @@ def say_what_else(folder: Path) -> str | None:
     if not folder.is_dir():
         return "is a file, not a folder"
     if names := sorted(path.parent.name for path in folder.glob(f"*/{DESCRIPTION}")):
+        if not (folder / "manifest.json").exists():
+            return f"{UNFINISHED}; artifacts in it: {', '.join(names)}"
         return f"is a release; open one of its artifacts: {', '.join(names)}"
     if (folder / DESCRIPTION).exists():
         return f"is one artifact; its release is the folder that it lies in, {folder.resolve().parent}"

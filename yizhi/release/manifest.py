@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from yizhi.errors import Altered, InputError
-from yizhi.release.artifact import CARD, DESCRIPTION, Artifact, say_what_else
+from yizhi.release.artifact import CARD, DESCRIPTION, UNFINISHED, Artifact, say_what_else
 from yizhi.release.schema import find_violations
 from yizhi.storage.digests import describe_file, describe_folder, find_alterations, sha256_of_file
 from yizhi.storage.folders import write_whole
@@ -70,12 +70,16 @@ def write_manifest(release: Path, manifest: dict[str, Any]) -> None:
     write_whole(release / MANIFEST, to_json(_sealed(manifest)))
 
 
+def is_meant_as_release(folder: Path) -> bool:
+    """Whether a folder is a release, finished or not: `read_manifest` says what is wrong with the latter."""
+    artifacts = any(folder.glob(f"*/{DESCRIPTION}")) and not (folder / "config.json").exists()
+    return (folder / MANIFEST).exists() or artifacts
+
+
 def read_manifest(release: Path) -> dict[str, Any]:
     """Read `manifest.json`. Raises InputError where it is missing, not of this schema, or not as it was written."""
     if not (release / MANIFEST).exists():
-        unfinished = any(release.glob(f"*/{DESCRIPTION}"))
-        other = None if unfinished else say_what_else(release)
-        raise InputError(release, other or f"has no {MANIFEST}: it is not a finished release")
+        raise InputError(release, say_what_else(release) or UNFINISHED)
     manifest = read_json_object(release / MANIFEST)
     faults = find_violations(manifest, SCHEMA)
     if not faults and (release / MANIFEST).read_text(encoding="utf-8") != to_json(_sealed(manifest)):

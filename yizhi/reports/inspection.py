@@ -17,7 +17,7 @@ from yizhi.parity.record import VerificationRecord
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.hub import resolve_checkpoint
 from yizhi.release.artifact import DESCRIPTION, Artifact
-from yizhi.release.manifest import MANIFEST, read_manifest
+from yizhi.release.manifest import is_meant_as_release, read_manifest
 from yizhi.reports.tables import describe_errors, format_bytes
 from yizhi.storage.codec import from_plain, to_plain
 
@@ -28,7 +28,7 @@ _LISTED = 40
 def describe(path: str, revision: str | None = None, ignored_files: Collection[str] = ()) -> dict[str, Any]:
     """Plain values for JSON. ignored_files: as in `Checkpoint.open`. Raises InputError for none of the three."""
     folder = Path(path)
-    if (folder / MANIFEST).exists():
+    if is_meant_as_release(folder):
         return {"kind": "release", **read_manifest(folder)}
     if (folder / DESCRIPTION).exists():
         return {"kind": "artifact", **Artifact.read(folder).description}

@@ -16,7 +16,7 @@ import uvicorn
 
 from yizhi.errors import InputError
 from yizhi.release.artifact import DESCRIPTION, Artifact
-from yizhi.release.manifest import MANIFEST, read_manifest
+from yizhi.release.manifest import MANIFEST, is_meant_as_release, read_manifest
 from yizhi.runtimes.base import open_runtime
 from yizhi.runtimes.batching import TOKENS
 from yizhi.serving.admission import ask_golden, check_files
@@ -92,7 +92,7 @@ def find_artifacts(given: Sequence[str]) -> dict[str, Path]:
 
 
 def _choose_artifact(folder: Path) -> Path:
-    if (folder / DESCRIPTION).exists() or not (folder / MANIFEST).exists():
+    if (folder / DESCRIPTION).exists() or not is_meant_as_release(folder):
         Artifact.read(folder)
         return folder
     has = read_manifest(folder)["artifacts"]
