@@ -119,9 +119,11 @@ class Ranker(LabelOperator[str, list[Ranked]]):
         top_k: int | None = None,
         raw: bool | None = None,
         long: Long = "truncate",
+        skip_blank: bool = False,
     ) -> None:
         """documents: every query is read with each. top_k: how many to give, all if None. raw, long: as `Reranker`.
 
+        skip_blank: give a blank document no place; unless so, it is a fault.
         Raises InputError, listing every fault, where these or the artifact cannot be used.
         """
         super().__init__(runtime, tokenizer, long)
@@ -131,6 +133,7 @@ class Ranker(LabelOperator[str, list[Ranked]]):
             raise InputError("top_k", f"expected 1 or more; found {top_k!r}")
         self._reranker = Reranker(runtime, self._tokenizer, raw=raw, long=long)
         self._documents = list(documents)
+        self._read = [index for index, text in enumerate(self._documents) if text.strip() or not skip_blank]
         self._top_k = top_k
 
     def plan(self, given: str) -> Task[list[Ranked]]:
@@ -138,11 +141,11 @@ class Ranker(LabelOperator[str, list[Ranked]]):
         if not isinstance(given, str) or not given.strip():
             raise InputError("the query", f"expected a text; found {show(given)}")
         tasks, faults = [], []
-        for number, document in enumerate(self._documents, start=1):
+        for index in self._read:
             try:
-                tasks.append(self._reranker.plan((given, document)))
+                tasks.append(self._reranker.plan((given, self._documents[index])))
             except InputError as error:
-                faults += [f"document {number} of {len(self._documents)}: {fault}" for fault in error.faults]
+                faults += [f"document {index + 1} of {len(self._documents)}: {fault}" for fault in error.faults]
         if faults:
             more = len(faults) - _LONGEST_LIST
             raise InputError("the query", faults[:_LONGEST_LIST] + ([f"… and {more} more"] if more > 0 else []))
@@ -151,7 +154,7 @@ class Ranker(LabelOperator[str, list[Ranked]]):
             found = iter(results)
             judged = [task.conclude([next(found) for _ in task.requests]) for task in tasks]
             order = best_first([one.score for one in judged])[: self._top_k]
-            return [Ranked(index, self._documents[index], **vars(judged[index])) for index in order]
+            return [Ranked(self._read[at], self._documents[self._read[at]], **vars(judged[at])) for at in order]
 
         return Task([request for task in tasks for request in task.requests], conclude)
 

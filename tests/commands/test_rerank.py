@@ -5,6 +5,7 @@ import json
 import pytest
 from pyarrow import parquet
 
+from yizhi.bulk.progress import Progress
 from yizhi.cli import main
 from yizhi.runtimes import Ranker, Reranker
 
@@ -38,7 +39,7 @@ def test_one_query(tmp_path, runtime, capsys):
     assert main([*command, "--top-k", "1", "--raw"]) == 0
     best = expected[0]
     text = best.text.replace("\u2028", "\\u2028")
-    assert capsys.readouterr().out == f"{best.logit:.4g}\t{best.index}\t{text}\n"
+    assert capsys.readouterr().out == f"{best.logit:.4f}\t{best.index}\t{text}\n"
 
 
 @pytest.mark.parametrize("output", ["out.jsonl", "out.parquet"])
@@ -63,6 +64,40 @@ def test_given_pairs(tmp_path, runtime, output):
     assert read_rows(tmp_path / output) == [{"row": row, **vars(one)} for row, one in enumerate(found, start=1)]
 
 
+def test_documents_that_cannot_be_used_are_listed_and_the_run_goes_on(tmp_path, runtime, capsys):
+    rows = [{"document": ""}, *({"document": text} for text in DOCUMENTS), {"text": "no document"}]
+    documents = write_rows(tmp_path / "in.jsonl", rows)
+    expected = [{**vars(one), "index": one.index + 1} for one in Reranker(runtime).rank(QUERIES[0], DOCUMENTS)]
+    command = ["rerank", str(runtime.artifact.folder)]
+    assert main([*command, QUERIES[0], documents, "--json"]) == 1
+    said = capsys.readouterr()
+    assert json.loads(said.out) == expected
+    assert "row 1: expected a document; found an empty one" in said.err
+    assert "in.jsonl: 3 of 5 documents" in said.err
+    (tmp_path / "queries.txt").write_text(f"{QUERIES[0]}\n\n", encoding="utf-8")
+    output, errors = tmp_path / "out.jsonl", tmp_path / "bad.jsonl"
+    command += [str(tmp_path / "queries.txt"), documents, "--output", str(output), "--errors", str(errors)]
+    assert main([*command, "--window", "1"]) == 1
+    assert read_rows(output) == [{"row": 1, "documents": expected}]
+    assert [(row.get("file"), row["row"]) for row in read_rows(errors)] == [(documents, 1), (documents, 5), (None, 2)]
+
+
+def test_one_query_tells_how_far_it_is(tmp_path, runtime, monkeypatch):
+    told = []
+    monkeypatch.setattr(Progress, "advance", lambda self, rows, done: told.append((rows, done)))
+    documents = write_rows(tmp_path / "in.jsonl", ["你" * 25] * 40)
+    assert main(["rerank", str(runtime.artifact.folder), "好", documents]) == 0
+    assert len(told) > 1
+    assert told[-1] == (40, 1.0)
+
+
+def test_scores_have_equal_digits(tmp_path, runtime, capsys):
+    documents = write_rows(tmp_path / "in.jsonl", ["好" * length for length in range(1, 41)])
+    assert main(["rerank", str(runtime.artifact.folder), QUERIES[0], documents, "--top-k", "40"]) == 0
+    scores = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
+    assert [len(score.partition(".")[2]) for score in scores] == [4] * 40
+
+
 def test_another_file_of_documents_is_another_run(tmp_path, runtime, capsys):
     # The last query is empty, which ends a strict run.
     (tmp_path / "queries.txt").write_text("\n".join([*QUERIES, "", ""]), encoding="utf-8")
@@ -81,7 +116,8 @@ def test_another_file_of_documents_is_another_run(tmp_path, runtime, capsys):
         (("{regression}", "北京"), "expected a query and a file of documents, or --pairs"),
         (("{regression}", "北京", "none.txt"), "none.txt:\n  - no such file"),
         (("{regression}", "北京", "empty.txt"), "empty.txt:\n  - expected one document or more; found none"),
-        (("{regression}", "北京", "blank.txt"), "row 2: expected a document; found an empty one"),
+        (("{regression}", "北京", "blank.txt", "--strict"), "row 2: expected a document; found an empty one"),
+        (("{regression}", "北京", "blanks.txt"), "expected one document or more; found none\n  - row 1: expected a"),
         (("{regression}", "", "good.txt"), "the query:\n  - expected a text; found ''"),
         (("{regression}", "good.txt", "good.txt"), "is a file: give --output"),
         (("{regression}", "empty.txt", "good.txt", "--output", "o.jsonl"), "is empty: expected queries"),
@@ -90,7 +126,7 @@ def test_another_file_of_documents_is_another_run(tmp_path, runtime, capsys):
         (("{regression}", "--pairs", "good.txt", "--output", "o.jsonl"), "no column 'document'"),
         (
             ("{regression}", "北京", "good.txt", "--pairs", "good.txt"),
-            "documents: every pair is scored, and none is chosen\n  - expected --output, a file for the scores",
+            "takes no query and no documents beside it: the file holds both\n  - expected --output, a file",
         ),
         (("{classifier}", "北京", "good.txt"), "cannot rank documents: expected one label, or two"),
         (("{tagger}", "北京", "good.txt"), "cannot rank documents: the checkpoint is a tagger"),
@@ -98,7 +134,13 @@ def test_another_file_of_documents_is_another_run(tmp_path, runtime, capsys):
 )
 def test_what_cannot_be_ranked(tmp_path, open_variant, arguments, message, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for name, text in {"good.txt": "你\n", "empty.txt": "", "empty.jsonl": "", "blank.txt": "你\n\n我\n"}.items():
+    for name, text in {
+        "good.txt": "你\n",
+        "empty.txt": "",
+        "empty.jsonl": "",
+        "blank.txt": "你\n\n我\n",
+        "blanks.txt": "\n \n",
+    }.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     kinds = ("regression", "classifier", "tagger")
     artifacts = {kind: open_variant(f"bert-{kind}", "onnx-int8").artifact.folder for kind in kinds}

@@ -15,10 +15,20 @@ from yizhi.storage.records import READ_AS, STDIN, Record, Source
 
 
 @dataclass(frozen=True)
+class UnusableRow:
+    """A row of another file than the input, which every answer does without. number: as in `Record`."""
+
+    path: str
+    number: int
+    fault: str
+
+
+@dataclass(frozen=True)
 class Job:
     """What to do.
 
     operator: what is done to each row. A run is gone on with only by the same operator on the same input.
+    earlier: rows that were found unusable before the first row is read.
     window: rows sorted by length together. tokens: in a batch, padding included.
     errors: where rows that cannot be used are listed; None for a message each. strict: stop at the first.
     """
@@ -26,6 +36,7 @@ class Job:
     source: Source
     output: Path
     operator: OperatorSpec
+    earlier: tuple[UnusableRow, ...] = ()
     errors: Path | None = None
     strict: bool = False
     overwrite: bool = False

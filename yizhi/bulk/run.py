@@ -53,6 +53,8 @@ def run(job: Job, progress: Progress, report: Callable[[str], None], engine: Eng
         writer = open_writer(job.output, file, position.rows, width, job.operator.columns)
         if not position.output_bytes:
             writer.begin()
+        if not position.records:
+            _list_earlier(job, errors, report)
         progress.begin(position.records)
         with _without_leftovers(job):
             for answers in windows:
@@ -62,6 +64,16 @@ def run(job: Job, progress: Progress, report: Callable[[str], None], engine: Eng
         writer.finish(job.working, job.output)
     job.state.unlink()
     return position
+
+
+def _list_earlier(job: Job, errors: BinaryIO | None, report: Callable[[str], None]) -> None:
+    """Say which rows of other files are not used: they name their file, since the input's rows have none."""
+    for row in job.earlier:
+        if errors is None:
+            report(f"{row.path}: row {row.number}: {row.fault}")
+        else:
+            line = json.dumps({"file": row.path, "row": row.number, "error": row.fault}, ensure_ascii=False)
+            errors.write(line.encode() + b"\n")
 
 
 def _write(

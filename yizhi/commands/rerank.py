@@ -2,17 +2,31 @@
 
 import argparse
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from yizhi.commands.options import JSON_HELP, Commands, add_command, named, positive
-from yizhi.commands.text_options import add_text_options, make_operator, on_one_line, one_text, run_bulk
+from yizhi.commands.text_options import (
+    add_text_options,
+    make_operator,
+    make_reporter,
+    on_one_line,
+    one_text,
+    run_bulk,
+)
 from yizhi.errors import InputError
 from yizhi.storage.records import STDIN
 
+if TYPE_CHECKING:
+    from yizhi.bulk.job import UnusableRow
+    from yizhi.bulk.operators import OperatorSpec
+    from yizhi.bulk.progress import Progress
+    from yizhi.runtimes import Ranked
+    from yizhi.runtimes.batching import Computer, Request
+
 _TOP_K = 10
-# Bad documents that an error lists.
-_NAMED = 20
 
 
 def add(commands: Commands) -> None:
@@ -61,29 +75,64 @@ def run(options: argparse.Namespace) -> int:
         raise InputError("rerank", "expected a query and a file of documents, or `pairs`")
     if options.output:
         _refuse_empty(options.text, "queries")
-    documents = _read_documents(options)
-    operator = make_operator(options, "rank", documents=documents, top_k=options.top_k or _TOP_K, **settings)
+    documents, unusable = _read_documents(options)
+    settings |= {"documents": documents, "top_k": options.top_k or _TOP_K, "skip_blank": True}
+    operator = make_operator(options, "rank", **settings)
+    if unusable:
+        usable = len(documents) - len(unusable)
+        print(f"{options.documents}: {usable:,} of {len(documents):,} documents", file=sys.stderr)
     if options.output:
         from yizhi.runtimes.batching import WINDOW
 
         # The rows of a window are held at once, and a query has as many as there are documents.
         options.window = options.window or max(1, WINDOW // len(documents))
-        return run_bulk(options, operator)
-    query = one_text(options)
-    with operator.open() as rank:
-        ranked = rank(query)
+        return run_bulk(options, operator, earlier=unusable)
+    report = make_reporter()
+    for row in unusable:
+        report(f"{row.path}: row {row.number}: {row.fault}")
+    ranked = _rank(operator, one_text(options))
     if options.json:
         print(json.dumps([vars(one) for one in ranked], ensure_ascii=False, indent=2))
     else:
         for one in ranked:
-            print(f"{one.score:.4g}\t{one.index}\t{on_one_line(one.text)}")
-    return 0
+            print(f"{one.score:.4f}\t{one.index}\t{on_one_line(one.text)}")
+    return 1 if unusable else 0
+
+
+def _rank(operator: "OperatorSpec", query: str) -> "list[Ranked]":
+    """One query's documents, with a progress bar of the rows that they make."""
+    from yizhi.bulk.progress import Progress
+    from yizhi.runtimes.batching import run_tasks
+
+    with operator.open() as ranker, Progress() as progress:
+        task = ranker.plan(query)
+        progress.begin(0)
+        ranked: list[Ranked] = next(run_tasks(_Counting(ranker, progress, len(task.requests)), [task]))
+    return ranked
+
+
+class _Counting:
+    """Computes batches, and tells of each how many rows are done."""
+
+    def __init__(self, computer: "Computer", progress: "Progress", rows: int) -> None:
+        self._computer, self._progress, self._rows = computer, progress, rows
+        self._done = 0
+
+    def compute(self, requests: "Sequence[Request]") -> list[Any]:
+        """One batch, as the operator computes it."""
+        results = self._computer.compute(requests)
+        self._done += len(results)
+        self._progress.advance(self._done, self._done / self._rows)
+        return results
 
 
 def _score_pairs(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     """The score of each row of a file that has both a query and a document."""
-    given = {"a query": options.text, "documents": options.documents, "`top_k`": options.top_k}
-    faults = [f"{name}: every pair is scored, and none is chosen" for name, value in given.items() if value is not None]
+    faults = []
+    if options.text is not None or options.documents is not None:
+        faults.append("takes no query and no documents beside it: the file holds both")
+    if options.top_k is not None:
+        faults.append("`top_k`: every pair is scored, and none is chosen")
     if options.output is None:
         faults.append("expected `output`, a file for the scores")
     if faults:
@@ -93,23 +142,29 @@ def _score_pairs(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     return run_bulk(options, make_operator(options, "rerank", **settings))
 
 
-def _read_documents(options: argparse.Namespace) -> list[str]:
-    """Every document of the file. Raises InputError, listing the rows that have none."""
+def _read_documents(options: argparse.Namespace) -> "tuple[list[str], list[UnusableRow]]":
+    """Every document of the file, blank where its row cannot be used; and these rows.
+
+    Raises InputError where there is no document, or, with `strict`, at the first row that has none.
+    """
+    from yizhi.bulk.job import UnusableRow
     from yizhi.storage.records import READ_AS, Source, plain_text
 
     source = Source.of(str(options.documents), None, options.document_column, None, encoding=options.encoding)
-    documents, faults = [], []
+    documents: list[str] = []
+    unusable = []
     with source.open(READ_AS) as reader:
         for record in reader:
             documents.append(plain_text(record))
             if not documents[-1].strip():
-                faults.append(f"row {record.number}: {record.fault or 'expected a document; found an empty one'}")
-    if not documents:
-        faults = ["expected one document or more; found none"]
-    if faults:
-        more = len(faults) - _NAMED
-        raise InputError(options.documents, faults[:_NAMED] + ([f"… and {more} more"] if more > 0 else []))
-    return documents
+                fault = record.fault or "expected a document; found an empty one"
+                if options.strict:
+                    raise InputError(options.documents, f"row {record.number}: {fault}")
+                unusable.append(UnusableRow(str(options.documents), record.number, fault))
+    if len(unusable) == len(documents):
+        first = [f"row {row.number}: {row.fault}" for row in unusable[:1]]
+        raise InputError(options.documents, ["expected one document or more; found none", *first])
+    return documents, unusable
 
 
 def _refuse_empty(path: str, what: str) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from yizhi.errors import InputError, printable
 from yizhi.storage.records import PIPED_FORMATS, STDIN, UTF_8
 
 if TYPE_CHECKING:
-    from yizhi.bulk.job import Engine
+    from yizhi.bulk.job import Engine, UnusableRow
     from yizhi.bulk.operators import OperatorSpec
 
 # Bad rows that are named on a terminal where there is no file for them.
@@ -114,23 +115,21 @@ def make_operator(options: argparse.Namespace, kind: str, **settings: Any) -> "O
     return OperatorSpec(kind, options.artifact, settings, options.device, options.threads)
 
 
-def run_bulk(options: argparse.Namespace, operator: "OperatorSpec", words: bool = False) -> int:
-    """Answer a whole file, of lists of words if `words`. Returns 1 where some of its rows could not be used."""
+def run_bulk(
+    options: argparse.Namespace,
+    operator: "OperatorSpec",
+    words: bool = False,
+    earlier: "Sequence[UnusableRow]" = (),
+) -> int:
+    """Answer a whole file, of lists of words if `words`. Returns 1 where some of its rows could not be used.
+
+    earlier: rows of another file that could not be used either.
+    """
     from yizhi.bulk.job import Job
     from yizhi.bulk.progress import Progress
     from yizhi.bulk.run import run
     from yizhi.runtimes.batching import TOKENS, WINDOW
     from yizhi.storage.records import Source
-
-    named = 0
-
-    def report(text: str) -> None:
-        nonlocal named
-        named += 1
-        if named <= _NAMED:
-            print(f"yizhi: {text}", file=sys.stderr)
-        elif named == _NAMED + 1:
-            print("yizhi: … --errors FILE lists them all", file=sys.stderr)
 
     job = Job(
         source=Source.of(
@@ -138,6 +137,7 @@ def run_bulk(options: argparse.Namespace, operator: "OperatorSpec", words: bool 
         ),
         output=options.output,
         operator=operator,
+        earlier=tuple(earlier),
         errors=options.errors,
         strict=options.strict,
         overwrite=options.overwrite,
@@ -146,10 +146,25 @@ def run_bulk(options: argparse.Namespace, operator: "OperatorSpec", words: bool 
     )
     engine = _choose_engine(options)
     with Progress() as progress:
-        position = run(job, progress, report, engine)
+        position = run(job, progress, make_reporter(), engine)
     answered = position.records - position.failed
     print(f"{options.output}: {answered:,} of {position.records:,} rows", file=sys.stderr)
-    return 1 if position.failed else 0
+    return 1 if position.failed or earlier else 0
+
+
+def make_reporter() -> Callable[[str], None]:
+    """What names bad rows on standard error, the first of them only."""
+    named = 0
+
+    def report(text: str) -> None:
+        nonlocal named
+        named += 1
+        if named <= _NAMED:
+            print(f"yizhi: {text}", file=sys.stderr)
+        elif named == _NAMED + 1:
+            print("yizhi: … --output with --errors FILE lists them all", file=sys.stderr)
+
+    return report
 
 
 def _choose_engine(options: argparse.Namespace) -> "Engine":
