@@ -12,8 +12,9 @@ from rich.console import Console
 
 from tests.browser import assert_fits, open_pages, run_chromium
 from tests.records import make_difference, make_record
+from yizhi.model.spec import Pooling
 from yizhi.parity.compare import Quality
-from yizhi.parity.record import Plausibility
+from yizhi.parity.record import Plausibility, VerificationRecord
 from yizhi.parity.sentence_quality import SentenceQuality
 from yizhi.parity.tolerances import QuantizedGates
 from yizhi.pipeline.environment import Environment
@@ -23,6 +24,7 @@ from yizhi.reports.heat_map import say_share, shares_used
 from yizhi.reports.report import render_junit, write_report
 from yizhi.reports.report_page import render_page
 from yizhi.reports.tables import describe_errors, print_release
+from yizhi.storage.codec import from_plain
 
 GATES = QuantizedGates(0.5, 0.99, 0.99, 5e-3, 2e-2, 0.995, 0.998, 0.15, 0.99, 0.998, 0.998, "measured")
 OUTPUTS = ("logits", "hidden_states.0", "pooler_output")
@@ -137,6 +139,34 @@ def test_page_stands_alone_and_says_the_verdict_first():
     )
     assert any("off & <away>" in words for words in page.words)
     assert "prefers-color-scheme: dark" in html
+
+
+def test_a_failed_page_says_why_before_how_close():
+    """A file that was altered has no share of any limit: the page spoke of another target's 7 % first."""
+    rows = [Row("openvino", verdict=make_record([0.07])), Row("onnx", altered=["model.onnx: missing", "x: extra"])]
+    words = " ".join(" ".join(Page(render_page("<zh>", rows, ENVIRONMENT)).words).split("</style>")[-1].split())
+    assert words.index("Not fit for release") < words.index("model.onnx: missing (and 1 more)")
+    assert words.index("(and 1 more)") < words.index("Nearest to its limit")
+
+
+def test_errors_of_vectors_and_their_pooling_are_told():
+    outputs = ("hidden_states.0", "sentence_embedding", "token_weights", "token_vectors", "term_weights")
+    record = replace(make_record([]), worst={name: make_difference(name, 0.02) for name in outputs})
+    assert describe_errors(record) == "hidden 2.0e-07, sentence 2.0e-07, tokens 2.0e-07, terms 2.0e-07"
+    row = Row("onnx", verdict=record, pooling=Pooling("cls", normalize=True))
+    console = Console(width=120, file=StringIO())
+    print_release(console, "release", [row, replace(row, target="flax")])
+    assert console.file.getvalue().count("pooling cls, normalized\n") == 1
+    assert "<p>pooling cls, normalized</p>" in render_page("<zh>", [row], ENVIRONMENT)
+
+
+def test_a_number_is_the_manifests_wherever_it_is_told():
+    record = make_record([0.18499, 1 - 0.000123456])
+    again = record.rounded()
+    assert again.worst["hidden_states.0"].error == 1.85e-06
+    assert again.rounded() == again == from_plain(VerificationRecord, again.as_dict())
+    failed = make_record([1.0001])
+    assert failed.rounded() is failed
 
 
 def test_page_of_a_good_release():

@@ -6,7 +6,7 @@ from typing import Any
 from yizhi.parity.compare import Difference, Quality
 from yizhi.parity.sentence_quality import SentenceQuality
 from yizhi.parity.tolerances import FloatTolerance, QuantizedGates
-from yizhi.storage.codec import LEFT_OUT, to_plain
+from yizhi.storage.codec import LEFT_OUT, from_plain, to_plain
 
 
 @dataclass(frozen=True)
@@ -131,3 +131,19 @@ class VerificationRecord:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON: `parity` in manifests and reports."""
         return to_plain(self)
+
+    def rounded(self) -> "VerificationRecord":
+        """As a manifest holds it: floats have three significant digits, of themselves or of their distance from 1.
+
+        So they are free of last-bit noise, and whoever prints one rounds the number that the manifest has. A record
+        that did not pass stays as it is: no manifest holds it, and rounding could put an error on its limit.
+        """
+        return from_plain(VerificationRecord, _round(to_plain(self))) if self.passed else self
+
+
+def _round(value: Any) -> Any:
+    if isinstance(value, float):
+        return 1 - float(f"{1 - value:.2e}") if 0.9 < value < 1 else float(f"{value:.2e}")
+    if isinstance(value, dict):
+        return {key: _round(item) for key, item in value.items()}
+    return [_round(item) for item in value] if isinstance(value, list) else value

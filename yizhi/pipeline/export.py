@@ -116,7 +116,7 @@ def export(
         if (plan or not state.documents) and all(row.passed for row in rows):
             verdicts = {**state.verdicts, **{row.target: row.verdict for row in rows if row.verdict}}
             artifacts = [Artifact.read(release / name) for name in TARGETS if name in verdicts]
-            parity = {name: _round(verdict.as_dict()) for name, verdict in verdicts.items()}
+            parity = {name: verdict.as_dict() for name, verdict in verdicts.items()}
             write_documents(release, source, artifacts, parity)
             write_manifest(release, describe_release(release, source, artifacts, parity))
     return rows
@@ -299,17 +299,10 @@ def plan_conversions(
 def _row(release: Path, target: Target, results: dict[str, Result[Any]], state: _State) -> Row:
     exported, verified = (results.get(f"{step} {target.name}") for step in ("export", "verify"))
     verdict = state.verdicts.get(target.name) or (verified.value if verified else None)
-    size = None if exported and exported.faults else Artifact.read(release / target.name).size()
-    return Row(target.name, exported, verified, verdict, size)
-
-
-def _round(value: Any) -> Any:
-    """Floats to three significant digits of themselves, or of their distance from 1, free of last-bit noise."""
-    if isinstance(value, float):
-        return 1 - float(f"{1 - value:.2e}") if 0.9 < value < 1 else float(f"{value:.2e}")
-    if isinstance(value, dict):
-        return {key: _round(item) for key, item in value.items()}
-    return [_round(item) for item in value] if isinstance(value, list) else value
+    row = Row(target.name, exported, verified, verdict)
+    if not (exported and exported.faults):
+        row.describe(Artifact.read(release / target.name))
+    return row
 
 
 def count_parameters(checkpoint: Checkpoint) -> int:

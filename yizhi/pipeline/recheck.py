@@ -61,7 +61,7 @@ def verify_path(
         rows[name].verdict = result.value and _compare_with_manifest(result.value, path, name)
     for name, row in rows.items():
         if not row.altered:
-            row.size = Artifact.read(release / name).size()
+            row.describe(Artifact.read(release / name))
     if demand:
         demand.run(release, rows, device, jobs, progress)
     return list(rows.values())

@@ -3,10 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from yizhi.model.spec import Pooling
 from yizhi.parity.record import VerificationRecord
 from yizhi.pipeline.jobs import Result
+from yizhi.release.artifact import Artifact
 from yizhi.runtimes.processor import describe_int8_kernels
-from yizhi.storage.codec import to_plain
+from yizhi.storage.codec import from_plain, to_plain
 from yizhi.training.tasks.scores import Scores
 
 
@@ -39,6 +41,7 @@ class Row:
 
     altered: faults of its files. verdict: the parity verdict, new or kept from the manifest.
     evaluation: its scores on labelled data, where that was asked for.
+    pooling: how its `sentence_embedding` or `term_weights` is made; None where it has neither.
     """
 
     target: str
@@ -48,6 +51,13 @@ class Row:
     size: int | None = None
     altered: list[str] = field(default_factory=list)
     evaluation: Evaluation | None = None
+    pooling: Pooling | None = None
+
+    def describe(self, artifact: Artifact) -> None:
+        """Take from an artifact what is told of it."""
+        self.size = artifact.size()
+        told = artifact.description.get("pooling")
+        self.pooling = from_plain(Pooling, told) if told else None
 
     @property
     def faults(self) -> list[str]:

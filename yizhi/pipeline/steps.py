@@ -137,7 +137,7 @@ class Verify:
                 diagnosis=_diagnose(runtime, to_bisect, golden, verdict) if to_bisect else None,
                 published=published.check_published(runtime, compare) if compare else None,
                 head=plausibility.score_head(runtime, workers=self.workers) if self.score_head else None,
-            )
+            ).rounded()
 
     def _at_hand(self, runtime: "Runtime") -> AbstractContextManager[Checkpoint | None]:
         return Checkpoint.open(self.bisect, runtime.pooling, ("*",)) if self.bisect else nullcontext()

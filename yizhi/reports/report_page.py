@@ -15,7 +15,7 @@ from yizhi.pipeline.jobs import Result
 from yizhi.pipeline.results import Row
 from yizhi.release.policy_verdict import PolicyVerdict
 from yizhi.reports.heat_map import render_heat_map, say_share, shares_used
-from yizhi.reports.tables import describe_errors, format_bytes
+from yizhi.reports.tables import describe_errors, find_pooling, format_bytes
 from yizhi.storage.codec import to_plain
 
 
@@ -40,6 +40,8 @@ def render_page(name: str, rows: Sequence[Row], environment: Environment, policy
 <p><strong>{verdict}.</strong> {good} of {len(rows)} targets agree with the float64 oracle.</p>
 </header>
 <main>
+{"" if fit else _failures(rows, policy)}
+{_pooling(rows)}
 {_head(rows)}
 {render_heat_map(rows)}
 {_summary(rows)}
@@ -50,6 +52,25 @@ def render_page(name: str, rows: Sequence[Row], environment: Environment, policy
 </body>
 </html>
 """
+
+
+def _failures(rows: Sequence[Row], policy: PolicyVerdict | None) -> str:
+    """Why it is not fit, before any number: each target's first fault, and each demand that was not met."""
+    told = []
+    for row in rows:
+        if not row.passed:
+            more = f" (and {len(row.faults) - 1} more)" if len(row.faults) > 1 else ""
+            name = escape(row.target)
+            told.append(f'<a href="#{name}">{name}</a>: {escape(row.faults[0])}{more}')
+    if policy:
+        demands = [one for one in policy.findings if one.outcome != "met"]
+        told += [f'<a href="#policy">policy</a>: {escape(f"{one.demand}: {one.found}")}' for one in demands]
+    return "<ul class=faults>" + "".join(f"<li>{one}</li>" for one in told) + "</ul>" if told else ""
+
+
+def _pooling(rows: Sequence[Row]) -> str:
+    pooling = find_pooling(rows)
+    return f"<p>pooling {escape(str(pooling))}</p>" if pooling else ""
 
 
 def _summary(rows: Sequence[Row]) -> str:

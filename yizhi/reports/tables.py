@@ -8,6 +8,13 @@ from rich.table import Table
 from rich.text import Text
 
 from yizhi.errors import printable
+from yizhi.model.spec import (
+    SENTENCE_EMBEDDING,
+    TERM_WEIGHTS,
+    TOKEN_VECTORS,
+    TOKEN_WEIGHTS,
+    Pooling,
+)
 from yizhi.parity.record import PublishedCheck, VerificationRecord
 from yizhi.pipeline.head import describe_head, find_head
 from yizhi.pipeline.jobs import Result
@@ -15,6 +22,16 @@ from yizhi.pipeline.results import Evaluation, Row
 from yizhi.release.policy_verdict import PolicyVerdict
 
 _UNLIMITED = 100_000  # columns
+# Kinds of output in the order in which their errors are told; all others are hidden states.
+_KINDS = {
+    "logits": "logits",
+    "last_hidden_state": "hidden",
+    "pooler_output": "pooler",
+    SENTENCE_EMBEDDING: "sentence",
+    TOKEN_WEIGHTS: "tokens",
+    TOKEN_VECTORS: "tokens",
+    TERM_WEIGHTS: "terms",
+}
 # Where arithmetic is set by the release alone; elsewhere the table says how each framework computed.
 _USUAL = (("cpu", "fp32"), ("cpu", "int8"))
 
@@ -35,6 +52,8 @@ def print_release(
     """
     if rows:
         _print_rows(console, str(release), rows)
+    if pooling := find_pooling(rows):
+        console.print(Text(f"pooling {pooling}"))
     found = find_head({row.target: row.verdict for row in rows})
     if found:
         console.print(Text(describe_head(*found), "yellow" if found[1].verdict == "untrained" else ""))
@@ -62,6 +81,11 @@ def print_release(
     console.print(Text(counted + ("" if fit else ": not fit for release")))
     if vouched:
         console.print(Text(vouched))
+
+
+def find_pooling(rows: Sequence[Row]) -> Pooling | None:
+    """How the vectors of these artifacts, all of one checkpoint, are made; None where they give none."""
+    return next((row.pooling for row in rows if row.pooling), None)
 
 
 def _print_rows(console: Console, title: str, rows: Sequence[Row]) -> None:
@@ -162,9 +186,9 @@ def describe_errors(verdict: VerificationRecord | None) -> str:
         return ", ".join(agreement)
     worst: dict[str, float] = {}
     for output, difference in verdict.worst.items():
-        kind = {"logits": "logits", "pooler_output": "pooler"}.get(output, "hidden")
+        kind = _KINDS.get(output, "hidden")
         worst[kind] = max(worst.get(kind, 0.0), difference.error)
-    return ", ".join(f"{kind} {worst[kind]:.1e}" for kind in ("logits", "hidden", "pooler") if kind in worst)
+    return ", ".join(f"{kind} {worst[kind]:.1e}" for kind in dict.fromkeys(_KINDS.values()) if kind in worst)
 
 
 def _describe_published(check: PublishedCheck) -> str:
