@@ -99,6 +99,8 @@ def test_flax_classes_are_named_where_transformers_has_them(tmp_path, family):
 
 SNIPPET = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TASKS = ["bert", "bert-no-head", "bert-classifier", "bert-tagger", "bert-reader", "electra-discriminator"]
+TASKS += ["bert-regression", "bert-dense"]
+PROMPT = '"为这个句子生成表示```\u202e\n'
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -108,8 +110,20 @@ TASKS = ["bert", "bert-no-head", "bert-classifier", "bert-tagger", "bert-reader"
 def test_every_snippet_runs_as_it_stands(open_artifact, tmp_path, monkeypatch, capsys, target, variant):
     runtime = open_artifact(variant, target)[1]
     artifact = runtime.artifact
-    snippets = SNIPPET.findall(write_card(artifact, {**SOURCE, "task": artifact.description["task"]}, PARITY))
-    assert len(snippets) == (2 if target.startswith(("onnx", "openvino")) and variant != "electra-discriminator" else 1)
+    card = write_card(artifact, {**SOURCE, "task": artifact.description["task"]}, PARITY, PROMPT)
+    snippets = SNIPPET.findall(card)
+    sentences = variant in ("bert-regression", "bert-dense") and target.startswith(("pytorch", "onnx", "openvino"))
+    optimum = target.startswith(("onnx", "openvino")) and variant != "electra-discriminator"
+    assert len(snippets) == 1 + optimum + sentences
+    if sentences:
+        name = "CrossEncoder" if variant == "bert-regression" else "SentenceTransformer"
+        assert f"import {name}\n" in snippets[0]
+    if variant == "bert-regression" and target != "flax":
+        assert all('"北京是中国的首都。"' in code and "首都是哪里？" in code for code in snippets)
+    if variant == "bert-dense":
+        assert "pooling mean, dense, dense, 12 dimensions, normalized." in card
+        assert "Before a query, and before no passage, stands `" in card
+        assert "\u202e" not in card
     monkeypatch.chdir(artifact.folder)
     for code in snippets:
         assert len(code.splitlines()) <= 10

@@ -117,7 +117,8 @@ def export(
             verdicts = {**state.verdicts, **{row.target: row.verdict for row in rows if row.verdict}}
             artifacts = [Artifact.read(release / name) for name in TARGETS if name in verdicts]
             parity = {name: verdict.as_dict() for name, verdict in verdicts.items()}
-            write_documents(release, source, artifacts, parity)
+            embedding = find_known(source["known"]).embedding if "known" in source else None
+            write_documents(release, source, artifacts, parity, embedding.prompt if embedding else None)
             write_manifest(release, describe_release(release, source, artifacts, parity))
     return rows
 

@@ -7,12 +7,13 @@ holds no time, host or path, and every text that comes from a checkpoint is esca
 import json
 import shlex
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from yizhi.errors import printable
 from yizhi.release.artifact import Artifact
 from yizhi.release.snippets import needs_jieba, write_snippets
-from yizhi.storage.json_files import to_json
+from yizhi.storage.json_files import read_json_object, to_json
 
 HOME = "https://pypi.org/project/yizhi/"
 MOST_LABELS = 50
@@ -29,9 +30,15 @@ _TAGS |= {"litert": ["tflite"]}
 _TAGS |= {f"{name}-int8": [*_TAGS[name], "int8", "quantized"] for name in ("onnx", "openvino", "litert")}
 
 
-def write_card(artifact: Artifact, source: Mapping[str, Any], parity: Mapping[str, Any]) -> str:
-    """An artifact's card. parity: its verdict, as the manifest has it."""
+def write_card(
+    artifact: Artifact, source: Mapping[str, Any], parity: Mapping[str, Any], prompt: str | None = None
+) -> str:
+    """An artifact's card. parity: its verdict, as the manifest has it.
+
+    prompt: what the checkpoint's authors put before a query, where its own files do not say.
+    """
     target, description = artifact.target, artifact.description
+    prompt = _own_prompt(artifact.folder) or prompt
     library, jieba = _LIBRARIES.get(target, "onnx"), needs_jieba(artifact.folder)
     return "\n".join(
         [
@@ -48,8 +55,9 @@ def write_card(artifact: Artifact, source: Mapping[str, Any], parity: Mapping[st
             *_describe_quality(parity),
             "",
             "## How to load",
-            *_loading(target, description["task"], source["model_type"], jieba),
+            *_loading(target, description, source["model_type"], jieba, prompt),
             "",
+            *_vectors(description.get("pooling"), prompt),
             *_labels(description.get("labels")),
             "## Limits",
             "",
@@ -176,9 +184,31 @@ def _summary(parity: Mapping[str, Any]) -> str:
     return ", ".join(f"`{name}` within {found['error']:.1e}" for name, found in _worst(parity))
 
 
-def _loading(target: str, task: str, model_type: str, jieba: bool) -> list[str]:
+def _own_prompt(folder: Path) -> str | None:
+    """What stands before a query, by the name that sentence-transformers gives it."""
+    settings = folder / "config_sentence_transformers.json"
+    prompts = read_json_object(settings).get("prompts", {}) if settings.exists() else {}
+    found: str | None = prompts.get("query")
+    return found
+
+
+def _vectors(pooling: Mapping[str, Any] | None, prompt: str | None) -> list[str]:
+    if pooling is None:
+        return []
+    output = "term_weights" if pooling["mode"] == "splade" else "sentence_embedding"
+    made = [pooling["mode"], *("dense" for _ in pooling.get("dense", ()))]
+    made += [f"{pooling['dimensions']} dimensions"] if pooling.get("dimensions") else []
+    made += ["normalized"] if pooling["normalize"] else []
+    told = [f"`{output}` is a text's vector: pooling {', '.join(made)}."]
+    told += [f"Before a query, and before no passage, stands {_code(prompt)}."] if prompt else []
+    return ["## Vectors", "", *told, ""]
+
+
+def _loading(
+    target: str, description: Mapping[str, Any], model_type: str, jieba: bool, prompt: str | None
+) -> list[str]:
     lines = []
-    for tool, needs, code in write_snippets(target, task, jieba):
+    for tool, needs, code in write_snippets(target, description, jieba, prompt):
         lines += [
             "",
             f"With {tool} (`pip install {shlex.join(needs.split())}`):",

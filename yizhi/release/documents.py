@@ -21,15 +21,19 @@ BUILD_TYPE = "urn:yizhi:export:1"
 
 
 def write_documents(
-    release: Path, source: dict[str, Any], artifacts: list[Artifact], parity: Mapping[str, dict[str, Any]]
+    release: Path,
+    source: dict[str, Any],
+    artifacts: list[Artifact],
+    parity: Mapping[str, dict[str, Any]],
+    prompt: str | None = None,
 ) -> None:
     """Write every card, `bom.cdx.json` and `provenance.json` for these artifacts of one checkpoint.
 
-    parity: target -> its verdict, as the manifest will have it.
+    parity: target -> its verdict, as the manifest will have it. prompt: as in `write_card`.
     """
     files = _files(release, artifacts)
     for artifact in artifacts:
-        write_whole(artifact.folder / CARD, write_card(artifact, source, parity[artifact.target]))
+        write_whole(artifact.folder / CARD, write_card(artifact, source, parity[artifact.target], prompt))
     write_whole(release / CARD, write_release_card(artifacts, source, parity))
     write_whole(release / BILL_OF_MATERIALS, to_json(describe_materials(source, artifacts, files)))
     write_whole(release / PROVENANCE, to_json(describe_provenance(source, artifacts, files)))

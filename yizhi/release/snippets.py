@@ -1,8 +1,12 @@
 """Ten lines that load an artifact without Yizhi, for its model card. Tests run them in the artifact's folder."""
 
+import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from yizhi.errors import printable
 from yizhi.storage.json_files import read_json_object
 
 _QUESTION = '"首都是哪里？", "北京是中国的首都。"'
@@ -110,6 +114,31 @@ outputs = model(**tokenizer({text}, return_tensors="pt"))
 print({{name: values.shape for name, values in outputs.items()}})
 """
 
+# Both compute in what the folder holds. {options}: which runtime, and how it loads the folder.
+_SENTENCES = """\
+from sentence_transformers import SentenceTransformer
+
+folder = "."  # where this file is
+model = SentenceTransformer(folder{options})  # pools by modules.json
+queries = model.encode(["首都是哪里？"]{prompt})
+passages = model.encode(["北京是中国的首都。", "这个酒店服务很好！"])
+print(queries.shape, model.similarity(queries, passages))
+"""
+
+_CROSS_ENCODER = """\
+from sentence_transformers import CrossEncoder
+
+folder = "."  # where this file is
+model = CrossEncoder(folder{options})
+print(model.predict([("首都是哪里？", "北京是中国的首都。"), ("首都是哪里？", "这个酒店服务很好！")]))
+"""
+
+_BACKENDS = {
+    "pytorch": "",
+    "onnx": ', backend="onnx", model_kwargs={"file_name": "model.onnx"}',
+    "openvino": ', backend="openvino", model_kwargs={"ov_config": {"INFERENCE_PRECISION_HINT": "f32"}}',
+}
+
 # What pip installs for each.
 _NEEDS = {
     "transformers": "transformers torch",
@@ -120,6 +149,14 @@ _NEEDS = {
     "optimum": "optimum-onnx[onnxruntime]",
     "OpenVINO": "openvino tokenizers",
     "optimum-intel": "optimum-intel[openvino]",
+    "sentence-transformers": "sentence-transformers",
+    "sentence-transformers on ONNX Runtime": "sentence-transformers[onnx]",
+    "sentence-transformers on OpenVINO": "sentence-transformers[openvino]",
+}
+_SENTENCE_TOOLS = {
+    "pytorch": "sentence-transformers",
+    "onnx": "sentence-transformers on ONNX Runtime",
+    "openvino": "sentence-transformers on OpenVINO",
 }
 
 
@@ -134,14 +171,25 @@ def needs_jieba(folder: Path) -> bool:
     return config.exists() and read_json_object(config).get("tokenizer_class") in _JIEBA_CLASSES
 
 
-def write_snippets(target: str, task: str, jieba: bool = False) -> list[tuple[str, str, str]]:
+def write_snippets(
+    target: str, description: Mapping[str, Any], jieba: bool = False, prompt: str | None = None
+) -> list[tuple[str, str, str]]:
     """(tool, what pip installs for it, Python) for each tool that loads this target's folder.
 
-    jieba: as `needs_jieba` says.
+    description: the artifact's. jieba: as `needs_jieba` says. prompt: what stands before a query.
     """
-    text = _QUESTION if task == "question-answering" else _TEXT
+    task, pooling = description["task"], description.get("pooling")
+    pools = pooling is not None and pooling["mode"] != "splade"
+    # One label is how relevant a document is to a query, or one text to another: it reads pairs.
+    ranks = task == "text-classification" and len(description["labels"]) == 1
+    text = _QUESTION if task == "question-answering" or ranks else _TEXT
     head = _CLASSES.get(task)
     found = {}
+    family = target.removesuffix("-int8")
+    if family in _BACKENDS and (pools or ranks):
+        code = _SENTENCES if pools else _CROSS_ENCODER
+        given = f", prompt={printable(json.dumps(prompt, ensure_ascii=False))}" if prompt else ""
+        found[_SENTENCE_TOOLS[family]] = code.format(options=_BACKENDS[family], prompt=given)
     if target == "pytorch":
         found["transformers"] = _PYTORCH.format(loader=f"AutoModelFor{head}" if head else "AutoModel", text=text)
     elif target == "tensorflow":
@@ -165,7 +213,7 @@ def write_snippets(target: str, task: str, jieba: bool = False) -> list[tuple[st
 
 def cut_by_jieba(needs: str, code: str, jieba: bool) -> tuple[str, str]:
     """What pip installs, and Python that encodes a text: by transformers where `jieba`, and as it is where not."""
-    if not jieba or "okenizer" not in code:
+    if not jieba or not ("okenizer" in code or "sentence_transformers" in code):
         return needs, code
     code = code.replace("from tokenizers import Tokenizer\n", "from transformers import AutoTokenizer\n")
     code = _ENCODED.sub(r"AutoTokenizer.from_pretrained(folder)(\1).encodings[0]", code)
