@@ -208,7 +208,9 @@ def test_the_command(tmp_path, pairs, capsys):
     base = write_variant(tmp_path / "base", "bert")
     command = ["train-embeddings", str(base), "--train", str(pairs), "--out", str(tmp_path / "out")]
     assert main([*command, "--eval", str(pairs), "--epochs", "1", "--device", "cpu", "--freeze-layers", "1"]) == 0
-    assert "spearman" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "spearman" in said.out
+    assert said.err.endswith(" --pooling mean --normalize\n")
     with Checkpoint.open(base) as before, Checkpoint.open(tmp_path / "out") as after:
         same = {p.name for p in after.parameters() if (after.array(p.name) == before.array(p.name)).all()}
     assert {name for name in same if ".layer.1." in name or ".layer.2." in name} == set()

@@ -75,5 +75,6 @@ def run(options: argparse.Namespace) -> int:
     print(f"{outcome.examples:,} examples, {outcome.history.steps} steps, {outcome.seconds:.0f} s")
     for name, value in outcome.scores.items():
         print(f"{name} {outcome.before[name]:.4f} → {value:.4f}")
-    tell_next(options.out, "--pooling", options.pooling)
+    # Compared by their inner products, as an index does, vectors need the norm 1 that cosines have here.
+    tell_next(options.out, "--pooling", options.pooling, "--normalize")
     return 0
