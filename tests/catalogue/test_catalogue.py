@@ -119,14 +119,15 @@ def own_catalogue(folder: Path, checkpoint: Path, **extra: str) -> Path:
 
 def test_a_known_pooling_is_proposed_and_never_taken(ours, tmp_path, capsys):
     with open(tmp_path / "catalogue.toml", "a", encoding="utf-8") as file:
-        file.write('embedding = { pooling = "cls", normalize = true, source = "us" }\n')
+        file.write('embedding = { pooling = "cls", normalize = true, prompt = "问：", source = "us" }\n')
     for folder, command in {"release": "export", "artifacts": "convert"}.items():
         assert main([command, str(ours), "--out", str(tmp_path / folder), "--target", "onnx"]) == 0
         told = " ".join(capsys.readouterr().err.split())
-        assert "known as ours, whose authors' vectors are `pooling` cls with `normalize`; none is asked for" in told
+        asked = "--pooling cls --normalize; before a query they write: 问："
+        assert f"known as ours: its authors pool cls and normalize: {asked}" in told
         description = json.loads((tmp_path / folder / "onnx" / "artifact.json").read_text())
         assert "pooling" not in description
-    assert catalogue.advise_pooling("ours", Pooling("mean")).endswith("another is asked for")
+    assert catalogue.advise_pooling("ours", Pooling("mean")).endswith("; another pooling is asked for")
     assert catalogue.advise_pooling("ours", Pooling("cls", True)) is None
     assert catalogue.advise_pooling("rbt3", None) is None
     assert catalogue.advise_pooling(None, None) is None

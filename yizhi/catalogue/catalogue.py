@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from yizhi.catalogue.own import find_own_catalogue
-from yizhi.errors import InputError
+from yizhi.errors import InputError, printable
 from yizhi.model.architectures import full_spec
 from yizhi.model.config import EncoderConfig
 from yizhi.model.spec import POOLINGS, EncoderSpec, Pooling
@@ -137,6 +137,15 @@ def find_known(name: str) -> KnownCheckpoint:
     raise InputError(name, f"not in the catalogue: {proposed}`yizhi models` lists what is known")
 
 
+def find_containing(word: str) -> list[KnownCheckpoint]:
+    """Every entry with this word in its name or in a hub id, in capitals or not."""
+    return [
+        entry
+        for entry in read_catalogue().values()
+        if any(word.lower() in name.lower() for name in (entry.name, *entry.hub))
+    ]
+
+
 def find_by_files(digest: Mapping[str, str]) -> tuple[KnownCheckpoint, str] | None:
     """The checkpoint that one of these files (name -> sha256) was published with, and that file's name."""
     for entry in read_catalogue().values():
@@ -158,9 +167,11 @@ def advise_pooling(name: str | None, pooling: Pooling | None) -> str | None:
     embedding = read_catalogue()[name].embedding if name else None
     if embedding is None or embedding.pooling == pooling:
         return None
-    ask = f"`pooling` {embedding.pooling.mode}{' with `normalize`' if embedding.pooling.normalize else ''}"
-    found = "another is asked for" if pooling else "none is asked for"
-    return f"known as {name}, whose authors' vectors are {ask}; {found}"
+    mode, normalize = embedding.pooling.mode, embedding.pooling.normalize
+    told = f"known as {name}: its authors pool {mode}{' and normalize' if normalize else ''}"
+    told += f": `pooling` {mode}{' `normalize`' if normalize else ''}"
+    told += f"; before a query they write: {printable(embedding.prompt)}" if embedding.prompt else ""
+    return told + ("; another pooling is asked for" if pooling else "")
 
 
 def find_by_hub(origin: Mapping[str, str] | None) -> KnownCheckpoint | None:

@@ -2,9 +2,10 @@
 
 import argparse
 import json
+from functools import partial
 
 from yizhi.commands.conversion_options import add_conversion_options, read_int8_options, read_pooling
-from yizhi.commands.options import JSON_HELP, Commands, add_command, explain_failure, make_console
+from yizhi.commands.options import JSON_HELP, Commands, add_command, explain_failure, make_console, name_flags
 from yizhi.converters.targets import find_targets
 
 
@@ -34,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     targets, pooling = find_targets(options.targets), read_pooling(options)
     int8_options = read_int8_options(options, targets)
     source = resolve_checkpoint(options.checkpoint, options.revision)
-    with Progress() as progress:
+    with Progress(name=partial(name_flags, parser=options.parser)) as progress:
         rows = convert(
             source.path,
             options.out,

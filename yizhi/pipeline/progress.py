@@ -1,6 +1,7 @@
 """What a person sees while jobs run: a live line per running job on a terminal, a line per finished job in a log."""
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -17,8 +18,10 @@ _ENOUGH = 0.1
 class Progress(Watcher):
     """Reports jobs on standard error as they start, move and finish."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, name: Callable[[str], str] = str) -> None:
+        """name: puts the caller's own names for the parameters into what the library says of them."""
         self._console = console or Console(file=sys.stderr)
+        self._name = name
         self._bar = RichProgress(
             SpinnerColumn(finished_text=" "),
             TextColumn("{task.description}", markup=False),
@@ -47,7 +50,7 @@ class Progress(Watcher):
 
     def warn(self, text: str) -> None:
         """Something that a person should know, terminal or not."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(self._name(text), markup=False, highlight=False, soft_wrap=True)
 
     def begin(self, names: list[str]) -> None:
         """So many jobs are about to run."""
