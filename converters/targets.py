@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from yizhi.errors import InputError, NotRun
+from yizhi.errors import InputError, NotRun, propose
 
 if TYPE_CHECKING:
     from yizhi.model.spec import EncoderSpec
@@ -251,5 +251,6 @@ def find_targets(names: list[str] | None) -> list[Target]:
     """The named targets, or all of them. Raises InputError for unknown names."""
     unknown = [name for name in names or () if name not in TARGETS]
     if unknown:
-        raise InputError("`targets`", f"unknown: {', '.join(unknown)}; known: {', '.join(TARGETS)}")
+        told = ", ".join(f"{name}{propose(name, TARGETS)}" for name in unknown)
+        raise InputError("`targets`", f"unknown: {told}; known: {', '.join(TARGETS)}")
     return [TARGETS[name] for name in names] if names else list(TARGETS.values())

@@ -212,7 +212,7 @@ class Tokenizer:
         if len(row.ids) <= room:
             return [row]
         if long == "error":
-            raise TooLong("the text", self._too_long(len(row.ids), room))
+            raise TooLong("the text", f"{self._too_long(len(row.ids), room)}: `truncate` cuts what is too long")
         parts = text_parts(row)
         special = np.setdiff1d(np.arange(len(row.ids)), np.concatenate(parts), assume_unique=True)
         sizes = [len(part) for part in parts]

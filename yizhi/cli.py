@@ -1,13 +1,12 @@
 """The command line: finds the command, and turns errors into exit codes."""
 
 import argparse
-import difflib
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 from yizhi import __version__
 from yizhi.commands import (
@@ -39,7 +38,7 @@ from yizhi.commands import (
     verify,
 )
 from yizhi.commands.options import name_flags
-from yizhi.errors import Altered, CheckFailed, InputError, printable
+from yizhi.errors import Altered, CheckFailed, InputError, printable, propose
 
 # As the help groups them: what a user wants to do.
 GROUPS: Mapping[str, Sequence[ModuleType]] = {
@@ -101,6 +100,8 @@ class _Parser(argparse.ArgumentParser):
     """Groups the commands in its help, and proposes what was meant where one, or an option, is misspelled."""
 
     groups: Mapping[str, Sequence[argparse.Action]] = {}
+    # Of the whole command line: a command's own parser, which is of this class too, is told of its part alone.
+    given: ClassVar[Sequence[str]] = ()
 
     def format_help(self) -> str:
         """As ArgumentParser's; argparse itself has no groups of commands."""
@@ -118,24 +119,25 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_command(self, given: Sequence[str]) -> argparse.Namespace:
         """As `parse_args`, but an unknown option is the command's own error."""
+        _Parser.given = given
         options, unknown = self.parse_known_args(given)
         if unknown:
             command: argparse.ArgumentParser = getattr(options, "parser", self)
             known = [name for action in command._actions for name in action.option_strings]
-            command.error(f"unrecognized arguments: {' '.join(unknown)}{_propose(unknown[0].partition('=')[0], known)}")
+            command.error(f"unrecognized arguments: {' '.join(unknown)}{propose(unknown[0].partition('=')[0], known)}")
         return options
 
     def error(self, message: str) -> NoReturn:
-        """As ArgumentParser's."""
+        """As ArgumentParser's, but an unknown option is told of before what is missing: it may have been meant so."""
+        known = [name for action in self._actions for name in action.option_strings]
+        names = [name.partition("=")[0] for name in self.given if name.startswith("--")]
+        strange = [name for name in names if not any(option.startswith(name) for option in known)]
+        if strange and message.startswith("the following arguments are required"):
+            message = f"unrecognized arguments: {' '.join(strange)}{propose(strange[0], known)}"
         found = re.match(r"argument COMMAND: invalid choice: '(.*?)' \(choose from (.*)\)", message)
         if found:
-            message = f"no such command: {found[1]}{_propose(found[1], re.findall(r'[a-z0-9-]+', found[2]))}"
+            message = f"no such command: {found[1]}{propose(found[1], re.findall(r'[a-z0-9-]+', found[2]))}"
         super().error(message)
-
-
-def _propose(given: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(given, known, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def build_parser() -> _Parser:

@@ -1,7 +1,8 @@
 """The two ways Yizhi says no. The command line turns them into exit codes 2 and 1."""
 
+import difflib
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,6 +43,12 @@ class CheckFailed(Exception):
 def show(value: object) -> str:
     """`repr` of something a user gave, shortened: a fault must fit on a line whatever the file held."""
     return _SHORT.repr(value)
+
+
+def propose(given: str, known: Iterable[str]) -> str:
+    """The nearest of the known names, as the end of a sentence on one that is not; nothing where none is near."""
+    close = difflib.get_close_matches(given, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def collect_faults(faults: list[str], read: Callable[[], T]) -> T | None:

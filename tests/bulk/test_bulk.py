@@ -316,3 +316,10 @@ def test_an_input_that_ends_a_run_leaves_nothing(artifact, tmp_path):
     assert list(tmp_path.iterdir()) == [source]
     source.write_bytes(sound)
     assert embed(artifact, source, output, "--errors", str(tmp_path / "e.jsonl")) in (0, 1)
+
+
+def test_a_text_that_is_too_long_names_the_option_that_cuts_it(artifact, tmp_path, capsys):
+    source = write_input(tmp_path / "in.txt", ["天" * 200])
+    for code, *arguments in ((2, "天" * 200), (1, str(source), "--output", str(tmp_path / "out.jsonl"))):
+        assert main(["embed", str(artifact), *arguments]) == code
+        assert "found 202: --truncate cuts what is too long" in capsys.readouterr().err

@@ -67,6 +67,9 @@ def test_completion_knows_every_command(shell, capsys):
             ["export", "a", "--out", "b", "--targte=onnx"],
             "unrecognized arguments: --targte=onnx (did you mean --target?)",
         ),
+        (["export", "--helpp"], "unrecognized arguments: --helpp (did you mean --help?)"),
+        (["--versoin"], "unrecognized arguments: --versoin (did you mean --version?)"),
+        (["--nope"], "unrecognized arguments: --nope\n"),
         (["embed", "a", "b", "--qqq"], "unrecognized arguments: --qqq\n"),
     ],
 )

@@ -56,7 +56,10 @@ def test_a_name_becomes_this_commands_flag():
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["export", "x", "--out", "y", "--target", "onyx"], "yizhi: --target:\n  - unknown: onyx; known: pytorch"),
+        (
+            ["export", "x", "--out", "y", "--target", "onyx"],
+            "--target:\n  - unknown: onyx (did you mean onnx?); known: pytorch",
+        ),
         (["embed", "x", "in.xml", "--output", "o.npy"], "in.xml:\n  - no such file"),
         (["import", "nowhere", "--out", "y"], "nowhere"),
     ],

@@ -82,6 +82,14 @@ def test_documents_that_cannot_be_used_are_listed_and_the_run_goes_on(tmp_path, 
     assert [(row.get("file"), row["row"]) for row in read_rows(errors)] == [(documents, 1), (documents, 5), (None, 2)]
 
 
+def test_a_row_without_a_document_names_the_option_that_says_where_it_is(tmp_path, runtime, capsys):
+    rows = write_rows(tmp_path / "in.jsonl", [{"query": "你", "body": "我"}, {"query": "你", "document": "我"}])
+    command = ["rerank", str(runtime.artifact.folder)]
+    for arguments in (["--pairs", rows, "--output", str(tmp_path / "out.jsonl")], ["你", rows]):
+        assert main([*command, *arguments]) == 1
+        assert "The row has 'query', 'body': --document-column names another" in capsys.readouterr().err
+
+
 def test_one_query_tells_how_far_it_is(tmp_path, runtime, monkeypatch):
     told = []
     monkeypatch.setattr(Progress, "advance", lambda self, rows, done: told.append((rows, done)))

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--pairs", metavar="FILE", help="with --output: score the pairs of this file, in its order")
     parser.add_argument(
         "--document-column",
+        dest="pair_column",
         default="document",
         metavar="COLUMN",
         help="the field or column with the document (default: document)",
@@ -86,8 +88,9 @@ def run(options: argparse.Namespace) -> int:
 
         # The rows of a window are held at once, and a query has as many as there are documents.
         options.window = options.window or max(1, WINDOW // len(documents))
+        options.pair_column = None  # of the documents' file, and not of the queries'
         return run_bulk(options, operator, earlier=unusable)
-    report = make_reporter()
+    report = make_reporter(options.parser)
     for row in unusable:
         report(f"{row.path}: row {row.number}: {row.fault}")
     ranked = _rank(operator, one_text(options))
@@ -138,7 +141,7 @@ def _score_pairs(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     if faults:
         raise InputError("`pairs`", faults)
     _refuse_empty(options.pairs, "pairs")
-    options.text, options.pair_column = options.pairs, options.document_column
+    options.text = options.pairs
     return run_bulk(options, make_operator(options, "rerank", **settings))
 
 
@@ -150,7 +153,8 @@ def _read_documents(options: argparse.Namespace) -> "tuple[list[str], list[Unusa
     from yizhi.bulk.job import UnusableRow
     from yizhi.storage.records import READ_AS, Source, plain_text
 
-    source = Source.of(str(options.documents), None, options.document_column, None, encoding=options.encoding)
+    source = Source.of(str(options.documents), None, options.pair_column, None, encoding=options.encoding)
+    source = replace(source, parameter="pair_column")
     documents: list[str] = []
     unusable = []
     with source.open(READ_AS) as reader:

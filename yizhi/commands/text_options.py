@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yizhi.choices import DEVICES
-from yizhi.commands.options import DEVICE_HELP, named, positive
+from yizhi.commands.options import DEVICE_HELP, name_flags, named, positive
 from yizhi.errors import InputError, printable
 from yizhi.storage.records import PIPED_FORMATS, STDIN, UTF_8
 
@@ -146,21 +146,21 @@ def run_bulk(
     )
     engine = _choose_engine(options)
     with Progress() as progress:
-        position = run(job, progress, make_reporter(), engine)
+        position = run(job, progress, make_reporter(options.parser), engine)
     answered = position.records - position.failed
     print(f"{options.output}: {answered:,} of {position.records:,} rows", file=sys.stderr)
     return 1 if position.failed or earlier else 0
 
 
-def make_reporter() -> Callable[[str], None]:
-    """What names bad rows on standard error, the first of them only."""
+def make_reporter(parser: argparse.ArgumentParser) -> Callable[[str], None]:
+    """What names bad rows on standard error, the first of them only, with this command's flags."""
     named = 0
 
     def report(text: str) -> None:
         nonlocal named
         named += 1
         if named <= _NAMED:
-            print(f"yizhi: {text}", file=sys.stderr)
+            print(f"yizhi: {name_flags(text, parser)}", file=sys.stderr)
         elif named == _NAMED + 1:
             print("yizhi: … --output with --errors FILE lists them all", file=sys.stderr)
 
