@@ -12,7 +12,7 @@ from rich.table import Table
 from yizhi.catalogue.identify import Identity, describe_identity, identify
 from yizhi.errors import printable
 from yizhi.model.label_heads import describe_labels
-from yizhi.model.spec import SENTENCE_EMBEDDING, SPLADE, TERM_WEIGHTS, ZERO_AT_PADDING
+from yizhi.model.spec import SENTENCE_EMBEDDING, SPLADE, TERM_WEIGHTS, ZERO_AT_PADDING, Pooling
 from yizhi.parity.record import VerificationRecord
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.hub import resolve_checkpoint
@@ -23,6 +23,8 @@ from yizhi.storage.codec import from_plain, to_plain
 
 # Entries of a list that are printed: a classifier may have thousands of labels. `--json` has them all.
 _LISTED = 40
+# Keys under which a pooling is told.
+_POOLINGS = ("pooling", SENTENCE_EMBEDDING, TERM_WEIGHTS)
 
 
 def describe(path: str, revision: str | None = None, ignored_files: Collection[str] = ()) -> dict[str, Any]:
@@ -54,7 +56,7 @@ def describe(path: str, revision: str | None = None, ignored_files: Collection[s
             "adapter": config.adapter and config.adapter.name,
             "decoder": "tied" if checkpoint.spec.tied else "untied" if checkpoint.spec.task == "fill-mask" else None,
             "ignored": checkpoint.ignored,
-            "files": checkpoint.file_uses,
+            "files": {**checkpoint.file_uses, **_describe_module_files(checkpoint)},
             "text": checkpoint.text.describe(),
             **_describe_pooling(checkpoint),
             "notes": checkpoint.notes(),
@@ -72,9 +74,17 @@ def _describe_pooling(checkpoint: Checkpoint) -> dict[str, Any]:
     return found
 
 
+def _describe_module_files(checkpoint: Checkpoint) -> dict[str, str]:
+    """The files in the folders of sentence-transformers' modules."""
+    files = checkpoint.sentence.files if checkpoint.sentence else ()
+    return {name: "read: part of how a text's vector is made" for name in files if "/" in name}
+
+
 def print_description(console: Console, description: dict[str, Any]) -> None:
     """The description as a short table; nested values one level deep."""
     table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column()
+    table.add_column(overflow="fold")
     if description["kind"] == "release":
         description = _describe_release(description)
     elif description["kind"] == "artifact":
@@ -82,6 +92,8 @@ def print_description(console: Console, description: dict[str, Any]) -> None:
     for key, value in description.items():
         if key == "known_as":
             value = describe_identity(_identity(value)) if value else "none of the known checkpoints (yizhi models)"
+        elif key in _POOLINGS and isinstance(value, dict):
+            value = str(from_plain(Pooling, value))
         elif isinstance(value, dict):
             value = "\n".join(f"{name}: {_short(item)}" for name, item in value.items()) or "none"
         else:

@@ -1,6 +1,7 @@
 """`yizhi models`: the catalogue, for people."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -18,29 +19,49 @@ _HEADS = {
 }
 
 
+_UNLIMITED = 100_000  # columns
+# Columns of texts, which may wrap, and the least width in which both can still be read.
+_TEXTS = ("MLM head", "choose it for")
+_LEAST = 40
+
+
 def print_models(console: Console, known: Iterable[KnownCheckpoint]) -> None:
-    """One line per checkpoint."""
-    table = Table(box=None, pad_edge=False)
-    for heading in ("name", "family"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("layers", "hidden", "parameters", "size"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("MLM head", "choose it for"):
-        table.add_column(heading)
-    for entry in known:
-        config = entry.spec.config if entry.spec else None
-        table.add_row(
-            entry.name,
-            config.model_type if config else "-",
-            str(config.num_hidden_layers) if config else "-",
-            str(config.hidden_size) if config else "-",
-            _millions(entry.parameters),
-            format_bytes(entry.size),
-            _HEADS[entry.head.text],
-            entry.choose.text,
-        )
-    console.print(table)
+    """One line per checkpoint. Where the console is narrow, columns are left out: those that `NAME` adds again."""
+    rows = [_row(entry) for entry in known]
+    left_out: list[str] = []
+    for heading in (None, "layers", "hidden", "parameters", "size", "family"):
+        left_out += [heading] if heading else []
+        figures = _table(rows, [*left_out, *_TEXTS])
+        if console.measure(figures, options=console.options.update(width=_UNLIMITED)).maximum <= console.width - _LEAST:
+            break
+    console.print(_table(rows, left_out))
     console.print("Size as float32. `yizhi models NAME` adds licence, hashes, and the source of every statement.")
+
+
+def _row(entry: KnownCheckpoint) -> dict[str, str]:
+    config = entry.spec.config if entry.spec else None
+    return {
+        "name": entry.name,
+        "family": config.model_type if config else "-",
+        "layers": str(config.num_hidden_layers) if config else "-",
+        "hidden": str(config.hidden_size) if config else "-",
+        "parameters": _millions(entry.parameters),
+        "size": format_bytes(entry.size),
+        "MLM head": _HEADS[entry.head.text],
+        "choose it for": entry.choose.text,
+    }
+
+
+def _table(rows: Sequence[Mapping[str, str]], left_out: Collection[str]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    headings = [heading for heading in rows[0] if heading not in left_out] if rows else []
+    for heading in headings:
+        is_text = heading in _TEXTS
+        justify: Literal["left", "right"] = "left" if is_text or heading in ("name", "family") else "right"
+        table.add_column(heading, justify=justify, no_wrap=not is_text, overflow="fold")
+    for row in rows:
+        table.add_row(*(row[heading] for heading in headings))
+    return table
 
 
 def print_model(console: Console, entry: KnownCheckpoint) -> None:
