@@ -25,7 +25,7 @@ GPU_PYTHON := $(if $(filter file default,$(origin PYTHON)),$(firstword $(wildcar
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help export-all demo test test-quick verify mutations gpu families bench bench-render walkthrough lint clean
+.PHONY: help export-all demo test test-quick verify mutations gpu families bench bench-render walkthrough dist lint clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ walkthrough: $(VENV)/installed  ## a Chinese NER model from pretraining to int8,
 
 docs: $(VENV)/installed  ## the documentation as a site, in build/site/html
 	$(BIN)/python -m sphinx -W --keep-going -q -b html -d build/site/doctrees docs build/site/html
+
+dist: $(VENV)/installed  ## a wheel and an sdist of this checkout, the same bytes for the same files: dist/
+	@deploy/dist.sh $(BIN)/python dist
 
 lint: $(VENV)/installed  ## style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python -m mypy

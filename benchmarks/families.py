@@ -66,6 +66,14 @@ IN_LITTLE: Mapping[str, Mapping[str, Any]] = {
         {**_LITTLE, "model_type": "megatron-bert"},
         {**_LITTLE, "model_type": "nezha", "max_relative_position": 64},
         {**_LITTLE, "model_type": "ernie", "use_task_id": True, "hidden_act": "relu"},
+        {**_LITTLE, "model_type": "roformer", "max_position_embeddings": 1536},
+        {
+            **_LITTLE,
+            "model_type": "modernbert",
+            "hidden_activation": "gelu",
+            "norm_eps": 1e-5,
+            "intermediate_size": 768,
+        },
         {**_LITTLE, **_ROBERTA, "model_type": "roberta"},
         {**_LITTLE, **_ROBERTA, "model_type": "xlm-roberta"},
     )

@@ -113,7 +113,8 @@ def quantized_names(spec: EncoderSpec) -> set[str]:
     """The parameters stored as int8: kernels, word embeddings and the MLM decoder.
 
     Position and token-type embeddings stay float32: they are small, and every token adds them. So do Dense modules
-    after pooling, which run once for a row, and the one vector that token weights are products with.
+    after pooling, which run once for a row, and the one vector that token weights are products with: in int8 their
+    cosine was 0.953 at 4 × 768 with outlier channels, where it is 0.9995.
     """
     names = {parameter.name for parameter in spec.parameters() if parameter.kind == KERNEL}
     names.add(spec.word_embeddings.weight)

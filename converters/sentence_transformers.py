@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from yizhi.model.spec import SPLADE, Dense, Parameter, Pooling
 from yizhi.reading.checkpoint import Checkpoint
@@ -62,14 +64,22 @@ def write_modules(writer: ArtifactWriter, checkpoint: Checkpoint, model_argument
 
 
 def write_tensors(
-    checkpoint: Checkpoint, writer: ArtifactWriter, name: str, parameters: Sequence[Parameter], prefix: str = ""
+    checkpoint: Checkpoint,
+    writer: ArtifactWriter,
+    name: str,
+    parameters: Sequence[Parameter],
+    tables: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
+    prefix: str = "",
 ) -> None:
-    """Write parameters as float32 into a safetensors file, under their names without a prefix."""
+    """Write parameters as float32 into a safetensors file, under their names without a prefix, and then tables."""
+    shapes = {parameter.name.removeprefix(prefix): parameter.shape for parameter in parameters}
+    shapes |= {table: array.shape for table, array in tables.items()}
+    chunks = chain.from_iterable(checkpoint.chunks(parameter) for parameter in parameters)
     with writer.open(name) as file:
         write_safetensors(
             file,
-            {parameter.name.removeprefix(prefix): ("F32", parameter.shape) for parameter in parameters},
-            chain.from_iterable(checkpoint.chunks(parameter) for parameter in parameters),
+            {stored: ("F32", shape) for stored, shape in shapes.items()},
+            chain(chunks, (array.reshape(-1).view(np.uint8).data for array in tables.values())),
         )
 
 
@@ -85,7 +95,7 @@ def _write_dense(writer: ArtifactWriter, checkpoint: Checkpoint, number: int, de
             "activation_function": f"torch.nn.{classes[dense.activation]}",
         },
     )
-    write_tensors(checkpoint, writer, f"{path}/{WEIGHTS}", parameters, f"{dense_name(number)}.")
+    write_tensors(checkpoint, writer, f"{path}/{WEIGHTS}", parameters, prefix=f"{dense_name(number)}.")
 
 
 def _write_dimensions(writer: ArtifactWriter, pooling: Pooling, hidden: int, path: str) -> None:

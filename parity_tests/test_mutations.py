@@ -36,6 +36,7 @@ UNSEEN = {
     "TF32 left on": ("tf32", "bf16", "fp16"),
     "unbiased variance in LayerNorm": ("tf32", "bf16"),
     "query bias dropped": ("bf16",),
+    "rotary base of other layers": ("bf16",),
     "decoder bias dropped": ("bf16",),
     "classifier bias dropped": ("bf16",),
     "ReLU for GELU in ELECTRA's head": ("bf16",),

@@ -138,7 +138,8 @@ def _complete(
     alike = own if own and own.mode == mode else None
     found = alike or Pooling(mode)
     normalizes = found.normalize if normalize is None else normalize
-    return replace(found, normalize=normalizes, dimensions=dimensions or found.dimensions), alike
+    size = found.dimensions if dimensions is None else dimensions
+    return replace(found, normalize=normalizes, dimensions=size), alike
 
 
 def _reaches(inside: Pooling, wanted: Pooling, hidden: int) -> bool:

@@ -97,7 +97,7 @@ class FillMask:
 
     def plan(self, text: Text) -> Task[list[list[Prediction]]]:
         """What one text asks of the model. Raises InputError for a text that cannot be used."""
-        text = self._tokenizer.put_mask(text) if isinstance(text, str | tuple) else text
+        text = self._tokenizer.put_mask(text)
         whole = self._tokenizer.tokenize([text])[0]
         spare = max(len(ids) for both in self._targets.values() for ids in both) - 1 if self._targets else 0
         windows = self._tokenizer.fit(whole, self._long, spare)

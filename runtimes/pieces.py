@@ -9,13 +9,18 @@ from tokenizers import Regex, Tokenizer, pre_tokenizers
 from yizhi.reading.tokenizer_json import WORDPIECE, kind_of
 
 # What BERT makes words of their own (`is_chinese_char` of tokenizers, after Google's tokenization.py).
-CHINESE = (
+_CHINESE = (
     *((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF)),
     *((0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F), (0x2B920, 0x2CEAF), (0x2F800, 0x2FA1F)),
 )
 # How a space is written in SentencePiece's vocabularies, and in those of bytes.
 _SPACE, _BYTE_SPACE = "▁", "Ġ"
 _REPLACED = "\N{REPLACEMENT CHARACTER}"
+
+
+def pattern_of_chinese(least: int = 0) -> str:
+    """A regular expression for one of BERT's Chinese characters, in the ranges that begin at `least` or later."""
+    return f"[{''.join(f'{chr(first)}-{chr(last)}' for first, last in _CHINESE if first >= least)}]"
 
 
 class Pieces:
@@ -28,6 +33,7 @@ class Pieces:
         """
         self._tokenizer = tokenizer
         self._vocab = vocab
+        self._added = frozenset(tokenizer.get_added_tokens_decoder())
         self.write_spaces = kind_of(tokenizer) != WORDPIECE
 
     @cached_property
@@ -36,8 +42,7 @@ class Pieces:
 
     @cached_property
     def _words(self) -> pre_tokenizers.PreTokenizer:
-        pattern = f"[{''.join(f'{chr(first)}-{chr(last)}' for first, last in CHINESE)}]"
-        apart = pre_tokenizers.Split(Regex(pattern), "isolated")
+        apart = pre_tokenizers.Split(Regex(pattern_of_chinese()), "isolated")
         return pre_tokenizers.Sequence([apart, pre_tokenizers.BertPreTokenizer()])
 
     def goes_on(self, ids: NDArray[np.int64], offsets: NDArray[np.int64], text: str) -> NDArray[np.bool_]:
@@ -67,11 +72,11 @@ class Pieces:
         """
         entry = self._vocab[token_id]
         decoder = self._tokenizer.decoder
-        if not self.write_spaces or decoder is None or token_id in self._tokenizer.get_added_tokens_decoder():
+        if not self.write_spaces or decoder is None or token_id in self._added:
             return entry
         written = decoder.decode(["x", entry])[1:]  # a decoder drops the space before the first token
-        is_text = written and all(char.isprintable() or char.isspace() for char in written.replace(_REPLACED, "\0"))
-        return written if is_text else entry
+        is_text = all(char.isspace() or (char.isprintable() and char != _REPLACED) for char in written)
+        return written if written and is_text else entry
 
     def split(self, word: str, spaced: bool = False) -> list[int]:
         """The ids of a word inside a text. spaced: with the space before it, which other vocabularies have in words."""

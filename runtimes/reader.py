@@ -86,7 +86,7 @@ class Reader(LabelOperator[tuple[str, str], list[Answer]]):
             null = None
             if self._threshold is not None:
                 null = min(result[0].sum() for result in results) - self._threshold
-            return self._rank(given[1], self._tokenizer.trim(row.offsets[context], given[1]), spans, null)
+            return self._rank(given[1], row.offsets[context], spans, null)
 
         return Task([self._request(window) for window in windows], conclude)
 
@@ -113,13 +113,16 @@ class Reader(LabelOperator[tuple[str, str], list[Answer]]):
         worth = spans.ravel()
         highest = max(worth.max(), -np.inf if null is None else null)
         total = np.exp(worth - highest).sum() + (0 if null is None else np.exp(null - highest))
-        answers = []
-        for index in np.argsort(-worth, kind="stable")[: self._top_k]:
-            if worth[index] == -np.inf:
+        answers: list[Answer] = []
+        for index in np.argsort(-worth, kind="stable"):
+            if worth[index] == -np.inf or len(answers) == self._top_k:
                 break
             begin, further = divmod(int(index), spans.shape[1])
-            start, end = int(offsets[begin, 0]), int(offsets[begin + further, 1])
-            answers.append(Answer(text[start:end], start, end, float(np.exp(worth[index] - highest) / total)))
+            found = text[int(offsets[begin, 0]) : int(offsets[begin + further, 1])]
+            start = int(offsets[begin, 0]) + len(found) - len(found.lstrip())
+            if found.strip():  # a piece may be a space, or begin with one
+                end = start + len(found.strip())
+                answers.append(Answer(text[start:end], start, end, float(np.exp(worth[index] - highest) / total)))
         if null is not None:
             nothing = Answer("", None, None, float(np.exp(null - highest) / total))
             answers.insert(sum(answer.score >= nothing.score for answer in answers), nothing)

@@ -186,13 +186,18 @@ class Tokenizer:
     def put_mask(self, text: Text) -> Text:
         """A text with this tokenizer's mask where it says [MASK], which is what most users write.
 
-        As it is where it has the tokenizer's own mask, or [MASK] is another token's name.
+        As it is where it has the tokenizer's own mask, or [MASK] is another token's name. Raises InputError for what
+        is no text.
         """
-        parts = [text] if isinstance(text, str) else list(text)
-        if self._tokenizer.token_to_id(USUAL_MASK) is not None or any(self.mask in part for part in parts):
+        if self._tokenizer.token_to_id(USUAL_MASK) is not None:
             return text
-        parts = [part.replace(USUAL_MASK, self.mask) for part in parts]
-        return parts[0] if isinstance(text, str) else (parts[0], parts[1])
+        if isinstance(text, str):
+            return text if self.mask in text else text.replace(USUAL_MASK, self.mask)
+        self._check([text])
+        first, second = text
+        if self.mask in first + second:
+            return text
+        return first.replace(USUAL_MASK, self.mask), second.replace(USUAL_MASK, self.mask)
 
     def fit(self, row: Row, long: Long = "error", spare: int = 0, cut: int | None = None) -> list[Row]:
         """Windows of a row that the model has positions for, with `spare` positions to grow into.

@@ -57,8 +57,7 @@ def unigram_tokenizer() -> tokenizers.Tokenizer:
     scored += [(piece, -2 - rank / 16 - 4 * (len(piece) == 1)) for rank, piece in enumerate(pieces)]
     made = tokenizers.Tokenizer(tokenizers.models.Unigram([*scored, ("<mask>", 0.0)], 3, byte_fallback=False))
     made.normalizer = tokenizers.normalizers.NFKC()
-    pre = tokenizers.pre_tokenizers
-    made.pre_tokenizer = pre.Sequence([pre.WhitespaceSplit(), pre.Metaspace()])
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()  # a piece's offsets begin at the space before it
     made.decoder = tokenizers.decoders.Metaspace()
     made.post_processor = tokenizers.processors.TemplateProcessing(**_FAIRSEQ_FRAME)
     return _with_special_tokens(made, [*_FAIRSEQ, "<mask>"])

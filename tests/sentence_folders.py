@@ -48,18 +48,19 @@ def write_modules(
     dense: Sequence[tuple[int, str, bool]] = (),
     dimensions: int | None = None,
     normalize: bool = False,
+    hidden: int = HIDDEN,
 ) -> Path:
     """Write them into a folder, as sentence-transformers 5 does, and return it.
 
     dense: of each Dense module its outputs, its activation's class and whether it has a bias. dimensions: a last Dense
-    that keeps the first so many numbers.
+    that keeps the first so many numbers. hidden: the encoder's width.
     """
     kinds = ["Transformer", "SpladePooling" if mode == "splade" else "Pooling"]
-    configs: list[dict[str, Any]] = [{}, {"pooling_mode": mode, "embedding_dimension": HIDDEN}]
+    configs: list[dict[str, Any]] = [{}, {"pooling_mode": mode, "embedding_dimension": hidden}]
     weights: list[dict[str, np.ndarray]] = [{}, {}]
     if mode == "splade":
         configs[1] = {"pooling_strategy": "max", "activation_function": "relu"}
-    rng, inputs = np.random.default_rng(7), HIDDEN
+    rng, inputs = np.random.default_rng(7), hidden
     for outputs, activation, biased in dense:
         kinds.append("Dense")
         name = f"torch.nn.modules.{'linear' if activation == 'Identity' else 'activation'}.{activation}"

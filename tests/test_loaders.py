@@ -27,6 +27,7 @@ HEADS = {
 FAMILIES = {
     **{"bert": "bert", "albert": "albert", "electra": "electra-generator", "megatron-bert": "megatron-bert"},
     **{"ernie": "ernie", "nezha": "nezha", "roberta": "roberta", "xlm-roberta": "xlm-roberta"},
+    "roformer": "roformer",
 }
 VARIANTS = [
     (FAMILIES[family] if head == "fill-mask" else f"{family}-{head}", *names)

@@ -27,7 +27,8 @@ from yizhi.training.work import RECORD, work_folder, write_record
 class FinetuningResult:
     """What came of it.
 
-    scores: of the written model on the evaluation file; empty without one. new: parameters that started at random.
+    scores: of the written model on the evaluation file; empty without one. guess: of guessing there, as `Task.guess`
+    has it. evaluated: how many examples that file has. new: parameters that started at random.
     examples, rows: of the training file. trained, parameters: how many numbers were trained, of how many.
     skipped: faults of rows that were left out.
     """
@@ -35,6 +36,8 @@ class FinetuningResult:
     labels: tuple[str, ...]
     scores: dict[str, float]
     best: str
+    guess: dict[str, float]
+    evaluated: int
     history: loop.History
     new: tuple[str, ...]
     examples: int
@@ -46,7 +49,8 @@ class FinetuningResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        kept = ("labels", "scores", "best", "new", "examples", "rows", "trained", "parameters", "seconds", "skipped")
+        kept = ["labels", "scores", "best", "guess", "evaluated", "new", "examples", "rows", "trained", "parameters"]
+        kept += ["seconds", "skipped"]
         steps = {"steps": self.history.steps, "best_step": self.history.best_step}
         return {name: getattr(self, name) for name in kept} | steps | {"resumed_at": self.history.resumed_at}
 
@@ -113,9 +117,11 @@ def finetune(
                 labels=task.labels,
                 scores=scores,
                 best=task.best,
+                guess=task.guess(data.examples, data.held_out) if data.held_out else {},
+                evaluated=len(data.held_out),
                 history=history,
                 new=tuple(new),
-                examples=data.examples,
+                examples=len(data.examples),
                 rows=len(data.features),
                 trained=counts[0],
                 parameters=counts[1],
@@ -131,7 +137,7 @@ class _Data:
     """What was read of both files; `held_out` is the evaluation file's, empty without one."""
 
     task: Task
-    examples: int
+    examples: list[Any]
     features: list[Feature]
     held_out: list[Any]
     held_out_features: list[Feature]
@@ -158,7 +164,7 @@ def _read(
     features = task.encode(examples, tokenizer, faults)
     held_out_features = task.encode(held_out, tokenizer, faults) if held_out else []
     faults.check()
-    return _Data(task, len(examples), features, held_out, held_out_features, skipped)
+    return _Data(task, examples, features, held_out, held_out_features, skipped)
 
 
 def _told(outcome: FinetuningResult) -> Mapping[str, Any]:

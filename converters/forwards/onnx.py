@@ -498,7 +498,10 @@ def term_weights(p: Pass, logits: str, attention_mask: str) -> str:
     shown = g.node(scope, "Where", [own, to_tokens(g, scope, logits, [-1]), zero])  # [B, T, V]
     highest = g.node(scope, "ReduceMax", [shown, g.constant("axis.1", INT64, [1])], keepdims=0)
     above = g.node(scope, "Add", [relu(g, scope, highest), g.constant("one", FLOAT, 1.0)])
-    return g.node(scope, "Log", [above])
+    # Not Log: ONNX Runtime splits a batch's elements among threads, and those left over after whole vectors of the
+    # processor have other last bits. A sum of one term has its logarithm taken alone.
+    last = g.constant("axis.-1", INT64, [-1])
+    return g.node(scope, "ReduceLogSum", [g.node(scope, "Unsqueeze", [above, last]), last], keepdims=0)
 
 
 def mlm_head(p: Pass, head: MaskedLMHead, x: str) -> str:

@@ -1,6 +1,7 @@
 """Rotary positions: how exact their angles are far out, and that no other numbers pass for a table of them."""
 
 import shutil
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +12,12 @@ from yizhi.errors import InputError
 from yizhi.model.architectures import full_spec
 from yizhi.model.config import EncoderConfig
 from yizhi.model.layout import LITERT_MODEL
-from yizhi.model.rotary import make_table, table_names
-from yizhi.reading.checkpoint import Checkpoint
+from yizhi.model.rotary import ROFORMER_TABLE, find_wrong_table, make_roformer_table, make_table, table_names
+from yizhi.reading.checkpoint import WEIGHTS, Checkpoint
 from yizhi.reading.litert_tensors import read_litert
 from yizhi.reading.openvino_tensors import read_constants, read_openvino
+from yizhi.reading.safetensors_file import SafetensorsFile
+from yizhi.reading.stored_tensors import read_pytorch
 
 LENGTH, D = 8192, 64
 BASES = (160_000.0, 10_000.0)
@@ -137,7 +140,38 @@ def test_another_number_in_litert_s_table_is_told(copy_artifact):
     path.write_bytes(data)
     with pytest.raises(InputError) as caught:
         read_litert(folder)
-    assert f"constant/{name}: holds other numbers than the rotary positions" in caught.value.faults[0]
+    assert f"{name}: holds other numbers than the rotary positions" in caught.value.faults[0]
+
+
+def test_transformers_roformer_finds_the_table(copy_artifact):
+    folder = copy_artifact("roformer", "pytorch")
+    with closing(SafetensorsFile(folder / WEIGHTS)) as file:
+        np.testing.assert_array_equal(file.array(ROFORMER_TABLE), make_roformer_table(64, 8))
+    assert ROFORMER_TABLE not in {place.name for place in read_pytorch(folder)}
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_another_table_in_a_roformer_is_told(make_checkpoint, prefix):
+    """It is used by nobody here, and transformers would use it."""
+    stored = ROFORMER_TABLE if prefix else ROFORMER_TABLE.partition(".")[2]
+
+    def alter(dtype, change):
+        def add(tensors):
+            tensors[stored] = make_roformer_table(64, 8).astype(dtype) + dtype(change)
+
+        return make_checkpoint("roformer", prefix=prefix, alter=add)
+
+    with Checkpoint.open(alter(np.float16, 0)) as checkpoint:
+        assert list(checkpoint.ignored) == [stored]
+    with pytest.raises(InputError) as caught:
+        Checkpoint.open(alter(np.float32, 0.1))
+    (fault,) = caught.value.faults
+    assert fault.startswith(f"{ROFORMER_TABLE}: holds other numbers than the rotary positions")
+
+
+def test_a_table_of_any_other_shape_is_told():
+    for shape in ((), (0,), (7,), (0, 8), (4, 7), (2, 4, 8)):
+        assert list(find_wrong_table(ROFORMER_TABLE, np.ones(shape))), shape
 
 
 def test_a_window_hides_no_less_and_no_more(tmp_path):

@@ -239,7 +239,7 @@ def test_a_linear_layer_is_exact_where_eight_bits_are(kernels, shape):
 @pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize(
-    "variant", ["bert", "albert-groups", "electra-discriminator", "megatron-bert", "roformer", "modernbert"]
+    "variant", ["bert", "albert-groups", "electra-discriminator", "megatron-bert", "nezha", "roformer", "modernbert"]
 )
 def test_a_row_does_not_depend_on_its_batch_or_padding(open_artifact, variant, threads):
     config = {"max_position_embeddings": 512, "num_hidden_layers": 2}

@@ -257,7 +257,7 @@ def test_is_close_to_fp32(open_artifact, variant):
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize(
-    "variant", ["bert", "albert-groups", "electra-discriminator", "megatron-bert", "roformer", "modernbert"]
+    "variant", ["bert", "albert-groups", "electra-discriminator", "megatron-bert", "nezha", "roformer", "modernbert"]
 )
 def test_a_row_does_not_depend_on_its_batch_or_padding(export, variant, threads):
     checkpoint, folder = export(variant, config={**_long(variant)}, alter=add_outliers)

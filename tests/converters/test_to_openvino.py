@@ -100,7 +100,7 @@ def test_no_gpu(open_artifact):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("variant", ["bert", "albert-groups", "megatron-bert", "roformer", "modernbert"])
+@pytest.mark.parametrize("variant", ["bert", "albert-groups", "megatron-bert", "nezha", "roformer", "modernbert"])
 def test_an_int8_row_does_not_depend_on_its_batch_or_padding(open_artifact, variant, threads):
     folder = open_artifact(variant, "openvino-int8")[1].artifact.folder
     with open_runtime(folder, threads=threads) as runtime:

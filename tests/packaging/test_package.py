@@ -1,7 +1,13 @@
 """`yizhi package`: what the servers' own schemas accept, and what the packaged models answer."""
 
+import ast
 import json
+import re
+import runpy
 import shutil
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import jsonschema
 import numpy as np
@@ -11,10 +17,14 @@ from tests.checkpoints import write_variant
 from tests.kills import run_killed
 from tests.protos import WheelProtos, download_wheel
 from tests.schemas import schema_registry
+from tests.serving.running import run_models
 from yizhi.cli import main
+from yizhi.packaging.clients import README
 from yizhi.packaging.package import PACKAGE
 from yizhi.parity.golden import Golden
 from yizhi.release.schema import load_schema
+from yizhi.runtimes import open_runtime
+from yizhi.runtimes.tokenization import Tokenizer
 from yizhi.storage.digests import describe_folder
 
 pytest.importorskip("onnx")
@@ -124,6 +134,28 @@ def test_triton_config_of_other_heads(tmp_path, triton_config, variant):
     assert {tensor.name: list(tensor.dims) for tensor in config.output} == shapes
 
 
+def run_client(package, address, place, capsys):
+    """Run the Python of a package's README in its folder, asking this address; returns what it prints."""
+    (code,) = re.findall(r"^```python\n(.*?)^```$", (package / README).read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    assert len(code.splitlines()) <= 11
+    told = re.sub(r"localhost:\d+", address.removeprefix("http://"), code)
+    assert told != code
+    (place / "client.py").write_text(told, encoding="utf-8")
+    capsys.readouterr()
+    runpy.run_path(str(place / "client.py"))
+    return capsys.readouterr().out
+
+
+def test_the_readme_asks_a_server_of_triton_s_protocol(release, triton, tmp_path, monkeypatch, capsys):
+    """`yizhi serve` speaks the same protocol; Triton itself is not at hand."""
+    monkeypatch.chdir(triton)
+    text = Tokenizer.open(release / "onnx").encode(["北京是中国的首都。"])
+    with open_runtime(release / "onnx") as runtime, run_models({"bert-onnx": runtime}) as address:
+        found = ast.literal_eval(run_client(triton, address, tmp_path, capsys))
+        expected = runtime.run(text.inputs, runtime.signatures["serving_default"])
+    assert found == {name: list(array.shape) for name, array in expected.items()}
+
+
 # --- TensorFlow Serving
 
 
@@ -215,6 +247,53 @@ def test_saved_model_is_copied_as_it_was_released(saved_model, served):
     assert {"saved_model.pb", "variables/variables.index"} <= copied.keys()
     copied.pop("assets.extra/tf_serving_warmup_requests")
     assert copied == {name: entry for name, entry in released.items() if name in copied}
+
+
+@contextmanager
+def serve_saved_model(folder, name):
+    """The address of what answers `:predict` of TensorFlow Serving's REST API, by this SavedModel."""
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(folder))  # kept: a signature alone does not hold its variables
+    signature = loaded.signatures["serving_default"]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            inputs = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["inputs"]
+            found = signature(**{key: tf.constant(value, tf.int32) for key, value in inputs.items()})
+            body = json.dumps({"outputs": {key: value.numpy().tolist() for key, value in found.items()}}).encode()
+            self.send_response(200 if self.path == f"/v1/models/{name}:predict" else 404)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_the_readme_asks_a_server_of_tensorflow_s_rest_api(served, tmp_path, monkeypatch, capsys):
+    """The form of requests is that of TensorFlow Serving's documentation; the server itself is not at hand."""
+    monkeypatch.chdir(served)
+    with serve_saved_model(served / "models" / "zh" / "1", "zh") as address:
+        printed = run_client(served, address, tmp_path, capsys)
+    assert re.match(r"""b'\{"outputs": \{"\w+": \[\[\[?-?\d""", printed)
+
+
+def test_a_second_package_into_one_folder_says_that_it_replaces_the_first(release, tmp_path, capsys):
+    command = ["package", str(release), "--for", "triton", "--target", "onnx", "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert "in place of" not in capsys.readouterr().out
+    assert main(command) == 0
+    assert "in place of the package that was there" in capsys.readouterr().out
+    assert_sealed(tmp_path / "out")
 
 
 # --- what is refused

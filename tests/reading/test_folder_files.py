@@ -160,7 +160,7 @@ def test_modules_of_another_library_are_no_modules_of_ours(make_checkpoint):
     assert "custom_st.Pooling is not computed here" in faults_of(folder)[0]
 
 
-@pytest.mark.parametrize("where", ["a" * 5000, "1_Pooling\0", "../1_Pooling", "/1_Pooling"])
+@pytest.mark.parametrize("where", ["a" * 5000, "a/" * 5000, "1_Pooling\0", "../1_Pooling", "/1_Pooling"])
 def test_modules_lie_in_folders_that_can_be(make_checkpoint, where):
     folder = make_checkpoint()
     write_sentence_model(folder)

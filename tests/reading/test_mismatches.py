@@ -22,7 +22,8 @@ NAMED_ALIKE = (("roberta", "xlm-roberta"),)
 def test_another_family_s_config(make_checkpoint, tensors_of, config_of):
     checkpoint = make_checkpoint(name="one", model_type=tensors_of)
     other = make_checkpoint(name="other", model_type=config_of)
-    (checkpoint / "config.json").write_bytes((other / "config.json").read_bytes())
+    for name in ("config.json", "vocab.txt"):
+        (checkpoint / name).write_bytes((other / name).read_bytes())
     named_alike = next((group for group in NAMED_ALIKE if tensors_of in group), (tensors_of,))
     if config_of in named_alike:
         Checkpoint.open(checkpoint).close()
@@ -34,6 +35,19 @@ def test_another_family_s_config(make_checkpoint, tensors_of, config_of):
     assert fault.startswith(f"config.json says model_type {config_of!r}, but the tensors are named as {names}'s")
     is_wwm = tensors_of == "bert" and "roberta" in config_of
     assert ("RoBERTa-wwm-ext and its relatives are BERT models" in fault) == is_wwm
+
+
+def test_a_wwm_checkpoint_as_roberta_is_explained_first(make_checkpoint):
+    """RoBERTa's default for padding, where the file is silent, is not the vocabulary's: a fault that follows."""
+    checkpoint = make_checkpoint("bert")
+    config = json.loads((checkpoint / "config.json").read_text())
+    del config["pad_token_id"]
+    (checkpoint / "config.json").write_text(json.dumps({**config, "model_type": "roberta"}))
+    with pytest.raises(InputError) as error:
+        Checkpoint.open(checkpoint)
+    explained, padding = error.value.faults
+    assert "RoBERTa-wwm-ext and its relatives are BERT models" in explained
+    assert padding.startswith("pad_token: ")
 
 
 def test_discriminator_said_to_fill_masks(make_checkpoint, tmp_path, capsys):

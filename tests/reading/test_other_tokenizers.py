@@ -129,6 +129,16 @@ def test_a_pair_has_the_frame_of_the_post_processor(folder, family):
     assert [part.stop - part.start for part in empty.parts] == [len(empty.ids) - between - 2, 0]
 
 
+def test_each_text_is_found_after_a_cut(folder):
+    tokenizer = Tokenizer(read_tokenizer(folder), 24)
+    (whole,) = tokenizer.tokenize([("天地好快酒店服务" * 4, "北京的")])
+    for long, cut in (("truncate", 0), (2, 0), ("truncate", None)):
+        for row in tokenizer.fit(whole, long, cut=cut):
+            assert row.ids[row.parts[1]].tolist() == whole.ids[whole.parts[1]].tolist()
+            assert row.ids[row.parts[0].stop] == tokenizer.sep_id
+            assert row.parts[0].stop - row.parts[0].start < 24
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_long_pair_is_cut_as_by_transformers(folder, side):
     write_json(
@@ -354,3 +364,16 @@ def test_what_transformers_5_saves(tmp_path, family):
     assert found.tokenizer.encode("北[E1]").ids[-2] == make().get_vocab_size()
     assert found.more_special == ("[E1]",)
     assert found.notes == () or "normalizer" in found.notes[0]
+
+
+def test_padding_that_positions_are_not_counted_from(tmp_path):
+    """RoBERTa's positions pass over the padding's id, so another id would move every position."""
+    write_config(tmp_path, "xlm-roberta")
+    write_tokenizer(tmp_path, unigram_tokenizer(), "XLMRobertaTokenizer")
+    found = read_tokenizer(tmp_path)
+    size = len(found.vocab)
+    assert found.find_misfit(size, padding=1) == []
+    assert found.find_misfit(size, padding=0) == [
+        "pad_token: expected the id 0 (config.json pad_token_id); found <pad> (1)"
+    ]
+    assert len(found.find_misfit(size - 1, padding=0)) == 2

@@ -6,8 +6,10 @@ import runpy
 import pytest
 
 from tests.artifacts import EVERY_TARGET
+from yizhi.model.architectures import FAMILIES
 from yizhi.release.artifact import Artifact
 from yizhi.release.cards import write_card, write_release_card
+from yizhi.runtimes.tokenization import Tokenizer
 
 yaml = pytest.importorskip("yaml")  # comes with huggingface_hub
 
@@ -87,6 +89,14 @@ def test_nothing_from_a_checkpoint_acts_in_a_card(tmp_path):
     assert "and 11 more, in `config.json`" in write_card(artifact, source, PARITY)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_flax_classes_are_named_where_transformers_has_them(tmp_path, family):
+    names = pytest.importorskip("transformers.models.auto.modeling_flax_auto").FLAX_MODEL_MAPPING_NAMES
+    card = write_card(make_artifact(tmp_path, target="flax"), {**SOURCE, "model_type": family}, PARITY)
+    assert ("FlaxAutoModel" in card) == (family in names)
+
+
 SNIPPET = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TASKS = ["bert", "bert-no-head", "bert-classifier", "bert-tagger", "bert-reader", "electra-discriminator"]
 
@@ -107,3 +117,24 @@ def test_every_snippet_runs_as_it_stands(open_artifact, tmp_path, monkeypatch, c
         runpy.run_path(str(tmp_path / "snippet.py"))
         assert re.search(r"\d", capsys.readouterr().out)
     assert artifact.find_altered_files() == []
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
+@pytest.mark.parametrize("target", EVERY_TARGET)
+def test_snippets_give_the_ids_of_a_tokenizer_that_its_file_cannot_hold(
+    open_artifact, tmp_path, monkeypatch, capsys, target
+):
+    """RoFormer's tokenizer.json alone made one unknown word of a whole sentence."""
+    pytest.importorskip("rjieba")
+    artifact = open_artifact("roformer", target)[1].artifact
+    length = Tokenizer.open(artifact.folder).encode(["北京是中国的首都。"]).inputs.input_ids.shape[1]
+    card = write_card(artifact, {**SOURCE, "model_type": "roformer"}, PARITY)
+    assert "jieba cuts texts into words" in card
+    monkeypatch.chdir(artifact.folder)
+    for code in SNIPPET.findall(card):
+        assert len(code.splitlines()) <= 10
+        (tmp_path / "snippet.py").write_text(code, encoding="utf-8")
+        runpy.run_path(str(tmp_path / "snippet.py"))
+        printed = capsys.readouterr().out
+        assert f"1, {length}, " in printed or target == "flax"  # which only reads the weights

@@ -192,17 +192,26 @@ HEAD = Plausibility("untrained", 0, 3, -10.65, -9.96, 30)
 @pytest.mark.parametrize("size", ["desktop", "phone"])
 def test_page_in_a_browser(tmp_path, size, scheme):
     """Nothing is cut off, colours keep their contrast, and the warning has a colour of its own."""
-    rows = [*make_rows(), Row("litert", verdict=make_record([0.999] * 13, head=HEAD), size=10**9)]
+    long = make_record([0.999] * 12 + [None], head=HEAD)
+    outputs = [*long.worst.values(), *(make_difference(name, 0.5) for name in ("token_weights", "pooler_output"))]
+    worst = {found.output: replace(found, case="a_case_of_a_longer_name_") for found in outputs}
+    rows = [*make_rows(), Row("litert", verdict=replace(long, worst=worst), size=10**9)]
     (tmp_path / "parity.html").write_text(render_page("a_checkpoint_of_a_long_name" * 3, rows, ENVIRONMENT), "utf-8")
     with run_chromium() as browser, open_pages(browser) as open_page:
         page = open_page((tmp_path / "parity.html").as_uri(), size=size, scheme=scheme)
         assert_fits(page, size)
         cut_off = "tables => tables.filter(table => table.scrollWidth > table.parentElement.clientWidth).length"
         assert page.locator("table").evaluate_all(cut_off) == 0
+        assert (
+            page.locator("table.heat :is(td, th)").evaluate_all(
+                "cells => cells.filter(cell => cell.scrollWidth > cell.clientWidth + 1).map(cell => cell.textContent)"
+            )
+            == []
+        )
         assert page.locator("h1").bounding_box()["y"] < 200
         colour = "found => getComputedStyle(found).backgroundColor"
         colours = [page.locator(place).first.evaluate(colour) for place in ("body", ".warning", "td.over")]
-        assert len(set(colours)) == 3
+        assert len({*colours, "rgba(0, 0, 0, 0)"}) == 4
         assert colours[0] == {"dark": "rgb(20, 24, 28)", "light": "rgb(252, 252, 250)"}[scheme]
         cells = page.locator("table.heat td[style]")
         assert cells.nth(0).evaluate(colour) != page.locator("[title^='litert, hidden_states.1:']").evaluate(colour)

@@ -81,6 +81,9 @@ def test_a_target_is_spelled_as_it_would_be_there(open_own, family):
     assert (apart[0].sentence, inside[0].sentence) == ("北 world", "北world")
     assert apart[0].token_id == tokenizer.tokenize(["北 world"])[0].ids[-2]
     assert inside[0].token_id != apart[0].token_id
+    ((first,),) = fill("[MASK]是", targets=["hello"])
+    begun = tokenizer.tokenize(["hello是"])[0].ids[1]
+    assert first.token_id == (begun if tokenizer.adds_space else None)
     for text, word in (("北[MASK]是", "中国好快"), ("[MASK]是", "hello"), ("hello [MASK]", "北京好")):
         spelled = tokenizer.pieces(word, spaced=text.startswith("hello ") or (text[0] == "[" and tokenizer.adds_space))
         whole = tokenizer.tokenize([text.replace(" [MASK]", f" {word}").replace("[MASK]", word)])[0].ids.tolist()

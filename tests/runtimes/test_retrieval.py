@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.artifacts import EVERY_TARGET, export_artifact
-from tests.checkpoints import TOKENIZERS, write_tokenizer
+from tests.checkpoints import TOKENIZERS, VOCAB, write_tokenizer
 from yizhi.errors import InputError
 from yizhi.model.spec import TERM_WEIGHTS, TOKEN_VECTORS, TOKEN_WEIGHTS, Pooling
 from yizhi.reading.checkpoint import Checkpoint
@@ -137,6 +137,38 @@ def test_int8_gives_the_same_bits_with_any_padding_and_batch(open_artifact, vari
             for name in names:
                 got = found[name][1, :length] if name in (TOKEN_WEIGHTS, TOKEN_VECTORS) else found[name][1]
                 np.testing.assert_array_equal(got, alone[name][0], err_msg=f"{name} {length} {rows}")
+
+
+@pytest.mark.parametrize("target", ["onnx-int8", "openvino-int8", "litert-int8"])
+def test_int8_gives_the_same_bits_in_wide_models_too(open_artifact, target):
+    """What stays float32 there, Dense modules and the vector of token weights, adds up hundreds of terms."""
+    width = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 64, "num_hidden_layers": 1}
+    modules = {"mode": "cls", "dense": ((512, "Tanh", True),), "normalize": True, "hidden": 768}
+    _, runtime = open_artifact("bert-m3", target, config=width, sentence=modules)
+    ids = np.random.default_rng(0).integers(5, 60, (1, 64))
+    names = ["sentence_embedding", TOKEN_WEIGHTS, TOKEN_VECTORS]
+    for length in (1, 2, 5, 13, 31):
+        alone = runtime.run({"input_ids": ids[:, :length]}, names)
+        batch = np.repeat(ids[:, : length + 4], 3, axis=0)
+        mask = np.ones_like(batch)
+        mask[1, length:] = 0
+        found = runtime.run({"input_ids": batch, "attention_mask": mask}, names)
+        for name in names:
+            got = found[name][1] if name == "sentence_embedding" else found[name][1, :length]
+            np.testing.assert_array_equal(got, alone[name][0], err_msg=f"{name} {length}")
+
+
+@pytest.mark.parametrize("target", ["onnx-int8", "openvino-int8", "litert-int8"])
+def test_int8_weighs_a_large_vocabulary_alike_in_any_batch(open_artifact, target):
+    """A logarithm of many elements had other last bits where threads shared them out: BERT's vocabulary is as large."""
+    vocab = [*VOCAB, *(f"词{number}" for number in range(20_000))]
+    small = {"num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 16, "vocab_size": len(vocab)}
+    _, runtime = open_artifact("bert-splade", target, config=small, vocab=vocab)
+    ids = np.random.default_rng(0).integers(5, 60, (8, 9))
+    together = runtime.run({"input_ids": ids}, [TERM_WEIGHTS])[TERM_WEIGHTS]
+    for row in range(len(ids)):
+        alone = runtime.run({"input_ids": ids[row : row + 1]}, [TERM_WEIGHTS])[TERM_WEIGHTS]
+        np.testing.assert_array_equal(alone[0], together[row])
 
 
 def test_kinds_that_are_not_given_are_refused(open_artifact):

@@ -187,8 +187,9 @@ def test_vectors_are_cut_and_normalized_as_is_asked(open_artifact, own):
         expected = np.stack(states)[:, :size]
         expected = expected / np.linalg.norm(expected, axis=1, keepdims=True) if normalizes else expected
         np.testing.assert_allclose(found, expected, atol=1e-6, rtol=1e-5)
-    with pytest.raises(InputError, match="dimensions: expected 1"):
-        Embedder(runtime, dimensions=33)
+    for size in (0, 33):
+        with pytest.raises(InputError, match="dimensions: expected 1"):
+            Embedder(runtime, dimensions=size)
 
 
 def test_a_dense_module_is_not_left_out_in_silence(open_artifact):

@@ -153,6 +153,24 @@ def test_scores(tmp_path):
     assert score(numbers, examples, [[1.0]] * 3) == {"pearson": 0.0, "spearman": 0.0}
 
 
+def test_guessing_knows_shares_and_no_text(tmp_path):
+    def labelled(labels, problem=SINGLE_LABEL):
+        path = write(tmp_path / "guess.jsonl", [("天", label) for label in labels])
+        return ClassificationReader(problem).read(path, Faults())
+
+    one_sided, even = labelled("aaab" * 10), labelled("ab" * 20)
+    task = Classification(("a", "b"), SINGLE_LABEL)
+    # Always a: F1 6/7 of a and 0 of b, 0.43 on average; labels drawn by their shares have 3/4 and 1/4.
+    assert task.guess(one_sided, one_sided)["f1"] == pytest.approx(0.5, abs=0.02)
+    assert task.guess(even, even)["accuracy"] == pytest.approx(0.5, abs=0.02)
+    assert task.guess(labelled("a" * 40), even) == {"accuracy": 0.5, "f1": pytest.approx(1 / 3)}
+    several = Classification(("a", "b"), MULTI_LABEL)
+    rows = labelled([["a"], ["a", "b"], ["a"], ["a"]] * 10, MULTI_LABEL)
+    assert several.guess(rows, rows) == {"accuracy": 0.75, "f1": pytest.approx(80 / 90)}
+    numbers = labelled(["1", "2", "4"], REGRESSION)
+    assert Classification(("label",), REGRESSION).guess(numbers, numbers) == {"pearson": 0.0, "spearman": 0.0}
+
+
 def test_what_is_too_long_is_cut():
     from yizhi.training.tasks.classification import Labelled
 

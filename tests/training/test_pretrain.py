@@ -49,7 +49,17 @@ def train(base, text, out, settings=SETTINGS, new_head=False, **changes):
     return pretrain(base, objective(text, **changes), out, settings, new_head)
 
 
-FAMILIES = ("bert", "bert-no-pooler", "bert-untied", "albert", "electra-generator", "megatron-bert", "roberta")
+FAMILIES = (
+    "bert",
+    "bert-no-pooler",
+    "bert-untied",
+    "albert",
+    "electra-generator",
+    "megatron-bert",
+    "ernie",
+    "nezha",
+    "roberta",
+)
 
 
 @pytest.mark.parametrize("variant", FAMILIES)

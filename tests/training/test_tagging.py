@@ -198,3 +198,10 @@ def test_entities_are_scored_whole_and_plain_tags_one_by_one():
     _, (feature,) = targets(plain, example)
     found = plain.score([example], [feature], [logits_for(plain, feature, ["ADJ", "NOUN", "ADJ", "ADJ", "ADJ"])])
     assert found == {"accuracy": pytest.approx(2 / 3), "f1": pytest.approx(2 / 3)}
+
+
+def test_guessing_is_the_likeliest_tag_everywhere():
+    entities = [sentence("北京好天啊", ["B-LOC", "I-LOC", "O", "O", "O"])]
+    assert Tagging(BIO).guess(entities, entities) == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+    plain = [sentence("北京好", ["NOUN", "NOUN", "ADJ"])]
+    assert Tagging(("ADJ", "NOUN")).guess(plain, plain) == {"accuracy": pytest.approx(2 / 3), "f1": pytest.approx(0.4)}

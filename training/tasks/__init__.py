@@ -46,6 +46,12 @@ class Task(Protocol[Given]):
     ) -> dict[str, float]:
         """Scores from each feature's logits: [labels], or [T, labels] of a row's tokens."""
 
+    def guess(self, trained_on: Sequence[Given], examples: Sequence[Given]) -> dict[str, float]:
+        """Scores on `examples` of one who knows how often each label is in `trained_on`, and reads nothing.
+
+        Empty where there is nothing to guess by.
+        """
+
 
 class DatasetReader(Protocol[Example]):
     """How a task's examples are read, and its labels found."""

@@ -112,6 +112,10 @@ class Reading:
             "exact_match": float(np.mean([cmrc.exact_match(*pair) for pair in pairs])),
         }
 
+    def guess(self, trained_on: Sequence[Question], examples: Sequence[Question]) -> dict[str, float]:
+        """Nothing: an answer is a place in a text, and no place is likelier than others in all texts."""
+        return {}
+
     def predict(
         self, examples: Sequence[Question], features: Sequence[Feature], logits: Sequence[NDArray]
     ) -> list[str]:

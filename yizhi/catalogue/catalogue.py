@@ -4,6 +4,7 @@ The facts are in `catalogue.toml`; parameters and sizes follow from the shapes t
 checkpoints with a file of the same form, named by the environment variable YIZHI_CATALOGUE.
 """
 
+import difflib
 import math
 import re
 import tomllib
@@ -125,12 +126,15 @@ def read_catalogue() -> Mapping[str, KnownCheckpoint]:
 
 
 def find_known(name: str) -> KnownCheckpoint:
-    """The entry of this name or hub id. Raises InputError, listing the names, where there is none."""
+    """The entry of this name or hub id. Raises InputError, proposing the nearest names, where there is none."""
     known = read_catalogue()
     for entry in known.values():
         if name in (entry.name, *entry.hub):
             return entry
-    raise InputError(name, f"not in the catalogue; known: {', '.join(known)}")
+    names = {each.lower(): each for entry in known.values() for each in (entry.name, *entry.hub)}
+    close = [names[each] for each in difflib.get_close_matches(name.lower(), names, n=3)]
+    proposed = f"did you mean {' or '.join(close)}? " if close else ""
+    raise InputError(name, f"not in the catalogue: {proposed}`yizhi models` lists what is known")
 
 
 def find_by_files(digest: Mapping[str, str]) -> tuple[KnownCheckpoint, str] | None:

@@ -3,12 +3,19 @@
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yizhi.commands.options import JSON_HELP, Commands, add_command, positive
 from yizhi.commands.task_options import PROBLEMS, TASKS, add_data_options, read_columns
-from yizhi.commands.training_options import add_run_options, add_training_options, read_settings, use_torch_alone
+from yizhi.commands.training_options import (
+    add_run_options,
+    add_training_options,
+    read_settings,
+    tell_next,
+    use_torch_alone,
+)
 from yizhi.errors import InputError
 from yizhi.training.choices import BOTTLENECKS, METHODS
 
@@ -113,6 +120,10 @@ def _read_method(options: argparse.Namespace) -> "Method":
     return Lora(**lora, keep=options.keep_lora)
 
 
+def _list(scores: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+
+
 def _print(out: Path, outcome: "FinetuningResult") -> None:
     for fault in outcome.skipped:
         print(f"left out: {fault}", file=sys.stderr)
@@ -127,9 +138,9 @@ def _print(out: Path, outcome: "FinetuningResult") -> None:
     )
     if outcome.scores:
         best = f"best at step {outcome.history.best_step}" if outcome.history.best_step else "at the end"
-        print(f"{best}: {', '.join(f'{name} {value:.4f}' for name, value in outcome.scores.items())}")
-    print(
-        f"{out}: `yizhi export {out} --out RELEASE` makes a release of it; "
-        "metrics.json and training.svg say how it went",
-        file=sys.stderr,
-    )
+        print(f"{best}: {_list(outcome.scores)}, on {outcome.evaluated:,} examples")
+    if outcome.guess:
+        print(f"guessing by how often a label is: {_list(outcome.guess)}")
+        if outcome.scores[outcome.best] <= outcome.guess[outcome.best]:
+            print(f"no better than guessing ({outcome.best}): it needs more data or more steps")
+    tell_next(out)

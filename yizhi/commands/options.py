@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from rich.console import Console
-
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from yizhi.pipeline.results import Row
     from yizhi.release.policy_verdict import PolicyVerdict
 
@@ -43,8 +43,10 @@ def name_flags(text: str, parser: argparse.ArgumentParser) -> str:
     return re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[0]), text)
 
 
-def make_console() -> Console:
+def make_console() -> "Console":
     """Standard output: as wide as the terminal; in a log, as wide as its lines."""
+    from rich.console import Console
+
     return Console(width=None if sys.stdout.isatty() else 160)
 
 

@@ -63,13 +63,14 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
-    from yizhi.packaging.package import SERVERS, package
+    from yizhi.packaging.package import PACKAGE, SERVERS, package
     from yizhi.reports.tables import format_bytes
 
     if checker := open_checker(options):
         from yizhi.release.signing import check_signature
 
         check_signature(options.release, checker)
+    replaces = (options.out / PACKAGE).is_file()
     found = package(
         options.release,
         options.server,
@@ -83,7 +84,8 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(found, ensure_ascii=False, indent=2))
         return 0
-    print(f"{options.out}: {format_bytes(sum(entry['size'] for entry in found['files'].values()))}")
+    size = format_bytes(sum(entry["size"] for entry in found["files"].values()))
+    print(f"{options.out}: {size}{', in place of the package that was there' if replaces else ''}")
     for model in found["models"]:
         print(f"  {model['name']}: {model['target']}, {', '.join(model['signatures'])}")
     print(SERVERS[options.server].start.format(package=options.out, name=found["models"][0]["name"]))

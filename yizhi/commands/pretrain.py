@@ -2,12 +2,11 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yizhi.commands.options import CHECKPOINT_HELP, JSON_HELP, Commands, add_command, make_console, named, positive
-from yizhi.commands.training_options import add_training_options, read_settings, use_torch_alone
+from yizhi.commands.training_options import add_training_options, read_settings, tell_next, use_torch_alone
 from yizhi.errors import InputError
 from yizhi.training.choices import MASKING, PAIRS
 
@@ -153,8 +152,4 @@ def _print(out: Path, outcome: "PretrainingResult") -> None:
     if outcome.scores:
         best = f"best at step {history.best_step}" if history.best_step else "at the end"
         print(f"{best}: {', '.join(f'{name} {value:.4f}' for name, value in outcome.scores.items())}")
-    print(
-        f"{out}: `yizhi export {out} --out RELEASE` makes a release of it; "
-        "metrics.json and training.svg say how it went",
-        file=sys.stderr,
-    )
+    tell_next(out)

@@ -2,11 +2,16 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from yizhi.commands.options import JSON_HELP, Commands, add_command, positive
-from yizhi.commands.training_options import add_run_options, add_training_options, read_settings, use_torch_alone
+from yizhi.commands.training_options import (
+    add_run_options,
+    add_training_options,
+    read_settings,
+    tell_next,
+    use_torch_alone,
+)
 from yizhi.training.choices import EMBEDDING_POOLINGS, OBJECTIVES
 
 
@@ -70,6 +75,5 @@ def run(options: argparse.Namespace) -> int:
     print(f"{outcome.examples:,} examples, {outcome.history.steps} steps, {outcome.seconds:.0f} s")
     for name, value in outcome.scores.items():
         print(f"{name} {outcome.before[name]:.4f} → {value:.4f}")
-    export = f"yizhi export {options.out} --pooling {options.pooling}"
-    print(f"{options.out}: `{export}` takes it, then `yizhi embed`", file=sys.stderr)
+    tell_next(options.out, "--pooling", options.pooling)
     return 0

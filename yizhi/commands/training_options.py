@@ -2,6 +2,9 @@
 
 import argparse
 import os
+import shlex
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yizhi.choices import DEVICES
@@ -44,6 +47,13 @@ def add_training_options(parser: argparse.ArgumentParser, epochs: int, learning_
     group.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
     group.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")
     group.add_argument("--device", choices=DEVICES, help="default: cuda where torch sees one")
+
+
+def tell_next(out: Path, *more: str) -> None:
+    """Say how a release is made of what was trained, as it can be typed. more: arguments of `yizhi export`."""
+    command = ["yizhi", "export", str(out), "--out", str(Path("dist") / out.resolve().name), *more]
+    print(f"{out}: metrics.json and training.svg say how it went. Make a release of it:", file=sys.stderr)
+    print(f"  {shlex.join(command)}", file=sys.stderr)
 
 
 def use_torch_alone() -> None:

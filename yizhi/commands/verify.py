@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yizhi.choices import DEVICES, MATH, WASM
@@ -19,6 +20,7 @@ from yizhi.commands.signer_options import add_checker, open_checker
 from yizhi.commands.task_options import add_data_options, read_columns
 from yizhi.converters.targets import TARGETS, find_targets
 from yizhi.errors import InputError
+from yizhi.release.artifact import DESCRIPTION
 from yizhi.release.manifest import MANIFEST, SIGNATURE
 from yizhi.release.places import refuse_inside
 
@@ -129,10 +131,15 @@ def run(options: argparse.Namespace) -> int:
                 options.math,
             )
     if options.report:
-        write_report(options.report, options.path.resolve().name, rows, policy)
+        write_report(options.report, _name(options.path.resolve()), rows, policy)
     agree = rows and not any(row.altered for row in rows)
     vouched = _say_who_vouches(options, signature) if agree else None
     return finish(rows, options.path, options.json, options.require_mlm, policy, vouched)
+
+
+def _name(path: Path) -> str:
+    """A release's folder, or an artifact's with its release's."""
+    return f"{path.parent.name}/{path.name}" if (path / DESCRIPTION).exists() else path.name
 
 
 def _judge_by_policy(options: argparse.Namespace) -> "PolicyVerdict | None":

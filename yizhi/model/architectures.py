@@ -11,6 +11,7 @@ from yizhi.errors import InputError
 from yizhi.model.adapters import bottleneck
 from yizhi.model.config import EncoderConfig
 from yizhi.model.label_heads import LABEL_CLASS_SUFFIXES, LABEL_HEADS, LabelHeadNames, label_head, task_of
+from yizhi.model.rotary import ROFORMER_TABLE
 from yizhi.model.spec import (
     Adapter,
     Dense,
@@ -426,7 +427,7 @@ FAMILIES: Mapping[str, Family] = {
             ),
         },
         ignored={
-            "roformer.encoder.embed_positions.weight": POSITIONS_TABLE,
+            ROFORMER_TABLE: POSITIONS_TABLE,
             "cls.seq_relationship.*": NEXT_SENTENCE,
         },
     ),

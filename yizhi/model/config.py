@@ -158,7 +158,7 @@ class EncoderConfig:
         pad = optional.pad_token_id if pad is None else pad
         if isinstance(pad, bool) or not isinstance(pad, int) or not 0 <= pad < (values["vocab_size"] or math.inf):
             faults.append(f"pad_token_id: expected an id below vocab_size; found {show(pad)}")
-        elif _FIELDS[model_type].skips_padding and pad + 1 >= (values["max_position_embeddings"] or math.inf):
+        elif optional.skips_padding and pad + 1 >= (values["max_position_embeddings"] or math.inf):
             found = values["max_position_embeddings"]
             faults.append(f"max_position_embeddings: expected more than pad_token_id + 1 ({pad + 1}); found {found}")
         tie = raw.get("tie_word_embeddings", True)

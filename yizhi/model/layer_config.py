@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from yizhi.errors import show
+from yizhi.model.rotary import ROFORMER_BASE
 
 # hidden_act -> the function it names. "gelu" is the exact erf form; the tanh form has three names.
 ACTIVATIONS = MappingProxyType(
@@ -17,8 +18,6 @@ ACTIVATIONS = MappingProxyType(
         "relu": "relu",
     }
 )
-# RoFormer's, which its configuration does not name.
-_ROFORMER_BASE = 10_000.0
 # `classifier_pooling` -> what a label head reads (see `yizhi.model.spec.LinearHead`).
 _POOLINGS = {"cls": "first_token", "mean": "mean"}
 _MOST = 1 << 20
@@ -69,7 +68,7 @@ def read_layers(raw: Mapping[str, Any], model_type: str, faults: list[str]) -> L
     """What a parsed `config.json` of this family says, with transformers' defaults; faults are added to the list."""
     if model_type == "roformer":
         return LayerConfig(
-            global_rope_theta=_ROFORMER_BASE, rotary_value=_truth(raw, "rotary_value", default=False, faults=faults)
+            global_rope_theta=ROFORMER_BASE, rotary_value=_truth(raw, "rotary_value", default=False, faults=faults)
         )
     if model_type == "nezha":
         farthest = int(_positive(raw, "max_relative_position", 64, faults, whole=True))

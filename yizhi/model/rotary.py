@@ -5,11 +5,19 @@ Their names say what they hold, so that a reader can tell a right table from any
 
 import math
 import re
+from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+ROFORMER_BASE = 10_000.0
+# A parameter of transformers' RoFormer [positions, d]: sines, and beside them cosines.
+ROFORMER_TABLE = "roformer.encoder.embed_positions.weight"
+
+# Another processor may have rounded the last bit of a number up to 1 the other way.
+_LAST_BIT = 2.0**-23
 _NAME = re.compile(r"rotary\.(cos|sin)\.(\d+\.\d+)")
 
 
@@ -38,3 +46,21 @@ def make_table(name: str, length: int, pairs: int) -> NDArray[np.float32]:
     table = np.array([turn(angle) for angle in angles.ravel().tolist()], np.float32).reshape(length, pairs)
     table.flags.writeable = False
     return table
+
+
+def make_roformer_table(length: int, d: int) -> NDArray[np.float32]:
+    """ROFORMER_TABLE, float32 [length, d]."""
+    cos, sin = (make_table(name, length, d // 2) for name in table_names(ROFORMER_BASE))
+    return np.hstack((sin, cos))
+
+
+def find_wrong_table(name: str, array: NDArray[Any], told_by: float = _LAST_BIT) -> Iterator[str]:
+    """The fault of a constant or a parameter that is named after rotary positions and holds other numbers.
+
+    told_by: how far a number must be off.
+    """
+    length = array.shape[0] if array.ndim else 1
+    rows = array.astype(np.float64).reshape(length, array.size // max(length, 1))
+    expected = make_roformer_table(*rows.shape) if name == ROFORMER_TABLE else make_table(name, *rows.shape)
+    if not rows.size or rows.shape != expected.shape or not np.abs(rows - expected).max() <= told_by:  # nor NaN
+        yield f"{name}: holds other numbers than the rotary positions that it is named after"

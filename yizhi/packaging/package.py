@@ -10,6 +10,7 @@ from typing import Any
 
 from yizhi.errors import CheckFailed, InputError
 from yizhi.packaging import tf_serving, triton, web
+from yizhi.packaging.clients import write_readme
 from yizhi.packaging.order import Order
 from yizhi.parity.golden import Golden
 from yizhi.release.artifact import Artifact
@@ -90,6 +91,7 @@ def package(
         models = SERVERS[server].write(folder, order)
         if tokenizer := SERVERS[server].tokenizer:
             _copy_all(artifacts[0].folder, folder / tokenizer, TOKENIZER)
+            write_readme(folder, server, SERVERS[server].start, models, folder / tokenizer)
         files = describe_folder(folder)
         _compare(files, models, artifacts)
         described = {

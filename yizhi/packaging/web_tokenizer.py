@@ -7,11 +7,10 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from yizhi.parity.texts import TextCase
+from yizhi.runtimes.pieces import pattern_of_chinese
 
-# Beyond 16 bits, the Chinese characters that BERT makes words of their own (Rust's `is_chinese_char`, after Google's
-# tokenization.py). JavaScript's normalizer looks at 16 bits at a time, and does not see them.
-_RANGES = ((0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F), (0x2B920, 0x2CEAF), (0x2F800, 0x2FA1F))
-RARE_CHINESE = f"[{''.join(f'{chr(first)}-{chr(last)}' for first, last in _RANGES)}]"
+# JavaScript's normalizer looks at 16 bits at a time, and does not see the Chinese characters beyond.
+RARE_CHINESE = pattern_of_chinese(least=0x10000)
 
 
 def adapt_tokenizer(tokenizer: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Outputs are rounded from float64 to float32, which moves them by at most 6e-8 of
 hundredth of the strictest tolerance. Vocabulary logits are kept at each case's `logit_positions`.
 """
 
+import os
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,8 +40,8 @@ from yizhi.storage.json_files import read_json_object, to_json
 CASES = "cases.json"
 ARRAYS = "golden.safetensors"
 SCHEMA = "cases.v1"
-# Of the oracle's parameters: all of a BERT-base's.
-_KEPT_BYTES = 2**30
+# Of the oracle's parameters in float64: all of a BERT-base's, and more where an eighth of the machine's memory is more.
+_KEPT_BYTES = max(2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8)
 _INPUTS = tuple(Inputs.__dataclass_fields__)
 # What a reference holds one vector for: each chosen position, each token, or each row of the batch.
 POSITION, TOKEN, ROW = "position", "token", "row"
@@ -51,7 +52,7 @@ class Golden:
     """The cases, and the oracle's outputs of each for its signatures: `reference[case name][output]`.
 
     per: what each output holds one vector for. sums: outputs whose error is measured against their vector.
-    offsets: [H] each, of the outputs that a LayerNorm gives: what it adds.
+    offsets: [H] each, of the outputs that a LayerNorm gives: what it adds; its scale, where it adds nothing.
     text: what the checkpoint's own files do with text and labels.
     weights: digests of the checkpoint's tensors, by parameter: what `yizhi.parity.weights` compares stored ones with.
     numbers: the same tensors summarized, for int8 ones where the checkpoint's are not at hand.
@@ -101,10 +102,8 @@ class Golden:
         per = {name: _per(checkpoint.spec, name) for name in names}
         sums = [name for name in names if is_sum(checkpoint.spec, name)]
         norms = {name: norm for name in names if (norm := norm_of(checkpoint.spec, name))}
-        offsets = {
-            name: checkpoint.array(norm.bias).astype(np.float32) if norm.bias else np.zeros(norm.size, np.float32)
-            for name, norm in norms.items()
-        }
+        # What has no offset is w · z of a z that errs near 0 as elsewhere, and w stands in for it.
+        offsets = {name: checkpoint.array(norm.bias or norm.weight).astype(np.float32) for name, norm in norms.items()}
         tokenizer = Tokenizer.of(checkpoint.text, checkpoint.config)
         with ThreadPoolExecutor(workers) as pool:
             # The longest first, so that no thread idles at the end.

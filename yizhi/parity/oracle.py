@@ -269,6 +269,7 @@ def attention(p: Pass, layer: Layer, x: Array) -> Array:
     context = np.empty_like(query)
     sees = np.tri(length, k=length if layer.window is None else layer.window, dtype=bool)  # not too far ahead
     sees &= sees.T
+    apart = distance_vectors(layer.farthest, length, d) if layer.farthest else []
     for row in range(batch):
         for head in range(heads):
             at = slice(row * length, (row + 1) * length), slice(head * d, (head + 1) * d)
@@ -276,26 +277,25 @@ def attention(p: Pass, layer: Layer, x: Array) -> Array:
             if layer.rotary:
                 q, k = p.take(rotary, layer.rotary, q), p.take(rotary, layer.rotary, k)
                 v = p.take(rotary, layer.rotary, v) if layer.rotary.values else v
-            hidden = np.where(sees, mask[row, head], MASK_VALUE)
-            if layer.farthest is None:
-                context[at] = softmax(q @ k.T / np.sqrt(d) + hidden) @ v
-                continue
-            vectors = distance_vectors(layer.farthest, np.arange(1 - length, length), d)
-            for place in range(length):  # each query has keys and values of its own
-                apart = vectors[length - 1 - place :][:length]
-                weights = softmax((k + apart) @ q[place] / np.sqrt(d) + hidden[place])
-                context[at][place] = weights @ (v + apart)
+            scores = q @ k.T
+            if apart:
+                scores += [r @ one for r, one in zip(apart, q, strict=True)]
+            weights = softmax(scores / np.sqrt(d) + np.where(sees, mask[row, head], MASK_VALUE))
+            context[at] = weights @ v
+            if apart:
+                context[at] += [one @ r for r, one in zip(apart, weights, strict=True)]
     p.tap("context", context)
     result = p.take(linear, layer.attention_output, context)
     p.tap("attention_output", result)
     return result
 
 
-def distance_vectors(farthest: int, distances: NDArray[np.int64], d: int) -> Array:
-    """One vector [d] for each distance of a key: the r of `yizhi.model.spec.Layer`."""
-    n = farthest + np.minimum(np.maximum(distances, -farthest), farthest)
+def distance_vectors(farthest: int, length: int, d: int) -> list[Array]:
+    """For each query, the r of `yizhi.model.spec.Layer` of every key, [T, d]: parts of one table of all distances."""
+    n = farthest + np.minimum(np.maximum(np.arange(1 - length, length), -farthest), farthest)
     waves = n[:, None] / 10_000.0 ** (np.arange(d) // 2 * 2 / d)
-    return np.where(np.arange(d) % 2, np.cos(waves), np.sin(waves))
+    table = np.where(np.arange(d) % 2, np.cos(waves), np.sin(waves))
+    return [table[length - 1 - place :][:length] for place in range(length)]
 
 
 def rotary(p: Pass, turn: Rotary, x: Array) -> Array:

@@ -22,7 +22,7 @@ from yizhi.parity.numbers import audit_sums
 from yizhi.parity.record import WeightAudit
 from yizhi.parity.workers import compute_in_order
 from yizhi.reading.checkpoint import Checkpoint
-from yizhi.reading.stored_tensors import TensorPlace
+from yizhi.reading.stored_tensors import TensorPlace, read_dense
 from yizhi.release.artifact import DESCRIPTION, Artifact
 from yizhi.storage.codec import LEFT_OUT
 
@@ -67,7 +67,7 @@ def audit(
     this one whose tensors have these digests, and compared in every bit. Without either, by `sums`: see
     `yizhi.parity.numbers`. Raises InputError where the files cannot be read.
     """
-    tensors = TARGETS[artifact.target].stored_tensors(artifact.folder)
+    tensors = TARGETS[artifact.target].stored_tensors(artifact.folder) + read_dense(artifact.folder)
     source = _of_checkpoint(checkpoint, expected) if checkpoint else _of_siblings(artifact, expected)
     let_go = checkpoint.release if checkpoint else None
     compared = _Audit(expected, sums, artifact.description.get("quantization"), source, let_go)

@@ -45,7 +45,6 @@ JUDGED_WITH = (
     ),
     "reading/litert_tensors.py",
     "reading/openvino_tensors.py",
-    "reading/rotary_tables.py",
     "reading/saved_model.py",
     "reading/stored_tensors.py",
     "runtimes",

@@ -107,7 +107,7 @@ def check_beside(folder: Path, text: TextTokenizer, ignored: Collection[str] = (
     passed_over = partial(is_ignored, ignored=ignored)
     space = describe_parts(text.plain)["pre_tokenizer"] or {}
     faults = []
-    if is_json or kind_of(text.tokenizer) == WORDPIECE:
+    if is_json or kind_of(text.tokenizer) == WORDPIECE:  # else it is what was read
         faults += find_disagreements(folder, text.tokenizer, bool(space.get("add_prefix_space")), passed_over)
     if is_json and (folder / VOCAB).exists() and not passed_over(VOCAB):
         lines = collect_faults(faults, lambda: read_vocab(folder / VOCAB))

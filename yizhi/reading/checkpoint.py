@@ -12,11 +12,12 @@ import numpy as np
 from yizhi.errors import InputError, collect_faults, collect_own_faults
 from yizhi.model.architectures import CLASS_SUFFIXES, DROPPED_HEADS, FAMILIES, Family, build_spec
 from yizhi.model.config import EncoderConfig
+from yizhi.model.rotary import ROFORMER_TABLE, find_wrong_table
 from yizhi.model.spec import EncoderSpec, LinearHead, Parameter, Pooling, find_pooling_faults
 from yizhi.reading.auto_tokenizer import check_beside, read_tokenizer
 from yizhi.reading.folder_files import ADAPTER, MERGE, TOKEN_HEAD_PICKLES, account_for_files, is_adapter_alone
 from yizhi.reading.safetensors_file import SafetensorsFile
-from yizhi.reading.sentence_dense import dense_name, open_dense_weights
+from yizhi.reading.sentence_dense import DENSE, dense_name, open_dense_weights
 from yizhi.reading.sentence_settings import MODULES, SentenceSettings, read_sentence_settings
 from yizhi.reading.tokenizer_files import TextTokenizer
 from yizhi.reading.tokenizer_sources import SENTENCEPIECE, TOKENIZER_FILES
@@ -107,9 +108,10 @@ class Checkpoint:
                 )
             names = {file.path.name for file in files} or {file.name for file in folder.glob("*.safetensors")}
             uses = collect_own_faults(faults, lambda: account_for_files(folder, names, ignored_files))
+            if config:
+                faults = _find_other_family(config, files) + faults
             if faults or config is None or text is None:
                 raise InputError(path, faults)
-            _check_family(folder, config, files)
             checkpoint = cls(folder, files, config, text.shorten(sentence.max_length) if sentence else text)
             check_task(checkpoint, folder / "config.json")
             checkpoint._set_pooling(pooling, sentence, dimensions)
@@ -245,13 +247,15 @@ class Checkpoint:
 
     def _index_tensors(self, family: Family) -> list[str]:
         """Fill `_sources` and `ignored`; return the faults seen on the way."""
-        faults = []
+        faults: list[str] = []
         for file in self._files:
             for stored_name in file.entries:
                 name = canonical_name(stored_name, family)
                 reason = next((why for glob, why in family.ignored.items() if fnmatch.fnmatchcase(name, glob)), None)
                 if reason:
                     self.ignored[stored_name] = reason
+                    if name == ROFORMER_TABLE:  # in half precision its numbers are rounded
+                        faults += find_wrong_table(name, file.array(stored_name), told_by=0.01)
                 elif name in self._sources:
                     faults.append(f"{stored_name}: the same tensor as {self._sources[name][1]}")
                 else:
@@ -297,7 +301,8 @@ class Checkpoint:
             raise InputError("`dimensions`", "expected `pooling` with it, or a folder of sentence-transformers")
         if pooling is None:
             return
-        self.spec = replace(self.spec, pooling=replace(pooling, dimensions=dimensions or pooling.dimensions))
+        dimensions = pooling.dimensions if dimensions is None else dimensions
+        self.spec = replace(self.spec, pooling=replace(pooling, dimensions=dimensions))
         faults = list(find_pooling_faults(self.spec))
         opened: list[SafetensorsFile] = []
         if pooling.dense:
@@ -326,14 +331,20 @@ class Checkpoint:
                 faults.append(f"{name}: missing; expected {list(parameter.shape)}")
                 continue
             file, stored_name = self._sources[name]
-            entry = file.entries[stored_name]
+            entry, told = file.entries[stored_name], self._told(name)
             if entry.shape != parameter.shape:
-                faults.append(f"{stored_name}: expected {list(parameter.shape)}; found {list(entry.shape)}")
+                faults.append(f"{told}: expected {list(parameter.shape)}; found {list(entry.shape)}")
             if entry.dtype not in FLOAT_TYPES:
-                faults.append(f"{stored_name}: expected dtype {', '.join(FLOAT_TYPES)}; found {entry.dtype}")
+                faults.append(f"{told}: expected dtype {', '.join(FLOAT_TYPES)}; found {entry.dtype}")
         for name in self._sources.keys() - parameters.keys():
-            faults.append(f"{self._sources[name][1]}: not a tensor of this {self.config.model_type} configuration")
+            faults.append(f"{self._told(name)}: not a tensor of this {self.config.model_type} configuration")
         return sorted(faults)
+
+    def _told(self, name: str) -> str:
+        """A tensor's name in its file, with the file's where that is a Dense module's: those are all named alike."""
+        file, stored_name = self._sources[name]
+        place = f"{file.path.parent.name}/{file.path.name}: " if name.startswith(DENSE) else ""
+        return f"{place}{stored_name}"
 
     def _find_label_mismatch(self) -> dict[str, str]:
         """The fault, by each parameter it explains, of a head with another number of labels than the configuration."""
@@ -359,12 +370,13 @@ class Checkpoint:
         return f"{parameter.name}: {bad} of {array.size} values are NaN or Inf" if bad else None
 
 
-def _check_family(folder: Path, config: EncoderConfig, files: Sequence[TensorFile]) -> None:
+def _find_other_family(config: EncoderConfig, files: Sequence[TensorFile]) -> list[str]:
     """One fault where names and configuration are two families', instead of one for every tensor."""
     families = find_families([name for file in files for name in file.entries])
-    if families and config.model_type not in families:
-        named = explain_names(config.model_type, families)
-        raise InputError(folder, f"config.json says model_type {config.model_type!r}, but {named}")
+    if not families or config.model_type in families:
+        return []
+    named = explain_names(config.model_type, families)
+    return [f"config.json says model_type {config.model_type!r}, but {named}"]
 
 
 def check_task(checkpoint: Checkpoint, config_path: Path) -> None:

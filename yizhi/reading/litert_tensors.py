@@ -7,8 +7,7 @@ from pathlib import Path
 
 from yizhi.errors import InputError, show
 from yizhi.model.layout import LITERT_CONSTANT, LITERT_MODEL
-from yizhi.model.rotary import is_table_name
-from yizhi.reading.rotary_tables import find_wrong_table
+from yizhi.model.rotary import find_wrong_table, is_table_name
 from yizhi.reading.safetensors_file import ITEM_SIZES, MAX_RANK
 from yizhi.reading.stored_tensors import MOST_OF_ITS_OWN, TensorPlace
 from yizhi.storage.flatbuffer import Table
@@ -88,6 +87,6 @@ def _read(tensor: Table, buffers: list[tuple[int, int]], path: Path, file: str) 
 def _find_own_numbers(places: list[TensorPlace]) -> Iterator[str]:
     for place in places:
         if place.name.startswith(LITERT_CONSTANT) and is_table_name(name := place.name.removeprefix(LITERT_CONSTANT)):
-            yield from find_wrong_table(place, name)
+            yield from find_wrong_table(name, place.array())
         elif place.name.startswith(LITERT_CONSTANT) and math.prod(place.shape) > MOST_OF_ITS_OWN:
             yield f"{place.name}: holds {math.prod(place.shape)} numbers of the graph's own"

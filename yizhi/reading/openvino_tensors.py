@@ -8,10 +8,9 @@ from xml.etree import ElementTree
 
 from yizhi.errors import InputError, show
 from yizhi.model.layout import OPENVINO_WEIGHTS
-from yizhi.model.rotary import is_table_name
-from yizhi.reading.rotary_tables import find_wrong_table
+from yizhi.model.rotary import find_wrong_table, is_table_name
 from yizhi.reading.safetensors_file import ITEM_SIZES, MAX_RANK
-from yizhi.reading.stored_tensors import TensorPlace, read_dense
+from yizhi.reading.stored_tensors import TensorPlace
 
 _TYPES = {"f32": "F32", "i8": "I8", "u8": "U8", "i32": "I32", "i64": "I64", "f16": "F16", "bf16": "BF16", "f64": "F64"}
 # What the converter calls a graph's own constants, and how many numbers one may have: axes, shapes, factors.
@@ -23,8 +22,8 @@ _LONGEST_NUMBER = 19
 def read_openvino(folder: Path) -> list[TensorPlace]:
     """Of the file of weights, as each graph has them: a tensor once for each graph, without the graph's own constants.
 
-    And of the files of Dense modules, which sentence-transformers loads beside a graph. Raises InputError for a file
-    that is no graph, and for a graph with many numbers of its own: no digest is known of those.
+    Raises InputError for a file that is no graph, and for a graph with many numbers of its own: no digest is known of
+    those.
     """
     found, faults = [], []
     for path in sorted(folder.glob("*.xml")):
@@ -35,7 +34,7 @@ def read_openvino(folder: Path) -> list[TensorPlace]:
             continue
         for constant in constants:
             if is_table_name(constant.name):
-                faults += [f"{path.name}: {fault}" for fault in find_wrong_table(constant, constant.name)]
+                faults += [f"{path.name}: {fault}" for fault in find_wrong_table(constant.name, constant.array())]
             elif not _OWN.fullmatch(constant.name):
                 found.append(constant)
             elif math.prod(constant.shape) > _MOST_OF_ITS_OWN:
@@ -44,7 +43,7 @@ def read_openvino(folder: Path) -> list[TensorPlace]:
         faults.append("expected OpenVINO graphs over a file of weights; found none")
     if faults:
         raise InputError(folder, faults)
-    return found + read_dense(folder)
+    return found
 
 
 def read_constants(path: Path) -> list[TensorPlace]:

@@ -18,6 +18,7 @@ from yizhi.storage.json_files import read_json_object
 # The library's classes, below `torch.nn`, made without arguments.
 ACTIVATIONS = {"Tanh": "tanh", "Identity": "identity", "ReLU": "relu", "GELU": "gelu_erf", "SiLU": "silu"}
 PICKLE = "pytorch_model.bin"
+DENSE = "sentence.dense"
 # The one tensor of a Dense that keeps the first numbers of a vector: rows of the identity.
 KEPT = "linear.weight"
 # Where an artifact has them: the module's number in `modules.json` goes first.
@@ -27,7 +28,7 @@ _KEYS = ("in_features", "out_features", "bias", "activation_function", "module_i
 
 def dense_name(number: int) -> str:
     """How the canonical names of a Dense module's parameters begin; `linear.weight` and `linear.bias` follow."""
-    return f"sentence.dense.{number}"
+    return f"{DENSE}.{number}"
 
 
 def find_dense_weights(folder: Path) -> list[Path]:

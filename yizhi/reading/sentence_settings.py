@@ -39,7 +39,8 @@ _OLD_KEYS = {
 }
 _OURS = {_OLD_KEYS[key]: mode for key, mode in MODES.items()}
 _MASKED_LM, _SPLADE_POOLING = ("Transformer", "MLMTransformer"), "SpladePooling"
-_LONGEST_NAME = 80
+# Of a module's folder, in characters: in UTF-8, one name of a file system.
+_LONGEST_PATH = 80
 _KNOWN = (*_MASKED_LM, "Pooling", "Dense", "Normalize", _SPLADE_POOLING)
 
 # Of the Transformer's settings, those that are read, or that change no answer. `model_args` says which file is loaded.
@@ -98,11 +99,14 @@ def read_sentence_settings(
         pooling, dense_files, kept = _read_pooling(folder, modules, pooling_file, prompts.get("truncate_dim"), faults)
     if faults:
         raise InputError(folder, faults)
-    weights = tuple(name for name in dense_files if name.endswith(WEIGHTS))
     read = [MODULES, pooling_file, *dense_files, *([settings_file] if settings_file else [])]
     files = (*read, *([PROMPTS] if prompts else []))
-    places = [place for kind, place in modules if kind == "Dense"]
-    pickles = [place for place in places if f"{place}/{WEIGHTS}" not in weights and (folder / place / PICKLE).exists()]
+    places = [Path(place) for kind, place in modules if kind == "Dense"]
+    pickles = [
+        place.as_posix()
+        for place in places
+        if (folder / place / PICKLE).exists() and not (folder / place / WEIGHTS).exists()
+    ]
     length = settings.get("max_seq_length")
     return SentenceSettings(pooling, length, named, tuple(kept), tuple(pickles), files, tuple(notes))
 
@@ -132,8 +136,7 @@ def _read_modules(path: Path) -> list[tuple[str, str]]:
 
 def _is_below(where: str) -> bool:
     """Whether a path can only be one inside the folder, and one that a file system has."""
-    parts, longest = Path(where).parts, max((len(part) for part in Path(where).parts), default=0)
-    return ".." not in parts and where[:1] != "/" and "\0" not in where and longest <= _LONGEST_NAME
+    return ".." not in Path(where).parts and where[:1] != "/" and "\0" not in where and len(where) <= _LONGEST_PATH
 
 
 def _check_order(folder: Path, kinds: Sequence[str]) -> None:
@@ -227,7 +230,7 @@ def _read_mode(folder: Path, name: str, faults: list[str]) -> str:
     if modes is None:
         modes = [mode for key, mode in _OLD_KEYS.items() if config.get(key)]
     modes = [modes] if isinstance(modes, str) else modes
-    if not isinstance(modes, list | tuple) or len(modes) != 1 or modes[0] not in list(_OURS):
+    if not isinstance(modes, list) or len(modes) != 1 or modes[0] not in list(_OURS):
         faults.append(f"{name}: pooling: expected one of {', '.join(_OURS)}; found {show(modes)}")
         return VECTOR_POOLINGS[0]
     if config.get("include_prompt") is False:

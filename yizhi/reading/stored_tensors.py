@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from yizhi.errors import InputError, show
 from yizhi.model.layout import FLAX_ARRAY, FLAX_CHUNKED, FLAX_WEIGHTS
+from yizhi.model.rotary import ROFORMER_TABLE, find_wrong_table
 from yizhi.reading.importers import flax_msgpack, tf_checkpoint
 from yizhi.reading.importers.foreign import ForeignTensor, Ignored, Place, Rule
 from yizhi.reading.importers.tensor_bundle import TensorBundle
@@ -86,13 +87,25 @@ class TensorPlace:
 
 
 def read_pytorch(folder: Path) -> list[TensorPlace]:
-    """Of `model.safetensors`, and of the files beside it that transformers' classes do not read. Raises InputError."""
+    """Of `model.safetensors`, and of the files beside it that transformers' classes do not read.
+
+    Without RoFormer's table, which is the checkpoint's no more than a constant is. Raises InputError, also where that
+    holds other numbers.
+    """
     beside = [name for name in (POOLER, TOKEN_HEADS) if (folder / name).exists()]
-    return [place for name in (WEIGHTS, *beside) for place in _read_safetensors(folder, name)] + read_dense(folder)
+    places = [place for name in (WEIGHTS, *beside) for place in _read_safetensors(folder, name)]
+    tables = [place for place in places if place.name == ROFORMER_TABLE]
+    faults = [fault for place in tables for fault in find_wrong_table(place.name, place.array())]
+    if faults:
+        raise InputError(folder / WEIGHTS, faults)
+    return [place for place in places if place not in tables]
 
 
 def read_dense(folder: Path) -> list[TensorPlace]:
-    """Of sentence-transformers' Dense modules, under their canonical names. Raises InputError."""
+    """Of sentence-transformers' Dense modules, which lie beside any target's files, under their canonical names.
+
+    Raises InputError.
+    """
     return [
         replace(place, name=f"{dense_name(number)}.{place.name}")
         for number, path in enumerate(find_dense_weights(folder))
@@ -154,8 +167,7 @@ def read_flax(folder: Path) -> list[TensorPlace]:
 def read_onnx(folder: Path) -> list[TensorPlace]:
     """Of the initializers that each graph takes from a file, a tensor once for each graph.
 
-    And of the files of Dense modules, which sentence-transformers loads beside a graph. Raises InputError for a file
-    that is no graph, and for a graph with tensors of its own: no digest is known of those.
+    Raises InputError for a file that is no graph, and for a graph with tensors of its own: no digest is known of those.
     """
     found, faults = [], []
     # Graphs share most of their messages.
@@ -183,7 +195,7 @@ def read_onnx(folder: Path) -> list[TensorPlace]:
         faults.append("expected ONNX graphs over a file of weights; found none")
     if faults:
         raise InputError(folder, faults)
-    return found + read_dense(folder)
+    return found
 
 
 def _locate(message: bytes) -> "_External | str | None":

@@ -137,7 +137,8 @@ class TextTokenizer:
         size = len(self.vocab)
         if padding not in (None, self.pad_id):
             named = self.special["pad_token"]
-            return [f"pad_token: expected the id {padding} (config.json pad_token_id); found {named} ({self.pad_id})"]
+            faults = [f"pad_token: expected the id {padding} (config.json pad_token_id); found {named} ({self.pad_id})"]
+            return faults + self.find_misfit(rows)
         if size == rows or (size < rows < size + 128 and rows % 8 == 0):
             return []
         expected = f"expected {rows} tokens (config.json vocab_size); found {size}"

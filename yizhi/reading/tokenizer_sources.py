@@ -93,7 +93,7 @@ def read_sources(folder: Path, vocab: Path | None = None) -> TokenizerSources:
     ]
     notes: list[str] = []
     name = _class_of(folder, settings, faults, given=vocab is not None)
-    kind = CLASSES.get(name, CLASSES[class_of_model(None)])
+    kind = CLASSES[name]
     found = None
     if vocab is None and (folder / TOKENIZER).exists():
         found = collect_faults(faults, lambda: _read_saved(folder / TOKENIZER, kind))

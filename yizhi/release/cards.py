@@ -5,12 +5,13 @@ holds no time, host or path, and every text that comes from a checkpoint is esca
 """
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from yizhi.errors import printable
 from yizhi.release.artifact import Artifact
-from yizhi.release.snippets import write_snippets
+from yizhi.release.snippets import needs_jieba, write_snippets
 from yizhi.storage.json_files import to_json
 
 HOME = "https://pypi.org/project/yizhi/"
@@ -20,6 +21,9 @@ PIPELINES = {"features": "feature-extraction", "replaced-token-detection": "toke
 _LIBRARIES = {"pytorch": "transformers", "tensorflow": "tensorflow", "flax": "flax"}
 _LIBRARIES |= dict.fromkeys(("openvino", "openvino-int8"), "openvino")
 _LIBRARIES |= dict.fromkeys(("litert", "litert-int8"), "litert")
+# The families that transformers 4 has in Flax; 5 has none.
+_FLAX_CLASSES = ("bert", "albert", "electra", "roberta", "xlm-roberta", "roformer")
+_JIEBA = "- jieba cuts texts into words, which `tokenizer.json` cannot hold: read by itself, it gives other ids."
 _TAGS = {"pytorch": ["pytorch"], "tensorflow": ["tf"], "flax": ["jax"], "onnx": ["onnx"], "openvino": ["openvino"]}
 _TAGS |= {"litert": ["tflite"]}
 _TAGS |= {f"{name}-int8": [*_TAGS[name], "int8", "quantized"] for name in ("onnx", "openvino", "litert")}
@@ -28,7 +32,7 @@ _TAGS |= {f"{name}-int8": [*_TAGS[name], "int8", "quantized"] for name in ("onnx
 def write_card(artifact: Artifact, source: Mapping[str, Any], parity: Mapping[str, Any]) -> str:
     """An artifact's card. parity: its verdict, as the manifest has it."""
     target, description = artifact.target, artifact.description
-    library = _LIBRARIES.get(target, "onnx")
+    library, jieba = _LIBRARIES.get(target, "onnx"), needs_jieba(artifact.folder)
     return "\n".join(
         [
             *_header(source, library, _TAGS.get(target, []), quantized=description["precision"] == "int8"),
@@ -44,12 +48,13 @@ def write_card(artifact: Artifact, source: Mapping[str, Any], parity: Mapping[st
             *_describe_quality(parity),
             "",
             "## How to load",
-            *_loading(target, description["task"]),
+            *_loading(target, description["task"], source["model_type"], jieba),
             "",
             *_labels(description.get("labels")),
             "## Limits",
             "",
             *_limits(description["precision"]),
+            *([_JIEBA] if jieba else []),
             "",
         ]
     )
@@ -171,11 +176,18 @@ def _summary(parity: Mapping[str, Any]) -> str:
     return ", ".join(f"`{name}` within {found['error']:.1e}" for name, found in _worst(parity))
 
 
-def _loading(target: str, task: str) -> list[str]:
+def _loading(target: str, task: str, model_type: str, jieba: bool) -> list[str]:
     lines = []
-    for tool, needs, code in write_snippets(target, task):
-        lines += ["", f"With {tool} (`pip install '{needs}'`):", "", "```python", *code.splitlines(), "```"]
-    if target == "flax":
+    for tool, needs, code in write_snippets(target, task, jieba):
+        lines += [
+            "",
+            f"With {tool} (`pip install {shlex.join(needs.split())}`):",
+            "",
+            "```python",
+            *code.splitlines(),
+            "```",
+        ]
+    if target == "flax" and model_type in _FLAX_CLASSES:
         lines += ["", "transformers 4's Flax classes load this folder too: `FlaxAutoModel.from_pretrained(folder)`."]
     return lines
 

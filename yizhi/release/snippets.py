@@ -1,5 +1,10 @@
 """Ten lines that load an artifact without Yizhi, for its model card. Tests run them in the artifact's folder."""
 
+import re
+from pathlib import Path
+
+from yizhi.storage.json_files import read_json_object
+
 _QUESTION = '"首都是哪里？", "北京是中国的首都。"'
 _TEXT = '"北京是中国的首都。"'
 # What transformers and optimum call a head, by our name of its task.
@@ -118,8 +123,22 @@ _NEEDS = {
 }
 
 
-def write_snippets(target: str, task: str) -> list[tuple[str, str, str]]:
-    """(tool, what pip installs for it, Python) for each tool that loads this target's folder."""
+# RoFormer's words are cut by jieba, which no tokenizer.json can hold: read by itself, it gives other ids.
+_JIEBA_CLASSES = ("RoFormerTokenizer", "RoFormerTokenizerFast")
+_ENCODED = re.compile(r'Tokenizer\.from_file\(f"\{folder\}/tokenizer\.json"\)\.encode\((.*)\)$', re.MULTILINE)
+
+
+def needs_jieba(folder: Path) -> bool:
+    """Whether the tokenizer of this artifact's folder is one that `tokenizer.json` does not hold."""
+    config = folder / "tokenizer_config.json"
+    return config.exists() and read_json_object(config).get("tokenizer_class") in _JIEBA_CLASSES
+
+
+def write_snippets(target: str, task: str, jieba: bool = False) -> list[tuple[str, str, str]]:
+    """(tool, what pip installs for it, Python) for each tool that loads this target's folder.
+
+    jieba: as `needs_jieba` says.
+    """
     text = _QUESTION if task == "question-answering" else _TEXT
     head = _CLASSES.get(task)
     found = {}
@@ -141,4 +160,13 @@ def write_snippets(target: str, task: str) -> list[tuple[str, str, str]]:
         if task != "replaced-token-detection":  # optimum has no class for it
             loader = f"ORTModelFor{head or 'FeatureExtraction'}"
             found["optimum"] = _OPTIMUM.format(loader=loader, text=text)
-    return [(tool, _NEEDS[tool], code) for tool, code in found.items()]
+    return [(tool, *cut_by_jieba(_NEEDS[tool], code, jieba)) for tool, code in found.items()]
+
+
+def cut_by_jieba(needs: str, code: str, jieba: bool) -> tuple[str, str]:
+    """What pip installs, and Python that encodes a text: by transformers where `jieba`, and as it is where not."""
+    if not jieba or "okenizer" not in code:
+        return needs, code
+    code = code.replace("from tokenizers import Tokenizer\n", "from transformers import AutoTokenizer\n")
+    code = _ENCODED.sub(r"AutoTokenizer.from_pretrained(folder)(\1).encodings[0]", code)
+    return f"{needs.replace('tokenizers', 'transformers')} rjieba", code

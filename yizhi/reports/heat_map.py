@@ -119,7 +119,7 @@ def _order(output: str) -> tuple[int, str]:
 
 
 def _short(output: str) -> str:
-    return _NAMES.get(output, output.replace(_LAYER, "layer "))
+    return _NAMES.get(output, output.replace(_LAYER, "layer ").replace("_", " "))
 
 
 def _cell(row: Row, output: str, shares: Mapping[str, float]) -> str:

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+from yizhi.errors import InputError
 from yizhi.runtimes.reranker import best_first
 from yizhi.serving.endpoint import Exchange
 from yizhi.serving.model import Cut, ServedModel
+from yizhi.serving.refusals import INVALID, Refused
 
 
 async def rank(
@@ -18,8 +20,12 @@ async def rank(
 ) -> list[tuple[int, float]]:
     """Index and score of each document, best first; equals in the order they came in.
 
-    raw: the score is the logit, not its sigmoid.
+    raw: the score is the logit, not its sigmoid. Raises Refused for a model of single texts, and as `answer` does.
     """
-    answers = await exchange.answer(model, model.rerank_planner(cut, raw), [(query, text) for text in documents])
+    try:
+        planner = model.rerank_planner(cut, raw)
+    except InputError as error:
+        raise Refused(INVALID, model.tell(error)) from None
+    answers = await exchange.answer(model, planner, [(query, text) for text in documents])
     scores = [found.score for found in answers.results]
     return [(index, scores[index]) for index in best_first(scores)]

@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ def new_folder(final: Path, replaces: Sequence[str] = ()) -> Iterator[Path]:
     replaces: an existing `final` must be empty or hold one of these files, so that a wrong path
     never costs somebody their folder. It is moved aside first and removed last: a kill leaves the
     old folder, the new one, or neither, never a mixture; after an error the old one is back.
+    Its files may be read by whom the umask lets, whatever library wrote them.
     Raises InputError where `final` may not be replaced, or the disk is full or cannot be written.
     """
     try:
@@ -30,6 +32,7 @@ def new_folder(final: Path, replaces: Sequence[str] = ()) -> Iterator[Path]:
         raise InputError(final, f"cannot be written: {error.strerror}") from error
     with scratch_folder(final) as temporary:
         yield temporary
+        _share(temporary)
         _swap(temporary, final)
 
 
@@ -88,6 +91,15 @@ def check_replaceable(final: Path, replaces: Sequence[str]) -> None:
     if final.is_dir() and any(final.iterdir()) and not any((final / name).is_file() for name in replaces):
         why = f": it holds no {' or '.join(replaces)}" if replaces else ""
         raise InputError(final, f"exists and is not ours to replace{why}")
+
+
+def _share(folder: Path) -> None:
+    """Give every file the permissions of one that `open` makes: safetensors writes for its owner alone."""
+    usual = folder.stat().st_mode & 0o666  # `mkdir` went by the umask too
+    for path in folder.rglob("*"):
+        mode = stat.S_IMODE(path.lstat().st_mode)
+        if path.is_file() and not path.is_symlink() and mode | usual != mode:
+            path.chmod(mode | usual)
 
 
 def _swap(temporary: Path, final: Path) -> None:
