@@ -139,7 +139,7 @@ def test_how_far_relative_positions_reach():
 def test_padding_leaves_no_position():
     (fault,) = faults_of(small_config("roberta", pad_token_id=9, max_position_embeddings=10))
     assert fault == "max_position_embeddings: expected 13 or more, for a row of one word; found 10"
-    assert EncoderConfig.from_dict(small_config("roberta", pad_token_id=9, max_position_embeddings=11)).longest == 1
+    assert EncoderConfig.from_dict(small_config("roberta", pad_token_id=9, max_position_embeddings=13)).longest == 3
 
 
 def test_a_stray_embedding_size_means_nothing_to_bert():
