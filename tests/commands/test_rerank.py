@@ -82,14 +82,6 @@ def test_documents_that_cannot_be_used_are_listed_and_the_run_goes_on(tmp_path, 
     assert [(row.get("file"), row["row"]) for row in read_rows(errors)] == [(documents, 1), (documents, 5), (None, 2)]
 
 
-def test_a_row_without_a_document_names_the_option_that_says_where_it_is(tmp_path, runtime, capsys):
-    rows = write_rows(tmp_path / "in.jsonl", [{"query": "你", "body": "我"}, {"query": "你", "document": "我"}])
-    command = ["rerank", str(runtime.artifact.folder)]
-    for arguments in (["--pairs", rows, "--output", str(tmp_path / "out.jsonl")], ["你", rows]):
-        assert main([*command, *arguments]) == 1
-        assert "The row has 'query', 'body': --document-column names another" in capsys.readouterr().err
-
-
 def test_one_query_tells_how_far_it_is(tmp_path, runtime, monkeypatch):
     told = []
     monkeypatch.setattr(Progress, "advance", lambda self, rows, done: told.append((rows, done)))
@@ -155,3 +147,25 @@ def test_what_cannot_be_ranked(tmp_path, open_variant, arguments, message, monke
     assert main(["rerank", *(argument.format(**artifacts) for argument in arguments)]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("o.*"))
+
+
+def test_documents_that_cannot_be_read_are_told(tmp_path, runtime, capsys):
+    documents = tmp_path / "in.jsonl"
+    documents.write_text('{"document": "你"}\n{"text": "我"}\n{"document": "\\ud800"}\n')
+    assert main(["rerank", str(runtime.artifact.folder), "北京", str(documents)]) == 1
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        f"yizhi: {documents}: row 2: document: expected a string; found nothing. The row has 'text': --document-column "
+        "names another",
+        f"yizhi: {documents}: row 3: holds half of a surrogate pair, which is no character",
+    ]
+
+
+def test_a_row_that_cannot_be_used_names_the_flag_of_its_column(tmp_path, runtime, capsys):
+    pairs = write_rows(tmp_path / "in.jsonl", [{"query": "你", "text": "我"}, {"text": "你", "document": "我"}])
+    command = ["rerank", str(runtime.artifact.folder), "--pairs", pairs, "--output", str(tmp_path / "out.jsonl")]
+    assert main(command) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert [line.rpartition(": ")[2] for line in told[:2]] == [
+        "--document-column names another",
+        "--query-column names another",
+    ]

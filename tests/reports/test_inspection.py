@@ -62,7 +62,7 @@ def test_modules_and_what_they_do_are_told_in_words(tmp_path, capsys, monkeypatc
         assert f"{name}: read" in " ".join(shown.split())
 
 
-@pytest.mark.parametrize("width", [72, 80, 160])
+@pytest.mark.parametrize("width", [80, 160])
 def test_the_list_of_models_keeps_its_advice_on_a_narrow_terminal(width, capsys):
     print_models(Console(width=width), read_catalogue().values())
     shown = capsys.readouterr().out

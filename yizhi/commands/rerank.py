@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,14 +153,17 @@ def _read_documents(options: argparse.Namespace) -> "tuple[list[str], list[Unusa
     from yizhi.storage.records import READ_AS, Source, plain_text
 
     source = Source.of(str(options.documents), None, options.pair_column, None, encoding=options.encoding)
-    source = replace(source, parameter="pair_column")
     documents: list[str] = []
     unusable = []
     with source.open(READ_AS) as reader:
         for record in reader:
-            documents.append(plain_text(record))
-            if not documents[-1].strip():
-                fault = record.fault or "expected a document; found an empty one"
+            text, fault = plain_text(record), record.fault.replace("`column`", "`pair_column`")
+            if not fault and not text.strip():
+                fault = "expected a document; found an empty one"
+            elif any("\ud800" <= char <= "\udfff" for char in text):
+                fault = "holds half of a surrogate pair, which is no character"
+            documents.append("" if fault else text)
+            if fault:
                 if options.strict:
                     raise InputError(options.documents, f"row {record.number}: {fault}")
                 unusable.append(UnusableRow(str(options.documents), record.number, fault))

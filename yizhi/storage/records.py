@@ -51,7 +51,6 @@ class Source:
     """What to read. `column`, `pair_column` and `others` name fields of JSON objects and columns of tables.
 
     words: a text is a list of words, or words with spaces between them. encoding: of text formats, as Python names it.
-    parameter: which parameter of the caller's `column` is; that of `pair_column` is called so.
     """
 
     path: str
@@ -61,7 +60,6 @@ class Source:
     words: bool = False
     others: tuple[str, ...] = ()
     encoding: str = UTF_8
-    parameter: str = "column"
 
     @classmethod
     def of(
@@ -266,8 +264,8 @@ class RecordReader:
         if self._source.words:
             return self._words(number, values)
         texts = []
-        asked = ((self._source.column, self._source.parameter), (self._source.pair_column, "pair_column"))
-        for name, parameter in asked:
+        for parameter in ("column", "pair_column"):
+            name = getattr(self._source, parameter)
             if name is None:
                 continue
             if not isinstance(values.get(name), str):
