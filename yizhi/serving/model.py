@@ -31,7 +31,7 @@ from yizhi.storage.digests import sha256_of_file
 
 T = TypeVar("T")
 
-# What a request can ask of a model, by the artifact's task; vectors come from all.
+# What a request can ask of a model, by the artifact's task; vectors come from all but SPLADE's.
 EMBED, PREDICT, RERANK, FILL, TAG, READ = "embed", "predict", "rerank", "fill-mask", "tag", "answer"
 MOST_TOKENS = Limits().tokens
 # Threads that tokenize: more than one, so that a long text does not keep short ones waiting.
@@ -85,11 +85,14 @@ class ServedModel:
         # artifact.json has the sha256 of every other file.
         self.digest = sha256_of_file(runtime.artifact.folder / DESCRIPTION)
         own = runtime.pooling
-        self.pooling = own if own and own.mode != SPLADE else Pooling("mean")
+        # Its vectors are sparse, which no endpoint gives; a mean of its hidden states belongs to no model.
+        is_sparse = own is not None and own.mode == SPLADE
+        self.pooling = own or Pooling("mean")
         self.labels: list[str] = runtime.artifact.description.get("labels", [])
         self.head = _ABILITIES.get(self.task, EMBED)
         ranks = self.task == SEQUENCE and len(self.labels) <= RANKING_LABELS
-        self.abilities = frozenset({EMBED, self.head, *([RERANK] if ranks else [])})
+        embeds = [] if is_sparse else [EMBED]
+        self.abilities = frozenset({self.head, *embeds, *([RERANK] if ranks else [])})
         # Tokenizing and answering leave the event loop free; the tokenizer holds no interpreter lock.
         self._texts = ThreadPoolExecutor(TEXT_WORKERS, f"texts-{name}")
         self._embedders: dict[tuple[str | None, bool], Embedder] = {}
