@@ -97,6 +97,17 @@ class ServedModel:
         self._texts = ThreadPoolExecutor(TEXT_WORKERS, f"texts-{name}")
         self._embedders: dict[tuple[str | None, bool], Embedder] = {}
 
+    def suits(self, ability: str) -> int:
+        """Where a request names no model: 2 if made for what it asks, 1 for want of another, 0 if only by its name."""
+        if ability not in self.abilities:
+            return 0
+        if ability == EMBED:
+            made = self.head == EMBED or self.runtime.pooling is not None
+            return 2 if made else int(self.head == FILL)
+        if ability in (PREDICT, RERANK):
+            return 2 if (len(self.labels) == 1) == (ability == RERANK) else 1
+        return 2
+
     def embedder(self, pooling: TextPooling | None, normalize: bool) -> Embedder:
         """What computes vectors of this kind for every planner of them."""
         key = (pooling, normalize)
