@@ -12,6 +12,7 @@ from yizhi.errors import InputError
 from yizhi.model.spec import SENTENCE_EMBEDDING, SHORTEST_NORM, SPLADE, Pooling
 from yizhi.runtimes.base import Runtime
 from yizhi.runtimes.batching import EVERY, TOKENS, WINDOW, Request, Task, run_tasks
+from yizhi.runtimes.prompts import find_prompt, put_before
 from yizhi.runtimes.tokenization import Long, Text, Tokenizer, pad
 
 Vectors = NDArray[np.float32]
@@ -33,6 +34,7 @@ class Embedder:
         pooling: TextPooling | None = None,
         normalize: bool | None = None,
         dimensions: int | None = None,
+        prompt: str | None = None,
         long: Long = "error",
     ) -> None:
         """The artifact's own tokenizer if none is given.
@@ -42,9 +44,11 @@ class Embedder:
         `none` all. As the artifact's `sentence_embedding` if None, or `mean` where it has none.
         normalize: make each vector's L2 norm 1. If None, as the artifact does with this pooling, else no.
         dimensions: the first so many numbers alone, before that. If None, as the artifact does with this pooling.
+        prompt: put before each text: one of the artifact's own by its name, or a text.
         long: what to do with a text beyond the model's positions, `error` or `truncate`.
         Raises InputError, listing every fault, for layers or a pooling that do not exist; and where an artifact's Dense
-        modules would be left out, by another layer, another pooling but `none`, or by undoing its norm.
+        modules would be left out, by another layer, another pooling but `none`, or by undoing its norm; and as
+        `find_prompt` does.
         """
         count = runtime.config.num_hidden_layers
         faults = [
@@ -77,6 +81,7 @@ class Embedder:
             raise InputError("embeddings", faults)
         self.size = wanted.dimensions or size
         self._runtime = runtime
+        self._prompt = find_prompt(runtime.prompts, prompt)
         self._tokenizer = tokenizer or Tokenizer.open(runtime.artifact.folder)
         self._outputs = outputs
         self._wanted = wanted
@@ -99,7 +104,7 @@ class Embedder:
 
     def plan(self, text: Text) -> Task[Vectors]:
         """What one text asks of the model. Raises InputError for a text that cannot be used."""
-        (row,) = self._tokenizer.fit(self._tokenizer.tokenize([text])[0], self._long)
+        (row,) = self._tokenizer.fit(self._tokenizer.tokenize([put_before(self._prompt, text)])[0], self._long)
         return Task([Request(row, EVERY, self._pool)], lambda results: results[0])
 
     def compute(self, requests: Sequence[Request]) -> list[Vectors]:

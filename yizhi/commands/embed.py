@@ -48,22 +48,25 @@ def add(commands: Commands) -> None:
         choices=VECTOR_KINDS,
         help="what the artifact's graph gives: dense as exported, sparse weights of tokens, a vector of each token",
     )
+    parser.add_argument(
+        "--prompt", metavar="NAME|TEXT", help="put before each text: the artifact's own of this name, or this text"
+    )
     parser.add_argument("--truncate", action="store_true", help="cut what is too long for the model")
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
 
 def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
-    long = "truncate" if options.truncate else "error"
+    shared = {"prompt": options.prompt, "long": "truncate" if options.truncate else "error"}
     given = {name: getattr(options, name) for name in ("layers", "pooling", "normalize", "dimensions")}
     kinds = options.kinds or _default_kinds(options)
     if kinds is None:
-        operator = make_operator(options, "embed", **{**given, "layers": options.layers or [-1]}, long=long)
+        operator = make_operator(options, "embed", **{**given, "layers": options.layers or [-1]}, **shared)
     else:
         asked = [name for name in given if given[name] is not None]
         if asked:
             raise InputError(", ".join(f"`{name}`" for name in asked), _why_not(options))
-        operator = make_operator(options, "vectors", kinds=kinds, long=long)
+        operator = make_operator(options, "vectors", kinds=kinds, **shared)
     if options.output:
         return run_bulk(options, operator)
     from yizhi.bulk.writers import to_json_line

@@ -110,6 +110,17 @@ def read_sentence_settings(
     return SentenceSettings(pooling, length, named, kept, tuple(pickles), files, tuple(notes))
 
 
+def read_prompts(folder: Path) -> dict[str, str]:
+    """What a caller may put before a text, by name; nothing where the folder has none. Raises InputError."""
+    if not (folder / PROMPTS).exists():
+        return {}
+    faults: list[str] = []
+    prompts, _ = _check_prompts(read_json_object(folder / PROMPTS), faults)
+    if faults:
+        raise InputError(folder, faults)
+    return prompts
+
+
 def lower_cases(text: TextTokenizer) -> bool:
     """Whether a tokenizer gives upper-case letters the ids of lower-case ones."""
     normalizer = text.tokenizer.normalizer

@@ -71,14 +71,14 @@ class ServedModel:
         prompts: Mapping[str, str] | None = None,
         checked: Checked = NOT_CHECKED,
     ) -> None:
-        """prompts: text to put before a text, by the name that a request gives.
+        """prompts: text to put before a text, by the name that a request gives, beside the artifact's own.
 
         checked: what is known of the artifact's files and answers.
         """
         self.name = name
         self.runtime = runtime
         self.batcher = batcher
-        self.prompts = dict(prompts or {})
+        self.prompts = {**runtime.prompts, **(prompts or {})}
         self.checked = checked
         self.tokenizer = Tokenizer.open(runtime.artifact.folder)
         self.task: str = runtime.artifact.description["task"]
