@@ -81,7 +81,7 @@ class Embedder:
             raise InputError("embeddings", faults)
         self.size = wanted.dimensions or size
         self._runtime = runtime
-        self._prompt = find_prompt(runtime.prompts, prompt)
+        self._prompt = find_prompt(runtime.prompts, prompt) if prompt else ""
         self._tokenizer = tokenizer or Tokenizer.open(runtime.artifact.folder)
         self._outputs = outputs
         self._wanted = wanted

@@ -9,13 +9,11 @@ from yizhi.runtimes.tokenization import Text
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def find_prompt(known: Mapping[str, str], given: str | None) -> str:
-    """The known prompt of this name, or else the given text itself; "" if None.
+def find_prompt(known: Mapping[str, str], given: str) -> str:
+    """The known prompt of this name, or else the given text itself.
 
     Raises InputError where it can only be a name, being one word of ASCII letters and digits, and there is none such.
     """
-    if given is None:
-        return ""
     if given not in known and _NAME.fullmatch(given):
         names = ", ".join(sorted(known)) or "none"
         raise InputError("`prompt`", f"expected a name that the artifact has ({names}) or a text; found {given}")

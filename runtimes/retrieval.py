@@ -83,7 +83,7 @@ class RetrievalEmbedder:
             raise InputError("embeddings", faults)
         self.kinds = tuple(wanted)
         self._runtime = runtime
-        self._prompt = find_prompt(runtime.prompts, prompt)
+        self._prompt = find_prompt(runtime.prompts, prompt) if prompt else ""
         self._tokenizer = tokenizer or Tokenizer.open(runtime.artifact.folder)
         self._outputs = [name for kind, name in given.items() if name and kind in wanted]
         ids = (self._tokenizer.cls_id, self._tokenizer.sep_id, self._tokenizer.pad_id, self._tokenizer.unknown_id)
