@@ -25,7 +25,7 @@ GPU_PYTHON := $(if $(filter file default,$(origin PYTHON)),$(firstword $(wildcar
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help export-all demo test test-quick verify mutations gpu families bench bench-render walkthrough dist lint clean
+.PHONY: help export-all demo test test-quick verify mutations gpu families bench bench-render walkthrough retrieval docs dist lint clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ bench-render: $(VENV)/installed  ## docs/performance.md again, from what was mea
 
 walkthrough: $(VENV)/installed  ## a Chinese NER model from pretraining to int8, on a small model: docs/ner-walkthrough.md
 	@PATH="$(CURDIR)/$(BIN):$$PATH" docs/examples/ner-walkthrough.sh
+
+retrieval: demo  ## an index and a reranked answer, from what `make demo` trained: docs/retrieval.md
+	@PATH="$(CURDIR)/$(BIN):$$PATH" docs/examples/retrieval.sh
 
 docs: $(VENV)/installed  ## the documentation as a site, in build/site/html
 	$(BIN)/python -m sphinx -W --keep-going -q -b html -d build/site/doctrees docs build/site/html

@@ -25,6 +25,8 @@ jieba.setLogLevel(logging.WARNING)
 exclude_patterns = ["examples/*"]
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
+# Most blocks are commands and their output; those in Python say so.
+highlight_language = "text"
 smartquotes = False
 # Docstrings name code in single backticks.
 default_role = "code"

@@ -20,7 +20,7 @@ fi
 yizhi finetune "$base" --task tag --train "$work/data/train.txt" --eval "$work/data/dev.txt" --freeze-layers 4 \
   --batch-size 32 --epochs 6 --learning-rate 1e-3 --threads 1 --out "$work/ner"
 
-# Five artifacts, each verified against the float64 oracle.
+# Nine artifacts, each verified against the float64 oracle.
 yizhi export "$work/ner" --out "$work/release"
 
 # Entity F1 of each on sentences and names that training never saw; at least 95 % of the PyTorch artifact's.

@@ -265,6 +265,13 @@ def test_an_unfinished_run_is_not_mixed_with_another(tmp_path, artifact, capsys)
     assert "had other input" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("state", ["", "hi", "[]", '{"identity": {}}', '{"identity": {}, "position": {"bad": 1}}'])
+def test_a_damaged_progress_file_is_named(tmp_path, artifact, capsys, state):
+    (tmp_path / "out.jsonl.progress").write_text(state)
+    assert embed(artifact, write_input(tmp_path / "in.txt"), tmp_path / "out.jsonl") == 2
+    assert "progress:\n  - is not what an unfinished run leaves; remove this file" in capsys.readouterr().err
+
+
 def test_memory_does_not_grow_with_the_input(tmp_path):
     config = {"hidden_size": 512, "num_hidden_layers": 1}
     with Checkpoint.open(write_variant(tmp_path / "checkpoint", "bert", config=config)) as checkpoint:

@@ -105,3 +105,23 @@ def test_what_cannot_be_ranked(tmp_path, open_variant, arguments, message, monke
     assert main(["rerank", *(argument.format(**artifacts) for argument in arguments)]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("o.*"))
+
+
+def test_documents_that_cannot_be_read_are_told_before_any_is_ranked(tmp_path, runtime, capsys):
+    (tmp_path / "in.jsonl").write_text('{"document": "你"}\n{"text": "我"}\n{"document": "\\ud800"}\n')
+    assert main(["rerank", str(runtime.artifact.folder), "北京", str(tmp_path / "in.jsonl")]) == 2
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "  - row 2: document: expected a string; found nothing. The row has 'text': --document-column names another",
+        "  - row 3: holds half of a surrogate pair, which is no character",
+    ]
+
+
+def test_a_row_that_cannot_be_used_names_the_flag_of_its_column(tmp_path, runtime, capsys):
+    pairs = write_rows(tmp_path / "in.jsonl", [{"query": "你", "text": "我"}, {"text": "你", "document": "我"}])
+    command = ["rerank", str(runtime.artifact.folder), "--pairs", pairs, "--output", str(tmp_path / "out.jsonl")]
+    assert main(command) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert [line.rpartition(": ")[2] for line in told[:2]] == [
+        "--document-column names another",
+        "--query-column names another",
+    ]

@@ -138,8 +138,8 @@ def test_how_far_relative_positions_reach():
 
 def test_padding_leaves_no_position():
     (fault,) = faults_of(small_config("roberta", pad_token_id=9, max_position_embeddings=10))
-    assert fault == "max_position_embeddings: expected more than pad_token_id + 1 (10); found 10"
-    assert EncoderConfig.from_dict(small_config("roberta", pad_token_id=9, max_position_embeddings=11)).longest == 1
+    assert fault == "max_position_embeddings: expected 13 or more, for a row of one word; found 10"
+    assert EncoderConfig.from_dict(small_config("roberta", pad_token_id=9, max_position_embeddings=13)).longest == 3
 
 
 def test_a_stray_embedding_size_means_nothing_to_bert():
@@ -314,3 +314,10 @@ def test_any_file_is_read_or_refused(tmp_path_factory, content):
         assert isinstance(read_json_object(path), dict)
     except InputError as error:
         str(error).encode()
+
+
+def test_rows_that_hold_no_word_are_refused():
+    with pytest.raises(InputError) as caught:
+        EncoderConfig.from_dict(small_config(max_position_embeddings=2))
+    assert caught.value.faults == ["max_position_embeddings: expected 3 or more, for a row of one word; found 2"]
+    assert EncoderConfig.from_dict(small_config(max_position_embeddings=3)).longest == 3

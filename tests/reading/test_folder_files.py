@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoints import write_json
+from tests.checkpoints import write_json, write_variant
 from yizhi.cli import main
 from yizhi.errors import InputError
 from yizhi.model.spec import Pooling
@@ -158,6 +158,35 @@ def test_modules_of_another_library_are_no_modules_of_ours(make_checkpoint):
     modules[1]["type"] = "custom_st.Pooling"
     write_json(folder / "modules.json", modules)
     assert "custom_st.Pooling is not computed here" in faults_of(folder)[0]
+
+
+@pytest.mark.parametrize("where", ["a" * 5000, "a/" * 5000, "1_Pooling\0", "../1_Pooling", "/1_Pooling"])
+def test_modules_lie_in_folders_that_can_be(make_checkpoint, where):
+    folder = make_checkpoint()
+    write_sentence_model(folder)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1]["path"] = where
+    write_json(folder / "modules.json", modules)
+    assert faults_of(folder)[0].startswith("modules.json: expected a list of modules; found ")
+
+
+def test_values_that_are_no_names_are_refused(make_checkpoint):
+    folder = make_checkpoint()
+    write_sentence_model(folder)
+    write_json(folder / "1_Pooling" / "config.json", {"pooling_mode": [{}]})
+    write_json(folder / "config_sentence_transformers.json", {"default_prompt_name": ["query"]})
+    assert [fault.partition(": expected")[0] for fault in faults_of(folder)] == [
+        "config_sentence_transformers.json: default_prompt_name",
+        "1_Pooling/config.json: pooling",
+    ]
+
+
+def test_a_dense_module_without_weights_is_not_taken_for_the_next(tmp_path):
+    folder = write_variant(tmp_path, "bert-dense")
+    (folder / "2_Dense" / "model.safetensors").unlink()
+    assert faults_of(folder) == [
+        "2 Dense modules, 1 of them with model.safetensors; `yizhi import` reads a pytorch_model.bin"
+    ]
 
 
 def test_vectors_that_are_cut_are_refused(make_checkpoint):

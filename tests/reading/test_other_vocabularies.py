@@ -104,6 +104,23 @@ def test_a_model_that_is_not_as_xlm_rs_is_refused(folder, settings, says):
     assert "save_pretrained" in faults[-1]
 
 
+@pytest.mark.parametrize(
+    ("piece", "score", "says"),
+    [
+        ("<mask>", -1.0, "expected each piece once, and none of the special tokens; found '<mask>' again"),
+        ("▁", -1.0, "expected each piece once, and none of the special tokens; found '▁' again"),
+        ("q", float("nan"), "expected a finite score of each piece; found another of 'q'"),
+    ],
+)
+def test_pieces_that_tokenizer_json_could_not_hold(folder, model, piece, score, says):
+    from sentencepiece import sentencepiece_model_pb2
+
+    changed = sentencepiece_model_pb2.ModelProto.FromString(model)
+    changed.pieces.add(piece=piece, score=score)
+    (folder / "sentencepiece.bpe.model").write_bytes(changed.SerializeToString())
+    assert f"sentencepiece.bpe.model: {says}" in faults_of(folder)
+
+
 @pytest.mark.parametrize("damage", [b"", b"\xff\xff\xff", b"\x0a\x03\x0a\x01"])
 def test_a_damaged_model(folder, damage):
     (folder / "sentencepiece.bpe.model").write_bytes(damage)

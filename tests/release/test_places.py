@@ -51,6 +51,15 @@ def test_nothing_is_written_inside_a_release(release, make_checkpoint, capsys):
     assert main(["verify", str(release)]) == 0
 
 
+@pytest.mark.parametrize("command", ["export", "convert"])
+def test_nothing_is_written_among_a_checkpoints_files(make_checkpoint, capsys, command):
+    folder = make_checkpoint()
+    before = sorted(path.name for path in folder.iterdir())
+    assert main([command, str(folder), "--out", f"{folder}/../{folder.name}", "--target", "pytorch"]) == 2
+    assert "is the checkpoint itself" in capsys.readouterr().err
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
 def test_a_report_inside_is_refused_once_the_release_is_signed(release):
     refuse_inside(release / "report", only_signed=True)
     (release / "model.sig").write_text("{}")

@@ -18,6 +18,7 @@ from yizhi.bulk.job import Answers, Engine, Job, answer_here
 from yizhi.bulk.progress import Progress
 from yizhi.bulk.writers import Writer, open_writer
 from yizhi.errors import InputError
+from yizhi.storage.codec import from_plain
 from yizhi.storage.locks import hold
 
 
@@ -102,17 +103,20 @@ def _resume(job: Job) -> Position | None:
     """Where an earlier run of this job was left; None if there was none."""
     try:
         state = json.loads(job.state.read_text(encoding="utf-8"))
+        identity, position = dict(state["identity"]), from_plain(Position, state["position"])
     except FileNotFoundError:
         return None
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise InputError(job.state, "is not what an unfinished run leaves; remove this file to start over") from None
     found = json.loads(json.dumps(job.identity()))
-    differing = [key for key in found if state["identity"].get(key) != found[key]]
+    differing = [key for key in found if identity.get(key) != found[key]]
     if differing:
         raise InputError(
             job.state,
             f"an unfinished run had other {' and '.join(differing)}; go on with those, or remove this file to start "
             "over",
         )
-    return Position(**state["position"])
+    return position
 
 
 def _commit(job: Job, position: Position, writer: Writer, files: tuple[BinaryIO, BinaryIO | None]) -> Position:

@@ -33,6 +33,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--pairs", metavar="FILE", help="with --output: score the pairs of this file, in its order")
     parser.add_argument(
         "--document-column",
+        dest="pair_column",
         default="document",
         metavar="COLUMN",
         help="the field or column with the document (default: document)",
@@ -61,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
         raise InputError("rerank", "expected a query and a file of documents, or `pairs`")
     if options.output:
         _refuse_empty(options.text, "queries")
-    documents = _read_documents(options)
+    documents, options.pair_column = _read_documents(options), None
     operator = make_operator(options, "rank", documents=documents, top_k=options.top_k or _TOP_K, **settings)
     if options.output:
         from yizhi.runtimes.batching import WINDOW
@@ -89,7 +90,7 @@ def _score_pairs(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     if faults:
         raise InputError("`pairs`", faults)
     _refuse_empty(options.pairs, "pairs")
-    options.text, options.pair_column = options.pairs, options.document_column
+    options.text = options.pairs
     return run_bulk(options, make_operator(options, "rerank", **settings))
 
 
@@ -97,13 +98,17 @@ def _read_documents(options: argparse.Namespace) -> list[str]:
     """Every document of the file. Raises InputError, listing the rows that have none."""
     from yizhi.storage.records import READ_AS, Source, plain_text
 
-    source = Source.of(str(options.documents), None, options.document_column, None, encoding=options.encoding)
+    source = Source.of(str(options.documents), None, options.pair_column, None, encoding=options.encoding)
     documents, faults = [], []
     with source.open(READ_AS) as reader:
         for record in reader:
             documents.append(plain_text(record))
-            if not documents[-1].strip():
-                faults.append(f"row {record.number}: {record.fault or 'expected a document; found an empty one'}")
+            if record.fault:  # which names the column as that of a source of single texts
+                faults.append(f"row {record.number}: {record.fault.replace('`column`', '`pair_column`')}")
+            elif not documents[-1].strip():
+                faults.append(f"row {record.number}: expected a document; found an empty one")
+            elif any("\ud800" <= char <= "\udfff" for char in documents[-1]):
+                faults.append(f"row {record.number}: holds half of a surrogate pair, which is no character")
     if not documents:
         faults = ["expected one document or more; found none"]
     if faults:

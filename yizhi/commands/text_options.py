@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yizhi.choices import DEVICES
-from yizhi.commands.options import DEVICE_HELP, named, positive
+from yizhi.commands.options import DEVICE_HELP, name_flags, named, positive
 from yizhi.errors import InputError, printable
 from yizhi.storage.records import PIPED_FORMATS, STDIN, UTF_8
 
@@ -128,7 +128,7 @@ def run_bulk(options: argparse.Namespace, operator: "OperatorSpec", words: bool 
         nonlocal named
         named += 1
         if named <= _NAMED:
-            print(f"yizhi: {text}", file=sys.stderr)
+            print(f"yizhi: {name_flags(text, options.parser)}", file=sys.stderr)
         elif named == _NAMED + 1:
             print("yizhi: … --errors FILE lists them all", file=sys.stderr)
 

@@ -68,6 +68,9 @@ _SIZES = {
     "type_vocab_size": 1 << 16,
 }
 
+# The tokens of a row that says anything: one between [CLS] and [SEP].
+_SHORTEST = 3
+
 _UNSUPPORTED = {
     "is_decoder": "a decoder is not an encoder",
     "add_cross_attention": "cross-attention is not supported",
@@ -158,9 +161,12 @@ class EncoderConfig:
         pad = optional.pad_token_id if pad is None else pad
         if isinstance(pad, bool) or not isinstance(pad, int) or not 0 <= pad < (values["vocab_size"] or math.inf):
             faults.append(f"pad_token_id: expected an id below vocab_size; found {show(pad)}")
-        elif optional.skips_padding and pad + 1 >= (values["max_position_embeddings"] or math.inf):
-            found = values["max_position_embeddings"]
-            faults.append(f"max_position_embeddings: expected more than pad_token_id + 1 ({pad + 1}); found {found}")
+        else:
+            least = _SHORTEST + (pad + 1 if optional.skips_padding else 0)
+            if (found := values["max_position_embeddings"]) and found < least:
+                faults.append(
+                    f"max_position_embeddings: expected {least} or more, for a row of one word; found {found}"
+                )
         tie = raw.get("tie_word_embeddings", True)
         if not isinstance(tie, bool):
             faults.append(f"tie_word_embeddings: expected true or false; found {show(tie)}")

@@ -23,7 +23,7 @@ from yizhi.pipeline.results import Row
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.artifact import Artifact
 from yizhi.release.manifest import MANIFEST
-from yizhi.release.places import refuse_inside
+from yizhi.release.places import refuse_inside, refuse_source
 
 
 def convert(
@@ -49,6 +49,7 @@ def convert(
         raise InputError(folder, "is a release, and its manifest vouches for what is in it; choose another folder")
     progress.note(f"checking {checkpoint_path}")
     with Checkpoint.open(checkpoint_path, pooling, ignored_files, dimensions) as checkpoint:
+        refuse_source(folder, checkpoint.folder)
         rows_of_ids = read_calibration(checkpoint, calibration, progress) if calibration else []
         source = describe_source(checkpoint, origin=None)
         descriptions = describe_artifacts(checkpoint, targets, source["files"], int8_options, calibration)

@@ -40,7 +40,7 @@ from yizhi.release.manifest import (
     read_manifest,
     write_manifest,
 )
-from yizhi.release.places import check_writable, refuse_inside
+from yizhi.release.places import check_writable, refuse_inside, refuse_source
 from yizhi.storage.codec import from_plain
 from yizhi.storage.digests import describe_folder, sha256_of_file
 from yizhi.storage.folders import remove_leftovers
@@ -90,6 +90,7 @@ def export(
     """
     progress.note(f"checking {checkpoint_path}")
     with Checkpoint.open(checkpoint_path, pooling, ignored_files, dimensions) as checkpoint:
+        refuse_source(release, checkpoint.folder)
         rows_of_ids = read_calibration(checkpoint, calibration, progress) if calibration else []
         source = describe_source(checkpoint, origin)
         descriptions = describe_artifacts(checkpoint, targets, source["files"], int8_options, calibration)

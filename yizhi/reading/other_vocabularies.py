@@ -3,7 +3,9 @@
 They are made as transformers 4 makes them (`XLMRobertaConverter` and `RobertaConverter` of `convert_slow_tokenizer`).
 """
 
+import math
 import struct
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
@@ -56,11 +58,17 @@ def read_sentencepiece(path: Path) -> Tokenizer:
         faults.append("byte_fallback: the library would make <unk> of what the model makes bytes of")
     if integer(trainer, _SUFFIX_SPACE) or normalizer.get(_DUMMY_PREFIX, [1])[-1] != 1:
         faults.append("expected a space before the first word of a text, as XLM-R's has")
+    scored = [*((token, 0.0) for token in _BEFORE), *pieces[3:], (_MASK, 0.0)]
+    twice = [piece for piece, count in Counter(piece for piece, _ in scored).items() if count > 1]
+    if twice:
+        faults.append(f"expected each piece once, and none of the special tokens; found {show(twice[0])} again")
+    odd = [piece for piece, score in scored if not math.isfinite(score)]
+    if odd:
+        faults.append(f"expected a finite score of each piece; found another of {show(odd[0])}")
     charsmap = message_of(normalizer.get(_CHARSMAP, [b""])[-1])
     damage = find_damage(charsmap) if charsmap else None
     if faults or damage:
         raise InputError(path, [damage] if damage else [*faults, _INSTEAD])
-    scored = [*((token, 0.0) for token in _BEFORE), *pieces[3:], (_MASK, 0.0)]
     made = Tokenizer(models.Unigram(scored, _BEFORE.index("<unk>"), byte_fallback=False))
     kinds = zip(pieces, types, strict=True)
     made.add_tokens(

@@ -39,6 +39,8 @@ _OLD_KEYS = {
 }
 _OURS = {_OLD_KEYS[key]: mode for key, mode in MODES.items()}
 _MASKED_LM, _SPLADE_POOLING = ("Transformer", "MLMTransformer"), "SpladePooling"
+# Of a module's folder, in characters: in UTF-8, one name of a file system.
+_LONGEST_PATH = 80
 _KNOWN = (*_MASKED_LM, "Pooling", "Dense", "Normalize", _SPLADE_POOLING)
 
 # Of the Transformer's settings, those that are read, or that change no answer. `model_args` says which file is loaded.
@@ -90,16 +92,15 @@ def read_sentence_settings(
     prompts = {} if is_ignored(PROMPTS, ignored) else prompts
     named, notes = _check_prompts(prompts, faults)
     dense_files: list[str] = []
+    kept: list[str] = []
     if modules[1][0] == _SPLADE_POOLING:
         pooling = _read_splade(folder, pooling_file, faults)
     else:
-        pooling, dense_files = _read_pooling(folder, modules, pooling_file, prompts.get("truncate_dim"), faults)
+        pooling, dense_files, kept = _read_pooling(folder, modules, pooling_file, prompts.get("truncate_dim"), faults)
     if faults:
         raise InputError(folder, faults)
-    weights = tuple(name for name in dense_files if name.endswith(WEIGHTS))
     read = [MODULES, pooling_file, *dense_files, *([settings_file] if settings_file else [])]
     files = (*read, *([PROMPTS] if prompts else []))
-    kept = weights[: len(pooling.dense)]
     places = [Path(place) for kind, place in modules if kind == "Dense"]
     pickles = [
         place.as_posix()
@@ -107,7 +108,7 @@ def read_sentence_settings(
         if (folder / place / PICKLE).exists() and not (folder / place / WEIGHTS).exists()
     ]
     length = settings.get("max_seq_length")
-    return SentenceSettings(pooling, length, named, kept, tuple(pickles), files, tuple(notes))
+    return SentenceSettings(pooling, length, named, tuple(kept), tuple(pickles), files, tuple(notes))
 
 
 def read_prompts(folder: Path) -> dict[str, str]:
@@ -146,12 +147,17 @@ def _read_modules(path: Path) -> list[tuple[str, str]]:
     found = []
     for module in modules if isinstance(modules, list) else [modules]:
         kind, where = (module.get(key) for key in ("type", "path")) if isinstance(module, dict) else (None, None)
-        if not isinstance(kind, str) or not isinstance(where, str) or ".." in Path(where).parts or where[:1] == "/":
+        if not isinstance(kind, str) or not isinstance(where, str) or not _is_below(where):
             raise InputError(path.parent, f"{MODULES}: expected a list of modules; found {show(module)}")
         library, _, name = kind.rpartition(".")
         # The library's own modules, by whatever path its releases write; another's keep their whole name.
         found.append((name if library.partition(".")[0] == "sentence_transformers" else kind, where))
     return found
+
+
+def _is_below(where: str) -> bool:
+    """Whether a path can only be one inside the folder, and one that a file system has."""
+    return ".." not in Path(where).parts and where[:1] != "/" and "\0" not in where and len(where) <= _LONGEST_PATH
 
 
 def _check_order(folder: Path, kinds: Sequence[str]) -> None:
@@ -181,11 +187,12 @@ def _check_settings(settings: dict[str, Any], name: str | None, text: TextTokeni
 
 def _read_pooling(
     folder: Path, modules: Sequence[tuple[str, str]], name: str, truncate_dim: object, faults: list[str]
-) -> tuple[Pooling, list[str]]:
-    """What Pooling and the modules after it do, and the files that their Dense modules were read from."""
+) -> tuple[Pooling, list[str], list[str]]:
+    """What Pooling and the modules after it do, the files that their Dense modules were read from, and the weights."""
     mode = _read_mode(folder, name, faults)
     layers: list[Dense] = []
     files: list[str] = []
+    kept: list[str] = []
     dimensions: int | None = None
     for place in (place for kind, place in modules if kind == "Dense"):
         dense = read_dense(folder, place, len(layers), faults)
@@ -198,10 +205,11 @@ def _read_pooling(
             dimensions = dense.linear.outputs
         elif dense:
             layers.append(dense)
+            kept += [weights.as_posix()] if (folder / weights).exists() else []
     normalizes = modules[-1][0] == "Normalize"
     if truncate_dim is not None:
         dimensions = _read_truncation(truncate_dim, normalizes or dimensions is not None, faults)
-    return Pooling(mode, normalizes, dimensions, tuple(layers)), files
+    return Pooling(mode, normalizes, dimensions, tuple(layers)), files, kept
 
 
 def _read_truncation(found: object, refused: bool, faults: list[str]) -> int | None:
@@ -260,7 +268,9 @@ def _check_prompts(config: dict[str, Any], faults: list[str]) -> tuple[dict[str,
     if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):
         faults.append(f"{PROMPTS}: prompts: expected an object of texts; found {show(prompts)}")
         return {}, []
-    if default is not None and prompts.get(default):
+    if not isinstance(default, str | None):
+        faults.append(f"{PROMPTS}: default_prompt_name: expected the name of a prompt; found {show(default)}")
+    elif default is not None and prompts.get(default):
         faults.append(
             f"{PROMPTS}: default_prompt_name: sentence-transformers puts {show(prompts[default])} before every text, "
             "which is not done here: pass over it with `ignored_files`, and put it there yourself"

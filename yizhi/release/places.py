@@ -39,6 +39,12 @@ def check_writable(release: Path, targets: Iterable[str]) -> None:
         raise InputError(release, [*faults, "choose another folder"])
 
 
+def refuse_source(folder: Path, checkpoint: Path) -> None:
+    """Raise InputError where what is written would lie among the files of the checkpoint that it is made of."""
+    if folder.resolve() == checkpoint.resolve():
+        raise InputError(folder, "is the checkpoint itself, which could not be read again; choose another folder")
+
+
 def refuse_inside(path: Path, only_signed: bool = False) -> None:
     """Raise InputError where a file or folder would lie inside a release, which would not be as it was judged any more.
 

@@ -182,7 +182,10 @@ def _judge_graphs(verdicts: Mapping[str, Any]) -> tuple[Outcome, str]:
     graphs = {name: parity for name, parity in verdicts.items() if name.startswith(_WITH_GRAPHS)}
     unread = sorted(name for name, parity in graphs.items() if not parity.get("weights", {}).get("graphs"))
     if unread or not graphs:
-        return "not run", f"no graph was compared of {', '.join(unread) or 'any: there is no ONNX or LiteRT artifact'}"
+        return (
+            "not run",
+            f"no graph was compared of {', '.join(unread) or 'any: there is no ONNX, OpenVINO or LiteRT artifact'}",
+        )
     return "met", "every graph was compared with the one that the code writes"
 
 
@@ -205,7 +208,7 @@ def _judge_int8_part(verdicts: Mapping[str, Any], part: str, what: str) -> tuple
 # Of `weights` in a record: how stored tensors were compared.
 _WAYS = ("exact", "requantized", "rounded")
 # How the names of targets begin whose files say what is computed.
-_WITH_GRAPHS = ("onnx", "litert")
+_WITH_GRAPHS = ("onnx", "openvino", "litert")
 _GATES = {
     "graphs": _judge_graphs,
     "head": _judge_head,

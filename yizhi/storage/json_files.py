@@ -1,5 +1,6 @@
 """JSON files: read with every fault named, written in the one form that makes equal values equal bytes."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,9 @@ from yizhi.errors import InputError
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """Read a JSON file that must hold an object, and can be written again. Raises InputError."""
-    if path.exists() and not path.is_file():
-        raise InputError(path, "cannot be read: is no file")  # reading a pipe would wait for ever
     try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            raise OSError(errno.EINVAL, "is no file")
         value = json.loads(path.read_text(encoding="utf-8"))
         # Python's parser also takes NaN, 1e999 and lone surrogates, which no artifact could carry on.
         json.dumps(value, allow_nan=False, ensure_ascii=False).encode()

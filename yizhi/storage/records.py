@@ -264,11 +264,12 @@ class RecordReader:
         if self._source.words:
             return self._words(number, values)
         texts = []
-        for name in (self._source.column, self._source.pair_column):
+        for parameter in ("column", "pair_column"):
+            name = getattr(self._source, parameter)
             if name is None:
                 continue
             if not isinstance(values.get(name), str):
-                return Record(number, None, f"{name}: {_describe_missing(name, values)}")
+                return Record(number, None, f"{name}: {_describe_missing(name, values, parameter)}")
             texts.append(values[name])
         others = {name: values.get(name) for name in self._source.others}
         return Record(number, texts[0] if len(texts) == 1 else (texts[0], texts[1]), others=others)
@@ -329,11 +330,11 @@ def _check_name(encoding: str) -> str:
         raise InputError("`encoding`", f"expected a name such as gb18030 or utf-16; found {show(encoding)}") from None
 
 
-def _describe_missing(name: str, values: Mapping[str, Any]) -> str:
+def _describe_missing(name: str, values: Mapping[str, Any], parameter: str) -> str:
     if name in values:
         return f"expected a string; found {show(values[name])}"
     fields = ", ".join(map(show, list(values)[:20]))
-    return f"expected a string; found nothing. The row has {fields}: `column` names another"
+    return f"expected a string; found nothing. The row has {fields}: `{parameter}` names another"
 
 
 def need_pyarrow(path: object) -> None:

@@ -120,3 +120,7 @@ def test_a_missing_shard_is_named(folder: Path, tmp_path: Path):
     assert "the name of a file in this folder" in refuse(folder, tmp_path / "out")
     (folder / "pytorch_model.bin.index.json").write_text('{"weight_map": {"a": "one.bin"}}')
     assert "one.bin: the shard is missing" in refuse(folder, tmp_path / "out")
+    (folder / "pytorch_model.bin.index.json").write_text(f'{{"weight_map": {{"a": "{"b" * 5000}"}}}}')
+    assert "the shard is missing" in refuse(folder, tmp_path / "out")
+    (folder / "pytorch_model.bin.index.json").write_text('{"weight_map": {"a": ["one.bin"]}}')
+    assert "the name of a file in this folder" in refuse(folder, tmp_path / "out")

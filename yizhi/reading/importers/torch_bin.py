@@ -78,10 +78,11 @@ def _shards(path: Path) -> list[Path]:
     if path.suffix != ".json":
         return [path]
     weight_map = read_json_object(path).get("weight_map")
-    names = set(weight_map.values()) if isinstance(weight_map, dict) else set()
-    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+    named = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not named or not all(isinstance(name, str) and Path(name).name == name for name in named):
         raise InputError(path, "weight_map: expected an object of tensor name to the name of a file in this folder")
-    missing = [f"{name}: the shard is missing" for name in sorted(names) if not path.with_name(name).is_file()]
+    names, beside = set(named), {found.name for found in path.parent.iterdir() if found.is_file()}
+    missing = [f"{name}: the shard is missing" for name in sorted(names - beside)]
     if missing:
         raise InputError(path, missing)
     return [path.with_name(name) for name in sorted(names)]
