@@ -47,8 +47,8 @@ class Embedder:
         prompt: put before each text: one of the artifact's own by its name, or a text.
         long: what to do with a text beyond the model's positions, `error` or `truncate`.
         Raises InputError, listing every fault, for layers or a pooling that do not exist; and where an artifact's Dense
-        modules would be left out, by another layer, another pooling but `none`, or by undoing its norm; and as
-        `find_prompt` does.
+        modules would be left out, by another layer, another pooling but `none`, or by undoing its norm; and for a
+        word that is the name of no prompt.
         """
         count = runtime.config.num_hidden_layers
         faults = [
@@ -77,11 +77,11 @@ class Embedder:
         size = inside.size(hidden) if inside else hidden
         if wanted.dimensions is not None and not 0 < wanted.dimensions <= size:
             faults.append(f"`dimensions`: expected 1 … {size}; found {wanted.dimensions}")
+        self._prompt = find_prompt(runtime, prompt, faults)
         if faults:
             raise InputError("embeddings", faults)
         self.size = wanted.dimensions or size
         self._runtime = runtime
-        self._prompt = find_prompt(runtime.prompts, prompt) if prompt else ""
         self._tokenizer = tokenizer or Tokenizer.open(runtime.artifact.folder)
         self._outputs = outputs
         self._wanted = wanted

@@ -1,22 +1,24 @@
 """What a model's makers put before a text, such as a query, that is to become a vector."""
 
 import re
-from collections.abc import Mapping
 
-from yizhi.errors import InputError
+from yizhi.runtimes.base import Runtime
 from yizhi.runtimes.tokenization import Text
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def find_prompt(known: Mapping[str, str], given: str) -> str:
-    """The known prompt of this name, or else the given text itself.
+def find_prompt(runtime: Runtime, given: str | None, faults: list[str]) -> str:
+    """The artifact's prompt of this name, or else the given text itself; "" if None.
 
-    Raises InputError where it can only be a name, being one word of ASCII letters and digits, and there is none such.
+    One word of ASCII letters and digits can only be a name: a fault where the artifact has none such.
     """
+    if given is None:
+        return ""
+    known = runtime.prompts
     if given not in known and _NAME.fullmatch(given):
         names = ", ".join(sorted(known)) or "none"
-        raise InputError("`prompt`", f"expected a name that the artifact has ({names}) or a text; found {given}")
+        faults.append(f"`prompt`: expected a name that the artifact has ({names}) or a text; found {given}")
     return known.get(given, given)
 
 

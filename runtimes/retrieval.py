@@ -64,7 +64,7 @@ class RetrievalEmbedder:
         kinds: some of `dense`, `sparse` and `multi_vector`; all that the artifact gives if None.
         prompt: put before each text: one of the artifact's own by its name, or a text.
         long: what to do with a text beyond the model's positions, `error` or `truncate`.
-        Raises InputError for kinds that the artifact does not give, and for a prompt that is neither a name nor a text.
+        Raises InputError for kinds that the artifact does not give, and for a word that is the name of no prompt.
         """
         given = {kind: next((name for name in names if name in runtime.outputs), None) for kind, names in _GIVE.items()}
         wanted = [kind for kind, name in given.items() if name] if kinds is None else list(kinds)
@@ -79,11 +79,11 @@ class RetrievalEmbedder:
             faults.append(f"kinds: expected one or more; the artifact's outputs are {', '.join(runtime.outputs)}")
         if long not in ("error", "truncate"):
             faults.append(f"long: expected error or truncate; found {long!r}")
+        self._prompt = find_prompt(runtime, prompt, faults)
         if faults:
             raise InputError("embeddings", faults)
         self.kinds = tuple(wanted)
         self._runtime = runtime
-        self._prompt = find_prompt(runtime.prompts, prompt) if prompt else ""
         self._tokenizer = tokenizer or Tokenizer.open(runtime.artifact.folder)
         self._outputs = [name for kind, name in given.items() if name and kind in wanted]
         ids = (self._tokenizer.cls_id, self._tokenizer.sep_id, self._tokenizer.pad_id, self._tokenizer.unknown_id)

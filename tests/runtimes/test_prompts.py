@@ -36,9 +36,12 @@ def test_it_goes_before_each_text(runtime, embedder, prompt, before):
 
 @pytest.mark.parametrize("embedder", [Embedder, RetrievalEmbedder])
 def test_a_misspelled_name_is_not_put_before_texts(runtime, open_variant, embedder):
-    told = r"`prompt`:\n  - expected a name that the artifact has \(passage, query\) or a text; found qeury"
+    told = r"`prompt`: expected a name that the artifact has \(passage, query\) or a text; found qeury"
     with pytest.raises(InputError, match=told):
         embedder(runtime, prompt="qeury")
+    with pytest.raises(InputError) as caught:
+        embedder(runtime, prompt="qeury", long="no")
+    assert len(caught.value.faults) == 2
     with pytest.raises(InputError, match=r"\(none\) or a text; found query"):
         embedder(open_variant("bert-m3", "onnx"), prompt="query")
 
@@ -59,7 +62,7 @@ def test_the_command_and_whole_files(runtime, tmp_path, capsys):
     assert main(["embed", folder, str(tmp_path / "in.txt"), "--prompt", "query", "--output", str(output)]) == 0
     assert np.array_equal(np.load(output), expected)
     assert main(["embed", folder, TEXT, "--prompt", "qeury"]) == 2
-    assert "--prompt:\n  - expected a name" in capsys.readouterr().err
+    assert "--prompt: expected a name" in capsys.readouterr().err
 
 
 def test_a_server_knows_the_artifacts_own(runtime):
