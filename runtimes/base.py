@@ -15,6 +15,7 @@ from yizhi.errors import InputError, NotRun, show
 from yizhi.model.architectures import build_spec
 from yizhi.model.config import EncoderConfig
 from yizhi.model.spec import LOGITS_AT, EncoderSpec, Pooling
+from yizhi.reading.sentence_settings import read_prompts
 from yizhi.release.artifact import Artifact
 from yizhi.runtimes.processor import describe_int8_kernels
 from yizhi.storage.codec import from_plain
@@ -133,6 +134,11 @@ class Runtime:
         """What `sentence_embedding` or `term_weights` is, where the artifact was exported with it."""
         found = self.artifact.description.get("pooling")
         return from_plain(Pooling, found) if found else None
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """What its makers put before a text that is to become a vector, by name. Raises InputError."""
+        return read_prompts(self.artifact.folder)
 
     @property
     def signatures(self) -> Mapping[str, Sequence[str]]:

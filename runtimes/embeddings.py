@@ -12,6 +12,7 @@ from yizhi.errors import InputError
 from yizhi.model.spec import SENTENCE_EMBEDDING, SHORTEST_NORM, SPLADE, Pooling
 from yizhi.runtimes.base import Runtime
 from yizhi.runtimes.batching import EVERY, TOKENS, WINDOW, Request, Task, run_tasks
+from yizhi.runtimes.prompts import find_prompt, put_before
 from yizhi.runtimes.tokenization import Long, Text, Tokenizer, pad
 
 Vectors = NDArray[np.float32]
@@ -33,6 +34,7 @@ class Embedder:
         pooling: TextPooling | None = None,
         normalize: bool | None = None,
         dimensions: int | None = None,
+        prompt: str | None = None,
         long: Long = "error",
     ) -> None:
         """The artifact's own tokenizer if none is given.
@@ -42,35 +44,40 @@ class Embedder:
         `none` all. As the artifact's `sentence_embedding` if None, or `mean` where it has none.
         normalize: make each vector's L2 norm 1. If None, as the artifact does with this pooling, else no.
         dimensions: the first so many numbers alone, before that. If None, as the artifact does with this pooling.
+        prompt: put before each text: one of the artifact's own by its name, or a text.
         long: what to do with a text beyond the model's positions, `error` or `truncate`.
-        Raises InputError, listing every fault, for layers or a pooling that do not exist.
+        Raises InputError, listing every fault, for layers or a pooling that do not exist; and where an artifact's Dense
+        modules would be left out, by another layer, another pooling but `none`, or by undoing its norm; and for a
+        word that is the name of no prompt.
         """
         count = runtime.config.num_hidden_layers
         faults = [
-            f"layers: expected {-count - 1} … {count}; found {layer}"
+            f"`layers`: expected {-count - 1} … {count}; found {layer}"
             for layer in layers
             if not -count - 1 <= layer <= count
         ]
         if not layers:
-            faults.append("layers: expected one or more; found none")
-        wanted, own = _complete(runtime.pooling, pooling, normalize, dimensions)
+            faults.append("`layers`: expected one or more; found none")
+        own = runtime.pooling
+        wanted, alike = _complete(own, pooling, normalize, dimensions)
         if wanted.mode not in TEXT_POOLINGS:
-            faults.append(f"pooling: expected one of {', '.join(TEXT_POOLINGS)}; found {wanted.mode!r}")
+            faults.append(f"`pooling`: expected one of {', '.join(TEXT_POOLINGS)}; found {wanted.mode!r}")
         if long not in ("error", "truncate"):
-            faults.append(f"long: expected error or truncate; found {long!r}")
+            faults.append(f"`long`: expected error or truncate; found {long!r}")
         outputs = [_output(layer % (count + 1), count) for layer in layers]
-        # What the artifact pools itself, Dense modules and all; a batch then hands over [B, D], not [B, T, H].
-        inside = own if outputs == ["last_hidden_state"] else None
         hidden = runtime.config.hidden_size
-        if inside and not _reaches(inside, wanted, hidden):
-            if inside.dense:
-                faults.append(
-                    f"the artifact gives {inside}, and hidden states do not give {wanted}: its Dense is missing"
-                )
+        # What the artifact pools itself, Dense modules and all; a batch then hands over [B, D], not [B, T, H].
+        inside = alike if outputs == ["last_hidden_state"] else None
+        if own and own.dense and wanted.mode != "none":
+            inside = own
+            if not faults:
+                faults += _leave_out_dense(own, wanted, layers, outputs)
+        elif inside and not _reaches(inside, wanted, hidden):
             inside = None
         size = inside.size(hidden) if inside else hidden
         if wanted.dimensions is not None and not 0 < wanted.dimensions <= size:
-            faults.append(f"dimensions: expected 1 … {size}; found {wanted.dimensions}")
+            faults.append(f"`dimensions`: expected 1 … {size}; found {wanted.dimensions}")
+        self._prompt = find_prompt(runtime, prompt, faults)
         if faults:
             raise InputError("embeddings", faults)
         self.size = wanted.dimensions or size
@@ -97,7 +104,7 @@ class Embedder:
 
     def plan(self, text: Text) -> Task[Vectors]:
         """What one text asks of the model. Raises InputError for a text that cannot be used."""
-        (row,) = self._tokenizer.fit(self._tokenizer.tokenize([text])[0], self._long)
+        (row,) = self._tokenizer.fit(self._tokenizer.tokenize([put_before(self._prompt, text)])[0], self._long)
         return Task([Request(row, EVERY, self._pool)], lambda results: results[0])
 
     def compute(self, requests: Sequence[Request]) -> list[Vectors]:
@@ -140,6 +147,19 @@ def _complete(
     normalizes = found.normalize if normalize is None else normalize
     size = found.dimensions if dimensions is None else dimensions
     return replace(found, normalize=normalizes, dimensions=size), alike
+
+
+def _leave_out_dense(own: Pooling, wanted: Pooling, layers: Sequence[int], outputs: Sequence[str]) -> list[str]:
+    """What is asked for that hidden states alone would give, and the artifact's Dense modules do not."""
+    rule = f"the artifact's Dense modules follow the {own.mode} of its last layer"
+    faults = []
+    if outputs != ["last_hidden_state"]:
+        faults.append(f"`layers`: {rule}; found {', '.join(map(str, layers))}")
+    if wanted.mode != own.mode:
+        faults.append(f"`pooling`: {rule}; expected {own.mode}, or none for each token's vector; found {wanted.mode}")
+    elif own.normalize and not wanted.normalize:
+        faults.append("`normalize`: the artifact gives its vectors normalized, and not as they were before")
+    return faults
 
 
 def _reaches(inside: Pooling, wanted: Pooling, hidden: int) -> bool:

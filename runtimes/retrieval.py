@@ -11,6 +11,7 @@ from yizhi.errors import InputError
 from yizhi.model.spec import SENTENCE_EMBEDDING, TERM_WEIGHTS, TOKEN_VECTORS, TOKEN_WEIGHTS
 from yizhi.runtimes.base import Runtime
 from yizhi.runtimes.batching import EVERY, TOKENS, WINDOW, Request, Task, run_tasks
+from yizhi.runtimes.prompts import find_prompt, put_before
 from yizhi.runtimes.tokenization import Long, Text, Tokenizer, pad
 
 DENSE, SPARSE, MULTI_VECTOR = "dense", "sparse", "multi_vector"
@@ -55,13 +56,15 @@ class RetrievalEmbedder:
         tokenizer: Tokenizer | None = None,
         *,
         kinds: Collection[str] | None = None,
+        prompt: str | None = None,
         long: Long = "error",
     ) -> None:
         """The artifact's own tokenizer if none is given.
 
         kinds: some of `dense`, `sparse` and `multi_vector`; all that the artifact gives if None.
+        prompt: put before each text: one of the artifact's own by its name, or a text.
         long: what to do with a text beyond the model's positions, `error` or `truncate`.
-        Raises InputError for kinds that the artifact does not give.
+        Raises InputError for kinds that the artifact does not give, and for a word that is the name of no prompt.
         """
         given = {kind: next((name for name in names if name in runtime.outputs), None) for kind, names in _GIVE.items()}
         wanted = [kind for kind, name in given.items() if name] if kinds is None else list(kinds)
@@ -76,6 +79,7 @@ class RetrievalEmbedder:
             faults.append(f"kinds: expected one or more; the artifact's outputs are {', '.join(runtime.outputs)}")
         if long not in ("error", "truncate"):
             faults.append(f"long: expected error or truncate; found {long!r}")
+        self._prompt = find_prompt(runtime, prompt, faults)
         if faults:
             raise InputError("embeddings", faults)
         self.kinds = tuple(wanted)
@@ -97,7 +101,7 @@ class RetrievalEmbedder:
 
     def plan(self, text: Text) -> Task[TextVectors]:
         """What one text asks of the model. Raises InputError for a text that cannot be used."""
-        (row,) = self._tokenizer.fit(self._tokenizer.tokenize([text])[0], self._long)
+        (row,) = self._tokenizer.fit(self._tokenizer.tokenize([put_before(self._prompt, text)])[0], self._long)
         return Task([Request(row, EVERY, lambda found: found)], lambda results: results[0])
 
     def compute(self, requests: Sequence[Request]) -> list[TextVectors]:

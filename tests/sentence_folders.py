@@ -49,11 +49,12 @@ def write_modules(
     dimensions: int | None = None,
     normalize: bool = False,
     hidden: int = HIDDEN,
+    prompts: Mapping[str, str] | None = None,
 ) -> Path:
     """Write them into a folder, as sentence-transformers 5 does, and return it.
 
     dense: of each Dense module its outputs, its activation's class and whether it has a bias. dimensions: a last Dense
-    that keeps the first so many numbers. hidden: the encoder's width.
+    that keeps the first so many numbers. hidden: the encoder's width. prompts: by name.
     """
     kinds = ["Transformer", "SpladePooling" if mode == "splade" else "Pooling"]
     configs: list[dict[str, Any]] = [{}, {"pooling_mode": mode, "embedding_dimension": hidden}]
@@ -89,6 +90,8 @@ def write_modules(
                 entries = {name: ("F32", array.shape) for name, array in stored.items()}
                 write_safetensors(file, entries, (array.tobytes() for array in stored.values()))
     (folder / "modules.json").write_text(json.dumps(modules))
+    if prompts:
+        (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}))
     return folder
 
 

@@ -1,9 +1,12 @@
 """`make demo`'s sentences, and what is left of a small trained model in int8."""
 
+import re
+
 import numpy as np
 import pytest
 
 from tests.artifacts import export_artifact
+from tests.imports import ROOT
 from yizhi.cli import main
 from yizhi.demo import CONFIG, TEXTS, TRAINING, make_vocab, read_questions
 from yizhi.parity.cloze import CLOZE
@@ -29,6 +32,15 @@ def test_questions_are_no_sentences_and_can_be_spelled():
         sentence = question.replace("[MASK]", answer)
         assert sentence not in SENTENCES
         assert set(sentence) <= vocab
+
+
+def test_the_first_example_of_the_guide_can_be_spelled():
+    """It names the demo's model, which refuses targets that its vocabulary cannot spell."""
+    example = (ROOT / "docs" / "using.md").read_text(encoding="utf-8").split("```")[1]
+    assert 'open_runtime("dist/demo/' in example
+    chinese = set(re.findall("[\u4e00-\u9fff]", example))
+    assert chinese
+    assert chinese <= set(make_vocab())
 
 
 @pytest.fixture(scope="module")

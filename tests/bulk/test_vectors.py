@@ -65,6 +65,22 @@ def test_weights_of_the_vocabulary(tmp_path, open_variant, capsys):
     assert json.loads(capsys.readouterr().out)["sparse"]["token_ids"] == found.sparse.ids.tolist()
 
 
+def test_splades_artifact_gives_its_sparse_weights_unless_a_pooling_is_asked_for(tmp_path, open_variant, capsys):
+    runtime = open_variant("bert-splade", "onnx-int8")
+    command = ["embed", str(runtime.artifact.folder)]
+    assert main([*command, TEXTS[0]]) == 0
+    (found,) = RetrievalEmbedder(runtime)(TEXTS[:1])
+    assert json.loads(capsys.readouterr().out)["sparse"]["token_ids"] == found.sparse.ids.tolist()
+    assert main([*command, write_lines(tmp_path / "in.txt"), "--output", str(tmp_path / "out.jsonl")]) == 0
+    assert [row.keys() for row in read_rows(tmp_path / "out.jsonl")] == [{"row", "sparse"}] * 3
+    capsys.readouterr()
+    assert main([*command, TEXTS[0], "--pooling", "mean", "--normalize"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == runtime.config.hidden_size
+    assert main([*command, TEXTS[0], "--normalize"]) == 2
+    told = "the artifact gives sparse weights (SPLADE): there is nothing to set, unless --pooling asks for a vector"
+    assert capsys.readouterr().err == f"yizhi: --normalize:\n  - {told}\n"
+
+
 def test_one_text_on_the_line(runtime, capsys):
     command = ["embed", str(runtime.artifact.folder), TEXTS[0]]
     assert main([*command, "--kind", *KINDS]) == 0
@@ -102,9 +118,13 @@ def test_an_array_is_as_wide_as_the_vectors(tmp_path, open_variant, output):
     ("variant", "arguments", "message"),
     [
         ("bert", ("--kind", "sparse"), "sparse: expected one of the outputs token_weights, term_weights; found"),
-        ("bert-m3", ("--kind", "dense", "--pooling", "mean"), "--kind:\n  - --pooling: what the artifact was exported"),
-        ("bert-m3", ("--kind", "dense", "--layer", "1", "--no-normalize"), "--layer: what the artifact was exported"),
-        ("bert-m3", ("--dimensions", "999"), "dimensions: expected 1 …"),
+        ("bert-m3", ("--kind", "dense", "--pooling", "mean"), "--pooling:\n  - cannot be given with --kind, whose"),
+        (
+            "bert-m3",
+            ("--kind", "dense", "--layer", "1", "--no-normalize"),
+            "--layer, --normalize:\n  - cannot be given with --kind",
+        ),
+        ("bert-m3", ("--dimensions", "999"), "--dimensions: expected 1 … 32; found 999"),
     ],
 )
 def test_what_cannot_be_given(tmp_path, open_variant, variant, arguments, message, capsys):

@@ -107,6 +107,7 @@ def test_a_pooling_that_the_folder_contradicts_is_warned_of(make_checkpoint, tmp
     )
     told = capsys.readouterr()
     assert "modules.json: sentence-transformers gives last; artifacts give mean, as asked" in told.out + told.err
+    assert "This drops" not in told.out + told.err
 
 
 def test_dimensions_of_no_vector_are_refused(checkpoint, tmp_path, capsys):

@@ -80,7 +80,26 @@ def test_weights_that_are_missing_or_more_are_told(folder):
 @pytest.mark.parametrize("mode", [["mean", "cls"], [["mean"]], {"mean": True}, 3])
 def test_a_mode_that_is_none_is_refused(folder, mode):
     change(folder / "1_Pooling" / "config.json", pooling_mode=mode)
-    assert faults_of(folder)[0].startswith("1_Pooling/config.json: pooling: expected one of cls, mean, max, lasttoken")
+    expected = "1_Pooling/config.json: pooling: expected one of cls, mean, max, lasttoken (`pooling` last); found "
+    assert faults_of(folder)[0].startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("modules", "asked", "drops"),
+    [
+        ({"dimensions": 12, "normalize": True}, Pooling("mean"), "dimensions 12 and normalization"),
+        ({"dimensions": 12}, Pooling("mean"), "dimensions 12"),
+        ({"dense": ((24, "ReLU", True),), "normalize": True}, Pooling("cls", True), "1 Dense"),
+        ({"dimensions": 12, "normalize": True}, Pooling("mean", True, 8), None),
+    ],
+)
+def test_what_a_pooling_that_is_asked_for_drops_is_told(make_checkpoint, modules, asked, drops):
+    folder = write_modules(make_checkpoint("bert-no-head"), "mean", **modules)
+    with Checkpoint.open(folder, asked) as checkpoint:
+        notes = [note for note in checkpoint.notes() if note.startswith("modules.json")]
+    assert bool(notes) == (drops is not None)
+    told = f"artifacts give {asked}, as asked. This drops {drops}, which modules.json has"
+    assert all(note.endswith(told) for note in notes)
 
 
 def test_rows_of_the_identity_are_dimensions(make_checkpoint):

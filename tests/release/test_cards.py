@@ -73,6 +73,16 @@ FIELDS = {"language", "license", "base_model", "base_model_relation", "library_n
 EVIL = "x`\n---\nlicense: mit\n<script>alert(1)</script>|\x1b[31m\u202e```\n# Heading"
 
 
+def test_openvinos_card_says_what_it_needs_to_compute_in_float32(tmp_path):
+    settings = '{"ov_config": {"INFERENCE_PRECISION_HINT": "f32"}}'
+    code = f'`SentenceTransformer(folder, backend="openvino", model_kwargs={settings})`'
+    for target in ("openvino", "openvino-int8"):
+        card = write_card(make_artifact(tmp_path, target=target), SOURCE, PARITY)
+        assert "bfloat16" in card
+        assert code in card
+    assert "bfloat16" not in write_card(make_artifact(tmp_path), SOURCE, PARITY)
+
+
 def test_nothing_from_a_checkpoint_acts_in_a_card(tmp_path):
     artifact = make_artifact(tmp_path, labels=[EVIL, *["x"] * 60])
     source = {**SOURCE, "files": {EVIL: "0" * 64}, "known": EVIL, "base_model": EVIL, "license": EVIL}

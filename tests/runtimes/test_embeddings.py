@@ -71,7 +71,7 @@ def test_nothing_to_embed(runtime):
 def test_settings_that_do_not_exist_are_all_named(runtime):
     with pytest.raises(InputError) as caught:
         Embedder(runtime, layers=(4, -1, -5), pooling="sum", long=8)
-    assert [fault.split(":")[0] for fault in caught.value.faults] == ["layers", "layers", "pooling", "long"]
+    assert [fault.split(":")[0] for fault in caught.value.faults] == ["`layers`", "`layers`", "`pooling`", "`long`"]
     with pytest.raises(InputError, match="expected one or more"):
         Embedder(runtime, layers=())
     with pytest.raises(InputError, match="found one text"):

@@ -188,7 +188,7 @@ def test_vectors_are_cut_and_normalized_as_is_asked(open_artifact, own):
         expected = expected / np.linalg.norm(expected, axis=1, keepdims=True) if normalizes else expected
         np.testing.assert_allclose(found, expected, atol=1e-6, rtol=1e-5)
     for size in (0, 33):
-        with pytest.raises(InputError, match="dimensions: expected 1"):
+        with pytest.raises(InputError, match="`dimensions`: expected 1"):
             Embedder(runtime, dimensions=size)
 
 
@@ -196,9 +196,32 @@ def test_a_dense_module_is_not_left_out_in_silence(open_artifact):
     _, runtime = open_artifact("bert-dense", "onnx")
     assert Embedder(runtime).size == 12
     assert np.allclose(np.linalg.norm(Embedder(runtime, dimensions=5)(TEXTS), axis=1), 1)
-    with pytest.raises(InputError, match="its Dense is missing"):
-        Embedder(runtime, normalize=False)
-    assert Embedder(runtime, pooling="cls").size == 32
+    assert Embedder(runtime, layers=(3,), pooling="mean", normalize=True).size == 12
+    assert Embedder(runtime, pooling="none").size == 32
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"layers": (0,)}, ["`layers`: {rule}; found 0"]),
+        ({"layers": (-1, -2)}, ["`layers`: {rule}; found -1, -2"]),
+        ({"pooling": "cls"}, ["`pooling`: {rule}; {instead}; found cls"]),
+        (
+            {"layers": (0,), "pooling": "max", "normalize": False},
+            ["`layers`: {rule}; found 0", "`pooling`: {rule}; {instead}; found max"],
+        ),
+        ({"normalize": False}, ["`normalize`: the artifact gives its vectors normalized, and not as they were before"]),
+        ({"dimensions": 99}, ["`dimensions`: expected 1 … 12; found 99"]),
+    ],
+)
+def test_a_vector_without_the_dense_modules_is_refused(open_artifact, settings, told):
+    """It would be cut and normalized as the artifact's own, and belong to no model."""
+    _, runtime = open_artifact("bert-dense", "onnx")
+    with pytest.raises(InputError) as caught:
+        Embedder(runtime, **settings)
+    rule = "the artifact's Dense modules follow the mean of its last layer"
+    instead = "expected mean, or none for each token's vector"
+    assert caught.value.faults == [fault.format(rule=rule, instead=instead) for fault in told]
 
 
 @pytest.mark.parametrize("target", ["onnx", "openvino-int8", "pytorch"])

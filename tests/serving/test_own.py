@@ -107,6 +107,40 @@ def test_a_classifier_of_three_labels_ranks_nothing(client):
     assert found.json()["detail"] == found.json()["message"]
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_without_a_name_the_model_that_was_made_for_it_answers(open_variant, reverse):
+    """In whatever order they are served: a reranker's mean of hidden states is no embedding."""
+    two = {"config": {"id2label": {"0": "否", "1": "是"}}}
+    served = {
+        "relevance": open_variant("bert-regression", "onnx-int8"),
+        "pairs": open_variant("bert-classifier", "onnx-int8", **two),
+        "words": open_variant("bert", "onnx-int8"),
+        "vectors": open_variant("bert-dimensions", "onnx-int8"),
+    }
+    order = list(reversed(served)) if reverse else list(served)
+    with run_models({name: served[name] for name in order}) as address, httpx.Client(base_url=address) as client:
+        found = {model["name"]: model["default_for"] for model in client.get("/info").json()["models"]}
+        assert found == {"relevance": ["rerank"], "pairs": ["predict"], "words": ["fill-mask"], "vectors": ["embed"]}
+        assert len(post(client, "/embed", inputs="北京")[0]) == 12
+        named = {"inputs": "北京", "model": "relevance"}
+        assert len(post(client, "/embed", **named)[0]) == 32
+        assert len(post(client, "/predict", inputs="北京")) == 2
+        assert client.post("/v1/rerank", json={"query": "北", "documents": ["京"]}).json()["model"] == "relevance"
+
+
+def test_for_want_of_another_a_model_does_what_it_can_and_a_classifier_embeds_by_its_name(open_variant):
+    runtime = open_variant("bert-regression", "onnx-int8")
+    with run_models({"relevance": runtime}) as address, httpx.Client(base_url=address) as client:
+        assert len(post(client, "/predict", inputs="北京")) == 1
+        refused = client.post("/embed", json={"inputs": "北京"})
+        assert refused.status_code == 404
+        told = "no model served here was made to embed: name one in the request; served: relevance (embed, predict"
+        assert refused.json()["error"].startswith(told)
+    with run_models({"relevance": runtime, "words": open_variant("bert", "onnx-int8")}) as address:
+        (model,) = [one for one in httpx.get(f"{address}/info").json()["models"] if "embed" in one["default_for"]]
+        assert model["name"] == "words"
+
+
 # --- Hugging Face
 
 

@@ -2,6 +2,7 @@
 
 import httpx
 import numpy as np
+import pytest
 
 from tests.serving.running import run_models
 from yizhi.runtimes import Embedder
@@ -23,14 +24,28 @@ def test_vectors_go_through_dense_modules_or_are_refused(open_variant):
         # The artifact normalizes after its Dense modules: what they gave is in no output.
         refused = client.post("/embed", json={"inputs": TEXTS, "normalize": False})
         assert 400 <= refused.status_code < 500
-        assert "its Dense is missing" in refused.text
+        assert "the artifact gives its vectors normalized" in refused.text
         assert str(runtime.artifact.folder) not in refused.text
 
 
-def test_splades_artifact_still_gives_vectors(open_variant):
-    """Its weights of the vocabulary are no vector of the text; the mean is, as of any checkpoint."""
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ({}, "no model served here can embed; served: terms (fill-mask)"),
+        ({"model": "terms"}, "model 'terms' cannot embed; served: terms (fill-mask)"),
+    ],
+    ids=["unnamed", "named"],
+)
+def test_splades_artifact_gives_no_dense_vector(open_variant, model, told):
+    """A mean of its hidden states belongs to no model, and its weights of the vocabulary are no dense vector."""
     runtime = open_variant("bert-splade", "onnx")
     with run_models({"terms": runtime}) as address, httpx.Client(base_url=address) as client:
-        found = client.post("/embed", json={"inputs": TEXTS, "normalize": False}).json()
-        np.testing.assert_allclose(np.array(found), Embedder(runtime, pooling="mean")(TEXTS), rtol=1e-5, atol=1e-6)
-        assert client.get("/info").json()["model_type"] == {"embedding": {"pooling": "mean"}}
+        for path in ("/embed", "/embed_all"):
+            refused = client.post(path, json={"inputs": TEXTS, **model})
+            assert (refused.status_code, refused.json()["error"]) == (404, told)
+        refused = client.post("/v1/embeddings", json={"input": TEXTS, "model": "terms"})
+        assert refused.json()["error"]["message"] == "model 'terms' cannot embed; served: terms (fill-mask)"
+        assert client.post("/models/terms/pipeline/feature-extraction", json={"inputs": TEXTS}).status_code == 404
+        found = client.get("/info").json()
+        assert found["model_type"] == {"embedding": {"pooling": "splade"}}
+        assert found["models"][0]["abilities"] == ["fill-mask"]

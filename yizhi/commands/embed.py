@@ -16,7 +16,7 @@ def add(commands: Commands) -> None:
         run,
         "turn a sentence, or every line of a file, into a vector",
         "Give each text's vector: as the artifact was exported with --pooling, else the mean of its tokens' last\n"
-        "hidden states, unless asked for another.\n\n"
+        "hidden states, unless asked for another. Exported with --pooling splade, give its sparse weights.\n\n"
         '  yizhi embed dist/bert-base-chinese/onnx-int8 "北京是中国的首都。"\n'
         "  yizhi embed dist/bert-base-chinese/onnx-int8 sentences.txt --output vectors.npy --normalize\n"
         "  yizhi embed dist/bge-m3/onnx-int8 sentences.txt --kind dense sparse --output vectors.jsonl",
@@ -48,21 +48,25 @@ def add(commands: Commands) -> None:
         choices=VECTOR_KINDS,
         help="what the artifact's graph gives: dense as exported, sparse weights of tokens, a vector of each token",
     )
+    parser.add_argument(
+        "--prompt", metavar="NAME|TEXT", help="put before each text: the artifact's own of this name, or this text"
+    )
     parser.add_argument("--truncate", action="store_true", help="cut what is too long for the model")
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
 
 def run(options: argparse.Namespace) -> int:
     """Do it, and return the exit code."""
-    long = "truncate" if options.truncate else "error"
+    shared = {"prompt": options.prompt, "long": "truncate" if options.truncate else "error"}
     given = {name: getattr(options, name) for name in ("layers", "pooling", "normalize", "dimensions")}
-    if options.kinds is None:
-        operator = make_operator(options, "embed", **{**given, "layers": options.layers or [-1]}, long=long)
+    kinds = options.kinds or _default_kinds(options)
+    if kinds is None:
+        operator = make_operator(options, "embed", **{**given, "layers": options.layers or [-1]}, **shared)
     else:
-        faults = [f"`{name}`: what the artifact was exported with holds" for name in given if given[name] is not None]
-        if faults:
-            raise InputError("`kinds`", faults)
-        operator = make_operator(options, "vectors", kinds=options.kinds, long=long)
+        asked = [name for name in given if given[name] is not None]
+        if asked:
+            raise InputError(", ".join(f"`{name}`" for name in asked), _why_not(options))
+        operator = make_operator(options, "vectors", kinds=kinds, **shared)
     if options.output:
         return run_bulk(options, operator)
     from yizhi.bulk.writers import to_json_line
@@ -70,5 +74,23 @@ def run(options: argparse.Namespace) -> int:
     text = read_text(options)
     with operator.open() as embed:
         row = operator.make_row(embed([text])[0])
-    print(to_json_line(row if options.json or options.kinds else row["embedding"]))
+    print(to_json_line(row if options.json or kinds else row["embedding"]))
     return 0
+
+
+def _default_kinds(options: argparse.Namespace) -> list[str] | None:
+    """`sparse` where that is what the artifact was made for and no pooling is asked for; None for one dense vector."""
+    from yizhi.model.spec import SPLADE
+    from yizhi.release.artifact import DESCRIPTION, Artifact
+
+    if options.pooling is not None or not (options.artifact / DESCRIPTION).exists():  # what is none is told of later
+        return None
+    own = Artifact.read(options.artifact).description.get("pooling") or {}
+    return ["sparse"] if own.get("mode") == SPLADE else None
+
+
+def _why_not(options: argparse.Namespace) -> str:
+    """Why the settings of one dense vector cannot be given."""
+    if options.kinds is None:
+        return "the artifact gives sparse weights (SPLADE): there is nothing to set, unless `pooling` asks for a vector"
+    return "cannot be given with `kinds`, whose vectors are as the artifact was exported. Leave out one or the other"

@@ -39,7 +39,7 @@ def add(commands: Commands) -> None:
         action="append",
         default=[],
         metavar="NAME=TEXT",
-        help="text to put before a text, where a request gives this prompt_name",
+        help="text to put before a text, where a request gives this prompt_name (also: the artifact's own)",
     )
     parser.add_argument("--json-logs", action="store_true", help="log in JSON")
     compute = parser.add_argument_group("computing")

@@ -18,7 +18,7 @@ from yizhi.reading.auto_tokenizer import check_beside, read_tokenizer
 from yizhi.reading.folder_files import ADAPTER, MERGE, TOKEN_HEAD_PICKLES, account_for_files, is_adapter_alone
 from yizhi.reading.safetensors_file import SafetensorsFile
 from yizhi.reading.sentence_dense import DENSE, dense_name, open_dense_weights
-from yizhi.reading.sentence_settings import MODULES, SentenceSettings, read_sentence_settings
+from yizhi.reading.sentence_settings import SentenceSettings, compare_pooling, read_sentence_settings
 from yizhi.reading.tokenizer_files import TextTokenizer
 from yizhi.reading.tokenizer_sources import SENTENCEPIECE, TOKENIZER_FILES
 from yizhi.reading.weight_files import INDEX, POOLER, TOKEN_HEADS, WEIGHTS, TensorFile, open_weights, written_by
@@ -128,9 +128,8 @@ class Checkpoint:
     def notes(self) -> list[str]:
         """What a user should know of the folder: what was passed over, and tensors of a head that is dropped."""
         notes = [*self.text.notes, *(self.sentence.notes if self.sentence else ())]
-        pooling, own = self.spec.pooling, self.sentence.pooling if self.sentence else None
-        if pooling and own and replace(pooling, dimensions=own.dimensions) != own:
-            notes.append(f"{MODULES}: sentence-transformers gives {own}; artifacts give {pooling}, as asked")
+        if self.sentence and self.spec.pooling:
+            notes += compare_pooling(self.sentence.pooling, self.spec.pooling)
         notes += [f"{name}: passed over, as asked" for name in self.ignored_files]
         if not (self.spec.token_weights or self.spec.token_vectors):
             notes += [f"{name}: {self.file_uses[name]}" for name in TOKEN_HEAD_PICKLES if name in self.file_uses]

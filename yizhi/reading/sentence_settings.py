@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,27 @@ def read_sentence_settings(
     ]
     length = settings.get("max_seq_length")
     return SentenceSettings(pooling, length, named, tuple(kept), tuple(pickles), files, tuple(notes))
+
+
+def read_prompts(folder: Path) -> dict[str, str]:
+    """What a caller may put before a text, by name; nothing where the folder has none. Raises InputError."""
+    if not (folder / PROMPTS).exists():
+        return {}
+    faults: list[str] = []
+    prompts, _ = _check_prompts(read_json_object(folder / PROMPTS), faults)
+    if faults:
+        raise InputError(folder, faults)
+    return prompts
+
+
+def compare_pooling(own: Pooling, asked: Pooling) -> Iterator[str]:
+    """A note where artifacts are to give another vector than the folder does, other dimensions excepted."""
+    dropped = [f"{len(own.dense)} Dense"] if own.dense and not asked.dense else []
+    dropped += [f"dimensions {own.dimensions}"] if own.dimensions and not asked.dimensions else []
+    dropped += ["normalization"] if own.normalize and not asked.normalize else []
+    if dropped or replace(asked, dimensions=own.dimensions) != own:
+        drops = f". This drops {' and '.join(dropped)}, which {MODULES} has" if dropped else ""
+        yield f"{MODULES}: sentence-transformers gives {own}; artifacts give {asked}, as asked{drops}"
 
 
 def lower_cases(text: TextTokenizer) -> bool:
@@ -231,7 +252,10 @@ def _read_mode(folder: Path, name: str, faults: list[str]) -> str:
         modes = [mode for key, mode in _OLD_KEYS.items() if config.get(key)]
     modes = [modes] if isinstance(modes, str) else modes
     if not isinstance(modes, list) or len(modes) != 1 or modes[0] not in list(_OURS):
-        faults.append(f"{name}: pooling: expected one of {', '.join(_OURS)}; found {show(modes)}")
+        names = ", ".join(
+            theirs if theirs == ours else f"{theirs} (`pooling` {ours})" for theirs, ours in _OURS.items()
+        )
+        faults.append(f"{name}: pooling: expected one of {names}; found {show(modes)}")
         return VECTOR_POOLINGS[0]
     if config.get("include_prompt") is False:
         faults.append(f"{name}: include_prompt: false is not computed here")

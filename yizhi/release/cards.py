@@ -25,6 +25,13 @@ _LIBRARIES |= dict.fromkeys(("litert", "litert-int8"), "litert")
 # The families that transformers 4 has in Flax; 5 has none.
 _FLAX_CLASSES = ("bert", "albert", "electra", "roberta", "xlm-roberta", "roformer")
 _JIEBA = "- jieba cuts texts into words, which `tokenizer.json` cannot hold: read by itself, it gives other ids."
+_F32 = '{"INFERENCE_PRECISION_HINT": "f32"}'
+_EXACT = [
+    "",
+    f"Without `{_F32}`, OpenVINO computes floats in bfloat16 where the processor has it.",
+    "sentence-transformers takes it so:",
+    f'`SentenceTransformer(folder, backend="openvino", model_kwargs={{"ov_config": {_F32}}})`.',
+]
 _TAGS = {"pytorch": ["pytorch"], "tensorflow": ["tf"], "flax": ["jax"], "onnx": ["onnx"], "openvino": ["openvino"]}
 _TAGS |= {"litert": ["tflite"]}
 _TAGS |= {f"{name}-int8": [*_TAGS[name], "int8", "quantized"] for name in ("onnx", "openvino", "litert")}
@@ -217,6 +224,8 @@ def _loading(
             *code.splitlines(),
             "```",
         ]
+    if target.startswith("openvino"):
+        lines += _EXACT
     if target == "flax" and model_type in _FLAX_CLASSES:
         lines += ["", "transformers 4's Flax classes load this folder too: `FlaxAutoModel.from_pretrained(folder)`."]
     return lines

@@ -56,11 +56,13 @@ class Exchange:
     tokens: int = 0
 
     def choose(self, ability: str | None = None, name: str | None = None) -> ServedModel:
-        """The named model, or the first that has the ability. Raises Refused where there is none."""
+        """The named model, or the one that is asked where none is named. Raises Refused where there is none."""
         if name is None:
-            found = next((model for model in self.models.values() if ability in (None, *model.abilities)), None)
+            found = self.default_for(ability)
             if found is None:
-                raise Refused(NO_MODEL, f"no model served here can {ability}; served: {self.say_models()}")
+                some_can = any(ability in model.abilities for model in self.models.values())
+                why = f"was made to {ability}: name one in the request" if some_can else f"can {ability}"
+                raise Refused(NO_MODEL, f"no model served here {why}; served: {self.say_models()}")
         elif name not in self.models:
             raise Refused(NO_MODEL, f"no model {name!r} is served here; served: {self.say_models()}", "model")
         else:
@@ -69,6 +71,14 @@ class Exchange:
                 raise Refused(NO_MODEL, f"model {name!r} cannot {ability}; served: {self.say_models()}", "model")
         self.model = found
         return found
+
+    def default_for(self, ability: str | None) -> ServedModel | None:
+        """The first of those that suit it best; the first of all where no ability is asked for."""
+        models = list(self.models.values())
+        if ability is None:
+            return models[0]
+        best = max(models, key=lambda model: model.suits(ability))
+        return best if best.suits(ability) else None
 
     def say_models(self) -> str:
         """Their names and what they can."""

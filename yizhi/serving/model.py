@@ -31,7 +31,7 @@ from yizhi.storage.digests import sha256_of_file
 
 T = TypeVar("T")
 
-# What a request can ask of a model, by the artifact's task; vectors come from all.
+# What a request can ask of a model, by the artifact's task; vectors come from all but SPLADE's.
 EMBED, PREDICT, RERANK, FILL, TAG, READ = "embed", "predict", "rerank", "fill-mask", "tag", "answer"
 MOST_TOKENS = Limits().tokens
 # Threads that tokenize: more than one, so that a long text does not keep short ones waiting.
@@ -71,28 +71,42 @@ class ServedModel:
         prompts: Mapping[str, str] | None = None,
         checked: Checked = NOT_CHECKED,
     ) -> None:
-        """prompts: text to put before a text, by the name that a request gives.
+        """prompts: text to put before a text, by the name that a request gives, beside the artifact's own.
 
         checked: what is known of the artifact's files and answers.
         """
         self.name = name
         self.runtime = runtime
         self.batcher = batcher
-        self.prompts = dict(prompts or {})
+        self.prompts = {**runtime.prompts, **(prompts or {})}
         self.checked = checked
         self.tokenizer = Tokenizer.open(runtime.artifact.folder)
         self.task: str = runtime.artifact.description["task"]
         # artifact.json has the sha256 of every other file.
         self.digest = sha256_of_file(runtime.artifact.folder / DESCRIPTION)
         own = runtime.pooling
-        self.pooling = own if own and own.mode != SPLADE else Pooling("mean")
+        # Its vectors are sparse, which no endpoint gives; a mean of its hidden states belongs to no model.
+        is_sparse = own is not None and own.mode == SPLADE
+        self.pooling = own or Pooling("mean")
         self.labels: list[str] = runtime.artifact.description.get("labels", [])
         self.head = _ABILITIES.get(self.task, EMBED)
         ranks = self.task == SEQUENCE and len(self.labels) <= RANKING_LABELS
-        self.abilities = frozenset({EMBED, self.head, *([RERANK] if ranks else [])})
+        embeds = [] if is_sparse else [EMBED]
+        self.abilities = frozenset({self.head, *embeds, *([RERANK] if ranks else [])})
         # Tokenizing and answering leave the event loop free; the tokenizer holds no interpreter lock.
         self._texts = ThreadPoolExecutor(TEXT_WORKERS, f"texts-{name}")
         self._embedders: dict[tuple[str | None, bool], Embedder] = {}
+
+    def suits(self, ability: str) -> int:
+        """Where a request names no model: 2 if made for what it asks, 1 for want of another, 0 if only by its name."""
+        if ability not in self.abilities:
+            return 0
+        if ability == EMBED:
+            made = self.head == EMBED or self.runtime.pooling is not None
+            return 2 if made else int(self.head == FILL)
+        if ability in (PREDICT, RERANK):
+            return 2 if (len(self.labels) == 1) == (ability == RERANK) else 1
+        return 2
 
     def embedder(self, pooling: TextPooling | None, normalize: bool) -> Embedder:
         """What computes vectors of this kind for every planner of them."""

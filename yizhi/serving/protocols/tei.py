@@ -178,7 +178,13 @@ async def info(exchange: Exchange, _: None) -> Any:
         "auto_truncate": False,
         "tokenization_workers": TEXT_WORKERS,
         "version": __version__,
-        "models": [model.describe() for model in exchange.models.values()],
+        "models": [
+            {
+                **model.describe(),
+                "default_for": [one for one in sorted(model.abilities) if exchange.default_for(one) is model],
+            }
+            for model in exchange.models.values()
+        ],
     }
 
 

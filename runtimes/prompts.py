@@ -1,0 +1,31 @@
+"""What a model's makers put before a text, such as a query, that is to become a vector."""
+
+import re
+
+from yizhi.runtimes.base import Runtime
+from yizhi.runtimes.tokenization import Text
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def find_prompt(runtime: Runtime, given: str | None, faults: list[str]) -> str:
+    """The artifact's prompt of this name, or else the given text itself; "" if None.
+
+    One word of ASCII letters and digits can only be a name: a fault where the artifact has none such.
+    """
+    if given is None:
+        return ""
+    known = runtime.prompts
+    if given not in known and _NAME.fullmatch(given):
+        names = ", ".join(sorted(known)) or "none"
+        faults.append(f"`prompt`: expected a name that the artifact has ({names}) or a text; found {given}")
+    return known.get(given, given)
+
+
+def put_before(prompt: str, text: Text) -> Text:
+    """The text with the prompt before it; of a pair, before the first. What is no text is left for others to tell."""
+    if isinstance(text, str):
+        return prompt + text
+    if prompt and isinstance(text, tuple) and len(text) == 2 and isinstance(text[0], str):
+        return prompt + text[0], text[1]
+    return text
