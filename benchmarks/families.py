@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.names or known:
         measured[name] = measure(name, known[name], options.jobs, options.measured.parent / "families")
         options.measured.write_text(to_json(measured), encoding="utf-8")
-        options.table.write_text(make_table(measured), encoding="utf-8")
+        options.table.write_text(make_table(measured) + sections_of(options.table), encoding="utf-8")
         print(f"{name}: {'passed' if passed(measured[name]) else 'FAILED'}", file=sys.stderr, flush=True)
     return 0 if all(passed(measured[name]) for name in options.names or known) else 1
 
@@ -163,6 +163,12 @@ def make_table(measured: Mapping[str, Any]) -> str:
             errors, size, share = describe_errors(parity), format_bytes(row["size"]), describe_share(parity)
             lines.append(f"{start} {target} | {size} | {errors} | {share} | {verdict} |")
     return "\n".join(lines) + "\n"
+
+
+def sections_of(page: Path) -> str:
+    """What stands below the table, from the first heading on: it is written by hand."""
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    return text[text.find("\n## ") :] if "\n## " in text else ""
 
 
 def describe_share(parity: VerificationRecord | None) -> str:

@@ -38,9 +38,12 @@ def test_one_shape_is_measured_and_removed_again(tmp_path, monkeypatch):
     monkeypatch.setattr(families, "find_targets", lambda _: [TARGETS["onnx"]])
     measured, table = tmp_path / "build" / "families.json", tmp_path / "families.md"
     measured.parent.mkdir()
+    table.write_text("# Old\n\n## By hand\n\nkept\n")
     assert main(["small", "--table", str(table), "--measured", str(measured)]) == 1  # four targets were not run
     assert json.loads(measured.read_text())["small"]["onnx"]["passed"]
     assert "| onnx | " in table.read_text()
+    assert "Old" not in table.read_text()
+    assert table.read_text().endswith("|\n\n## By hand\n\nkept\n")
     assert not (measured.parent / "families").exists()
 
 
