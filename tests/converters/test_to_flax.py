@@ -160,7 +160,7 @@ def test_compiles_once_per_bucket(runtime):
 class LayerOfTomorrow(Layer):
     """A layer with a field that nobody thought of when the runtime was written."""
 
-    window: int = 0
+    thickness: int = 0
 
 
 def test_layers_that_differ_in_anything_but_names_are_compiled_apart(runtime):
@@ -169,7 +169,7 @@ def test_layers_that_differ_in_anything_but_names_are_compiled_apart(runtime):
     assert runtime._step._cache_size() == 1
     for number, layer in enumerate(runtime._spec.layers):
         values = {field.name: getattr(layer, field.name) for field in fields(layer)}
-        runtime._nameless[layer] = without_names(LayerOfTomorrow(**values, window=number // 2))
+        runtime._nameless[layer] = without_names(LayerOfTomorrow(**values, thickness=number // 2))
     runtime.run(inputs, ["last_hidden_state"])
     assert runtime._step._cache_size() == 1 + len({number // 2 for number in range(len(runtime._spec.layers))})
 
