@@ -29,7 +29,7 @@ def test_a_forgotten_signature_is_closed_and_comes_back(make_checkpoint, tmp_pat
 
 def test_a_release_is_no_artifact(make_checkpoint, tmp_path):
     export_artifact(Checkpoint.open(make_checkpoint()), "onnx", tmp_path / "release" / "onnx")
-    with pytest.raises(InputError, match="open one of its artifacts: onnx"):
+    with pytest.raises(InputError, match="not a finished release; artifacts in it: onnx"):
         open_runtime(tmp_path / "release")
 
 

@@ -6,7 +6,9 @@ from types import MappingProxyType
 from typing import Any
 
 from yizhi.errors import show
-from yizhi.model.rotary import ROFORMER_BASE
+
+# RoFormer's rotary base, which no file says (Su et al. 2021, arXiv:2104.09864).
+ROFORMER_BASE = 10_000.0
 
 # hidden_act -> the function it names. "gelu" is the exact erf form; the tanh form has three names.
 ACTIVATIONS = MappingProxyType(

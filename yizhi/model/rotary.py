@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-ROFORMER_BASE = 10_000.0
+from yizhi.model.layer_config import ROFORMER_BASE
+
 # A parameter of transformers' RoFormer [positions, d]: sines, and beside them cosines.
 ROFORMER_TABLE = "roformer.encoder.embed_positions.weight"
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -168,16 +169,16 @@ def _run(job: Job[Answer], threads: int, watcher: Watcher) -> Result[Answer]:
 def _attend(process: subprocess.Popen[str], request: str, pace: Path, moved: Tell) -> str:
     """Hand a process its request and wait for its end, telling of each new last line of `pace`. Returns its output."""
     given: str | None = request
-    told = ""
-    while True:
-        try:
-            return process.communicate(given, timeout=_LOOK_SECONDS)[0]
-        except subprocess.TimeoutExpired:
-            given = None
+    said, told = None, ""
+    while said is None:
+        with suppress(subprocess.TimeoutExpired):
+            said = process.communicate(given, timeout=_LOOK_SECONDS)[0]
+        given = None
         lines = pace.read_text(encoding="ascii").split("\n")[:-1]  # after the last line end, one may be half written
         if lines and lines[-1] != told:
             told = lines[-1]
             moved(from_plain(Pace, json.loads(told)))
+    return said
 
 
 def _explain_death(code: int, said: str) -> str:

@@ -66,7 +66,8 @@ class Progress(Watcher):
         elapsed = self._task(name).elapsed or 0.0
         since = self._counting_since.setdefault(name, elapsed)
         expected = f"of about {_clock(since + (elapsed - since) / pace.share)}" if pace.share >= _ENOUGH else ""
-        self._bar.update(self._tasks[name], cases=f"{pace.done}/{pace.total} cases", expected=expected)
+        cases = f"{pace.done}/{pace.total} cases"
+        self._bar.update(self._tasks[name], cases=cases, expected=expected, refresh=True)  # a job may end before a tick
 
     def finished(self, result: Result[Any]) -> None:
         """A job ended."""
