@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from yizhi.errors import InputError, collect_faults, collect_own_faults
-from yizhi.model.architectures import CLASS_SUFFIXES, DROPPED_HEADS, FAMILIES, Family, build_spec
+from yizhi.model.architectures import CLASS_SUFFIXES, DROPPED_HEADS, FAMILIES, build_spec
 from yizhi.model.config import EncoderConfig
+from yizhi.model.family import Family
 from yizhi.model.rotary import ROFORMER_TABLE, find_wrong_table
 from yizhi.model.spec import EncoderSpec, LinearHead, Parameter, Pooling, find_pooling_faults
 from yizhi.reading.auto_tokenizer import check_beside, read_tokenizer

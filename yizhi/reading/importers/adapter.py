@@ -13,8 +13,9 @@ from typing import Any
 
 from yizhi.errors import InputError, collect_faults, show
 from yizhi.model.adapter_config import NAME, read_adapter
-from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES, Family
+from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES
 from yizhi.model.config import EncoderConfig
+from yizhi.model.family import Family
 from yizhi.model.label_heads import ANSWER, LABEL_CLASS_SUFFIXES, MULTI_LABEL, SEQUENCE, TOKENS, task_of
 from yizhi.reading.checkpoint import Checkpoint, canonical_name
 from yizhi.reading.folder_files import ADAPTER

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yizhi.errors import InputError, collect_faults, show
-from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES, Family
+from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES
 from yizhi.model.config import EncoderConfig
+from yizhi.model.family import Family
 from yizhi.model.label_heads import ANSWER, SEQUENCE, TOKENS, task_of
 from yizhi.reading.checkpoint import Checkpoint, canonical_name
 from yizhi.reading.folder_files import ADAPTER

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from yizhi.errors import InputError, show
-from yizhi.model.architectures import FAMILIES, Family
+from yizhi.model.architectures import FAMILIES
+from yizhi.model.family import Family
 from yizhi.reading.importers.foreign import ForeignTensor, ForeignWeights, Ignored, Place
 from yizhi.reading.importers.opened import UER, Opened
 

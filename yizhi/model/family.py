@@ -1,0 +1,225 @@
+"""Family: how one `model_type` names its tensors. The families themselves are in `yizhi.model.architectures`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from yizhi.model.adapters import bottleneck
+from yizhi.model.config import EncoderConfig
+from yizhi.model.label_heads import LABEL_HEADS, LabelHeadNames
+from yizhi.model.spec import (
+    Adapter,
+    Dense,
+    Embedding,
+    EncoderSpec,
+    Layer,
+    Linear,
+    LinearHead,
+    MaskedLMHead,
+    Norm,
+    Rotary,
+)
+
+
+@dataclass(frozen=True)
+class LayerNames:
+    """Names of a layer's parts, inside the layer. Adapters have their own name after that of their place.
+
+    query, key, value: one name where one linear layer gives all three.
+    """
+
+    query: str
+    key: str
+    value: str
+    attention_output: str
+    attention_norm: str
+    intermediate: str
+    output: str
+    output_norm: str
+    attention_adapters: str | None = None
+    output_adapters: str | None = None
+
+
+@dataclass(frozen=True)
+class MaskedLMNames:
+    """Names of a masked-LM head.
+
+    decoder_bias_alias: a second name that some files use for the bias.
+    activation: fixed by the family, whatever `hidden_act` says; None follows the configuration.
+    """
+
+    dense: str
+    norm: str
+    untied_decoder: str
+    decoder_bias: str
+    decoder_bias_alias: str | None = None
+    activation: str | None = None
+
+
+@dataclass(frozen=True)
+class DiscriminatorNames:
+    """Names of a replaced-token head."""
+
+    dense: str
+    projection: str
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one `model_type` names its tensors, without `.weight` and `.bias` where a module has both.
+
+    class_name: what transformers' classes of this family begin with.
+    prefix: what the encoder's names start with; files saved from the bare encoder leave it out.
+    layer: a layer's name, with {block}, {group} and {inner} for its numbers.
+    embeddings_projection: from embedding_size to hidden_size; `projects_always`, or where they differ.
+    norm_first: LayerNorm before each sub-layer, and a final one.
+    first_attention_norm: False where the first layer has none before its attention.
+    gated: the feed-forward has a gate. interleaved: of rotary positions (see `yizhi.model.spec.Rotary`).
+    swaps_attention: the `adapters` library takes attention's input for its output there, and the other way round.
+    label_heads: of each task that gives labels and has a class of this family in transformers.
+    ignored: name patterns (fnmatch) that may be present and are not used, each with the reason.
+    """
+
+    class_name: str
+    prefix: str
+    word_embeddings: str
+    layer: str
+    layer_names: LayerNames
+    masked_lm_names: MaskedLMNames
+    position_embeddings: str | None = None
+    token_type_embeddings: str | None = None
+    task_type_embeddings: str | None = None
+    embeddings_norm: str | None = None
+    embeddings_projection: str | None = None
+    projects_always: bool = False
+    norm_first: bool = False
+    first_attention_norm: bool = True
+    gated: bool = False
+    interleaved: bool = False
+    swaps_attention: bool = False
+    final_norm: str | None = None
+    pooler: str | None = None
+    discriminator: DiscriminatorNames | None = None
+    label_heads: Mapping[str, LabelHeadNames] = field(default_factory=lambda: LABEL_HEADS)
+    ignored: Mapping[str, str] = field(default_factory=dict)
+
+    def encoder(self, config: EncoderConfig, has_pooler: bool) -> EncoderSpec:
+        """The spec without a head."""
+        hidden, width = config.hidden_size, config.embedding_size
+        projection = self.embeddings_projection if self.projects_always or width != hidden else None
+        return EncoderSpec(
+            config=config,
+            task="features",
+            word_embeddings=Embedding(self.word_embeddings, config.vocab_size, width),
+            position_embeddings=_table(self.position_embeddings, config.max_position_embeddings, width),
+            token_type_embeddings=_table(self.token_type_embeddings, config.type_vocab_size, width),
+            task_type_embeddings=_table(self.task_type_embeddings, config.task_type_vocab_size, width),
+            embeddings_norm=_norm(self.embeddings_norm, width, config) if self.embeddings_norm else None,
+            embeddings_projection=Linear(projection, width, hidden) if projection else None,
+            blocks=tuple(self._block(config, number) for number in range(config.num_hidden_layers)),
+            final_norm=_norm(self.final_norm, hidden, config) if self.final_norm else None,
+            pooler=Linear(self.pooler, hidden, hidden) if self.pooler and has_pooler else None,
+            head=None,
+            padding_idx=config.padding_idx,
+        )
+
+    def masked_lm(self, config: EncoderConfig) -> MaskedLMHead:
+        """The masked-LM head, its decoder tied to the word embeddings as the configuration says."""
+        names = self.masked_lm_names
+        return MaskedLMHead(
+            dense=Linear(names.dense, config.hidden_size, config.embedding_size, config.layers.classifier_bias),
+            activation=names.activation or config.head_activation,
+            norm=_norm(names.norm, config.embedding_size, config),
+            decoder=f"{self.word_embeddings if config.tie_word_embeddings else names.untied_decoder}.weight",
+            decoder_bias=names.decoder_bias if config.layers.decoder_bias else None,
+            vocab_size=config.vocab_size,
+        )
+
+    def replaced_token(self, config: EncoderConfig) -> LinearHead | None:
+        """The discriminator's head, where the family has one."""
+        if self.discriminator is None:
+            return None
+        return LinearHead(
+            over="tokens",
+            dense=Dense(Linear(self.discriminator.dense, config.hidden_size, config.hidden_size), config.activation),
+            projection=Linear(self.discriminator.projection, config.hidden_size, 1),
+            squeeze=True,
+        )
+
+    def under(self, prefix: str, **changes: Any) -> "Family":
+        """The same names under another prefix, but for these fields."""
+        names = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {
+            field: f"{prefix}{name.removeprefix(self.prefix)}"
+            for field, name in names.items()
+            if isinstance(name, str) and name.startswith(f"{self.prefix}.")
+        }
+        return replace(self, prefix=prefix, **{**moved, **changes})
+
+    @property
+    def norm_parts(self) -> set[str]:
+        """What the names of LayerNorms end with: theirs alone may be spelled gamma and beta."""
+        norms = (self.layer_names.attention_norm, self.layer_names.output_norm, self.masked_lm_names.norm)
+        return {name.rpartition(".")[2] for name in (*norms, self.embeddings_norm, self.final_norm) if name}
+
+    @property
+    def bare_parts(self) -> set[str]:
+        """What the encoder's names start with in files that leave the prefix out."""
+        embeddings = (self.word_embeddings, self.position_embeddings, self.token_type_embeddings)
+        others = (self.embeddings_norm, self.embeddings_projection, self.final_norm, self.pooler, self.layer)
+        names = [name.removeprefix(f"{self.prefix}.") for name in (*embeddings, *others) if name]
+        return {name.partition(".")[0] for name in names}
+
+    def _block(self, config: EncoderConfig, number: int) -> tuple[Layer, ...]:
+        # Block b belongs to group floor(b · groups / blocks), as in transformers' AlbertTransformer.
+        group = int(number / (config.num_hidden_layers / config.num_hidden_groups))
+        return tuple(
+            self._layer(
+                config,
+                self.layer.format(block=number, group=group, inner=inner),
+                group * config.inner_group_num + inner if "{group}" in self.layer else number,
+            )
+            for inner in range(config.inner_group_num)
+        )
+
+    def _layer(self, config: EncoderConfig, name: str, number: int) -> Layer:
+        hidden, inner, names, said = config.hidden_size, config.intermediate_size, self.layer_names, config.layers
+        width = 3 * hidden if names.query == names.key == names.value else hidden
+        base, adapters = said.rope_theta(number), self._adapters(config, name, number)
+        has_norm = self.first_attention_norm or number > 0
+        return Layer(
+            query=Linear(f"{name}.{names.query}", hidden, width, said.attention_bias),
+            key=Linear(f"{name}.{names.key}", hidden, width, said.attention_bias),
+            value=Linear(f"{name}.{names.value}", hidden, width, said.attention_bias),
+            attention_output=Linear(f"{name}.{names.attention_output}", hidden, hidden, said.attention_bias),
+            attention_norm=_norm(f"{name}.{names.attention_norm}", hidden, config) if has_norm else None,
+            intermediate=Linear(f"{name}.{names.intermediate}", hidden, inner * (1 + self.gated), said.mlp_bias),
+            output=Linear(f"{name}.{names.output}", inner, hidden, said.mlp_bias),
+            output_norm=_norm(f"{name}.{names.output_norm}", hidden, config),
+            norm_first=self.norm_first,
+            attention_adapter=adapters.get("attention"),
+            output_adapter=adapters.get("output"),
+            gated=self.gated,
+            rotary=None if base is None else Rotary(base, self.interleaved, said.rotary_value),
+            window=said.window(number),
+            farthest=said.max_relative_position,
+        )
+
+    def _adapters(self, config: EncoderConfig, name: str, number: int) -> dict[str, Adapter]:
+        """The layer's adapters, by their place. `number` counts layers that have parameters of their own."""
+        adapter, names, hidden = config.adapter, self.layer_names, config.hidden_size
+        found: dict[str, Adapter] = {}
+        if adapter and adapter.mh_adapter and number not in adapter.leave_out:
+            place = f"{name}.{names.attention_adapters}"
+            found["attention"] = bottleneck(adapter, place, hidden, number, self.swaps_attention)
+        if adapter and adapter.output_adapter and number not in adapter.leave_out:
+            found["output"] = bottleneck(adapter, f"{name}.{names.output_adapters}", hidden, number)
+        return found
+
+
+def _norm(name: str, size: int, config: EncoderConfig) -> Norm:
+    return Norm(name, size, config.layer_norm_eps, config.layers.norm_bias)
+
+
+def _table(name: str | None, rows: int | None, size: int) -> Embedding | None:
+    return Embedding(name, rows, size) if name and rows else None
