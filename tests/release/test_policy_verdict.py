@@ -65,7 +65,8 @@ def in_parity(target, name, to):
 
 
 def with_no_graph_compared(target):
-    return change("artifacts", target, to={"parity": {"passed": True, "weights": {"exact": 3, "graphs": 0}}})
+    parity = {"passed": True, "precision": "fp32", "weights": {"exact": 3, "graphs": 0}}
+    return change("artifacts", target, to={"parity": parity})
 
 
 def find_outcomes(manifest=MANIFEST, signature=SIGNED, withdrawn=None, now=NOW, **demands):

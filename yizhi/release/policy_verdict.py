@@ -182,10 +182,8 @@ def _judge_graphs(verdicts: Mapping[str, Any]) -> tuple[Outcome, str]:
     graphs = {name: parity for name, parity in verdicts.items() if name.startswith(_WITH_GRAPHS)}
     unread = sorted(name for name, parity in graphs.items() if not parity.get("weights", {}).get("graphs"))
     if unread or not graphs:
-        return (
-            "not run",
-            f"no graph was compared of {', '.join(unread) or 'any: there is no ONNX, OpenVINO or LiteRT artifact'}",
-        )
+        targets = ", ".join(unread) or "any: there is no ONNX, OpenVINO or LiteRT artifact"
+        return "not run", f"no graph was compared of {targets}"
     return "met", "every graph was compared with the one that the code writes"
 
 
