@@ -52,7 +52,7 @@ def demo(work: Path, release: Path, steps: int, jobs: int) -> None:
     _say("Train it: hide characters, and let it say what they were.")
     _run("pretrain", start, "--text", *TEXTS, "--out", trained, *TRAINING, "--max-steps", steps)
 
-    _say("Export it for every runtime, and hold each to a float64 forward pass.")
+    _say("Export it for every runtime, and compare each with a float64 forward pass.")
     _run("export", trained, "--out", release, "--jobs", jobs)
 
     _say("Ask it about sentences that it has not seen.")
