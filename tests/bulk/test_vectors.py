@@ -77,7 +77,7 @@ def test_splades_artifact_gives_its_sparse_weights_unless_a_pooling_is_asked_for
     assert main([*command, TEXTS[0], "--pooling", "mean", "--normalize"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == runtime.config.hidden_size
     assert main([*command, TEXTS[0], "--normalize"]) == 2
-    told = "the artifact gives sparse weights (SPLADE): there is nothing to set, unless --pooling asks for a vector"
+    told = "is for vectors: the artifact gives sparse weights (SPLADE), unless --pooling chooses a vector"
     assert capsys.readouterr().err == f"yizhi: --normalize:\n  - {told}\n"
 
 
@@ -118,11 +118,11 @@ def test_an_array_is_as_wide_as_the_vectors(tmp_path, open_variant, output):
     ("variant", "arguments", "message"),
     [
         ("bert", ("--kind", "sparse"), "sparse: expected one of the outputs token_weights, term_weights; found"),
-        ("bert-m3", ("--kind", "dense", "--pooling", "mean"), "--pooling:\n  - cannot be given with --kind, whose"),
+        ("bert-m3", ("--kind", "dense", "--pooling", "mean"), "--pooling:\n  - does not go with --kind, which"),
         (
             "bert-m3",
             ("--kind", "dense", "--layer", "1", "--no-normalize"),
-            "--layer, --normalize:\n  - cannot be given with --kind",
+            "--layer, --normalize:\n  - does not go with --kind",
         ),
         ("bert-m3", ("--dimensions", "999"), "--dimensions: expected 1 … 32; found 999"),
     ],

@@ -126,7 +126,7 @@ def test_another_file_of_documents_is_another_run(tmp_path, runtime, capsys):
         (("{regression}", "--pairs", "good.txt", "--output", "o.jsonl"), "no column 'document'"),
         (
             ("{regression}", "北京", "good.txt", "--pairs", "good.txt"),
-            "takes no query and no documents beside it: the file holds both\n  - expected --output, a file",
+            "does not go with a query or documents: the file has both\n  - expected --output, a file",
         ),
         (("{classifier}", "北京", "good.txt"), "cannot rank documents: expected one label, or two"),
         (("{tagger}", "北京", "good.txt"), "cannot rank documents: the checkpoint is a tagger"),

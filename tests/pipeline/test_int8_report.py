@@ -197,5 +197,5 @@ def test_where_int8_buys_no_speed_export_says_so(tmp_path, monkeypatch, capsys, 
     monkeypatch.setattr(processor.platform, "machine", lambda: "x86_64")
     folder = write_variant(tmp_path / "checkpoint", "bert-no-head", config={"num_hidden_layers": 1})
     assert main(["export", str(folder), "--out", str(tmp_path / "release"), "--target", "onnx-int8"]) == 0
-    said = "this processor has avx2 without VNNI: onnx-int8 answers as everywhere, in a quarter of the memory"
+    said = "this processor has avx2 without VNNI: onnx-int8 gives the same answers as elsewhere"
     assert (said in capsys.readouterr().err) == told

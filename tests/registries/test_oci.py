@@ -55,7 +55,7 @@ def test_the_manifest_is_modelpacks(finished_release, pushed):
 def test_what_is_there_is_not_sent_again(release, pushed, capsys):
     assert push(release, pushed, "--yes") == 0
     assert sent(pushed) == []
-    assert "holds this release already" in capsys.readouterr().out
+    assert "has this release already" in capsys.readouterr().out
     (release / "report" / "parity.json").write_text("{}\n")
     before = pushed.tags["1.0"]
     assert push(release, pushed, "--yes") == 0

@@ -53,7 +53,7 @@ def test_a_release_goes_to_a_real_registry_and_back(release, address, tmp_path, 
     assert main(["push", str(release), "--to", address, "--yes"]) == 0
     capsys.readouterr()
     assert main(["push", str(release), "--to", address, "--yes"]) == 0
-    assert "holds this release already: sha256:" in capsys.readouterr().out
+    assert "has this release already: sha256:" in capsys.readouterr().out
     assert main(["pull", address, "--out", str(tmp_path / "out")]) == 0
     assert describe_folder(tmp_path / "out") == describe_folder(release)
     assert main(["pull", address, "--out", str(tmp_path / "one"), "--target", "onnx", "--verify"]) == 0

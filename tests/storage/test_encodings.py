@@ -150,7 +150,7 @@ def test_the_name_of_a_file_is_no_text(tmp_path, monkeypatch, capsys, open_varia
     said = capsys.readouterr()
     assert not said.out
     found = "is a file" if text == "a.txt" else "standard input"
-    assert f"yizhi: {text}:\n  - {found}: give --output to answer what is in it" in said.err
+    assert f"yizhi: {text}:\n  - {found}: give --output to answer its rows" in said.err
 
 
 @pytest.mark.parametrize("encoding", ["gbk", "utf-16", "utf-8"])

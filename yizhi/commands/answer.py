@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
         "answer",
         run,
         "answer a question from a text, or every question of a file",
-        "Find the answer to a question in a text, the context, with the characters that it is.\n\n"
+        "Find the answer to a question in a text, the context, and the characters where the answer stands.\n\n"
         '  yizhi answer dist/reader/onnx-int8 "首都是哪里？" "北京是中国的首都。"\n'
         "  yizhi answer dist/reader/onnx-int8 questions.jsonl --output answers.jsonl",
     )
@@ -37,12 +37,14 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--max-answer-tokens", type=positive, default=30, metavar="N", help="the longest answer (default: 30)"
     )
-    parser.add_argument("--no-answer", action="store_true", help="judge too that there is none, as SQuAD 2.0 does")
+    parser.add_argument(
+        "--no-answer", action="store_true", help="allow the answer that there is none, as SQuAD 2.0 does"
+    )
     parser.add_argument(
         "--no-answer-threshold",
         type=float,
         metavar="X",
-        help="the same, and what it must be better by than the best span, in logits (default: 0)",
+        help="as --no-answer: the lead over the best span that no answer needs, in logits (default: 0)",
     )
     parser.add_argument(
         "--stride", type=int, metavar="N", help="read long contexts in windows that share N tokens (default: a quarter)"

@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
     )
     add_text_options(parser, "a text")
     parser.add_argument("--top-k", type=positive, help="labels per text (default: all)")
-    parser.add_argument("--truncate", action="store_true", help="cut what is too long for the model")
+    parser.add_argument("--truncate", action="store_true", help="cut a text that is too long for the model")
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
 

@@ -26,44 +26,45 @@ def add_conversion_options(parser: argparse.ArgumentParser, out: str, recorded: 
         type=lambda text: text.split(","),
         default=[],
         metavar="NAMES",
-        help="int8: leave these in float32, such as encoder.layer.11,cls (see `yizhi int8-report`)",
+        help="int8: keep these parts in float32, such as encoder.layer.11,cls (see `yizhi int8-report`)",
     )
     parser.add_argument(
         "--calibration",
         type=named,
         metavar="FILE",
-        help="int8: find outlier channels on these lines (default: everyday sentences, where the vocabulary fits)",
+        help="int8: find outlier channels on the lines of this file (default: on everyday sentences, if the vocabulary"
+        " has their words)",
     )
     parser.add_argument(
         "--pooling",
         choices=POOLINGS,
-        help="also give sentence_embedding, each row's own tokens as one vector; splade: term_weights, one for each"
+        help="add the output sentence_embedding, a vector for each text; splade: add term_weights, a weight for each"
         " entry of the vocabulary (default: as modules.json says; docs/vectors.md)",
     )
-    parser.add_argument("--normalize", action="store_true", help="with --pooling: make its L2 norm 1")
+    parser.add_argument("--normalize", action="store_true", help="with --pooling: make the vector's L2 norm 1")
     parser.add_argument(
         "--dimensions",
         type=positive,
         metavar="N",
-        help="keep the first N numbers of that vector, before it is normalized",
+        help="keep the first N numbers of sentence_embedding, before its norm is 1",
     )
     add_ignore_file(parser, recorded)
 
 
 def read_pooling(options: argparse.Namespace) -> Pooling | None:
-    """What `sentence_embedding` is to be. Raises InputError for a norm without a pooling."""
+    """The pooling of `sentence_embedding`; None for the default. Raises InputError for a norm without a pooling."""
     if options.normalize and not options.pooling:
         raise InputError("--normalize", f"expected --pooling {', '.join(POOLINGS)} with it")
     return Pooling(options.pooling, options.normalize) if options.pooling else None
 
 
 def read_int8_options(options: argparse.Namespace, targets: list[Target]) -> dict[str, Any]:
-    """Arguments of the int8 converter, as far as they differ from its defaults.
+    """The arguments of the int8 converter that differ from its defaults.
 
-    Raises InputError for any of them where no target is int8.
+    Raises InputError listing the int8 options that were given, if no target is int8.
     """
     given = {"--keep-fp32": options.keep_fp32, "--calibration": options.calibration}
-    unused = [f"{flag}: is for int8, which none of the targets is" for flag, value in given.items() if value]
+    unused = [f"{flag}: is for int8; no target is int8" for flag, value in given.items() if value]
     if unused and not any(target.precision == "int8" for target in targets):
         raise InputError("--target", unused)
     return {"keep_fp32": sorted(options.keep_fp32)} if options.keep_fp32 else {}

@@ -16,8 +16,8 @@ def add(commands: Commands) -> None:
         "convert",
         run,
         "write artifacts without verifying them",
-        "Write a checkpoint's artifacts as `yizhi export` does, in seconds, and compare nothing: there is no\n"
-        "manifest.json, and nobody vouches for them. `yizhi export` into the same folder verifies them.\n\n"
+        "Write a checkpoint's artifacts as `yizhi export` does, in seconds, without comparing them. There is no\n"
+        "manifest.json, and no proof of what they compute. `yizhi export` into the same folder verifies them.\n\n"
         "  yizhi convert ./bert-base-chinese --out build/bert-base-chinese --target onnx",
     )
     add_conversion_options(parser, "the folder to write artifacts into")

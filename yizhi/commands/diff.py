@@ -13,20 +13,20 @@ def add(commands: Commands) -> None:
         commands,
         "diff",
         run,
-        "what changed between two releases or checkpoints, and whether vectors and labels still fit",
+        "show what changed between two releases or checkpoints, and whether vectors and labels still fit",
         "Compare tensors, tokenizers, labels, pooling, tolerances and versions. Ask both the same texts. Say whether\n"
-        "stored vectors must be computed again, and whether what reads the labels must change.\n\n"
+        "stored vectors must be computed again, and whether programs that read the labels must change.\n\n"
         "  yizhi diff dist/reviews-1 dist/reviews-2\n"
         "  yizhi diff ./bert-base-chinese ./bert-finetuned --texts queries.txt --page diff.html\n\n"
-        "Exit code: 0 if nothing that can change an answer did, 1 if something did.",
+        "Exit code: 0 if no answer can change, 1 if an answer can.",
     )
     parser.add_argument("before", type=named, metavar="BEFORE", help="a release's folder, or a checkpoint's")
     parser.add_argument("after", type=named, metavar="AFTER")
     parser.add_argument(
-        "--texts", type=named, metavar="FILE", help="ask these, one a line, in place of everyday sentences"
+        "--texts", type=named, metavar="FILE", help="a file of texts to ask, one a line (default: everyday sentences)"
     )
-    parser.add_argument("--no-answers", action="store_true", help="compare files alone: nothing is run")
-    parser.add_argument("--page", type=named, metavar="FILE", help="write it as a page of HTML too")
+    parser.add_argument("--no-answers", action="store_true", help="compare files only, and run no model")
+    parser.add_argument("--page", type=named, metavar="FILE", help="also write the result as a page of HTML")
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
 
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
 
     page: Path | None = options.page
     if page is not None and (not page.name or page.is_dir() or not page.parent.is_dir()):
-        raise InputError("`page`", f"expected the name of a file in a folder that is there; found {show(str(page))}")
+        raise InputError("`page`", f"expected the name of a file in a folder that exists; found {show(str(page))}")
     if page is not None:
         refuse_inside(page)
     texts = read_texts(options.texts) if options.texts else []

@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--pooling",
         choices=TEXT_POOLINGS,
-        help="over the text's own tokens; none gives each token's vector (default: as exported, else mean)",
+        help="one vector of the text's own tokens; none: a vector of each token (default: as exported, else mean)",
     )
     parser.add_argument(
         "--normalize",
@@ -46,12 +46,14 @@ def add(commands: Commands) -> None:
         dest="kinds",
         nargs="+",
         choices=VECTOR_KINDS,
-        help="what the artifact's graph gives: dense as exported, sparse weights of tokens, a vector of each token",
+        help="outputs of the artifact's graph: the exported vector, weights of tokens, a vector of each token",
     )
     parser.add_argument(
-        "--prompt", metavar="NAME|TEXT", help="put before each text: the artifact's own of this name, or this text"
+        "--prompt",
+        metavar="NAME|TEXT",
+        help="put this before each text: the name of a prompt of the artifact, or any text",
     )
-    parser.add_argument("--truncate", action="store_true", help="cut what is too long for the model")
+    parser.add_argument("--truncate", action="store_true", help="cut a text that is too long for the model")
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
 
@@ -79,18 +81,18 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _default_kinds(options: argparse.Namespace) -> list[str] | None:
-    """`sparse` where that is what the artifact was made for and no pooling is asked for; None for one dense vector."""
+    """`sparse` for an artifact of SPLADE without `--pooling`; None for one dense vector."""
     from yizhi.model.spec import SPLADE
     from yizhi.release.artifact import DESCRIPTION, Artifact
 
-    if options.pooling is not None or not (options.artifact / DESCRIPTION).exists():  # what is none is told of later
+    if options.pooling is not None or not (options.artifact / DESCRIPTION).exists():  # opening it reports the fault
         return None
     own = Artifact.read(options.artifact).description.get("pooling") or {}
     return ["sparse"] if own.get("mode") == SPLADE else None
 
 
 def _why_not(options: argparse.Namespace) -> str:
-    """Why the settings of one dense vector cannot be given."""
+    """The fault of each setting of one dense vector."""
     if options.kinds is None:
-        return "the artifact gives sparse weights (SPLADE): there is nothing to set, unless `pooling` asks for a vector"
-    return "cannot be given with `kinds`, whose vectors are as the artifact was exported. Leave out one or the other"
+        return "is for vectors: the artifact gives sparse weights (SPLADE), unless `pooling` chooses a vector"
+    return "does not go with `kinds`, which gives vectors as they were exported: leave out one of the two"

@@ -15,8 +15,8 @@ def add(commands: Commands) -> None:
         "export",
         run,
         "export a checkpoint to every target and verify each",
-        "Export a checkpoint to every target, run each artifact against the float64 oracle, and write\n"
-        "manifest.json if all agree. What is up to date is left alone.\n\n"
+        "Export a checkpoint to every target, compare each artifact with the float64 oracle, and write\n"
+        "manifest.json if all agree. Artifacts that are up to date stay as they are.\n\n"
         "  yizhi export ./bert-base-chinese --out dist/bert-base-chinese\n"
         "  yizhi export hfl/rbt3 --revision 2cb7b8f --out dist/rbt3 --target onnx --target onnx-int8",
     )

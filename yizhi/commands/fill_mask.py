@@ -27,17 +27,19 @@ def add(commands: Commands) -> None:
     )
     add_text_options(parser, "a sentence with [MASK] in it")
     parser.add_argument("--top-k", type=positive, default=5, help="answers per mask (default: 5)")
-    parser.add_argument("--targets", nargs="+", metavar="WORD", help="judge these words alone; one may be many tokens")
+    parser.add_argument(
+        "--targets", nargs="+", metavar="WORD", help="score these words only; a word may be several tokens"
+    )
     parser.add_argument(
         "--scoring",
         choices=SCORINGS,
         default="joint",
-        help="a word of many tokens: all of them hidden at once (joint, the default), or each alone (pseudo)",
+        help="for a word of several tokens: hide all of them at once (joint, the default), or one at a time (pseudo)",
     )
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
     long = parser.add_mutually_exclusive_group()
-    long.add_argument("--truncate", action="store_true", help="cut what is too long for the model")
-    long.add_argument("--stride", type=int, metavar="N", help="read what is too long in windows that share N tokens")
+    long.add_argument("--truncate", action="store_true", help="cut a text that is too long for the model")
+    long.add_argument("--stride", type=int, metavar="N", help="read a long text in windows that share N tokens")
 
 
 def run(options: argparse.Namespace) -> int:

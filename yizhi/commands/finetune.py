@@ -32,26 +32,31 @@ def add(commands: Commands) -> None:
         run,
         "train a classifier, a tagger or a reader from a checkpoint",
         "Train a checkpoint with a head for a task on labelled data, and write a checkpoint that `yizhi export`\n"
-        "takes. The same command again goes on where an interrupted one was.\n\n"
+        "takes. The same command continues an interrupted run.\n\n"
         "  yizhi finetune ./rbt3 --task tag --train train.txt --eval dev.txt --out build/ner --freeze-layers 1\n"
         "  yizhi finetune ./rbt3 --task classify --train train.csv --eval dev.csv --out build/reviews\n"
         "  yizhi finetune ./rbt3 --task answer --train cmrc_train.json --eval cmrc_dev.json --out build/reader",
     )
     add_run_options(parser, "labelled data", "labelled data")
     add_data_options(parser, task_required=True)
-    parser.add_argument("--new-head", action="store_true", help="replace the head that the checkpoint has for the task")
+    parser.add_argument(
+        "--new-head", action="store_true", help="replace the checkpoint's head for the task by a random one"
+    )
     method = parser.add_argument_group("what is trained")
     method.add_argument("--method", choices=METHODS, default="full", help="default: full")
     method.add_argument(
-        "--freeze-layers", type=positive, metavar="N", help="full: leave the embeddings and the bottom N layers alone"
+        "--freeze-layers", type=positive, metavar="N", help="full: do not train the embeddings and the bottom N layers"
     )
     method.add_argument("--lora-rank", type=positive, metavar="R", help="default: 8")
-    method.add_argument("--lora-alpha", type=positive, metavar="A", help="updates count A / R (default: 16)")
+    method.add_argument("--lora-alpha", type=positive, metavar="A", help="scale of the updates: A / R (default: 16)")
     method.add_argument("--lora-modules", dest="modules", metavar="NAMES", help="default: query,value")
     method.add_argument("--keep-lora", action="store_true", help="also write peft's folder, OUT/lora")
     method.add_argument("--adapter-kind", choices=BOTTLENECKS, help="default: seq_bn")
     method.add_argument(
-        "--adapter-reduction", type=positive, metavar="R", help="hidden size over bottleneck (default: the kind's)"
+        "--adapter-reduction",
+        type=positive,
+        metavar="R",
+        help="hidden size divided by bottleneck size (default: the kind's)",
     )
     add_training_options(parser, epochs=3, learning_rate=5e-5)
     parser.add_argument("--json", action="store_true", help=JSON_HELP)

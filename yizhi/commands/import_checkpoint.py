@@ -12,10 +12,10 @@ def add(commands: Commands) -> None:
         commands,
         "import",
         run,
-        "make a checkpoint of what another project published",
+        "make a checkpoint from another project's files",
         "Read a PyTorch .bin release (a zip or a folder), a Google TF1 checkpoint, a UER-py .bin, a Keras .h5, a\n"
         "Flax .msgpack, safetensors of any kind, or one of Yizhi's own artifacts, and write the canonical folder\n"
-        "that the other commands take. Nothing in the source is run; nothing is written if anything is amiss.\n\n"
+        "that the other commands take. Nothing in the source is run. If there is a fault, nothing is written.\n\n"
         "  yizhi import chinese_wwm_ext_pytorch.zip --out ./bert-wwm-ext\n"
         "  yizhi import chinese_L-12_H-768_A-12 --out ./bert-base-chinese\n"
         "  yizhi import model.bin --config models/bert/base_config.json --vocab google_zh_vocab.txt --out ./uer\n"
@@ -29,10 +29,13 @@ def add(commands: Commands) -> None:
     parser.add_argument("--config", type=named, metavar="FILE", help="the configuration, if not beside the weights")
     parser.add_argument("--vocab", type=named, metavar="FILE", help="the vocabulary, if not beside the weights")
     parser.add_argument(
-        "--adapter", type=named, metavar="FOLDER", help="put in this adapter: the adapters library's, or peft's LoRA"
+        "--adapter", type=named, metavar="FOLDER", help="an adapter to put in: the adapters library's, or peft's LoRA"
     )
     parser.add_argument(
-        "--base", type=named, metavar="CHECKPOINT", help="SOURCE is an adapter's folder: put it into this checkpoint"
+        "--base",
+        type=named,
+        metavar="CHECKPOINT",
+        help="the checkpoint of an adapter, where SOURCE is the adapter's folder",
     )
     add_ignore_file(parser)
     parser.add_argument("--json", action="store_true", help=JSON_HELP)

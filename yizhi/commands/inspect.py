@@ -12,8 +12,8 @@ def add(commands: Commands) -> None:
         commands,
         "inspect",
         run,
-        "say what a checkpoint or an artifact is",
-        "Open a checkpoint and account for every tensor, or read what an artifact or release says of itself.\n\n"
+        "describe a checkpoint, an artifact or a release",
+        "Open a checkpoint and list the use of its tensors and files, or describe an artifact or a release.\n\n"
         "  yizhi inspect ./bert-base-chinese\n"
         "  yizhi inspect dist/bert-base-chinese/onnx",
     )

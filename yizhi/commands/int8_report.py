@@ -13,11 +13,11 @@ def add(commands: Commands) -> None:
         commands,
         "int8-report",
         run,
-        "what int8 costs on your own sentences, and which part costs most",
-        "Mask every seventh token of your sentences and compare a release's onnx-int8 artifact with its\n"
-        "onnx one: agreement, KL, cosine per layer. Without a head that fills masks, every token as it is.\n"
-        "With the checkpoint, also what outlier channels gain, and what each layer costs: int8 is exported\n"
-        "again with that layer kept in float32, for `yizhi export --keep-fp32`.\n\n"
+        "measure what int8 loses on your own sentences, and which part loses most",
+        "Mask every seventh token of your sentences, and compare a release's onnx-int8 artifact with its onnx\n"
+        "artifact: agreement, KL, cosine per layer. Without a head that fills masks, compare every token unmasked.\n"
+        "With --costs, also measure what outlier channels gain and what each part loses: int8 is exported again\n"
+        "with one part in float32 at a time. `yizhi export --keep-fp32` keeps such parts in float32.\n\n"
         "  yizhi int8-report dist/bert-base-chinese --text sentences.txt\n"
         "  yizhi int8-report dist/bert-base-chinese --text sentences.txt --costs ./bert-base-chinese",
     )
@@ -25,7 +25,9 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--text", dest="texts", type=named, required=True, metavar="FILE", help="a sentence per line, UTF-8"
     )
-    parser.add_argument("--costs", type=named, metavar="CHECKPOINT", help="also measure what each part costs")
+    parser.add_argument(
+        "--costs", type=named, metavar="CHECKPOINT", help="also measure what each part of this checkpoint loses"
+    )
     parser.add_argument(
         "--positions", type=positive, default=2000, help="tokens to compare (default: 2000; a quarter for costs)"
     )

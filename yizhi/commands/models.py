@@ -13,13 +13,13 @@ def add(commands: Commands) -> None:
         "models",
         run,
         "list known Chinese checkpoints",
-        "List known Chinese checkpoints, or say everything about one: shape, size, licence, published hashes, whether\n"
-        "its masked-language-model head is worth using, when to choose it, and where each of these was read.\n\n"
+        "List known Chinese checkpoints, or print all about one: shape, size, licence, published hashes, whether\n"
+        "its masked-language-model head is worth using, when to choose it, and the source of each fact.\n\n"
         "  yizhi models\n"
         "  yizhi models ernie\n"
         "  yizhi models hfl/rbt3 --json",
     )
-    parser.add_argument("name", nargs="?", metavar="NAME", help="a name from the list, a hub id, or a word in some")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a name from the list, a hub id, or a part of names")
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
 

@@ -19,7 +19,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 CHECKPOINT_HELP = "a folder, a .safetensors file beside its config.json, or a hub id such as hfl/rbt3"
 DEVICE_HELP = "where to run (default: cpu)"
 NOT_RUN = 3  # nothing failed, and something could not be run or judged here
-JSON_HELP = "print the result for a machine to read"
+JSON_HELP = "print the result as JSON"
 
 
 def add_command(
@@ -38,7 +38,7 @@ def add_command(
 
 
 def name_flags(text: str, parser: argparse.ArgumentParser) -> str:
-    """The library's text, which names parameters as `name`, with this command's flag for each that it has."""
+    """The library's text with this command's flags in place of the parameters, which it names as `name`."""
     flags = {action.dest: action.option_strings[0] for action in parser._actions if action.option_strings}
     return re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[0]), text)
 
@@ -67,7 +67,7 @@ def add_ignore_file(parser: argparse.ArgumentParser, recorded: str = "") -> None
         action="append",
         default=[],
         metavar="NAME",
-        help=f"pass over this file of the checkpoint, though it could change an answer{recorded}",
+        help=f"ignore this file of the checkpoint, though it could change an answer{recorded}",
     )
 
 
@@ -81,7 +81,7 @@ def finish(
 ) -> int:
     """Print the rows and return the exit code.
 
-    policy: what a policy says of the release. vouched: whose word its manifest is.
+    policy: the verdict of a policy on the release. vouched: a line that says who signed the manifest, if anyone.
     """
     from yizhi.pipeline.head import find_head, is_trained
     from yizhi.pipeline.results import rows_as_dict
@@ -95,7 +95,9 @@ def finish(
         print_release(make_console(), title, rows, policy, vouched)
     if lacks_vnni() and any(row.target == "onnx-int8" for row in rows):
         kernels = describe_int8_kernels()
-        said = "onnx-int8 answers as everywhere, in a quarter of the memory, and may be no faster than onnx"
+        said = (
+            "onnx-int8 gives the same answers as elsewhere, in a quarter of the memory, and may be no faster than onnx"
+        )
         print(f"yizhi: this processor has {kernels}: {said} (docs/int8.md)", file=sys.stderr)
     judged: list[Row | PolicyVerdict] = [*rows, *([policy] if policy else [])]
     not_passed = [one for one in judged if not one.passed]

@@ -17,9 +17,9 @@ def add(commands: Commands) -> None:
         "package",
         run,
         "write the folder that Triton, TensorFlow Serving or a browser expects",
-        "Check every file of a release against its manifest, then write what a model server loads: version\n"
+        "Check every file of a release against its manifest, then write the files that a server loads: version\n"
         "folders, configuration, warm-up requests from the golden inputs, the tokenizer for clients, and\n"
-        "package.json with every file's sha256. For the web: what transformers.js loads, and a page (docs/web.md).\n\n"
+        "package.json with every file's sha256. For the web: transformers.js' files, and a page (docs/web.md).\n\n"
         "  yizhi package dist/bert-base-chinese --for triton --out serve/triton\n"
         "  yizhi package dist/bert-base-chinese --for triton --target onnx-int8 --signature features --out serve/int8\n"
         "  yizhi package dist/bert-base-chinese --for tf-serving --out serve/tf\n"
@@ -40,7 +40,7 @@ def add(commands: Commands) -> None:
         dest="signatures",
         action="append",
         metavar="S",
-        help="Triton: a model for this one (default: serving_default)",
+        help="Triton: write a model for this signature (default: serving_default)",
     )
     parser.add_argument("--name", help="the models' name (default: the release folder's)")
     parser.add_argument(
@@ -55,7 +55,7 @@ def add(commands: Commands) -> None:
         "--npm-folder",
         type=named,
         metavar="FOLDER",
-        help="web: where the tarballs of npm are, for a machine without network (default: a cache, filled by npm)",
+        help="web: the folder of npm's tarballs, for a machine without network (default: a cache that npm fills)",
     )
     add_checker(parser)
     parser.add_argument("--json", action="store_true", help=JSON_HELP)

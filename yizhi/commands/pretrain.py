@@ -23,8 +23,8 @@ def add(commands: Commands) -> None:
         run,
         "continue pretraining a checkpoint on your own text",
         "Keep pretraining on plain text: a sentence or a paragraph on each line, an empty line between documents.\n"
-        "The result is a checkpoint that `yizhi export` takes. The same command again goes on where an interrupted\n"
-        "one was.\n\n"
+        "The result is a checkpoint that `yizhi export` takes. The same command continues an\n"
+        "interrupted run.\n\n"
         "  yizhi pretrain ./rbt3 --text news.txt --eval-text held-out.txt --out build/rbt3-news\n"
         "  yizhi pretrain ./rbt3 --text news.txt --show-masking 3\n"
         "  yizhi pretrain ./macbert --text news.txt --masking macbert --word-vectors vectors.txt --pairs sop --out …",
@@ -34,37 +34,46 @@ def add(commands: Commands) -> None:
     parser.add_argument("--out", type=named, metavar="CHECKPOINT", help="the new folder to write")
     parser.add_argument("--text", type=named, nargs="+", required=True, metavar="FILE", help="plain text in UTF-8")
     parser.add_argument(
-        "--eval-text", type=named, nargs="+", metavar="FILE", help="text to score, and to keep the best by"
+        "--eval-text",
+        type=named,
+        nargs="+",
+        metavar="FILE",
+        help="text that scores the model and chooses the best state",
     )
-    parser.add_argument("--new-head", action="store_true", help="begin a head at random where the checkpoint has none")
+    parser.add_argument("--new-head", action="store_true", help="start with a random head, if the checkpoint has none")
     masking = parser.add_argument_group("masking")
     masking.add_argument(
         "--masking",
         choices=MASKING,
         default="wwm",
-        help="tokens; whole words (default); runs of 1 to 4 words; such runs, with similar words in their place",
+        help="what is masked: tokens, whole words (default), runs of 1 to 4 words, or runs replaced by similar words",
     )
     masking.add_argument(
         "--segmenter",
         default="jieba",
         metavar="NAME",
-        help="what tells words: jieba (default), spaces (the text has them), or your module:function",
+        help="what cuts a text into words: jieba (default), spaces in the text, or your module:function",
     )
     masking.add_argument("--similar-words", type=named, metavar="FILE", help="macbert: lines `word similar similar …`")
     masking.add_argument("--word-vectors", type=named, metavar="FILE", help="macbert: word vectors as word2vec's text")
-    masking.add_argument("--vectors", type=positive, metavar="N", help="read the first N of them (default: all)")
+    masking.add_argument("--vectors", type=positive, metavar="N", help="read the first N word vectors (default: all)")
     masking.add_argument(
-        "--show-masking", type=positive, metavar="N", help="print N masked sequences and what was masked; train nothing"
+        "--show-masking",
+        type=positive,
+        metavar="N",
+        help="print N masked sequences and the masked shares, and train nothing",
     )
     sequences = parser.add_argument_group("sequences")
     sequences.add_argument(
-        "--max-length", type=positive, metavar="N", help="tokens (default: 128, or the model's most)"
+        "--max-length", type=positive, metavar="N", help="tokens of a sequence (default: 128, or the model's maximum)"
     )
-    sequences.add_argument("--line-by-line", action="store_true", help="a sequence for each line, not packed together")
+    sequences.add_argument(
+        "--line-by-line", action="store_true", help="make one sequence of each line, and pack no lines together"
+    )
     sequences.add_argument(
         "--pairs",
         choices=PAIRS,
-        help="also learn whether two segments follow each other, or which comes first",
+        help="also learn whether two segments follow each other (nsp), or which comes first (sop)",
     )
     add_training_options(parser, epochs=3, learning_rate=5e-5)
     parser.add_argument("--json", action="store_true", help=JSON_HELP)

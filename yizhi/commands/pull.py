@@ -23,8 +23,8 @@ def add(commands: Commands) -> None:
         "pull",
         run,
         "get a release from the Hugging Face hub or from an OCI registry",
-        "Download a release into a new folder and check every file against its manifest. The folder is there\n"
-        "whole or not at all. The outputs are compared by `yizhi verify`, or at once with --verify.\n\n"
+        "Download a release into a new folder and check every file against its manifest. The folder is\n"
+        "complete or absent. `yizhi verify` compares the outputs; --verify does so at once.\n\n"
         "  yizhi pull hf://my-org/bert-base-chinese --out dist/bert-base-chinese\n"
         "  yizhi pull oci://registry.example.org/models/bert-base-chinese:1.0 --out dist/bert --target onnx-int8",
     )
@@ -37,10 +37,10 @@ def add(commands: Commands) -> None:
         dest="targets",
         action="append",
         metavar="T",
-        help="only this artifact, beside documents and golden outputs",
+        help="download this artifact alone, with documents and golden outputs",
     )
     add_checker(parser)
-    parser.add_argument("--verify", action="store_true", help="then run the artifacts, as `yizhi verify` does")
+    parser.add_argument("--verify", action="store_true", help="then compare the outputs, as `yizhi verify` does")
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
 
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print(done: "Pull", out: Path, targets: list[str] | None) -> None:
-    """What came, from where, and how to compare its outputs."""
+    """Print the files, their source, and the command that compares the outputs."""
     from yizhi.reports.tables import format_bytes
 
     print(f"{out}: {', '.join(done.targets)}: {done.files} files, {format_bytes(done.size)}, as the manifest says")

@@ -19,8 +19,8 @@ def add(commands: Commands) -> None:
         "push",
         run,
         "send a release to the Hugging Face hub or to an OCI registry",
-        "Check every file of a release, look what is at the address, and say what would be sent. Nothing is sent\n"
-        "without --yes. The address then points at the former release or at this one, never at a part of it.\n\n"
+        "Check every file of a release, read the address, and print what would be sent. Nothing is sent without\n"
+        "--yes. The address then points at the former release or at this one, never at a part of it.\n\n"
         "  yizhi push dist/bert-base-chinese --to hf://my-org/bert-base-chinese\n"
         "  yizhi push dist/bert-base-chinese --to oci://registry.example.org/models/bert-base-chinese:1.0 --yes",
     )
@@ -28,11 +28,13 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--to", required=True, metavar="ADDRESS", help="hf://ORG/NAME[@BRANCH] or oci://HOST[:PORT]/NAME:TAG"
     )
-    parser.add_argument("--yes", dest="send", action="store_true", help="send it, and do not only say what would be")
+    parser.add_argument(
+        "--yes", dest="send", action="store_true", help="send the release (default: only print what would be sent)"
+    )
     parser.add_argument(
         "--public",
         action="store_true",
-        help="let everybody read a repository that the hub creates for this (default: private)",
+        help="make a repository that the hub creates public (default: private)",
     )
     add_checker(parser)
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
@@ -68,7 +70,7 @@ def _print(done: "Push") -> None:
     size = sum(file.size or 0 for file in done.files)
     print(f"{len(done.files)} files, {format_bytes(size)}: manifest {done.manifest}")
     if done.same:
-        print(f"{done.to}: holds this release already: {done.version}")
+        print(f"{done.to}: has this release already: {done.version}")
         return
     replaced = f"instead of {done.replaces}" if done.replaces else "where nothing is yet"
     if done.version:

@@ -132,9 +132,9 @@ def _score_pairs(options: argparse.Namespace, settings: dict[str, Any]) -> int:
     """The score of each row of a file that has both a query and a document."""
     faults = []
     if options.text is not None or options.documents is not None:
-        faults.append("takes no query and no documents beside it: the file holds both")
+        faults.append("does not go with a query or documents: the file has both")
     if options.top_k is not None:
-        faults.append("`top_k`: every pair is scored, and none is chosen")
+        faults.append("`top_k`: is for a query and documents: every pair of the file is scored")
     if options.output is None:
         faults.append("expected `output`, a file for the scores")
     if faults:

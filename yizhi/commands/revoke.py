@@ -16,13 +16,15 @@ def add(commands: Commands) -> None:
         run,
         "add a release to a signed list of withdrawn ones",
         "Add a release to a list of withdrawn releases, or start one, and sign the list. `yizhi verify --revoked`\n"
-        "refuses what is in it. A release is known by the sha256 of its manifest.json.\n\n"
+        "rejects the releases of the list. The sha256 of manifest.json names a release.\n\n"
         '  yizhi revoke dist/bert-base-chinese --list withdrawn.sigstore.json --reason "labels swapped" \\\n'
         "      --key release.key",
     )
     parser.add_argument("release", metavar="RELEASE|SHA256", help="the release, or its manifest's sha256")
-    parser.add_argument("--list", type=named, required=True, metavar="FILE", help="the list to add to or start")
-    parser.add_argument("--reason", required=True, metavar="TEXT", help="why, in one line")
+    parser.add_argument(
+        "--list", type=named, required=True, metavar="FILE", help="the list to add to; a new one, if the file is absent"
+    )
+    parser.add_argument("--reason", required=True, metavar="TEXT", help="the reason, in one line")
     add_signer(parser)
 
 

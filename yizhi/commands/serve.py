@@ -18,17 +18,17 @@ def add(commands: Commands) -> None:
         "serve",
         run,
         "answer over HTTP, as OpenAI, text-embeddings-inference, Cohere, Jina and KServe do",
-        "Serve artifacts over HTTP until the process is told to end. Files are hashed, and golden texts answered,\n"
-        "before that. A model is called as its release is, or NAME with NAME=PATH.\n\n"
+        "Serve artifacts over HTTP until the process is stopped. First, check the hash of every file and the golden\n"
+        "answers. A model has the name of its release, or NAME with NAME=PATH.\n\n"
         "  yizhi serve dist/bert-base-chinese\n"
         "  yizhi serve dist/ner/onnx-int8 reviews=dist/sentiment/onnx-int8 --port 9000\n"
         f"  {_KEY}=… yizhi serve dist/bert-base-chinese --host 0.0.0.0 --public-key key.pem",
     )
     parser.add_argument(
-        "models", nargs="+", metavar="[NAME=]PATH", help="an artifact, or a release, of which onnx-int8 is served"
+        "models", nargs="+", metavar="[NAME=]PATH", help="an artifact, or a release, whose onnx-int8 is served"
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    parser.add_argument("--port", type=_port, default=8080, help="0: any that is free (default: 8080)")
+    parser.add_argument("--port", type=_port, default=8080, help="port to listen on; 0: a free one (default: 8080)")
     parser.add_argument(
         "--api-key-file", type=named, metavar="FILE", help=f"the key that clients must give (default: ${_KEY}, if set)"
     )
@@ -39,7 +39,7 @@ def add(commands: Commands) -> None:
         action="append",
         default=[],
         metavar="NAME=TEXT",
-        help="text to put before a text, where a request gives this prompt_name (also: the artifact's own)",
+        help="put TEXT before a text, if the request's prompt_name is NAME (the artifact's own prompts have names too)",
     )
     parser.add_argument("--json-logs", action="store_true", help="log in JSON")
     compute = parser.add_argument_group("computing")
@@ -49,21 +49,21 @@ def add(commands: Commands) -> None:
     compute.add_argument("--batch-tokens", type=positive, default=512, help="tokens in a batch (default: 512)")
     cluster = parser.add_argument_group("on many machines")
     cluster.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: replicas of Ray Serve")
-    cluster.add_argument("--address", help="of the cluster, as auto or HOST:PORT (default: one of this machine alone)")
-    cluster.add_argument("--min-replicas", type=positive, help="processes with the models (default: 1)")
-    cluster.add_argument("--max-replicas", type=positive, help="under load (default: 4)")
+    cluster.add_argument("--address", help="the cluster: auto or HOST:PORT (default: one on this machine)")
+    cluster.add_argument("--min-replicas", type=positive, help="processes with the models at least (default: 1)")
+    cluster.add_argument("--max-replicas", type=positive, help="processes under load (default: 4)")
     cluster.add_argument(
         "--target-ongoing-requests",
         type=positive,
         metavar="N",
-        help="of a replica, before there is one more (default: 16)",
+        help="requests of a replica, before another replica starts (default: 16)",
     )
-    limits = parser.add_argument_group("limits, beyond which a request is refused")
-    limits.add_argument("--max-bytes", type=positive, metavar="N", help="of a body (default: 8 MiB)")
-    limits.add_argument("--max-texts", type=positive, metavar="N", help="of a request (default: 1024)")
-    limits.add_argument("--max-tokens", type=positive, metavar="N", help="of a request (default: 131,072)")
-    limits.add_argument("--max-requests", type=positive, metavar="N", help="answered at once (default: 256)")
-    limits.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="for an answer (default: 60)")
+    limits = parser.add_argument_group("limits: a request beyond one is rejected")
+    limits.add_argument("--max-bytes", type=positive, metavar="N", help="bytes of a body (default: 8 MiB)")
+    limits.add_argument("--max-texts", type=positive, metavar="N", help="texts of a request (default: 1024)")
+    limits.add_argument("--max-tokens", type=positive, metavar="N", help="tokens of a request (default: 131,072)")
+    limits.add_argument("--max-requests", type=positive, metavar="N", help="requests at once (default: 256)")
+    limits.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="time for an answer (default: 60)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
     key = read_key(options.api_key_file)
     artifacts = find_artifacts(options.models)
     if key is None and not is_loopback(options.host):
-        print(f"yizhi: {options.host}: others reach this address, and no key is asked for", file=sys.stderr)
+        print(f"yizhi: {options.host}: other machines reach this address, and no key is required", file=sys.stderr)
     if options.engine == "local":
         serve(artifacts, settings, key)
     else:
@@ -118,7 +118,7 @@ def _seconds(text: str) -> float:
 
 
 def _read_replicas(options: argparse.Namespace) -> dict[str, int]:
-    """What is said of replicas."""
+    """The options of replicas that were given. Raises InputError if the engine is local."""
     names = ("min_replicas", "max_replicas", "target_ongoing_requests")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     wrong = [f"`{name}`" for name in (*given, *(["address"] if options.address is not None else []))]

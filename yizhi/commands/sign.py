@@ -13,9 +13,9 @@ def add(commands: Commands) -> None:
         "sign",
         run,
         "sign a finished release",
-        "Sign every file of a release into its model.sig (OpenSSF model signing), and what its provenance and\n"
-        "bill of materials say into attestations.sigstore.jsonl (in-toto statements). Verify the release first: a\n"
-        "signature says who released it, not that it is right.\n\n"
+        "Sign every file of a release in model.sig (OpenSSF model signing). Sign its provenance and its bill of\n"
+        "materials in attestations.sigstore.jsonl (in-toto statements). Verify the release first: a signature\n"
+        "proves who released it, and not that it is right.\n\n"
         "  openssl ecparam -name prime256v1 -genkey -noout -out release.key\n"
         "  openssl ec -in release.key -pubout -out release.pub\n"
         "  yizhi sign dist/bert-base-chinese --key release.key\n"

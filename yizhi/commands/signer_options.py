@@ -1,4 +1,4 @@
-"""Options that say who signs, and whose signature is asked for."""
+"""Options that say who signs, and whose signature must be there."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ def add_signer(parser: argparse.ArgumentParser) -> None:
 
 
 def open_signer(options: argparse.Namespace) -> "Signer":
-    """Who signs. Raises InputError for a key or a token that cannot be used."""
+    """The signer. Raises InputError for a key or a token that cannot be used."""
     if options.keyless:
         from yizhi.release.identity_signer import IdentitySigner
 
@@ -49,12 +49,14 @@ def add_checker(parser: argparse.ArgumentParser) -> None:
     who.add_argument(
         "--identity", metavar="NAME", help="also check that this identity, such as you@example.org, signed the release"
     )
-    parser.add_argument("--identity-provider", metavar="URL", help="with --identity: who vouches for it")
+    parser.add_argument(
+        "--identity-provider", metavar="URL", help="with --identity: the provider that vouches for the identity"
+    )
     parser.add_argument("--trust-config", type=named, metavar="FILE", help=f"with --identity: {_TRUST_CONFIG_HELP}")
 
 
 def open_checker(options: argparse.Namespace) -> "Checker | None":
-    """Whose signature is asked for; None if nobody's. Raises InputError for a key that is none."""
+    """The checker of the signature that must be there; None if none must. Raises InputError for a bad key."""
     if options.identity is not None:  # an empty one, as of a variable that is not set, is a fault and no leave
         if options.identity_provider is None:
             raise InputError("options", "`identity`: needs --identity-provider, such as https://accounts.google.com")

@@ -12,8 +12,8 @@ def add(commands: Commands) -> None:
         "synthesize",
         run,
         "make a random checkpoint of a given shape",
-        "Make a random checkpoint: by default of bert-base-chinese's shape (411 MB), the same bytes\n"
-        "everywhere for the same seed. It knows nothing; it is for testing.\n\n"
+        "Make a random checkpoint for tests, by default of bert-base-chinese's shape (411 MB). The same seed\n"
+        "gives the same bytes everywhere.\n\n"
         "  yizhi synthesize --out build/synthetic\n"
         "  yizhi synthesize --out build/tiny --config tiny/config.json --seed 7\n"
         "  yizhi synthesize --out build/start --config tiny/config.json --untrained     to train from scratch",
@@ -22,14 +22,16 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--config", type=named, metavar="FILE", help="a config.json (default: bert-base-chinese's shape)"
     )
-    parser.add_argument("--vocab", type=named, metavar="FILE", help="a vocab.txt (default: characters, made up)")
+    parser.add_argument(
+        "--vocab", type=named, metavar="FILE", help="a vocab.txt (default: a made-up one, of characters)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--untrained",
         action="store_true",
-        help="weights as training starts from them (default: spread as trained ones are, with outliers)",
+        help="weights to start training from (default: spread like trained weights, with outliers)",
     )
-    parser.add_argument("--if-missing", action="store_true", help="do nothing if the folder is already there")
+    parser.add_argument("--if-missing", action="store_true", help="do nothing if the folder exists")
 
 
 def run(options: argparse.Namespace) -> int:

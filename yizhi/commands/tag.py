@@ -23,7 +23,7 @@ def add(commands: Commands) -> None:
         "tag",
         run,
         "find the entities of a text, or of every line of a file",
-        "Find entities, with the characters of the text that they are; or give every word its tag.\n"
+        "Find the entities of a text and the characters where they stand, or give every word its tag.\n"
         "An artifact of an ELECTRA discriminator gives the tokens that look replaced.\n\n"
         '  yizhi tag dist/ner/onnx-int8 "我住在北京的酒店。"\n'
         '  yizhi tag dist/pos/onnx-int8 "我 住 在 北京 的 酒店" --words\n'
@@ -33,13 +33,13 @@ def add(commands: Commands) -> None:
     every = parser.add_mutually_exclusive_group()
     every.add_argument("--tags", action="store_true", help="give the tag of every word that the tokenizer finds")
     every.add_argument(
-        "--words", action="store_true", help="tag these words: a list of them, or a text with spaces between"
+        "--words", action="store_true", help="the text is words: a list, or words with spaces between them"
     )
     parser.add_argument(
         "--stride",
         type=int,
         metavar="N",
-        help="read what is too long in windows that share N tokens (default: a quarter)",
+        help="read a long text in windows that share N tokens (default: a quarter)",
     )
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
 

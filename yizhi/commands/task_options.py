@@ -13,14 +13,14 @@ def add_data_options(parser: argparse.ArgumentParser, task_required: bool) -> No
     """Declare them. task_required: whether nothing else says what the data is for."""
     group = parser.add_argument_group("labelled data")
     if task_required:
-        group.add_argument("--task", choices=tuple(TASKS), required=True, help="what the data teaches")
+        group.add_argument("--task", choices=tuple(TASKS), required=True, help="the task of the data")
         group.add_argument(
             "--problem", choices=tuple(PROBLEMS), help="classify: one label a text, several, or a number (single)"
         )
-    group.add_argument("--column", help="the field or column with the text (text)")
-    group.add_argument("--pair-column", metavar="COLUMN", help="with the second text of a pair")
-    group.add_argument("--label-column", metavar="COLUMN", help="with the label (label)")
-    group.add_argument("--skip-faulty", action="store_true", help="leave out rows that cannot be read, and say which")
+    group.add_argument("--column", help="the field or column with the text (default: text)")
+    group.add_argument("--pair-column", metavar="COLUMN", help="the field or column with the second text of a pair")
+    group.add_argument("--label-column", metavar="COLUMN", help="the field or column with the label (default: label)")
+    group.add_argument("--skip-faulty", action="store_true", help="skip rows that cannot be read, and list them")
 
 
 def read_columns(options: argparse.Namespace) -> dict[str, str]:

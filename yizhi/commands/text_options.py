@@ -47,8 +47,10 @@ def add_text_options(
     parser.add_argument("--threads", type=positive, help="CPU threads (default: the framework's choice)")
     bulk = parser.add_argument_group("a whole file")
     bulk.add_argument("--output", type=named, metavar="FILE", help=f"write {formats}")
-    bulk.add_argument("--format", choices=PIPED_FORMATS, help="what the input is (default: by its name)")
-    bulk.add_argument("--encoding", default=UTF_8, help="of a text file, such as gb18030 or utf-16 (default: utf-8)")
+    bulk.add_argument("--format", choices=PIPED_FORMATS, help="format of the input (default: by its name)")
+    bulk.add_argument(
+        "--encoding", default=UTF_8, help="encoding of a text file, such as gb18030 or utf-16 (default: utf-8)"
+    )
     parser.set_defaults(pair_column=None)
     for destination, declared in (("column", column), ("pair_column", pair_column)):
         if declared:
@@ -56,15 +58,19 @@ def add_text_options(
             usual = f" (default: {default})" if default else ""
             help_text = f"the field or column with {holds}{usual}"
             bulk.add_argument(option, dest=destination, default=default, metavar="COLUMN", help=help_text)
-    bulk.add_argument("--errors", type=named, metavar="FILE", help="list rows that cannot be used here, as .jsonl")
+    bulk.add_argument(
+        "--errors", type=named, metavar="FILE", help="write rows that cannot be used to this file, as .jsonl"
+    )
     bulk.add_argument("--strict", action="store_true", help="stop at the first row that cannot be used")
     bulk.add_argument("--overwrite", action="store_true", help="replace an output that exists")
     bulk.add_argument("--window", type=positive, help="rows sorted by length together (default: 1024)")
     bulk.add_argument("--batch-tokens", type=positive, help="tokens in a batch (default: 512)")
     engine = parser.add_argument_group("a whole file on many processors or machines")
     engine.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: workers of a Ray cluster")
-    engine.add_argument("--address", help="of the cluster, as auto or HOST:PORT (default: one of this machine alone)")
-    engine.add_argument("--workers", type=positive, help="each with a model and --threads (default: all that fit)")
+    engine.add_argument("--address", help="the cluster: auto or HOST:PORT (default: one on this machine)")
+    engine.add_argument(
+        "--workers", type=positive, help="workers, each with a model and --threads (default: as many as fit)"
+    )
 
 
 def one_text(options: argparse.Namespace) -> str:
@@ -72,7 +78,7 @@ def one_text(options: argparse.Namespace) -> str:
     text: str = options.text
     if text == STDIN or _is_file(text):
         what = "standard input" if text == STDIN else "is a file"
-        raise InputError(text, f"{what}: give `output` to answer what is in it, or another text")
+        raise InputError(text, f"{what}: give `output` to answer its rows, or give another text")
     return text
 
 
@@ -99,7 +105,7 @@ def on_one_line(text: str) -> str:
 
 
 def choose_long(options: argparse.Namespace) -> str | int:
-    """What `--stride` says of long texts; windows that share a quarter where it says nothing."""
+    """How long texts are read, by `--stride`; without it, in windows that share a quarter."""
     if options.stride is None:
         return "windows"
     if options.stride < 0:
@@ -109,7 +115,7 @@ def choose_long(options: argparse.Namespace) -> str | int:
 
 
 def make_operator(options: argparse.Namespace, kind: str, **settings: Any) -> "OperatorSpec":
-    """What the command does, on the artifact and the device that the arguments say."""
+    """The command's operator, on the artifact and the device of the arguments."""
     from yizhi.bulk.operators import OperatorSpec
 
     return OperatorSpec(kind, options.artifact, settings, options.device, options.threads)
@@ -153,7 +159,7 @@ def run_bulk(
 
 
 def make_reporter(parser: argparse.ArgumentParser) -> Callable[[str], None]:
-    """What names bad rows on standard error, the first of them only, with this command's flags."""
+    """A function that names bad rows on standard error, up to 20 of them, with this command's flags."""
     named = 0
 
     def report(text: str) -> None:

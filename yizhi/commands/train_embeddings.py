@@ -21,9 +21,9 @@ def add(commands: Commands) -> None:
         commands,
         "train-embeddings",
         run,
-        "train an encoder whose vectors say how alike sentences are",
+        "train an encoder whose vectors measure how similar sentences are",
         "Train a checkpoint's sentence embeddings on scored pairs or on plain text, and write a checkpoint without\n"
-        "a head, which `yizhi export` takes. The same command again goes on where an interrupted one was.\n\n"
+        "a head, which `yizhi export` takes. The same command continues an interrupted run.\n\n"
         "  yizhi train-embeddings ./rbt3 --train pairs.csv --eval dev.csv --out build/vectors\n"
         "  yizhi train-embeddings ./rbt3 --objective simcse --train sentences.txt --eval dev.csv --out build/vectors",
     )
@@ -32,17 +32,20 @@ def add(commands: Commands) -> None:
         "--objective",
         choices=OBJECTIVES,
         default="cosent",
-        help="of scored pairs (cosent, the default) or plain text (simcse)",
+        help="cosent learns from scored pairs (default), simcse from plain text",
     )
     parser.add_argument(
-        "--pooling", choices=EMBEDDING_POOLINGS, default="mean", help="of a text's hidden states (default: mean)"
+        "--pooling",
+        choices=EMBEDDING_POOLINGS,
+        default="mean",
+        help="pooling of a text's hidden states (default: mean)",
     )
     data = parser.add_argument_group("fields or columns of the data")
-    data.add_argument("--column", metavar="COLUMN", help="with the text, or the first of a pair (sentence1)")
-    data.add_argument("--pair-column", metavar="COLUMN", help="with the second text of a pair (sentence2)")
-    data.add_argument("--label-column", metavar="COLUMN", help="with a pair's score (label)")
+    data.add_argument("--column", metavar="COLUMN", help="the text, or the first text of a pair (default: sentence1)")
+    data.add_argument("--pair-column", metavar="COLUMN", help="the second text of a pair (default: sentence2)")
+    data.add_argument("--label-column", metavar="COLUMN", help="a pair's score (default: label)")
     parser.add_argument(
-        "--freeze-layers", type=positive, metavar="N", help="leave the embeddings and the bottom N layers alone"
+        "--freeze-layers", type=positive, metavar="N", help="do not train the embeddings and the bottom N layers"
     )
     add_training_options(parser, epochs=3, learning_rate=5e-5)
     parser.add_argument("--json", action="store_true", help=JSON_HELP)

@@ -37,8 +37,8 @@ def add(commands: Commands) -> None:
         "verify",
         run,
         "check a finished release or one artifact",
-        "Check that no file was altered, then run every artifact against the golden outputs that\n"
-        "travel with the release. Exit code 1, with the file or the first layer that differs, if not.\n\n"
+        "Check that no file was altered, then compare every artifact with the golden outputs of the release.\n"
+        "If something differs, name the file or the first layer that differs. The exit code is then 1.\n\n"
         "  yizhi verify dist/bert-base-chinese\n"
         "  yizhi verify dist/bert-base-chinese/onnx-int8\n"
         "  yizhi verify dist/bert-base-chinese --bisect ./bert-base-chinese\n"
@@ -61,7 +61,7 @@ def add(commands: Commands) -> None:
         "--math",
         choices=MATH,
         default="strict",
-        help="how numbers are multiplied: docs/gpu.md (default: strict, the artifact's own type)",
+        help="precision of products (default: strict, the artifact's own type; docs/gpu.md)",
     )
     parser.add_argument(
         "--jobs", type=positive, default=os.cpu_count(), help="processes at once (default: a core each)"
@@ -70,20 +70,23 @@ def add(commands: Commands) -> None:
         "--bisect",
         type=named,
         metavar="CHECKPOINT",
-        help="the checkpoint it was made from: name the tensor that differs first, and the likely cause",
+        help="the release's checkpoint: name the first tensor that differs, and the likely cause",
     )
     parser.add_argument(
         "--report", type=named, metavar="DIR", help="also write parity.json, parity.xml (JUnit) and parity.html there"
     )
     add_checker(parser)
     parser.add_argument(
-        "--policy", type=named, metavar="FILE", help="hold the release to the demands in this file (docs/policy.md)"
+        "--policy",
+        type=named,
+        metavar="FILE",
+        help="check the release against the demands in this file (docs/policy.md)",
     )
     parser.add_argument(
         "--revoked",
         type=named,
         metavar="FILE",
-        help="fail where this list, signed by the same signer, has the release: yizhi revoke",
+        help="fail if this list of `yizhi revoke`, signed by the same signer, has the release",
     )
     parser.add_argument(
         "--eval", type=named, metavar="FILE", help="also score every artifact on labelled data (needs a label head)"
@@ -93,7 +96,7 @@ def add(commands: Commands) -> None:
         dest="minimum",
         type=float,
         metavar="SHARE",
-        help="with --eval: fail where a score is below this share of the pytorch artifact's, such as 0.95",
+        help="with --eval: fail if a score is below this share of the pytorch artifact's, such as 0.95",
     )
     add_data_options(parser, task_required=False)
     add_require_mlm(parser)
@@ -143,7 +146,7 @@ def _name(path: Path) -> str:
 
 
 def _judge_by_policy(options: argparse.Namespace) -> "PolicyVerdict | None":
-    """What the policy that was given says of the release; None where there is none."""
+    """The verdict of the given policy on the release; None without a policy."""
     if options.policy is None:
         return None
     signers = ("public_key", "identity", "identity_provider", "trust_config")
@@ -162,7 +165,7 @@ def _judge_by_policy(options: argparse.Namespace) -> "PolicyVerdict | None":
 
 
 def _check_signature(options: argparse.Namespace) -> "Signature | None":
-    """Who signed the release, where that was asked for. Raises CheckFailed unless it was them."""
+    """The signature of the release; None if no signer was named. Raises CheckFailed unless that signer signed."""
     checker = open_checker(options)
     if not checker:
         if options.revoked:
@@ -178,14 +181,14 @@ def _check_signature(options: argparse.Namespace) -> "Signature | None":
 
 
 def _say_who_vouches(options: argparse.Namespace, signature: "Signature | None") -> str | None:
-    """Whose word the manifest is; None for an artifact alone, which has none."""
+    """A line that says who signed the manifest; None for an artifact alone, which has no manifest."""
     if not (options.path / MANIFEST).exists():
         return None
     if signature:
         return f"files agree with the manifest; {signature.describe()}"
     if (options.path / SIGNATURE).exists():
         return "files agree with the manifest; its signature was not checked: --public-key, --identity or --policy"
-    return "files agree with the manifest; nobody vouches for the manifest: sign it (docs/signing.md)"
+    return "files agree with the manifest; the manifest is not signed: sign it (docs/signing.md)"
 
 
 def _read_demand(options: argparse.Namespace) -> "Demand | None":
