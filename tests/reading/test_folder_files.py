@@ -192,7 +192,7 @@ def test_a_dense_module_without_weights_is_not_taken_for_the_next(tmp_path):
 def test_vectors_that_are_cut_are_refused(make_checkpoint):
     folder = write_sentence_model(make_checkpoint())
     write_json(folder / "config_sentence_transformers.json", {"truncate_dim": 8})
-    assert "truncate_dim: sentence-transformers cuts what Normalize gave" in faults_of(folder)[0]
+    assert "truncate_dim: sentence-transformers cuts the vector after Normalize" in faults_of(folder)[0]
     write_json(folder / "config_sentence_transformers.json", {"truncate_dim": None, "similarity_fn_name": "cosine"})
     Checkpoint.open(folder).close()
 

@@ -199,7 +199,7 @@ def test_what_the_hub_does_not_have(hub):
         "no such folder or file, and no such repository on the hub (or a private one)"
     ]
     assert faults_of("owner/bert", "v9") == ["the hub has no revision 'v9' of it"]
-    assert faults_of("owner/gated") == ["the hub asks for permission: request access, then `hf auth login`"]
+    assert faults_of("owner/gated") == ["the hub requires permission: request access, then `hf auth login`"]
     (fault,) = faults_of("owner/pickle")
     assert fault == f"the hub has no .safetensors file in it at {COMMIT}; see `yizhi import`"
     assert faults_of("owner/a--b") == ["expected an existing folder, a .safetensors file, or a hub id `owner/name`"]

@@ -67,7 +67,7 @@ def test_beside_a_tokenizer_json_it_agrees(folder):
     compare(folder, [*TEXTS, *make_texts("json", 40)])
     assert check_beside(folder, read_tokenizer(folder)) == []
     (note,) = read_tokenizer(folder).notes
-    assert note.endswith("read otherwise: normalizer, pre_tokenizer")
+    assert note.endswith("would build these parts differently: normalizer, pre_tokenizer")
 
 
 def test_beside_another_tokenizer_json_it_is_refused(folder):
@@ -85,7 +85,7 @@ def test_beside_another_tokenizer_json_it_is_refused(folder):
     saved["normalizer"] = {"type": "Lowercase"}
     write_json(folder / "tokenizer.json", saved)
     (fault,) = check_beside(folder, read_tokenizer(folder))
-    assert fault.startswith("sentencepiece.bpe.model: of 'Hello World' tokenizer.json makes [")
+    assert fault.startswith("sentencepiece.bpe.model: tokenizer.json gives 'Hello World' the ids [")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_merges_beside_a_tokenizer_json(tmp_path):
     lines = (tmp_path / "merges.txt").read_text(encoding="utf-8").splitlines()
     (tmp_path / "merges.txt").write_text("\n".join(lines[:-5]) + "\n", encoding="utf-8")
     (fault,) = check_beside(tmp_path, read_tokenizer(tmp_path))
-    assert fault.startswith("merges.txt: of '北京是中国的首都。' tokenizer.json makes [")
+    assert fault.startswith("merges.txt: tokenizer.json gives '北京是中国的首都。' the ids [")
 
 
 def test_vocab_txt_beside_a_tokenizer_json(make_checkpoint):

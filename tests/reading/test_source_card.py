@@ -63,7 +63,7 @@ def test_two_sources_that_differ_are_no_licence(tmp_path):
     assert read(tmp_path, "", APACHE).licence == "apache-2.0"
     found = read(tmp_path, "license: mit", APACHE)
     assert found.licence is None
-    assert found.notes == ("README.md says license mit, and the licence file is apache-2.0: taken as unknown",)
+    assert found.notes == ("README.md says license mit, and the licence file is apache-2.0: it counts as unknown",)
 
 
 @pytest.mark.slow  # two exports

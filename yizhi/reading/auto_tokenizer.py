@@ -1,9 +1,9 @@
 """How a folder's text becomes ids: what transformers' AutoTokenizer gives by default, without transformers.
 
 Versions 4 and 5 of transformers read some folders differently, silently. A folder that both read alike, or that only
-one of them reads, is taken; any other is refused. RoBERTa's and XLM-R's `tokenizer.json` is taken as it is, which is
-version 4's way (`RobertaTokenizerFast`, `XLMRobertaTokenizerFast`); version 5 builds some of its parts anew, and what
-these would be otherwise is told.
+one of them reads, is accepted; any other is rejected. RoBERTa's and XLM-R's `tokenizer.json` is read as it is, as
+version 4 does it (`RobertaTokenizerFast`, `XLMRobertaTokenizerFast`). Version 5 builds some parts anew; a note names
+those that differ.
 """
 
 from collections.abc import Collection, Sequence
@@ -84,7 +84,7 @@ def read_tokenizer(folder: Path, vocab: Path | None = None) -> TextTokenizer:
 
 
 def _find_missing(reading: Reading) -> list[str]:
-    """What every text needs and this tokenizer has not."""
+    """Faults: special tokens that every text needs and the tokenizer does not have."""
     found = {name: reading.named.get(name) for name in _NEEDED}
     faults = [f"{SETTINGS}: {name}: missing" for name, token in found.items() if token is None]
     faults += [
@@ -99,9 +99,9 @@ def _find_missing(reading: Reading) -> list[str]:
 
 
 def check_beside(folder: Path, text: TextTokenizer, ignored: Collection[str] = ()) -> list[str]:
-    """Where another vocabulary of a checkpoint's folder would give its text other ids than `tokenizer.json` does.
+    """Faults of the folder's other vocabularies: those that give a text other ids than `tokenizer.json`.
 
-    ignored: names, or patterns, of files to pass over.
+    ignored: names, or patterns, of files to ignore.
     """
     is_json = (folder / TOKENIZER).exists()
     passed_over = partial(is_ignored, ignored=ignored)
@@ -123,21 +123,22 @@ def _check_agreement(folder: Path, sources: TokenizerSources, readings: Sequence
     differing = [part for part in four if four[part] != five[part]]
     if not differing:
         return
-    lines = [f"its tokenizer is read differently by transformers 4 and 5: {', '.join(differing)}"]
+    lines = [f"transformers 4 and 5 read its tokenizer differently: {', '.join(differing)}"]
     for probe in PROBES:
         tokens = [" ".join(reading.tokenizer.encode(probe).tokens) for reading in readings]
         if tokens[0] != tokens[1]:
-            lines.append(f"of {show(probe)} version 4 makes {tokens[0]}; version 5 {tokens[1]}")
+            lines.append(f"version 4 reads {show(probe)} as {tokens[0]}; version 5 reads it as {tokens[1]}")
             break
     if sources.kind.takes_json:
         lines.append(
-            f"to have one answer, set add_prefix_space in {SETTINGS} to what {TOKENIZER} says, or save it again"
+            f"to have one answer, set add_prefix_space in {SETTINGS} to the value in {TOKENIZER}, or save the "
+            "tokenizer again"
         )
         raise InputError(folder, lines)
     lines.append(
         f"to take {TOKENIZER} as it is, set tokenizer_class to PreTrainedTokenizerFast in {SETTINGS}; to take "
-        f"BERT's own rules, remove {TOKENIZER} and keep vocab.txt; or save the tokenizer again with the version that "
-        "is right"
+        f"BERT's own rules, remove {TOKENIZER} and keep vocab.txt; or save the tokenizer again with the version "
+        "whose tokens you want"
     )
     raise InputError(folder, lines)
 
@@ -238,13 +239,15 @@ def _frame_of_bert(reading: Reading) -> tuple[Any, ...]:
 
 
 def _find_lost(reading: Reading) -> list[str]:
-    """Added tokens that no text would become, or that are another token too."""
+    """Faults: added tokens that no text becomes, or that share an id with another token."""
     faults = []
     normalizer = reading.tokenizer.normalizer
     for content, sought in reading.sought.items():
         spelled = normalizer.normalize_str(content) if normalizer else content
         if sought != spelled:
-            faults.append(f"{SETTINGS}: {show(content)} is never found: texts say {show(spelled)}")
+            faults.append(
+                f"{SETTINGS}: {show(content)} is never found: normalised texts have {show(spelled)} in its place"
+            )
     for index, token in sorted(reading.tokenizer.get_added_tokens_decoder().items()):
         other = reading.tokenizer.model.id_to_token(index)
         if other not in (None, token.content):
@@ -264,8 +267,8 @@ def _notes(sources: TokenizerSources) -> list[str]:
         differing = _rebuilt_otherwise(sources)
         if differing:
             notes.append(
-                f"{TOKENIZER}: taken as it is, also by transformers 5 from an artifact; of the checkpoint itself, "
-                f"{sources.name} of transformers 5 would build anew and read otherwise: {', '.join(differing)}"
+                f"{TOKENIZER}: read as it is. transformers 5 reads an artifact's in the same way. From the checkpoint "
+                f"itself, {sources.name} of transformers 5 would build these parts differently: {', '.join(differing)}"
             )
     return notes
 

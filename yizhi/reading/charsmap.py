@@ -12,7 +12,7 @@ _CHARACTERS = np.arange(1, 256)
 
 
 def find_damage(charsmap: bytes) -> str | None:
-    """Why a normaliser cannot be used: a trie or a text that would be read past its end; None if it can."""
+    """The fault of a damaged normaliser, whose trie or texts would be read past their end; None if it is sound."""
     size = int.from_bytes(charsmap[:_SIZE], "little")
     if len(charsmap) < _SIZE or size % 4 or not 0 < size <= len(charsmap) - _SIZE:
         return f"precompiled_charsmap: expected a trie of at most {max(len(charsmap) - _SIZE, 0)} B; found {size}"

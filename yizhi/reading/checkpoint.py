@@ -48,9 +48,9 @@ class Checkpoint:
     """An opened checkpoint: `config`, `spec`, `text` (how text becomes ids), and every parameter as float32.
 
     Weights may be stored as float32, float16 or bfloat16; reading them as float32 is exact.
-    `ignored` maps each tensor that no output uses to the reason, and `file_uses` each file of the folder to who reads
-    it or why nobody does; `ignored_files` are those that were to be passed over. `sentence`: what
-    sentence-transformers does with the folder, if it is one of its own.
+    `ignored` maps each tensor that no output uses to the reason. `file_uses` maps each file of the folder to its
+    reader, or to the reason why it has none. `ignored_files` are the files that the caller ignores. `sentence` has
+    the settings of sentence-transformers, if the folder is one of its own.
     """
 
     def __init__(self, folder: Path, files: Sequence[TensorFile], config: EncoderConfig, text: TextTokenizer) -> None:
@@ -82,11 +82,11 @@ class Checkpoint:
     ) -> "Checkpoint":
         """Open a folder, or a `.safetensors` file beside its `config.json` and tokenizer files.
 
-        pooling: what artifacts of it are to give as `sentence_embedding`; if None, what sentence-transformers would
-        give, if the folder is one of its own. ignored_files: names, or patterns, of files to pass over.
-        dimensions: of that vector, the first so many numbers alone.
-        Raises InputError, listing every fault, unless names, shapes and dtypes are exactly what
-        the configuration asks for, and every file of the folder is understood. Values are checked by `check_values`.
+        pooling: of `sentence_embedding` in its artifacts; None: as in sentence-transformers, if the folder is one of
+        its own. dimensions: the number of first values of that vector to keep; None: all.
+        ignored_files: names, or patterns, of files to ignore.
+        Raises InputError, listing every fault, unless names, shapes and dtypes are exactly those of the
+        configuration, and every file of the folder is known. `check_values` checks the values.
         """
         path = Path(path)
         folder = path.parent if path.suffix == ".safetensors" else path
@@ -127,7 +127,7 @@ class Checkpoint:
             raise
 
     def notes(self) -> list[str]:
-        """What a user should know of the folder: what was passed over, and tensors of a head that is dropped."""
+        """Notes for the user: files that were ignored, and tensors of a head that is dropped."""
         notes = [*self.text.notes, *(self.sentence.notes if self.sentence else ())]
         if self.sentence and self.spec.pooling:
             notes += compare_pooling(self.sentence.pooling, self.spec.pooling)
@@ -163,7 +163,7 @@ class Checkpoint:
         return next(file.array(stored_name) for file in self._files if stored_name in file.entries)
 
     def release(self, name: str) -> None:
-        """Let go of the memory behind `array(name)`; it is read again from the file when needed."""
+        """Free the memory behind `array(name)`; it is read again from the file when needed."""
         file, stored_name = self._sources[name]
         file.release(stored_name)
 
@@ -218,7 +218,7 @@ class Checkpoint:
         return files
 
     def published_config(self) -> dict[str, object]:
-        """`config.json` for artifacts: as read, but for what the conversion changed."""
+        """`config.json` for artifacts: as it was read, with the changes of the conversion."""
         return {
             **{key: value for key, value in self.config.raw.items() if key not in _NOT_PUBLISHED},
             **self._published_labels(),
@@ -280,7 +280,7 @@ class Checkpoint:
         return []
 
     def _settle_decoder(self, decoder: str, embeddings: str) -> list[str]:
-        """Drop a decoder that repeats the embeddings; refuse what transformers would read differently."""
+        """Drop a decoder that repeats the embeddings. Refuse a decoder that transformers would read differently."""
         present = decoder in self._sources
         if not self.config.tie_word_embeddings:
             return []  # an untied decoder, or a missing one, is the spec's business
@@ -385,20 +385,19 @@ def check_task(checkpoint: Checkpoint, config_path: Path) -> None:
     if said.endswith("ForMaskedLM") and checkpoint.spec.task == "replaced-token-detection":
         raise InputError(
             config_path,
-            f"says {said}, but the tensors are a discriminator's, which says which tokens were replaced "
-            "and cannot fill masks",
+            f"says {said}, but the tensors are a discriminator's, which finds replaced tokens and cannot fill masks",
         )
 
 
 def find_families(names: Collection[str]) -> tuple[str, ...]:
-    """The `model_type`s that know most of these names: several where families call their tensors alike."""
+    """The `model_type`s that know most of these names: several if families use the same names."""
     counts = {model_type: _count_known(family, names) for model_type, family in FAMILIES.items()}
     most = max(counts.values())
     return tuple(model_type for model_type, count in counts.items() if count == most > 0)
 
 
 def explain_names(model_type: str, families: Sequence[str]) -> str:
-    """Whose names the tensors have, where a configuration says another `model_type`."""
+    """A clause that names the families of the tensors, for a configuration with another `model_type`."""
     hint = ""
     if model_type in ("roberta", "xlm-roberta") and "bert" in families:
         hint = ". RoBERTa-wwm-ext and its relatives are BERT models: set model_type to 'bert'"
@@ -427,9 +426,9 @@ def canonical_name(stored_name: str, family: Family) -> str:
 def read_text(
     folder: Path, config: EncoderConfig | None, faults: list[str], ignored_files: Collection[str] = ()
 ) -> TextTokenizer | None:
-    """The folder's tokenizer; None where `faults` was told what is wrong with it, or that it does not fit `config`.
+    """The folder's tokenizer; None, with lines added to `faults`, if it cannot be used or does not fit `config`.
 
-    ignored_files: other vocabularies to pass over, which must agree with it.
+    ignored_files: other vocabularies to ignore; the rest must agree with it.
     """
     text = collect_own_faults(faults, lambda: read_tokenizer(folder))
     faults += check_beside(folder, text, ignored_files) if text else []

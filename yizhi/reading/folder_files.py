@@ -1,4 +1,4 @@
-"""Every file of a checkpoint folder is read, known to change no answer, or refused: the table, and who asks it."""
+"""Every file of a checkpoint folder is read, known to change no answer, or refused: the table of files."""
 
 import fnmatch
 from collections.abc import Collection
@@ -17,7 +17,7 @@ BOTTLENECK = "is a bottleneck adapter: `yizhi import` puts it into its base (doc
 
 @dataclass(frozen=True)
 class FileRule:
-    """What becomes of the files that a pattern matches. why: who reads them, or why nobody does."""
+    """The use of the files that a pattern matches. why: their reader, or the reason why they have none."""
 
     pattern: str
     use: str
@@ -61,7 +61,7 @@ RULES = (
     FileRule("trainer_state.json", IRRELEVANT, "a trainer's state"),
     FileRule("*_results.json", IRRELEVANT, "a trainer's scores"),
     FileRule("metrics.json", IRRELEVANT, "a trainer's scores"),
-    FileRule("run.json", IRRELEVANT, "what training was asked for"),
+    FileRule("run.json", IRRELEVANT, "the settings of a training run"),
     FileRule("similarity_evaluation*", IRRELEVANT, "a trainer's scores"),
     FileRule("artifact.json", IRRELEVANT, "Yizhi's description of an artifact"),
     FileRule("generation_config.json", IRRELEVANT, "for models that generate"),
@@ -98,11 +98,11 @@ def find_rule(name: str) -> FileRule | None:
 
 
 def account_for_files(folder: Path, weights: Collection[str], ignored: Collection[str] = ()) -> dict[str, str]:
-    """File name -> who reads it, or why nobody does, of every file directly in a folder.
+    """File name -> its reader, or the reason why it has none, of every file directly in a folder.
 
-    weights: the names of the files that the weights are read from, whatever these are called.
-    ignored: names, or patterns, to pass over. Raises InputError listing every file that could change an answer and
-    is not understood.
+    weights: the names of the files that the weights are read from; any name is allowed.
+    ignored: names, or patterns, of files to ignore.
+    Raises InputError listing every file that could change an answer and is not understood.
     """
     found, faults = {}, []
     for path in sorted(folder.iterdir()):

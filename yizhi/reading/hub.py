@@ -1,4 +1,4 @@
-"""From what a user calls a checkpoint to a folder: a path as it is, or a hub id downloaded at a revision."""
+"""From a user's name of a checkpoint to a folder: a path as it is, or a hub id downloaded at a revision."""
 
 import re
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 @dataclass(frozen=True)
 class ResolvedCheckpoint:
-    """Where a checkpoint is, and what the user called it.
+    """Where a checkpoint is, and the name that the user gave.
 
     revision: for a hub id, the commit that was downloaded, so that a release can record it; else None.
     """
@@ -30,7 +30,7 @@ class ResolvedCheckpoint:
 
     @property
     def origin(self) -> dict[str, str] | None:
-        """What a manifest records of a download."""
+        """The hub id and the revision, for the manifest; None without a download."""
         return {"hub": self.source, "revision": self.revision} if self.revision else None
 
 
@@ -38,7 +38,7 @@ def resolve_checkpoint(source: str, revision: str | None = None) -> ResolvedChec
     """An existing folder or `.safetensors` file is returned as it is; `owner/name` is downloaded from the hub.
 
     revision: branch, tag or commit of a hub id; its default branch if None.
-    Raises InputError where `source` is none of these, or the hub cannot be reached or does not have it.
+    Raises InputError if `source` is none of these, if the hub cannot be reached, or if it does not have the checkpoint.
     """
     path = Path(source)
     if source and (path.is_dir() or (path.is_file() and path.suffix == ".safetensors")):
@@ -54,7 +54,7 @@ def resolve_checkpoint(source: str, revision: str | None = None) -> ResolvedChec
 
 
 def _download(hub_id: str, revision: str | None) -> Path:
-    """The snapshot's folder in the hub's cache. Raises InputError for everything that can go wrong on the way."""
+    """The snapshot's folder in the hub's cache. Raises InputError if it cannot be downloaded."""
     try:
         from huggingface_hub import errors, snapshot_download
         from huggingface_hub.utils import tqdm
@@ -78,7 +78,7 @@ def _download(hub_id: str, revision: str | None) -> Path:
             tqdm_class=OnTerminals,
         )
     except errors.GatedRepoError:
-        raise InputError(hub_id, "the hub asks for permission: request access, then `hf auth login`") from None
+        raise InputError(hub_id, "the hub requires permission: request access, then `hf auth login`") from None
     except errors.RepositoryNotFoundError:
         raise InputError(
             hub_id, "no such folder or file, and no such repository on the hub (or a private one)"

@@ -1,4 +1,4 @@
-"""RoFormer's words: what jieba cuts a text into before WordPiece sees it, which no `tokenizer.json` can hold."""
+"""RoFormer's words: jieba cuts a text into them before WordPiece. No `tokenizer.json` can hold this step."""
 
 from collections.abc import Collection
 from typing import Any
@@ -35,7 +35,7 @@ class _JiebaWords:
 
 
 def cut_by_jieba(tokenizer: Tokenizer) -> Tokenizer:
-    """A tokenizer as it is, which from now on takes jieba's words. Raises InputError where rjieba is missing."""
+    """The tokenizer, changed in place to cut a text into jieba's words first. Raises InputError without rjieba."""
     try:
         import rjieba
     except ImportError:

@@ -22,10 +22,10 @@ _TYPES = {0: "F32", 1: "F16", 2: "I32", 3: "U8", 4: "I64", 6: "BOOL", 9: "I8"}
 
 
 def read_litert(folder: Path) -> list[TensorPlace]:
-    """Of the model's buffers, a tensor once for each subgraph, and the scales of int8 ones as NAME.scale.
+    """The tensors of the model's buffers, once for each subgraph, and the scales of int8 tensors as NAME.scale.
 
-    Raises InputError for a file that is no model, and for one with numbers that are nobody's: no digest is known of
-    those.
+    Raises InputError for a file that is no model, and for a model with numbers that belong to no tensor: no digest
+    covers them.
     """
     path = folder / LITERT_MODEL
     faults: list[str] = []
@@ -63,7 +63,7 @@ def _read(tensor: Table, buffers: list[tuple[int, int]], path: Path, file: str) 
     """The tensor, if it is stored, and its scales. Raises ValueError."""
     name, number = tensor.text(_NAME), tensor.number(_BUFFER, "I")
     if number >= len(buffers) or _SPARSITY in tensor or _EXTERNAL_BUFFER in tensor:
-        raise ValueError(f"{name}: expected one of {len(buffers)} buffers, as it is; found {number}, or a sparse one")
+        raise ValueError(f"{name}: expected one of {len(buffers)} dense buffers; found {number}, or a sparse tensor")
     start, length = buffers[number]
     if not length:
         return

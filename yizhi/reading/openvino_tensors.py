@@ -20,10 +20,10 @@ _LONGEST_NUMBER = 19
 
 
 def read_openvino(folder: Path) -> list[TensorPlace]:
-    """Of the file of weights, as each graph has them: a tensor once for each graph, without the graph's own constants.
+    """The tensors of the file of weights, once for each graph, without the graph's own constants.
 
-    Raises InputError for a file that is no graph, and for a graph with many numbers of its own: no digest is known of
-    those.
+    Raises InputError for a file that is no graph, and for a graph with many numbers of its own: no digest covers
+    them.
     """
     found, faults = [], []
     for path in sorted(folder.glob("*.xml")):

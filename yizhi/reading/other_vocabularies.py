@@ -55,7 +55,7 @@ def read_sentencepiece(path: Path) -> Tokenizer:
     if [piece for piece, _ in pieces[:3]] != _FIRST:
         faults.append(f"expected {', '.join(_FIRST)} first, as XLM-R's has; found {show([p for p, _ in pieces[:3]])}")
     if integer(trainer, _BYTE_FALLBACK):
-        faults.append("byte_fallback: the library would make <unk> of what the model makes bytes of")
+        faults.append("byte_fallback: not supported: the tokenizers library gives <unk> where the model gives bytes")
     if integer(trainer, _SUFFIX_SPACE) or normalizer.get(_DUMMY_PREFIX, [1])[-1] != 1:
         faults.append("expected a space before the first word of a text, as XLM-R's has")
     scored = [*((token, 0.0) for token in _BEFORE), *pieces[3:], (_MASK, 0.0)]
@@ -135,9 +135,9 @@ def read_merges(folder: Path, add_prefix_space: bool) -> Tokenizer:
 def find_disagreements(
     folder: Path, tokenizer: Tokenizer, add_prefix_space: bool, ignored: Callable[[str], bool]
 ) -> list[str]:
-    """Where a vocabulary that stands beside `tokenizer.json` would give a text other ids: slow tokenizers read it.
+    """Faults of the vocabularies beside `tokenizer.json`, which slow tokenizers read: those that give a text other ids.
 
-    tokenizer: that of `tokenizer.json`. ignored: whether a file is to be passed over.
+    tokenizer: that of `tokenizer.json`. ignored: whether a file is ignored.
     """
     faults = []
     makers: Mapping[str, tuple[str, Collection[str], Callable[[], Tokenizer]]] = {
@@ -159,7 +159,7 @@ def find_disagreements(
 
 
 def compare_lines(lines: list[str], tokenizer: Tokenizer) -> list[str]:
-    """Where a `vocab.txt` beside `tokenizer.json` has other tokens. lines: in id order."""
+    """The fault of a `vocab.txt` with other tokens than `tokenizer.json`. lines: in id order."""
     if kind_of(tokenizer) != WORDPIECE:
         return [f"is of {WORDPIECE}; tokenizer.json holds {kind_of(tokenizer)}"]
     for index, line in enumerate(lines):
@@ -178,5 +178,5 @@ def _compare(other: Tokenizer, tokenizer: Tokenizer) -> list[str]:
     for text in PROBES:
         ids = [made.encode(text, add_special_tokens=False).ids for made in (tokenizer, other)]
         if ids[0] != ids[1]:
-            return [f"of {show(text)} tokenizer.json makes {show(ids[0])}; this file {show(ids[1])}"]
+            return [f"tokenizer.json gives {show(text)} the ids {show(ids[0])}; this file gives {show(ids[1])}"]
     return []

@@ -87,9 +87,9 @@ class SafetensorsFile:
         return stored.reshape(entry.shape)
 
     def chunks(self, name: str) -> Iterator[memoryview]:
-        """The tensor's bytes, piece by piece; a piece is good until the next is asked for, which takes its place.
+        """The tensor's bytes, piece by piece; a piece is valid until the next one, which replaces it.
 
-        Raises InputError where the file has become shorter, which would kill a process that reads it as mapped memory.
+        Raises InputError if the file was shortened: to read it as mapped memory would kill the process.
         """
         entry = self.entries[name]
         position, end = entry.offset, entry.offset + entry.nbytes
@@ -215,9 +215,9 @@ def _find_gaps(entries: dict[str, Entry], start: int, size: int) -> list[str]:
 def write_safetensors(
     file: BinaryIO, tensors: dict[str, tuple[str, tuple[int, ...]]], chunks: Iterable[bytes | memoryview]
 ) -> None:
-    """Write a file from `name -> (dtype, shape)` and all the data, in that order, as it comes.
+    """Write a file from `name -> (dtype, shape)` and the data of all tensors, in that order.
 
-    `format: pt` is what transformers demands before it reads a file.
+    The file says `format: pt`, which transformers requires.
     """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     position = 0

@@ -1,4 +1,4 @@
-"""Which operators a SavedModel runs, read without TensorFlow: what loading and calling it may do is known before."""
+"""Which operators a SavedModel runs, read without TensorFlow and before it is loaded."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +32,7 @@ _SAVERS = ("__inference__traced_save_", "__inference__traced_restore_")
 
 
 def check_operators(path: Path) -> None:
-    """Raise InputError, naming each, for operators that no export of Yizhi's has there: they could read files."""
+    """Raise InputError for operators that no export of Yizhi's has, and name each: they could read files."""
     try:
         faults = list(_find_strange(fields_of(path.read_bytes())))
     except OSError as error:

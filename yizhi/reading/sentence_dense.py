@@ -27,7 +27,7 @@ _KEYS = ("in_features", "out_features", "bias", "activation_function", "module_i
 
 
 def dense_name(number: int) -> str:
-    """How the canonical names of a Dense module's parameters begin; `linear.weight` and `linear.bias` follow."""
+    """The beginning of a Dense module's canonical names; `linear.weight` and `linear.bias` follow."""
     return f"{DENSE}.{number}"
 
 
@@ -39,7 +39,7 @@ def find_dense_weights(folder: Path) -> list[Path]:
 
 
 def read_dense(folder: Path, place: str, number: int, faults: list[str]) -> Dense | None:
-    """What a Dense module's `config.json` says. None where `faults` was told what is wrong with it."""
+    """The module of a Dense `config.json`; None, with lines added to `faults`, if it cannot be used."""
     name = f"{place}/config.json"
     try:
         config = read_json_object(folder / name)
@@ -67,7 +67,7 @@ def read_dense(folder: Path, place: str, number: int, faults: list[str]) -> Dens
 def open_dense_weights(
     folder: Path, dense: Sequence[Dense], names: Sequence[str], faults: list[str]
 ) -> list[SafetensorsFile]:
-    """The file of each Dense module. Adds what is wrong to `faults`; the caller closes."""
+    """The open file of each Dense module; the caller closes it. Adds its faults to `faults`."""
     if len(names) != len(dense):
         faults.append(
             f"{len(dense)} Dense modules, {len(names)} of them with {WEIGHTS}; `yizhi import` reads a {PICKLE}"
@@ -78,7 +78,7 @@ def open_dense_weights(
 
 
 def keeps_first_numbers(path: Path, dense: Dense) -> bool:
-    """Whether all that a Dense module does is to keep the first so many numbers of a vector."""
+    """Whether a Dense module only keeps the first numbers of a vector."""
     linear = dense.linear
     if dense.activation != "identity" or linear.outputs >= linear.inputs or not path.exists():
         return False

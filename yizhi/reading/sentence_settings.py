@@ -1,4 +1,4 @@
-"""What sentence-transformers does with a folder: how a text's vector is made, after how many of its tokens."""
+"""A folder's settings of sentence-transformers: how a text's vector is made, and from how many tokens."""
 
 import json
 import re
@@ -52,11 +52,11 @@ _SETTINGS_THAT_MAY_DIFFER = (
 
 @dataclass(frozen=True)
 class SentenceSettings:
-    """pooling: what a text's vector is. max_length: the most tokens of a text; None if the folder does not say.
+    """pooling: of a text's vector. max_length: the most tokens of a text; None if the folder does not say.
 
-    prompts: by name, what a caller may put before a text. dense_weights: the file of each of the pooling's Dense
-    modules, in their order. dense_pickles: the folders of those whose weights are a pickle alone. files: what was read,
-    below the folder. notes: what the user should know.
+    prompts: name -> text that a caller may put before each text. dense_weights: the file of each Dense module, in
+    order. dense_pickles: the folders of Dense modules whose weights are a pickle alone. files: the paths that were
+    read, below the folder. notes: lines for the user.
     """
 
     pooling: Pooling
@@ -71,9 +71,9 @@ class SentenceSettings:
 def read_sentence_settings(
     folder: Path, text: TextTokenizer | None, ignored: Collection[str] = ()
 ) -> SentenceSettings | None:
-    """What `modules.json` and the files it names say; None where there is none, or it is to be ignored.
+    """The settings of `modules.json` and of the files that it names; None if there is none, or if it is ignored.
 
-    Raises InputError, naming each, for modules and settings that are not computed here: other modules than
+    Raises InputError for modules and settings that are not computed here, and names each: other modules than
     Transformer, Pooling, Dense and Normalize, in this order, or Transformer and SpladePooling; other ways of pooling,
     or several joined; a default prompt.
     """
@@ -112,7 +112,7 @@ def read_sentence_settings(
 
 
 def read_prompts(folder: Path) -> dict[str, str]:
-    """What a caller may put before a text, by name; nothing where the folder has none. Raises InputError."""
+    """Prompt name -> text to put before each text; empty if the folder has no prompts. Raises InputError."""
     if not (folder / PROMPTS).exists():
         return {}
     faults: list[str] = []
@@ -123,7 +123,7 @@ def read_prompts(folder: Path) -> dict[str, str]:
 
 
 def compare_pooling(own: Pooling, asked: Pooling) -> Iterator[str]:
-    """A note where artifacts are to give another vector than the folder does, other dimensions excepted."""
+    """A note if artifacts give another vector than the folder's, apart from its dimensions; else none."""
     dropped = [f"{len(own.dense)} Dense"] if own.dense and not asked.dense else []
     dropped += [f"dimensions {own.dimensions}"] if own.dimensions and not asked.dimensions else []
     dropped += ["normalization"] if own.normalize and not asked.normalize else []
@@ -133,7 +133,7 @@ def compare_pooling(own: Pooling, asked: Pooling) -> Iterator[str]:
 
 
 def lower_cases(text: TextTokenizer) -> bool:
-    """Whether a tokenizer gives upper-case letters the ids of lower-case ones."""
+    """Whether a tokenizer gives upper-case letters the ids of lower-case letters."""
     normalizer = text.tokenizer.normalizer
     return normalizer is not None and normalizer.normalize_str("ÀBC") in ("àbc", "abc")
 
@@ -200,7 +200,7 @@ def _read_pooling(
         files += [(Path(place) / "config.json").as_posix()]
         files += [weights.as_posix()] if (folder / weights).exists() else []
         if dimensions is not None:
-            faults.append(f"{MODULES}: a Dense after one that keeps the first numbers is not computed here")
+            faults.append(f"{MODULES}: a Dense module after one that keeps the first numbers is not computed here")
         elif dense and keeps_first_numbers(folder / weights, dense):
             dimensions = dense.linear.outputs
         elif dense:
@@ -218,8 +218,8 @@ def _read_truncation(found: object, refused: bool, faults: list[str]) -> int | N
         faults.append(f"{PROMPTS}: truncate_dim: expected a number of dimensions; found {show(found)}")
     elif refused:
         faults.append(
-            f"{PROMPTS}: truncate_dim: sentence-transformers cuts what Normalize gave, and the norm is no longer 1, "
-            "which is not computed here. Remove the key, and export with `dimensions`, which cuts before Normalize"
+            f"{PROMPTS}: truncate_dim: sentence-transformers cuts the vector after Normalize, so its norm is not 1. "
+            "That is not computed here. Remove the key, and export with `dimensions`, which cuts before Normalize"
         )
     else:
         return found
@@ -272,9 +272,9 @@ def _check_prompts(config: dict[str, Any], faults: list[str]) -> tuple[dict[str,
         faults.append(f"{PROMPTS}: default_prompt_name: expected the name of a prompt; found {show(default)}")
     elif default is not None and prompts.get(default):
         faults.append(
-            f"{PROMPTS}: default_prompt_name: sentence-transformers puts {show(prompts[default])} before every text, "
-            "which is not done here: pass over it with `ignored_files`, and put it there yourself"
+            f"{PROMPTS}: default_prompt_name: sentence-transformers puts {show(prompts[default])} before every text; "
+            "artifacts do not. Ignore the file with `ignored_files`, and put the prompt before each text yourself"
         )
     named = {name: prompt for name, prompt in prompts.items() if prompt}
-    notes = [f"{PROMPTS}: prompts are the caller's to put before a text: {', '.join(named)}"] if named else []
+    notes = [f"{PROMPTS}: the caller puts a prompt before each text: {', '.join(named)}"] if named else []
     return named, notes

@@ -1,6 +1,6 @@
 """Sentences as rows of ids: everyday ones, written for this project, and a user's own.
 
-int8's outlier channels are found on them, and what users will see is judged on the everyday ones.
+int8's outlier channels are found on them. int8's quality is judged on the everyday ones.
 """
 
 from collections.abc import Sequence
@@ -150,9 +150,9 @@ MOST_UNKNOWN = 0.5
 
 
 def everyday_rows(text: TextTokenizer, longest: int, others: bool = False) -> list[list[int]]:
-    """The ids of the sentences that a vocabulary is made for, special tokens included; none where it is for neither.
+    """The ids of the sentences in the vocabulary's language, special tokens included; empty if it has neither language.
 
-    longest: the most tokens of a row. others: those to calibrate on.
+    longest: the most tokens of a row. others: give the sentences for calibration, not those that judge.
     """
     for sentences in (OTHER_CHINESE, OTHER_ENGLISH) if others else (CHINESE, ENGLISH):
         encoded = [list(one.ids) for one in text.tokenizer.encode_batch(list(sentences))]
@@ -163,10 +163,10 @@ def everyday_rows(text: TextTokenizer, longest: int, others: bool = False) -> li
 
 
 def rows_of(text: TextTokenizer, sentences: Sequence[str], longest: int, most: int) -> tuple[list[list[int]], int]:
-    """The ids of a user's first sentences that can be used, so many at most; and how many before these cannot.
+    """The ids of a user's first usable sentences, up to a number of rows; and how many unusable ones lie between them.
 
-    A sentence without words, or whose words are mostly unknown, is of no use; one that is too long is cut. Raises
-    InputError where none is of use.
+    A sentence without words, or with mostly unknown words, is unusable. A sentence that is too long is cut. Raises
+    InputError if no sentence is usable.
     """
     rows: list[list[int]] = []
     looked_at = empty = unknown = 0

@@ -1,4 +1,4 @@
-"""What a checkpoint's own documents say of it: its licence, its languages and its base model. Nothing is guessed.
+"""Licence, languages and base model of a checkpoint, from its own documents. Nothing is guessed.
 
 `README.md` is a model card where it begins with a YAML header (https://huggingface.co/docs/hub/model-cards). Of
 that header the scalars and lists of a few keys are read here, and only in the form that the hub gives them.
@@ -44,10 +44,10 @@ _AROUND = {
 
 @dataclass(frozen=True)
 class SourceCard:
-    """What the source says of itself; None or empty where it says nothing that can be taken over.
+    """The facts of the source's card; None or empty if it has none that can be used.
 
     licence: the hub's identifier, in lower case. base_model: a hub id. languages: ISO 639 codes.
-    notes: why something that is said was not taken over.
+    notes: why a fact was not used.
     """
 
     licence: str | None = None
@@ -67,7 +67,7 @@ def read_source_card(folder: Path) -> SourceCard:
     texts = {found for name in LICENCE_FILES if (found := recognise_licence(_read_text(folder / name)))}
     if told and texts and texts != {told}:
         notes.append(
-            f"{CARD} says license {told}, and the licence file is {', '.join(sorted(texts))}: taken as unknown"
+            f"{CARD} says license {told}, and the licence file is {', '.join(sorted(texts))}: it counts as unknown"
         )
         told, texts = None, set()
     base_models = [name for name in _values(header, "base_model") if _FORMS["base_model"].fullmatch(name)]

@@ -1,7 +1,7 @@
 """Where an artifact's files hold each tensor: canonical name, shape and bytes, found without any framework.
 
-One reader for each target (`yizhi.converters.targets`). A reader trusts nothing it reads, and looks at what a runtime
-loads: ONNX's at every graph, since each says for itself where a tensor lies.
+One reader for each target (`yizhi.converters.targets`). A reader checks every field, and reads the files that a runtime
+loads. ONNX's reader reads every graph, because each graph has its own places of tensors.
 """
 
 import math
@@ -49,7 +49,7 @@ class TensorPlace:
     """A tensor's bytes, row-major and little-endian, in one or more spans (offset, length) of a file.
 
     name: the canonical one. dtype: safetensors' name. shape: as stored. transposed: whether the file has the canonical
-    tensor the other way round. file: the one that says where the bytes are.
+    tensor transposed. file: the one that says where the bytes are.
     """
 
     name: str
@@ -61,7 +61,7 @@ class TensorPlace:
     transposed: bool = False
 
     def chunks(self) -> Iterator[memoryview]:
-        """The bytes in pieces, each good until the next is asked for. Raises InputError for a shortened file."""
+        """The bytes in pieces, each valid until the next one. Raises InputError for a shortened file."""
         buffer = memoryview(bytearray(_CHUNK))
         try:
             with open(self.path, "rb") as file:
@@ -87,10 +87,10 @@ class TensorPlace:
 
 
 def read_pytorch(folder: Path) -> list[TensorPlace]:
-    """Of `model.safetensors`, and of the files beside it that transformers' classes do not read.
+    """The tensors of `model.safetensors`, and of the files beside it that transformers' classes do not read.
 
-    Without RoFormer's table, which is the checkpoint's no more than a constant is. Raises InputError, also where that
-    holds other numbers.
+    RoFormer's table of positions is left out: it is a constant. Raises InputError, also if that table has other
+    numbers.
     """
     beside = [name for name in (POOLER, TOKEN_HEADS) if (folder / name).exists()]
     places = [place for name in (WEIGHTS, *beside) for place in _read_safetensors(folder, name)]
@@ -102,7 +102,7 @@ def read_pytorch(folder: Path) -> list[TensorPlace]:
 
 
 def read_dense(folder: Path) -> list[TensorPlace]:
-    """Of sentence-transformers' Dense modules, which lie beside any target's files, under their canonical names.
+    """The tensors of sentence-transformers' Dense modules beside any target's files, under canonical names.
 
     Raises InputError.
     """
@@ -119,7 +119,7 @@ def _read_safetensors(folder: Path, name: str) -> list[TensorPlace]:
     file.close()
     kind = file.metadata.get("format", "pt")
     if kind != "pt":
-        raise InputError(path, f"format: expected 'pt'; found {show(kind)}, by which loaders read it otherwise")
+        raise InputError(path, f"format: expected 'pt'; found {show(kind)}: loaders would read the tensors differently")
     return [
         TensorPlace(entry.name, entry.dtype, entry.shape, path, ((entry.offset, entry.nbytes),), name)
         for entry in file.entries.values()
@@ -127,7 +127,7 @@ def _read_safetensors(folder: Path, name: str) -> list[TensorPlace]:
 
 
 def read_tensorflow(folder: Path) -> list[TensorPlace]:
-    """Of a SavedModel's variables. Raises InputError."""
+    """The tensors of a SavedModel's variables. Raises InputError."""
     bundle = TensorBundle(folder / "variables" / "variables.index")
     bundle.close()
     found, faults = [], []
@@ -145,7 +145,7 @@ def read_tensorflow(folder: Path) -> list[TensorPlace]:
 
 
 def read_flax(folder: Path) -> list[TensorPlace]:
-    """Of the msgpack tree. Raises InputError."""
+    """The tensors of the msgpack tree. Raises InputError."""
     path = folder / FLAX_WEIGHTS
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -165,9 +165,9 @@ def read_flax(folder: Path) -> list[TensorPlace]:
 
 
 def read_onnx(folder: Path) -> list[TensorPlace]:
-    """Of the initializers that each graph takes from a file, a tensor once for each graph.
+    """The initializers that each graph takes from a file: a tensor once for each graph.
 
-    Raises InputError for a file that is no graph, and for a graph with tensors of its own: no digest is known of those.
+    Raises InputError for a file that is no graph, and for a graph with tensors of its own: no digest covers them.
     """
     found, faults = [], []
     # Graphs share most of their messages.

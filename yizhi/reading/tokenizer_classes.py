@@ -1,4 +1,4 @@
-"""The tokenizer classes of transformers whose folders are read, and what each assumes where files are silent."""
+"""The tokenizer classes of transformers whose folders are read, and the defaults of each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,9 +13,9 @@ BERT_TOKENS = {name: f"[{name.removesuffix('_token').upper()}]" for name in NAME
 
 @dataclass(frozen=True)
 class TokenizerClass:
-    """What one of transformers' classes does with a folder.
+    """How one of transformers' classes reads a folder.
 
-    takes_json: whether `tokenizer.json` is taken as it is; else BERT's tokenizer is built from vocabulary and settings.
+    takes_json: whether it reads `tokenizer.json` as it is; else BERT's tokenizer is built from vocabulary and settings.
     special: special tokens by name, where no file has them. types: whether it gives `token_type_ids` unless
     `model_input_names` says otherwise. rebuilt: whether transformers 5 builds it anew, and takes less from the file.
     cuts_words: whether jieba cuts a text into words first, as RoFormer's does.

@@ -20,8 +20,8 @@ _BERT_MODEL = {"continuing_subword_prefix": "##", "max_input_chars_per_word": 10
 class Frame:
     """The special tokens around texts, by id: `before` A `after`, and `before` A `between` B `after`.
 
-    between: None where the tokenizer has no frame for pairs. second_type: what the tokens of B have as type, and those
-    after it; 0 where a tokenizer gives no types.
+    between: None if the tokenizer has no frame for pairs. second_type: the type of the tokens of B and after it; 0 if
+    the tokenizer gives no types.
     """
 
     before: int
@@ -36,7 +36,7 @@ class Frame:
 
 
 def find_frame(tokenizer: Tokenizer) -> Frame | None:
-    """What a tokenizer puts around texts; None unless it is one token before and one after, around pairs too."""
+    """The special tokens around texts; None unless a text, or a pair, has one token before it and one after it."""
     one, pair = tokenizer.encode("x"), tokenizer.encode("x", "x")
     words, count = tokenizer.encode("x", add_special_tokens=False).ids, len(pair.ids)
     size = len(words)
@@ -71,7 +71,7 @@ class TextTokenizer:
     more_special: those without a name. gives_types: whether transformers gives `token_type_ids`.
     max_length: the most tokens that its files allow; None if they say nothing.
     truncation_side, padding_side: `left` or `right`. split_special_tokens: whether a special token's name in a
-    user's text is text. notes: what the user should know of the files.
+    user's text is text. notes: lines for the user.
     """
 
     tokenizer: Tokenizer
@@ -103,36 +103,36 @@ class TextTokenizer:
 
     @property
     def cls_id(self) -> int:
-        """What every row begins with."""
+        """The id of the first token of every row."""
         return self.frame.before
 
     @property
     def sep_id(self) -> int:
-        """What every row ends with."""
+        """The id of the last token of every row."""
         return self.frame.after
 
     @property
     def mask_id(self) -> int:
-        """What stands for a token to be guessed."""
+        """The id of the mask token."""
         return self.id_of("mask_token")
 
     @property
     def pad_id(self) -> int:
-        """What fills a row up."""
+        """The id of the padding token."""
         return self.id_of("pad_token")
 
     @property
     def unknown_id(self) -> int:
-        """What stands for a word that the vocabulary cannot spell."""
+        """The id of the unknown token, for a word that the vocabulary cannot spell."""
         if kind_of(self.tokenizer) == WORDPIECE:
             return int(self.tokenizer.token_to_id(self.tokenizer.model.unk_token))
         return self.id_of("unk_token")
 
     def find_misfit(self, rows: int, padding: int | None = None) -> list[str]:
-        """Why this vocabulary is not that of an embedding table with so many rows.
+        """The faults of this vocabulary for an embedding table with `rows` rows.
 
-        A table may be padded to a multiple of 8: rows that no token has. padding: the id that a model passes over when
-        it counts positions, if it does.
+        A table may be padded to a multiple of 8, with rows without a token. padding: the id that a model skips when
+        it counts positions; None if it skips none.
         """
         size = len(self.vocab)
         if padding not in (None, self.pad_id):
@@ -148,15 +148,15 @@ class TextTokenizer:
         return [f"vocabulary: {expected}"]
 
     def length(self, positions: int) -> int:
-        """The most tokens of a row for a model with so many positions."""
+        """The most tokens of a row for a model with that many positions."""
         return positions if self.max_length is None else min(self.max_length, positions)
 
     def shorten(self, length: int | None) -> "TextTokenizer":
-        """The same, for at most so many tokens."""
+        """The same tokenizer, for at most that many tokens."""
         return self if length is None else replace(self, max_length=self.length(length))
 
     def files(self, positions: int) -> dict[str, str]:
-        """File name -> text of `tokenizer.json` and `tokenizer_config.json`, for so many positions.
+        """File name -> text of `tokenizer.json` and `tokenizer_config.json`, for that many positions.
 
         And `vocab.txt` of a WordPiece vocabulary, `special_tokens_map.json` of another. Both AutoTokenizer (of
         transformers 4 and 5) and `read_tokenizer` read this tokenizer from them.

@@ -1,4 +1,4 @@
-"""`tokenizer.json`: what is in it, and its text; the library's own writer prints where a WordPiece id has no token."""
+"""`tokenizer.json`: its parts and its text. The library's own writer prints a line if a WordPiece id has no token."""
 
 import json
 from base64 import b64decode
@@ -38,7 +38,7 @@ def kind_of(tokenizer: Tokenizer) -> str:
 
 
 def describe_parts(tokenizer: Tokenizer) -> dict[str, Any]:
-    """What `tokenizer.json` says, but for the model; without truncation and padding."""
+    """`tokenizer.json` without the model, truncation and padding."""
     parts = {part: getattr(tokenizer, part) for part in _PARTS}
     return {
         "version": "1.0",
@@ -53,7 +53,7 @@ def describe_parts(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def serialize(tokenizer: Tokenizer) -> dict[str, Any]:
-    """All that `tokenizer.json` says, without truncation and padding."""
+    """The text of `tokenizer.json`, without truncation and padding."""
     model = tokenizer.model
     if kind_of(tokenizer) != WORDPIECE:
         return {**describe_parts(tokenizer), "model": json.loads(tokenizer.to_str())["model"]}
@@ -79,7 +79,7 @@ def members(part: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
 
 
 def find_unusable_parts(saved: Mapping[str, Any]) -> list[str]:
-    """Which parts of a `tokenizer.json`, as read, are damaged, or of kinds that the installed library does not have."""
+    """Faults: parts of a `tokenizer.json` that are damaged, or of kinds that the installed library does not have."""
     faults = []
     for name, (module, base) in _PARTS.items():
         part = saved.get(name)
@@ -106,9 +106,9 @@ def find_unusable_parts(saved: Mapping[str, Any]) -> list[str]:
 
 
 def try_out(use: Callable[[], T]) -> T:
-    """What the library does with a file. Raises ValueError with the first line of what it says, also where it panics.
+    """Call the library on a file. Raises ValueError with the first line of its message, also if it panics.
 
-    A panic is no Exception, since it is nothing to go on after; here only the file was bad.
+    A panic is no Exception, because a program should end there. Here only the file was bad.
     """
     try:
         return use()

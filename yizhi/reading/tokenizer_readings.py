@@ -1,4 +1,4 @@
-"""What versions 4 and 5 of transformers make of a folder's tokenizer files, each written out.
+"""How versions 4 and 5 of transformers read a folder's tokenizer files, each written out.
 
 After `BertTokenizerFast`, `PreTrainedTokenizerFast` and `PreTrainedTokenizerBase._from_pretrained` of 4.57 and
 `BertTokenizer`, `TokenizersBackend` and `PreTrainedTokenizerBase._from_pretrained` of 5.
@@ -21,16 +21,16 @@ Token: TypeAlias = str | AddedToken
 
 
 class Unreadable(Exception):
-    """That a version of transformers fails on these files."""
+    """A version of transformers fails on these files."""
 
 
 class Ambiguous(Exception):
-    """That releases of the tokenizers library differ on these files."""
+    """Releases of the tokenizers library differ on these files."""
 
 
 @dataclass
 class Reading:
-    """What one version makes of the files.
+    """The tokenizer that one version makes of the files.
 
     named, more: special tokens with and without a name. sought: each added token that is looked for in normalised
     text, as it is spelled there.

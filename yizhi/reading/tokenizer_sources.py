@@ -1,8 +1,8 @@
 """The files of a folder that say how its text becomes ids, read and checked, not yet interpreted.
 
 `tokenizer.json`, `vocab.txt`, `sentencepiece.bpe.model`, `vocab.json` and `merges.txt`, with `tokenizer_config.json`,
-`special_tokens_map.json` and `added_tokens.json`, as transformers writes them; what they mean together is
-`auto_tokenizer.py`'s.
+`special_tokens_map.json` and `added_tokens.json`, as transformers writes them. `auto_tokenizer.py`
+interprets them together.
 """
 
 from collections import Counter
@@ -58,7 +58,7 @@ class TokenizerSources:
 
     saved: `tokenizer.json`, checked, or what the files of another format say; opened: the same as a tokenizer, since
     parsing a large one takes a second. lines: `vocab.txt`'s, in id order.
-    kind: the tokenizer's class, `name`. notes: what the user should know.
+    kind: the tokenizer's class, `name`. notes: lines for the user.
     """
 
     settings: Mapping[str, Any]
@@ -107,7 +107,7 @@ def read_sources(folder: Path, vocab: Path | None = None) -> TokenizerSources:
         lines = collect_faults(faults, lambda: read_vocab(vocab, notes))
     if not faults and saved is None and (lines is None or kind.takes_json):
         faults.append(
-            f"{TOKENIZER}: the file is missing; tokenizer_class {name} asks for it"
+            f"{TOKENIZER}: the file is missing; tokenizer_class {name} needs it"
             if kind.takes_json
             else f"{VOCAB}: the file is missing, and so is {TOKENIZER}"
         )
@@ -120,8 +120,8 @@ def read_vocab(path: Path, notes: list[str] | None = None) -> list[str]:
     """The entries of a `vocab.txt`, in id order, as transformers reads them. Raises InputError.
 
     Lines end in LF, CRLF or CR: two real entries hold U+2028, a line break to `str.splitlines`. A byte-order mark
-    and blank lines at the end are no entries. Of an entry that appears twice the later is meant; the earlier
-    becomes one that no text reaches. notes: is told of what was passed over.
+    and blank lines at the end are no entries. Of an entry that appears twice, the later counts; the earlier
+    becomes an entry that no text reaches. notes: gets a line for the repeated entries.
     """
     try:
         text = path.read_bytes().decode("utf-8")

@@ -20,7 +20,7 @@ TOKEN_HEADS = "token_heads.safetensors"
 
 
 class TensorFile(Protocol):
-    """What a checkpoint reads its tensors from: a SafetensorsFile, or what an importer made of another format."""
+    """A source of a checkpoint's tensors: a SafetensorsFile, or an importer's view of another format."""
 
     path: Path
 
@@ -35,14 +35,14 @@ class TensorFile(Protocol):
         """The tensor's stored bytes."""
 
     def release(self, name: str) -> None:
-        """Let go of the memory behind `array(name)`."""
+        """Free the memory behind `array(name)`."""
 
     def close(self) -> object:
         """Close the file."""
 
 
 def open_weights(path: Path, faults: list[str]) -> list[SafetensorsFile]:
-    """Open the weights of a folder, or the one file named. Adds what is wrong to `faults`; the caller closes."""
+    """Open the weights of a folder, or the one named file; the caller closes them. Adds faults to `faults`."""
     if path.suffix == ".safetensors":
         return _open_all([path], faults)
     beside = [path / name for name in (POOLER, TOKEN_HEADS) if (path / name).exists()]

@@ -234,7 +234,7 @@ def test_shards_that_are_not_put_together(make_checkpoint, tmp_path: Path, refus
     folder = copy_beside(make_checkpoint("bert"), tmp_path / "shards")
     for number in (1, 2):
         (folder / name.format(f"{number:05d}-of-00002")).write_bytes(b"")
-    assert "2 shards, which are not put together here: save it as one file" in refuse(folder)[0]
+    assert "2 shards, which cannot be joined here: save it as one file" in refuse(folder)[0]
 
 
 def test_onnx_is_not_imported(make_checkpoint, tmp_path: Path, refuse):

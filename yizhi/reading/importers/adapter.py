@@ -132,7 +132,7 @@ def _check_places(
         raise InputError(
             folder,
             f"is for another base, or for other layers: expected adapters named {said} in {len(expected)} places, as "
-            f"{ADAPTER} asks of a base of {config.num_hidden_layers} layers; found {len(found)}: {', '.join(differ)}",
+            f"{ADAPTER} says for a base of {config.num_hidden_layers} layers; found {len(found)}: {', '.join(differ)}",
         )
 
 

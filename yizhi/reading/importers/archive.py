@@ -1,4 +1,4 @@
-"""Unpacking a zip that nobody vouches for."""
+"""Unpacking an untrusted zip."""
 
 import shutil
 import stat

@@ -1,6 +1,6 @@
 """Pickles of numpy arrays, read by rebuilding arrays and nothing else: no name in the file is ever imported.
 
-What a pickle may ask for is a fixed list. Each name gets a function of our own, made anew for each file, so that
+A pickle may use the names of a fixed list. Each name gets a function of our own, made anew for each file, so that
 nothing in a file can reach, call or change a function of this process.
 """
 
@@ -35,8 +35,8 @@ _DAMAGED = (
 def read_arrays(path: Path) -> dict[str, Any]:
     """The dictionary that a pickle holds, its arrays rebuilt. Memory holds all of them: a pickle has no index.
 
-    Raises InputError for a pickle that asks for anything but arrays, naming that, for a damaged one, and for another
-    value than a dictionary.
+    Raises InputError for a pickle with anything but arrays, and names it; for a damaged one; and for another value
+    than a dictionary.
     """
     try:
         with open(path, "rb") as file:

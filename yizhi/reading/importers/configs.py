@@ -12,8 +12,8 @@ from yizhi.reading.importers.pdparams import canonical_config as canonical_paddl
 from yizhi.reading.importers.uer import canonical_config as canonical_uer_config
 
 GELU_NOTE = (
-    "hidden_act: 'gelu' is kept, which is the exact erf form. Google's later TensorFlow code computed the tanh form "
-    "under that name (they differ by at most 0.0005); set hidden_act to gelu_new if yours was trained so"
+    "hidden_act: 'gelu' stays, and means the exact erf form. Google's later TensorFlow code computed the tanh form "
+    "under that name (they differ by at most 0.0005). Set hidden_act to gelu_new if your model was trained with it"
 )
 
 

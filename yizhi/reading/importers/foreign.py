@@ -1,7 +1,7 @@
 """ForeignWeights: tensors of any format, under canonical names, as `Checkpoint` reads them.
 
 A format gives its tensors and a rule. The rule says where each tensor goes, or why it is ignored; what it
-does not know is a fault. Nothing is read before `array` asks for it.
+does not know is a fault. `array` reads a tensor when it is called.
 """
 
 import math
@@ -41,18 +41,18 @@ class Place:
     scale: float = 1.0
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """What becomes of a shape."""
+        """The shape after these changes."""
         shape = (max(0, shape[0] - self.skip_rows), *shape[1:]) if self.skip_rows and shape else shape
         return shape[::-1] if self.transpose else shape
 
     def apply(self, array: NDArray[Any]) -> NDArray[Any]:
-        """What becomes of the values; exact but for `scale`, which rounds to float32 once."""
+        """The values after these changes; exact but for `scale`, which rounds to float32 once."""
         array = array[self.skip_rows :] if self.skip_rows else array
         array = array.T if self.transpose else array
         return array if self.scale == 1.0 else (array.astype(np.float64) * self.scale).astype(np.float32)
 
     def changes(self, tensor: ForeignTensor) -> tuple[str, ...]:
-        """The same in words."""
+        """The names of these changes."""
         changes = {
             "renamed": self.name != tensor.name,
             "transposed": self.transpose,
@@ -64,7 +64,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Ignored:
-    """A tensor that is left behind, and why."""
+    """The reason why a tensor is left out."""
 
     reason: str
 
@@ -76,7 +76,7 @@ class ForeignWeights:
     """Tensors in their places. `ignored` maps the source's names to reasons.
 
     Raises InputError naming every tensor that the rule does not know, and every two that claim one place
-    with different values. close: lets go of the file.
+    with different values. close: closes the file.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class ForeignWeights:
         return self._placed[name]
 
     def array(self, name: str) -> NDArray[Any]:
-        """The tensor in its stored dtype (BF16 as float32), where and how it belongs."""
+        """The tensor in its stored dtype (BF16 as float32), in its place and orientation."""
         tensor, place = self._placed[name]
         return place.apply(tensor.read())
 
@@ -108,7 +108,7 @@ class ForeignWeights:
         yield np.ascontiguousarray(self.array(name)).reshape(-1).view(np.uint8).data
 
     def release(self, name: str) -> None:
-        """Nothing: arrays are let go of as soon as nobody holds them."""
+        """Do nothing: an array is freed with its last reference."""
 
     def _put(self, tensor: ForeignTensor, found: Place | Ignored | None) -> str | None:
         """Note where a tensor goes; the fault, if it has no place."""

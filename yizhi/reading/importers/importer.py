@@ -48,10 +48,10 @@ def import_checkpoint(
     source: a folder, a zip, a file of weights, or the prefix of a TensorFlow checkpoint.
     config, vocab: files to use instead of those beside the weights.
     adapter: a folder of the adapters library's `save_adapter`, or of peft's LoRA, to be put into the checkpoint.
-    base: the checkpoint that `source`, which is such a folder then, was trained on.
-    ignored_files: names, or patterns, of files to pass over that could change an answer and are not understood.
-    Every parameter is written as float32 under its canonical name. Raises InputError, having written nothing,
-    where the source is not safe to read, not understood, or not what its configuration says.
+    base: the checkpoint of an adapter; `source` is then the adapter's folder.
+    ignored_files: names, or patterns, of files to ignore, though they could change an answer.
+    Every parameter is written as float32 under its canonical name. Raises InputError, and writes
+    nothing, if the source is unsafe to read, not understood, or not what its configuration says.
     """
     source, out = Path(source), Path(out)
     if base is not None and adapter is not None:
@@ -222,12 +222,12 @@ def _notes(opened: Opened, config: EncoderConfig, text: TextTokenizer, found: So
         yield "tie_word_embeddings: false; the decoder is not the embedding table, and is kept"
     yield from text.notes
     if not found.says_how_to_tokenize:
-        yield "tokenizer_config.json: none found; BertTokenizer's defaults hold, which lower-case"
+        yield "tokenizer_config.json: none found; BertTokenizer's defaults apply, which lower-case the text"
 
 
 @contextmanager
 def _naming(places: dict[Path, Path]) -> Iterator[None]:
-    """Let errors name what the user knows, not the temporary folder that it passes through."""
+    """Errors name the user's paths, and not the temporary folder."""
     try:
         yield
     except InputError as error:
@@ -239,7 +239,7 @@ def _naming(places: dict[Path, Path]) -> Iterator[None]:
 
 @contextmanager
 def _naming_tensors(opened: Opened) -> Iterator[None]:
-    """Let faults about a renamed tensor give the name that its file has."""
+    """Faults of a renamed tensor give its name in the file."""
     try:
         yield
     except InputError as error:

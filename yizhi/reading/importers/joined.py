@@ -1,4 +1,4 @@
-"""What every adapter that is put into a base needs: its tensors, and the base's without those that it replaces."""
+"""For adapters that are put into a base: the adapter's tensors, and the base's without those that it replaces."""
 
 from collections.abc import Collection, Sequence
 from copy import copy

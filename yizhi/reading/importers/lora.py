@@ -202,7 +202,7 @@ def _plain(name: str) -> str:
 
 def _place(family: Family, tensor: ForeignTensor) -> Place | Ignored:
     if ".original_module." in tensor.name:
-        return Ignored("the base's own, which the adapter's takes the place of")
+        return Ignored("the base's own; the adapter's tensor replaces it")
     name, masked_lm = canonical_name(_plain(tensor.name), family), family.masked_lm_names
     # Saved where the vocabulary was resized: it takes the place of the base's, under whichever name that has.
     return Place(masked_lm.decoder_bias if name == masked_lm.decoder_bias_alias else name)
@@ -259,7 +259,7 @@ def _describe(
 ) -> Iterator[str]:
     base = raw.get("base_model_name_or_path") or "a base that it does not name"
     kind = "DoRA" if raw.get("use_dora") else "LoRA"
-    yield f"{kind} adapter, trained on {base}: merged into {merged} weights; {len(replaced)} tensors are its own"
+    yield f"{kind} adapter, trained on {base}: merged into {merged} weights; {len(replaced)} tensors come from it whole"
     if architecture:
         yield f"architectures: {architecture}"
     labels = config.raw.get("id2label") or {}

@@ -1,4 +1,4 @@
-"""What opening a source's weights gives, whatever their format."""
+"""Opened: a source's weights, of any format."""
 
 import re
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ TRANSFORMERS, GOOGLE, UER, PADDLE = "transformers", "google", "uer", "paddle"
 class Opened:
     """Weights under canonical names.
 
-    format: for the report. convention: one of the above. notes: what the user should know.
+    format: for the report. convention: one of the above. notes: lines for the user.
     """
 
     format: str

@@ -97,7 +97,7 @@ def canonical_config(raw: Mapping[str, Any], source: Path, weights: ForeignWeigh
             source, f"init_class: expected ErnieModel, BertModel or one of their tasks; found {show(named)}"
         )
     if match[2] == "ForQuestionAnswering":
-        raise InputError(source, f"{named} is not read: its head is called classifier, which says nothing of spans")
+        raise InputError(source, f"{named} is not read: its head is called classifier, as other heads are")
     family = match[1].lower()
     if "num_classes" in config:
         config.setdefault("num_labels", config.pop("num_classes"))

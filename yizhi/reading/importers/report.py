@@ -1,4 +1,4 @@
-"""ImportReport: what an import read, what it did to each tensor, and what it left behind."""
+"""ImportReport: the tensors that an import read, their changes, and the tensors that it left out."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ImportedTensor:
-    """One tensor of the result: its canonical name, its name and dtype in the source, and what was done to it."""
+    """One tensor of the result: its canonical name, its name and dtype in the source, and its changes."""
 
     name: str
     source_name: str
@@ -34,7 +34,7 @@ class ImportReport:
     sha256: Mapping[str, str]
 
     def counts(self) -> dict[str, int]:
-        """How many tensors were read, and how many of them had each thing done."""
+        """How many tensors were read, written and ignored, and how many had each change."""
         counts = {
             "read": len(self.tensors) + len(self.ignored),
             "written": len(self.tensors),

@@ -1,4 +1,4 @@
-"""What a folder for retrieval keeps in pickles beside its weights: BGE-M3's heads, and Dense modules."""
+"""Pickles beside a retrieval model's weights: BGE-M3's heads, and Dense modules."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from yizhi.release.artifact import ArtifactWriter
 
 
 def open_token_heads(folder: Path) -> list[ForeignWeights]:
-    """BGE-M3's heads where their files lie there, under canonical names. Raises InputError."""
+    """BGE-M3's heads under canonical names; empty without their files. Raises InputError."""
     found = []
     for module in (SPARSE, MULTI_VECTOR):
         path = folder / f"{module}.pt"

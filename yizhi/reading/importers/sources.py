@@ -87,8 +87,8 @@ _OTHER_CONFIGS = (SETTINGS, "generation_config.json", "preprocessor_config.json"
 class Source:
     """The files that an import reads. unread: other weights that lie there -> why they are not read.
 
-    vocab: empty where `tokenizer.json` says it. tokenizer: those of TOKENIZER_FILES that are there. others: what else
-    lies there, where the whole folder or archive was named.
+    vocab: empty if `tokenizer.json` has it. tokenizer: those of TOKENIZER_FILES that are there. others: all other
+    files, if the whole folder or archive was named.
     """
 
     format: Format
@@ -151,7 +151,7 @@ def _find_weights(names: list[str], faults: list[str]) -> tuple[Format, str] | N
             matching = [name for name in names if _matches(name, (pattern,))]
             if len(matching) > 1 and all(map(_SHARD.search, matching)):
                 faults.append(
-                    f"{candidate.name}: {len(matching)} shards, which are not put together here: save it as one file "
+                    f"{candidate.name}: {len(matching)} shards, which cannot be joined here: save it as one file "
                     "(max_shard_size of save_pretrained)"
                 )
             elif len(matching) > 1:

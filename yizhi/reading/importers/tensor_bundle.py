@@ -2,7 +2,7 @@
 
 `PREFIX.index` is a LevelDB table (github.com/google/leveldb, doc/table_format.md) of protocol-buffer messages, one
 per tensor; `PREFIX.data-0000i-of-0000n` hold their bytes (tensorflow/core/protobuf/tensor_bundle.proto). Every block
-and every tensor carries a CRC32C, and every one is checked. The reader trusts nothing it reads.
+and every tensor carries a CRC32C, and every one is checked. The reader checks every field.
 """
 
 import math
@@ -31,7 +31,7 @@ _DTYPES = {1: "F32", 2: "F64", 3: "I32", 4: "U8", 5: "I16", 6: "I8", 9: "I64", 1
 
 @dataclass(frozen=True)
 class BundleEntry:
-    """What the index says of one tensor. dtype: safetensors' name, or `DT_n` for a type that it does not have.
+    """The entry of one tensor in the index. dtype: safetensors' name, or `DT_n` for a type that it does not have.
 
     crc32c: of the tensor's bytes, unmasked. sliced: stored in pieces, each an entry of its own.
     """

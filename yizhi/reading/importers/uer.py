@@ -22,8 +22,8 @@ from yizhi.reading.importers.foreign import ForeignTensor, ForeignWeights, Ignor
 from yizhi.reading.importers.opened import UER, Opened
 
 FOLDED = (
-    "LayerNorm: UER-py's divides by the unbiased deviation + 1e-6. Its scale is folded in, times sqrt((n-1)/n); "
-    "the rest, a factor of 1 + 1e-6/deviation, is not, so outputs differ a little: see docs/importing.md"
+    "LayerNorm: UER-py divides by the unbiased deviation + 1e-6. The scale is folded in, times sqrt((n-1)/n). "
+    "A factor of 1 + 1e-6/deviation is left, so outputs differ a little: see docs/importing.md"
 )
 
 # TencentPretrain's names, and older names of UER-py's next-sentence (nsp) and sentence-order (sop) targets -> UER-py's.
