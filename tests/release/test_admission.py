@@ -61,7 +61,7 @@ def test_what_no_accepted_signer_vouches_for_is_not_run(
     assert admit(release, policy) == 1
     told = capsys.readouterr().out
     assert "policy: signers: unmet" in told
-    assert "nothing of it was run: not fit for release" in told
+    assert "no artifact was run: not fit for release" in told
     assert "files agree" not in told
 
 
@@ -117,7 +117,7 @@ def test_an_artifact_has_no_manifest_to_judge(signed, write_policy, capsys):
 def test_an_altered_release_is_refused(signed, write_policy, capsys):
     (signed / "onnx" / "vocab.txt").write_text("other")
     assert admit(signed, write_policy()) == 1
-    assert "nothing of it was run: not fit for release" in capsys.readouterr().out
+    assert "no artifact was run: not fit for release" in capsys.readouterr().out
 
 
 def test_json_has_it_beside_the_targets(signed, write_policy, capsys):

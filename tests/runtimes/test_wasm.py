@@ -175,4 +175,4 @@ def test_a_release_without_onnx_is_told(tmp_path, capsys):
     checkpoint = write_variant(tmp_path / "checkpoint", "bert")
     assert main(["export", str(checkpoint), "--out", str(tmp_path / "bert"), "--target", "pytorch"]) == 0
     assert main(["verify", str(tmp_path / "bert"), "--runtime", "wasm"]) == 2
-    assert "has no onnx and no onnx-int8, which is what a browser can run; it has pytorch" in capsys.readouterr().err
+    assert "has no onnx and no onnx-int8, which a browser can run; it has pytorch" in capsys.readouterr().err

@@ -113,7 +113,7 @@ class ReleaseDiff:
 
     @property
     def same(self) -> bool:
-        """Whether nothing that can change an answer did, and no answer changed."""
+        """Whether no change can affect an answer, and no answer changed."""
         moved = self.moved is not None and self.moved.same_best not in (None, 1.0)
         stored = self.changed or self.added or self.removed or self.files or self.ids or self.settings
         return not (stored or moved or self.reindex or self.labels)

@@ -40,13 +40,13 @@ def convert(
 ) -> list[Row]:
     """Write each target's artifact into `folder`, as `export` does, and compare nothing. Returns a row per target.
 
-    The arguments are those of `yizhi.pipeline.export.export`, which later verifies what is there and makes a release
-    of it. Raises InputError, before anything is written, for a checkpoint that cannot be used, and where `folder` is a
-    release: its manifest vouches for the artifacts in it.
+    The arguments are those of `yizhi.pipeline.export.export`, which later verifies the artifacts and makes a release
+    of them. Raises InputError, before anything is written, for a checkpoint that cannot be used, and if `folder` is a
+    release: its manifest lists the artifacts in it.
     """
     refuse_inside(folder)
     if (folder / MANIFEST).exists():
-        raise InputError(folder, "is a release, and its manifest vouches for what is in it; choose another folder")
+        raise InputError(folder, "is a release: its manifest lists its artifacts. Choose another folder")
     progress.note(f"checking {checkpoint_path}")
     with Checkpoint.open(checkpoint_path, pooling, ignored_files, dimensions) as checkpoint:
         refuse_source(folder, checkpoint.folder)

@@ -19,7 +19,7 @@ REFERENCE = "pytorch"
 
 @dataclass(frozen=True)
 class Demand:
-    """What to score on, and what is demanded.
+    """The labelled data to score on, and the demanded score.
 
     columns: as yizhi.training.tasks.readers.find_reader takes them. minimum: the least share of the reference's score
     with which an artifact passes; None demands nothing.
@@ -71,11 +71,11 @@ class Demand:
             )
 
     def _compare(self, found: Scores, reference: Scores) -> tuple[float | None, list[str]]:
-        """The score as a share of the reference's, and what falls short."""
+        """The score as a share of the reference's, and the faults."""
         best = found.best
         score, expected = found.scores[best], reference.scores[best]
         if expected <= 0:
-            faults = [f"{REFERENCE} has {best} {expected:.4f}: no share of it can be required"]
+            faults = [f"{REFERENCE} has {best} {expected:.4f}: no share of this score can be demanded"]
             return None, faults if self.minimum else []
         relative = score / expected
         if self.minimum is None or relative >= self.minimum:

@@ -79,13 +79,13 @@ def export(
     ignored_files: Sequence[str] = (),
     dimensions: int | None = None,
 ) -> list[Row]:
-    """Export and verify `targets`; what is up to date is left alone. Returns a row per target.
+    """Export and verify `targets`. Artifacts that are up to date stay as they are. Returns a row per target.
 
     origin: hub id and revision, for the manifest.
-    int8_options: arguments of `yizhi.converters.int8_plan.plan_int8`, as far as they differ from its defaults.
-    pooling: also give `sentence_embedding`, made so.
-    calibration: a sentence per line, to find int8's outlier channels on.
-    ignored_files: names of files of the checkpoint to pass over.
+    int8_options: the arguments of `yizhi.converters.int8_plan.plan_int8` that differ from its defaults.
+    pooling: of the output `sentence_embedding`; None: as in `Checkpoint.open`.
+    calibration: a file with a sentence per line, to find int8's outlier channels on.
+    ignored_files: names of files of the checkpoint to ignore.
     Raises InputError, before anything is written, for a checkpoint that cannot be used.
     """
     progress.note(f"checking {checkpoint_path}")
@@ -125,7 +125,7 @@ def export(
 
 
 def read_calibration(checkpoint: Checkpoint, path: Path, progress: Progress) -> list[list[int]]:
-    """Rows of ids of a text's lines; says how many lines are of no use. Raises InputError where all are."""
+    """Rows of ids of a text's lines; warns of unusable lines. Raises InputError if no line is usable."""
     longest = min(LONGEST_CALIBRATION, checkpoint.config.longest)
     try:
         rows, useless = rows_of(checkpoint.text, read_texts(path), longest, MOST_CALIBRATION)
@@ -177,7 +177,7 @@ def describe_artifacts(
     int8_options: dict[str, Any] | None,
     calibration: Path | None,
 ) -> dict[str, dict[str, Any]]:
-    """`describe_artifact` of each target, by name, with what `export` was told of int8."""
+    """`describe_artifact` of each target, by name, with `export`'s options of int8."""
     given = {**(int8_options or {}), **({CALIBRATION: sha256_of_file(calibration)} if calibration else {})}
     return {
         target.name: describe_artifact(target, checkpoint, digest, given if target.precision == "int8" else None)
@@ -188,9 +188,9 @@ def describe_artifacts(
 def describe_artifact(
     target: Target, checkpoint: Checkpoint, digest: dict[str, str], options: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """What `artifact.json` will say, but for the files: equal descriptions make equal bytes.
+    """`artifact.json` without its files. Equal descriptions make equal bytes.
 
-    digest: sha256 of each of the checkpoint's files. options: what the converter is told beside them.
+    digest: sha256 of each of the checkpoint's files. options: the converter's other arguments.
     """
     return {
         "target": target.name,
@@ -320,7 +320,7 @@ def _estimate_bytes(step: Step[object], parameters: int) -> int:
 
 
 def check_space(release: Path, plan: list[Job[Any]], parameters: int) -> None:
-    """Raise InputError where the disk has no room for what these jobs write, of a model with so many parameters."""
+    """Raise InputError if the disk has no space for the output of these jobs. parameters: how many the model has."""
     needed = sum(_estimate_bytes(job.step, parameters) for job in plan)
     free = shutil.disk_usage(release).free
     if free < needed:
@@ -329,7 +329,7 @@ def check_space(release: Path, plan: list[Job[Any]], parameters: int) -> None:
 
 @contextmanager
 def locked(release: Path) -> Iterator[None]:
-    """Hold the release folder against other exports. The lock goes with the process, however it ends."""
+    """Lock the release folder against other exports. The lock ends with the process, also after a kill."""
     existed = release.exists()
     try:
         release.mkdir(parents=True, exist_ok=True)

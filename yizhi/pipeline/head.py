@@ -1,4 +1,4 @@
-"""What a release says of its masked-language-model head: which artifact is asked, and how the answer is told."""
+"""The score of a release's masked-language-model head: which artifact is scored, and the score in a sentence."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +11,7 @@ _PREFERRED = ("onnx", "pytorch", "flax", "tensorflow", *TARGETS)
 
 
 def choose_scorer(targets: Sequence[str]) -> str | None:
-    """Which of these targets to score the head through; None where there is none."""
+    """The target whose artifact scores the head; None if none of them can."""
     return min(targets, key=_PREFERRED.index, default=None)
 
 
@@ -26,10 +26,10 @@ def is_trained(found: tuple[str, Plausibility] | None) -> bool:
 
 
 def describe_head(target: str, head: Plausibility) -> str:
-    """The score in a sentence, with what follows from it. target: which was asked."""
+    """The score and its meaning in a sentence. target: the one that was scored."""
     if head.task is not None and head.task not in (FILL_MASK, FEATURES):
         noun = USES[head.task].noun if head.task in USES else head.task
-        return f"head: {noun}; that all targets agree does not say that it is right"
+        return f"head: {noun}; all targets agree, which does not prove that it is right"
     told = {
         "absent": "absent: this checkpoint gives hidden states, and does not fill masks",
         "not judged": f"not judged: the vocabulary lacks characters of {head.skipped} everyday sentences, "

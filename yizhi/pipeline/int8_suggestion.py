@@ -27,7 +27,7 @@ _MOST = 0.5
 
 
 def suggest_kept(checkpoint: Checkpoint, golden: Golden, kept: Sequence[str] = (), target: str = "onnx-int8") -> str:
-    """In words: the fewest costly parts that, kept in float32 beside `kept`, make the gates pass.
+    """A sentence with the fewest costly parts that make the gates pass in float32, beside `kept`.
 
     Each part is tried alone; then those that help most together, one more at a time.
     """

@@ -26,17 +26,17 @@ GivenAnswer = TypeVar("GivenAnswer", covariant=True)
 
 
 class Step(Protocol[GivenAnswer]):
-    """What a job does: one of the dataclasses in `yizhi.pipeline.steps`."""
+    """The work of a job: one of the dataclasses in `yizhi.pipeline.steps`."""
 
     def run(self, threads: int, tell: Tell) -> GivenAnswer:
-        """Do it, on so many threads, and tell how far it is. Its annotation says what the answer is read as."""
+        """Do the work on `threads` threads, and report its pace. The return annotation is the type of the answer."""
 
 
 @dataclass(frozen=True)
 class Job(Generic[Answer]):
     """A step to be done.
 
-    after: names of the jobs that must succeed first. threads: so many, or as many as leave each job its share.
+    after: names of the jobs that must succeed first. threads: of the job; None: its share of the cores.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Job(Generic[Answer]):
 
 @dataclass(frozen=True)
 class Request:
-    """What `yizhi.pipeline.worker` is asked for: the name of a step, and its fields.
+    """A request to `yizhi.pipeline.worker`: the name of a step, and its fields.
 
     answer: where to write a Result. pace: where to append a line for each Pace. parent: the process that asks.
     """
@@ -85,7 +85,7 @@ class Result(Generic[Answer]):
 
 
 class Watcher:
-    """What is told of jobs while they run. This one keeps it to itself."""
+    """Gets the events of running jobs. This one ignores them."""
 
     def started(self, name: str) -> None:
         """A job began."""
@@ -100,7 +100,7 @@ class Watcher:
 def run_jobs(jobs: list[Job[Answer]], parallel: int, watcher: Watcher) -> dict[str, Result[Answer]]:
     """Run all jobs, at most `parallel` at once, in the order given where dependencies allow.
 
-    watcher: is told of what happens, partly from other threads.
+    watcher: gets the events, partly from other threads.
     A job whose predecessor failed does not run; its result says so.
     """
     results: dict[str, Result[Answer]] = {}
@@ -167,7 +167,7 @@ def _run(job: Job[Answer], threads: int, watcher: Watcher) -> Result[Answer]:
 
 
 def _attend(process: subprocess.Popen[str], request: str, pace: Path, moved: Tell) -> str:
-    """Hand a process its request and wait for its end, telling of each new last line of `pace`. Returns its output."""
+    """Send a process its request and wait for its end, reporting each new last line of `pace`. Returns its output."""
     given: str | None = request
     said, told = None, ""
     while said is None:

@@ -19,7 +19,7 @@ class Progress(Watcher):
     """Reports jobs on standard error as they start, move and finish."""
 
     def __init__(self, console: Console | None = None, name: Callable[[str], str] = str) -> None:
-        """name: puts the caller's own names for the parameters into what the library says of them."""
+        """name: replaces the parameters' names in the library's messages by the caller's names."""
         self._console = console or Console(file=sys.stderr)
         self._name = name
         self._bar = RichProgress(
@@ -44,12 +44,12 @@ class Progress(Watcher):
         self._bar.stop()
 
     def note(self, text: str) -> None:
-        """Something that happens before the jobs."""
+        """Show a line about work before the jobs."""
         self._forget_note()
         self._tasks[""] = self._add(text)
 
     def warn(self, text: str) -> None:
-        """Something that a person should know, terminal or not."""
+        """Print a warning, on a terminal or not."""
         self._console.print(self._name(text), markup=False, highlight=False, soft_wrap=True)
 
     def begin(self, names: list[str]) -> None:

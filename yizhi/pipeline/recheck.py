@@ -35,9 +35,9 @@ def verify_path(
 ) -> list[Row]:
     """Check the files and outputs of a release, or of one artifact inside or outside a release.
 
-    bisect: the checkpoint it was made from, to say more of what fails. demand: labelled data to score on too.
+    bisect: the release's checkpoint, to find the first tensor that differs. demand: labelled data to score on.
     math: one of `yizhi.choices.MATH`. On the device `wasm`, the targets are those that a browser can run if None.
-    Raises InputError where the path is neither, or a target that was asked for is not in it.
+    Raises InputError if the path is neither, or if a requested target is not in it.
     """
     progress.note(f"hashing {path}")
     if device == WASM and not targets:
@@ -75,7 +75,7 @@ def _choose_for_browsers(path: Path) -> list[Target] | None:
     can = [target for target in TARGETS.values() if target.wasm]
     if not any(target.name in has for target in can):
         names = " and no ".join(target.name for target in can)
-        raise InputError(path, f"has no {names}, which is what a browser can run; it has {', '.join(has)}")
+        raise InputError(path, f"has no {names}, which a browser can run; it has {', '.join(has)}")
     return [target for target in can if target.name in has]
 
 
@@ -93,7 +93,7 @@ def _compare_with_manifest(verdict: VerificationRecord, path: Path, name: str) -
 def compare_tolerances(verdict: VerificationRecord, released: Mapping[str, Any]) -> VerificationRecord:
     """The verdict, with a fault where the manifest names another tolerance for the same arithmetic.
 
-    Tolerances come from the code. A manifest that says otherwise was edited, or is another version's.
+    Tolerances come from the code. A manifest with another tolerance was edited, or is another version's.
     """
     own = json.loads(json.dumps(to_plain(verdict.tolerance)))
     same_arithmetic = (released["precision"], released["device"]) == (verdict.precision, verdict.device)
@@ -106,7 +106,7 @@ def compare_tolerances(verdict: VerificationRecord, released: Mapping[str, Any])
 def compare_integers(verdict: VerificationRecord, released: Integers) -> VerificationRecord:
     """The verdict, with a fault where an int8 artifact's integers are not those that the release was judged on.
 
-    Processors may round floats differently, which is what tolerances are for. Integers they may not.
+    Processors may round floats differently; tolerances allow that. Integers must be equal.
     """
     if verdict.integers and verdict.integers.digest == released.digest:
         return replace(verdict, integers=replace(verdict.integers, released_on=released.instructions))
@@ -119,7 +119,7 @@ def _check_files(path: Path, targets: list[Target] | None) -> tuple[Path, list[s
     """The release, its artifacts to run, what was altered by folder, and which known checkpoint it was made from."""
     if (path / DESCRIPTION).exists():
         if not (path.parent / GOLDEN).is_dir():
-            raise InputError(path, f"cannot be run against anything: there is no {GOLDEN}/ beside it")
+            raise InputError(path, f"cannot be compared: there is no {GOLDEN}/ beside it")
         artifact = Artifact.read(path)
         known = find_name_by_files(artifact.description.get("source"))
         return path.parent, [path.name], {path.name: artifact.find_altered_files()}, known

@@ -1,4 +1,4 @@
-"""Row: what a command found out about one target, ready to be printed or written as JSON."""
+"""Row: the results of a command for one target, to print or to write as JSON."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +14,7 @@ from yizhi.training.tasks.scores import Scores
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores on labelled data, where they could be had, and what was demanded of them.
+    """Scores on labelled data, if there are any, and the demanded share.
 
     data: the file's name; sha256: its digest. minimum: the least `relative` with which an artifact passes.
     relative: the score that counts, as a share of the reference's; None where that is 0.
@@ -54,7 +54,7 @@ class Row:
     pooling: Pooling | None = None
 
     def describe(self, artifact: Artifact) -> None:
-        """Take from an artifact what is told of it."""
+        """Fill the row with the facts of an artifact."""
         self.size = artifact.size()
         told = artifact.description.get("pooling")
         self.pooling = from_plain(Pooling, told) if told else None
@@ -73,19 +73,19 @@ class Row:
 
     @property
     def passed(self) -> bool:
-        """Whether everything that was asked for was done and found good."""
+        """Whether every requested check ran and passed."""
         return not self.faults
 
     @property
     def not_run(self) -> bool:
-        """Whether this machine lacks the framework or the device that was asked for, or nothing can judge it."""
+        """Whether the framework or the requested device is missing here, or no gate exists for the verdict."""
         return bool(self.verdict and self.verdict.not_judged) or any(
             result is not None and result.not_run for result in (self.export, self.verification)
         )
 
     @property
     def bad_input(self) -> bool:
-        """Whether it failed for something the user gave, rather than for a check."""
+        """Whether bad input made it fail, and not a check."""
         return any(result is not None and result.bad_input for result in (self.export, self.verification))
 
     def as_dict(self) -> dict[str, Any]:

@@ -88,9 +88,9 @@ class MakeGolden:
 class Verify:
     """Run the cases through an artifact, so many at once.
 
-    score_head: also look whether the masked-language-model head makes sense.
-    known: the known checkpoint that the release was made from: also compare with what was published for it.
-    bisect: the checkpoint it was made from, to say more of what fails. math: one of `yizhi.choices.MATH`.
+    score_head: also score the masked-language-model head.
+    known: the known checkpoint of the release, whose published outputs are compared too.
+    bisect: the release's checkpoint, to find the first tensor that differs. math: one of `yizhi.choices.MATH`.
     """
 
     folder: Path
@@ -144,7 +144,7 @@ class Verify:
 
 
 def _compare_graphs(runtime: "Runtime", golden: "Golden") -> tuple[int, list[str]]:
-    """Where other code made the artifact, its graphs may differ and be right: none is compared then."""
+    """Compare the graphs, unless other code made the artifact: its graphs may differ and be right."""
     artifact = runtime.artifact
     if artifact.description["made_with"]["converters"] != code_digest(MADE_WITH):
         return 0, []

@@ -13,7 +13,7 @@ _MOST = 12
 
 
 def print_difference(console: Console, found: ReleaseDiff) -> None:
-    """The verdict and what it rests on, a line each."""
+    """Print the verdict and its reasons, a line each."""
     for heading, lines in _sections(found):
         console.print(heading, style="bold", markup=False, highlight=False)
         for line in lines:
@@ -56,7 +56,7 @@ def _sections(found: ReleaseDiff) -> Iterator[tuple[str, list[str]]]:
         [
             f"re-index: {_because(found.reindex, 'yes', 'no')}",
             f"labels compatible: {_because(found.labels, 'no', 'yes')}",
-            *(["nothing that can change an answer did"] if found.same else []),
+            *(["no change can affect an answer"] if found.same else []),
         ],
     )
     yield "Tensors", [*_tensors(found)]

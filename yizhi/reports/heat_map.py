@@ -1,6 +1,6 @@
 """How close each target came to its limits, and where: a row for each output, a column for each target.
 
-It is a table with numbers, so that it also says without colours what it says with them.
+The table has numbers, so that it can be read without colours.
 """
 
 import math
@@ -27,7 +27,7 @@ def shares_used(record: VerificationRecord | None) -> dict[str, float]:
 
     float: the largest |error| / allowed error. int8: of all gates that judge the output, the largest share of the
     distance to a perfect score, (1 - found) / (1 - gate), or of what may be lost, found / gate.
-    Empty where nothing was run, or nothing is known to judge it by.
+    Empty if nothing was run, or if there is no gate.
     """
     if record is None or record.tolerance is None:
         return {}

@@ -9,7 +9,7 @@ from yizhi.reading.importers import ImportReport
 
 
 def print_report(console: Console, report: ImportReport) -> None:
-    """The report as lines: counts, what was left behind and why, what to know, and the digests."""
+    """Print the report as lines: counts, tensors that were left out and why, notes, and digests."""
 
     def say(line: str) -> None:
         console.print(printable(line), markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`yizhi inspect`: what a checkpoint, an artifact or a release is."""
+"""`yizhi inspect`: the description of a checkpoint, an artifact or a release."""
 
 import math
 from collections import Counter
@@ -28,7 +28,7 @@ _POOLINGS = ("pooling", SENTENCE_EMBEDDING, TERM_WEIGHTS)
 
 
 def describe(path: str, revision: str | None = None, ignored_files: Collection[str] = ()) -> dict[str, Any]:
-    """Plain values for JSON. ignored_files: as in `Checkpoint.open`. Raises InputError for none of the three."""
+    """Plain values for JSON. ignored_files: as in `Checkpoint.open`. Raises InputError for any other path."""
     folder = Path(path)
     if is_meant_as_release(folder):
         return {"kind": "release", **read_manifest(folder)}

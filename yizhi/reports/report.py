@@ -18,7 +18,7 @@ SCHEMA_VERSION = 1
 def write_report(folder: Path, name: str, rows: list[Row], policy: PolicyVerdict | None = None) -> None:
     """Write `parity.json`, `parity.xml` and `parity.html` into this folder.
 
-    name: the model's, for the page. policy: what a policy says of the release.
+    name: the model's, for the page. policy: the verdict of a policy on the release.
     """
     environment = Environment.here()
     folder.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def write_report(folder: Path, name: str, rows: list[Row], policy: PolicyVerdict
 
 
 def describe(rows: list[Row], environment: Environment, policy: PolicyVerdict | None = None) -> dict[str, Any]:
-    """Everything that was found and measured, and on what machine. Keys are only ever added to one schema version."""
+    """All results, and the machine. Within one schema version, keys are added and never removed."""
     return {
         "schema_version": SCHEMA_VERSION,
         "passed": all(row.passed for row in rows) and (policy is None or policy.passed),
@@ -39,7 +39,7 @@ def describe(rows: list[Row], environment: Environment, policy: PolicyVerdict | 
 
 
 def render_junit(rows: Sequence[Row], policy: PolicyVerdict | None = None) -> bytes:
-    """JUnit XML: a suite per target, a case per output; one case for what concerns the whole target.
+    """JUnit XML: a suite per target, a case per output; one case for faults of the whole target.
 
     A policy is a suite too, with a case per demand.
 

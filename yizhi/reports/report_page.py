@@ -1,4 +1,4 @@
-"""parity.html: one page that needs nothing but itself. The verdict first, then why."""
+"""parity.html: one self-contained page. The verdict first, then the reasons."""
 
 import math
 from collections.abc import Iterable, Sequence

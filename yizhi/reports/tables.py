@@ -48,7 +48,7 @@ def print_release(
     Where the console is too narrow for a line, the worst errors have lines of their own below, and if need be peak
     memory, seconds and size are left out: report/parity.json has them.
 
-    policy: what a policy says of the release. vouched: whose word its manifest is.
+    policy: the verdict of a policy on the release. vouched: a line that says who signed the manifest, if anyone.
     """
     if rows:
         _print_rows(console, str(release), rows)
@@ -77,7 +77,7 @@ def print_release(
         _print_policy(console, policy)
     passed = sum(row.passed for row in rows)
     fit = passed == len(rows) and (not policy or policy.passed)
-    counted = f"{passed} of {len(rows)} passed" if rows else f"{release}: nothing of it was run"
+    counted = f"{passed} of {len(rows)} passed" if rows else f"{release}: no artifact was run"
     console.print(Text(counted + ("" if fit else ": not fit for release")))
     if vouched:
         console.print(Text(vouched))
@@ -141,7 +141,7 @@ def _print_policy(console: Console, policy: PolicyVerdict) -> None:
 
 
 def print_conversion(console: Console, folder: object, rows: Sequence[Row]) -> None:
-    """One line per target: size, seconds, peak memory; then the reasons, and that nothing of this is verified."""
+    """One line per target: size, seconds, peak memory; then the reasons, and a line that nothing is verified."""
     table = Table(title=str(folder), title_justify="left", title_style="bold", box=None, pad_edge=False)
     table.add_column("target")
     for heading in ("size", "convert", "peak memory"):
@@ -154,7 +154,7 @@ def print_conversion(console: Console, folder: object, rows: Sequence[Row]) -> N
         for fault in row.export.faults if row.export else ():
             console.print(Text(f"{row.target}: {fault}", "red"))
     if any(row.size for row in rows):
-        told = "UNVERIFIED: nothing was compared. `yizhi export` into the same folder verifies what is here"
+        told = "UNVERIFIED: no artifact was compared. `yizhi export` into the same folder verifies them"
         console.print(Text(told, "bold yellow"))
 
 
@@ -193,7 +193,7 @@ def describe_errors(verdict: VerificationRecord | None) -> str:
 
 def _describe_published(check: PublishedCheck) -> str:
     if not check.values and not check.faults:
-        return f"this is {check.checkpoint}, for which no outputs are known to be published"
+        return f"this is {check.checkpoint}, whose outputs are not published, as far as is known"
     return f"this is {check.checkpoint}: {check.values} published numbers compared, {len(check.faults)} disagree"
 
 
