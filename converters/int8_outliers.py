@@ -1,9 +1,9 @@
-"""Channels of a linear layer's input that are so large, for every token, that they would spoil the others' rounding.
+"""Outlier channels: channels of a linear layer's input that are large for every token, and spoil the others' rounding.
 
 A token is quantized by its largest magnitude. Trained encoders have a few channels that are 5 to 20 times as large as
-the rest (Dettmers et al. 2022, arXiv:2208.07339), and then the rest is left with few of the 127 steps. Such channels
-are found on calibration tokens, and their part of the product is computed in float32. At the feed-forward's input they
-are smoothed instead, where that is enough: int8 multiplies them, a quarter as large, which takes less time.
+the rest (Dettmers et al. 2022, arXiv:2208.07339), and few of the 127 steps are left for the rest. Outlier channels are
+found on calibration tokens, and their part of the product is computed in float32. At a layer's two inputs they are
+smoothed instead, if that is enough: int8 multiplies them, a quarter as large, which takes less time.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -86,7 +86,7 @@ class _MeasuredGraph(Float32Graph):
 
 @dataclass(frozen=True)
 class Calibration:
-    """What outlier channels are found on: rows of ids, and what they are: a user's text, everyday sentences or ids."""
+    """Rows of ids to find outlier channels on. of: `text` (a user's), `sentences` (everyday ones) or `ids` (random)."""
 
     of: str
     rows: Sequence[Sequence[int]]
@@ -97,7 +97,7 @@ class Calibration:
 
 
 def choose_calibration(checkpoint: Checkpoint, given: Sequence[Sequence[int]] = ()) -> Calibration:
-    """The user's rows; else everyday sentences, where the vocabulary has their words; else random ids."""
+    """The user's rows; else everyday sentences, if the vocabulary has their words; else random ids."""
     if given:
         return Calibration("text", given)
     rows = everyday_rows(checkpoint.text, checkpoint.config.longest, others=True)
@@ -105,10 +105,11 @@ def choose_calibration(checkpoint: Checkpoint, given: Sequence[Sequence[int]] = 
 
 
 def find_outliers(checkpoint: Checkpoint, names: Collection[str], rows: Sequence[Sequence[int]]) -> Outliers:
-    """The outlier channels of the inputs of these kernels; kernels without any are left out.
+    """The outlier channels of the inputs of these kernels; a kernel without any is left out.
 
-    Only the feed-forward's input is smoothed. Rounding costs more elsewhere: before attention, and where a channel is
-    large on few tokens and has large weights, as inside the feed-forward (docs/int8.md).
+    The feed-forward's input is smoothed, if `can_smooth` allows it. Attention's input is smoothed, if its channels take
+    less than LEAST_GAIN_IN_FLOAT32. Elsewhere rounding costs more: inside the feed-forward, a channel is large on few
+    tokens and has large weights (docs/int8.md).
 
     rows: ids to run, special tokens included.
     """
@@ -139,9 +140,9 @@ def may_have_outliers(spec: EncoderSpec) -> set[str]:
 
 
 def choose_channels(magnitudes: Magnitudes) -> list[int]:
-    """Up to MOST channels, each the one whose removal lowers the mean square of the tokens' largest magnitudes most.
+    """Up to MOST channels. Each is the one whose removal lowers the mean square of the largest magnitudes most.
 
-    As many as make it smallest where each must lower it by LEAST_GAIN; together, so that of two alike neither is alone.
+    Each must lower that mean square by LEAST_GAIN on average, so that two channels that are alike are chosen together.
     """
     channels = magnitudes.channels
     removed: list[int] = []
@@ -159,13 +160,13 @@ def choose_channels(magnitudes: Magnitudes) -> list[int]:
 
 
 def can_smooth(magnitudes: Magnitudes, outliers: list[int]) -> bool:
-    """Whether the tokens' largest magnitudes are those of other channels, or nearly, once these are smoothed."""
+    """Whether smoothed channels leave the mean square of the largest magnitudes below MOST_LEFT times the others'."""
     left = _mean_square(magnitudes, outliers, 1 / SMOOTHING)
     return left <= MOST_LEFT * _mean_square(magnitudes, outliers)
 
 
 def gain_of(magnitudes: Magnitudes, outliers: list[int]) -> float:
-    """What these channels take from the mean square of the tokens' largest magnitudes, as a share of it."""
+    """The share by which removing these channels lowers the mean square of the tokens' largest magnitudes."""
     return 1 - _mean_square(magnitudes, outliers) / _mean_square(magnitudes, [])
 
 

@@ -1,4 +1,4 @@
-"""Int8Plan: what of a checkpoint becomes int8, and its outlier channels. Every int8 target starts from it."""
+"""Int8Plan: the parameters that become int8, and the outlier channels. Every int8 target starts from it."""
 
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +21,7 @@ from yizhi.reading.checkpoint import Checkpoint
 class Int8Plan:
     """names: the parameters that become int8. checked: kernels whose integer sums `verify` compares with exact ones.
 
-    calibration: what the outlier channels were found on.
+    calibration: the rows that the outlier channels were found on.
     """
 
     names: Collection[str]
@@ -43,11 +43,11 @@ class Int8Plan:
 def plan_int8(
     checkpoint: Checkpoint, keep_fp32: Collection[str], calibration: Sequence[Sequence[int]], outlier_channels: bool
 ) -> Int8Plan:
-    """Choose all of it.
+    """Choose the parameters that become int8, and find the outlier channels.
 
     keep_fp32: beginnings of the names of parameters that stay float32, as in `kept_names`.
-    calibration: rows of ids, special tokens included, to find outlier channels on; as `choose_calibration` if none.
-    outlier_channels: False treats none apart, to show what that is worth.
+    calibration: rows of ids, special tokens included, to find outlier channels on; if empty, as `choose_calibration`.
+    outlier_channels: False treats none apart, to measure their worth.
     Raises InputError for a beginning that no quantized parameter has.
     """
     spec = checkpoint.spec
@@ -65,9 +65,9 @@ def write_weights(
     float32: Any,
     int8: Any,
 ) -> WeightFile:
-    """Append every parameter, and what int8 makes of those that the plan names.
+    """Append every parameter: quantized, if the plan names it, with its scales and outlier columns.
 
-    float32, int8: what the graphs call these types.
+    float32, int8: the graphs' names of these types.
     """
     weights = WeightFile(file)
     with ThreadPoolExecutor() as pool:
@@ -124,9 +124,9 @@ def quantized_names(spec: EncoderSpec) -> set[str]:
 
 
 def kept_names(spec: EncoderSpec, beginnings: Collection[str]) -> set[str]:
-    """The quantized parameters whose names begin so, part by part, with or without the family's prefix.
+    """The quantized parameters with one of these beginnings, part by part, with or without the family's prefix.
 
-    `encoder.layer.1` is that layer, and not layer 11. Raises InputError for a beginning that none has.
+    `encoder.layer.1` is not layer 11. Raises InputError for a beginning that no name has.
     """
     kept: set[str] = set()
     faults = []

@@ -1,4 +1,4 @@
-"""TensorFlow without what it imports for others: `from yizhi.converters.lean_tensorflow import tf`.
+"""TensorFlow without its imports of Keras and JAX: `from yizhi.converters.lean_tensorflow import tf`.
 
 Importing TensorFlow also imports Keras, which brings scikit-learn and pandas where they are installed, and JAX: more
 than half of the time, and none of it is used here. TensorFlow makes do without them, and `tf.keras` loads when used.

@@ -1,7 +1,7 @@
 """The bytes of a .tflite file: a flatbuffer whose large vectors are streamed behind it.
 
-The flatbuffers library builds a file in memory, back to front. So it is given everything but the values of buffers,
-whose vectors follow what it wrote: an offset points forward, to any place in the file.
+The flatbuffers library builds a file in memory, back to front. So it gets everything but the values of buffers,
+whose vectors follow its bytes: an offset points forward, to any place in the file.
 """
 
 import struct
@@ -31,8 +31,8 @@ def write_model(
 ) -> dict[str, int]:
     """Write a model with these signatures, and a subgraph for each of their graphs.
 
-    chunks: gives the bytes of a weight, in pieces. Returns where the values of each begin, and the scales of int8 ones,
-    as NAME.scale.
+    chunks: gives the bytes of a weight, in pieces. Returns the offset of each weight's values, and of an int8 weight's
+    scales as NAME.scale.
     """
     table, starts = build_table(buffers, signatures)
     file.write(table)

@@ -52,7 +52,7 @@ class Weight:
 
     @property
     def nbytes(self) -> int:
-        """Of its values."""
+        """Bytes of its values."""
         return int(np.prod(self.shape)) * (1 if self.dtype == INT8 else 4)
 
 
@@ -64,7 +64,7 @@ class Once:
         self._packed: tuple[Any, int] = None, 0
 
     def Pack(self, builder: Any) -> int:
-        """Where it is in what this builder builds."""
+        """Its offset in this builder's bytes."""
         if self._packed[0] is not builder:
             self._packed = builder, int(self._table.Pack(builder))
         return self._packed[1]
@@ -161,7 +161,7 @@ class Graph:
 
         A name that is taken gets a number: a layer that ALBERT runs for the third time is `…/FULLY_CONNECTED_2`.
         options: the operator's own table in the schema, where it has one.
-        version: the first of the operator's that does what is asked of it here; an older runtime refuses the file.
+        version: the operator's first version that computes this call; an older runtime rejects the file.
         """
         name = f"{scope}/{operator}"
         uses = self._uses[name] = self._uses.get(name, 0) + 1
@@ -171,7 +171,7 @@ class Graph:
         return result
 
     def missing(self) -> Value:
-        """What stands for an input that an operator may do without."""
+        """The value of an optional input that is absent."""
         return Value(-1, "", ())
 
     def is_quantized(self, weight: str) -> bool:
@@ -193,7 +193,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class Signature:
-    """What callers ask for by name: a graph, and which of its outputs they get."""
+    """A named entry of the model: a graph, and the outputs that it gives."""
 
     graph: Graph
     outputs: tuple[str, ...]

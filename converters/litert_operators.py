@@ -18,7 +18,7 @@ def gather(g: Graph, scope: str, x: Value, index: Value, axis: int, dtype: int =
 
 
 def cut(g: Graph, scope: str, x: Value, start: int, size: int) -> Value:
-    """So many elements of the last axis."""
+    """A number of elements of the last axis."""
     others = len(x.shape) - 1
     begin, sizes = [0] * others + [start], [ANY] * others + [size]
     places = [g.constant(f"begin.{others}.{start}", begin), g.constant(f"sizes.{others}.{size}", sizes)]
@@ -26,7 +26,7 @@ def cut(g: Graph, scope: str, x: Value, start: int, size: int) -> Value:
 
 
 def stride(g: Graph, scope: str, x: Value, start: int, end: int, step: int) -> Value:
-    """Every so many of the last axis, of four, from start to before end."""
+    """Elements of the last of four axes, from start to before end, in steps."""
     others = [0] * (len(x.shape) - 1)
     places = [
         g.constant(f"stride.{name}.{at}", [*fill, at])

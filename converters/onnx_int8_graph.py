@@ -126,7 +126,7 @@ class Int8Graph(Float32Graph):
         return self.node(scope, "Gemm", [large, thin, y])
 
     def integer_sums(self, weight: str, rows: str) -> str:
-        """What a linear layer sums before it scales, for given uint8 rows [count, widest]: [count, outputs]."""
+        """The integer sums of a linear layer before scaling, for given uint8 rows [count, widest]: [count, outputs]."""
         outputs, inputs = self._weights[weight].shape
         ends = [self.constant(f"end.{end}", INT64, [end]) for end in (0, inputs)]
         values = self.node(weight, "Slice", [rows, *ends, self.constant("columns", INT64, [1])])
@@ -138,7 +138,7 @@ class Int8Graph(Float32Graph):
         return self._weights[weight].shape[0]
 
     def quantize(self, x: str) -> tuple[str, str]:
-        """uint8 values [N, inputs] and their scales [N, 1]; asked again (query, key, value), the same ones."""
+        """uint8 values [N, inputs] and their scales [N, 1]; for the same x again (query, key, value), the same ones."""
         if x not in self._quantized:
             highest = self.node(x, "ReduceMax", [x, self._last_axis()])  # [N, 1]
             lowest = self.node(x, "ReduceMin", [x, self._last_axis()])

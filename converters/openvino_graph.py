@@ -1,7 +1,7 @@
 """OpenVINO models over one file of weights: their parameters while they are built, their names, and their text.
 
-OpenVINO writes a model as XML that says where in a file of weights each constant lies. Its own writer would write the
-weights once for each model; here the models are built over placeholders, and their text is told the places.
+OpenVINO writes a model as XML with the place of each constant in a file of weights. Its own writer would write the
+weights once for each model. Here the models are built over placeholders, and the places are put into their text.
 """
 
 import os
@@ -31,7 +31,7 @@ NUMPY_TYPES: Mapping[str, type[np.generic]] = {FLOAT: np.float32, INT8: np.int8}
 
 
 class Weights(Mapping[str, Node]):
-    """The parameters of one model, as constants named after them, each made when it is first asked for.
+    """The parameters of one model, as constants named after them, each made at its first use.
 
     They hold zeros, which take no memory. Subclasses say how `lookup` and `linear` compute.
     """
@@ -96,5 +96,5 @@ def write_text(model: Model, offsets: Mapping[str, int]) -> bytes:
         text = path.read_text(encoding="utf-8")
     text, count = _PLACE.subn(lambda found: f"{found[1]}{offsets[found[2]]}", text)
     if count != sum(node.get_type_name() == "Constant" for node in model.get_ordered_ops()):
-        raise RuntimeError("OpenVINO writes constants in another way than this version knows")
+        raise RuntimeError("this version of OpenVINO writes constants in an unknown form")
     return text.encode()

@@ -1,7 +1,7 @@
 """Int8Weights: linear layers of an OpenVINO model over int8 weights, with activations quantized per token.
 
-OpenVINO has no operator for it. What its CPU plugin does multiply in int8 is a FakeQuantize of constant range: so a
-token is scaled to that range before, by its own largest magnitude, and its sums are scaled back after.
+OpenVINO has no operator for a scale per token. Its CPU plugin multiplies a FakeQuantize of constant range in int8. So a
+token is scaled to that range before the product, by its own largest magnitude, and its sums are scaled back after it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -61,7 +61,7 @@ class Int8Weights(Weights):
         return ops.add(y, self[bias], name=f"{scope}/Add") if bias else y
 
     def quantize(self, x: Node) -> tuple[Node, Node]:
-        """Values −127 … 127 […, inputs] and their scales […, 1]; asked again (query, key, value), the same ones."""
+        """Values −127 … 127 […, inputs] and their scales […, 1]; for the same x (query, key, value), the same ones."""
         name = x.get_name()
         if name not in self._quantized:
             largest = ops.maximum(self.magnitudes(x), np.float32(TINY))  # […, 1]
@@ -75,7 +75,7 @@ class Int8Weights(Weights):
         return ops.maximum(highest, ops.negative(lowest))  # not of abs(x), which would be written and read again
 
     def integer_sums(self, weight: str, rows: Node) -> Node:
-        """What a linear layer sums before it scales, for given rows [count, widest], 128 for 0: [count, outputs]."""
+        """The integer sums of a linear layer before scaling, of rows [count, widest], 128 for 0: [count, outputs]."""
         inputs = self._stored[weight].shape[1]
         values = ops.subtract(ops.convert(ops.slice(rows, [0], [inputs], [1], [1]), "f32"), _ZERO_POINT)
         return ops.matmul(_to_int8(values), ops.convert(self[weight], "f32"), False, True, name=f"{weight}/MatMul")

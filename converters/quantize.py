@@ -1,4 +1,4 @@
-"""What int8 makes of float32 kernels: exact arithmetic in NumPy, the same bits on every machine."""
+"""Quantization of float32 kernels to int8: exact arithmetic in NumPy, the same bits on every machine."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -49,7 +49,7 @@ class Outliers:
         return name in self.channels and name not in self.smoothed
 
     def prepare(self, name: str, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What is quantized of a kernel's rows [rows, inputs]: outlier columns are SMOOTHING times as large, or 0."""
+        """A kernel's rows [rows, inputs] before quantization: outlier columns are SMOOTHING times as large, or 0."""
         channels = self.of(name)
         if not channels:
             return rows

@@ -1,4 +1,4 @@
-"""The few files by which sentence-transformers knows how a folder's sentence embeddings are made."""
+"""The files that tell sentence-transformers how a folder's sentence embeddings are made."""
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -25,10 +25,10 @@ _KEYS = {mode: key for key, mode in MODES.items()}
 
 
 def write_modules(writer: ArtifactWriter, checkpoint: Checkpoint, model_arguments: Mapping[str, str]) -> None:
-    """Write `modules.json` and what it names, so that `SentenceTransformer(folder)` gives `sentence_embedding`.
+    """Write `modules.json` and its files, so that `SentenceTransformer(folder)` gives `sentence_embedding`.
 
-    It runs the encoder and does all that follows itself. model_arguments: what it is to load the encoder with. Does
-    nothing where the spec has no pooling, nor for `splade`, which `SparseEncoder` does with a masked-language model.
+    sentence-transformers runs the encoder, and the modules after it. model_arguments: how it loads the encoder. Does
+    nothing if the spec has no pooling, or for `splade`, which `SparseEncoder` computes with a masked-language model.
     """
     spec, pooling = checkpoint.spec, checkpoint.spec.pooling
     if not pooling or pooling.mode == SPLADE:

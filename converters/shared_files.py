@@ -1,4 +1,4 @@
-"""What every artifact holds and says, whatever its target: the configuration, the tokenizer, and its interface."""
+"""Files and facts of every artifact of any target: the configuration, the tokenizer, and the interface."""
 
 from typing import Any
 
@@ -24,9 +24,9 @@ def write_config_and_tokenizer(checkpoint: Checkpoint, writer: ArtifactWriter) -
 
 
 def describe_interface(spec: EncoderSpec, tokens: int) -> dict[str, Any]:
-    """What `artifact.json` says of inputs, outputs and labels.
+    """Inputs, outputs and labels for `artifact.json`.
 
-    tokens: how many the vocabulary has, which may be fewer than the embeddings' rows.
+    tokens: the size of the vocabulary, which may be smaller than the embeddings' rows.
     """
     signatures = {name: list(outputs) for name, outputs in spec.signatures().items()}
     return {
@@ -46,7 +46,7 @@ OPTIONAL = (LOGITS_AT, "pooling", "labels", "problem_type", "tokens")
 
 
 def describe_pooling(spec: EncoderSpec) -> dict[str, Any]:
-    """What `sentence_embedding` is, where there is one."""
+    """`sentence_embedding` for `artifact.json`, if there is one."""
     return {"pooling": to_plain(spec.pooling)} if spec.pooling else {}
 
 

@@ -29,12 +29,12 @@ class MissingFramework(NotRun):
 class Target:
     """One kind of artifact.
 
-    precision: what its tolerances are keyed by. tensors: the function that says where the folder holds each tensor.
+    precision: the key of its tolerances. tensors: the function that says where the folder holds each tensor.
     files: patterns of the names of its own files, beside those that every artifact has.
-    graphs: the one that compares its graphs with those that would be written, if its files say what is computed.
+    graphs: the function that compares its graphs with newly built ones; None if there is no such function.
     converts_with, runs_with: the distributions it needs for each, beyond numpy and tokenizers.
-    wasm: the runtime class that runs it as a browser does, where a browser can.
-    extra: the pip extra that installs what it runs with; `export_extra` what it converts with, if not the same.
+    wasm: the runtime class that runs it as a browser does; None if a browser cannot.
+    extra: the pip extra that it needs to run; `export_extra`: the one that it needs to convert, if not the same.
     size: bytes per parameter, for the space an export needs. slow: starts first, so that no core idles at the end.
     """
 
@@ -61,7 +61,7 @@ class Target:
     def load_runtime(self, in_browser: bool = False) -> Any:
         """Import the runtime class, of a room that this one may not import. in_browser: the one in WebAssembly.
 
-        Raises MissingFramework, with the extra, and NotRun where a browser cannot run this target.
+        Raises MissingFramework, with the extra, and NotRun if a browser cannot run this target.
         """
         runtime = self.runtime
         if in_browser:
@@ -81,9 +81,9 @@ class Target:
         return found
 
     def compare_graphs(self, artifact: "Artifact", spec: "EncoderSpec") -> tuple[int, list[str]]:
-        """How many graphs were compared with those written again, and what differs.
+        """The number of graphs that were compared with newly built ones, and the differences.
 
-        None are where the target has none, or what it converts with is not installed. Raises InputError.
+        The number is 0 without such a function, or if the target cannot be converted here. Raises InputError.
         """
         if not self.graphs or not self.is_convertible():
             return 0, []

@@ -41,8 +41,8 @@ def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
 def build_signatures(new: Callable[[], Graph], spec: EncoderSpec) -> dict[str, Signature]:
     """One for each group of outputs, and one for a masked-language model's logits at chosen positions.
 
-    LiteRT prepares every subgraph when the first is asked for, and keeps the kernels of each in an order of its own. So
-    signatures share one, unless it would compute vocabulary logits for nobody.
+    LiteRT prepares every subgraph when the first is called, and keeps a copy of the kernels of each. So signatures
+    share a subgraph, unless it would compute vocabulary logits that the signature does not give.
 
     new: makes the empty graph.
     """

@@ -1,7 +1,7 @@
 """Write ONNX graphs, one per signature, over one file of float32 weights.
 
-ONNX Runtime computes every output of a graph, whichever are asked for; so each named group of
-outputs has a small graph of its own, and they share the weights.
+ONNX Runtime computes every output of a graph, also those that the caller does not fetch. So each
+named group of outputs has a small graph of its own, and the graphs share the weights.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -53,8 +53,8 @@ def build_fp32_graphs(spec: EncoderSpec, stored: Mapping[str, StoredTensor]) -> 
 def build_graphs(new: Callable[[], Graph], spec: EncoderSpec, products: str = U8U8) -> Iterator[tuple[str, ModelProto]]:
     """By file name, a graph per signature, and one for a masked-language model's logits at chosen positions.
 
-    A reader's `model.onnx` also gives SPAN_LOGITS, which optimum asks for.
-    new: makes the empty graph. products: how it multiplies, which its file is named after.
+    A reader's `model.onnx` also gives SPAN_LOGITS, which optimum reads.
+    new: makes the empty graph. products: how it multiplies; part of the file's name.
     """
     signatures = spec.signatures()
     if spec.task == ANSWER:

@@ -1,7 +1,7 @@
 """Write OpenVINO's IR: a graph per signature over one file of float32 weights.
 
-A compiled model computes every output it has, whichever are read; so each named group of outputs has a small graph of
-its own. `Core.read_model(graph, weights)` opens any of them over the one file of weights.
+A compiled model computes all its outputs. So each named group of outputs has a small graph of its own.
+`Core.read_model(graph, weights)` opens any of them over the one file of weights.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
 def build_graphs(new: Callable[[], Weights], spec: EncoderSpec) -> Iterator[tuple[str, Model]]:
     """By file name, a model per signature, and one for a masked-language model's logits at chosen positions.
 
-    A reader's default model also gives SPAN_LOGITS, which optimum-intel asks for. new: makes a model's weights.
+    A reader's default model also gives SPAN_LOGITS, which optimum-intel reads. new: makes a model's weights.
     """
     signatures = spec.signatures()
     if spec.task == ANSWER:

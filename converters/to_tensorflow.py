@@ -19,7 +19,7 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
     """Write `saved_model.pb` and `variables/`, with one signature per group of `EncoderSpec.signatures`.
 
-    Inputs are int32 [batch, length], both dynamic: what clients of transformers' SavedModels send.
+    Inputs are int32 [batch, length], both dynamic: clients of transformers' SavedModels send these.
     """
 
     def read(parameter: Parameter) -> tf.Tensor:
