@@ -45,8 +45,8 @@ The gain of int8 depends on the processor. `yizhi, fp32` is Yizhi's float32 grap
 - `yizhi` and `CTranslate2` compute a scale for each token.
 - `optimum avx512_vnni` computes a scale for each tensor of activations.
 - `OpenVINO` is NNCF's model. Its scales are static, from 32 random rows.
-- `optimum-intel, int8 weights` is what `optimum-cli export openvino --weight-format int8` writes. Its activations stay
-  in floating point.
+- `optimum-intel, int8 weights` is what `optimum-cli export openvino --weight-format int8` writes. The file has no
+  scales for activations.
 - NNCF's and optimum-intel's models run with OpenVINO's defaults. Their other operations are in bfloat16 if the
   processor has it.
 - `cosine` compares the states with Yizhi's float32 states. The weights are random.
@@ -66,9 +66,9 @@ page cache.""",
 Each contestant embeds sentences of log-normal lengths: 50 characters on average, and at most 510. The figures are real
 tokens a second. A contestant that does not sort sentences by length gets a part of the sentences.
 
-sentence-transformers 6 runs on OpenVINO and PyTorch. Its ONNX backend needs optimum-onnx, which needs
-transformers < 4.58, and sentence-transformers 6 needs transformers 5. infinity-emb 0.0.78 is not here: it needs
-sentence-transformers < 4 and numpy < 2.""",
+sentence-transformers 6 runs on PyTorch and on OpenVINO, whose defaults compute in bfloat16 if the processor has it. The
+ONNX backend is missing: it needs optimum-onnx, which needs transformers < 4.58, and sentence-transformers 6 needs
+transformers 5. infinity-emb 0.0.78 is not here: it needs sentence-transformers < 4 and numpy < 2.""",
     ),
     "gpu": (
         "GPU",
@@ -128,7 +128,7 @@ def make_document(machines: Mapping[str, Any], explanations: Mapping[str, Mappin
             if section is None:
                 lines.append("Not run.")
                 continue
-            lines += [_made(section), ""]
+            lines += [_made(section, _newest_versions(results["sections"])), ""]
             if "not_run" in section:
                 lines.append(f"Not run: {section['not_run']}.")
                 continue
@@ -141,7 +141,7 @@ def make_document(machines: Mapping[str, Any], explanations: Mapping[str, Mappin
                 found = verdicts[kind][aim.key]
                 if aim.section == name and found.met is False:
                     reason = reasons.get(aim.key, "This result is not explained yet.").strip()
-                    lines += ["", f"*Missed: {aim.what}. Aim: {aim.aim}. Found: {found.found}.* {reason}"]
+                    lines += ["", f"*Missed: {aim.what}. Aim: {aim.aim}. Found: {found.found}.*", "", reason]
     return {"performance.md": "\n".join(lines) + "\n", **files}
 
 
@@ -169,19 +169,32 @@ def _machines(machines: Mapping[str, Any]) -> list[str]:
             f"{_name(results['machine'])}: its instruction sets are {every}. Versions in each environment:",
             "",
         ]
-        versions: dict[str, dict[str, str]] = {}
-        for section in sorted(results["sections"].values(), key=lambda section: section["measured"]):
-            for venv, found in section["versions"].items():
-                versions.setdefault(venv, {}).update(found)
-        for venv, found in versions.items():
+        for venv, found in _newest_versions(results["sections"]).items():
             lines.append(f"- {venv}: {', '.join(f'{name} {version}' for name, version in sorted(found.items()))}")
     return lines
 
 
-def _made(section: Mapping[str, Any]) -> str:
+def _newest_versions(sections: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Venv -> package -> the version that was measured last."""
+    versions: dict[str, dict[str, str]] = {}
+    for section in sorted(sections.values(), key=lambda section: section["measured"]):
+        for venv, found in section["versions"].items():
+            versions.setdefault(venv, {}).update(found)
+    return versions
+
+
+def _made(section: Mapping[str, Any], newest: Mapping[str, Mapping[str, str]]) -> str:
+    """When and how a section was measured. newest: of the page, so that an older section can say where it differs."""
     quick = " **A quick run, of a quarter of the model: not for quoting.**" if section["quick"] else ""
     card = f", {section['card']}" if "card" in section else ""
-    return f"{section['measured']}, {section['layers']} layers, {section['threads']} threads{card}.{quick}"
+    older = [
+        f"{name} {version} ({venv})"
+        for venv, found in section["versions"].items()
+        for name, version in sorted(found.items())
+        if version != newest[venv][name]
+    ]
+    made_with = f" With {', '.join(older)}." if older else ""
+    return f"{section['measured']}, {section['layers']} layers, {section['threads']} threads{card}.{made_with}{quick}"
 
 
 def _table(rows: Rows) -> list[str]:

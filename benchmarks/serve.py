@@ -9,7 +9,7 @@ Every server embeds the same texts, one in a request, with mean pooling, and the
 
     yizhi                    `yizhi serve`, with its log of requests
     plain handler            Starlette around the same session's `run`, one request at a time
-    sentence-transformers    Starlette around `encode`, in threads, on the artifact's ONNX file; version 5 (peers-5.txt)
+    sentence-transformers    Starlette around version 5's `encode`, in threads, on the artifact's ONNX file
     infinity                 infinity-emb on that file, where --infinity names a venv that has it
 
 Lengths are log-normal, as in `benchmarks.bulk`. The clients are a process of their own (`benchmarks.load`): how long a

@@ -119,7 +119,7 @@ class Workbench:
         return self.optimum("onnxruntime", "quantize", "--onnx_model", onnx_model, "--avx512_vnni", "-o", out)
 
     def optimum_intel_export(self, checkpoint: Path, out: Path, task: str, weights: str) -> Sequence[str]:
-        """To an OpenVINO graph. weights: fp32, or int8, which keeps activations in floating point."""
+        """To an OpenVINO graph. weights: fp32, or int8, which quantizes weights alone."""
         arguments = ("export", "openvino", "--model", checkpoint, "--task", task, "--weight-format", weights, out)
         return self.optimum(*arguments, venv=PEERS_5)
 

@@ -237,6 +237,15 @@ def test_frameworks_of_peers_are_those_of_ours():
         }, path.name
 
 
+def test_a_section_measured_with_older_versions_says_so(results):
+    older = section({}, measured="2025-12-31", versions={"peers": {"optimum": "2.0", "nncf": "3"}}, not_run="no CUDA")
+    results["sections"]["gpu"] = older
+    document = document_of(results)["performance.md"]
+    assert "- peers: nncf 3, optimum 2.1\n" in document
+    assert "2025-12-31, 12 layers, 2 threads. With optimum 2.0 (peers).\n" in document
+    assert document.count(". With ") == 1
+
+
 def test_a_quick_run_is_not_for_quoting(results):
     assert "not for quoting" not in document_of(results)["performance.md"]
     results["sections"]["fp32"]["quick"] = True
