@@ -254,7 +254,7 @@ def serve(open_model: Callable[[], Mapping[str, Callable[..., object]]]) -> None
         print(json.dumps(values), file=answers, flush=True)
 
     does = {**open_model(), "peak": peak_bytes}
-    answer(versions=installed_versions())
+    answer(ready=True)
     for line in sys.stdin:
         request = json.loads(line)
         answer(answer=does[request.pop("do")](**request))

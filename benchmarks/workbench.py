@@ -2,16 +2,18 @@
 
 import json
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from benchmarks.contestants import FRAMEWORKS
 from benchmarks.machines import describe_machine
-from benchmarks.processes import ROOT, Contestant, Failed, run
+from benchmarks.processes import ROOT, Contestant, Failed, environment, run
 from benchmarks.servers import only_features
 from yizhi.pipeline.synthesis import DEFAULT_CONFIG, synthesize
 
@@ -33,7 +35,6 @@ class Workbench:
     threads: int
     quick: bool = False
     say: Callable[[str], None] = lambda line: print(time.strftime("%H:%M:%S"), line, file=sys.stderr, flush=True)
-    versions: dict[str, dict[str, str]] = field(default_factory=dict)
     # Of the processes that ran the passes: framework -> contestant -> seconds to the first answer and peak memory.
     first_answers: Rows = field(default_factory=dict)
 
@@ -51,6 +52,17 @@ class Workbench:
     def shapes(self) -> tuple[tuple[int, int], ...]:
         """(rows, tokens in each) of the passes that are timed."""
         return ((8, 128),) if self.quick else ((1, 32), (8, 128), (4, 512))
+
+    @cached_property
+    def versions(self) -> dict[str, dict[str, str]]:
+        """Venv -> package -> version, of the venvs that are installed; of ours, the frameworks alone."""
+        code = "import benchmarks.contestants as c, json; print(json.dumps(c.installed_versions()))"
+        found = {
+            venv: json.loads(subprocess.check_output((folder / "python", "-c", code), env=environment(self.threads)))
+            for venv, folder in VENVS.items()
+            if (folder / "python").exists()
+        }
+        return {**found, OURS: {name: version for name, version in found[OURS].items() if name in FRAMEWORKS}}
 
     def checkpoint(self, layers: int | None = None, width: int = 768) -> Path:
         """A random checkpoint of BERT-base's shape with so many layers, made once."""
@@ -133,11 +145,7 @@ class Workbench:
     ) -> Contestant:
         """Start one, with the Python of its venv. Raises Failed."""
         command = (str(VENVS[venv] / "python"), "-m", module, kind, str(folder), str(self.threads), device)
-        contestant = Contestant(command, self.folder / f"log-{kind}.txt", self.threads)
-        self.versions[venv] = {
-            name: version for name, version in contestant.versions.items() if venv != OURS or name in FRAMEWORKS
-        }
-        return contestant
+        return Contestant(command, self.folder / f"log-{kind}.txt", self.threads)
 
     def take_turns(self, row: str, entries: Mapping[str, Callable[[], dict[str, Any]]], rounds: int) -> dict[str, Any]:
         """Call each entry once a round and keep what it gives, value by value, in lists.
@@ -170,7 +178,7 @@ class Workbench:
             "quick": self.quick,
             "layers": self.layers,
             "threads": self.threads,
-            "versions": {**known["sections"].get(section, {}).get("versions", {}), **self.versions},
+            "versions": self.versions,
             "rows": rows,
             **settings,
         }
