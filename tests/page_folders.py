@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.checkpoints import VOCAB, small_config, write_json, write_variant
+from tests.checkpoints import VOCAB, Tensors, small_config, write_json, write_variant
 
 # Of every character that a page's texts have, so that none of them is [UNK] alone.
 SENTENCES = ["北京是中国的首都。", "这个酒店的服务很好！", "我住在北京。", "天上有人说好。", "早餐很好，我来。"]
@@ -38,6 +38,12 @@ SQUAD = json.dumps(
 )
 LONG = {"max_position_embeddings": 512}
 DEEP = {**LONG, "num_hidden_layers": 5}
+TAGS = {"id2label": dict(enumerate(("O", "B-PER", "I-PER", "B-LOC", "I-LOC")))}
+# So many entries that a page's ids of bert-base-chinese are among them.
+LARGE: dict[str, Any] = {
+    "config": {"vocab_size": 2000},
+    "vocab": [*VOCAB, *(f"[unused{number}]" for number in range(2000 - len(VOCAB)))],
+}
 REVIEW_LABELS = {**LONG, "id2label": {"0": "差评", "1": "好评"}}
 
 
@@ -52,9 +58,9 @@ class PageFolder:
         """A small random checkpoint under the page's name for one."""
         return write_variant(self.path / name, variant, **changes)
 
-    def release(self, name: str, variant: str = "bert", *flags: str, **config: Any) -> Path:
-        """A release of it."""
-        return Path(shutil.copytree(self.export(variant, *flags, **config), self.path / name))
+    def release(self, name: str, variant: str = "bert", *flags: str, **changes: Any) -> Path:
+        """A release of one."""
+        return Path(shutil.copytree(self.export(variant, *flags, **changes), self.path / name))
 
     def write(self, **files: str) -> None:
         """Text files; `__` stands for the dot before a name's ending."""
@@ -112,13 +118,15 @@ def _diff(page: PageFolder) -> None:
     page.checkpoint("bert-finetuned")
     page.write(queries__txt=TEXT)
     page.release("dist/one")
-    page.release("dist/two")
+    page.release("dist/two", alter=_double_one_kernel)
+
+
+def _double_one_kernel(tensors: Tensors) -> None:
+    tensors["bert.encoder.layer.1.output.dense.weight"] *= 2
 
 
 def _edge(page: PageFolder) -> None:
-    page.checkpoint(
-        "CHECKPOINT", config={"vocab_size": 2000}, vocab=[*VOCAB, *map("[unused{}]".format, range(2000 - len(VOCAB)))]
-    )
+    page.checkpoint("CHECKPOINT", **LARGE)
 
 
 def _families(page: PageFolder) -> None:
@@ -161,14 +169,14 @@ def _importing(page: PageFolder) -> None:
 
 def _int8(page: PageFolder) -> None:
     page.checkpoint("CHECKPOINT", config={"num_hidden_layers": 12})
-    page.release("RELEASE", "bert", num_hidden_layers=12)
+    page.release("RELEASE", "bert", config={"num_hidden_layers": 12})
     page.write(sentences__txt=TEXT)
 
 
 def _ner(page: PageFolder) -> None:
     page.checkpoint("bert-base-chinese", config=DEEP)
     page.write(train__txt=TAGGED, dev__txt=TAGGED)
-    page.checkpoint("build/walkthrough/ner", "bert-tagger")
+    page.checkpoint("build/walkthrough/ner", "bert-tagger", config=TAGS)
     (page.path / "build/walkthrough/data").mkdir()
     (page.path / "build/walkthrough/data/test.txt").write_text(TAGGED, encoding="utf-8")
 
@@ -212,7 +220,7 @@ def _elsewhere(page: PageFolder) -> None:
 def _serving(page: PageFolder) -> None:
     page.release("dist/bert-base-chinese")
     page.release("dist/ner", "bert-tagger")
-    page.release("dist/sentiment", "bert-classifier", **REVIEW_LABELS)
+    page.release("dist/sentiment", "bert-classifier", config=REVIEW_LABELS)
     page.release("dist/reader", "bert-reader")
 
 
@@ -221,7 +229,7 @@ def _signing(page: PageFolder) -> None:
 
 
 def _tasks(page: PageFolder) -> None:
-    page.release("dist/reviews", "bert-classifier", **REVIEW_LABELS)
+    page.release("dist/reviews", "bert-classifier", config=REVIEW_LABELS)
     page.release("dist/ner", "bert-tagger")
     page.release("dist/reader", "bert-reader")
     page.release("dist/reranker", "bert-regression")
@@ -234,19 +242,20 @@ def _training(page: PageFolder) -> None:
     page.checkpoint("rbt3", config=LONG)
     page.write(train__txt=TAGGED, dev__txt=TAGGED, test__txt=TAGGED, train__csv=REVIEWS, dev__csv=REVIEWS)
     page.write(train__json=SQUAD, dev__json=SQUAD)
-    page.release("RELEASE", "bert-tagger", "--target", "pytorch", "--target", "onnx")
+    page.release("RELEASE", "bert-tagger", "--target", "pytorch", "--target", "onnx", config=TAGS)
 
 
 def _using(page: PageFolder) -> None:
     page.release("dist/demo")
-    targets = ("onnx-int8", "onnx", "openvino", "tensorflow")
-    flags = [flag for target in targets for flag in ("--target", target)]
-    page.release("dist/NAME", "bert", "--pooling", "mean", "--normalize", *flags, vocab_size=2000)
+    page.checkpoint("CHECKPOINT")
+    targets = [flag for target in ("onnx", "onnx-int8", "openvino", "tensorflow") for flag in ("--target", target)]
+    page.release("dist/NAME", "bert", "--pooling", "mean", "--normalize", *targets, **LARGE)
 
 
 def _vectors(page: PageFolder) -> None:
-    page.checkpoint("CHECKPOINT")
+    page.checkpoint("CHECKPOINT", config={"hidden_size": 256})
     page.checkpoint("bge-m3", "bert-m3")
+    page.write(texts__txt=TEXT)
 
 
 FOLDERS: dict[str, Callable[[PageFolder], None]] = {

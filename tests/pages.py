@@ -134,7 +134,7 @@ def run_blocks(blocks: Sequence[Block], folder: Path, targets: Sequence[str] = (
         script += [f"echo {block.line} > page.outputs/at", *_commands(block, f"page.outputs/{block.line}")]
     (folder / "page.sh").write_text("\n".join(script).replace(ADDRESS, f"127.0.0.1:{port}"), encoding="utf-8")
     path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    own = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "LC_ALL": "C.UTF-8"}
+    own = {"OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8"}
     bash = subprocess.Popen(["bash", "page.sh"], cwd=folder, env={**os.environ, **path, **own}, start_new_session=True)
     try:
         status = bash.wait(SECONDS)
