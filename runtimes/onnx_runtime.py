@@ -95,7 +95,7 @@ class OnnxRuntime(Runtime):
 
     def settings(self) -> dict[str, str]:
         """The providers of a session, in order, and whether CUDA's may use TF32."""
-        session = self._session("serving_default")
+        session = self._session(next(iter(self.signatures)))  # the one that verification begins with
         found = {"providers": ", ".join(session.get_providers())}
         options = session.get_provider_options().get(_CUDA, {})
         if self.artifact.description["precision"] == "int8":

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,9 @@ from yizhi.runtimes.base import Outputs, Runtime
 _NOT_JUDGED = FloatTolerance(float("inf"), 0.0, "")
 # Where no tolerance is known, `Difference.excess` is the smallest t with |error| ≤ t + t · scale.
 _UNIT = FloatTolerance(1.0, 1.0, "")
+
+# While one long case runs, the other workers open the next signature and run its short cases.
+_AHEAD = 16
 
 _TOO_COARSE = (
     "its integers and its numbers are right: 8 bits are too few for this model, or its arithmetic is wrong; "
@@ -128,7 +132,11 @@ def _run_cases(runtime: Runtime, cases: Sequence[Case], judge: "_Judge", workers
         rows = case.alone if signature == "serving_default" else ()
         return runtime.run(case.inputs, names), {row: runtime.run(case.row_alone(row), names) for row in rows}
 
-    for (signature, case), (found, alone) in compute_in_order(run, pairs(), workers):
+    waiting = pairs()
+    # The first signature's short cases show what is plainly wrong: they are judged before a long case begins.
+    quick = islice(waiting, sum(case.is_short for case in next(iter(plan.values()))))
+    runs = chain(compute_in_order(run, quick, workers), compute_in_order(run, waiting, workers, _AHEAD))
+    for (signature, case), (found, alone) in runs:
         if judge.compare(case, signature, runtime.signatures[signature], found):
             judge.compare_alone(case, alone, found)
         counter.count(case)

@@ -1,12 +1,12 @@
 """The oracle: the forward pass in float64 numpy, straight from the checkpoint.
 
 It is written from the formulas, to be read, not to be fast. It shares only the spec with the forwards, and not even
-their style: tokens are the rows of one matrix, and attention takes one head of one row at a time. So a mistake that was
-copied into all forwards is not in the oracle. `test_oracle.py` compares it with transformers' PyTorch classes in
-float64.
+their style: tokens are the rows of one matrix, without the padding at the right of each text, and attention takes one
+head of one text at a time. So a mistake that was copied into all forwards is not in the oracle. `test_oracle.py`
+compares it with transformers' PyTorch classes in float64.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Lock
@@ -99,15 +99,16 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Pass:
-    """One run over a batch of B rows of T tokens.
+    """One run over N tokens: of B rows of T, those up to each row's last real one.
 
-    mask: added to attention scores, [B, 1, 1, T], or [B, A, 1, T] if heads differ.
-    tap: called with each named tensor, [B·T, …].
+    lengths: the number of tokens of each row, at least one. mask: added to attention scores, [B, 1, 1, T], or
+    [B, A, 1, T] if heads differ. tap: called with each named tensor, [N, …].
     steps: replacements of functions of this module, by name. A known mistake is made with them on purpose.
     """
 
     parameters: Parameters
     spec: EncoderSpec
+    lengths: Sequence[int]
     mask: Array
     tap: Callable[[str, Array], None]
     steps: Mapping[str, Step] = field(default_factory=dict)
@@ -116,6 +117,19 @@ class Pass:
         """The step of this name, or its replacement."""
         taken: T = self.steps.get(step.__name__, step)(self, *arguments)
         return taken
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """Which of the B·T tokens of the batch the N are, [N]."""
+        length = self.mask.shape[-1]
+        return np.concatenate([row * length + np.arange(own) for row, own in enumerate(self.lengths)])
+
+    def fill(self, x: Array) -> Array:
+        """[N, …] -> [B, T, …], zeros at the padding that is left out."""
+        batch, length = self.mask.shape[0], self.mask.shape[-1]
+        y = np.zeros((batch * length, *x.shape[1:]))
+        y[self.places] = x
+        return y.reshape(batch, length, *x.shape[1:])
 
 
 def run(
@@ -126,24 +140,25 @@ def run(
     parameters: Parameters | None = None,
     steps: Mapping[str, Step] | None = None,
 ) -> dict[str, Array]:
-    """Every output of the checkpoint, or the named ones, in float64.
+    """Every output of the checkpoint, or the named ones, in float64. Numbers at padding are arbitrary.
 
     logit_positions: [N, 2] pairs of (row, position). Token `logits` are then [N, V], computed only there. parameters:
     the checkpoint's, if several passes share them. steps: of `Pass`.
     """
     spec = checkpoint.spec
     wanted = outputs or {name for names in spec.signatures().values() for name in names}
-    shape = inputs.input_ids.shape  # B, T
     found: dict[str, Array] = {}
 
     def tap(name: str, x: Array) -> None:
         if name in wanted:
-            found[name] = x.reshape(*shape, -1)
+            found[name] = p.fill(x)
 
     mask = (1 - inputs.attention_mask)[:, None, None, :] * np.float64(MASK_VALUE)
-    p = Pass(parameters or Parameters(checkpoint), spec, mask, tap, steps or {})
-    states = encode(p, embed(p, inputs)).reshape(*shape, -1)  # [B, T, H]
-    tap("last_hidden_state", states)
+    lengths = [int(np.flatnonzero(row).max(initial=0)) + 1 for row in inputs.attention_mask]
+    p = Pass(parameters or Parameters(checkpoint), spec, lengths, mask, tap, steps or {})
+    encoded = encode(p, embed(p, inputs))
+    tap("last_hidden_state", encoded)
+    states = p.fill(encoded)  # [B, T, H]
     outside: dict[str, Callable[[], Array]] = {}
     head, mask_of_rows = spec.head, inputs.attention_mask
     if spec.pooler:
@@ -170,14 +185,14 @@ def run(
 
 
 def embed(p: Pass, inputs: Inputs) -> Array:
-    """LayerNorm(word + position + token type), projected to H where the family has that: [B·T, H]."""
+    """LayerNorm(word + position + token type), projected to H where the family has that: [N, H]."""
     tables = (
         (p.spec.word_embeddings, inputs.input_ids.ravel()),
         (p.spec.position_embeddings, p.take(position_ids, inputs.input_ids)),
         (p.spec.token_type_embeddings, inputs.token_type_ids.ravel()),
         (p.spec.task_type_embeddings, np.zeros(inputs.input_ids.size, int)),
     )
-    x = np.sum([p.parameters.rows(table.weight, ids) for table, ids in tables if table], axis=0)  # [B·T, E]
+    x = np.sum([p.parameters.rows(table.weight, ids[p.places]) for table, ids in tables if table], axis=0)  # [N, E]
     if p.spec.embeddings_norm:
         x = p.take(layer_norm, p.spec.embeddings_norm, x)
     if p.spec.embeddings_projection:
@@ -249,7 +264,7 @@ def adapter(p: Pass, norm: Norm, part: Adapter, x: Array, y: Array) -> Array:
         return values if by is None else p.take(layer_norm, by, values)
 
     inner = ACTIVATIONS[part.activation](p.take(linear, part.down, normed(part.norm_before, known[part.reads])))
-    b = scaling * p.take(linear, part.up, inner)  # [B·T, H]
+    b = scaling * p.take(linear, part.up, inner)  # [N, H]
     if part.residual_in_norm:
         return normed(part.norm_after, b + known[part.residual])
     return normed(part.norm_after, b) + known[part.residual]
@@ -270,20 +285,20 @@ def attention(p: Pass, layer: Layer, x: Array) -> Array:
     sees = np.tri(length, k=length if layer.window is None else layer.window, dtype=bool)  # not too far ahead
     sees &= sees.T
     apart = distance_vectors(layer.farthest, length, d) if layer.farthest else []
-    for row in range(batch):
+    for row, (end, own) in enumerate(zip(np.cumsum(p.lengths), p.lengths, strict=True)):
         for head in range(heads):
-            at = slice(row * length, (row + 1) * length), slice(head * d, (head + 1) * d)
+            at = slice(end - own, end), slice(head * d, (head + 1) * d)
             q, k, v = query[at], key[at], value[at]
             if layer.rotary:
                 q, k = p.take(rotary, layer.rotary, q), p.take(rotary, layer.rotary, k)
                 v = p.take(rotary, layer.rotary, v) if layer.rotary.values else v
             scores = q @ k.T
             if apart:
-                scores += [r @ one for r, one in zip(apart, q, strict=True)]
-            weights = softmax(scores / np.sqrt(d) + np.where(sees, mask[row, head], MASK_VALUE))
+                scores += [r[:own] @ one for r, one in zip(apart, q, strict=False)]
+            weights = softmax(scores / np.sqrt(d) + np.where(sees, mask[row, head], MASK_VALUE)[:own, :own])
             context[at] = weights @ v
             if apart:
-                context[at] += [one @ r for r, one in zip(apart, weights, strict=True)]
+                context[at] += [one @ r[:own] for r, one in zip(apart, weights, strict=False)]
     p.tap("context", context)
     result = p.take(linear, layer.attention_output, context)
     p.tap("attention_output", result)
@@ -322,7 +337,7 @@ def feed_forward(p: Pass, layer: Layer, x: Array) -> Array:
     """
     wide, act = p.take(linear, layer.intermediate, x), ACTIVATIONS[p.spec.config.activation]
     inner = layer.output.inputs  # I
-    wide = act(wide[:, :inner]) * wide[:, inner:] if layer.gated else act(wide)  # [B·T, I]
+    wide = act(wide[:, :inner]) * wide[:, inner:] if layer.gated else act(wide)  # [N, I]
     p.tap("intermediate", wide)
     result = p.take(linear, layer.output, wide)
     p.tap("output", result)

@@ -11,9 +11,9 @@ Result = TypeVar("Result")
 
 
 def compute_in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int = 1
 ) -> Iterator[tuple[Item, Result]]:
-    """Each item with its result, in the order of the items. At most `workers` + 1 items are computed ahead.
+    """Each item with its result, in the order of the items. At most `workers` + `ahead` items are computed ahead.
 
     An exception of the function is raised at the item's turn.
     """
@@ -24,7 +24,7 @@ def compute_in_order(
     running: deque[tuple[Item, Future[Result]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
-            for item in islice(waiting, workers + 1):
+            for item in islice(waiting, workers + ahead):
                 running.append((item, pool.submit(function, item)))
             while running:
                 item, future = running.popleft()
