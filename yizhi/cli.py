@@ -35,6 +35,7 @@ from yizhi.commands import (
     synthesize,
     tag,
     train_embeddings,
+    trim_vocab,
     verify,
 )
 from yizhi.commands.options import name_flags
@@ -42,7 +43,7 @@ from yizhi.errors import Altered, CheckFailed, InputError, printable, propose
 
 # As the help groups them: what a user wants to do.
 GROUPS: Mapping[str, Sequence[ModuleType]] = {
-    "make": (export, convert, import_checkpoint, synthesize),
+    "make": (export, convert, import_checkpoint, trim_vocab, synthesize),
     "check": (verify, diff, inspect, int8_report, models),
     "use": (fill_mask, classify, tag, answer, embed, rerank, serve),
     "train": (pretrain, finetune, train_embeddings),
