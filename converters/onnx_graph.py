@@ -102,7 +102,7 @@ class Graph:
         return activation(self, part.name, self.linear(part.name, part.weight, part.bias, x))
 
     def model(self) -> ModelProto:
-        """The finished model: the graph, IR version and opset, and nothing that could differ between builds."""
+        """The finished model: the graph, IR version and opset, and no field that could differ between builds."""
         graph = GraphProto()
         graph.CopyFrom(self._proto)
         graph.initializer.extend(self._initializers.values())

@@ -46,7 +46,7 @@ def build_graphs(
 ) -> Iterator[tuple[str, ModelProto]]:
     """By file name, the graphs of `to_onnx.build_graphs` over int8 weights, for both products, and of integer sums.
 
-    stored, outliers: as Int8Graph takes them. checked: kernels whose sums are to be seen.
+    stored, outliers: as Int8Graph takes them. checked: kernels whose integer sums `verify` compares.
     """
     for products in (U8U8, U8S8):
         yield from to_onnx.build_graphs(partial(Int8Graph, stored, products, outliers), spec, products)

@@ -31,8 +31,8 @@ def convert(
 ) -> None:
     """Write `openvino_model.bin`, with kernels and word embeddings as int8, and graphs over it.
 
-    The arguments and errors are those of `plan_int8`. The weights are those of `onnx-int8`, but that attention's input
-    is smoothed, too: products of few columns take longer here than in ONNX Runtime.
+    The arguments and errors are those of `plan_int8`. The weights are those of `onnx-int8`, except that a layer's two
+    inputs are always smoothed: products of few columns take longer here than in ONNX Runtime.
     """
     spec, plan = checkpoint.spec, plan_int8(checkpoint, keep_fp32, calibration, outlier_channels)
     found = plan.outliers.channels
@@ -53,7 +53,7 @@ def build_graphs(
 ) -> Iterator[tuple[str, Model]]:
     """By file name, the models of `to_openvino.build_graphs` over int8 weights, and one of integer sums.
 
-    stored, outliers: as Int8Weights takes them. checked: kernels whose sums are to be seen.
+    stored, outliers: as Int8Weights takes them. checked: kernels whose integer sums `verify` compares.
     """
     yield from to_openvino.build_graphs(partial(Int8Weights, stored, outliers), spec)
     if checked:
@@ -61,5 +61,5 @@ def build_graphs(
 
 
 def after_norms(spec: EncoderSpec) -> set[str]:
-    """The kernels that read a layer's input: what a LayerNorm gave."""
+    """The kernels of a layer's two inputs: attention's, and the feed-forward's first."""
     return {part.weight for layer in spec.layers for part in (layer.query, layer.key, layer.value, layer.intermediate)}

@@ -328,7 +328,7 @@ def test_a_folder_that_is_not_a_package_is_left_alone(release, tmp_path, capsys)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("")
     assert main(["package", str(release), "--for", "triton", "--out", str(tmp_path / "mine")]) == 2
-    assert "not ours to replace" in capsys.readouterr().err
+    assert "Yizhi does not replace" in capsys.readouterr().err
     assert main(["package", str(release), "--for", "triton", "--out", str(release / "serve")]) == 2
     assert "outside the release" in capsys.readouterr().err
     assert main(["verify", str(release)]) == 0

@@ -279,7 +279,7 @@ def test_settings_of_servers_and_folders_in_the_way_are_refused(small_release, t
     (tmp_path / "web").mkdir()
     (tmp_path / "web" / "mine.txt").write_text("mine")
     assert main(arguments) == 2
-    assert "exists and is not ours to replace" in capsys.readouterr().err
+    assert "exists, and Yizhi does not replace it" in capsys.readouterr().err
     arguments[3] = "triton"
     assert main([*arguments, "--npm-folder", str(tmp_path)]) == 2
     assert "--npm-folder: triton takes none; leave it out" in capsys.readouterr().err

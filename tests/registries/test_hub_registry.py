@@ -95,7 +95,7 @@ def test_somebody_elses_repository_is_not_replaced(finished_release, hub, capfd)
     assert push(finished_release) == 0
     repository.commit("main", {"README.md": b"", "thesis.pdf": b""})
     assert push(finished_release, "--yes") == 2
-    assert "not ours to replace" in capfd.readouterr().err
+    assert "Yizhi does not replace" in capfd.readouterr().err
     assert changes(hub) == []
 
 

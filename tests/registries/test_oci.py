@@ -83,7 +83,7 @@ def test_a_pull_replaces_a_release_and_nothing_else(release, pushed, tmp_path, c
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter").touch()
     assert pull(pushed, tmp_path / "thesis") == 2
-    assert "not ours to replace" in capsys.readouterr().err
+    assert "Yizhi does not replace" in capsys.readouterr().err
 
 
 def test_a_signature_is_checked_before_the_folder_is_there(release, registry, tmp_path, capsys, monkeypatch):

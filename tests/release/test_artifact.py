@@ -227,7 +227,7 @@ def test_somebody_elses_folder_is_never_replaced(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter").touch()
     with (
-        pytest.raises(InputError, match="not ours to replace"),
+        pytest.raises(InputError, match="Yizhi does not replace"),
         new_folder(tmp_path / "thesis", replaces=(DESCRIPTION,)),
     ):
         pass

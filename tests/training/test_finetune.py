@@ -288,5 +288,5 @@ def test_faulty_rows_are_left_out_on_request(make_checkpoint, tmp_path):
 def test_a_folder_of_somebody_else_is_not_replaced(make_checkpoint, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("")
-    with pytest.raises(InputError, match="not ours to replace"):
+    with pytest.raises(InputError, match="Yizhi does not replace"):
         run(make_checkpoint(), tmp_path)

@@ -1,4 +1,4 @@
-"""The arguments that say what to convert, and how: those of `yizhi export` and `yizhi convert`."""
+"""The arguments of a conversion, for `yizhi export` and `yizhi convert`."""
 
 import argparse
 import os
@@ -11,7 +11,7 @@ from yizhi.model.spec import POOLINGS, Pooling
 
 
 def add_conversion_options(parser: argparse.ArgumentParser, out: str, recorded: str = "") -> None:
-    """Declare them. out: what `--out` names, in words. recorded: as `add_ignore_file` takes it."""
+    """Declare them. out: the help of `--out`. recorded: as `add_ignore_file` takes it."""
     parser.add_argument("checkpoint", help=CHECKPOINT_HELP)
     parser.add_argument("--out", type=named, required=True, metavar="DIR", help=out)
     parser.add_argument(

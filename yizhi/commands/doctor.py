@@ -13,7 +13,7 @@ def add(commands: Commands) -> None:
         commands,
         "doctor",
         run,
-        "say what this machine can make and run, and what to install for the rest",
+        "show which targets this machine can make and run, and what to install for the rest",
         "Look at the processor, at Python and at the installed packages. Nothing is run and nothing is changed.\n\n"
         "  yizhi doctor\n"
         "  yizhi doctor --json",

@@ -15,8 +15,8 @@ def add(commands: Commands) -> None:
         "embed",
         run,
         "turn a sentence, or every line of a file, into a vector",
-        "Give each text's vector: as the artifact was exported with --pooling, else the mean of its tokens' last\n"
-        "hidden states, unless asked for another. Exported with --pooling splade, give its sparse weights.\n\n"
+        "Give each text's vector. By default the artifact's own pooling makes it, else the mean of the tokens' last\n"
+        "hidden states. An artifact that was exported with --pooling splade gives sparse weights.\n\n"
         '  yizhi embed dist/bert-base-chinese/onnx-int8 "北京是中国的首都。"\n'
         "  yizhi embed dist/bert-base-chinese/onnx-int8 sentences.txt --output vectors.npy --normalize\n"
         "  yizhi embed dist/bge-m3/onnx-int8 sentences.txt --kind dense sparse --output vectors.jsonl",

@@ -42,16 +42,18 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--new-head", action="store_true", help="replace the checkpoint's head for the task by a random one"
     )
-    method = parser.add_argument_group("what is trained")
-    method.add_argument("--method", choices=METHODS, default="full", help="default: full")
+    method = parser.add_argument_group("trained parameters")
+    method.add_argument("--method", choices=METHODS, default="full", help="way to train (default: full)")
     method.add_argument(
         "--freeze-layers", type=positive, metavar="N", help="full: do not train the embeddings and the bottom N layers"
     )
-    method.add_argument("--lora-rank", type=positive, metavar="R", help="default: 8")
+    method.add_argument("--lora-rank", type=positive, metavar="R", help="rank of the updates (default: 8)")
     method.add_argument("--lora-alpha", type=positive, metavar="A", help="scale of the updates: A / R (default: 16)")
-    method.add_argument("--lora-modules", dest="modules", metavar="NAMES", help="default: query,value")
+    method.add_argument(
+        "--lora-modules", dest="modules", metavar="NAMES", help="kernels that get updates (default: query,value)"
+    )
     method.add_argument("--keep-lora", action="store_true", help="also write peft's folder, OUT/lora")
-    method.add_argument("--adapter-kind", choices=BOTTLENECKS, help="default: seq_bn")
+    method.add_argument("--adapter-kind", choices=BOTTLENECKS, help="kind of the adapter (default: seq_bn)")
     method.add_argument(
         "--adapter-reduction",
         type=positive,

@@ -60,7 +60,7 @@ def add_require_mlm(parser: argparse.ArgumentParser) -> None:
 
 
 def add_ignore_file(parser: argparse.ArgumentParser, recorded: str = "") -> None:
-    """Declare `--ignore-file`. recorded: what is done with the names."""
+    """Declare `--ignore-file`. recorded: a clause that says where the names are recorded."""
     parser.add_argument(
         "--ignore-file",
         dest="ignored_files",

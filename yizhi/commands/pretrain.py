@@ -23,8 +23,7 @@ def add(commands: Commands) -> None:
         run,
         "continue pretraining a checkpoint on your own text",
         "Keep pretraining on plain text: a sentence or a paragraph on each line, an empty line between documents.\n"
-        "The result is a checkpoint that `yizhi export` takes. The same command continues an\n"
-        "interrupted run.\n\n"
+        "The result is a checkpoint that `yizhi export` takes. The same command continues an interrupted run.\n\n"
         "  yizhi pretrain ./rbt3 --text news.txt --eval-text held-out.txt --out build/rbt3-news\n"
         "  yizhi pretrain ./rbt3 --text news.txt --show-masking 3\n"
         "  yizhi pretrain ./macbert --text news.txt --masking macbert --word-vectors vectors.txt --pairs sop --out …",

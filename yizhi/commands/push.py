@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print(done: "Push") -> None:
-    """Every file with its size and digest, the destination, what is replaced, and what to do next."""
+    """Print every file with its size and digest, the destination, the replaced version, and the next step."""
     from yizhi.reports.tables import format_bytes
 
     missing = set(done.missing)

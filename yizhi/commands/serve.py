@@ -49,16 +49,20 @@ def add(commands: Commands) -> None:
     compute.add_argument("--batch-tokens", type=positive, default=512, help="tokens in a batch (default: 512)")
     cluster = parser.add_argument_group("on many machines")
     cluster.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: replicas of Ray Serve")
-    cluster.add_argument("--address", help="the cluster: auto or HOST:PORT (default: one on this machine)")
-    cluster.add_argument("--min-replicas", type=positive, help="processes with the models at least (default: 1)")
-    cluster.add_argument("--max-replicas", type=positive, help="processes under load (default: 4)")
+    cluster.add_argument(
+        "--address", help="the cluster: auto or HOST:PORT (default: $RAY_ADDRESS, else one on this machine)"
+    )
+    cluster.add_argument("--min-replicas", type=positive, help="fewest processes with the models (default: 1)")
+    cluster.add_argument(
+        "--max-replicas", type=positive, help="most processes with the models, under load (default: 4)"
+    )
     cluster.add_argument(
         "--target-ongoing-requests",
         type=positive,
         metavar="N",
         help="requests of a replica, before another replica starts (default: 16)",
     )
-    limits = parser.add_argument_group("limits: a request beyond one is rejected")
+    limits = parser.add_argument_group("limits (a request beyond one is rejected)")
     limits.add_argument("--max-bytes", type=positive, metavar="N", help="bytes of a body (default: 8 MiB)")
     limits.add_argument("--max-texts", type=positive, metavar="N", help="texts of a request (default: 1024)")
     limits.add_argument("--max-tokens", type=positive, metavar="N", help="tokens of a request (default: 131,072)")

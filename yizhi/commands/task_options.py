@@ -15,7 +15,9 @@ def add_data_options(parser: argparse.ArgumentParser, task_required: bool) -> No
     if task_required:
         group.add_argument("--task", choices=tuple(TASKS), required=True, help="the task of the data")
         group.add_argument(
-            "--problem", choices=tuple(PROBLEMS), help="classify: one label a text, several, or a number (single)"
+            "--problem",
+            choices=tuple(PROBLEMS),
+            help="classify: one label for each text, several, or a number (default: single)",
         )
     group.add_argument("--column", help="the field or column with the text (default: text)")
     group.add_argument("--pair-column", metavar="COLUMN", help="the field or column with the second text of a pair")

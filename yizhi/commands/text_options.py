@@ -32,7 +32,7 @@ def add_text_options(
     formats: str = ".jsonl or .parquet",
     is_optional: bool = False,
 ) -> None:
-    """Declare them. `unit` is what a single text is called; `formats`, what --output may be.
+    """Declare them. unit: the name of a single text. formats: those of --output.
 
     is_optional: whether the text may be left out.
     """
@@ -67,7 +67,9 @@ def add_text_options(
     bulk.add_argument("--batch-tokens", type=positive, help="tokens in a batch (default: 512)")
     engine = parser.add_argument_group("a whole file on many processors or machines")
     engine.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: workers of a Ray cluster")
-    engine.add_argument("--address", help="the cluster: auto or HOST:PORT (default: one on this machine)")
+    engine.add_argument(
+        "--address", help="the cluster: auto or HOST:PORT (default: $RAY_ADDRESS, else one on this machine)"
+    )
     engine.add_argument(
         "--workers", type=positive, help="workers, each with a model and --threads (default: as many as fit)"
     )
@@ -100,7 +102,7 @@ def format_score(score: float) -> str:
 
 
 def on_one_line(text: str) -> str:
-    """Text for a line of a table: line ends, tabs and what a terminal would obey are escaped."""
+    """Text for a line of a table: line ends, tabs and control characters are escaped."""
     return printable(text).replace("\n", "\\n")
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_run_options(parser: argparse.ArgumentParser, train: str, scored: str) -> None:
-    """Declare what is trained, on what, and where it goes."""
+    """Declare the checkpoint, the data and the output folder."""
     parser.add_argument("checkpoint", help=CHECKPOINT_HELP)
     parser.add_argument("--revision", help="branch, tag or commit, for a hub id")
     parser.add_argument("--out", type=named, required=True, metavar="CHECKPOINT", help="the new folder to write")
@@ -60,7 +60,7 @@ def add_training_options(parser: argparse.ArgumentParser, epochs: int, learning_
     group.add_argument("--patience", type=positive, metavar="N", help="stop after N evaluations without a better score")
     group.add_argument("--seed", type=int, default=0, help="seed of all random numbers (default: 0)")
     group.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")
-    group.add_argument("--device", choices=DEVICES, help="default: cuda, if torch finds a GPU")
+    group.add_argument("--device", choices=DEVICES, help="where to train (default: cuda, if torch finds a GPU)")
 
 
 def tell_next(out: Path, *more: str) -> None:

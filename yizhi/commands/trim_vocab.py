@@ -19,10 +19,10 @@ def add(commands: Commands) -> None:
         commands,
         "trim-vocab",
         run,
-        "leave out of a checkpoint the tokens that your text never needs",
-        "Write a smaller checkpoint for text like yours. Tokens that the text never needs leave the tables and the\n"
-        "tokenizer; every other weight stays as it is. Every line of the text is cut by both tokenizers before\n"
-        "anything is written. `vocab_map.json` has the old id of each token.\n\n"
+        "make a checkpoint smaller: drop the tokens that your text never needs",
+        "Write a smaller checkpoint for text like yours. Drop the tokens that the text never needs from the tables\n"
+        "and the tokenizer; keep every other weight. Before anything is written, compare both tokenizers on every\n"
+        "line of the text. `vocab_map.json` has the old id of each token.\n\n"
         "  yizhi trim-vocab hfl/rbt3 --text messages.txt --check held-out.txt --out ./rbt3-messages\n"
         "  yizhi trim-vocab ./reviews --text reviews.txt --min-count 5 --out ./reviews-small",
     )
@@ -35,10 +35,15 @@ def add(commands: Commands) -> None:
         type=positive,
         default=1,
         metavar="N",
-        help="also leave out what came less than N times, but for single characters (default: 1)",
+        help="also drop tokens that come less than N times, except single characters (default: 1)",
     )
     parser.add_argument(
-        "--check", type=named, nargs="+", default=[], metavar="FILE", help="other text: say how much becomes [UNK]"
+        "--check",
+        type=named,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="other text: print the share of its tokens that become [UNK]",
     )
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
 

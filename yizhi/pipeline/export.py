@@ -1,4 +1,4 @@
-"""`yizhi export`: plan what is out of date, run it, verify it, write the manifest."""
+"""`yizhi export`: plan the jobs that are out of date, run them, verify the artifacts, write the manifest."""
 
 import math
 import os
@@ -137,7 +137,7 @@ def read_calibration(checkpoint: Checkpoint, path: Path, progress: Progress) -> 
 
 
 def describe_source(checkpoint: Checkpoint, origin: dict[str, str] | None) -> dict[str, Any]:
-    """What the release was made from and judged with. Raises InputError for values that cannot be used."""
+    """The release's source and the code that judges it. Raises InputError for values that cannot be used."""
     with ThreadPoolExecutor(1) as thread:
         hashing = thread.submit(checkpoint.digest)
         checkpoint.check_values()

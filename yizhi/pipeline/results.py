@@ -40,7 +40,7 @@ class Row:
     """One target: how its export and verification went. What was not done is None.
 
     altered: faults of its files. verdict: the parity verdict, new or kept from the manifest.
-    evaluation: its scores on labelled data, where that was asked for.
+    evaluation: its scores on labelled data, if they were requested.
     pooling: how its `sentence_embedding` or `term_weights` is made; None where it has neither.
     """
 

@@ -264,7 +264,7 @@ def _add_tokens(reading: Reading, decoder: Mapping[int, AddedToken], version: in
 
 
 def _note_sought(reading: Reading, normalizer: normalizers.Normalizer | None) -> Reading:
-    """normalizer: what was in force when tokens were added."""
+    """Set `sought`. normalizer: the one that was set when the tokens were added."""
     for token in reading.tokenizer.get_added_tokens_decoder().values():
         if token.normalized:
             reading.sought[token.content] = normalizer.normalize_str(token.content) if normalizer else token.content

@@ -71,7 +71,7 @@ def push(
     there = before.files if before else {}
     # As with folders here: a wrong address never costs somebody their files. A README.md is what a new repository has.
     if there.keys() - {CARD} and MANIFEST not in there:
-        raise InputError(address, f"holds other files and no {MANIFEST}: it is not ours to replace")
+        raise InputError(address, f"holds other files and no {MANIFEST}: Yizhi does not replace them")
     same = _is_same(there, files)
     missing = [] if same else registry.find_missing(files)
     version = before.version if same and before else None
@@ -113,7 +113,7 @@ def pull(
     """
     refuse_inside(out)
     if (out / MANIFEST).exists() and not is_release(out):
-        raise InputError(out, f"exists and is not ours to replace: its {MANIFEST} is no release's")
+        raise InputError(out, f"exists, and Yizhi does not replace it: its {MANIFEST} is no release's")
     address = parse_address(source)
     registry = open_registry(address)
     told(f"asking {address}")

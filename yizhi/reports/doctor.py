@@ -1,4 +1,4 @@
-"""`yizhi doctor`: what was found, as tables."""
+"""`yizhi doctor`: the examination, as tables."""
 
 from rich.console import Console
 from rich.text import Text

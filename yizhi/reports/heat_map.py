@@ -23,7 +23,7 @@ _LAST = ("last_hidden_state", "pooler_output", "sentence_embedding", "logits")
 
 
 def shares_used(record: VerificationRecord | None) -> dict[str, float]:
-    """By output, the share of what is allowed that was used: 1 is the limit; infinite where it could not be compared.
+    """By output, the used share of the limit: 1 is the limit; infinite if the output could not be compared.
 
     float: the largest |error| / allowed error. int8: of all gates that judge the output, the largest share of the
     distance to a perfect score, (1 - found) / (1 - gate), or of what may be lost, found / gate.
@@ -80,7 +80,7 @@ def _share(found: float, allowed: float) -> float:
 
 
 def say_share(share: float) -> str:
-    """In whole percent; what is above the limit is never rounded down to it. `∞` where nothing could be compared."""
+    """In whole percent. Above the limit, never rounded down to 100. `∞` if the output could not be compared."""
     if not math.isfinite(share):
         return "∞"
     percent = math.ceil(share * 100) if 1 < share < 100 else share * 100

@@ -1,4 +1,4 @@
-"""report/: what a verification found, for machines (parity.json), for CI (parity.xml) and for people (parity.html)."""
+"""report/: the results of a verification, for programs (parity.json), CI (parity.xml) and people (parity.html)."""
 
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence

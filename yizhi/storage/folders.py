@@ -85,12 +85,12 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def check_replaceable(final: Path, replaces: Sequence[str]) -> None:
-    """Raise InputError if `new_folder` would: the path holds something that is not a folder of ours."""
+    """Raise InputError if `new_folder` would: the path holds a folder that Yizhi did not write, or no folder."""
     if final.is_symlink() or (final.exists() and not final.is_dir()):
         raise InputError(final, "expected a folder, or nothing yet; found a file or a link")
     if final.is_dir() and any(final.iterdir()) and not any((final / name).is_file() for name in replaces):
-        why = f": it holds no {' or '.join(replaces)}" if replaces else ""
-        raise InputError(final, f"exists and is not ours to replace{why}")
+        why = f": it has no {' or '.join(replaces)}" if replaces else ""
+        raise InputError(final, f"exists, and Yizhi does not replace it{why}")
 
 
 def _share(folder: Path) -> None:

@@ -33,7 +33,7 @@ class ForeignTensor:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor goes, and what is done on the way: rows dropped from its top, transposed, multiplied."""
+    """A tensor's place, and its changes on the way: rows dropped from its top, transposed, multiplied."""
 
     name: str
     transpose: bool = False
@@ -95,7 +95,7 @@ class ForeignWeights:
             raise InputError(path, faults)
 
     def origin(self, name: str) -> tuple[ForeignTensor, Place]:
-        """The tensor behind a canonical name, and what is done to it."""
+        """The tensor behind a canonical name, and its place with the changes."""
         return self._placed[name]
 
     def array(self, name: str) -> NDArray[Any]:
