@@ -22,6 +22,8 @@ from yizhi.errors import InputError
 from yizhi.training.settings import Settings
 
 Scores = dict[str, float]
+# Of the model and the arguments of its `forward`.
+Loss = Callable[[torch.nn.Module, Mapping[str, torch.Tensor]], torch.Tensor]
 _STATE = "trainer_state.json"
 
 
@@ -83,12 +85,13 @@ def train(
     folder: Path,
     goal: Goal | None = None,
     callbacks: Sequence[transformers.TrainerCallback] = (),
+    loss: Loss | None = None,
 ) -> History:
     """Train the model in place, and leave it with its best weights (without a goal: its last weights).
 
     dataset: what `batches` (a batch sampler, such as LengthGroupedBatches) indexes. `collate` makes the arguments of
-    the model's `forward`, which must return a loss. folder: where states are saved. Training resumes from a complete
-    state in it.
+    the model's `forward`, which must return a loss unless `loss` computes one. folder: where states are saved. Training
+    resumes from a complete state in it.
     """
     resume = find_state(folder)
     trainer = _Trainer(
@@ -100,6 +103,7 @@ def train(
         callbacks=[_Progress(), *_stopping(settings, goal), *callbacks],
         batches=batches,
         goal=goal,
+        loss=loss,
     )
     # It prints every log entry to standard output.
     trainer.remove_callback(transformers.PrinterCallback)
@@ -133,14 +137,15 @@ def find_state(folder: Path) -> Path | None:
 
 
 class _Trainer(transformers.Trainer):
-    """Trainer with our batches, and our measurements instead of its evaluation loop."""
+    """Trainer with our batches, our measurements instead of its evaluation loop, and a loss of ours where given."""
 
-    def __init__(self, *, batches: Any, goal: Goal | None, **arguments: Any) -> None:
+    def __init__(self, *, batches: Any, goal: Goal | None, loss: Loss | None, **arguments: Any) -> None:
         super().__init__(**arguments)
         # Under transformers 5 heads take a count of labels and do not divide by it: accumulated losses would add up.
         self.model_accepts_loss_kwargs = False
         self._batches = batches
         self._goal = goal
+        self._loss = loss
 
     def get_train_dataloader(self) -> DataLoader:
         loader = DataLoader(
@@ -150,6 +155,13 @@ class _Trainer(transformers.Trainer):
             pin_memory=self.args.device.type == "cuda",
         )
         return self.accelerator.prepare(loader)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        if self._loss is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        return self._loss(model, inputs)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         model = cast(torch.nn.Module, self.model)  # Trainer says that there may be none

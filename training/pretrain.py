@@ -222,7 +222,7 @@ def pretrain(
             pad_id = prepared.tokenizer.pad_id
 
             def measure(model: Any) -> dict[str, float]:
-                return _measure(model, prepared.held_out, pad_id) if prepared.held_out else {}
+                return score_masked(model, prepared.held_out, pad_id) if prepared.held_out else {}
 
             history = loop.train(
                 model,
@@ -300,7 +300,7 @@ def _load_pair_head(model: Any, checkpoint: Checkpoint, new: list[str]) -> list[
     return new
 
 
-def _measure(model: Any, held_out: Sequences, pad_id: int) -> dict[str, float]:
+def score_masked(model: Any, held_out: Sequences, pad_id: int) -> dict[str, float]:
     """Scores on the evaluation text, with the same masks each time."""
     import torch
 

@@ -15,6 +15,7 @@ from yizhi.commands import (
     completion,
     convert,
     diff,
+    distill,
     doctor,
     embed,
     export,
@@ -46,7 +47,7 @@ GROUPS: Mapping[str, Sequence[ModuleType]] = {
     "make": (export, convert, import_checkpoint, trim_vocab, synthesize),
     "check": (verify, diff, inspect, int8_report, models),
     "use": (fill_mask, classify, tag, answer, embed, rerank, serve),
-    "train": (pretrain, finetune, train_embeddings),
+    "train": (pretrain, finetune, train_embeddings, distill),
     "ship": (package, sign, revoke, push, pull),
     "set up": (doctor, completion),
 }

@@ -78,9 +78,9 @@ def trim_vocab(
     Raises InputError, having written nothing, naming each line of `texts` whose tokens would differ although none of
     them leaves. Raises CheckFailed where what was written is not the rows that it should be.
     """
-    if out.resolve() == base.resolve():
-        raise InputError(out, "is the checkpoint itself: expected another folder")
     with Checkpoint.open(base) as checkpoint:
+        if out.resolve() == checkpoint.folder.resolve():
+            raise InputError(out, "is the checkpoint itself: expected another folder")
         text, usage = checkpoint.text, Usage(checkpoint.text)
         for _, lines in _read(texts):
             usage.add(lines)
