@@ -254,6 +254,12 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 
+def class_names(family: Family) -> dict[str, str]:
+    """What transformers' classes of this family are called, by task; a causal one's for words are not the others'."""
+    others = {"fill-mask", "text-generation"} - {family.lm_task}
+    return {task: family.class_name + end for task, end in CLASS_SUFFIXES.items() if task not in others}
+
+
 # BGE-M3's heads over the last hidden states, as FlagEmbedding names them.
 SPARSE, MULTI_VECTOR = "sparse_linear", "colbert_linear"
 
