@@ -123,7 +123,7 @@ def find_outliers(checkpoint: Checkpoint, names: Collection[str], rows: Sequence
     found = {name: choose_channels(magnitudes) for name, magnitudes in measured.items()}
     found = {name: channels for name, channels in found.items() if channels}
     layers = checkpoint.spec.layers
-    wide = {layer.intermediate.weight for layer in layers}
+    wide = {part.weight for layer in layers for part in (layer.intermediate, layer.up) if part}
     attention = {part.weight for layer in layers for part in (layer.query, layer.key, layer.value)}
     smoothed = [
         name
@@ -182,8 +182,8 @@ def make_rows(checkpoint: Checkpoint) -> list[list[int]]:
     length = min(_LENGTH, checkpoint.config.longest)
     random, tokens = np.random.Philox(key=_KEY), len(checkpoint.text.vocab)
     ids = (random.random_raw(_ROWS * length) % tokens).astype(np.int64).reshape(_ROWS, length)
-    ids[:, 0], ids[:, -1] = checkpoint.text.cls_id, checkpoint.text.sep_id
-    return ids.tolist()
+    frame = checkpoint.text.frame
+    return [frame.around(row) for row in ids[:, frame.begin : length - frame.end].tolist()]
 
 
 def measure_magnitudes(

@@ -105,7 +105,7 @@ def one_of_each_kind(spec: EncoderSpec) -> list[str]:
     parts = [layer.query, layer.attention_output, layer.intermediate, layer.output]
     names = [part.weight for part in parts]
     if isinstance(spec.head, MaskedLMHead):
-        names += [spec.head.dense.weight, spec.head.decoder]
+        names += [*([spec.head.dense.weight] if spec.head.dense else []), spec.head.decoder]
     return names
 
 

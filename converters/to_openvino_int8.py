@@ -62,4 +62,5 @@ def build_graphs(
 
 def after_norms(spec: EncoderSpec) -> set[str]:
     """The kernels of a layer's two inputs: attention's, and the feed-forward's first."""
-    return {part.weight for layer in spec.layers for part in (layer.query, layer.key, layer.value, layer.intermediate)}
+    parts = [(layer.query, layer.key, layer.value, layer.intermediate, layer.up) for layer in spec.layers]
+    return {part.weight for of_layer in parts for part in of_layer if part}

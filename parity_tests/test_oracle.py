@@ -17,6 +17,8 @@ from transformers.models.deprecated.nezha.modeling_nezha import (  # noqa: E402
     NezhaRelativePositionsEncoding,
 )
 from transformers.models.modernbert.modeling_modernbert import ModernBertRotaryEmbedding  # noqa: E402 (may be missing)
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm, Qwen2RotaryEmbedding  # noqa: E402
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm, Qwen3RotaryEmbedding  # noqa: E402
 from transformers.models.roformer.modeling_roformer import (  # noqa: E402
     RoFormerSinusoidalPositionalEmbedding,
 )
@@ -79,19 +81,23 @@ def test_agrees_with_the_adapters_library_in_float64(variant, tmp_path):
 
 
 def attention_of(checkpoint):
-    """ModernBERT's eager attention takes its softmax in float32."""
-    return "sdpa" if checkpoint.config.model_type == "modernbert" else "eager"
+    """The eager attention of ModernBERT and Qwen takes its softmax in float32."""
+    return "sdpa" if checkpoint.config.model_type in ("modernbert", "qwen2", "qwen3") else "eager"
 
 
 def turn_exactly(model):
-    """Give transformers' model sines and cosines of positions in float64, where it has them in float32."""
+    """Give transformers' model in float64 what it has in float32: sines and cosines of positions, and RMSNorm."""
     for module in model.modules():
         if isinstance(module, RoFormerSinusoidalPositionalEmbedding):
             length, d = module.weight.shape
             angles = np.arange(length)[:, None] / 10_000 ** (np.arange(0, d, 2) / d)
             module.weight = torch.nn.Parameter(torch.from_numpy(np.hstack([np.sin(angles), np.cos(angles)])))
-        elif isinstance(module, ModernBertRotaryEmbedding):
+        elif isinstance(module, ModernBertRotaryEmbedding | Qwen2RotaryEmbedding | Qwen3RotaryEmbedding):
             module.forward = partial(exact_angles, module.config)
+        elif isinstance(module, Qwen2RMSNorm | Qwen3RMSNorm):  # theirs computes in float32
+            module.forward = partial(
+                torch.rms_norm, normalized_shape=module.weight.shape, weight=module.weight, eps=module.variance_epsilon
+            )
         elif isinstance(module, NezhaRelativePositionsEncoding):
             rough, farthest = module.positions_encoding, model.config.max_relative_position
             places, d = torch.arange(len(rough)), rough.shape[-1]
@@ -102,7 +108,7 @@ def turn_exactly(model):
 
 
 def exact_angles(config, x, position_ids):
-    d = config.hidden_size // config.num_attention_heads
+    d = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     angles = position_ids[..., None] / config.rope_theta ** (torch.arange(0, d, 2, dtype=torch.float64) / d)
     both = torch.cat([angles, angles], -1)
     return both.cos(), both.sin()

@@ -37,6 +37,10 @@ SUBJECTS = (
     "modernbert",
     "modernbert-biases",
     "modernbert-mean",
+    "qwen2-no-head",
+    "qwen2",
+    "qwen3",
+    "qwen3-biases",
     "bert-classifier",
     "albert-tagger",
     "electra-regression",
@@ -103,9 +107,10 @@ def test_the_subjects_are_every_task_of_every_family():
     """A family or a task that is added is missing here until it has a variant."""
     variants = {**VARIANTS, **ADAPTER_VARIANTS, **SENTENCE_VARIANTS}
     chosen = [variants[name] for name in (*SUBJECTS, *OTHER_HEADS)]
-    found = {(given.get("model_type", "bert"), given.get("task", "fill-mask")) for given in chosen}
+    families = [given.get("model_type", "bert") for given in chosen]
+    found = {(name, given.get("task", FAMILIES[name].lm_task)) for name, given in zip(families, chosen, strict=True)}
     expected = {
-        (name, task) for name, family in FAMILIES.items() for task in ("features", "fill-mask", *family.label_heads)
+        (name, task) for name, family in FAMILIES.items() for task in ("features", family.lm_task, *family.label_heads)
     }
     expected |= {(name, "replaced-token-detection") for name, family in FAMILIES.items() if family.discriminator}
     assert found == expected

@@ -53,6 +53,8 @@ def _names(layer: Layer) -> dict[str, list[str]]:
     if layer.gated:
         names["intermediate"] = [f"{layer.intermediate.name}/Mul_1", f"{layer.intermediate.name}/Mul"]
     after = layer.attention_output.name
+    if layer.up:
+        names["intermediate"] = [f"{layer.up.name.rpartition('.')[0]}/Mul"]
     if layer.norm_first or not layer.attention_norm:
         names["after_attention"] = [f"{after}/Add_1", f"{after}/Add"]
         return names

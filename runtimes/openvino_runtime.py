@@ -130,7 +130,7 @@ def find_taps(layer: Layer, nodes: Collection[str]) -> dict[str, str]:
     names = {tap: [f"{part.name}/{end}" for end in ends] for tap, part in linear.items()}
     names["context"] = [f"{layer.query.name.rpartition('.')[0]}/Reshape"]
     names["intermediate"] = [f"{layer.intermediate.name}/{operator}" for operator in ("Gelu", "Relu", "Swish", "Tanh")]
-    if layer.gated:
+    if layer.gated or layer.up:
         names["intermediate"] = [f"{layer.intermediate.name}/gated"]
     if layer.fused:  # parts of what one linear layer gives
         names |= {tap: [f"{layer.query.name}/{tap}"] for tap in ("query", "key", "value")}

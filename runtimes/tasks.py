@@ -8,6 +8,7 @@ from yizhi.model.label_heads import ANSWER, SEQUENCE, TOKENS
 from yizhi.runtimes.base import Runtime
 
 FILL_MASK, FEATURES, REPLACED = "fill-mask", "features", "replaced-token-detection"
+GENERATION = "text-generation"
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ USES: Mapping[str, Use] = {
     TOKENS: Use("tagger", "gives labels of words", "tag", "Tagger"),
     ANSWER: Use("reader", "gives the start and the end of an answer", "answer", "Reader"),
     REPLACED: Use("discriminator", "says which tokens were replaced, not by what", "tag", "Tagger"),
+    GENERATION: Use("causal language model", "gives logits of each next token", "embed", "Embedder"),
     FEATURES: Use("bare encoder", "gives hidden states", "embed", "Embedder"),
 }
 

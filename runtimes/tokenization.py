@@ -75,11 +75,12 @@ class Tokenizer:
         self.max_length = max_length
         self.cls_id, self.sep_id = text.cls_id, text.sep_id
         self.mask_id, self.pad_id, self.unknown_id = text.mask_id, text.pad_id, text.unknown_id
-        self.mask = text.special["mask_token"]
+        self.mask = text.special.get("mask_token", USUAL_MASK)
         self.special_ids = sorted({text.id_of(name) for name in text.special})
         self._pieces = Pieces(text.tokenizer, text.vocab)
         # Whether the mask stands for the space before it too.
-        self.mask_takes_space = text.tokenizer.get_added_tokens_decoder()[self.mask_id].lstrip
+        mask = text.tokenizer.get_added_tokens_decoder().get(self.mask_id)
+        self.mask_takes_space = mask is not None and mask.lstrip
         self._keeps_end = text.truncation_side == "left"
         self._frame, self._gives_types = text.frame, text.gives_types
         self._tokenizer = text.tokenizer
@@ -148,10 +149,11 @@ class Tokenizer:
 
     def _parts(self, encoding: Encoding, is_pair: bool) -> tuple[slice, ...]:
         """Where the tokens of each text are. A text may itself name a special token; only the frame's are outside."""
+        begin, last = self._frame.begin, len(encoding) - self._frame.end
         if not is_pair:
-            return (slice(1, len(encoding) - 1),)
-        end = 1 + encoding.sequence_ids.count(0)
-        return slice(1, end), slice(end + len(self._frame.between or ()), len(encoding) - 1)
+            return (slice(begin, last),)
+        end = begin + encoding.sequence_ids.count(0)
+        return slice(begin, end), slice(end + len(self._frame.between or ()), last)
 
     def tokenize_words(self, words: Sequence[str]) -> tuple[Row, NDArray[np.int64]]:
         """One row of given words, and where the tokens of each word begin, int64 [words].
@@ -161,14 +163,16 @@ class Tokenizer:
         """
         if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
             raise InputError("the words", f"expected a list of words; found {show(words)}")
-        pieces = [np.stack([row.ids, *row.offsets.T])[:, 1:-1] for row in (self.tokenize(words) if words else [])]
-        none = np.array([[self.unknown_id], [0], [0]])
+        rows = self.tokenize(words) if words else []
+        pieces = [np.stack([row.ids, *row.offsets.T])[:, row.parts[0]] for row in rows]
+        none = np.array([[max(self.unknown_id, 0)], [0], [0]])
         pieces = [found if found.size else none for found in pieces]
-        special = np.array([[self.cls_id, self.sep_id], [0, 0], [0, 0]])
-        ids, begins, ends = np.concatenate([special[:, :1], *pieces, special[:, 1:]], axis=1)
-        offsets, whole = np.stack([begins, ends], axis=1), (slice(1, len(ids) - 1),)
+        frame = self._frame
+        special = np.array([frame.around(()), [0] * (frame.begin + frame.end), [0] * (frame.begin + frame.end)])
+        ids, begins, ends = np.concatenate([special[:, : frame.begin], *pieces, special[:, frame.begin :]], axis=1)
+        offsets, whole = np.stack([begins, ends], axis=1), (slice(frame.begin, len(ids) - frame.end),)
         row = Row(ids, np.zeros_like(ids), offsets, np.arange(len(ids)), whole)
-        return row, np.cumsum([1, *(found.shape[1] for found in pieces)])[: len(words)]
+        return row, np.cumsum([frame.begin, *(found.shape[1] for found in pieces)])[: len(words)]
 
     def goes_on(self, row: Row, text: str) -> NDArray[np.bool_]:
         """Which tokens of a row continue the word of the token before, bool [T]: see `Pieces.goes_on`."""
@@ -263,8 +267,8 @@ class Tokenizer:
         return ids
 
     def _too_long(self, found: int, allowed: int) -> str:
-        around = " and ".join(self.vocab[index] for index in (self.cls_id, self.sep_id))
-        return f"expected at most {allowed} tokens with {around}; found {found}"
+        around = " and ".join(self.vocab[index] for index in self._frame.around(()))
+        return f"expected at most {allowed} tokens{f' with {around}' if around else ''}; found {found}"
 
     def _check(self, texts: Sequence[Text]) -> list[Text]:
         """Raise InputError, naming each text that the tokenizer cannot read."""

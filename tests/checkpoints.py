@@ -143,6 +143,11 @@ _MODERN: dict[str, Any] = {
     **{"hidden_activation": "gelu", "norm_eps": 1e-5, "local_attention": 6, "global_attn_every_n_layers": 2},
     **{"hidden_size": 24, "intermediate_size": 32},
 }
+# Four heads of queries share two of keys and values, and are wider than a fourth of the layer.
+_QWEN: dict[str, Any] = {
+    **{"hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1e4, "num_key_value_heads": 2},
+    **{"hidden_size": 32, "intermediate_size": 48},
+}
 # What a family's configuration has beyond that.
 _BY_FAMILY: dict[str, dict[str, Any]] = {
     "albert": {**_FACTORISED, "hidden_act": "gelu_new", "num_hidden_groups": 1, "inner_group_num": 1},
@@ -153,6 +158,8 @@ _BY_FAMILY: dict[str, dict[str, Any]] = {
     "xlm-roberta": _ROBERTA,
     "roformer": _FACTORISED,
     "modernbert": _MODERN,
+    "qwen2": _QWEN,
+    "qwen3": {**_QWEN, "head_dim": 12},
 }
 
 
@@ -210,6 +217,9 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "roformer-values": {"model_type": "roformer", "config": {"embedding_size": None, "rotary_value": True}},
     "modernbert": {"model_type": "modernbert"},
     "modernbert-biases": {"model_type": "modernbert", "config": _EVERY_BIAS},
+    "qwen2": {"model_type": "qwen2"},  # by default, its decoder is not tied
+    "qwen3": {"model_type": "qwen3", "config": {"tie_word_embeddings": True}},
+    "qwen3-biases": {"model_type": "qwen3", "task": "features", "config": {"attention_bias": True}},
     "modernbert-mean": {
         "model_type": "modernbert",
         "task": "text-classification",
@@ -298,7 +308,7 @@ def write_checkpoint(
     folder: Path,
     config: Mapping[str, Any],
     *,
-    task: str = "fill-mask",
+    task: str | None = None,
     pooler: bool = True,
     prefix: bool = True,
     gamma_beta: bool = False,
@@ -316,7 +326,8 @@ def write_checkpoint(
 ) -> Path:
     """Write `config.json`, `vocab.txt` and random weights, and return the folder.
 
-    task: the head, as in EncoderSpec.task. pooler: has no effect where the family has none.
+    task: the head, as in EncoderSpec.task; by default the family's over the vocabulary.
+    pooler: has no effect where the family has none.
     prefix: False drops `bert.` from the encoder's names. gamma_beta: LayerNorm's old names.
     decoder_copies: also store the tied decoder and the decoder bias's second name.
     dtype: F32, F16 or BF16, for every floating tensor. shards: files, with an index if more than one.
@@ -326,6 +337,7 @@ def write_checkpoint(
     """
     folder.mkdir(parents=True, exist_ok=True)
     family = FAMILIES[config["model_type"]]
+    task = task or family.lm_task
     config = {"architectures": [family.class_name + CLASS_SUFFIXES[task]], **config}
     parsed = EncoderConfig.from_dict(config)
     spec = make_spec(parsed, task, pooler, token_heads)
@@ -372,10 +384,11 @@ def open_tokenizer(vocab: list[str], max_length: int, **settings: Any) -> Tokeni
 
 
 def make_spec(
-    config: EncoderConfig, task: str = "fill-mask", pooler: bool = True, token_heads: bool = False
+    config: EncoderConfig, task: str | None = None, pooler: bool = True, token_heads: bool = False
 ) -> EncoderSpec:
     """The spec of a checkpoint with this head."""
     family = FAMILIES[config.model_type]
+    task = task or family.lm_task
     names = {f"{family.pooler}.weight"} if pooler and family.pooler else set()
     names |= {f"{SPARSE}.weight", f"{MULTI_VECTOR}.weight"} if token_heads else set()
     if task == "fill-mask":
@@ -402,7 +415,7 @@ def expected_tensors(variant: str) -> dict[str, np.ndarray]:
     """The tensors of one of VARIANTS under their canonical names."""
     arguments = VARIANTS[variant]
     config = EncoderConfig.from_dict(small_config(arguments.get("model_type", "bert"), **arguments.get("config", {})))
-    spec = make_spec(config, arguments.get("task", "fill-mask"), arguments.get("pooler", True))
+    spec = make_spec(config, arguments.get("task"), arguments.get("pooler", True))
     return {parameter.name: random_tensor(parameter) for parameter in spec.parameters()}
 
 

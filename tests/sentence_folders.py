@@ -38,6 +38,10 @@ SENTENCE_VARIANTS: Mapping[str, Mapping[str, Any]] = {
         **{"model_type": "xlm-roberta", "task": "features", "pooler": False, "token_heads": True, "seed": 2},
         "sentence": {"mode": "cls", "normalize": True},
     },
+    "qwen3-last": {
+        **{"model_type": "qwen3", "task": "features"},
+        "sentence": {"mode": "lasttoken", "normalize": True},
+    },
     "bert-splade": {"sentence": {"mode": "splade"}},
 }
 

@@ -182,26 +182,30 @@ def adapter(p: Pass, norm: Norm, part: Adapter, x: Array, y: Array) -> Array:
 
 def attention(p: Pass, layer: Layer, x: Array) -> Array:
     """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), then projected."""
-    heads = (*x.shape[:2], p.spec.config.num_attention_heads, p.spec.config.head_size)
-    query, key, value = (y.reshape(heads) for y in projections(p, layer, x))  # [B, T, A, d]
+    d, shared = p.spec.config.head_size, p.spec.config.num_attention_heads // p.spec.config.num_key_value_heads
+    query, key, value = (y.reshape(*x.shape[:2], -1, d) for y in projections(p, layer, x))  # [B, T, A, d]
+    query = layer_norm(p, layer.query_norm, query) if layer.query_norm else query
+    key = layer_norm(p, layer.key_norm, key) if layer.key_norm else key
     if layer.rotary:
         query, key = rotary(p, layer.rotary, query), rotary(p, layer.rotary, key)
         value = rotary(p, layer.rotary, value) if layer.rotary.values else value
+    key, value = (jnp.repeat(y, shared, axis=2) for y in (key, value))
     mask = p.mask if layer.window is None else hide_far(p.mask, x, layer.window)
+    mask = hide_future(p.mask, x) if layer.causal else mask
     relative = None if layer.farthest is None else relative_positions(layer.farthest, query)
     scores = jnp.einsum("bqad,bkad->baqk", query, key, precision=precision())  # [B, A, T, T]
     if relative is not None:
         scores = scores + jnp.einsum("bqad,qkd->baqk", query, relative, precision=precision())
-    weights = jax.nn.softmax(scores * p.spec.config.head_size**-0.5 + mask, axis=-1)
+    weights = jax.nn.softmax(scores * d**-0.5 + mask, axis=-1)
     context = jnp.einsum("baqk,bkad->bqad", weights, value, precision=precision())
     if relative is not None:
         context = context + jnp.einsum("baqk,qkd->bqad", weights, relative, precision=precision())
-    context = p.tap("context", tokens_at(context.reshape(x.shape), p.positions))  # [B, T, H] or [N, H]
+    context = p.tap("context", tokens_at(context.reshape(*x.shape[:2], -1), p.positions))  # [B, T, H] or [N, H]
     return p.tap("attention_output", linear(p, layer.attention_output, context))
 
 
 def projections(p: Pass, layer: Layer, x: Array) -> tuple[Array, Array, Array]:
-    """Queries, keys and values, [B, T, H] each."""
+    """Queries [B, T, A · d], keys and values, [B, T, K · d] each of K heads."""
     if layer.fused:
         query, key, value = jnp.split(linear(p, layer.query, x), 3, -1)
     else:
@@ -238,6 +242,12 @@ def hide_far(mask: Array | None, x: Array, window: int) -> Array | None:
     return None if mask is None else jnp.where(far, jnp.finfo(x.dtype).min, mask)
 
 
+def hide_future(mask: Array | None, x: Array) -> Array | None:
+    """The mask of a causal layer: [B, 1, T, T]."""
+    places = jnp.arange(x.shape[1])
+    return None if mask is None else jnp.where(places > places[:, None], jnp.finfo(x.dtype).min, mask)
+
+
 def tokens_at(x: Array, positions: Array | None) -> Array:
     """[B, T, H] -> [N, H]: the tokens at (row, position) pairs [N, 2]; without any, x as it is."""
     return x if positions is None else x[positions[:, 0], positions[:, 1]]
@@ -245,9 +255,11 @@ def tokens_at(x: Array, positions: Array | None) -> Array:
 
 def feed_forward(p: Pass, layer: Layer, x: Array) -> Array:
     """Two linear layers with the activation between them, and its gate where there is one."""
-    activation = ACTIVATIONS[p.spec.config.activation]
+    activation, up = ACTIVATIONS[p.spec.config.activation], linear(p, layer.up, x) if layer.up else None
     x = linear(p, layer.intermediate, x)  # [B, T, I], or [B, T, 2 I] with a gate
-    if layer.gated:
+    if up is not None:
+        x = activation(x) * up
+    elif layer.gated:
         x, gate = jnp.split(x, 2, -1)
         x = activation(x) * gate
     else:
@@ -307,8 +319,10 @@ def term_weights(p: Pass, logits: Array, attention_mask: Array) -> Array:
 
 def mlm_head(p: Pass, head: MaskedLMHead, x: Array) -> Array:
     """Vocabulary logits [..., V] of hidden states [..., H]."""
-    x = ACTIVATIONS[head.activation](linear(p, head.dense, x))  # [..., E]
-    x = layer_norm(p, head.norm, x)
+    if head.dense:
+        x = ACTIVATIONS[head.activation](linear(p, head.dense, x))  # [..., E]
+    if head.norm:
+        x = layer_norm(p, head.norm, x)
     product = "...e,ve->...v" if p.spec.tied else "...e,ev->...v"  # a tied decoder is the embedding table [V, E]
     logits = jnp.einsum(product, x, p[head.decoder], precision=precision())
     return logits + p[head.decoder_bias] if head.decoder_bias else logits
@@ -343,10 +357,11 @@ def linear(p: Pass, layer: Linear, x: Array) -> Array:
 def layer_norm(p: Pass, norm: Norm, x: Array) -> Array:
     """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450).
 
+    Where it is not centred, x / √(mean of x² + ε) · scale (Zhang and Sennrich 2019, arXiv:1910.07467).
     In float32, whatever x is: in float16 the squares overflow from 256 on.
     """
     wide = x.astype(jnp.float32)
-    centred = wide - wide.mean(-1, keepdims=True)
+    centred = wide - wide.mean(-1, keepdims=True) if norm.centred else wide
     variance = jnp.square(centred).mean(-1, keepdims=True)
     y = centred * lax.rsqrt(variance + norm.epsilon) * p[norm.weight]
     return (y + p[norm.bias] if norm.bias else y).astype(x.dtype)

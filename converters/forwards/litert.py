@@ -43,8 +43,9 @@ from yizhi.model.spec import (
 class Pass:
     """One run of an encoder as operators of a graph: `passes.Pass`, with the graph's values.
 
-    length: T as a value. heads, rows: the shapes [B, T, A, d] and [B, T, H] as values.
+    length: T as a value. heads: by A, the shape [B, T, A, d] as a value. rows: the shape [B, T, A · d] as a value.
     mask: what is added to attention scores, [B, 1, 1, T]. ones: [T, 1].
+    past: the mask of causal layers: what hides padding and what comes after a token, [B, 1, T, T].
     windows: by window, the mask of layers that have it: what hides padding and what is further away, [B, 1, T, T].
     angles: by base, the cosines and sines of rotary positions, [T, 1, d / 2] each.
     relative: what a key's distance adds to it and to its value, [T, 1, T, d], where the layers have that.
@@ -54,10 +55,11 @@ class Pass:
     graph: Graph
     spec: EncoderSpec
     length: Value
-    heads: Value
+    heads: Mapping[int, Value]
     rows: Value
     mask: Value
     ones: Value
+    past: Value | None = None
     windows: Mapping[int, Value] = field(default_factory=dict)
     angles: Mapping[float, tuple[Value, Value]] = field(default_factory=dict)
     relative: Value | None = None
@@ -170,8 +172,11 @@ def begin(g: Graph, spec: EncoderSpec) -> tuple[Pass, Value, Value, Value]:
 
     length = gather(g, scope, tokens, g.constant("one", 1), axis=0, dtype=INT32)
     column = extend(gather(g, scope, tokens, g.constant("axis.1", [1]), axis=0, dtype=INT32), "column", 1)
-    heads = extend(tokens, "heads", config.num_attention_heads, config.head_size)
-    rows = extend(tokens, "rows", config.hidden_size)
+    count, shared, d = config.num_attention_heads, config.num_key_value_heads, config.head_size
+    heads = {count: extend(tokens, "heads", count, d)}
+    if shared != count:
+        heads[shared] = extend(tokens, "key_value_heads", shared, d)
+    rows = extend(tokens, "rows", count * d)
     ones = g.node(scope, "FILL", [column, g.constant("one.float", 1, np.float32)], (ANY, 1))
     p = see(Pass(g, spec, length, heads, rows, mask_scores(g, attention_mask), ones))
     return p, input_ids, attention_mask, token_type_ids
@@ -218,20 +223,27 @@ def mask_scores(g: Graph, attention_mask: Value) -> Value:
 def see(p: Pass) -> Pass:
     """The pass with what attention needs beside hidden states and mask: windows, and angles of rotary positions."""
     g, scope, config, kind = p.graph, "places", p.spec.config, np.float32
-    if not p.spec.windows and not p.spec.rotary_bases and p.spec.farthest is None:
+    if not p.spec.causal and not p.spec.windows and not p.spec.rotary_bases and p.spec.farthest is None:
         return p
     ends = [g.constant("zero", 0), p.length, g.constant("one", 1)]
     places = g.node(scope, "RANGE", ends, (ANY,), dtype=INT32)  # [T]
-    windows, angles = {}, {}
+    past, windows, angles = None, {}, {}
+
+    def hide(beyond: Value) -> Value:
+        """The mask, and MASK_VALUE where an integer [T, T] is above 0: [B, 1, T, T]."""
+        beyond = g.node(scope, "RELU", [beyond], beyond.shape)
+        far = g.node(scope, "MINIMUM", [beyond, g.constant("one.float", 1, kind)], beyond.shape)  # 0 or 1
+        far = multiply(g, scope, far, g.constant("mask_value", MASK_VALUE, kind))
+        return g.node(scope, "MINIMUM", [p.mask, far], (ANY, 1, ANY, ANY))  # their sum might overflow
+
+    if p.spec.causal:
+        numbers = as_float(g, scope, places)
+        past = hide(g.node(scope, "SUB", [numbers, expand(g, scope, numbers, 1)], (ANY, ANY)))
     for window in p.spec.windows:
         numbers = as_float(g, scope, places)
         distances = g.node(scope, "SUB", [expand(g, scope, numbers, 1), numbers], (ANY, ANY))
         distances = g.node(scope, "ABS", [distances], distances.shape)
-        beyond = subtract(g, scope, distances, g.constant(f"window.{window}", window, kind))
-        beyond = g.node(scope, "RELU", [beyond], beyond.shape)
-        far = g.node(scope, "MINIMUM", [beyond, g.constant("one.float", 1, kind)], beyond.shape)  # 0 or 1
-        far = multiply(g, scope, far, g.constant("mask_value", MASK_VALUE, kind))
-        windows[window] = g.node(scope, "MINIMUM", [p.mask, far], (ANY, 1, ANY, ANY))  # their sum might overflow
+        windows[window] = hide(subtract(g, scope, distances, g.constant(f"window.{window}", window, kind)))
     for base in p.spec.rotary_bases:
         tables = (
             g.constant(name, make_table(name, config.max_position_embeddings, config.head_size // 2)[:, None], kind)
@@ -240,7 +252,7 @@ def see(p: Pass) -> Pass:
         cos, sin = (gather(g, scope, table, places, axis=0) for table in tables)  # [T, 1, d / 2]
         angles[base] = cos, sin
     relative = None if p.spec.farthest is None else relative_positions(p, p.spec.farthest, places)
-    return replace(p, windows=windows, angles=angles, relative=relative)
+    return replace(p, past=past, windows=windows, angles=angles, relative=relative)
 
 
 def relative_positions(p: Pass, farthest: int, places: Value) -> Value:
@@ -323,19 +335,26 @@ def attention(p: Pass, layer: Layer, x: Value) -> Value:
     """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), projected."""
     g, scope = p.graph, layer.query.name.rpartition(".")[0]
     config, square = p.spec.config, (ANY, p.spec.config.num_attention_heads, ANY, ANY)
-    scale = g.constant("attention_scale", config.head_size**-0.5, np.float32)
+    count, shared, width = config.num_attention_heads, config.num_key_value_heads, config.head_size
+    scale = g.constant("attention_scale", width**-0.5, np.float32)
 
     def split(part: Linear, y: Value) -> Value:
-        y = g.node(part.name, "RESHAPE", [y, p.heads], (ANY, ANY, config.num_attention_heads, config.head_size))
-        return swap(g, part.name, y)  # [B, A, T, d]
+        y = swap(g, part.name, to_heads(p, part.name, part, y))  # [B, A, T, d]
+        if y.shape[1] == count:
+            return y
+        owners = g.constant("owners", [head * shared // count for head in range(count)])
+        return gather(g, part.name, y, owners, axis=1)  # each head once for each that shares it
 
     query, key, value = projections(p, layer, x)
+    if layer.query_norm and layer.key_norm:
+        query = layer_norm(p, layer.query_norm, to_heads(p, layer.query.name, layer.query, query))  # [B, T, A, d]
+        key = layer_norm(p, layer.key_norm, to_heads(p, layer.key.name, layer.key, key))
     query = multiply(g, scope, query, scale)
     if layer.rotary:
         query, key = rotary(p, layer.query, layer.rotary, query), rotary(p, layer.key, layer.rotary, key)
         value = rotary(p, layer.value, layer.rotary, value) if layer.rotary.values else value
     query, key, value = split(layer.query, query), split(layer.key, key), split(layer.value, value)
-    mask = p.mask if layer.window is None else p.windows[layer.window]
+    mask = p.past if layer.causal and p.past else p.mask if layer.window is None else p.windows[layer.window]
     scores = g.node(f"{scope}/scores", "BATCH_MATMUL", [query, key], square, schema.BatchMatMulOptionsT(adjY=True))
     if layer.farthest is not None and p.relative:
         scores = add(g, scope, scores, for_each_query(g, f"{scope}/scores", query, p.relative, adj_y=True))
@@ -344,13 +363,13 @@ def attention(p: Pass, layer: Layer, x: Value) -> Value:
     if layer.farthest is not None and p.relative:
         context = add(g, scope, context, for_each_query(g, f"{scope}/context", weights, p.relative, adj_y=False))
     context = swap(g, scope, g.node(scope, "DIV", [context, total], context.shape))
-    context = g.node(scope, "RESHAPE", [context, p.rows], (ANY, ANY, config.hidden_size))
+    context = g.node(scope, "RESHAPE", [context, p.rows], (ANY, ANY, count * width))
     context = p.tap("context", tokens_at(p, scope, context))  # [B, T, H] or [N, H]
     return p.tap("attention_output", linear(p, layer.attention_output, context))
 
 
 def projections(p: Pass, layer: Layer, x: Value) -> tuple[Value, Value, Value]:
-    """Queries, keys and values, [B, T, H] each."""
+    """Queries [B, T, A · d], keys and values, [B, T, K · d] each of K heads."""
     if layer.fused:
         all_three, hidden = linear(p, layer.query, x), p.spec.config.hidden_size
         query, key, value = (cut(p.graph, layer.query.name, all_three, part * hidden, hidden) for part in range(3))
@@ -360,9 +379,10 @@ def projections(p: Pass, layer: Layer, x: Value) -> tuple[Value, Value, Value]:
 
 
 def rotary(p: Pass, part: Linear, turn: Rotary, x: Value) -> Value:
-    """Each pair (a, b) of a head's elements turned by its position's angle: [B, T, H] -> [B, T, A, d], in two axes."""
-    g, scope, heads, d = p.graph, f"{part.name}/rotary", p.spec.config.num_attention_heads, p.spec.config.head_size
-    x = g.node(scope, "RESHAPE", [x, p.heads], (ANY, ANY, heads, d))
+    """Each pair (a, b) of a head's elements turned by its angle: [B, T, A · d] -> [B, T, A, d], in two axes."""
+    g, scope, d = p.graph, f"{part.name}/rotary", p.spec.config.head_size
+    x = to_heads(p, scope, part, x)
+    heads = x.shape[2]
     step, shift = (2, 1) if turn.interleaved else (1, d // 2)
     a, b = (stride(g, scope, x, start, d - shift + start, step) for start in (0, shift))  # [B, T, A, d / 2] each
     cos, sin = p.angles[turn.base]
@@ -371,6 +391,13 @@ def rotary(p: Pass, part: Linear, turn: Rotary, x: Value) -> Value:
     axis, sizes = (4, (d // 2, 2)) if turn.interleaved else (3, (2, d // 2))
     options = schema.PackOptionsT(valuesCount=2, axis=axis)
     return g.node(scope, "PACK", [one, other], (ANY, ANY, heads, *sizes), options)
+
+
+def to_heads(p: Pass, scope: str, part: Linear, x: Value) -> Value:
+    """What a linear layer gives, or a part of it, [B, T, A · d], or what was made of that: [B, T, A, d]."""
+    d, most = p.spec.config.head_size, p.spec.config.num_attention_heads
+    heads = min(part.outputs // d, most)  # one that gives queries, keys and values has as many of each
+    return p.graph.node(scope, "RESHAPE", [x, p.heads[heads]], (ANY, ANY, heads, d))
 
 
 def for_each_query(g: Graph, scope: str, x: Value, relative: Value, *, adj_y: bool) -> Value:
@@ -407,8 +434,11 @@ def feed_forward(p: Pass, layer: Layer, x: Value) -> Value:
     """Two linear layers with the activation between them, and its gate where there is one."""
     activation = ACTIVATIONS[p.spec.config.activation]
     g, part, inner = p.graph, layer.intermediate, layer.output.inputs
-    x = linear(p, part, x)  # [B, T, I], or [B, T, 2 I] with a gate
-    if layer.gated:
+    before, x = x, linear(p, part, x)  # [B, T, I], or [B, T, 2 I] with a gate
+    if layer.up:
+        up = linear(p, layer.up, before)
+        x = multiply(g, part.name, activation(g, part.name, x), up)
+    elif layer.gated:
         x, gate = (cut(g, part.name, x, start, inner) for start in (0, inner))
         x = multiply(g, part.name, activation(g, part.name, x), gate)
     else:
@@ -500,8 +530,10 @@ def term_weights(p: Pass, logits: Value, attention_mask: Value) -> Value:
 
 def mlm_head(p: Pass, head: MaskedLMHead, x: Value) -> Value:
     """Vocabulary logits [..., V] of hidden states [..., H]."""
-    x = ACTIVATIONS[head.activation](p.graph, head.dense.name, linear(p, head.dense, x))  # [..., E]
-    x = layer_norm(p, head.norm, x)
+    if head.dense:
+        x = ACTIVATIONS[head.activation](p.graph, head.dense.name, linear(p, head.dense, x))  # [..., E]
+    if head.norm:
+        x = layer_norm(p, head.norm, x)
     return p.graph.linear(head.decoder_name, head.decoder, head.decoder_bias, x)
 
 
@@ -530,15 +562,22 @@ def linear(p: Pass, layer: Linear, x: Value) -> Value:
 
 
 def layer_norm(p: Pass, norm: Norm, x: Value) -> Value:
-    """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
+    """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450).
+
+    Where it is not centred, x / √(mean of x² + ε) · scale (Zhang and Sennrich 2019, arXiv:1910.07467).
+    """
     g, scope, shape = p.graph, norm.name, (*x.shape[:-1], 1)
     axis, keep_axis = g.constant(f"axis.{len(shape) - 1}", [len(shape) - 1]), schema.ReducerOptionsT(keepDims=True)
-    mean = g.node(scope, "MEAN", [x, axis], shape, keep_axis)
-    squares = g.node(scope, "SQUARED_DIFFERENCE", [x, mean], x.shape)
+    if norm.centred:
+        mean = g.node(scope, "MEAN", [x, axis], shape, keep_axis)
+        squares = g.node(scope, "SQUARED_DIFFERENCE", [x, mean], x.shape)
+    else:
+        squares = multiply(g, scope, x, x)
     variance = g.node(scope, "MEAN", [squares, axis], shape, keep_axis)
     variance = add(g, scope, variance, g.constant(f"epsilon.{norm.epsilon}", norm.epsilon, np.float32))
     factor = g.node(scope, "RSQRT", [variance], shape)
-    y = multiply(g, scope, multiply(g, scope, subtract(g, scope, x, mean), factor), g.weight(norm.weight))
+    x = subtract(g, scope, x, mean) if norm.centred else x
+    y = multiply(g, scope, multiply(g, scope, x, factor), g.weight(norm.weight))
     return add(g, scope, y, g.weight(norm.bias)) if norm.bias else y
 
 

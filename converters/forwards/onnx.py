@@ -46,6 +46,7 @@ class Pass:
     """One run of an encoder as nodes of a graph: `passes.Pass`, with the names of values for the values.
 
     mask: what is added to attention scores, [B, 1, 1, T]; the layers need it.
+    past: the mask of causal layers: what hides padding and what comes after a token, [B, 1, T, T].
     windows: by window, the mask of layers that have it: what hides padding and what is further away, [B, 1, T, T].
     angles: by base, the cosines and sines of rotary positions, [T, d / 2] each.
     relative: what a key's distance adds to it and to its value, [T, T, d], where the layers have that.
@@ -56,6 +57,7 @@ class Pass:
     spec: EncoderSpec
     tap: Tap[str] = ignore
     mask: str = ""
+    past: str = ""
     windows: Mapping[int, str] = field(default_factory=dict)
     angles: Mapping[float, tuple[str, str]] = field(default_factory=dict)
     relative: str | None = None
@@ -210,7 +212,7 @@ def see(p: Pass, attention_mask: str) -> Pass:
     """The pass with what attention needs beside the hidden states: masks, and the angles of rotary positions."""
     g, scope, d = p.graph, "positions", p.spec.config.head_size
     mask = mask_scores(g, attention_mask)
-    if not p.spec.windows and not p.spec.rotary_bases and p.spec.farthest is None:
+    if not p.spec.causal and not p.spec.windows and not p.spec.rotary_bases and p.spec.farthest is None:
         return replace(p, mask=mask)
 
     def number(name: str, value: float, dtype: int = DOUBLE) -> str:
@@ -221,12 +223,16 @@ def see(p: Pass, attention_mask: str) -> Pass:
     ends = [number("place", 0.0), g.node(scope, "Cast", [length], to=DOUBLE), number("place", 1.0)]
     places = g.node(scope, "Range", ends)  # [T]
     column = g.node(scope, "Unsqueeze", [places, columns])  # [T, 1]
-    windows, angles = {}, {}
+    past, windows, angles = "", {}, {}
+    if p.spec.causal:
+        seen = g.node(scope, "LessOrEqual", [places, column])  # [T, T]
+        ahead = [seen, g.constant("nothing", FLOAT, 0.0), g.constant("mask_value", FLOAT, MASK_VALUE)]
+        past = g.node(scope, "Min", [mask, g.node(scope, "Where", ahead)])  # not their sum, which overflows
     for window in p.spec.windows:
         distances = g.node(scope, "Abs", [g.node(scope, "Sub", [column, places])])  # [T, T]
         near = g.node(scope, "LessOrEqual", [distances, number("window", float(window))])
         far = [near, g.constant("nothing", FLOAT, 0.0), g.constant("mask_value", FLOAT, MASK_VALUE)]
-        windows[window] = g.node(scope, "Min", [mask, g.node(scope, "Where", far)])  # not their sum, which overflows
+        windows[window] = g.node(scope, "Min", [mask, g.node(scope, "Where", far)])
 
     def turns(column: str, base: float) -> tuple[str, str]:
         """Cosines and sines of column · base^(−2i / d): [rows, 1] -> [rows, d / 2]."""
@@ -253,7 +259,7 @@ def see(p: Pass, attention_mask: str) -> Pass:
         near = g.node(scope, "Clip", [distances, number("farthest", -float(p.spec.farthest)), farthest])
         near = g.node(scope, "Cast", [g.node(scope, "Add", [near, farthest])], to=INT64)
         relative = g.node(scope, "Gather", [table, near], axis=0)
-    return replace(p, mask=mask, windows=windows, angles=angles, relative=relative)
+    return replace(p, mask=mask, past=past, windows=windows, angles=angles, relative=relative)
 
 
 def mask_scores(g: Graph, attention_mask: str) -> str:
@@ -334,25 +340,33 @@ def adapter(p: Pass, norm: Norm, part: Adapter, x: str, y: str) -> str:
 def attention(p: Pass, layer: Layer, x: str) -> str:
     """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), projected."""
     g, scope = p.graph, layer.query.name.rpartition(".")[0]
-    heads = [p.spec.config.num_attention_heads, p.spec.config.head_size]
+    count, shared, d = p.spec.config.num_attention_heads, p.spec.config.num_key_value_heads, p.spec.config.head_size
 
     def split(part: Linear, y: str, order: Sequence[int]) -> str:
-        return g.node(part.name, "Transpose", [to_tokens(g, part.name, y, heads)], perm=order)
+        heads = heads_of(p, part)
+        y = g.node(part.name, "Transpose", [to_tokens(g, part.name, y, [heads, d])], perm=order)
+        if heads == count:
+            return y
+        owners = g.constant("owners", INT64, [head * shared // count for head in range(count)])
+        return g.node(part.name, "Gather", [y, owners], axis=1)  # each head once for each that shares it
 
     query, key, value = projections(p, layer, x)
+    if layer.query_norm and layer.key_norm:  # of each head, [N · A, d]
+        query = layer_norm(p, layer.query_norm, to_rows(g, layer.query.name, query, d))
+        key = layer_norm(p, layer.key_norm, to_rows(g, layer.key.name, key, d))
     if layer.rotary:
         query, key = rotary(p, layer.query, layer.rotary, query), rotary(p, layer.key, layer.rotary, key)
         value = rotary(p, layer.value, layer.rotary, value) if layer.rotary.values else value
     query = split(layer.query, query, (0, 2, 1, 3))  # [B, A, T, d]
     key = split(layer.key, key, (0, 2, 3, 1))  # [B, A, d, T]
     value = split(layer.value, value, (0, 2, 1, 3))  # [B, A, T, d]
-    scale = g.constant("attention_scale", FLOAT, p.spec.config.head_size**-0.5)
+    scale = g.constant("attention_scale", FLOAT, d**-0.5)
     scores = g.node(f"{scope}/scores", "MatMul", [query, key])  # [B, A, T, T]
     if layer.farthest is not None and p.relative:
         apart = g.node(f"{scope}/scores", "Einsum", [query, p.relative], equation="baqd,qkd->baqk")
         scores = g.node(f"{scope}/scores", "Add", [scores, apart])
     scores = g.node(scope, "Mul", [scores, scale])
-    mask = p.mask if layer.window is None else p.windows[layer.window]
+    mask = p.past if layer.causal else p.mask if layer.window is None else p.windows[layer.window]
     weights = g.node(scope, "Softmax", [g.node(scope, "Add", [scores, mask])], axis=-1)
     context = g.node(f"{scope}/context", "MatMul", [weights, value])  # [B, A, T, d]
     if layer.farthest is not None and p.relative:
@@ -361,12 +375,12 @@ def attention(p: Pass, layer: Layer, x: str) -> str:
     context = g.node(scope, "Transpose", [context], perm=(0, 2, 1, 3))
     if p.positions:
         context = g.node(scope, "GatherND", [context, p.positions])  # [M, A, d]
-    context = p.tap("context", to_rows(g, scope, context, p.spec.config.hidden_size))  # [N, H] or [M, H]
+    context = p.tap("context", to_rows(g, scope, context, count * d))  # [N, A · d] or [M, A · d]
     return p.tap("attention_output", linear(p, layer.attention_output, context))
 
 
 def projections(p: Pass, layer: Layer, x: str) -> tuple[str, str, str]:
-    """Queries, keys and values, [N, H] each."""
+    """Queries [N, A · d], keys and values, [N, K · d] each of K heads."""
     if layer.fused:
         g, scope, all_three = p.graph, layer.query.name, linear(p, layer.query, x)
         hidden = p.spec.config.hidden_size
@@ -379,10 +393,10 @@ def projections(p: Pass, layer: Layer, x: str) -> tuple[str, str, str]:
 
 
 def rotary(p: Pass, part: Linear, turn: Rotary, x: str) -> str:
-    """Each pair (a, b) of a head's elements turned by its position's angle: [N, H] -> [B, T, A, d]."""
-    g, scope, config = p.graph, f"{part.name}/rotary", p.spec.config
-    pairs, axis = config.head_size // 2, 4 if turn.interleaved else 3
-    x = to_tokens(g, scope, x, [config.num_attention_heads, *((pairs, 2) if turn.interleaved else (2, pairs))])
+    """Each pair (a, b) of a head's elements turned by its position's angle: [N, A · d] -> [B, T, A, d], in two axes."""
+    g, scope, pairs = p.graph, f"{part.name}/rotary", p.spec.config.head_size // 2
+    axis = 4 if turn.interleaved else 3
+    x = to_tokens(g, scope, x, [heads_of(p, part), *((pairs, 2) if turn.interleaved else (2, pairs))])
     a, b = (g.node(scope, "Gather", [x, g.constant(f"half.{half}", INT64, [half])], axis=axis) for half in (0, 1))
     # [T, d / 2] -> [T, 1, d / 2, 1], or [T, 1, 1, d / 2]
     axes = g.constant(f"angle.{axis}", INT64, [1, axis - 1])
@@ -392,6 +406,11 @@ def rotary(p: Pass, part: Linear, turn: Rotary, x: str) -> str:
         return g.node(scope, operator, [g.node(scope, "Mul", [one, cos]), g.node(scope, "Mul", [other, sin])])
 
     return g.node(scope, "Concat", [sum_of("Sub", a, b), sum_of("Add", b, a)], axis=axis)
+
+
+def heads_of(p: Pass, part: Linear) -> int:
+    """How many heads a linear layer gives; one that gives queries, keys and values has as many of each."""
+    return min(part.outputs // p.spec.config.head_size, p.spec.config.num_attention_heads)
 
 
 def tokens_at(p: Pass, scope: str, x: str) -> str:
@@ -406,7 +425,10 @@ def tokens_at(p: Pass, scope: str, x: str) -> str:
 def feed_forward(p: Pass, layer: Layer, x: str) -> str:
     """Two linear layers with the activation between them, and its gate where there is one."""
     g, activation, part = p.graph, ACTIVATIONS[p.spec.config.activation], layer.intermediate
-    if layer.gated:
+    if layer.up:
+        scope, up = part.name.rpartition(".")[0], linear(p, layer.up, x)
+        x = g.node(scope, "Mul", [activation(g, part.name, linear(p, part, x)), up])  # [N, I]
+    elif layer.gated:
         x, middle = linear(p, part, x), layer.output.inputs  # [N, 2 I]
         ends = [g.constant(f"end.{end}", INT64, [end]) for end in (0, middle, 2 * middle)]
         axis = g.constant("last_axis", INT64, [-1])
@@ -507,8 +529,10 @@ def term_weights(p: Pass, logits: str, attention_mask: str) -> str:
 def mlm_head(p: Pass, head: MaskedLMHead, x: str) -> str:
     """Vocabulary logits [N, V]."""
     g = p.graph
-    x = ACTIVATIONS[head.activation](g, head.dense.name, linear(p, head.dense, x))  # [N, E]
-    x = layer_norm(p, head.norm, x)
+    if head.dense:
+        x = ACTIVATIONS[head.activation](g, head.dense.name, linear(p, head.dense, x))  # [N, E]
+    if head.norm:
+        x = layer_norm(p, head.norm, x)
     return g.linear(head.decoder_name, head.decoder, head.decoder_bias, x)
 
 
@@ -544,8 +568,17 @@ def linear_of_rows(p: Pass, layer: Linear, x: str) -> str:
 
 
 def layer_norm(p: Pass, norm: Norm, x: str) -> str:
-    """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
+    """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450).
+
+    Where it is not centred, x / √(mean of x² + ε) · scale (Zhang and Sennrich 2019, arXiv:1910.07467).
+    """
     g = p.graph
+    if not norm.centred:
+        square = g.node(norm.name, "Pow", [x, g.constant("two", FLOAT, 2.0)])
+        mean = g.node(norm.name, "ReduceMean", [square, g.constant("last_axis", INT64, [-1])])
+        mean = g.node(norm.name, "Add", [mean, g.constant(f"epsilon.{norm.epsilon}", FLOAT, norm.epsilon)])
+        y = g.node(norm.name, "Div", [x, g.node(norm.name, "Sqrt", [mean])])
+        return g.node(norm.name, "Mul", [y, g.weight(norm.weight)])
     if norm.bias:
         offset = g.weight(norm.bias)
     else:  # an offset may be left out, but ONNX Runtime 1.17 reads one where it fuses

@@ -186,7 +186,12 @@ def see(p: Pass, attention_mask: Node) -> Pass:
     kept = fill_up(ops.convert(attention_mask, "f32"), missing)  # [B, T′]
     scores = ops.multiply(ops.subtract(np.float32(1), kept), np.float32(MASK_VALUE))
     mask = ops.unsqueeze(scores, [1, 2])
-    windows, angles = {}, {}
+    past, windows, angles = None, {}, {}
+    if p.spec.causal:
+        ends = (ops.squeeze(size) for size in (length, ops.add(length, missing)))
+        queries, keys = (ops.range(0, end, 1, "i64") for end in ends)
+        seen = ops.less_equal(keys, ops.unsqueeze(queries, [1]))  # [T, T′]
+        past = ops.select(seen, mask, np.float32(MASK_VALUE))
     for window in p.spec.windows:
         ends = (ops.squeeze(size) for size in (length, ops.add(length, missing)))
         queries, keys = (ops.range(0, end, 1, "i64") for end in ends)
@@ -211,7 +216,7 @@ def see(p: Pass, attention_mask: Node) -> Pass:
         distances = ops.subtract(keys, ops.unsqueeze(queries, [1]))  # [T, T′]
         near = ops.add(ops.maximum(ops.minimum(distances, farthest), -farthest), farthest)
         relative = ops.gather(ops.reshape(both, [-1, d], special_zero=False), near, 0)
-    return replace(p, mask=mask, windows=windows, angles=angles, relative=relative, missing=missing)
+    return replace(p, mask=mask, past=past, windows=windows, angles=angles, relative=relative, missing=missing)
 
 
 def fill_up(x: Node, missing: Node) -> Node:
@@ -287,19 +292,28 @@ def adapter(p: Pass, norm: Norm, part: Adapter, x: Node, y: Node) -> Node:
 
 def attention(p: Pass, layer: Layer, x: Node) -> Node:
     """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), projected."""
-    heads, width = p.spec.config.num_attention_heads, p.spec.config.head_size
+    heads, shared, width = (
+        p.spec.config.num_attention_heads,
+        p.spec.config.num_key_value_heads,
+        p.spec.config.head_size,
+    )
     scope = layer.query.name.rpartition(".")[0]
 
     def split(y: Node) -> Node:
-        return ops.transpose(ops.reshape(y, [0, 0, heads, width], special_zero=True), [0, 2, 1, 3])
+        return ops.transpose(ops.reshape(y, [0, 0, width_of(y) // width, width], special_zero=True), [0, 2, 1, 3])
 
     query, key, value = projections(p, layer, x)
+    if layer.query_norm and layer.key_norm:
+        query, key = norm_of_heads(p, layer.query_norm, query), norm_of_heads(p, layer.key_norm, key)
     if layer.rotary:
         query, key = rotary(p, layer.rotary, query), rotary(p, layer.rotary, key)
         value = rotary(p, layer.rotary, value) if layer.rotary.values else value
     query = split(query)  # [B, A, T, d]
     key, value = (split(fill_up(y, p.missing)) for y in (key, value))  # [B, A, T′, d]
-    mask = p.mask if layer.window is None else p.windows[layer.window]
+    if shared < heads:  # each head of keys and values once for each that shares it
+        owners = [head * shared // heads for head in range(heads)]
+        key, value = ops.gather(key, owners, 1), ops.gather(value, owners, 1)
+    mask = p.past if layer.causal else p.mask if layer.window is None else p.windows[layer.window]
     scores = ops.matmul(query, key, False, True, name=f"{scope}/scores")  # [B, A, T, T′]
     if layer.farthest is not None:
         scores = ops.add(scores, ops.einsum([query, p.relative], "baqd,qkd->baqk"))
@@ -314,7 +328,7 @@ def attention(p: Pass, layer: Layer, x: Node) -> Node:
 
 
 def projections(p: Pass, layer: Layer, x: Node) -> tuple[Node, Node, Node]:
-    """Queries, keys and values, [B, T, H] each."""
+    """Queries [B, T, A · d], keys and values, [B, T, K · d] each of K heads."""
     if layer.fused:
         scope, all_three, width = layer.query.name, linear(p, layer.query, x), p.spec.config.hidden_size
         names = ("query", "key", "value")
@@ -325,15 +339,22 @@ def projections(p: Pass, layer: Layer, x: Node) -> tuple[Node, Node, Node]:
 
 
 def rotary(p: Pass, turn: Rotary, x: Node) -> Node:
-    """Each pair (a, b) of a head's elements turned by its position's angle: [B, T, H]."""
-    heads, pairs, axis = p.spec.config.num_attention_heads, p.spec.config.head_size // 2, -1 if turn.interleaved else -2
-    sizes = [0, 0, heads, *((pairs, 2) if turn.interleaved else (2, pairs))]
+    """Each pair (a, b) of a head's elements turned by its position's angle: [B, T, A · d]."""
+    pairs, axis, width = p.spec.config.head_size // 2, -1 if turn.interleaved else -2, width_of(x)
+    sizes = [0, 0, width // (2 * pairs), *((pairs, 2) if turn.interleaved else (2, pairs))]
     a, b = ops.split(ops.reshape(x, sizes, special_zero=True), axis, 2).outputs()
     # [T, d / 2] -> [T, 1, d / 2, 1], or [T, 1, 1, d / 2]
     cos, sin = (ops.unsqueeze(table, [1, axis]) for table in p.angles[turn.base])
     one = ops.subtract(ops.multiply(a, cos), ops.multiply(b, sin))
     other = ops.add(ops.multiply(b, cos), ops.multiply(a, sin))
-    return ops.reshape(ops.concat([one, other], axis), [0, 0, p.spec.config.hidden_size], special_zero=True)
+    return ops.reshape(ops.concat([one, other], axis), [0, 0, width], special_zero=True)
+
+
+def norm_of_heads(p: Pass, norm: Norm, x: Node) -> Node:
+    """`layer_norm` of each head alone: [B, T, A · d]."""
+    width = width_of(x)
+    heads = ops.reshape(x, [0, 0, width // norm.size, norm.size], special_zero=True)
+    return ops.reshape(layer_norm(p, norm, heads), [0, 0, width], special_zero=True)
 
 
 def tokens_at(x: Node, positions: Node | None) -> Node:
@@ -346,9 +367,11 @@ def tokens_at(x: Node, positions: Node | None) -> Node:
 
 def feed_forward(p: Pass, layer: Layer, x: Node) -> Node:
     """Two linear layers with the activation between them, and its gate where there is one."""
-    activation = ACTIVATIONS[p.spec.config.activation]
+    activation, up = ACTIVATIONS[p.spec.config.activation], linear(p, layer.up, x) if layer.up else None
     scope, x = layer.intermediate.name, linear(p, layer.intermediate, x)  # [B, T, I], or [B, T, 2 I] with a gate
-    if layer.gated:
+    if up:
+        x = ops.multiply(activation(x, scope), up, name=f"{scope}/gated")
+    elif layer.gated:
         inner = layer.output.inputs
         x, gate = (cut(x, start, inner, f"{scope}/Slice") for start in (0, inner))
         x = ops.multiply(activation(x, scope), gate, name=f"{scope}/gated")
@@ -419,8 +442,10 @@ def term_weights(p: Pass, logits: Node, attention_mask: Node) -> Node:
 
 def mlm_head(p: Pass, head: MaskedLMHead, x: Node) -> Node:
     """Vocabulary logits [..., V] of hidden states [..., H]."""
-    x = ACTIVATIONS[head.activation](linear(p, head.dense, x), head.dense.name)  # [B, T, E]
-    x = layer_norm(p, head.norm, x)
+    if head.dense:
+        x = ACTIVATIONS[head.activation](linear(p, head.dense, x), head.dense.name)  # [B, T, E]
+    if head.norm:
+        x = layer_norm(p, head.norm, x)
     return p.parameters.linear(head.decoder_name, head.decoder, head.decoder_bias, x)
 
 
@@ -445,7 +470,14 @@ def linear(p: Pass, layer: Linear, x: Node) -> Node:
 
 
 def layer_norm(p: Pass, norm: Norm, x: Node) -> Node:
-    """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
+    """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450).
+
+    Where it is not centred, x / √(mean of x² + ε) · scale (Zhang and Sennrich 2019, arXiv:1910.07467).
+    """
+    if not norm.centred:
+        mean = ops.reduce_mean(ops.multiply(x, x), [-1], keep_dims=True)
+        x = ops.divide(x, ops.sqrt(ops.add(mean, np.float32(norm.epsilon))))
+        return ops.multiply(x, p[norm.weight], name=f"{norm.name}/Multiply")
     x = ops.mvn(x, [-1], True, norm.epsilon, "inside_sqrt", name=f"{norm.name}/MVN")
     x = ops.multiply(x, p[norm.weight], name=f"{norm.name}/Multiply")
     return ops.add(x, p[norm.bias], name=f"{norm.name}/Add") if norm.bias else x
@@ -454,6 +486,13 @@ def layer_norm(p: Pass, norm: Norm, x: Node) -> Node:
 def cut(x: Node, start: int, size: int, name: str) -> Node:
     """So many elements of the last axis."""
     return ops.slice(x, [start], [start + size], [1], [-1], name=name)
+
+
+def width_of(x: Node) -> int:
+    """The size of the last axis, which is known."""
+    shape = x.get_output_partial_shape(0)
+    size: int = shape[len(shape) - 1].get_length()
+    return size
 
 
 def first_tokens(x: Node) -> Node:

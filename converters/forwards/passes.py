@@ -33,6 +33,7 @@ class Pass(Generic[T]):
     parameters: by canonical name; `p[name]` is one of them.
     tap: is given each tensor that has a name, on its way.
     mask: what is added to attention scores, [B, 1, 1, T]; the layers need it.
+    past: the mask of causal layers: what hides padding and what comes after a token, [B, 1, T, T].
     windows: by window, the mask of layers that have it: what hides padding and what is further away, [B, 1, T, T].
     angles: by base, the cosines and sines of rotary positions, [T, d / 2] each.
     relative: what a key's distance adds to it and to its value, [T, T, d], where the layers have that.
@@ -43,6 +44,7 @@ class Pass(Generic[T]):
     spec: EncoderSpec
     tap: Tap[T] = ignore
     mask: T | None = None
+    past: T | None = None
     windows: Mapping[int, T] = field(default_factory=dict)
     angles: Mapping[float, tuple[T, T]] = field(default_factory=dict)
     relative: T | None = None

@@ -128,6 +128,8 @@ def see(p: Pass, attention_mask: Tensor, x: Tensor) -> Pass:
     hidden = torch.finfo(x.dtype).min
     mask = (1 - attention_mask)[:, None, None, :].to(x.dtype) * hidden  # [B, 1, 1, T]
     places = torch.arange(length)
+    ahead = (places > places[:, None]).to(x.device)  # [T, T]
+    past = mask.masked_fill(ahead, hidden) if p.spec.causal else None
     windows = {}
     for window in p.spec.windows:
         distances = (places[:, None] - places).abs().to(x.device)  # [T, T]
@@ -138,7 +140,7 @@ def see(p: Pass, attention_mask: Tensor, x: Tensor) -> Pass:
         angle = places[:, None] * base ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)  # [T, d / 2]
         angles[base] = angle.cos().to(x), angle.sin().to(x)
     relative = None if p.spec.farthest is None else relative_positions(p.spec.farthest, places, d, x)
-    return replace(p, mask=mask, windows=windows, angles=angles, relative=relative)
+    return replace(p, mask=mask, past=past, windows=windows, angles=angles, relative=relative)
 
 
 def relative_positions(farthest: int, places: Tensor, d: int, x: Tensor) -> Tensor:
@@ -206,24 +208,27 @@ def adapter(p: Pass, norm: Norm, part: Adapter, x: Tensor, y: Tensor) -> Tensor:
 
 def attention(p: Pass, layer: Layer, x: Tensor) -> Tensor:
     """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), projected."""
-    heads = (p.spec.config.num_attention_heads, p.spec.config.head_size)
-    query, key, value = (y.unflatten(-1, heads).transpose(1, 2) for y in projections(p, layer, x))  # [B, A, T, d]
+    d, shared = p.spec.config.head_size, p.spec.config.num_attention_heads // p.spec.config.num_key_value_heads
+    query, key, value = (y.unflatten(-1, (-1, d)).transpose(1, 2) for y in projections(p, layer, x))  # [B, A, T, d]
+    query = layer_norm(p, layer.query_norm, query) if layer.query_norm else query
+    key = layer_norm(p, layer.key_norm, key) if layer.key_norm else key
     if layer.rotary:
         query, key = rotary(p, layer.rotary, query), rotary(p, layer.rotary, key)
         value = rotary(p, layer.rotary, value) if layer.rotary.values else value
-    mask = p.mask if layer.window is None else p.windows[layer.window]
+    key, value = (y.repeat_interleave(shared, 1) if shared > 1 else y for y in (key, value))
+    mask = p.past if layer.causal else p.mask if layer.window is None else p.windows[layer.window]
     if layer.farthest is None or p.relative is None:
-        context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=heads[1] ** -0.5)
+        context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=d**-0.5)
     else:
         scores = query @ key.transpose(-1, -2) + torch.einsum("baqd,qkd->baqk", query, p.relative)
-        weights = torch.softmax(scores * heads[1] ** -0.5 + mask, -1)
+        weights = torch.softmax(scores * d**-0.5 + mask, -1)
         context = weights @ value + torch.einsum("baqk,qkd->baqd", weights, p.relative)
     context = p.tap("context", tokens_at(context.transpose(1, 2).flatten(2), p.positions))  # [B, T, H] or [N, H]
     return p.tap("attention_output", linear(p, layer.attention_output, context))
 
 
 def projections(p: Pass, layer: Layer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values, [B, T, H] each."""
+    """Queries [B, T, A · d], keys and values, [B, T, K · d] each of K heads."""
     if layer.fused:
         query, key, value = linear(p, layer.query, x).chunk(3, -1)
     else:
@@ -246,9 +251,11 @@ def tokens_at(x: Tensor, positions: Tensor | None) -> Tensor:
 
 def feed_forward(p: Pass, layer: Layer, x: Tensor) -> Tensor:
     """Two linear layers with the activation between them, and its gate where there is one."""
-    activation = ACTIVATIONS[p.spec.config.activation]
+    activation, up = ACTIVATIONS[p.spec.config.activation], linear(p, layer.up, x) if layer.up else None
     x = linear(p, layer.intermediate, x)  # [B, T, I], or [B, T, 2 I] with a gate
-    if layer.gated:
+    if up is not None:
+        x = activation(x) * up
+    elif layer.gated:
         x, gate = x.chunk(2, -1)
         x = activation(x) * gate
     else:
@@ -310,8 +317,11 @@ def term_weights(p: Pass, logits: Tensor, attention_mask: Tensor) -> Tensor:
 
 def mlm_head(p: Pass, head: MaskedLMHead, x: Tensor) -> Tensor:
     """Vocabulary logits [..., V] of hidden states [..., H]."""
-    x = ACTIVATIONS[head.activation](linear(p, head.dense, x))  # [B, T, E]
-    return F.linear(layer_norm(p, head.norm, x), p[head.decoder], p.get(head.decoder_bias))
+    if head.dense:
+        x = ACTIVATIONS[head.activation](linear(p, head.dense, x))  # [B, T, E]
+    if head.norm:
+        x = layer_norm(p, head.norm, x)
+    return F.linear(x, p[head.decoder], p.get(head.decoder_bias))
 
 
 def linear_head(p: Pass, head: LinearHead, x: Tensor, pooled: Tensor | None, attention_mask: Tensor) -> Tensor:
@@ -353,7 +363,12 @@ def pack(weight: Tensor) -> Tensor:
 
 
 def layer_norm(p: Pass, norm: Norm, x: Tensor) -> Tensor:
-    """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
+    """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450).
+
+    Where it is not centred, x / √(mean of x² + ε) · scale (Zhang and Sennrich 2019, arXiv:1910.07467).
+    """
+    if not norm.centred:
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + norm.epsilon) * p[norm.weight]
     return F.layer_norm(x, (norm.size,), p[norm.weight], p.get(norm.bias), norm.epsilon)
 
 

@@ -133,16 +133,17 @@ def _trace_once() -> LayerFunction:
             def function(
                 x: Tensor,
                 mask: Tensor,
+                past: Tensor | None,
                 windows: list[Tensor],
                 angles: list[tuple[Tensor, Tensor]],
                 relative: Tensor | None,
             ) -> Tensor:
-                sees = {"windows": dict(zip(p.windows, windows, strict=True)), "mask": mask, "relative": relative}
+                masks = {"windows": dict(zip(p.windows, windows, strict=True)), "mask": mask, "past": past}
                 turns = dict(zip(p.angles, angles, strict=True))
-                return encoder_layer(replace(p, tap=passes.ignore, angles=turns, **sees), layer, x)
+                return encoder_layer(replace(p, tap=passes.ignore, angles=turns, relative=relative, **masks), layer, x)
 
             traced[layer] = tf.function(function, autograph=False)
-        return traced[layer](x, p.mask, list(p.windows.values()), list(p.angles.values()), p.relative)
+        return traced[layer](x, p.mask, p.past, list(p.windows.values()), list(p.angles.values()), p.relative)
 
     return run_layer
 
@@ -151,6 +152,8 @@ def see(p: Pass, attention_mask: Tensor, x: Tensor) -> Pass:
     """The pass with what attention needs beside the hidden states: masks, and the angles of rotary positions."""
     length, d = tf.shape(attention_mask)[1], p.spec.config.head_size
     mask = mask_scores(attention_mask, x)
+    ahead = tf.range(length) > tf.range(length)[:, tf.newaxis]  # [T, T]
+    past = tf.where(ahead, x.dtype.min, mask) if p.spec.causal else None
     windows, angles = {}, {}
     for window in p.spec.windows:
         distances = tf.abs(tf.range(length)[:, tf.newaxis] - tf.range(length))  # [T, T]
@@ -161,7 +164,7 @@ def see(p: Pass, attention_mask: Tensor, x: Tensor) -> Pass:
         angle = places * base ** (-tf.range(0, d, 2, tf.float64) / d)  # [T, d / 2]
         angles[base] = tf.cast(tf.cos(angle), x.dtype), tf.cast(tf.sin(angle), x.dtype)
     relative = None if p.spec.farthest is None else relative_positions(p.spec.farthest, length, d, x.dtype)
-    return replace(p, mask=mask, windows=windows, angles=angles, relative=relative)
+    return replace(p, mask=mask, past=past, windows=windows, angles=angles, relative=relative)
 
 
 def relative_positions(farthest: int, length: Tensor, d: int, dtype: tf.DType) -> Tensor:
@@ -262,13 +265,18 @@ def adapter(p: Pass, norm: Norm, part: Adapter, x: Tensor, y: Tensor) -> Tensor:
 def attention(p: Pass, layer: Layer, x: Tensor) -> Tensor:
     """softmax(Q Kᵀ / √d + mask) V over A heads of width d (Vaswani et al. 2017, arXiv:1706.03762), then projected."""
     batch, length = tf.unstack(tf.shape(x)[:2])
-    heads = (batch, length, p.spec.config.num_attention_heads, p.spec.config.head_size)
-    split = (tf.transpose(tf.reshape(y, heads), (0, 2, 1, 3)) for y in projections(p, layer, x))
-    query, key, value = split  # [B, A, T, d]
+    d, count, shared = p.spec.config.head_size, p.spec.config.num_attention_heads, p.spec.config.num_key_value_heads
+    query, key, value = (tf.reshape(y, (batch, length, -1, d)) for y in projections(p, layer, x))
+    query = layer_norm(p, layer.query_norm, query) if layer.query_norm else query
+    key = layer_norm(p, layer.key_norm, key) if layer.key_norm else key
+    query, key, value = (tf.transpose(y, (0, 2, 1, 3)) for y in (query, key, value))  # [B, A, T, d]
     if layer.rotary:
         query, key = rotary(p, layer.rotary, query), rotary(p, layer.rotary, key)
         value = rotary(p, layer.rotary, value) if layer.rotary.values else value
-    mask = p.mask if layer.window is None else p.windows[layer.window]
+    if shared < count:  # each head of keys and values once for each that shares it
+        owners = [head * shared // count for head in range(count)]
+        key, value = (tf.gather(y, owners, axis=1) for y in (key, value))
+    mask = p.past if layer.causal else p.mask if layer.window is None else p.windows[layer.window]
     scores = tf.matmul(query, key, transpose_b=True)  # [B, A, T, T]
     if layer.farthest is not None:
         scores = scores + tf.einsum("baqd,qkd->baqk", query, p.relative)
@@ -277,13 +285,13 @@ def attention(p: Pass, layer: Layer, x: Tensor) -> Tensor:
     if layer.farthest is not None:
         context = context + tf.einsum("baqk,qkd->baqd", weights, p.relative)
     context = tf.transpose(context, (0, 2, 1, 3))  # [B, T, A, d]
-    context = tf.reshape(context, (batch, length, p.spec.config.hidden_size))
+    context = tf.reshape(context, (batch, length, count * d))
     context = p.tap("context", tokens_at(context, p.positions))  # [B, T, H] or [N, H]
     return p.tap("attention_output", linear(p, layer.attention_output, context))
 
 
 def projections(p: Pass, layer: Layer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values, [B, T, H] each."""
+    """Queries [B, T, A · d], keys and values, [B, T, K · d] each of K heads."""
     if layer.fused:
         query, key, value = tf.split(linear(p, layer.query, x), 3, -1)
     else:
@@ -307,9 +315,11 @@ def tokens_at(x: Tensor, positions: Tensor | None) -> Tensor:
 
 def feed_forward(p: Pass, layer: Layer, x: Tensor) -> Tensor:
     """Two linear layers with the activation between them, and its gate where there is one."""
-    activation = ACTIVATIONS[p.spec.config.activation]
+    activation, up = ACTIVATIONS[p.spec.config.activation], linear(p, layer.up, x) if layer.up else None
     x = linear(p, layer.intermediate, x)  # [B, T, I], or [B, T, 2 I] with a gate
-    if layer.gated:
+    if up is not None:
+        x = activation(x) * up
+    elif layer.gated:
         x, gate = tf.split(x, 2, -1)
         x = activation(x) * gate
     else:
@@ -370,8 +380,11 @@ def term_weights(p: Pass, logits: Tensor, attention_mask: Tensor) -> Tensor:
 
 def mlm_head(p: Pass, head: MaskedLMHead, x: Tensor) -> Tensor:
     """Vocabulary logits [..., V] of hidden states [..., H]."""
-    x = ACTIVATIONS[head.activation](linear(p, head.dense, x))  # [B, T, E]
-    return affine(layer_norm(p, head.norm, x), p[head.decoder], p.get(head.decoder_bias), tied=p.spec.tied)
+    if head.dense:
+        x = ACTIVATIONS[head.activation](linear(p, head.dense, x))  # [B, T, E]
+    if head.norm:
+        x = layer_norm(p, head.norm, x)
+    return affine(x, p[head.decoder], p.get(head.decoder_bias), tied=p.spec.tied)
 
 
 def linear_head(p: Pass, head: LinearHead, x: Tensor, pooled: Tensor | None, attention_mask: Tensor) -> Tensor:
@@ -407,8 +420,11 @@ def affine(x: Tensor, kernel: tf.Variable, bias: tf.Variable | None, tied: bool 
 
 
 def layer_norm(p: Pass, norm: Norm, x: Tensor) -> Tensor:
-    """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
-    centred = x - tf.reduce_mean(x, -1, keepdims=True)
+    """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450).
+
+    Where it is not centred, x / √(mean of x² + ε) · scale (Zhang and Sennrich 2019, arXiv:1910.07467).
+    """
+    centred = x - tf.reduce_mean(x, -1, keepdims=True) if norm.centred else x
     variance = tf.reduce_mean(tf.square(centred), -1, keepdims=True)
     y = centred * tf.math.rsqrt(variance + norm.epsilon) * p[norm.weight]
     return y + p[norm.bias] if norm.bias else y

@@ -27,7 +27,8 @@ def faults_of(config: dict) -> list[str]:
 def test_reads_every_family(model_type):
     config = EncoderConfig.from_dict(small_config(model_type))
     width = 24 if model_type == "modernbert" else 32
-    assert (config.model_type, config.hidden_size, config.head_size) == (model_type, width, width // 4)
+    head = 12 if model_type == "qwen3" else width // 4
+    assert (config.model_type, config.hidden_size, config.head_size) == (model_type, width, head)
     assert config.embedding_size == (16 if model_type in ("albert", "electra", "roformer") else width)
 
 
@@ -57,6 +58,31 @@ def test_roformers_embeddings_are_as_wide_as_its_layers_where_the_width_is_null(
     ]
 
 
+def test_qwens_heads():
+    config = EncoderConfig.from_dict(small_config("qwen3", tie_word_embeddings=True, attention_bias=True))
+    assert (config.num_attention_heads, config.num_key_value_heads, config.head_size) == (4, 2, 12)
+    assert (config.layers.attention_bias, config.layers.attention_output_bias) == (True, True)
+    assert config.tie_word_embeddings
+    of_five = {"rope_theta": 5.0, "rope_parameters": {"rope_type": "default", "rope_theta": 5e6}}
+    config = EncoderConfig.from_dict(small_config("qwen2", num_key_value_heads=None, **of_five))
+    assert (config.num_key_value_heads, config.head_size, config.layers.rope_theta(1)) == (4, 8, 5e6)
+    assert (config.layers.attention_bias, config.layers.attention_output_bias) == (True, False)
+    assert not config.tie_word_embeddings
+
+
+def test_what_is_refused_of_qwens_layers():
+    changes = {
+        "num_key_value_heads": 3,
+        "head_dim": 7,
+        "rope_scaling": {"type": "yarn", "factor": 4.0},
+        "use_sliding_window": True,
+        "layer_types": ["full_attention", "sliding_attention"],
+    }
+    assert [fault.partition(": ")[0] for fault in faults_of(small_config("qwen3", **changes))] == [
+        *("num_attention_heads", "head_dim", "rope_scaling", "use_sliding_window", "layer_types"),
+    ]
+
+
 def test_modernberts_layers():
     """What transformers' ModernBertConfig assumes where a file is silent."""
     silent = small_config("modernbert")
@@ -75,7 +101,7 @@ def test_modernberts_layers():
 
 def test_modernberts_faults_are_told_at_once():
     changes = {
-        "hidden_activation": "silu",
+        "hidden_activation": "mish",
         "norm_eps": 0,
         "rope_scaling": {"type": "yarn"},
         "global_rope_theta": -1,

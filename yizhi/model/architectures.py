@@ -24,6 +24,7 @@ from yizhi.model.spec import (
 CLASS_SUFFIXES = {
     "features": "Model",
     "fill-mask": "ForMaskedLM",
+    "text-generation": "ForCausalLM",
     "replaced-token-detection": "ForPreTraining",
     **LABEL_CLASS_SUFFIXES,
 }
@@ -69,6 +70,31 @@ BERT = Family(
         decoder_bias_alias="cls.predictions.decoder.bias",
     ),
     ignored={**_UNUSED_BUFFERS, "cls.seq_relationship.*": NEXT_SENTENCE},
+)
+
+# Qwen3 without the norms of queries and keys. Heads that give labels are not supported.
+QWEN2 = Family(
+    class_name="Qwen2",
+    prefix="model",
+    word_embeddings="model.embed_tokens",
+    layer="model.layers.{block}",
+    layer_names=LayerNames(
+        query="self_attn.q_proj",
+        key="self_attn.k_proj",
+        value="self_attn.v_proj",
+        attention_output="self_attn.o_proj",
+        attention_norm="input_layernorm",
+        intermediate="mlp.gate_proj",
+        up="mlp.up_proj",
+        output="mlp.down_proj",
+        output_norm="post_attention_layernorm",
+    ),
+    norm_first=True,
+    centred=False,
+    causal=True,
+    final_norm="model.norm",
+    masked_lm_names=MaskedLMNames(untied_decoder="lm_head"),
+    label_heads={},
 )
 
 ROBERTA = BERT.under(
@@ -219,7 +245,19 @@ FAMILIES: Mapping[str, Family] = {
             for task, head in LABEL_HEADS.items()
         },
     ),
+    "qwen2": QWEN2,
+    "qwen3": replace(
+        QWEN2,
+        class_name="Qwen3",
+        layer_names=replace(QWEN2.layer_names, query_norm="self_attn.q_norm", key_norm="self_attn.k_norm"),
+    ),
 }
+
+
+def class_names(family: Family) -> dict[str, str]:
+    """What transformers' classes of this family are called, by task; a causal one's for words are not the others'."""
+    others = {"fill-mask", "text-generation"} - {family.lm_task}
+    return {task: family.class_name + end for task, end in CLASS_SUFFIXES.items() if task not in others}
 
 
 # BGE-M3's heads over the last hidden states, as FlagEmbedding names them.
@@ -246,19 +284,24 @@ def _build_spec(config: EncoderConfig, names: Collection[str]) -> EncoderSpec:
     family = FAMILIES[config.model_type]
     has_pooler = family.pooler is not None and any(name.startswith(f"{family.pooler}.") for name in names)
     task = task_of(config.architecture)
+    if task and not family.label_heads:
+        raise InputError("checkpoint", f"config.json says {config.architecture}: a head that is not supported")
     if task and task in family.label_heads:
         head = label_head(family.label_heads[task], task, config)
         _check_presence(config, parameters_of(head), names)
         return replace(family.encoder(config, has_pooler or head.over == "pooler"), task=task, head=head)
     spec = family.encoder(config, has_pooler)
     masked_lm, replaced_token = family.masked_lm(config), family.replaced_token(config)
-    if {masked_lm.dense.weight, masked_lm.decoder_bias, masked_lm.norm.weight} & set(names):
-        return replace(spec, task="fill-mask", head=masked_lm)
+    parts = {masked_lm.decoder_bias, *(parameter.name for parameter in masked_lm.transform())}
+    # Of a tied decoder alone, no tensor tells.
+    said = family.causal and (config.architecture or "").endswith(CLASS_SUFFIXES[family.lm_task])
+    if said or parts & set(names):
+        return replace(spec, task=family.lm_task, head=masked_lm)
     if replaced_token and {parameter.name for parameter in parameters_of(replaced_token)} & set(names):
         return replace(spec, task="replaced-token-detection", head=replaced_token)
     _check_no_label_head(config, family, names)
     if config.architecture and config.architecture.endswith(("ForMaskedLM", "ForPreTraining")):
-        _check_presence(config, (*masked_lm.dense.parameters(), *masked_lm.norm.parameters()), names)
+        _check_presence(config, masked_lm.transform(), names)
     return spec
 
 
@@ -299,4 +342,4 @@ def full_spec(config: EncoderConfig) -> EncoderSpec:
         return spec
     if replaced_token and wanted.endswith("ForPreTraining"):
         return replace(spec, task="replaced-token-detection", head=replaced_token)
-    return replace(spec, task="fill-mask", head=family.masked_lm(config))
+    return replace(spec, task=family.lm_task, head=family.masked_lm(config))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +24,8 @@ class _Fields:
     token_types: False if no parameter reads them. Their ids are then checked as BERT's are, so that one caller serves
     all.
     names: of fields with other names.
+    key_value_heads, head_size: the defaults of `num_key_value_heads` and `head_dim`, if the family has these fields.
+    head_size may be None, for a part of the hidden size. tied: whether the decoder is the embedding table.
     """
 
     hidden_act: str = "gelu"
@@ -36,8 +38,20 @@ class _Fields:
     pad_token_id: int = 0
     token_types: bool = True
     names: Mapping[str, str] = field(default_factory=dict)
+    key_value_heads: int | None = None
+    head_size: int | None = None
+    tied: bool = True
 
 
+_QWEN = _Fields(
+    hidden_act="silu",
+    layer_norm_eps=1e-6,
+    pad_token_id=151_643,  # <|endoftext|>, which their tokenizers pad with
+    token_types=False,
+    names={"layer_norm_eps": "rms_norm_eps"},
+    key_value_heads=32,
+    tied=False,
+)
 _FIELDS = {
     "bert": _Fields(),
     "albert": _Fields(hidden_act="gelu_new", narrow=True, embedding_size=128, shares_layers=True),
@@ -54,6 +68,8 @@ _FIELDS = {
         token_types=False,
         names={"hidden_act": "hidden_activation", "layer_norm_eps": "norm_eps"},
     ),
+    "qwen2": _QWEN,
+    "qwen3": replace(_QWEN, head_size=128),
 }
 MODEL_TYPES = tuple(_FIELDS)
 
@@ -85,6 +101,7 @@ _UNSUPPORTED = {
 class EncoderConfig:
     """Hyper-parameters of a BERT-family encoder, under their Hugging Face names.
 
+    head_size: width of one attention head, `head_dim` if the family has that field.
     `raw` is the whole parsed file. Artifacts carry it on.
     """
 
@@ -93,6 +110,8 @@ class EncoderConfig:
     hidden_size: int
     num_hidden_layers: int
     num_attention_heads: int
+    num_key_value_heads: int
+    head_size: int
     intermediate_size: int
     max_position_embeddings: int
     type_vocab_size: int
@@ -112,7 +131,7 @@ class EncoderConfig:
 
     @property
     def activation(self) -> str:
-        """`gelu_erf`, `gelu_tanh` or `relu`: one name per function."""
+        """`gelu_erf`, `gelu_tanh`, `relu` or `silu`: one name per function."""
         return ACTIVATIONS[self.hidden_act]
 
     @property
@@ -129,11 +148,6 @@ class EncoderConfig:
     def head_activation(self) -> str:
         """The activation of a head's dense layer, unless its family fixes another."""
         return self.layers.classifier_activation or self.activation
-
-    @property
-    def head_size(self) -> int:
-        """Width of one attention head."""
-        return self.hidden_size // self.num_attention_heads
 
     @classmethod
     def read(cls, path: Path) -> "EncoderConfig":
@@ -168,7 +182,7 @@ class EncoderConfig:
                 faults.append(
                     f"max_position_embeddings: expected {least} or more, for a row of one word; found {found}"
                 )
-        tie = raw.get("tie_word_embeddings", True)
+        tie = raw.get("tie_word_embeddings", optional.tied)
         if not isinstance(tie, bool):
             faults.append(f"tie_word_embeddings: expected true or false; found {show(tie)}")
         architectures = raw.get("architectures")
@@ -214,6 +228,17 @@ def _read_sizes(raw: dict[str, Any], model_type: str, faults: list[str]) -> dict
     values["colbert_dim"] = values["hidden_size"]
     if width != -1:
         values["colbert_dim"] = _positive_integer(raw, "colbert_dim", None, _SIZES["hidden_size"], faults)
+    heads = values["num_attention_heads"]
+    values["num_key_value_heads"] = heads
+    if optional.key_value_heads and raw.get("num_key_value_heads", 0) is not None:  # null is one for each query's
+        most = _SIZES["num_attention_heads"]
+        values["num_key_value_heads"] = _positive_integer(
+            raw, "num_key_value_heads", optional.key_value_heads, most, faults
+        )
+    hidden = values["hidden_size"]
+    values["head_size"] = hidden // heads if hidden and heads else None
+    if optional.key_value_heads and (optional.head_size or raw.get("head_dim") is not None):
+        values["head_size"] = _positive_integer(raw, "head_dim", optional.head_size, _SIZES["hidden_size"], faults)
     for key in ("num_hidden_groups", "inner_group_num"):
         most = _SIZES["num_hidden_layers"]
         values[key] = _positive_integer(raw, key, 1, most, faults) if optional.shares_layers else 1
@@ -252,8 +277,11 @@ def _find_unsupported(raw: dict[str, Any]) -> list[str]:
 def _find_contradictions(values: dict[str, int | None]) -> list[str]:
     faults = []
     hidden, heads = values["hidden_size"], values["num_attention_heads"]
-    if hidden and heads and hidden % heads:
+    if hidden and heads and values["head_size"] == hidden // heads and hidden % heads:
         faults.append(f"hidden_size: expected a multiple of num_attention_heads ({heads}); found {hidden}")
+    shared = values["num_key_value_heads"]
+    if heads and shared and heads % shared:
+        faults.append(f"num_attention_heads: expected a multiple of num_key_value_heads ({shared}); found {heads}")
     layers, groups = values["num_hidden_layers"], values["num_hidden_groups"]
     if layers and groups and groups > layers:
         faults.append(f"num_hidden_groups: expected at most num_hidden_layers ({layers}); found {groups}")
@@ -266,10 +294,11 @@ def _find_contradictions(values: dict[str, int | None]) -> list[str]:
 
 def _find_odd_heads(values: dict[str, int | None], model_type: str) -> list[str]:
     """Rotary positions turn pairs, and NEZHA's are a sine and a cosine of each."""
-    hidden, heads = values["hidden_size"], values["num_attention_heads"]
-    if model_type in ("roformer", "modernbert", "nezha") and hidden and heads and hidden // heads % 2:
-        return [f"hidden_size: expected an even number for each of {heads} heads; found {hidden // heads}"]
-    return []
+    heads, size = values["num_attention_heads"], values["head_size"]
+    if model_type not in ("roformer", "modernbert", "nezha", "qwen2", "qwen3") or not size or not size % 2:
+        return []
+    field = "head_dim" if _FIELDS[model_type].head_size else "hidden_size"
+    return [f"{field}: expected an even number for each of {heads} heads; found {size}"]
 
 
 def _explain_model_type(raw: dict[str, Any], model_type: object) -> str:

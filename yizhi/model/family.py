@@ -25,7 +25,7 @@ from yizhi.model.spec import (
 class LayerNames:
     """Names of a layer's parts, inside the layer. Adapters have their own name after that of their place.
 
-    query, key, value: one name where one linear layer gives all three.
+    query, key, value: one name where one linear layer gives all three. up: see `yizhi.model.spec.Layer`.
     """
 
     query: str
@@ -36,22 +36,25 @@ class LayerNames:
     intermediate: str
     output: str
     output_norm: str
+    up: str | None = None
+    query_norm: str | None = None
+    key_norm: str | None = None
     attention_adapters: str | None = None
     output_adapters: str | None = None
 
 
 @dataclass(frozen=True)
 class MaskedLMNames:
-    """Names of a masked-LM head.
+    """Names of a masked-LM head, or of a causal one, which is a decoder alone: then the others are empty.
 
     decoder_bias_alias: a second name that some files use for the bias.
     activation: fixed by the family, whatever `hidden_act` says; None follows the configuration.
     """
 
-    dense: str
-    norm: str
     untied_decoder: str
-    decoder_bias: str
+    dense: str = ""
+    norm: str = ""
+    decoder_bias: str = ""
     decoder_bias_alias: str | None = None
     activation: str | None = None
 
@@ -72,7 +75,7 @@ class Family:
     prefix: what the encoder's names start with; files saved from the bare encoder leave it out.
     layer: a layer's name, with {block}, {group} and {inner} for its numbers.
     embeddings_projection: from embedding_size to hidden_size; `projects_always`, or where they differ.
-    norm_first: LayerNorm before each sub-layer, and a final one.
+    norm_first: LayerNorm before each sub-layer, and a final one. centred, causal: see `yizhi.model.spec`.
     first_attention_norm: False where the first layer has none before its attention.
     gated: the feed-forward has a gate. interleaved: of rotary positions (see `yizhi.model.spec.Rotary`).
     swaps_attention: the `adapters` library takes attention's input for its output there, and the other way round.
@@ -93,6 +96,8 @@ class Family:
     embeddings_projection: str | None = None
     projects_always: bool = False
     norm_first: bool = False
+    centred: bool = True
+    causal: bool = False
     first_attention_norm: bool = True
     gated: bool = False
     interleaved: bool = False
@@ -114,25 +119,31 @@ class Family:
             position_embeddings=_table(self.position_embeddings, config.max_position_embeddings, width),
             token_type_embeddings=_table(self.token_type_embeddings, config.type_vocab_size, width),
             task_type_embeddings=_table(self.task_type_embeddings, config.task_type_vocab_size, width),
-            embeddings_norm=_norm(self.embeddings_norm, width, config) if self.embeddings_norm else None,
+            embeddings_norm=self._norm(self.embeddings_norm, width, config) if self.embeddings_norm else None,
             embeddings_projection=Linear(projection, width, hidden) if projection else None,
             blocks=tuple(self._block(config, number) for number in range(config.num_hidden_layers)),
-            final_norm=_norm(self.final_norm, hidden, config) if self.final_norm else None,
+            final_norm=self._norm(self.final_norm, hidden, config) if self.final_norm else None,
             pooler=Linear(self.pooler, hidden, hidden) if self.pooler and has_pooler else None,
             head=None,
             padding_idx=config.padding_idx,
         )
 
+    @property
+    def lm_task(self) -> str:
+        """What the head with the vocabulary's logits is for."""
+        return "text-generation" if self.causal else "fill-mask"
+
     def masked_lm(self, config: EncoderConfig) -> MaskedLMHead:
         """The masked-LM head, its decoder tied to the word embeddings as the configuration says."""
-        names = self.masked_lm_names
+        names, size, bias = self.masked_lm_names, config.embedding_size, config.layers.classifier_bias
         return MaskedLMHead(
-            dense=Linear(names.dense, config.hidden_size, config.embedding_size, config.layers.classifier_bias),
+            dense=Linear(names.dense, config.hidden_size, size, bias) if names.dense else None,
             activation=names.activation or config.head_activation,
-            norm=_norm(names.norm, config.embedding_size, config),
+            norm=self._norm(names.norm, size, config) if names.norm else None,
             decoder=f"{self.word_embeddings if config.tie_word_embeddings else names.untied_decoder}.weight",
-            decoder_bias=names.decoder_bias if config.layers.decoder_bias else None,
+            decoder_bias=(names.decoder_bias or None) if config.layers.decoder_bias else None,
             vocab_size=config.vocab_size,
+            size=size,
         )
 
     def replaced_token(self, config: EncoderConfig) -> LinearHead | None:
@@ -184,26 +195,36 @@ class Family:
 
     def _layer(self, config: EncoderConfig, name: str, number: int) -> Layer:
         hidden, inner, names, said = config.hidden_size, config.intermediate_size, self.layer_names, config.layers
-        width = 3 * hidden if names.query == names.key == names.value else hidden
+        width = config.num_attention_heads * config.head_size
+        shared = config.num_key_value_heads * config.head_size
+        fused = width + 2 * shared if names.query == names.key == names.value else None
+        output_bias = said.attention_bias if said.attention_output_bias is None else said.attention_output_bias
         base, adapters = said.rope_theta(number), self._adapters(config, name, number)
         has_norm = self.first_attention_norm or number > 0
         return Layer(
-            query=Linear(f"{name}.{names.query}", hidden, width, said.attention_bias),
-            key=Linear(f"{name}.{names.key}", hidden, width, said.attention_bias),
-            value=Linear(f"{name}.{names.value}", hidden, width, said.attention_bias),
-            attention_output=Linear(f"{name}.{names.attention_output}", hidden, hidden, said.attention_bias),
-            attention_norm=_norm(f"{name}.{names.attention_norm}", hidden, config) if has_norm else None,
+            query=Linear(f"{name}.{names.query}", hidden, fused or width, said.attention_bias),
+            key=Linear(f"{name}.{names.key}", hidden, fused or shared, said.attention_bias),
+            value=Linear(f"{name}.{names.value}", hidden, fused or shared, said.attention_bias),
+            attention_output=Linear(f"{name}.{names.attention_output}", width, hidden, output_bias),
+            attention_norm=self._norm(f"{name}.{names.attention_norm}", hidden, config) if has_norm else None,
             intermediate=Linear(f"{name}.{names.intermediate}", hidden, inner * (1 + self.gated), said.mlp_bias),
             output=Linear(f"{name}.{names.output}", inner, hidden, said.mlp_bias),
-            output_norm=_norm(f"{name}.{names.output_norm}", hidden, config),
+            output_norm=self._norm(f"{name}.{names.output_norm}", hidden, config),
             norm_first=self.norm_first,
             attention_adapter=adapters.get("attention"),
             output_adapter=adapters.get("output"),
             gated=self.gated,
+            up=Linear(f"{name}.{names.up}", hidden, inner, said.mlp_bias) if names.up else None,
+            query_norm=self._norm(f"{name}.{names.query_norm}", config.head_size, config) if names.query_norm else None,
+            key_norm=self._norm(f"{name}.{names.key_norm}", config.head_size, config) if names.key_norm else None,
+            causal=self.causal,
             rotary=None if base is None else Rotary(base, self.interleaved, said.rotary_value),
             window=said.window(number),
             farthest=said.max_relative_position,
         )
+
+    def _norm(self, name: str, size: int, config: EncoderConfig) -> Norm:
+        return Norm(name, size, config.layer_norm_eps, config.layers.norm_bias, self.centred)
 
     def _adapters(self, config: EncoderConfig, name: str, number: int) -> dict[str, Adapter]:
         """The layer's adapters, by their place. `number` counts layers that have parameters of their own."""
@@ -215,10 +236,6 @@ class Family:
         if adapter and adapter.output_adapter and number not in adapter.leave_out:
             found["output"] = bottleneck(adapter, f"{name}.{names.output_adapters}", hidden, number)
         return found
-
-
-def _norm(name: str, size: int, config: EncoderConfig) -> Norm:
-    return Norm(name, size, config.layer_norm_eps, config.layers.norm_bias)
 
 
 def _table(name: str | None, rows: int | None, size: int) -> Embedding | None:

@@ -18,6 +18,7 @@ ACTIVATIONS = MappingProxyType(
         "gelu_pytorch_tanh": "gelu_tanh",
         "gelu_fast": "gelu_tanh",
         "relu": "relu",
+        "silu": "silu",
     }
 )
 # `classifier_pooling` -> what a label head reads (see `yizhi.model.spec.LinearHead`).
@@ -37,10 +38,12 @@ class LayerConfig:
     global_rope_theta: None without rotary positions. rotary_value: values turn, too.
     classifier_activation: of the heads' dense layer, by its function's name; None follows `hidden_act`.
     classifier_reads: what a sequence's head reads, if the configuration says it.
+    attention_output_bias: None follows `attention_bias`.
     max_relative_position: the largest distance that attention distinguishes; None without relative positions.
     """
 
     attention_bias: bool = True
+    attention_output_bias: bool | None = None
     mlp_bias: bool = True
     norm_bias: bool = True
     classifier_bias: bool = True
@@ -77,6 +80,8 @@ def read_layers(raw: Mapping[str, Any], model_type: str, faults: list[str]) -> L
         if farthest > _FARTHEST:
             faults.append(f"max_relative_position: expected at most {_FARTHEST}; found {farthest}")
         return LayerConfig(max_relative_position=farthest)
+    if model_type in ("qwen2", "qwen3"):
+        return _read_qwen(raw, model_type, faults)
     if model_type != "modernbert":
         return LayerConfig()
     faults += [
@@ -105,6 +110,31 @@ def read_layers(raw: Mapping[str, Any], model_type: str, faults: list[str]) -> L
         local_attention=int(_positive(raw, "local_attention", 128, faults, whole=True)),
         classifier_activation=ACTIVATIONS.get(activation) if isinstance(activation, str) else None,
         classifier_reads=_POOLINGS.get(pooling) if isinstance(pooling, str) else None,
+    )
+
+
+def _read_qwen(raw: Mapping[str, Any], model_type: str, faults: list[str]) -> LayerConfig:
+    """Of Qwen2 and Qwen3. transformers 4 writes `rope_theta` and `rope_scaling`, 5 writes `rope_parameters`."""
+    rope = raw.get("rope_parameters") or {}
+    if not isinstance(rope, dict):
+        faults.append(f"rope_parameters: expected an object; found {show(rope)}")
+        rope = {}
+    for key, found in (("rope_scaling", raw.get("rope_scaling")), ("rope_parameters", rope)):
+        if found and (not isinstance(found, dict) or found.get("rope_type", found.get("type")) != "default"):
+            faults.append(f"{key}: expected none, or rope_type 'default'; found {show(found)}")
+    if _truth(raw, "use_sliding_window", default=False, faults=faults):
+        faults.append("use_sliding_window: expected false: a sliding window is not supported; found true")
+    kinds = raw.get("layer_types") or []
+    if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
+        faults.append(f"layer_types: expected 'full_attention' for every layer; found {show(kinds)}")
+    # Qwen2's biases are in no configuration.
+    bias = model_type == "qwen2" or _truth(raw, "attention_bias", default=False, faults=faults)
+    return LayerConfig(
+        attention_bias=bias,
+        attention_output_bias=bias and model_type != "qwen2",
+        mlp_bias=False,
+        norm_bias=False,
+        global_rope_theta=_positive({**raw, **rope}, "rope_theta", 10_000.0, faults),
     )
 
 

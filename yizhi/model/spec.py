@@ -102,12 +102,17 @@ class Linear:
 
 @dataclass(frozen=True)
 class Norm:
-    """LayerNorm over the last axis: `name.weight` [size] scales, `name.bias` [size] shifts, where there is one."""
+    """LayerNorm over the last axis: `name.weight` [size] scales, `name.bias` [size] shifts, where there is one.
+
+    centred: False for RMSNorm, which divides by the root of the mean square and takes off no mean (Zhang and Sennrich
+    2019, arXiv:1910.07467).
+    """
 
     name: str
     size: int
     epsilon: float
     biased: bool = True
+    centred: bool = True
 
     @property
     def weight(self) -> str:
@@ -181,10 +186,14 @@ class Layer:
     """One Transformer layer.
 
     query, key, value: three linear layers; or the same one three times, whose outputs are those of all side by side.
+    Of keys and values there may be fewer heads: each serves as many heads of queries, which follow one another (Ainslie
+    et al. 2023, arXiv:2305.13245).
+    query_norm, key_norm: of each head's queries and keys, before they turn (Qwen3).
     attention_norm: None where attention reads its input as it is: ModernBERT's first layer, after the embeddings' norm.
     norm_first: each LayerNorm stands before its sub-layer (MegatronBERT).
     gated: `intermediate` gives 2 I outputs, of which the first half is activated and multiplies the second
-    (Shazeer 2020, arXiv:2002.05202).
+    (Shazeer 2020, arXiv:2002.05202). up: the linear layer that gives that second half, where it is one of its own.
+    causal: a token sees itself and those before it.
     window: how far from a token attention sees, to each side; everywhere if None.
     farthest: where given, key and value k are added, for query q, the vector r of their distance (NEZHA, Wei et al.
     2019, arXiv:1909.00204): with n = farthest + k − q, and k − q cut off at ± farthest,
@@ -203,6 +212,10 @@ class Layer:
     attention_adapter: Adapter | None = None
     output_adapter: Adapter | None = None
     gated: bool = False
+    up: Linear | None = None
+    query_norm: Norm | None = None
+    key_norm: Norm | None = None
+    causal: bool = False
     rotary: Rotary | None = None
     window: int | None = None
     farthest: int | None = None
@@ -215,28 +228,33 @@ class Layer:
 
 @dataclass(frozen=True)
 class MaskedLMHead:
-    """Transform, LayerNorm, and a decoder to vocabulary logits [B, T, V].
+    """Transform, LayerNorm, and a decoder to vocabulary logits [B, T, V]; a causal model's head is a decoder alone.
 
-    `decoder` is the canonical name of the [V, E] matrix: the word embeddings when tied.
+    `decoder` is the canonical name of the [V, E] matrix: the word embeddings when tied. size: E.
     """
 
-    dense: Linear
+    dense: Linear | None
     activation: str
-    norm: Norm
+    norm: Norm | None
     decoder: str
     decoder_bias: str | None
     vocab_size: int
+    size: int
 
     def parameters(self) -> Iterator[Parameter]:
         """The transform, its norm, the decoder and its bias.
 
         A tied decoder is the embedding table, which comes earlier. `EncoderSpec.parameters` has it once.
         """
-        yield from self.dense.parameters()
-        yield from self.norm.parameters()
-        yield Parameter(self.decoder, KERNEL, (self.vocab_size, self.norm.size))
+        yield from self.transform()
+        yield Parameter(self.decoder, KERNEL, (self.vocab_size, self.size))
         if self.decoder_bias:
             yield Parameter(self.decoder_bias, VECTOR_BIAS, (self.vocab_size,))
+
+    def transform(self) -> Iterator[Parameter]:
+        """What comes before the decoder, if anything."""
+        for part in (self.dense, self.norm):
+            yield from part.parameters() if part else ()
 
     @property
     def decoder_name(self) -> str:
@@ -370,6 +388,11 @@ class EncoderSpec:
     def windows(self) -> tuple[int, ...]:
         """Each window of the layers, once."""
         return tuple(dict.fromkeys(layer.window for layer in self.layers if layer.window is not None))
+
+    @property
+    def causal(self) -> bool:
+        """Whether any layer is."""
+        return any(layer.causal for layer in self.layers)
 
     @property
     def layers(self) -> tuple[Layer, ...]:

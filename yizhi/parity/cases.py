@@ -13,7 +13,7 @@ from yizhi.model.config import EncoderConfig
 from yizhi.model.spec import LOGITS_AT
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.sentences import everyday_rows
-from yizhi.reading.tokenizer_files import TextTokenizer
+from yizhi.reading.tokenizer_files import NO_TOKEN, TextTokenizer
 from yizhi.runtimes.base import Inputs
 from yizhi.runtimes.tasks import FEATURES, FILL_MASK
 
@@ -74,15 +74,16 @@ class Case:
 
 class _CaseMaker:
     def __init__(self, text: TextTokenizer, config: EncoderConfig) -> None:
-        self.cls, self.sep, self.mask = text.cls_id, text.sep_id, text.mask_id
+        self.frame, self.mask = text.frame, text.mask_id
         self.pad = config.pad_token_id
         self.vocab_size = len(text.vocab)
         self._random = np.random.Philox(key=20_211)
 
     def sentence(self, length: int) -> list[int]:
-        """[CLS] … [SEP], of `length` ids in all; [CLS] alone for one."""
+        """[CLS] … [SEP], or the tokenizer's own frame, of `length` ids in all; of one, the first."""
         words = [int(raw) for raw in self._random.random_raw(length) % self.vocab_size]
-        return [self.cls, *words[: length - 2], self.sep][:length] if length > 1 else [self.cls]
+        inner = words[: max(length - self.frame.begin - self.frame.end, 1 - self.frame.begin)]
+        return self.frame.around(inner)[:length]
 
     def long(self, name: str, catches: str, length: int, signature: str) -> Case:
         """One long row, through this signature only."""
@@ -136,13 +137,13 @@ def cases_of(text: TextTokenizer, config: EncoderConfig, task: str) -> list[Case
     masked = [make.sentence(24) for _ in range(3)]
     masked[0][1] = masked[1][-2] = make.mask
     masked[2][2:-1:3] = [make.mask] * len(masked[2][2:-1:3])
-    repeated = [make.cls, *[make.sentence(8)[3]] * 14, make.sep]
+    repeated = make.frame.around([make.sentence(8)[3]] * 14)
 
     cases = [
         make.batch("length-1", "attention over a single token; axes of size one dropped", [make.sentence(1)]),
         make.batch("length-2", "nothing but special tokens", [make.sentence(2)]),
         make.batch("length-17", "a kernel that only handles multiples of its vector width", [make.sentence(17)]),
-        make.batch("masks", "[MASK] first, last and many", masked),
+        *([] if make.mask == NO_TOKEN else [make.batch("masks", "[MASK] first, last and many", masked)]),
         make.batch("repeated-token", "positions dropped, or off by one", [repeated]),
         _segments(make, config.type_vocab_size),
         make.batch(

@@ -25,6 +25,22 @@ def last_norms(spec: EncoderSpec) -> list[Norm]:
     return [one.output_norm for layer in spec.layers for one in (layer, without_names(layer))]
 
 
+def norms_of_heads(spec: EncoderSpec) -> list[Norm | None]:
+    """Those of queries and keys, by both names of `last_norms`."""
+    layers = [one for layer in spec.layers for one in (layer, without_names(layer))]
+    return [norm for layer in layers for norm in (layer.query_norm, layer.key_norm)]
+
+
+def center(forward: Forward, original: Callable) -> Callable:
+    """The mean is taken off in every norm."""
+    return lambda p, norm, x: original(p, replace(norm, centred=True), x)
+
+
+def see_all(forward: Forward, original: Callable) -> Callable:
+    """A token sees those after it, too."""
+    return lambda p, layer, x: original(p, replace(layer, causal=False), x)
+
+
 def count_padding(forward: Forward, original: Callable) -> Callable:
     """Positions 0, 1, 2, …, whatever the ids are."""
     return lambda p, input_ids: original(replace(p, spec=replace(p.spec, padding_idx=None)), input_ids)

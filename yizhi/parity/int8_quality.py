@@ -110,7 +110,7 @@ def parts_of(spec: EncoderSpec) -> dict[str, list[str]]:
     for layer in dict.fromkeys(spec.layers):
         kernels = _kernels(layer)
         parts[_common_beginning(kernels)] = kernels
-    if isinstance(spec.head, MaskedLMHead):
+    if isinstance(spec.head, MaskedLMHead) and spec.head.dense:
         parts[spec.head.dense.name] = []
     return parts
 

@@ -23,6 +23,7 @@ from yizhi.parity.weights import audit
 from yizhi.parity.workers import compute_in_order
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.runtimes.base import Outputs, Runtime
+from yizhi.runtimes.tasks import FILL_MASK, GENERATION
 
 # Quantized outputs are compared like any other, so that shapes, NaN and errors are known; it is the
 # gates that judge them.
@@ -61,8 +62,8 @@ def verify(
             runtime.artifact.folder,
             f"outputs: expected {', '.join(golden.per)} (golden); found {', '.join(runtime.outputs)}",
         )
-    fills_masks = runtime.artifact.description["task"] == "fill-mask"
-    signatures = {**runtime.signatures, **({LOGITS_AT: ("logits",)} if fills_masks else {})}
+    of_words = runtime.artifact.description["task"] in (FILL_MASK, GENERATION)
+    signatures = {**runtime.signatures, **({LOGITS_AT: ("logits",)} if of_words else {})}
     missing = [
         f"{case.name}: {name}: missing in the golden outputs"
         for case in golden.cases
@@ -89,7 +90,7 @@ def verify(
     judge = _Judge(golden, verdict)
     counter = Counter(tell, (case for signature in signatures for case in golden.cases if signature in case.signatures))
     not_run = _run_cases(runtime, golden.cases, judge, workers, counter)
-    if fills_masks:
+    if of_words:
         cases = [case for case in golden.cases if LOGITS_AT in case.signatures]
         for case, found in compute_in_order(partial(_logits_at, runtime), cases, workers):
             judge.compare_logits_at(case, found)

@@ -20,6 +20,7 @@ from yizhi.model.spec import (
 )
 from yizhi.parity.code_faults import (
     activate_by_relu,
+    center,
     change_head,
     change_mask,
     count_padding,
@@ -27,12 +28,14 @@ from yizhi.parity.code_faults import (
     drop_residual,
     forget_distances,
     last_norms,
+    norms_of_heads,
     pair_otherwise,
     pool_padding,
     pool_without_dense,
     pool_without_tanh,
     read_first_token,
     round_to_tf32,
+    see_all,
     show_padding,
     skip_adapter,
     skip_dense,
@@ -82,6 +85,7 @@ from yizhi.parity.weight_faults import (
     round_kernels,
     round_mantissa,
     scale_query,
+    share_heads_otherwise,
     shift_labels,
     split_heads_wrongly,
     swap_gate,
@@ -109,9 +113,23 @@ def not_fused(spec: EncoderSpec) -> bool:
     return not spec.layers[0].fused
 
 
+def same_shapes(spec: EncoderSpec) -> bool:
+    """Whether queries, keys, values and what they become have a linear layer each, all of one shape."""
+    layer = spec.layers[0]
+    parts = (layer.query, layer.key, layer.value, layer.attention_output)
+    return not_fused(spec) and {(part.inputs, part.outputs) for part in parts} == {(spec.config.hidden_size,) * 2}
+
+
+def scores_by_size(spec: EncoderSpec) -> bool:
+    """Whether larger queries have larger scores: a norm undoes the change."""
+    return not_fused(spec) and spec.layers[0].query_norm is None
+
+
 FAULTS: tuple[Fault, ...] = (
     # Names and roles
-    Fault("query and key swapped", "a name table with two lines exchanged", LAYER, swap_query_and_key, needs=not_fused),
+    Fault(
+        "query and key swapped", "a name table with two lines exchanged", LAYER, swap_query_and_key, needs=same_shapes
+    ),
     Fault(
         "key and value swapped", "a fused QKV kernel split in another order", LAYER, swap_key_and_value, needs=not_fused
     ),
@@ -132,11 +150,19 @@ FAULTS: tuple[Fault, ...] = (
         needs=lambda spec: spec.layers[0].gated,
     ),
     Fault(
+        "gate and up swapped",
+        "SwiGLU's two linear layers: of one shape, and which is activated no name says",
+        LAYER,
+        lambda spec, layer, w: w.swap(layer.intermediate.weight, there(layer.up).weight),
+        variant="qwen3-no-head",
+        needs=lambda spec: spec.layers[0].up is not None,
+    ),
+    Fault(
         "value and attention output swapped",
         "two square kernels: no shape tells them apart",
         LAYER,
         lambda spec, layer, w: w.swap(layer.value.weight, layer.attention_output.weight),
-        needs=not_fused,
+        needs=same_shapes,
     ),
     Fault(
         "layers swapped",
@@ -154,6 +180,14 @@ FAULTS: tuple[Fault, ...] = (
         needs=lambda spec: spec.layers[0].query.biased,
     ),
     Fault(
+        "value bias dropped",
+        "a Qwen2 loaded as the Llama whose layer it shares: no configuration tells of its biases",
+        LAYER,
+        changed(lambda spec, layer: (there(layer.value.bias), np.zeros_like)),
+        variant="qwen2-no-head",
+        needs=lambda spec: not_fused(spec) and spec.layers[0].value.biased,
+    ),
+    Fault(
         "intermediate bias dropped",
         "a fused linear layer exported without its addition",
         LAYER,
@@ -165,13 +199,14 @@ FAULTS: tuple[Fault, ...] = (
         "[in, out] taken for [out, in]: square, so every shape fits",
         LAYER,
         changed(lambda spec, layer: (layer.attention_output.weight, np.transpose)),
+        needs=lambda spec: spec.layers[0].attention_output.inputs == spec.config.hidden_size,
     ),
     Fault(
         "query transposed",
         "the same",
         LAYER,
         changed(lambda spec, layer: (layer.query.weight, np.transpose)),
-        needs=not_fused,
+        needs=same_shapes,
     ),
     Fault(
         "LayerNorm scale and offset swapped",
@@ -293,14 +328,14 @@ FAULTS: tuple[Fault, ...] = (
         "√d folded into the query's kernel by one side only",
         LAYER,
         lambda spec, layer, w: scale_query(spec, layer, w, 0.5),
-        needs=not_fused,
+        needs=scores_by_size,
     ),
     Fault(
         "attention scaled twice",
         "the same, the other way",
         LAYER,
         lambda spec, layer, w: scale_query(spec, layer, w, -0.5),
-        needs=not_fused,
+        needs=scores_by_size,
     ),
     Fault(
         "heads split in the wrong order",
@@ -343,6 +378,30 @@ FAULTS: tuple[Fault, ...] = (
         targets=FP32,
         why_not=_SAME_CODE,
         variant="loud",
+    ),
+    Fault(
+        "tokens see those after them",
+        "a decoder exported as an encoder: the causal mask is in no weight and in no input",
+        FIRST_LAYER,
+        code={"attention": see_all},
+        variant="qwen3-no-head",
+        needs=lambda spec: spec.causal,
+    ),
+    Fault(
+        "key and value heads shared otherwise",
+        "heads tiled where each is to be repeated: head h of the queries with head h mod K",
+        LAYER,
+        share_heads_otherwise,
+        variant="qwen3-no-head",
+        needs=lambda spec: 1 < spec.config.num_key_value_heads < spec.config.num_attention_heads,
+    ),
+    Fault(
+        "norms of queries and keys skipped",
+        "a Qwen3 in the code of Qwen2",
+        FIRST_LAYER,
+        code={"layer_norm": skip_norm(norms_of_heads)},
+        variant="qwen3-no-head",
+        needs=lambda spec: spec.layers[0].query_norm is not None,
     ),
     Fault(
         "relative positions missing",
@@ -438,6 +497,14 @@ FAULTS: tuple[Fault, ...] = (
         why_not="it scales vectors by 1.6 %, and int8 is judged by their direction",
     ),
     Fault(
+        "LayerNorm for RMSNorm",
+        "a layer of the framework that takes the mean off, too",
+        FIRST_LAYER,
+        code={"layer_norm": center},
+        variant="qwen3-no-head",
+        needs=lambda spec: not spec.layers[0].output_norm.centred,
+    ),
+    Fault(
         "layers' last LayerNorm skipped",
         "an encoder whose norms are placed before, in code written for after",
         FIRST_LAYER,
@@ -482,7 +549,7 @@ FAULTS: tuple[Fault, ...] = (
         LOGITS,
         untie_decoder,
         config={"tie_word_embeddings": False},
-        tasks=("fill-mask",),
+        tasks=("fill-mask", "text-generation"),
     ),
     Fault(
         "MLM transform left at random",
@@ -503,7 +570,7 @@ FAULTS: tuple[Fault, ...] = (
         "MLM LayerNorm left at its initial values",
         "gamma and beta of the head not recognized",
         LOGITS,
-        lambda spec, layer, w: forget_norm(mlm_head(spec).norm, w),
+        lambda spec, layer, w: forget_norm(there(mlm_head(spec).norm), w),
         tasks=("fill-mask",),
     ),
     Fault("pooler without tanh", "the linear layer exported alone", POOLER, code={"pooler": pool_without_tanh}),

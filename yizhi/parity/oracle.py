@@ -271,12 +271,15 @@ def adapter(p: Pass, norm: Norm, part: Adapter, x: Array, y: Array) -> Array:
 
 
 def attention(p: Pass, layer: Layer, x: Array) -> Array:
-    """softmax(Q Kᵀ / √d + mask) V for each head of width d (Vaswani et al. 2017, arXiv:1706.03762), projected."""
+    """softmax(Q Kᵀ / √d + mask) V for each head of width d (Vaswani et al. 2017, arXiv:1706.03762), projected.
+
+    Head h of the queries has key and value of head ⌊h · K / A⌋, for K heads of those and A of these.
+    """
     heads, d = p.spec.config.num_attention_heads, p.spec.config.head_size
     batch, length = p.mask.shape[0], p.mask.shape[-1]
     mask = np.broadcast_to(p.mask, (batch, heads, 1, length))
     if layer.fused:
-        query, key, value = np.split(p.take(linear, layer.query, x), 3, axis=1)
+        query, key, value = np.split(p.take(linear, layer.query, x), 3, axis=1)  # as many heads of each
     else:
         query, key, value = (p.take(linear, part, x) for part in (layer.query, layer.key, layer.value))
     for name, array in (("query", query), ("key", key), ("value", value)):
@@ -284,11 +287,16 @@ def attention(p: Pass, layer: Layer, x: Array) -> Array:
     context = np.empty_like(query)
     sees = np.tri(length, k=length if layer.window is None else layer.window, dtype=bool)  # not too far ahead
     sees &= sees.T
+    if layer.causal:
+        sees &= np.tri(length, dtype=bool)  # a query's row ends at its own key
     apart = distance_vectors(layer.farthest, length, d) if layer.farthest else []
     for row, (end, own) in enumerate(zip(np.cumsum(p.lengths), p.lengths, strict=True)):
         for head in range(heads):
-            at = slice(end - own, end), slice(head * d, (head + 1) * d)
-            q, k, v = query[at], key[at], value[at]
+            shared = head * p.spec.config.num_key_value_heads // heads
+            at, there = (np.s_[end - own : end, number * d : (number + 1) * d] for number in (head, shared))
+            q, k, v = query[at], key[there], value[there]
+            q = p.take(layer_norm, layer.query_norm, q) if layer.query_norm else q
+            k = p.take(layer_norm, layer.key_norm, k) if layer.key_norm else k
             if layer.rotary:
                 q, k = p.take(rotary, layer.rotary, q), p.take(rotary, layer.rotary, k)
                 v = p.take(rotary, layer.rotary, v) if layer.rotary.values else v
@@ -333,11 +341,12 @@ def softmax(scores: Array) -> Array:
 def feed_forward(p: Pass, layer: Layer, x: Array) -> Array:
     """W₂ activation(W₁ x + b₁) + b₂; with a gate, W₂ (activation(W₁ x + b₁) ⊙ (V x + c)) + b₂.
 
-    V and c are the second halves of `intermediate`, W₁ and b₁ the first.
+    V and c are the second halves of `intermediate`, W₁ and b₁ the first; or they are `up`.
     """
     wide, act = p.take(linear, layer.intermediate, x), ACTIVATIONS[p.spec.config.activation]
     inner = layer.output.inputs  # I
-    wide = act(wide[:, :inner]) * wide[:, inner:] if layer.gated else act(wide)  # [N, I]
+    gate = p.take(linear, layer.up, x) if layer.up else wide[:, inner:] if layer.gated else 1
+    wide = act(wide[:, :inner]) * gate  # [N, I]
     p.tap("intermediate", wide)
     result = p.take(linear, layer.output, wide)
     p.tap("output", result)
@@ -390,9 +399,12 @@ def term_weights(p: Pass, logits: Array, attention_mask: NDArray[np.int64]) -> A
 
 
 def mlm_head(p: Pass, head: MaskedLMHead, x: Array) -> Array:
-    """Vocabulary logits [..., V]: D LayerNorm(activation(W x + b)) + c, D the embedding table where tied."""
-    transformed = p.take(layer_norm, head.norm, ACTIVATIONS[head.activation](p.take(linear, head.dense, x)))
-    logits = transformed @ p.parameters[head.decoder].T
+    """Vocabulary logits [..., V]: D LayerNorm(activation(W x + b)) + c, D the embedding table where tied.
+
+    Of a causal model's head, D x.
+    """
+    inner = ACTIVATIONS[head.activation](p.take(linear, head.dense, x)) if head.dense else x
+    logits = (p.take(layer_norm, head.norm, inner) if head.norm else inner) @ p.parameters[head.decoder].T
     return logits if head.decoder_bias is None else logits + p.parameters[head.decoder_bias]
 
 
@@ -416,7 +428,13 @@ def linear(p: Pass, layer: Linear, x: Array) -> Array:
 
 
 def layer_norm(p: Pass, norm: Norm, x: Array) -> Array:
-    """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
-    mean, variance = x.mean(axis=-1, keepdims=True), x.var(axis=-1, keepdims=True)
+    """(x − mean) / √(variance + ε) · scale + offset over the last axis (Ba et al. 2016, arXiv:1607.06450).
+
+    Where it is not centred, x / √(mean of x² + ε) · scale (Zhang and Sennrich 2019, arXiv:1910.07467, equation 4).
+    """
+    if norm.centred:
+        mean, variance = x.mean(axis=-1, keepdims=True), x.var(axis=-1, keepdims=True)
+    else:
+        mean, variance = np.zeros(1), np.einsum("...d,...d->...", x, x)[..., None] / norm.size
     y = (x - mean) / np.sqrt(variance + norm.epsilon) * p.parameters[norm.weight]
     return y if norm.bias is None else y + p.parameters[norm.bias]

@@ -28,7 +28,7 @@ def swap_key_and_value(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
 def roll_parts(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
     """Of a linear layer that gives queries, keys and values: keys, values, queries."""
     for name in names_of(layer.query):
-        w[name] = np.roll(w[name], -spec.config.hidden_size, axis=0)
+        w[name] = np.roll(w[name], -layer.attention_output.inputs, axis=0)
 
 
 def swap_gate(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
@@ -88,7 +88,7 @@ def forget_norm(norm: Norm, w: Weights) -> None:
 def swap_heads(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
     """Query's first two heads."""
     size = spec.config.head_size
-    order = np.r_[size : 2 * size, :size, 2 * size : spec.config.hidden_size]
+    order = np.r_[size : 2 * size, :size, 2 * size : layer.query.outputs]
     for name in names_of(layer.query):
         w[name] = w[name][order]
 
@@ -101,10 +101,20 @@ def zero_head(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
 
 def split_heads_wrongly(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
     """[T, A, d] taken for [T, d, A], in query, key and value."""
+    for part in (layer.query, layer.key, layer.value):
+        order = np.arange(part.outputs).reshape(spec.config.head_size, -1).T.reshape(-1)
+        for name in names_of(part):
+            w[name] = w[name][order]
+
+
+def share_heads_otherwise(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
+    """Query's heads, and what becomes of their values, in the order in which they would share keys h mod K."""
     config = spec.config
-    order = np.arange(config.hidden_size).reshape(config.head_size, config.num_attention_heads).T.reshape(-1)
-    for name in (name for part in (layer.query, layer.key, layer.value) for name in names_of(part)):
+    heads = np.arange(config.num_attention_heads).reshape(-1, config.num_key_value_heads).T.reshape(-1)
+    order = (heads[:, None] * config.head_size + np.arange(config.head_size)).reshape(-1)
+    for name in names_of(layer.query):
         w[name] = w[name][order]
+    w[layer.attention_output.weight] = w[layer.attention_output.weight][:, order]
 
 
 def scale_query(spec: EncoderSpec, layer: Layer, w: Weights, power: float) -> None:
@@ -135,7 +145,7 @@ def untie_decoder(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
 
 def forget_head(spec: EncoderSpec, layer: Layer, w: Weights) -> None:
     """A freshly initialized transform."""
-    dense = mlm_head(spec).dense
+    dense = there(mlm_head(spec).dense)
     w[dense.weight] = np.random.default_rng(0).normal(0, 0.02, (dense.outputs, dense.inputs))
 
 

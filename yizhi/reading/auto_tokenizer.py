@@ -18,7 +18,6 @@ from yizhi.errors import InputError, collect_faults, show
 from yizhi.reading.folder_files import is_ignored
 from yizhi.reading.jieba_words import cut_by_jieba
 from yizhi.reading.other_vocabularies import PROBES, compare_lines, find_disagreements
-from yizhi.reading.tokenizer_classes import NAMED_TOKENS
 from yizhi.reading.tokenizer_files import TextTokenizer, find_frame, frames_types
 from yizhi.reading.tokenizer_json import (
     WORDPIECE,
@@ -47,9 +46,6 @@ from yizhi.reading.tokenizer_sources import (
     read_sources,
     read_vocab,
 )
-
-# The special tokens that every tokenizer must have.
-_NEEDED = NAMED_TOKENS[2:]
 
 
 def read_tokenizer(folder: Path, vocab: Path | None = None) -> TextTokenizer:
@@ -91,16 +87,16 @@ def _read(folder: Path, vocab: Path | None, stamp: tuple[tuple[str, int, int, in
     for reading in readings:
         reading.tokenizer.no_padding()
         reading.tokenizer.no_truncation()
-        faults = _find_missing(reading)
+        faults = _find_missing(reading, sources.needed)
         if faults:
             raise InputError(folder, faults)
     _check_agreement(folder, sources, readings)
     return _conclude(folder, sources, readings[0])
 
 
-def _find_missing(reading: Reading) -> list[str]:
-    """Faults: special tokens that every text needs and the tokenizer does not have."""
-    found = {name: reading.named.get(name) for name in _NEEDED}
+def _find_missing(reading: Reading, needed: Sequence[str]) -> list[str]:
+    """Faults: special tokens that every text needs and the tokenizer does not have. needed: their names."""
+    found = {name: reading.named.get(name) for name in needed}
     faults = [f"{SETTINGS}: {name}: missing" for name, token in found.items() if token is None]
     faults += [
         f"{SETTINGS}: {name}: expected a token; found ''"
@@ -195,11 +191,13 @@ def _conclude(folder: Path, sources: TokenizerSources, reading: Reading) -> Text
     if stray:
         faults.append(f"{TOKENIZER}: post_processor: the ids {show(stray)} are of no token")
     if sources.kind.takes_json:
-        if frame is None:
+        framed = "cls_token" in sources.needed
+        if frame is None or (framed and (frame.begin, frame.end) != (1, 1)):
             found = describe_parts(tokenizer)["post_processor"]
+            count = "one" if framed else "at most one"
             faults.append(
-                f"{TOKENIZER}: post_processor: expected one special token before a text and one after it, and for a "
-                f"pair the same around both with others between; found {show(found)}"
+                f"{TOKENIZER}: post_processor: expected {count} special token before a text and one after it, and for "
+                f"a pair the same around both with others between; found {show(found)}"
             )
         elif _gives_types(sources) and not frames_types(tokenizer, frame):
             one, pair = tokenizer.encode("x").type_ids, tokenizer.encode("x", "x").type_ids
@@ -227,7 +225,7 @@ def _conclude(folder: Path, sources: TokenizerSources, reading: Reading) -> Text
     return TextTokenizer(
         tokenizer=complete,
         plain=plain or complete,
-        special={key: text_of(token) for key, token in named.items()},
+        special={key: text_of(token) for key, token in named.items() if text_of(token)},
         more_special=tuple(text_of(token) for token in reading.more),
         frame=frame if types else replace(frame, second_type=0),
         gives_types=types,
@@ -293,6 +291,8 @@ def _rebuilt_otherwise(sources: TokenizerSources) -> list[str]:
     saved: Any = sources.saved
     kinds = {part: [member["type"] for member in members(saved[part])] for part in ("normalizer", "pre_tokenizer")}
     expected: dict[str, list[str]] = {"normalizer": [], "pre_tokenizer": ["ByteLevel"]}
+    if sources.name.startswith("Qwen2"):
+        expected = {"normalizer": ["NFC"], "pre_tokenizer": ["Split", "ByteLevel"]}
     if sources.name.startswith("XLM"):
         expected = {"normalizer": ["Precompiled"], "pre_tokenizer": ["WhitespaceSplit", "Metaspace"]}
     return [part for part, found in kinds.items() if found != expected[part]]

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -55,7 +56,6 @@ class Checkpoint:
 
     def __init__(self, folder: Path, files: Sequence[TensorFile], config: EncoderConfig, text: TextTokenizer) -> None:
         self.folder = folder
-        self.config = config
         self.text = text
         self._files = files
         self.ignored: dict[str, str] = {}
@@ -63,6 +63,7 @@ class Checkpoint:
         self.ignored_files: tuple[str, ...] = ()
         self.sentence: SentenceSettings | None = None
         self._sources: dict[str, tuple[TensorFile, str]] = {}
+        config = self.config = _as_stored(config, [name for file in files for name in file.entries])
         faults = self._index_tensors(FAMILIES[config.model_type])
         try:
             self.spec: EncoderSpec = build_spec(config, self._sources.keys())
@@ -260,12 +261,12 @@ class Checkpoint:
                     faults.append(f"{stored_name}: the same tensor as {self._sources[name][1]}")
                 else:
                     self._sources[name] = (file, stored_name)
-        names = family.masked_lm_names
-        faults += self._merge_alias(names.decoder_bias_alias, names.decoder_bias)
+        head = family.masked_lm_names
+        faults += self._merge_alias(head.decoder_bias_alias, head.decoder_bias)
         if self.config.adapter and self.config.adapter.ln_before:  # the library registers this norm twice
             for alias in [name for name in self._sources if ".adapter_down.0." in name]:
                 faults += self._merge_alias(alias, alias.replace(".adapter_down.0.", ".adapter_norm_before."))
-        faults += self._settle_decoder(f"{names.untied_decoder}.weight", f"{family.word_embeddings}.weight")
+        faults += self._settle_decoder(f"{head.untied_decoder}.weight", f"{family.word_embeddings}.weight")
         return faults
 
     def _merge_alias(self, alias: str | None, name: str) -> list[str]:
@@ -368,6 +369,21 @@ class Checkpoint:
         bad = 0 if finite else int(array.size - np.isfinite(array).sum())
         self.release(parameter.name)
         return f"{parameter.name}: {bad} of {array.size} values are NaN or Inf" if bad else None
+
+
+def _as_stored(config: EncoderConfig, names: Collection[str]) -> EncoderConfig:
+    """The configuration, of a bare decoder where the names have no prefix.
+
+    A tied head has no tensor of its own. Qwen3-Embedding is saved from the bare model, and says ForCausalLM.
+    """
+    family = FAMILIES[config.model_type]
+    is_bare = not any(
+        name.startswith((f"{family.prefix}.", f"{family.masked_lm_names.untied_decoder}.")) for name in names
+    )
+    if not (family.causal and is_bare and (config.architecture or "").endswith(CLASS_SUFFIXES[family.lm_task])):
+        return config
+    bare = family.class_name + CLASS_SUFFIXES["features"]
+    return replace(config, architecture=bare, raw=MappingProxyType({**config.raw, "architectures": [bare]}))
 
 
 def _find_other_family(config: EncoderConfig, files: Sequence[TensorFile]) -> list[str]:

@@ -113,14 +113,7 @@ def _read_model(
 
 def read_merges(folder: Path, add_prefix_space: bool) -> Tokenizer:
     """RoBERTa's tokenizer of `vocab.json` and `merges.txt`. Raises InputError."""
-    for name in (BPE_VOCAB, MERGES):
-        if not (folder / name).is_file():
-            raise InputError(folder / name, "the file is missing, and so is tokenizer.json")
-    try:
-        vocab, merges = models.BPE.read_file(str(folder / BPE_VOCAB), str(folder / MERGES))
-        made = Tokenizer(models.BPE(vocab, merges, continuing_subword_prefix="", end_of_word_suffix=""))
-    except Exception as error:  # noqa: BLE001  the library raises nothing narrower
-        raise InputError(folder / MERGES, f"cannot be read with {BPE_VOCAB}: {error}") from None
+    made = _read_bpe(folder)
     missing = [token for token in ("<s>", "</s>") if made.token_to_id(token) is None]
     if missing:
         raise InputError(folder / BPE_VOCAB, f"expected {' and '.join(missing)} among its tokens, as RoBERTa's has")
@@ -132,6 +125,25 @@ def read_merges(folder: Path, add_prefix_space: bool) -> Tokenizer:
     return made
 
 
+def _read_bpe(folder: Path) -> Tokenizer:
+    """The model of `vocab.json` and `merges.txt` alone. Raises InputError."""
+    for name in (BPE_VOCAB, MERGES):
+        if not (folder / name).is_file():
+            raise InputError(folder / name, "the file is missing, and so is tokenizer.json")
+    try:
+        vocab, merges = models.BPE.read_file(str(folder / BPE_VOCAB), str(folder / MERGES))
+        return Tokenizer(models.BPE(vocab, merges, continuing_subword_prefix="", end_of_word_suffix=""))
+    except Exception as error:  # noqa: BLE001  the library raises nothing narrower
+        raise InputError(folder / MERGES, f"cannot be read with {BPE_VOCAB}: {error}") from None
+
+
+def _read_beside(folder: Path, tokenizer: Tokenizer) -> Tokenizer:
+    """The same with the words of `tokenizer.json`: those of Qwen's slow class are in no file."""
+    made = _read_bpe(folder)
+    made.normalizer, made.pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
+    return made
+
+
 def find_disagreements(
     folder: Path, tokenizer: Tokenizer, add_prefix_space: bool, ignored: Callable[[str], bool]
 ) -> list[str]:
@@ -139,10 +151,14 @@ def find_disagreements(
 
     tokenizer: that of `tokenizer.json`. ignored: whether a file is ignored.
     """
-    faults = []
+    faults, is_roberta = [], tokenizer.token_to_id("<s>") is not None
     makers: Mapping[str, tuple[str, Collection[str], Callable[[], Tokenizer]]] = {
         SENTENCEPIECE: (UNIGRAM, (SENTENCEPIECE,), lambda: read_sentencepiece(folder / SENTENCEPIECE)),
-        MERGES: (BPE, (BPE_VOCAB, MERGES), lambda: read_merges(folder, add_prefix_space)),
+        MERGES: (
+            BPE,
+            (BPE_VOCAB, MERGES),
+            lambda: read_merges(folder, add_prefix_space) if is_roberta else _read_beside(folder, tokenizer),
+        ),
     }
     for name, (kind, files, make) in makers.items():
         found = [file for file in files if (folder / file).exists() and not ignored(file)]

@@ -162,6 +162,12 @@ def everyday_rows(text: TextTokenizer, longest: int, others: bool = False) -> li
     return []
 
 
+def _cut(ids: Sequence[int], longest: int, text: TextTokenizer) -> list[int]:
+    """The beginning of a row, and its last special token."""
+    end = text.frame.end
+    return [*ids[: longest - end], *ids[len(ids) - end :]]
+
+
 def rows_of(text: TextTokenizer, sentences: Sequence[str], longest: int, most: int) -> tuple[list[list[int]], int]:
     """The ids of a user's first usable sentences, up to a number of rows; and how many unusable ones lie between them.
 
@@ -179,7 +185,7 @@ def rows_of(text: TextTokenizer, sentences: Sequence[str], longest: int, most: i
             elif words.count(text.unknown_id) > MOST_UNKNOWN * len(words):
                 unknown += 1
             else:
-                rows.append(list(one.ids) if len(one.ids) <= longest else [*one.ids[: longest - 1], text.sep_id])
+                rows.append(list(one.ids) if len(one.ids) <= longest else _cut(one.ids, longest, text))
     if not rows:
         found = f"{looked_at} lines, {unknown} of them with mostly unknown words and {empty} with none"
         raise InputError("`calibration`", f"expected text in the vocabulary's language; found {found}")

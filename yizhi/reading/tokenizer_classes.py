@@ -38,6 +38,8 @@ def _fairseq(**mask: bool) -> TokenizerClass:
 
 _BERT = TokenizerClass(takes_json=False, special=BERT_TOKENS)
 _ROFORMER = TokenizerClass(takes_json=False, special=BERT_TOKENS, cuts_words=True)
+_END = {f"{name}_token": "<|endoftext|>" for name in ("eos", "unk", "pad")}
+_QWEN = TokenizerClass(takes_json=True, special=_END, types=False, rebuilt=True)
 _GENERIC = TokenizerClass(takes_json=True)
 CLASSES: Mapping[str, TokenizerClass] = MappingProxyType(
     {
@@ -46,6 +48,7 @@ CLASSES: Mapping[str, TokenizerClass] = MappingProxyType(
         **{f"RoFormerTokenizer{suffix}": _ROFORMER for suffix in ("", "Fast")},
         **{f"XLMRobertaTokenizer{suffix}": _fairseq() for suffix in ("", "Fast")},
         **{f"RobertaTokenizer{suffix}": _fairseq(normalized=False) for suffix in ("", "Fast")},
+        **{f"Qwen2Tokenizer{suffix}": _QWEN for suffix in ("", "Fast")},
         "PreTrainedTokenizerFast": _GENERIC,
         "TokenizersBackend": _GENERIC,
     }
@@ -56,7 +59,16 @@ _BY_MODEL = {
     "xlm-roberta": "XLMRobertaTokenizer",
     "modernbert": "PreTrainedTokenizerFast",
     "roformer": "RoFormerTokenizer",
+    "qwen2": "Qwen2Tokenizer",
+    "qwen3": "Qwen2Tokenizer",
 }
+# Families whose rows need no special token but what fills them up: their bytes are all in the vocabulary.
+_UNFRAMED = ("qwen2", "qwen3")
+
+
+def needed_tokens(model_type: object) -> tuple[str, ...]:
+    """The special tokens that the tokenizer of a model must have, by name."""
+    return ("pad_token",) if model_type in _UNFRAMED else NAMED_TOKENS[2:]
 
 
 def class_of_model(model_type: object) -> str:

@@ -1,6 +1,6 @@
 """TextTokenizer: how a checkpoint's text becomes ids, and the files that carry it in every artifact."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,8 @@ from yizhi.reading.tokenizer_sources import SETTINGS, SPECIAL_TOKENS_MAP, TOKENI
 from yizhi.storage.json_files import to_json
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+# The id of a special token that a tokenizer has not: no row has it.
+NO_TOKEN = -1
 # What BertTokenizer always has, in every version of transformers.
 _BERT_MODEL = {"continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
 
@@ -20,43 +22,59 @@ _BERT_MODEL = {"continuing_subword_prefix": "##", "max_input_chars_per_word": 10
 class Frame:
     """The special tokens around texts, by id: `before` A `after`, and `before` A `between` B `after`.
 
+    before, after: None if the tokenizer puts no token there, as before a text in decoders' tokenizers.
     between: None if the tokenizer has no frame for pairs. second_type: the type of the tokens of B and after it; 0 if
     the tokenizer gives no types.
     """
 
-    before: int
-    after: int
+    before: int | None
+    after: int | None
     between: tuple[int, ...] | None
     second_type: int
 
     @property
     def ids(self) -> tuple[int, ...]:
         """Every special token in it."""
-        return self.before, self.after, *(self.between or ())
+        return (*self.around(()), *(self.between or ()))
+
+    def around(self, ids: Sequence[int]) -> list[int]:
+        """These ids in it."""
+        before, after = ([] if end is None else [end] for end in (self.before, self.after))
+        return [*before, *ids, *after]
+
+    @property
+    def begin(self) -> int:
+        """How many tokens stand before a text: 0 or 1."""
+        return int(self.before is not None)
+
+    @property
+    def end(self) -> int:
+        """How many stand after it: 0 or 1."""
+        return int(self.after is not None)
 
 
 def find_frame(tokenizer: Tokenizer) -> Frame | None:
-    """The special tokens around texts; None unless a text, or a pair, has one token before it and one after it."""
+    """The special tokens around texts; None unless there is at most one before and one after, around pairs too."""
     one, pair = tokenizer.encode("x"), tokenizer.encode("x", "x")
-    words, count = tokenizer.encode("x", add_special_tokens=False).ids, len(pair.ids)
-    size = len(words)
-    if len(one.ids) != size + 2 or one.ids[1:-1] != words or one.special_tokens_mask[1:-1] != [0] * size:
+    words = tokenizer.encode("x", add_special_tokens=False).ids
+    size, inside = len(words), [place for place, which in enumerate(one.sequence_ids) if which is not None]
+    begin, end = (inside[0], len(one.ids) - 1 - inside[-1]) if inside else (2, 2)
+    if max(begin, end) > 1 or len(one.ids) != begin + size + end or one.ids[begin:][:size] != words:
         return None
-    before, after = one.ids[0], one.ids[-1]
-    if pair.ids == words + words:
+    before, after = one.ids[0] if begin else None, one.ids[-1] if end else None
+    if pair.ids == words + words and (begin or end):
         return Frame(before, after, None, 0)
-    around = count >= 2 * size + 2 and (pair.ids[0], pair.ids[-1]) == (before, after)
-    if not around or pair.ids[1 : 1 + size] != words or pair.ids[-1 - size : -1] != words:
-        return None
+    between = tuple(pair.ids[begin + size : len(pair.ids) - end - size])
+    frame = Frame(before, after, between, pair.type_ids[-1])
     if [which for which in pair.sequence_ids if which is not None] != [0] * size + [1] * size:
         return None
-    return Frame(before, after, tuple(pair.ids[1 + size : -1 - size]), pair.type_ids[-1])
+    return frame if pair.ids == frame.around([*words, *between, *words]) else None
 
 
 def frames_types(tokenizer: Tokenizer, frame: Frame) -> bool:
     """Whether the types of a tokenizer are 0, and those of a pair's second text and of what follows `second_type`."""
     one, pair = tokenizer.encode("x"), tokenizer.encode("x", "x")
-    second = len(one.ids) - 1  # the second text and the last special token
+    second = len(one.ids) - frame.begin  # the second text and what follows it
     first = len(pair.ids) - second if frame.between is not None else len(pair.ids)
     expected = [0] * first + [frame.second_type] * (len(pair.ids) - first)
     return not any(one.type_ids) and frame.second_type in (0, 1) and pair.type_ids == expected
@@ -103,18 +121,18 @@ class TextTokenizer:
 
     @property
     def cls_id(self) -> int:
-        """The id of the first token of every row."""
-        return self.frame.before
+        """The id of the first token of every row; NO_TOKEN without a token before a text."""
+        return NO_TOKEN if self.frame.before is None else self.frame.before
 
     @property
     def sep_id(self) -> int:
-        """The id of the last token of every row."""
-        return self.frame.after
+        """The id of the last token of every row; NO_TOKEN without a token after a text."""
+        return NO_TOKEN if self.frame.after is None else self.frame.after
 
     @property
     def mask_id(self) -> int:
-        """The id of the mask token."""
-        return self.id_of("mask_token")
+        """The id of the mask token; NO_TOKEN without one."""
+        return self.id_of("mask_token") if "mask_token" in self.special else NO_TOKEN
 
     @property
     def pad_id(self) -> int:
@@ -123,23 +141,23 @@ class TextTokenizer:
 
     @property
     def unknown_id(self) -> int:
-        """The id of the unknown token, for a word that the vocabulary cannot spell."""
+        """The id of the unknown token, for a word that the vocabulary cannot spell; NO_TOKEN if it spells every byte."""
         if kind_of(self.tokenizer) == WORDPIECE:
             return int(self.tokenizer.token_to_id(self.tokenizer.model.unk_token))
-        return self.id_of("unk_token")
+        return self.id_of("unk_token") if "unk_token" in self.special else NO_TOKEN
 
     def find_misfit(self, rows: int, padding: int | None = None) -> list[str]:
         """The faults of this vocabulary for an embedding table with `rows` rows.
 
-        A table may be padded to a multiple of 8, with rows without a token. padding: the id that a model skips when
-        it counts positions; None if it skips none.
+        A table may be padded to a multiple of 8, or to one of 64, with rows without a token. padding: the id that a
+        model skips when it counts positions; None if it skips none.
         """
         size = len(self.vocab)
         if padding not in (None, self.pad_id):
             named = self.special["pad_token"]
             faults = [f"pad_token: expected the id {padding} (config.json pad_token_id); found {named} ({self.pad_id})"]
             return faults + self.find_misfit(rows)
-        if size == rows or (size < rows < size + 128 and rows % 8 == 0):
+        if size == rows or any(size < rows < size + most and rows % by == 0 for by, most in ((8, 128), (64, 512))):
             return []
         expected = f"expected {rows} tokens (config.json vocab_size); found {size}"
         beyond = [f"{token!r} ({index})" for index, token in self.added.items() if index >= rows]
@@ -229,6 +247,8 @@ class TextTokenizer:
             return False
         normalizer = whole["normalizer"] or {}
         as_bert = normalizer.get("type") == "BertNormalizer" and normalizer["clean_text"]
+        if not {"cls_token", "sep_token", "unk_token"} <= self.special.keys():
+            return False
         cls, sep = self.id_of("cls_token"), self.id_of("sep_token")
         frame = find_frame(self.plain)  # whose types are there whether or not a model takes them
         as_bert = as_bert and frame == Frame(cls, sep, (sep,), 1) and frames_types(self.plain, frame)

@@ -23,7 +23,7 @@ from yizhi.reading.other_vocabularies import (
     read_merges,
     read_sentencepiece,
 )
-from yizhi.reading.tokenizer_classes import CLASSES, NAMED_TOKENS, TokenizerClass, class_of_model
+from yizhi.reading.tokenizer_classes import CLASSES, NAMED_TOKENS, TokenizerClass, class_of_model, needed_tokens
 from yizhi.reading.tokenizer_json import (
     BPE,
     MODELS,
@@ -58,7 +58,7 @@ class TokenizerSources:
 
     saved: `tokenizer.json`, checked, or what the files of another format say; opened: the same as a tokenizer, since
     parsing a large one takes a second. lines: `vocab.txt`'s, in id order.
-    kind: the tokenizer's class, `name`. notes: lines for the user.
+    kind: the tokenizer's class, `name`. needed: the special tokens that it must have. notes: lines for the user.
     """
 
     settings: Mapping[str, Any]
@@ -69,6 +69,7 @@ class TokenizerSources:
     lines: list[str] | None
     name: str
     kind: TokenizerClass
+    needed: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -92,7 +93,7 @@ def read_sources(folder: Path, vocab: Path | None = None) -> TokenizerSources:
         if not _is_id(index)
     ]
     notes: list[str] = []
-    name = _class_of(folder, settings, faults, given=vocab is not None)
+    name, needed = _class_of(folder, settings, faults, given=vocab is not None)
     kind = CLASSES[name]
     found = None
     if vocab is None and (folder / TOKENIZER).exists():
@@ -113,7 +114,7 @@ def read_sources(folder: Path, vocab: Path | None = None) -> TokenizerSources:
         )
     if faults:
         raise InputError(folder, faults)
-    return TokenizerSources(settings, special_map, added, saved, opened, lines, name, kind, tuple(notes))
+    return TokenizerSources(settings, special_map, added, saved, opened, lines, name, kind, needed, tuple(notes))
 
 
 def read_vocab(path: Path, notes: list[str] | None = None) -> list[str]:
@@ -145,8 +146,11 @@ def read_vocab(path: Path, notes: list[str] | None = None) -> list[str]:
     return [entry if last[entry] == index else unreachable(index) for index, entry in enumerate(entries)]
 
 
-def _class_of(folder: Path, settings: Mapping[str, Any], faults: list[str], given: bool) -> str:
-    """The name of the tokenizer's class. given: whether the vocabulary is, in place of what the folder has."""
+def _class_of(folder: Path, settings: Mapping[str, Any], faults: list[str], given: bool) -> tuple[str, tuple[str, ...]]:
+    """The name of the tokenizer's class, and the special tokens that it must have.
+
+    given: whether the vocabulary is, in place of what the folder has.
+    """
     named, file, model_type = settings.get("tokenizer_class"), SETTINGS, None
     if (folder / "config.json").exists():
         try:
@@ -156,15 +160,16 @@ def _class_of(folder: Path, settings: Mapping[str, Any], faults: list[str], give
         model_type = config.get("model_type")
         if named is None:
             named, file = config.get("tokenizer_class"), "config.json"
+    needed = needed_tokens(model_type)
     if named is None:
         found = class_of_model(model_type)
         # A BERT vocabulary alone, which a family with another tokenizer may have been trained with.
         has_json = any((folder / name).exists() for name in (TOKENIZER, SENTENCEPIECE, BPE_VOCAB))
-        return found if (has_json and not given) or not CLASSES[found].takes_json else class_of_model(None)
+        return (found if (has_json and not given) or not CLASSES[found].takes_json else class_of_model(None)), needed
     if not isinstance(named, str) or named not in CLASSES:
         faults.append(f"{file}: tokenizer_class: expected one of {', '.join(CLASSES)}; found {show(named)}")
-        return class_of_model(None)
-    return named
+        return class_of_model(None), needed
+    return named, needed
 
 
 def _check_settings(settings: Mapping[str, Any]) -> list[str]:

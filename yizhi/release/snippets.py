@@ -14,6 +14,7 @@ _TEXT = '"北京是中国的首都。"'
 # What transformers and optimum call a head, by our name of its task.
 _CLASSES = {
     "fill-mask": "MaskedLM",
+    "text-generation": "CausalLM",
     "text-classification": "SequenceClassification",
     "token-classification": "TokenClassification",
     "question-answering": "QuestionAnswering",

@@ -13,7 +13,7 @@ from typing import Any
 
 from yizhi.errors import InputError, collect_faults, show
 from yizhi.model.adapter_config import NAME, read_adapter
-from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES
+from yizhi.model.architectures import FAMILIES, class_names
 from yizhi.model.config import EncoderConfig
 from yizhi.model.family import Family
 from yizhi.model.label_heads import ANSWER, LABEL_CLASS_SUFFIXES, MULTI_LABEL, SEQUENCE, TOKENS, task_of
@@ -151,7 +151,7 @@ def _read_head(folder: Path, base: Checkpoint) -> Head:
     settings = raw.get("config")
     if isinstance(settings, dict):
         return _read_flexible_head(path, family, str(raw.get("name")), settings)
-    classes = [family.class_name + end for task, end in CLASS_SUFFIXES.items() if task != "features"]
+    classes = [name for task, name in class_names(family).items() if task != "features"]
     said = raw.get("model_class")
     if said not in classes:
         raise InputError(path, f"model_class: expected one of {', '.join(classes)}; found {show(said)}. {_WITHOUT}")

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yizhi.errors import InputError, collect_faults, show
-from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES
+from yizhi.model.architectures import FAMILIES, class_names
 from yizhi.model.config import EncoderConfig
 from yizhi.model.family import Family
 from yizhi.model.label_heads import ANSWER, SEQUENCE, TOKENS, task_of
@@ -214,9 +214,9 @@ def _architecture(raw: Mapping[str, Any], base: Checkpoint, family: Family, fold
     said = mapping.get("base_model_class") if isinstance(mapping, dict) else None
     if said is None and task is None:
         return base.config.architecture
-    expected = {f"{family.class_name}{end}" for end in CLASS_SUFFIXES.values()}
-    known = {key: family.class_name + CLASS_SUFFIXES[value] for key, value in _TASKS.items()}
-    architecture = said if said in expected else known.get(str(task))
+    classes = class_names(family)
+    known = {key: classes[value] for key, value in _TASKS.items()}
+    architecture = said if said in classes.values() else known.get(str(task))
     if architecture is None:
         raise InputError(
             folder,
