@@ -141,7 +141,7 @@ class TextTokenizer:
 
     @property
     def unknown_id(self) -> int:
-        """The id of the unknown token, for a word that the vocabulary cannot spell; NO_TOKEN if it spells every byte."""
+        """The id of the unknown token, for what the vocabulary cannot spell; NO_TOKEN if it spells every byte."""
         if kind_of(self.tokenizer) == WORDPIECE:
             return int(self.tokenizer.token_to_id(self.tokenizer.model.unk_token))
         return self.id_of("unk_token") if "unk_token" in self.special else NO_TOKEN
