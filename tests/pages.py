@@ -93,6 +93,11 @@ def read_blocks(page: str) -> list[Block]:
     return blocks
 
 
+def read_page(name: str) -> list[Block]:
+    """The blocks of one of this project's pages."""
+    return read_blocks((ROOT / name).read_text(encoding="utf-8"))
+
+
 def split_console(text: str) -> list[tuple[str, list[str]]]:
     """The commands of a `console` block, each with the lines that it prints."""
     commands: list[tuple[str, list[str]]] = []
