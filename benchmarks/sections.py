@@ -56,7 +56,7 @@ def exports(bench: Workbench) -> None:
         "openvino-int8 optimum-intel": intel("int8"),
         "litert litert-torch": peer("litert-torch"),
         **{f"{target} {OURS}": ours(target) for target in TARGETS},
-        f"all {OURS}": everything,
+        **({} if bench.quick else {f"all {OURS}": everything}),
         "all copy and hash": lambda: bench.make(bench.convert("copy", bench.folder / "copied", out / "copy")),
     }
     for target in TARGETS:  # what is copied; links, so that it costs no space
@@ -67,6 +67,8 @@ def exports(bench: Workbench) -> None:
     for name, found in bench.take_turns("exports", entries, bench.rounds).items():
         row, _, contestant = name.partition(" ")
         rows.setdefault(row, {})[contestant] = found
+    if bench.quick:
+        rows["all"] = {OURS: {"not_run": "int8 misses a gate on 3 layers of random weights"}, **rows["all"]}
     rows["all"]["copy and hash"]["bytes"] = [_size(bench.folder / "copied")]
     bench.keep("exports", rows)
     for leftover in ("out", "release", "copied"):

@@ -55,15 +55,13 @@ class Search(SearchEnglish):
 
     js_splitter_code = r"""
 var splitQuery = (query) =>
-  (query.match(/[\u4e00-\u9fff]+|(?:(?![\u4e00-\u9fff])[\p{L}\p{N}_])+/gu) || []).flatMap((run) =>
-    /^[\u4e00-\u9fff]{3}/.test(run) ? [...run].slice(1).map((_, i) => run.slice(i, i + 2)) : [run]);
+  [...query.matchAll(/(?=([\u4e00-\u9fff]{2}))|((?:(?![\u4e00-\u9fff])[\p{L}\p{N}_])+)/gu)].map((m) => m[1] || m[2]);
 """
 
     def split(self, input: str) -> list[str]:
         """The words and pairs of a text; `splitQuery` does the same with what is typed."""
-        runs = re.findall(r"[\u4e00-\u9fff]+|(?:(?![\u4e00-\u9fff])\w)+", input)
-        pairs = [[run[i : i + 2] for i in range(len(run) - 1)] if run[0] >= "\u4e00" else [run] for run in runs]
-        return [word for words in pairs for word in words]
+        found = re.findall(r"(?=([\u4e00-\u9fff]{2}))|((?:(?![\u4e00-\u9fff])\w)+)", input)
+        return [pair or word for pair, word in found]
 
 
 def leave_out(app: Sphinx, what: str, name: str, member: object, skip: bool, options: object) -> bool | None:

@@ -66,7 +66,7 @@ def test_english_and_chinese_are_found(site):
         for query, expected in {
             "quantize": "int8",
             "链路追踪": "通过 HTTP 提供服务",
-            "吐量与": "通过 HTTP 提供服务",
+            "量与": "通过 HTTP 提供服务",
             "traceparent": "Serving a release over HTTP",
             "踪追路链": None,
         }.items():

@@ -8,21 +8,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# Every page of docs/zh but the list of the pages, which is Chinese alone.
 CHINESE = {"README.md": "README.zh-CN.md"} | {
-    f"docs/{path.name}": f"docs/zh/{path.name}"
-    for path in sorted((ROOT / "docs/zh").glob("*.md"))
-    if path.stem != "index"
+    f"docs/{path.name}": f"docs/zh/{path.name}" for path in sorted((ROOT / "docs/zh").glob("*.md"))
 }
 ENGLISH = {chinese: english for english, chinese in CHINESE.items()}
-PAIRS = list(CHINESE.items())
+# The list of the Chinese pages, with their terms, is no translation.
+PAIRS = [(english, chinese) for english, chinese in CHINESE.items() if english != "docs/index.md"]
 
 BLOCK = re.compile(r"^( *)```.*?^\1```", re.DOTALL | re.MULTILINE)
 COMMENT = re.compile(r"(?:^|\s+)# .*")
 CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
-# 1,024 and 3.4e-04, and not the digits of a name: int8, AVX-512.
-FIGURE = re.compile(r"(?<![\w.-])\d+(?:[.,]\d+)*(?:e[-+]?\d+)?(?![A-Za-z])", re.ASCII)
+# 1,024, 3.4e-04 and the 99 of 99th, and not the digits of a name: int8, AVX-512, 2x.
+FIGURE = re.compile(r"(?<![\w.-])(\d+(?:[.,]\d+)*(?:e[-+]?\d+)?)(?:st|nd|rd|th)?(?!\w)", re.ASCII)
 ITEM = re.compile(r"^ *(?:-|\d+\.) ", re.MULTILINE)
 PARAGRAPH = re.compile(r"(?:^|\n\n)(?=[^-|#\s])(?!\d+\. )")
 BROKEN = re.compile(r"[\u3000-\u9fff\uff00-\uffef]\n *[\u3000-\u9fff\uff00-\uffef].*")
@@ -135,6 +133,12 @@ def test_a_chinese_page_leads_to_chinese_pages(english, chinese):
 def test_a_line_does_not_end_between_chinese_characters(chinese):
     """Browsers show the end of a line as a space."""
     assert BROKEN.findall(BLOCK.sub("", read(chinese))) == []
+
+
+@pytest.mark.parametrize("chinese", ENGLISH)
+def test_emphasis_ends_before_punctuation(chinese):
+    """Between 。 and a character, Markdown shows the asterisks themselves."""
+    assert re.findall(r".*[。，：；）”]\*.*", BLOCK.sub("", read(chinese))) == []
 
 
 def test_the_readme_is_short():

@@ -1,9 +1,9 @@
 """The oracle: the forward pass in float64 numpy, straight from the checkpoint.
 
-Written from the formulas, to be read, not to be fast. It shares the spec with the forwards and nothing else, not even
-a way of writing: tokens are the rows of one matrix, without the padding at the right of each text, and attention takes
-one head of one text at a time. So a mistake copied into all forwards is none here. It is checked against transformers'
-PyTorch classes in float64 in `test_oracle.py`.
+It is written from the formulas, to be read, not to be fast. It shares only the spec with the forwards, and not even
+their style: tokens are the rows of one matrix, without the padding at the right of each text, and attention takes one
+head of one text at a time. So a mistake that was copied into all forwards is not in the oracle. `test_oracle.py`
+compares it with transformers' PyTorch classes in float64.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -57,7 +57,7 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
 
 
 class Source(Protocol):
-    """What the oracle reads of a checkpoint, or of one that a fault has altered."""
+    """The part of a checkpoint that the oracle reads; or the same of a checkpoint with a fault."""
 
     spec: EncoderSpec
 
@@ -65,14 +65,14 @@ class Source(Protocol):
         """A parameter by its canonical name."""
 
     def release(self, name: str) -> None:
-        """Let go of the memory behind it."""
+        """Free the memory behind the parameter."""
 
 
 class Parameters:
     """Float64 parameters by canonical name.
 
-    The first to be read are kept, up to so many bytes, for the passes to come; of the others only the one in use
-    takes memory. Several passes may read them at once.
+    The first ones read are kept for later passes, up to a limit in bytes. Of the others, only the one in use takes
+    memory. Several passes may read at once.
     """
 
     def __init__(self, checkpoint: Source, keep: int = 0) -> None:
@@ -101,9 +101,9 @@ class Parameters:
 class Pass:
     """One run over N tokens: of B rows of T, those up to each row's last real one.
 
-    lengths: so many of each row, at least one. mask: what is added to attention scores, [B, 1, 1, T], or [B, A, 1, T]
-    where heads differ. tap: is given each tensor that has a name, [N, …].
-    steps: what stands in for functions of this module, by name: how a known mistake is made here on purpose.
+    lengths: the number of tokens of each row, at least one. mask: added to attention scores, [B, 1, 1, T], or
+    [B, A, 1, T] if heads differ. tap: called with each named tensor, [N, …].
+    steps: replacements of functions of this module, by name. A known mistake is made with them on purpose.
     """
 
     parameters: Parameters
@@ -114,7 +114,7 @@ class Pass:
     steps: Mapping[str, Step] = field(default_factory=dict)
 
     def take(self, step: Callable[..., T], *arguments: Any) -> T:
-        """One step, or what stands in for it."""
+        """The step of this name, or its replacement."""
         taken: T = self.steps.get(step.__name__, step)(self, *arguments)
         return taken
 
@@ -140,10 +140,10 @@ def run(
     parameters: Parameters | None = None,
     steps: Mapping[str, Step] | None = None,
 ) -> dict[str, Array]:
-    """Every output of the checkpoint, or the named ones, in float64; what means nothing, at padding, is any number.
+    """Every output of the checkpoint, or the named ones, in float64. Numbers at padding are arbitrary.
 
-    logit_positions: [N, 2] pairs of (row, position); then token `logits` come as [N, V], computed
-    there only. parameters: the checkpoint's, where they serve several passes. steps: of `Pass`.
+    logit_positions: [N, 2] pairs of (row, position). Token `logits` are then [N, V], computed only there. parameters:
+    the checkpoint's, if several passes share them. steps: of `Pass`.
     """
     spec = checkpoint.spec
     wanted = outputs or {name for names in spec.signatures().values() for name in names}
@@ -214,7 +214,7 @@ def position_ids(p: Pass, input_ids: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def encode(p: Pass, x: Array) -> Array:
-    """Every layer in turn; `hidden_states.N` is what block N gets, and the last of them the result."""
+    """Every layer in turn. `hidden_states.N` is block N's input, and the last of them is the result."""
     numbers = iter(range(len(p.spec.layers)))
     for index, block in enumerate(p.spec.blocks):
         p.tap(f"hidden_states.{index}", x)
@@ -350,7 +350,7 @@ def pooler(p: Pass, dense: Linear, x: Array) -> Array:
 
 
 def sentence_embedding(p: Pass, pooling: Pooling, x: Array, attention_mask: NDArray[np.int64]) -> Array:
-    """One vector [D] for each row: of its own tokens alone; of zeros for a row that has none."""
+    """One vector [D] for each row, from its own tokens only. Zeros for a row without tokens."""
     rows = []
     for states, mask in zip(x, attention_mask, strict=True):
         own = states[mask == 1] if mask.any() else np.zeros((1, x.shape[-1]))
@@ -363,12 +363,12 @@ def sentence_embedding(p: Pass, pooling: Pooling, x: Array, attention_mask: NDAr
 
 
 def shorten(p: Pass, x: Array, size: int) -> Array:
-    """The first so many numbers of each vector."""
+    """The first `size` numbers of each vector."""
     return x[..., :size]
 
 
 def unit(x: Array) -> Array:
-    """x / ‖x‖ for each vector x along the last axis; one of nearly no length is not made longer."""
+    """x / ‖x‖ for each vector x along the last axis. A vector of nearly no length is not made longer."""
     return x / np.maximum(np.sqrt((x * x).sum(axis=-1, keepdims=True)), SHORTEST_NORM)
 
 
