@@ -263,6 +263,12 @@ def _training(page: PageFolder) -> None:
     page.release("RELEASE", "bert-tagger", "--target", "pytorch", "--target", "onnx", config=TAGS)
 
 
+def _trimming(page: PageFolder) -> None:
+    page.checkpoint("zh-mini")
+    page.write(text__txt=TEXT, held_out__txt=SENTENCES[0])
+    (page.path / "held_out.txt").rename(page.path / "held-out.txt")
+
+
 def _using(page: PageFolder) -> None:
     page.release("dist/demo", vocab=DEMO_VOCAB, config={"vocab_size": len(DEMO_VOCAB)})
     page.checkpoint("CHECKPOINT")
@@ -298,6 +304,7 @@ FOLDERS: dict[str, Callable[[PageFolder], None]] = {
     "docs/signing.md": _signing,
     "docs/tasks.md": _tasks,
     "docs/training.md": _training,
+    "docs/trimming.md": _trimming,
     "docs/using.md": _using,
     "docs/vectors.md": _vectors,
 }
