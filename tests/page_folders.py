@@ -3,12 +3,16 @@
 import gzip
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.checkpoints import VOCAB, Tensors, small_config, write_json, write_variant
+from tests.pages import read_page
+from yizhi.cli import main
+from yizhi.demo import make_vocab
 
 # Of every character that a page's texts have, so that none of them is [UNK] alone.
 SENTENCES = ["北京是中国的首都。", "这个酒店的服务很好！", "我住在北京。", "天上有人说好。", "早餐很好，我来。"]
@@ -36,9 +40,10 @@ SQUAD = json.dumps(
     },
     ensure_ascii=False,
 )
+DEMO_VOCAB = make_vocab()
 LONG = {"max_position_embeddings": 512}
 DEEP = {**LONG, "num_hidden_layers": 5}
-TAGS = {"id2label": dict(enumerate(("O", "B-PER", "I-PER", "B-LOC", "I-LOC")))}
+TAGS = {"id2label": {str(id): name for id, name in enumerate(("O", "B-PER", "I-PER", "B-LOC", "I-LOC"))}}
 # So many entries that a page's ids of bert-base-chinese are among them.
 LARGE: dict[str, Any] = {
     "config": {"vocab_size": 2000},
@@ -118,11 +123,16 @@ def _diff(page: PageFolder) -> None:
     page.checkpoint("bert-finetuned")
     page.write(queries__txt=TEXT)
     page.release("dist/one")
-    page.release("dist/two", alter=_double_one_kernel)
+    page.release("dist/two", alter=_scale_one_kernel)
 
 
-def _double_one_kernel(tensors: Tensors) -> None:
-    tensors["bert.encoder.layer.1.output.dense.weight"] *= 2
+def _scale_one_kernel(tensors: Tensors) -> None:
+    tensors["bert.encoder.layer.1.output.dense.weight"] *= 1.001
+
+
+def _shrink_embeddings(tensors: Tensors) -> None:
+    """A decoder of 256 random numbers a row is less sure of itself so, as a trained one is."""
+    tensors["bert.embeddings.word_embeddings.weight"] *= 0.25
 
 
 def _edge(page: PageFolder) -> None:
@@ -168,8 +178,7 @@ def _importing(page: PageFolder) -> None:
 
 
 def _int8(page: PageFolder) -> None:
-    page.checkpoint("CHECKPOINT", config={"num_hidden_layers": 12})
-    page.release("RELEASE", "bert", config={"num_hidden_layers": 12})
+    _checkpoint_and_release(page)
     page.write(sentences__txt=TEXT)
 
 
@@ -182,7 +191,16 @@ def _ner(page: PageFolder) -> None:
 
 
 def _policy(page: PageFolder) -> None:
-    page.release("dist/NAME")
+    """The page's policy, a release that its first signer signed, and the signer's list, where another release is."""
+    (policy,) = (block.text for block in read_page("docs/policy.md") if block.language == "toml")
+    page.write(policy__toml=policy)
+    release, key, public = page.release("dist/NAME"), page.path / "key.pem", page.path / "release-2026.pub"
+    new = "openssl ecparam -name prime256v1 -genkey -noout -out"
+    subprocess.run([*new.split(), key], check=True)
+    subprocess.run(["openssl", "ec", "-in", key, "-pubout", "-out", public], check=True, capture_output=True)
+    withdrawn = str(page.path / "withdrawn.sigstore.json")
+    assert main(["sign", str(release), "--key", str(key)]) == 0
+    assert main(["revoke", "0" * 64, "--list", withdrawn, "--reason", "test", "--key", str(key)]) == 0
 
 
 def _pretraining(page: PageFolder) -> None:
@@ -245,15 +263,21 @@ def _training(page: PageFolder) -> None:
     page.release("RELEASE", "bert-tagger", "--target", "pytorch", "--target", "onnx", config=TAGS)
 
 
+def _trimming(page: PageFolder) -> None:
+    page.checkpoint("zh-mini")
+    page.write(text__txt=TEXT, held_out__txt=SENTENCES[0])
+    (page.path / "held_out.txt").rename(page.path / "held-out.txt")
+
+
 def _using(page: PageFolder) -> None:
-    page.release("dist/demo")
+    page.release("dist/demo", vocab=DEMO_VOCAB, config={"vocab_size": len(DEMO_VOCAB)})
     page.checkpoint("CHECKPOINT")
     targets = [flag for target in ("onnx", "onnx-int8", "openvino", "tensorflow") for flag in ("--target", target)]
     page.release("dist/NAME", "bert", "--pooling", "mean", "--normalize", *targets, **LARGE)
 
 
 def _vectors(page: PageFolder) -> None:
-    page.checkpoint("CHECKPOINT", config={"hidden_size": 256})
+    page.checkpoint("CHECKPOINT", config={"hidden_size": 256}, alter=_shrink_embeddings)
     page.checkpoint("bge-m3", "bert-m3")
     page.write(texts__txt=TEXT)
 
@@ -280,6 +304,7 @@ FOLDERS: dict[str, Callable[[PageFolder], None]] = {
     "docs/signing.md": _signing,
     "docs/tasks.md": _tasks,
     "docs/training.md": _training,
+    "docs/trimming.md": _trimming,
     "docs/using.md": _using,
     "docs/vectors.md": _vectors,
 }

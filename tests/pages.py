@@ -24,7 +24,7 @@ NOT_RUN = re.compile(r"<!-- not run: (\w.*\w) -->$")
 NOT_COMPARED = re.compile(r"<!-- not compared: (\w.*\w) -->$")
 # The address of pages that serve; a test takes a free port in its place.
 ADDRESS = "127.0.0.1:8080"
-SECONDS = 300
+SECONDS = 900
 
 # Written out, a page's commands are these but for three things. `pip` changes nothing here. `export` writes the targets
 # that pages go on with, for nine take a minute and have tests of their own. `serve` goes to the background, on a free
@@ -93,6 +93,11 @@ def read_blocks(page: str) -> list[Block]:
     return blocks
 
 
+def read_page(name: str) -> list[Block]:
+    """The blocks of one of this project's pages."""
+    return read_blocks((ROOT / name).read_text(encoding="utf-8"))
+
+
 def split_console(text: str) -> list[tuple[str, list[str]]]:
     """The commands of a `console` block, each with the lines that it prints."""
     commands: list[tuple[str, list[str]]] = []
@@ -121,6 +126,7 @@ def _pattern(line: str) -> re.Pattern[str]:
 def run_blocks(blocks: Sequence[Block], folder: Path, targets: Sequence[str] = ("onnx", "onnx-int8")) -> None:
     """Run them by one bash, in a folder that has what the page supposes.
 
+    targets: what `export` writes where a page names none.
     Raises AssertionError for the first block that fails, with what it printed, and for output that is not the page's.
     """
     with socket.socket() as free:
@@ -135,9 +141,15 @@ def run_blocks(blocks: Sequence[Block], folder: Path, targets: Sequence[str] = (
     (folder / "page.sh").write_text("\n".join(script).replace(ADDRESS, f"127.0.0.1:{port}"), encoding="utf-8")
     path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     own = {"OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8"}
-    bash = subprocess.Popen(["bash", "page.sh"], cwd=folder, env={**os.environ, **path, **own}, start_new_session=True)
+    # Also where these tests are killed, nothing runs on for ever.
+    bash = subprocess.Popen(
+        ["timeout", "--kill-after=5", str(SECONDS), "bash", "page.sh"],
+        cwd=folder,
+        env={**os.environ, **path, **own},
+        start_new_session=True,
+    )
     try:
-        status = bash.wait(SECONDS)
+        status = bash.wait()
     finally:
         with suppress(ProcessLookupError):
             os.killpg(bash.pid, signal.SIGKILL)

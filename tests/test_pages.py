@@ -5,7 +5,7 @@ import pytest
 from tests.checkpoints import write_variant
 from tests.imports import ROOT
 from tests.page_folders import FOLDERS, PageFolder
-from tests.pages import find_missing, read_blocks, run_blocks
+from tests.pages import find_missing, read_blocks, read_page, run_blocks
 from tests.test_translations import ENGLISH
 from yizhi.cli import main
 
@@ -32,10 +32,6 @@ def export(tmp_path_factory):
         return made[key]
 
     return make
-
-
-def read_page(name):
-    return read_blocks((ROOT / name).read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -23,6 +23,9 @@ WORD_EMBEDDINGS = "bert.embeddings.word_embeddings.weight"
 QUERY = "bert.encoder.layer.0.attention.self.query.weight"
 DECODER = "cls.predictions.decoder.weight"
 SHARD = "model-00002-of-00003.safetensors"
+NO_WEIGHTS = (
+    "has neither model.safetensors nor model.safetensors.index.json; `yizhi import` converts other projects' files"
+)
 FP32_VARIANTS = [name for name, arguments in VARIANTS.items() if "dtype" not in arguments]
 
 
@@ -34,7 +37,7 @@ def test_a_single_file_beside_its_config(make_checkpoint):
     (folder / "model.safetensors").rename(folder / "epoch-3.safetensors")
     with Checkpoint.open(folder / "epoch-3.safetensors") as checkpoint:
         assert len(checkpoint.parameters()) == 60
-    assert faults_of(folder) == ["has neither model.safetensors nor model.safetensors.index.json"]
+    assert faults_of(folder) == [NO_WEIGHTS]
     assert faults_of(folder / "no.safetensors") == ["no.safetensors: the file is missing"]
 
 
@@ -50,7 +53,7 @@ def test_an_empty_folder_and_no_folder(tmp_path):
     assert [fault.split(":")[0] for fault in faults_of(tmp_path)] == [
         "config.json",
         "vocab.txt",
-        "has neither model.safetensors nor model.safetensors.index.json",
+        NO_WEIGHTS,
     ]
     assert faults_of(tmp_path / "nowhere") == ["no such checkpoint folder"]
 

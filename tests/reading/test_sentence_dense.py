@@ -121,6 +121,8 @@ def test_truncate_dim_without_a_norm(make_checkpoint):
         assert checkpoint.spec.pooling == Pooling("cls", dimensions=8)
     with Checkpoint.open(folder, dimensions=4) as checkpoint:
         assert checkpoint.spec.pooling == Pooling("cls", dimensions=4)
+    with Checkpoint.open(make_checkpoint("bert-no-head"), Pooling("cls", dimensions=32)) as checkpoint:
+        assert checkpoint.spec.pooling == Pooling("cls")  # all of them is no cut
     with pytest.raises(InputError, match="dimensions: expected 1 … 32; found 0"):
         Checkpoint.open(folder, dimensions=0)
     (folder / "config_sentence_transformers.json").write_text('{"truncate_dim": 40}')

@@ -303,6 +303,8 @@ class Checkpoint:
         if pooling is None:
             return
         dimensions = pooling.dimensions if dimensions is None else dimensions
+        if dimensions == replace(pooling, dimensions=None).size(self.config.hidden_size):
+            dimensions = None  # all the numbers: `modules.json` has no module for that
         self.spec = replace(self.spec, pooling=replace(pooling, dimensions=dimensions))
         faults = list(find_pooling_faults(self.spec))
         opened: list[SafetensorsFile] = []

@@ -53,7 +53,7 @@ def open_weights(path: Path, faults: list[str]) -> list[SafetensorsFile]:
     if (path / "pytorch_model.bin").exists():
         faults.append(f"has pytorch_model.bin but no {WEIGHTS}; convert it with `yizhi import`")
     else:
-        faults.append(f"has neither {WEIGHTS} nor {INDEX}")
+        faults.append(f"has neither {WEIGHTS} nor {INDEX}; `yizhi import` converts other projects' files")
     return []
 
 
