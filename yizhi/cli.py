@@ -54,7 +54,7 @@ GROUPS: Mapping[str, Sequence[ModuleType]] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command. Returns 0 if all is good, 1 if a check failed, 2 for bad usage or input, 3 if not all ran."""
+    """Run one command. Returns 0: good; 1: a check failed; 2: bad usage or input; 3: something was not run."""
     parser = build_parser()
     given = sys.argv[1:] if arguments is None else arguments
     if not given:
@@ -90,7 +90,7 @@ BROKEN_PIPE = 141  # as a shell tells of it
 
 
 def _is_utf8(argument: str) -> bool:
-    """False for a name that only this machine's file system knows: no manifest and no framework takes it."""
+    """False for a name that only this machine's file system knows. No manifest and no framework takes such a name."""
     try:
         argument.encode()
     except UnicodeEncodeError:
