@@ -90,8 +90,8 @@ def train(
     """Train the model in place, and leave it with its best weights (without a goal: its last weights).
 
     dataset: what `batches` (a batch sampler, such as LengthGroupedBatches) indexes. `collate` makes the arguments of
-    the model's `forward`, which must return a loss unless `loss` computes one. folder: where states are saved. Training
-    resumes from a complete state in it.
+    the model's `forward`, which must return a loss unless `loss` computes one. folder: where states are saved.
+    Training resumes from a complete state in it.
     """
     resume = find_state(folder)
     trainer = _Trainer(
