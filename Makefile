@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PEERS  := build/peers
+# A venv for each file of peers, of the same name.
+PEERS  := build/peers build/peers-5
 JOBS   ?= $(shell nproc)
 # On a terminal pip shows each package that it fetches; a log needs the steps alone.
 PIP_QUIET := $(if $(MAKE_TERMOUT),,--quiet)
@@ -59,7 +60,7 @@ gpu:  ## every target and tier of arithmetic on a GPU, with .venv or, as it is, 
 families: $(VENV)/installed  ## every family at its published shape, an hour: docs/families.md
 	@$(BIN)/python -m benchmarks.families --jobs $(JOBS)
 
-bench: $(VENV)/installed $(PEERS)/installed  ## ours and peers side by side: docs/performance.md (QUICK=1: a look)
+bench: $(VENV)/installed $(PEERS:=/installed)  ## ours and peers side by side: docs/performance.md (QUICK=1: a look)
 	@$(BIN)/python -m benchmarks.performance $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
 
 bench-render: $(VENV)/installed  ## docs/performance.md again, from what was measured
@@ -91,9 +92,11 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install $(PIP_QUIET) --disable-pip-version-check --use-pep517 --constraint constraints.txt --editable '.[all,dev]'
 	@touch $@
 
-# Apart from ours: they hold transformers back, and what they bring must not be what we are measured with.
-$(PEERS)/installed: benchmarks/peers.txt
-	@echo "Setting up $(PEERS) (once; a few minutes, 4 GB)"
-	@$(PYTHON) -m venv $(PEERS)
-	@$(PEERS)/bin/python -m pip install $(PIP_QUIET) --disable-pip-version-check --use-pep517 --requirement benchmarks/peers.txt
+# Apart from ours: they hold transformers at versions of theirs, and what they bring must not be what we are measured with.
+$(PEERS:=/installed): build/%/installed: benchmarks/%.txt
+	@echo "Setting up build/$* (once; a few minutes, 2 to 4 GB)"
+	@$(PYTHON) -m venv build/$*
+	@build/$*/bin/python -m pip install $(PIP_QUIET) --disable-pip-version-check --use-pep517 --requirement $<
+	@# optimum-intel asks for torchvision, for images. PyPI's is built for GPUs: with a CPU build of torch, transformers fails.
+	@build/$*/bin/python -m pip uninstall --yes --quiet --quiet --disable-pip-version-check torchvision
 	@touch $@

@@ -71,8 +71,12 @@ def sentence_transformers(folder: Path, threads: int, backend: str) -> Embed:
     torch.set_num_threads(threads)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    onnx = {"file_name": "features.onnx", "session_options": options} if backend == "onnx" else {}
-    model = SentenceTransformer(str(folder), backend=backend, device="cpu", model_kwargs=onnx)
+    settings: dict[str, dict[str, Any]] = {
+        "torch": {},
+        "onnx": {"file_name": "features.onnx", "session_options": options},
+        "openvino": {"ov_config": {"INFERENCE_NUM_THREADS": str(threads)}},
+    }
+    model = SentenceTransformer(str(folder), backend=backend, device="cpu", model_kwargs=settings[backend])
     return lambda sentences: model.encode(sentences, show_progress_bar=False)
 
 
@@ -99,20 +103,30 @@ KINDS: Mapping[str, Callable[[Path, int], Embed]] = {
     "yizhi-padded": yizhi_padded,
     "ctranslate2": ctranslate2_sorted,
     **{f"pipeline-{size}": partial(optimum_pipeline, batch_size=size) for size in (1, 8, 32)},
-    "sentence-transformers-onnx": partial(sentence_transformers, backend="onnx"),
-    "sentence-transformers-torch": partial(sentence_transformers, backend="torch"),
+    **{
+        f"sentence-transformers-{backend}": partial(sentence_transformers, backend=backend)
+        for backend in ("torch", "onnx", "openvino")
+    },
 }
-# What the document calls it -> its kind, which model of the workbench's, and one sentence in how many.
-CONTESTANTS: Mapping[str, tuple[str, str, int]] = {
-    "yizhi": ("yizhi", "onnx-int8", 1),
-    "CTranslate2 int8, sorted": ("ctranslate2", "ctranslate2", 1),
-    "sentence-transformers, our int8 graph": ("sentence-transformers-onnx", "onnx-int8", 1),
-    "sentence-transformers, fp32 PyTorch": ("sentence-transformers-torch", "pytorch", 5),
-    "optimum pipeline, our int8 graph, batches of 1": ("pipeline-1", "onnx-int8", 5),
-    "optimum pipeline, our int8 graph, batches of 8": ("pipeline-8", "onnx-int8", 5),
-    "optimum pipeline, our int8 graph, batches of 32": ("pipeline-32", "onnx-int8", 5),
-    "yizhi, padded to 512": ("yizhi-padded", "onnx-int8", 40),
-    "yizhi, all of one length": ("yizhi", "onnx-int8", 2),
+# What the document calls it -> its kind, the venv that runs it, which model of the workbench's, and one sentence in how
+# many. sentence-transformers 6 has no ONNX backend here: see benchmarks/peers-5.txt.
+CONTESTANTS: Mapping[str, tuple[str, str, str, int]] = {
+    "yizhi": ("yizhi", "yizhi", "onnx-int8", 1),
+    "yizhi, OpenVINO int8": ("yizhi", "yizhi", "openvino-int8", 1),
+    "CTranslate2 int8, sorted": ("ctranslate2", "peers", "ctranslate2", 1),
+    "sentence-transformers 5, our int8 graph": ("sentence-transformers-onnx", "peers", "onnx-int8", 1),
+    "sentence-transformers 6, our OpenVINO int8 graph": (
+        "sentence-transformers-openvino",
+        "peers-5",
+        "features of openvino-int8",
+        1,
+    ),
+    "sentence-transformers 6, fp32 PyTorch": ("sentence-transformers-torch", "peers-5", "pytorch", 5),
+    "optimum pipeline, our int8 graph, batches of 1": ("pipeline-1", "peers", "onnx-int8", 5),
+    "optimum pipeline, our int8 graph, batches of 8": ("pipeline-8", "peers", "onnx-int8", 5),
+    "optimum pipeline, our int8 graph, batches of 32": ("pipeline-32", "peers", "onnx-int8", 5),
+    "yizhi, padded to 512": ("yizhi-padded", "yizhi", "onnx-int8", 40),
+    "yizhi, all of one length": ("yizhi", "yizhi", "onnx-int8", 2),
 }
 
 
@@ -133,17 +147,20 @@ def measure(bench: "Workbench") -> "Rows":
     sentences = make_sentences(SENTENCES_QUICK if bench.quick else SENTENCES, tokenizer.vocab)
     equal = [sentences[0][:1] * 49] * len(sentences)  # 51 tokens: the mean length
 
+    # Else a target of ours.
+    make = {"ctranslate2": bench.peer, "features of openvino-int8": lambda _: bench.features("openvino-int8")}
+
     # Each costs as long to start as its sentences take.
     left_out = [name for name in CONTESTANTS if bench.quick and name.endswith(("batches of 1", "batches of 32"))]
 
-    def entry(name: str, kind: str, model: str, every: int) -> Callable[[], dict[str, Any]]:
+    def entry(name: str, kind: str, venv: str, model: str, every: int) -> Callable[[], dict[str, Any]]:
         given = (equal if name.endswith("one length") else sentences)[:: min(every, len(sentences) // 3)]
         path = bench.folder / "sentences.json"
 
         def ask() -> dict[str, Any]:
-            folder = bench.peer(model) if model == "ctranslate2" else bench.ours(model)
+            folder = make.get(model, bench.ours)(model)
             path.write_text(json.dumps(given))
-            with bench.contestant(kind, folder, module="benchmarks.bulk") as contestant:
+            with bench.contestant(kind, folder, venv, module="benchmarks.bulk") as contestant:
                 seconds = contestant.ask(do="embed", path=str(path))
             return {"rate": sum(len(row.ids) for row in tokenizer.tokenize(given)) / seconds}
 

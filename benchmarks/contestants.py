@@ -26,14 +26,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 Run = Callable[[dict[str, NDArray[np.int64]]], object]
-# Whose versions are told: what ours run on, then the peers' own.
-FRAMEWORKS = ("torch", "transformers", "onnxruntime", "tensorflow", "jax", "flax", "numpy", "safetensors")
+# Packages whose versions the document gives: the frameworks that ours run on, then what peers have besides.
+FRAMEWORKS = ("torch", "onnxruntime", "openvino", "tensorflow", "jax", "flax", "numpy", "safetensors")
 PEERS = (
+    "transformers",
     "optimum",
     "optimum-onnx",
+    "optimum-intel",
     "tf_keras",
     "ctranslate2",
-    "openvino",
     "nncf",
     "litert-torch",
     "sentence-transformers",
@@ -124,6 +125,15 @@ def openvino_model(folder: Path, threads: int, device: str, file: str, **setting
     return lambda inputs: request.infer(inputs)["last_hidden_state"]
 
 
+def optimum_intel(folder: Path, threads: int, device: str, **settings: str) -> Run:
+    """optimum-intel's class for OpenVINO graphs, with its defaults: compiled for latency."""
+    from optimum.intel import OVModelForFeatureExtraction
+
+    given = {"INFERENCE_NUM_THREADS": str(threads), **settings}
+    model = OVModelForFeatureExtraction.from_pretrained(folder, ov_config=given)
+    return lambda inputs: model(**inputs).last_hidden_state
+
+
 def products(folder: Path, threads: int, device: str, library: str) -> Run:
     """A pass's matrix products and nothing else, over weights of their own for each layer, as the pass has."""
     config = json.loads((folder / "config.json").read_text())
@@ -180,6 +190,8 @@ KINDS: Mapping[str, Callable[[Path, int, str], Run]] = {
     "ctranslate2": ctranslate2_int8,
     "openvino": partial(openvino_model, file="openvino_model.xml"),  # NNCF's, as it runs by default
     "openvino-fp32": partial(openvino_model, file="model.onnx", INFERENCE_PRECISION_HINT="f32"),
+    "optimum-intel": partial(optimum_intel, INFERENCE_PRECISION_HINT="f32"),
+    "optimum-intel-int8": optimum_intel,
     **{f"transformers-{name}": partial(transformers_pytorch, precision=name) for name in PRECISIONS},
     **{f"products-{name}": partial(square_product, precision=name) for name in PRECISIONS},
     "products-torch": partial(products, library="torch"),
@@ -242,7 +254,7 @@ def serve(open_model: Callable[[], Mapping[str, Callable[..., object]]]) -> None
         print(json.dumps(values), file=answers, flush=True)
 
     does = {**open_model(), "peak": peak_bytes}
-    answer(versions=installed_versions())
+    answer(ready=True)
     for line in sys.stdin:
         request = json.loads(line)
         answer(answer=does[request.pop("do")](**request))

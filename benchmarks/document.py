@@ -1,62 +1,98 @@
-"""docs/performance.md and its charts, from what was measured. A pure function of it."""
+"""docs/performance.md and its charts, from what was measured. A pure function of that."""
 
 import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from benchmarks.aims import AIMS, CLASSES, FRAMEWORKS, LIMITS, OURS, Rows, judge
+from benchmarks.aims import AIMS, CLASSES, LIMITS, OURS, Rows, judge
 from benchmarks.charts import Groups, bar_chart
+from benchmarks.machines import INTEGER_INSTRUCTIONS, best_instructions
 from yizhi.reports.tables import format_bytes
 
 # What each section says before its figures.
 SECTIONS: Mapping[str, tuple[str, str]] = {
     "exports": (
         "Exports",
-        "Whole processes, from start to exit: wall time, processor time, and the largest resident memory of the "
-        "process and those it starts. Ours check and hash the checkpoint, write the artifact, hash what they write, "
-        "and sync it to the disk; theirs do not hash or sync. optimum's includes its own check of one input, which "
-        "it does by itself. `all` is `yizhi export` with its verification of every artifact, two jobs at once. "
-        "`copy and hash` reads the bytes of all five artifacts, hashes, writes and syncs them.",
+        """\
+Each export is a whole process, from its start to its exit. The table gives wall time, processor time, and the largest
+resident memory of the process and its children.
+
+- Yizhi checks and hashes the checkpoint, writes the artifact, hashes the artifact, and syncs it to the disk.
+- The peers do not hash or sync.
+- `optimum` runs its own check of one input. The check is part of its command.
+- `litert-torch` makes a graph for one row of 128 tokens.
+- `optimum-intel` in int8 quantizes weights alone.
+- `all` is `yizhi export` of all targets, with the verification of every artifact and two jobs at a time.
+- `copy and hash` reads, hashes, writes and syncs the bytes of all artifacts, and does nothing else.""",
     ),
     "fp32": (
         "float32 passes",
-        "Token ids in, last hidden states out, as NumPy arrays; every row full. A round is the fastest of a few "
-        "passes. `optimum O1` and `O3` are optimum's files in ONNX Runtime; O3 approximates GELU. transformers' "
-        "TensorFlow class runs in a `tf.function`, its Flax class under `jit`, PyTorch with scaled dot-product "
-        "attention. `products` are a pass's matrix products alone, by PyTorch's and NumPy's libraries. Compilation "
-        "is not in these figures.",
+        """\
+A pass takes token ids and gives the last hidden states, as NumPy arrays. Every row is full. A round is the fastest of a
+few passes. Compilation is not in these figures.
+
+- `optimum O1` and `optimum O3` are optimum's files in ONNX Runtime. O3 approximates GELU.
+- `optimum's graph` is optimum's ONNX file in OpenVINO. `optimum-intel` is its own graph, by its own class.
+- transformers' TensorFlow class runs in a `tf.function`, its Flax class under `jit`, and its PyTorch class with scaled
+  dot-product attention.
+- `products` are the matrix products of a pass alone, by the libraries of PyTorch and NumPy.""",
     ),
     "int8": (
         "int8 passes",
-        "optimum quantizes dynamically, a scale for each tensor of activations; CTranslate2 a scale for each token, "
-        "as ours. OpenVINO's model is NNCF's: static scales, found on 32 random rows, and float operations in "
-        "bfloat16 where the processor has it, its default. `yizhi, fp32` is our float32 graph in ONNX Runtime: what "
-        "int8 buys depends on the processor. `cosine` compares with our float32 states (random weights); `moved` is "
-        "the largest change of a row's states when seven others join its batch.",
+        """\
+The gain of int8 depends on the processor. `yizhi, fp32` is Yizhi's float32 graph in ONNX Runtime, for comparison.
+
+- `yizhi` and `CTranslate2` compute a scale for each token.
+- `optimum avx512_vnni` computes a scale for each tensor of activations.
+- `OpenVINO` is NNCF's model. Its scales are static, from 32 random rows.
+- `optimum-intel, int8 weights` is what `optimum-cli export openvino --weight-format int8` writes. The file has no
+  scales for activations.
+- NNCF's and optimum-intel's models run with OpenVINO's defaults. Their other operations are in bfloat16 if the
+  processor has it.
+- `cosine` compares the states with Yizhi's float32 states. The weights are random.
+- `moved` is the largest change of a row's states when seven other rows join its batch.""",
     ),
     "first": (
         "First answer and memory",
-        "A fresh process each time: the seconds until it has imported its framework, opened the model and answered "
-        "one row of 32 tokens; and its largest resident memory after a pass of 8×128. Files are in the page cache.",
+        """\
+Each figure is of a new process. The time ends when the process has imported its framework, opened the model and
+answered one row of 32 tokens. The memory is the largest resident memory after a pass of 8×128. The files are in the
+page cache.""",
     ),
-    "scale": ("Scale", "Our exports of growing models, whole processes."),
+    "scale": ("Scale", "Yizhi exports models of growing size, each in a whole process."),
     "bulk": (
         "Many sentences",
-        "Embedding sentences of log-normal lengths, 50 characters on average and at most 510: real tokens a second. "
-        "Contestants that do not look across batches are given a part of the sentences.",
+        """\
+Each contestant embeds sentences of log-normal lengths: 50 characters on average, and at most 510. The figures are real
+tokens a second. A contestant that does not sort sentences by length gets a part of the sentences.
+
+sentence-transformers 6 runs on PyTorch and on OpenVINO, whose defaults compute in bfloat16 if the processor has it. The
+ONNX backend is missing: it needs optimum-onnx, which needs transformers < 4.58, and sentence-transformers 6 needs
+transformers 5. infinity-emb 0.0.78 is not here: it needs sentence-transformers < 4 and numpy < 2.""",
     ),
     "gpu": (
         "GPU",
-        "Ours run in strict float32 alone. `one product` is of two 8192×8192 matrices: 1.1 TFLOP, the card's own rate.",
+        "Yizhi runs in strict float32 alone. `one product` multiplies two 8192×8192 matrices, 1.1 TFLOP: the "
+        "rate of the card.",
     ),
 }
 INTRODUCTION = """\
 # Performance
 
-Made by `make bench`, which installs the peers into a venv of their own (`benchmarks/peers.txt`) and has ours and theirs
-take turns on one machine, with the same threads, checkpoint and inputs. `make bench QUICK=1` takes minutes, on a model
-of 3 layers. Figures are medians; *spread* is the largest less the smallest, over the median. A ratio above 1 is in our
-favour. Weights are random, of BERT-base's shape: speed does not depend on them.
+This page compares Yizhi with other tools. `make bench` measures both and writes the page. `make bench QUICK=1` takes
+minutes, on a model of 3 layers, and does not change the page.
+
+- Yizhi and its peers take turns on one machine, with the same threads, checkpoint and inputs.
+- Peers are installed in environments of their own: `benchmarks/peers.txt` and `benchmarks/peers-5.txt` list them, with
+  the reason for each version.
+- Figures are medians. *Spread* is the largest figure less the smallest, divided by the median.
+- In `ours / theirs`, a ratio above 1 means that Yizhi is better.
+- The weights are random, in the shape of BERT-base. Speed does not depend on the values of weights.
+
+## Machines
+
+Processors differ most in their instructions for products of integers. Each kind of processor has its own results, and
+its own verdict on each aim. The results are in `benchmarks/results`.
 """
 _HEADS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "seconds": ("seconds", lambda value: f"{value:.3g}" if value < 100 else f"{value:.0f}"),
@@ -69,68 +105,96 @@ _HEADS: Mapping[str, tuple[str, Callable[[float], str]]] = {
 }
 
 
-def make_document(results: Mapping[str, Any], explanations: Mapping[str, str]) -> dict[str, str]:
+def make_document(machines: Mapping[str, Any], explanations: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     """File name -> text: `performance.md` and the charts that it shows, beside it in `performance/`.
 
-    explanations: by aim; one is quoted where its aim is missed.
+    machines: what `benchmarks.machines.read_results` gives. explanations: by the machine's best instructions for
+    integers, then by aim; one is quoted where its aim is missed.
     """
-    sections = results["sections"]
-    files = {f"performance/{name}.svg": chart for name, chart in _charts(sections).items()}
-    lines = [
-        INTRODUCTION,
-        *_environment(results),
-        "",
-        "## Aims",
-        "",
-        "| what | aim | found | |",
-        "|---|---|---|---|",
-    ]
-    verdicts = {aim.key: judge(aim, sections) for aim in AIMS}
-    words = {True: "met", False: "**missed**", None: ""}
+    names = {kind: _name(results["machine"]) for kind, results in machines.items()}
+    files: dict[str, str] = {}
+    lines = [INTRODUCTION, *_machines(machines), "", "## Aims", ""]
+    lines += [f"| what | aim | {' | '.join(names.values())} |", f"|---|---|{'---|' * len(machines)}"]
+    verdicts = {kind: {aim.key: judge(aim, found["sections"]) for aim in AIMS} for kind, found in machines.items()}
+    words = {True: "met: ", False: "**missed**: ", None: ""}
     for aim in AIMS:
-        verdict = verdicts[aim.key]
-        lines.append(f"| {aim.what} | {aim.aim} | {_cell(verdict.found)} | {words[verdict.met]} |")
+        cells = [words[found[aim.key].met] + _cell(found[aim.key].found) for found in verdicts.values()]
+        lines.append(f"| {aim.what} | {aim.aim} | {' | '.join(cells)} |")
     for name, (title, introduction) in SECTIONS.items():
-        lines += ["", f"## {title}", "", introduction, ""]
-        if name not in sections:
-            lines.append("Not run.")
-            continue
-        section = sections[name]
-        lines += [_made(section), ""]
-        if "not_run" in section:
-            lines.append(f"Not run: {section['not_run']}.")
-            continue
-        lines += [f"![{title}]({file})\n" for file in files if file.startswith(f"performance/{name}")]
-        lines += _table(section["rows"])
-        for aim in AIMS:
-            if aim.section == name and verdicts[aim.key].met is False:
-                reason = explanations.get(aim.key, "not yet explained.").strip()
-                lines += ["", f"*Missed: {aim.what} ({aim.aim}; found {verdicts[aim.key].found}).* {reason}"]
+        lines += ["", f"## {title}", "", introduction]
+        for kind, results in machines.items():
+            lines += ["", f"### {names[kind]}", ""]
+            section = results["sections"].get(name)
+            if section is None:
+                lines.append("Not run.")
+                continue
+            lines += [_made(section, _newest_versions(results["sections"])), ""]
+            if "not_run" in section:
+                lines.append(f"Not run: {section['not_run']}.")
+                continue
+            charts = {f"performance/{kind}/{file}.svg": chart for file, chart in _charts(name, section["rows"]).items()}
+            files |= charts
+            lines += [f"![{title}]({file})\n" for file in charts]
+            lines += _table(section["rows"])
+            reasons = explanations.get(best_instructions(results["machine"]), {})
+            for aim in AIMS:
+                found = verdicts[kind][aim.key]
+                if aim.section == name and found.met is False:
+                    reason = reasons.get(aim.key, "This result is not explained yet.").strip()
+                    lines += ["", f"*Missed: {aim.what}. Aim: {aim.aim}. Found: {found.found}.*", "", reason]
     return {"performance.md": "\n".join(lines) + "\n", **files}
 
 
-def _environment(results: Mapping[str, Any]) -> list[str]:
-    machine = results["environment"]
-    versions: dict[str, dict[str, str]] = {}
-    for section in results["sections"].values():
-        for whose, found in section["versions"].items():
-            versions.setdefault(whose, {}).update(found)
-    lines = [
-        f"Machine: {machine['processor']}, {machine['cores']} cores, {format_bytes(machine['memory_bytes'])}, "
-        f"{machine['system']}, Python {machine['python']}. Instruction sets: {', '.join(machine['instructions'])}."
-    ]
-    for whose, found in sorted(versions.items()):
+def _name(machine: Mapping[str, Any]) -> str:
+    return f"{machine['processor']}, {best_instructions(machine)}"
+
+
+def _machines(machines: Mapping[str, Any]) -> list[str]:
+    """A table of them, with the kinds of processors that were not measured; then the versions of each."""
+    lines = ["| integer instructions | processor | cores | memory | system | Python |", "|---|---|---|---|---|---|"]
+    for results in machines.values():
+        machine = results["machine"]
+        cells = (
+            *(f"`{best_instructions(machine)}`", machine["processor"], str(machine["cores"])),
+            *(format_bytes(machine["memory_bytes"]), machine["system"], machine["python"]),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    measured = {best_instructions(results["machine"]) for results in machines.values()}
+    missing = [f"- `{name}`: {which}" for name, which in INTEGER_INSTRUCTIONS.items() if name not in measured]
+    lines += ["", "No machine of these kinds was measured:", "", *missing] if missing else []
+    for results in machines.values():
+        every = ", ".join(results["machine"]["instructions"])
         lines += [
             "",
-            f"Versions, {whose}: " + ", ".join(f"{name} {value}" for name, value in sorted(found.items())) + ".",
+            f"{_name(results['machine'])}: its instruction sets are {every}. Versions in each environment:",
+            "",
         ]
+        for venv, found in _newest_versions(results["sections"]).items():
+            lines.append(f"- {venv}: {', '.join(f'{name} {version}' for name, version in sorted(found.items()))}")
     return lines
 
 
-def _made(section: Mapping[str, Any]) -> str:
+def _newest_versions(sections: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Venv -> package -> the version that was measured last."""
+    versions: dict[str, dict[str, str]] = {}
+    for section in sorted(sections.values(), key=lambda section: section["measured"]):
+        for venv, found in section["versions"].items():
+            versions.setdefault(venv, {}).update(found)
+    return versions
+
+
+def _made(section: Mapping[str, Any], newest: Mapping[str, Mapping[str, str]]) -> str:
+    """When and how a section was measured. newest: of the page, so that an older section can say where it differs."""
     quick = " **A quick run, of a quarter of the model: not for quoting.**" if section["quick"] else ""
     card = f", {section['card']}" if "card" in section else ""
-    return f"{section['measured']}, {section['layers']} layers, {section['threads']} threads{card}.{quick}"
+    older = [
+        f"{name} {version} ({venv})"
+        for venv, found in section["versions"].items()
+        for name, version in sorted(found.items())
+        if version != newest[venv][name]
+    ]
+    made_with = f" With {', '.join(older)}." if older else ""
+    return f"{section['measured']}, {section['layers']} layers, {section['threads']} threads{card}.{made_with}{quick}"
 
 
 def _table(rows: Rows) -> list[str]:
@@ -177,34 +241,40 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _charts(sections: Mapping[str, Any]) -> dict[str, str]:
-    """Name -> SVG; the name begins with its section's."""
+def _charts(section: str, rows: Rows) -> dict[str, str]:
+    """Name -> SVG; the name begins with the section's."""
+    of_8x128 = {name: rows.get(f"{key} 8×128", {}) for key, name in CLASSES.items()}
+    started = {name: rows.get(key, {}) for key, name in CLASSES.items()}
+    exported = {row: found for row, found in rows.items() if len(found) > 1 and row != "all"}
+    drawn: Mapping[str, Mapping[str, tuple[str, str, Groups]]] = {
+        "exports": {
+            "seconds": ("Export, whole process, seconds", "{:.1f} s", _bars(exported, "seconds")),
+            "memory": ("Export, peak memory, GB", "{:.2f} GB", _bars(exported, "peak", _gigabytes)),
+        },
+        "fp32": {
+            "rate": ("float32, 8 rows of 128 tokens: tokens a second", "{:,.0f}", _bars(of_8x128, "seconds", _rate))
+        },
+        "int8": {"rate": ("int8, 8 rows of 128 tokens: tokens a second", "{:,.0f}", _bars(of_8x128, "seconds", _rate))},
+        "first": {
+            "seconds": ("New process to first answer, seconds", "{:.1f} s", _bars(started, "seconds")),
+            "memory": ("Peak memory while running 8 rows of 128, GB", "{:.2f} GB", _bars(started, "peak", _gigabytes)),
+        },
+        "bulk": {"rate": ("Many sentences: real tokens a second", "{:,.0f}", _bars(rows, "rate"))},
+    }
     charts: dict[str, str] = {}
-
-    def add(name: str, title: str, form: str, groups: Groups) -> None:
-        if any(groups.values()):
-            charts[name] = bar_chart(title, {group: bars for group, bars in groups.items() if bars}, form)
-
-    def rows(section: str) -> Rows:
-        return sections.get(section, {}).get("rows", {})
-
-    exported = {row: found for row, found in rows("exports").items() if len(found) > 1 and row != "all"}
-    add("exports-seconds", "Export, whole process, seconds", "{:.1f} s", _bars(exported, "seconds"))
-    add("exports-memory", "Export, peak memory, GB", "{:.2f} GB", _bars(exported, "peak", lambda value: value / 1e9))
-    rate = _bars(
-        {name: rows("fp32").get(f"{key} 8×128", {}) for key, name in FRAMEWORKS.items()},
-        "seconds",
-        lambda seconds: 8 * 128 / seconds,
-    )
-    add("fp32-rate", "float32, 8 rows of 128 tokens: tokens a second", "{:,.0f}", rate)
-    rate = _bars({"int8": rows("int8").get("int8 8×128", {})}, "seconds", lambda seconds: 8 * 128 / seconds)
-    add("int8-rate", "int8, 8 rows of 128 tokens: tokens a second", "{:,.0f}", rate)
-    started = {name: rows("first").get(key, {}) for key, name in CLASSES.items()}
-    add("first-seconds", "Fresh process to first answer, seconds", "{:.1f} s", _bars(started, "seconds"))
-    memory = _bars(started, "peak", lambda value: value / 1e9)
-    add("first-memory", "Peak memory while running 8 rows of 128, GB", "{:.2f} GB", memory)
-    add("bulk-rate", "Many sentences: real tokens a second", "{:,.0f}", _bars(rows("bulk"), "rate"))
+    for name, (title, form, groups) in drawn.get(section, {}).items():
+        if shown := {group: bars for group, bars in groups.items() if bars}:
+            charts[f"{section}-{name}"] = bar_chart(title, shown, form)
     return charts
+
+
+def _gigabytes(size: float) -> float:
+    return size / 1e9
+
+
+def _rate(seconds: float) -> float:
+    """Tokens a second of a pass of 8×128."""
+    return 8 * 128 / seconds
 
 
 def _bars(rows: Rows, value: str, change: Callable[[float], float] = lambda value: value) -> Groups:

@@ -85,11 +85,15 @@ IN_LITTLE: Mapping[str, Mapping[str, Any]] = {
 INTRODUCTION = """\
 # Every family through every target
 
-Made by `python -m benchmarks.families`: random weights in the published shapes, exported to every target, each artifact
-run against the float64 oracle on all cases (lengths 1 to 512), and held to the gates of `yizhi/parity/tolerances.py`.
-Errors are the largest of any case, and beside them how much of the tolerance is used where most is; for int8, agreement
-on decided positions, mean KL in nats, and lowest cosine of any layer. A verdict of
-*not run* is neither a pass nor a failure.
+Checkpoints of random weights, in the published shapes, are exported to every target. Each artifact is compared with the
+float64 oracle on all cases (lengths 1 to 512). The gates are those of `yizhi/parity/tolerances.py`.
+
+`python -m benchmarks.families` makes this table:
+
+- *Worst error* is the largest error of any case. For int8 it is the agreement on decided positions, the mean KL in
+  nats, and the lowest cosine of any layer.
+- *Of what is allowed* is the largest share of the tolerance that an error uses.
+- *Not run* is neither a pass nor a failure.
 """
 
 

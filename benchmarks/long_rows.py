@@ -1,4 +1,4 @@
-"""How much memory one row of 8,192 tokens takes, by target: docs/performance.md.
+"""How much memory one row of 8,192 tokens takes, by target: docs/using.md.
 
     python -m benchmarks.long_rows [--length 8192]
 

@@ -1,11 +1,12 @@
 """Ours and what people would use instead, side by side: writes docs/performance.md.
 
-    python -m benchmarks.performance                     everything: about half an hour on 2 cores, 30 GB of disk
+    python -m benchmarks.performance                     everything: about an hour on 2 cores, 30 GB of disk
     python -m benchmarks.performance --quick             a look, in minutes, on a model of 3 layers
     python -m benchmarks.performance --only fp32 int8    some sections; the others stay as they were measured
-    python -m benchmarks.performance --render-only       the document again, from build/bench.json
+    python -m benchmarks.performance --render-only       the document again, from benchmarks/results
 
-`make bench` installs the peers first, into build/peers.
+Results go into benchmarks/results, a file for each kind of machine; the document has all of them side by side.
+`make bench` installs the peers first, into build/peers and build/peers-5.
 """
 
 import argparse
@@ -14,23 +15,17 @@ import os
 import sys
 import time
 import tomllib
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from benchmarks.aims import AIMS, judge
 from benchmarks.document import make_document
+from benchmarks.machines import RESULTS, describe_machine, kind_of, read_results
 from benchmarks.processes import ROOT
 from benchmarks.sections import SECTIONS
-from benchmarks.workbench import PEERS, Workbench
+from benchmarks.workbench import VENVS, Workbench
 from yizhi.commands.options import positive
-from yizhi.pipeline.environment import Environment
 
 EXPLANATIONS = Path(__file__).with_name("explanations.toml")
-INSTRUCTIONS = (
-    *("avx2", "avx512f", "avx512_bf16", "avx_vnni", "avx512_vnni", "amx_bf16", "amx_int8"),
-    *("asimd", "asimddp", "i8mm", "sve"),
-)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,24 +35,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="SECTION", help=", ".join(SECTIONS))
     parser.add_argument("--render-only", action="store_true", help="measure nothing")
     parser.add_argument("--threads", type=positive, default=os.cpu_count(), help="for everyone (default: a core each)")
-    parser.add_argument("--results", type=Path, help="default: build/bench.json, or build/bench-quick.json")
+    parser.add_argument("--results", type=Path, help="default: benchmarks/results, or build/bench-quick")
     parser.add_argument("--docs", type=Path, help="default: docs, or build/bench-quick")
     options = parser.parse_args(arguments)
     # A quick run must not take the place of a full one.
-    results = options.results or ROOT / "build" / ("bench-quick.json" if options.quick else "bench.json")
-    docs = options.docs or ROOT / ("build/bench-quick" if options.quick else "docs")
+    folder = options.results or (ROOT / "build" / "bench-quick" if options.quick else RESULTS)
+    docs = options.docs or (ROOT / "build" / "bench-quick" if options.quick else ROOT / "docs")
     if options.render_only:
-        if not results.exists():
-            parser.error(f"{results}: nothing was measured yet")
-        render(results, docs)
+        if not any(folder.glob("*.json")):
+            parser.error(f"{folder}: nothing was measured yet")
+        render(folder, docs)
         return 0
-    if not (PEERS / "python").exists():
-        parser.error(f"{PEERS}: the peers are not installed; run `make bench`")
+    if missing := [str(venv) for venv in VENVS.values() if not (venv / "python").exists()]:
+        parser.error(f"the peers are not installed; run `make bench`; not found: {', '.join(missing)}")
+    results = folder / f"{kind_of(describe_machine())}.json"
     bench = Workbench(ROOT / "build" / "bench", results, options.threads, options.quick)
     start = time.monotonic()
     for name in options.only or SECTIONS:
         SECTIONS[name](bench)
-        render(results, docs)
+        render(folder, docs)
         for line in summarize(results, name):
             bench.say(line)
         bench.say(f"{name}: done, {time.monotonic() - start:.0f} s since the start")
@@ -68,28 +64,24 @@ def main(arguments: list[str] | None = None) -> int:
 def summarize(results: Path, section: str) -> list[str]:
     """What was found of each of a section's aims, and on which processor."""
     measured = json.loads(results.read_text(encoding="utf-8"))
-    machine = measured["environment"]
+    machine = measured["machine"]
     lines = [f"{aim.what}: {judge(aim, measured['sections']).found}" for aim in AIMS if aim.section == section]
     return [f"on {machine['processor']} ({', '.join(machine['instructions'])}):", *lines] if lines else []
 
 
 def render(results: Path, docs: Path) -> None:
-    """Write the document and its charts."""
-    measured = json.loads(results.read_text(encoding="utf-8"))
-    if "environment" not in measured:
-        measured["environment"] = describe_machine()
-        results.write_text(json.dumps(measured, ensure_ascii=False, indent=1), encoding="utf-8")
+    """Write the document and its charts, and remove the charts of an older one.
+
+    results: the folder with a file for each kind of machine.
+    """
     explanations = tomllib.loads(EXPLANATIONS.read_text(encoding="utf-8"))
-    for name, text in make_document(measured, explanations).items():
-        (docs / name).parent.mkdir(parents=True, exist_ok=True)
-        (docs / name).write_text(text, encoding="utf-8")
-
-
-def describe_machine() -> dict[str, Any]:
-    """As in a release's report, with the instruction sets that matter to matrix products."""
-    cpuinfo = Path("/proc/cpuinfo")
-    words = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
-    return {**asdict(Environment.here()), "instructions": [name for name in INSTRUCTIONS if name in words]}
+    files = {docs / name: text for name, text in make_document(read_results(results), explanations).items()}
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    for chart in (docs / "performance").rglob("*.svg"):
+        if chart not in files:
+            chart.unlink()
 
 
 if __name__ == "__main__":

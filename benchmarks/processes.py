@@ -88,7 +88,7 @@ class Contestant:
                 start_new_session=True,
             )
         try:
-            self.versions = self._read()["versions"]
+            self._read()
         except BaseException:
             self.close()
             raise

@@ -9,7 +9,7 @@ Every server embeds the same texts, one in a request, with mean pooling, and the
 
     yizhi                    `yizhi serve`, with its log of requests
     plain handler            Starlette around the same session's `run`, one request at a time
-    sentence-transformers    Starlette around `encode`, in threads, on the artifact's ONNX file
+    sentence-transformers    Starlette around version 5's `encode`, in threads, on the artifact's ONNX file
     infinity                 infinity-emb on that file, where --infinity names a venv that has it
 
 Lengths are log-normal, as in `benchmarks.bulk`. The clients are a process of their own (`benchmarks.load`): how long a
@@ -32,7 +32,7 @@ import numpy as np
 from benchmarks.bulk import make_sentences
 from benchmarks.processes import ROOT, Contestant, Failed
 from benchmarks.servers import Served, bare_session, start
-from benchmarks.workbench import PEERS, Workbench
+from benchmarks.workbench import PEERS, VENVS, Workbench
 from yizhi.commands.options import positive
 
 SERVERS = ("yizhi", "plain handler", "sentence-transformers", "infinity")
@@ -63,7 +63,9 @@ class Bench:
 
     def start(self, name: str) -> AbstractContextManager[Served]:
         """A server, for a block."""
-        venvs = {"sentence-transformers": self.options.peers / "python", "infinity": self.options.infinity / "python"}
+        venvs = {"sentence-transformers": self.options.peers / "python"}
+        if self.options.infinity:
+            venvs["infinity"] = self.options.infinity / "python"
         return start(name, self.artifact, self.options.threads, venvs, self.folder / f"log-{name.split()[0]}.txt")
 
     def close(self) -> None:
@@ -161,8 +163,8 @@ def main() -> None:
     parser.add_argument("--threads", type=positive, default=max(1, (os.cpu_count() or 1) - 1), help="of each server")
     parser.add_argument("--only", nargs="+", choices=SERVERS, default=SERVERS, metavar="SERVER")
     parser.add_argument("--soak", type=positive, metavar="REQUESTS", help="measure memory, and nothing else")
-    parser.add_argument("--peers", type=Path, default=PEERS, help="bin of the venv with sentence-transformers")
-    parser.add_argument("--infinity", type=Path, default=PEERS, help="bin of the venv with infinity-emb")
+    parser.add_argument("--peers", type=Path, default=VENVS[PEERS], help="bin of a venv with sentence-transformers 5")
+    parser.add_argument("--infinity", type=Path, help="bin of a venv with infinity-emb 0.0.78, which needs numpy < 2")
     options = parser.parse_args()
     folder = ROOT / "build" / "bench"
     workbench = Workbench(folder, folder / "serve.json", options.threads, quick=True)  # of 3 layers

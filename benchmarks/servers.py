@@ -98,10 +98,11 @@ class Served:
 
 
 def only_features(artifact: Path, out: Path) -> Path:
-    """A folder with one graph of an artifact, the one without a head."""
+    """A folder with one graph of an ONNX or OpenVINO artifact, the one without a head, named as peers look for it."""
+    suffix, default = (".onnx", "model") if (artifact / "features.onnx").exists() else (".xml", "openvino_model")
     shutil.rmtree(out, ignore_errors=True)
-    shutil.copytree(artifact, out, ignore=shutil.ignore_patterns("*.onnx"))
-    shutil.copy(artifact / "features.onnx", out / "model.onnx")
+    shutil.copytree(artifact, out, ignore=shutil.ignore_patterns(f"*{suffix}"))
+    shutil.copy(artifact / f"features{suffix}", out / f"{default}{suffix}")
     return out
 
 

@@ -2,19 +2,25 @@
 
 import json
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from benchmarks.contestants import FRAMEWORKS
-from benchmarks.processes import ROOT, Contestant, Failed, run
+from benchmarks.machines import describe_machine
+from benchmarks.processes import ROOT, Contestant, Failed, environment, run
+from benchmarks.servers import only_features
 from yizhi.pipeline.synthesis import DEFAULT_CONFIG, synthesize
 
-PEERS = ROOT / "build" / "peers" / "bin"
 OURS = "yizhi"
+# The venv of a contestant: ours, or one that `make bench` installs from the file of its name in benchmarks/.
+PEERS, PEERS_5 = "peers", "peers-5"
+VENVS = {OURS: Path(sys.executable).parent, **{name: ROOT / "build" / name / "bin" for name in (PEERS, PEERS_5)}}
 
 # row -> contestant -> what was measured, or {"failed": why}
 Rows = dict[str, dict[str, dict[str, Any]]]
@@ -28,10 +34,7 @@ class Workbench:
     results: Path
     threads: int
     quick: bool = False
-    python: Path = Path(sys.executable)
-    peers: Path = PEERS
     say: Callable[[str], None] = lambda line: print(time.strftime("%H:%M:%S"), line, file=sys.stderr, flush=True)
-    versions: dict[str, dict[str, str]] = field(default_factory=dict)
     # Of the processes that ran the passes: framework -> contestant -> seconds to the first answer and peak memory.
     first_answers: Rows = field(default_factory=dict)
 
@@ -50,6 +53,17 @@ class Workbench:
         """(rows, tokens in each) of the passes that are timed."""
         return ((8, 128),) if self.quick else ((1, 32), (8, 128), (4, 512))
 
+    @cached_property
+    def versions(self) -> dict[str, dict[str, str]]:
+        """Venv -> package -> version, of the venvs that are installed; of ours, the frameworks alone."""
+        code = "import benchmarks.contestants as c, json; print(json.dumps(c.installed_versions()))"
+        found = {
+            venv: json.loads(subprocess.check_output((folder / "python", "-c", code), env=environment(self.threads)))
+            for venv, folder in VENVS.items()
+            if (folder / "python").exists()
+        }
+        return {**found, OURS: {name: version for name, version in found[OURS].items() if name in FRAMEWORKS}}
+
     def checkpoint(self, layers: int | None = None, width: int = 768) -> Path:
         """A random checkpoint of BERT-base's shape with so many layers, made once."""
         layers = layers or self.layers
@@ -67,6 +81,10 @@ class Workbench:
         if not (out / "artifact.json").exists() or (out / "artifact.json").stat().st_mtime < newest:
             self.make(self.convert(f"yizhi-{target}", self.checkpoint(), out))
         return out
+
+    def features(self, target: str) -> Path:
+        """Our artifact with the graph without a head alone, for peers that open the default graph."""
+        return only_features(self.ours(target), self.folder / f"features-{target}")
 
     def peer(self, kind: str) -> Path:
         """A peer's model of the shared checkpoint, made once. Raises Failed where it cannot be made."""
@@ -88,17 +106,21 @@ class Workbench:
             return (self.optimum("onnxruntime", "optimize", "--onnx_model", self.peer("optimum"), level, "-o", out),)
         if kind == "optimum-int8":
             return (self.optimum_quantize(self.peer("optimum"), out),)
+        if kind == "optimum-intel":
+            return (self.optimum_intel_export(self.checkpoint(), out, "feature-extraction", "fp32"),)
+        if kind == "optimum-intel-int8":
+            return (self.optimum_intel_export(self.checkpoint(), out, "feature-extraction", "int8"),)
         source = self.peer("optimum") if kind == "openvino" else self.checkpoint()
         return (self.convert(kind, source, out),)
 
     def convert(self, kind: str, source: Path, out: Path) -> Sequence[str]:
         """A command of `benchmarks.conversions`, in the venv that has what it needs."""
-        python = self.python if kind == "copy" or kind.startswith(OURS) else self.peers / "python"
-        return (str(python), "-m", "benchmarks.conversions", kind, str(source), str(out))
+        venv = OURS if kind == "copy" or kind.startswith(OURS) else PEERS
+        return (str(VENVS[venv] / "python"), "-m", "benchmarks.conversions", kind, str(source), str(out))
 
-    def optimum(self, *arguments: object) -> Sequence[str]:
+    def optimum(self, *arguments: object, venv: str = PEERS) -> Sequence[str]:
         """A command of `optimum-cli`."""
-        return (str(self.peers / "optimum-cli"), *map(str, arguments))
+        return (str(VENVS[venv] / "python"), str(VENVS[venv] / "optimum-cli"), *map(str, arguments))
 
     def optimum_export(self, checkpoint: Path, out: Path, task: str) -> Sequence[str]:
         """To an fp32 ONNX file."""
@@ -108,26 +130,22 @@ class Workbench:
         """To int8 with dynamic quantization."""
         return self.optimum("onnxruntime", "quantize", "--onnx_model", onnx_model, "--avx512_vnni", "-o", out)
 
+    def optimum_intel_export(self, checkpoint: Path, out: Path, task: str, weights: str) -> Sequence[str]:
+        """To an OpenVINO graph. weights: fp32, or int8, which quantizes weights alone."""
+        arguments = ("export", "openvino", "--model", checkpoint, "--task", task, "--weight-format", weights, out)
+        return self.optimum(*arguments, venv=PEERS_5)
+
     def make(self, *commands: Sequence[str]) -> dict[str, float]:
         """Run commands as whole processes; see `benchmarks.processes.run`. Raises Failed."""
         self.folder.mkdir(parents=True, exist_ok=True)
         return run(commands, self.folder / "log.txt", self.threads)
 
     def contestant(
-        self, kind: str, folder: Path, device: str = "cpu", module: str = "benchmarks.contestants"
+        self, kind: str, folder: Path, venv: str = OURS, device: str = "cpu", module: str = "benchmarks.contestants"
     ) -> Contestant:
-        """Start one, in the venv that has what it needs. Raises Failed."""
-        ours = kind.startswith((OURS, "products"))
-        python = self.python if ours else self.peers / "python"
-        command = (str(python), "-m", module, kind, str(folder), str(self.threads), device)
-        contestant = Contestant(command, self.folder / f"log-{kind}.txt", self.threads)
-        if ours:
-            self.versions["ours"] = {
-                name: contestant.versions[name] for name in FRAMEWORKS if name in contestant.versions
-            }
-        else:
-            self.versions["peers"] = contestant.versions
-        return contestant
+        """Start one, with the Python of its venv. Raises Failed."""
+        command = (str(VENVS[venv] / "python"), "-m", module, kind, str(folder), str(self.threads), device)
+        return Contestant(command, self.folder / f"log-{kind}.txt", self.threads)
 
     def take_turns(self, row: str, entries: Mapping[str, Callable[[], dict[str, Any]]], rounds: int) -> dict[str, Any]:
         """Call each entry once a round and keep what it gives, value by value, in lists.
@@ -153,13 +171,14 @@ class Workbench:
 
     def keep(self, section: str, rows: Rows, **settings: Any) -> None:
         """Write a section's results beside those of the sections that were run before."""
-        known = json.loads(self.results.read_text()) if self.results.exists() else {"sections": {}}
+        known = json.loads(self.results.read_text(encoding="utf-8")) if self.results.exists() else {"sections": {}}
+        known["machine"] = describe_machine()
         known["sections"][section] = {
             "measured": time.strftime("%Y-%m-%d", time.gmtime()),
             "quick": self.quick,
             "layers": self.layers,
             "threads": self.threads,
-            "versions": {**known["sections"].get(section, {}).get("versions", {}), **self.versions},
+            "versions": self.versions,
             "rows": rows,
             **settings,
         }

@@ -1,4 +1,4 @@
-"""Artifact in, arrays out; and texts in, answers out."""
+"""Open artifacts and run them: token ids to arrays, and texts to answers."""
 
 from yizhi.runtimes.base import Inputs, Outputs, Runtime, open_runtime
 from yizhi.runtimes.classifier import Classifier, LabelScore

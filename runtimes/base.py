@@ -44,7 +44,7 @@ class Inputs:
         attention_mask: ArrayLike | None = None,
         token_type_ids: ArrayLike | None = None,
     ) -> Self:
-        """Fill in what was left out. Raises InputError unless all are integers of one shape [B, T]."""
+        """Fill in omitted arrays. Raises InputError unless all arrays are integers of one shape [B, T]."""
         ids = np.asarray(input_ids)
         given = {
             "input_ids": ids,
@@ -65,9 +65,9 @@ class Inputs:
         return cls(**{name: np.array(array, np.int64, order="C") for name, array in given.items()})
 
     def check(self, config: EncoderConfig, tokens: int | None = None) -> None:
-        """Raise InputError for what this encoder has no parameters for: JAX would clamp it silently.
+        """Raise InputError for ids and lengths that this encoder has no parameters for. JAX would clamp them silently.
 
-        tokens: of the vocabulary, where the embeddings have more rows than it.
+        tokens: the size of the vocabulary, if the embeddings have more rows.
         """
         limits = {
             "input_ids": tokens or config.vocab_size,
@@ -91,15 +91,17 @@ class Inputs:
             raise InputError("inputs", faults)
 
     def as_dict(self, dtype: type[np.integer] = np.int64) -> dict[str, NDArray]:
-        """The three arrays by name, in the integer type that a framework wants."""
+        """The three arrays [B, T] by name, as `dtype`."""
         return {name: getattr(self, name).astype(dtype, copy=False) for name in self.__dataclass_fields__}
 
 
 class Runtime:
-    """An opened artifact, which `open` gives. Subclasses have `_open`, `_run`, `_logits_at` and, if need be, `close`.
+    """An opened artifact. `open_runtime` gives it.
 
-    Thread safety: `run` may be called from several threads at once. The arithmetic is the process's: two
-    runtimes of one framework in one process must not differ in `math`.
+    Thread safety: several threads may call `run` at once. `math` is a setting of the whole process: two runtimes of one
+    framework in one process must not differ in `math`.
+
+    Subclasses have `_open`, `_run`, `_logits_at` and, if needed, `close`.
     """
 
     # Of MATH, what this framework can do on each device.
@@ -108,7 +110,7 @@ class Runtime:
     def __init__(
         self, artifact: Artifact, *, device: str = "cpu", threads: int | None = None, math: str = "strict"
     ) -> None:
-        """Say what is to be opened, as `open` does; nothing is loaded."""
+        """Keep the settings of `open`. Nothing is loaded yet."""
         self.math = math
         self.artifact = artifact
         self.config = EncoderConfig.read(artifact.folder / "config.json")
@@ -117,9 +119,9 @@ class Runtime:
 
     @classmethod
     def open(cls, artifact: Artifact, *, device: str = "cpu", threads: int | None = None, math: str = "strict") -> Self:
-        """Open the artifact on `cpu`, `cuda` or `wasm` with so many CPU threads (the framework's choice if None).
+        """Open the artifact on `cpu`, `cuda` or `wasm`, with this number of CPU threads (None: the framework's choice).
 
-        math: one of MATH. Raises NotRun where it or the device is not to be had here.
+        math: one of MATH. Raises NotRun if this machine lacks the device, or the device cannot do `math`.
         """
         # No framework here multiplies int8 on a GPU.
         tiers = () if device == "cuda" and TARGETS[artifact.target].precision == "int8" else cls.tiers[device]
@@ -131,31 +133,32 @@ class Runtime:
 
     @property
     def pooling(self) -> Pooling | None:
-        """What `sentence_embedding` or `term_weights` is, where the artifact was exported with it."""
+        """How the artifact makes `sentence_embedding` or `term_weights`; None if it has neither."""
         found = self.artifact.description.get("pooling")
         return from_plain(Pooling, found) if found else None
 
     @property
     def prompts(self) -> Mapping[str, str]:
-        """What its makers put before a text that is to become a vector, by name. Raises InputError."""
+        """The model's own prompts by name: texts to put before a text that becomes a vector. Raises InputError."""
         return read_prompts(self.artifact.folder)
 
     @property
     def signatures(self) -> Mapping[str, Sequence[str]]:
-        """Named groups of outputs; `hidden_states` holds every layer."""
+        """Named groups of outputs. `hidden_states` has every layer."""
         return self.artifact.signatures
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Every output this artifact computes."""
+        """Every output that this artifact computes."""
         return tuple(dict.fromkeys(name for names in self.signatures.values() for name in names))
 
     def run(self, inputs: Inputs | Mapping[str, ArrayLike], outputs: Sequence[str] | None = None) -> Outputs:
-        """Compute the named outputs as float32 arrays; those of `serving_default` if none are named.
+        """Compute the named outputs as float32 arrays. Without names: the outputs of `serving_default`.
 
         `logits` [B, T, V], `last_hidden_state` and `hidden_states.N` [B, T, H], `pooler_output` [B, H],
         `sentence_embedding` [B, D], `term_weights` [B, V], `token_weights` [B, T] and `token_vectors` [B, T, D].
-        Raises InputError for ids out of range, rows too long, or an output the artifact does not have.
+        Raises InputError for ids out of range, for rows that are too long, and for an output that the artifact does not
+        have.
         """
         inputs = self._check(inputs)
         wanted = tuple(outputs or self.signatures["serving_default"])
@@ -169,50 +172,50 @@ class Runtime:
         return {name: computed[name] for name in wanted}
 
     def logits_at(self, inputs: Inputs | Mapping[str, ArrayLike], positions: ArrayLike) -> NDArray[np.float32]:
-        """Vocabulary logits [N, V] at (row, position) pairs, integers [N, 2]: those that `run` gives there.
+        """Vocabulary logits, float32 [N, V], at (row, position) pairs, integers [N, 2]. They equal the logits of `run`.
 
-        The last layer's feed-forward and the head compute nothing for other tokens. Raises InputError as `run`
-        does, for positions outside the inputs, and for an artifact without this signature.
+        The last layer's feed-forward and the head compute nothing for other tokens. Raises InputError as `run` does,
+        for positions outside the inputs, and for an artifact without this signature.
         """
         if LOGITS_AT not in self.artifact.description:
             if self.artifact.description["task"] == "fill-mask":
-                raise InputError(self.artifact.folder, f"has no {LOGITS_AT}: made by an older version; export it again")
+                raise InputError(self.artifact.folder, f"has no {LOGITS_AT}: an older version made it; export it again")
             raise InputError(self.artifact.folder, "has no masked-language-model head")
         inputs = self._check(inputs)
         return self._logits_at(inputs, _check_positions(positions, inputs.input_ids.shape))
 
     def signature_for(self, outputs: Sequence[str]) -> str:
-        """The signature with the fewest outputs that has all of these. Raises InputError if none has."""
+        """The smallest signature that has all these outputs. Raises InputError if no signature has all of them."""
         fitting = [name for name, has in self.signatures.items() if set(outputs) <= set(has)]
         if not fitting:
             raise InputError("outputs", f"no signature computes {', '.join(outputs)} together")
         return min(fitting, key=lambda name: len(self.signatures[name]))
 
     def forget(self, signature: str) -> None:
-        """Free what this signature alone holds; it comes back when it is needed again."""
+        """Free the memory that only this signature uses. The signature loads again when it is needed."""
 
     def settings(self) -> dict[str, str]:
         """How this process computes, as read back from the framework."""
         return {}
 
     def find_fallbacks(self, inputs: Inputs) -> list[str]:
-        """What was not computed on the device that was asked for, a line each; empty where all of it was."""
+        """What ran on another device than the requested one, a line each. Empty if nothing did."""
         return []
 
     def find_disagreements(self, inputs: Inputs) -> list[str]:
-        """Where an artifact computes the same in several ways: what differs between them, a line each."""
+        """If an artifact has several ways to one result: how the results differ, a line each."""
         return []
 
     def integer_sums(self, rows: NDArray[np.uint8]) -> Mapping[str, Outputs]:
-        """What the kernels of a quantized artifact sum for given rows, by each of its ways to multiply."""
+        """The integer sums of a quantized artifact's kernels for given rows, for each way of multiplying."""
         return {}
 
     def describe_int8_kernels(self) -> str:
-        """What multiplies bytes here, such as `avx512_vnni`."""
+        """The instruction set that multiplies int8 here, such as `avx512_vnni`."""
         return describe_int8_kernels()
 
     def look_inside(self, inputs: Inputs, layer: int) -> Outputs:
-        """What this artifact can show of TAPS inside one layer, [B, T, …] each; for finding mistakes, not for speed."""
+        """The TAPS inside one layer that this artifact can show, [B, T, …] each. For debugging: slow."""
         return {}
 
     def _check(self, inputs: Inputs | Mapping[str, ArrayLike]) -> Inputs:
@@ -250,7 +253,7 @@ class Runtime:
 
 
 def _check_positions(positions: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Raise InputError unless they are (row, position) pairs inside a batch of this shape: JAX would clamp them."""
+    """Raise InputError unless all are (row, position) pairs inside a batch of this shape. JAX would clamp them."""
     found = np.asarray(positions)
     if found.dtype.kind not in "iu" or found.ndim != 2 or found.shape[1] != 2 or not len(found):
         raise InputError("positions", f"expected integers, one or more [row, position]; found {show(found.tolist())}")
@@ -267,10 +270,11 @@ def _check_positions(positions: ArrayLike, shape: tuple[int, ...]) -> NDArray[np
 def open_runtime(
     artifact: str | Path, *, device: str = "cpu", threads: int | None = None, math: str = "strict"
 ) -> Runtime:
-    """Open an artifact folder with the framework it was made for. math: one of MATH.
+    """Open an artifact folder with the framework that it was made for.
 
-    Raises InputError where the folder is not an artifact, and NotRun where its framework, the device or the
-    arithmetic is not to be had here.
+    device: `cpu`, `cuda` or `wasm`. threads: CPU threads; None for the framework's choice. math: one of MATH.
+    Raises InputError if the folder is not an artifact. Raises NotRun if this machine lacks the framework or the device,
+    or the device cannot do `math`.
     """
     opened = Artifact.read(artifact)
     if opened.target not in TARGETS:

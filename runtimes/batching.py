@@ -1,4 +1,4 @@
-"""Many texts through a model with little padding and bounded memory, answers in the order of the texts."""
+"""Runs many texts through a model with little padding and bounded memory. Answers keep the order of the texts."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ EVERY = np.empty(0, np.int64)
 
 @dataclass(frozen=True)
 class Request:
-    """One row for the model. What is wanted at `positions`, and what of it to keep, is its operator's business."""
+    """One row for the model. Its operator decides which `positions` it wants, and what to keep of them."""
 
     row: Row
     positions: NDArray[np.int64]
@@ -32,7 +32,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Task(Generic[Result]):
-    """What one text asks of the model: its rows, and how their results become the text's."""
+    """The rows of one text, and how to make the text's result from theirs."""
 
     requests: Sequence[Request]
     conclude: Callable[[list[Any]], Result]
@@ -46,7 +46,7 @@ class Computer(Protocol):
 
 
 class Operator(Computer, Protocol[Result]):
-    """Text in, result out, in the two steps that let the rows of many texts share batches."""
+    """Text in, result out, in two steps, so that the rows of many texts share batches."""
 
     def plan(self, text: Text) -> Task[Result]:
         """Raises InputError for a text that cannot be used."""
@@ -70,9 +70,9 @@ def run_tasks(
 
 
 def make_batches(lengths: Sequence[int], tokens: int = TOKENS) -> list[list[int]]:
-    """Indices of rows, longest first, in batches of at most so many tokens when padded to their longest.
+    """Indices of rows, longest first, in batches. A batch has at most `tokens` tokens, with its padding.
 
-    A row longer than that is a batch of its own. The longest come first, so that memory is at its peak at once.
+    A longer row is a batch of its own. The longest rows come first, so that memory peaks at once.
     """
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):

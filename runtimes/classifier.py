@@ -16,7 +16,7 @@ from yizhi.runtimes.tokenization import Long, Text, Tokenizer
 
 @dataclass(frozen=True)
 class LabelScore:
-    """One label of a text. score: its probability; for a regression, the value itself."""
+    """One label of a text. score: the label's probability, or the value of a regression."""
 
     label: str
     score: float
@@ -25,9 +25,9 @@ class LabelScore:
 class Classifier(LabelOperator[Text, list[LabelScore]]):
     """Labels texts, or pairs of texts, with an artifact of task `text-classification`.
 
-    A call gives labels, best first. How a logit becomes a score is said by the artifact's `problem_type`:
-    `single_label_classification` takes a softmax over the labels, `multi_label_classification` a sigmoid of each,
-    and `regression` gives the values as they are, all of them and in the order of the labels.
+    A call gives labels, best first. The artifact's `problem_type` says how a logit becomes a score:
+    `single_label_classification` takes a softmax over the labels, and `multi_label_classification` a sigmoid of each.
+    `regression` gives all values as they are, in the order of the labels.
     """
 
     tasks = (SEQUENCE,)
@@ -43,11 +43,11 @@ class Classifier(LabelOperator[Text, list[LabelScore]]):
         raw: bool = False,
         long: Long = "error",
     ) -> None:
-        """The artifact's own tokenizer if none is given.
+        """Uses the artifact's own tokenizer if `tokenizer` is None.
 
-        top_k: how many labels, all if None. raw: scores are the logits.
-        long: what to do with a text beyond the model's positions, `error` or `truncate`.
-        Raises InputError for an artifact of another task, or settings out of range.
+        top_k: the number of labels; None for all. raw: scores are the logits.
+        long: `error` or `truncate`, for a text that is too long for the model.
+        Raises InputError for an artifact of another task, and for settings out of range.
         """
         super().__init__(runtime, tokenizer, long)
         self.labels: list[str] = runtime.artifact.description["labels"]
@@ -59,12 +59,12 @@ class Classifier(LabelOperator[Text, list[LabelScore]]):
         self._raw = raw
 
     def plan(self, given: Text) -> Task[list[LabelScore]]:
-        """What one text asks of the model. Raises InputError for a text that cannot be used."""
+        """The rows to compute for one text. Raises InputError for a text that cannot be used."""
         (row,) = self._tokenizer.fit(self._tokenizer.tokenize([given])[0], self._long)
         return Task([Request(row, EVERY, self._score)], lambda results: results[0])
 
     def _score(self, logits: NDArray) -> list[LabelScore]:
-        """From logits [labels]."""
+        """From logits [labels] to labels with scores."""
         if self.problem_type == REGRESSION:
             return [LabelScore(label, float(value)) for label, value in zip(self.labels, logits, strict=True)]
         if self._raw:

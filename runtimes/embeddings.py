@@ -1,4 +1,4 @@
-"""Texts to vectors: any layer or the mean of several, pooled over the text's own tokens."""
+"""Texts to vectors: one layer or the mean of several, pooled over the text's own tokens."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,10 +19,10 @@ Vectors = NDArray[np.float32]
 
 
 class Embedder:
-    """Embeds texts with an opened artifact. Thread-safe where the runtime is.
+    """Embeds texts with an opened artifact. Thread-safe if the runtime is.
 
-    Any layer but the last goes through the artifact's `hidden_states` signature, which computes the
-    head as well: a sixth more for a masked-language model.
+    The last layer alone is cheapest. Any other layer uses the artifact's `hidden_states` signature, which computes the
+    head, too. For a masked-language model the head takes a sixth more.
     """
 
     def __init__(
@@ -37,18 +37,19 @@ class Embedder:
         prompt: str | None = None,
         long: Long = "error",
     ) -> None:
-        """The artifact's own tokenizer if none is given.
+        """Uses the artifact's own tokenizer if `tokenizer` is None.
 
-        layers: which hidden states to average: 0 is the embedding layer, 1 … L the layers, −1 the last.
-        pooling: over the text's tokens with [CLS] and [SEP], never padding; `cls` takes the first, `last` the last,
-        `none` all. As the artifact's `sentence_embedding` if None, or `mean` where it has none.
-        normalize: make each vector's L2 norm 1. If None, as the artifact does with this pooling, else no.
-        dimensions: the first so many numbers alone, before that. If None, as the artifact does with this pooling.
-        prompt: put before each text: one of the artifact's own by its name, or a text.
-        long: what to do with a text beyond the model's positions, `error` or `truncate`.
-        Raises InputError, listing every fault, for layers or a pooling that do not exist; and where an artifact's Dense
-        modules would be left out, by another layer, another pooling but `none`, or by undoing its norm; and for a
-        word that is the name of no prompt.
+        layers: the hidden states to average: 0 is the embedding layer, 1 … L the layers, −1 the last.
+        pooling: over the text's tokens with [CLS] and [SEP], never padding. `cls` takes the first token, `last` the
+        last, and `none` all. None: the pooling of the artifact's `sentence_embedding`, or `mean` if the artifact has
+        none.
+        dimensions: keep the first `dimensions` numbers. None: as the artifact does with this pooling.
+        normalize: then make each vector's L2 norm 1. None: as the artifact does with this pooling, else no.
+        prompt: a text before each text, or the name of one of the artifact's prompts.
+        long: `error` or `truncate`, for a text that is too long for the model.
+        Raises InputError, listing every fault: layers or a pooling that do not exist; a one-word prompt that is no
+        prompt's name; and, for an artifact with Dense modules, settings that would leave the modules out: another
+        layer, another pooling but `none`, or no norm.
         """
         count = runtime.config.num_hidden_layers
         faults = [
@@ -90,10 +91,10 @@ class Embedder:
         self._is_finished = inside == wanted
 
     def __call__(self, texts: Sequence[Text], *, window: int = WINDOW, tokens: int = TOKENS) -> Any:
-        """float32 [N, size], one vector per text; with pooling `none`, a list of [T, size], one vector per token.
+        """One vector per text, float32 [N, size]. With pooling `none`: a list of [T, size], one vector per token.
 
-        Batches of similar lengths are made inside each `window` of texts. Raises InputError for a text that
-        is too long.
+        Each `window` of texts is sorted by length and computed in batches of at most `tokens` tokens. Raises InputError
+        for a text that is too long.
         """
         if isinstance(texts, str):
             raise InputError("texts", "expected a list of texts or of pairs of texts; found one text")
@@ -103,7 +104,7 @@ class Embedder:
         return np.stack(vectors) if vectors else np.empty((0, self.size), np.float32)
 
     def plan(self, text: Text) -> Task[Vectors]:
-        """What one text asks of the model. Raises InputError for a text that cannot be used."""
+        """The rows to compute for one text. Raises InputError for a text that cannot be used."""
         (row,) = self._tokenizer.fit(self._tokenizer.tokenize([put_before(self._prompt, text)])[0], self._long)
         return Task([Request(row, EVERY, self._pool)], lambda results: results[0])
 
@@ -129,7 +130,7 @@ class Embedder:
         return self._finish(pool[self._wanted.mode]())
 
     def _finish(self, vectors: Vectors) -> Vectors:
-        """Cut and normalized as is wanted; a copy, since a view would keep the whole batch alive."""
+        """Cut and normalize. Returns a copy, because a view would keep the whole batch in memory."""
         vectors = vectors[..., : self._wanted.dimensions].copy()
         if self._wanted.normalize:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), SHORTEST_NORM)
@@ -139,7 +140,7 @@ class Embedder:
 def _complete(
     own: Pooling | None, pooling: str | None, normalize: bool | None, dimensions: int | None
 ) -> tuple[Pooling, Pooling | None]:
-    """The settings where what was left open is the artifact's own, and that where it pools alike."""
+    """The settings, completed from the artifact's pooling. Also that pooling, if it has the same mode."""
     own = None if own and own.mode == SPLADE else own
     mode = pooling or (own.mode if own else "mean")
     alike = own if own and own.mode == mode else None
@@ -150,7 +151,7 @@ def _complete(
 
 
 def _leave_out_dense(own: Pooling, wanted: Pooling, layers: Sequence[int], outputs: Sequence[str]) -> list[str]:
-    """What is asked for that hidden states alone would give, and the artifact's Dense modules do not."""
+    """The settings that would skip the artifact's Dense modules, a fault each."""
     rule = f"the artifact's Dense modules follow the {own.mode} of its last layer"
     faults = []
     if outputs != ["last_hidden_state"]:
@@ -158,12 +159,12 @@ def _leave_out_dense(own: Pooling, wanted: Pooling, layers: Sequence[int], outpu
     if wanted.mode != own.mode:
         faults.append(f"`pooling`: {rule}; expected {own.mode}, or none for each token's vector; found {wanted.mode}")
     elif own.normalize and not wanted.normalize:
-        faults.append("`normalize`: the artifact gives its vectors normalized, and not as they were before")
+        faults.append("`normalize`: expected true, because the artifact gives only normalized vectors; found false")
     return faults
 
 
 def _reaches(inside: Pooling, wanted: Pooling, hidden: int) -> bool:
-    """Whether cutting what the artifact gives, and then normalizing that, gives what is wanted."""
+    """Whether `inside`, cut and then normalized, gives `wanted`."""
     if inside == wanted:
         return True
     return wanted.size(hidden) <= inside.size(hidden) and (wanted.normalize or not inside.normalize)

@@ -19,11 +19,11 @@ class Chunk(NamedTuple):
 
 
 class TagScheme:
-    """What each of a tagger's labels says: outside, or a place in an entity of some label.
+    """What each of a tagger's labels means: outside, or a place in an entity of some label.
 
-    Where some label begins with `B-` or `I-`, the letter before the hyphen is the place: B begins, I (or M) goes on,
-    E (or L) ends, S (or U) is alone. Where all labels are such letters by themselves, they are places too, of the
-    label `_`. Any other label is a plain tag: neighbours of one label are one entity. `O` is outside.
+    If some label begins with `B-` or `I-`, the letter before the hyphen is the place: B begins, I (or M) continues, E
+    (or L) ends, S (or U) is alone. If all labels are bare letters, the letters are the same places, with the label `_`.
+    Any other label is a plain tag: neighbours with one label are one entity. `O` is outside.
     """
 
     def __init__(self, labels: Sequence[str]) -> None:
@@ -32,11 +32,11 @@ class TagScheme:
         self._parsed: Mapping[str, tuple[str, str]] = {label: _parse(label, prefixed, bare) for label in labels}
 
     def find_entities(self, tags: Sequence[str]) -> list[Chunk]:
-        """Entities in the order of the tags, which need not be well-formed.
+        """Entities in the order of the tags. The tags need not be well-formed.
 
-        An entity begins at B and S, and also at an I or E that has no entity of its label to go on with; it ends
-        after E and S, and before O, B, S and any other label. So every tag but O is in exactly one entity, whatever
-        the sequence. These are the rules of conlleval (CoNLL 2000) and of seqeval's default mode.
+        An entity begins at B and S. It also begins at an I or E that has no entity of its label to continue. It ends
+        after E and S, and before O, B, S and any other label. So every tag but O is in exactly one entity. These are
+        the rules of conlleval (CoNLL 2000) and of seqeval's default mode.
         """
         chunks: list[Chunk] = []
         is_open = False

@@ -1,4 +1,4 @@
-"""What a [MASK] hides: the most likely tokens, or the likelihood of given words, and the sentences they make."""
+"""Fill-mask: the most likely tokens for each [MASK], or the likelihood of given words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,10 +20,10 @@ from yizhi.runtimes.tokenization import Long, Row, Text, Tokenizer, assign_place
 class Prediction:
     """One candidate for one [MASK].
 
-    token: as it is in a text, the space before it included; the vocabulary's entry where that is no text by itself
-    (`##ing`, or a byte of a character). token_id: None for a target of several tokens.
-    score: its probability, from a softmax over the whole vocabulary; for several tokens, the product of theirs.
-    sentence: the text with this [MASK] filled in, and the others as they were; for a pair, both texts.
+    token: as written in a text, including a space before it. A token that is no text by itself (`##ing`, or a byte of a
+    character) is written as in the vocabulary. token_id: None for a target of several tokens.
+    score: the token's probability, from a softmax over the whole vocabulary; for several tokens, the product.
+    sentence: the text with this [MASK] filled in, and the other masks unchanged; for a pair, both texts.
     """
 
     token: str
@@ -33,7 +33,7 @@ class Prediction:
 
 
 class FillMask:
-    """Fill-mask on an opened artifact. Thread-safe where the runtime is."""
+    """Fills masks with an opened artifact. Thread-safe if the runtime is."""
 
     def __init__(
         self,
@@ -45,15 +45,18 @@ class FillMask:
         scoring: Scoring = "joint",
         long: Long = "error",
     ) -> None:
-        """Settings that a call may override; the artifact's own tokenizer if none is given.
+        """Uses the artifact's own tokenizer if `tokenizer` is None. A call may override the settings.
 
-        targets: judge these words alone, after a space where the mask is. One of n tokens stands in place of n
-        [MASK]s, and its score is ∏ P(token i | text). With `joint` all n are hidden, one pass. With `pseudo` token i
-        alone is hidden and the rest of the word is read, n passes: the pseudo-likelihood of Salazar et al. 2020,
-        arXiv:1910.14659, over the word's own tokens. Words of different lengths compete unevenly: each further token
-        lowers a `joint` score, while `pseudo` is high for words whose parts imply each other.
-        long: a text beyond the model's positions; with windows, each [MASK] is read where it has most context.
-        Raises InputError where the artifact has no masked-language-model head.
+        top_k: the number of predictions for each mask.
+        targets: judge only these words, each after a space if the mask follows one. A word of n tokens replaces n
+        [MASK]s, and its score is ∏ P(token i | text).
+        scoring: `joint` hides all n tokens, in one pass. `pseudo` hides token i alone and reads the rest of the word,
+        in n passes: the pseudo-likelihood of Salazar et al. 2020, arXiv:1910.14659, over the word's own tokens. Do not
+        compare words of different lengths: each further token lowers a `joint` score, and `pseudo` is high for words
+        whose parts imply each other.
+        long: `error`, `truncate`, `windows` or a number of shared tokens, for a text that is too long for the model.
+        With windows, each [MASK] is read where it has most context.
+        Raises InputError if the artifact has no masked-language-model head, and for settings out of range.
         """
         require_task(runtime, "fill masks", FILL_MASK)
         self._runtime = runtime
@@ -76,16 +79,16 @@ class FillMask:
         check_long(self._long)
 
     def __call__(self, text: Text, **settings: Any) -> list[list[Prediction]]:
-        """For each [MASK] in the text, in its order, the `top_k` most likely tokens or targets, best first.
+        """The `top_k` most likely tokens or targets, best first, for each [MASK] of the text, in its order.
 
-        `settings` are those of the constructor, for this call. Each mask is judged with the others still
-        hidden. Equal scores are ordered by id. Raises InputError where the text has no [MASK] or is too long,
-        a target cannot be spelled, or `top_k` is out of range.
+        `settings` override those of the constructor for this call. Each mask is judged with the other masks still
+        hidden. Equal scores are ordered by id. Raises InputError if the text has no [MASK] or is too long, if a target
+        cannot be spelled, or if `top_k` is out of range.
         """
         return self.many([text], **settings)[0]
 
     def many(self, texts: Sequence[Text], *, tokens: int = TOKENS, **settings: Any) -> list[list[list[Prediction]]]:
-        """The answers of each text, computed in batches of at most so many tokens."""
+        """The answers of each text, computed in batches of at most `tokens` tokens."""
         operator = self.with_settings(**settings) if settings else self
         return list(run_tasks(operator, map(operator.plan, texts), tokens=tokens))
 
@@ -96,7 +99,7 @@ class FillMask:
         return FillMask(self._runtime, self._tokenizer, **kept | settings)
 
     def plan(self, text: Text) -> Task[list[list[Prediction]]]:
-        """What one text asks of the model. Raises InputError for a text that cannot be used."""
+        """The rows to compute for one text. Raises InputError for a text that cannot be used."""
         text = self._tokenizer.put_mask(text)
         whole = self._tokenizer.tokenize([text])[0]
         spare = max(len(ids) for both in self._targets.values() for ids in both) - 1 if self._targets else 0
@@ -177,7 +180,7 @@ class FillMask:
         return Task(requests, conclude)
 
     def _spell_targets(self, text: Text, row: Row, position: int) -> dict[str, list[int]]:
-        """The ids of each target at a mask: those of the word after a space, if there is one before the mask."""
+        """The ids of each target at a mask: with a space before the word if a space is before the mask."""
         part, begin, _ = self._place(text, row, position)
         spaced = part[begin : begin + 1].isspace() or (begin == 0 and self._tokenizer.adds_space)
         return {word: both[spaced] for word, both in (self._targets or {}).items()}
@@ -194,7 +197,7 @@ class FillMask:
         ]
 
     def _place(self, text: Text, row: Row, position: int) -> tuple[str, int, int]:
-        """The text that a mask is of, and where it begins and ends there, with the space that it takes along."""
+        """The text that a mask is in, and where it begins and ends there, including a space that belongs to it."""
         part = text if isinstance(text, str) else text[position >= row.parts[0].stop]
         begin, end = row.offsets[position].tolist()
         while self._tokenizer.mask_takes_space and part[:begin][-1:].isspace():  # which some tokenizers do not tell

@@ -29,12 +29,12 @@ _TYPES = {"bf16": jnp.bfloat16, "fp16": jnp.float16}
 
 
 class FlaxRuntime(Runtime):
-    """Compiles one layer per bucket of batch and length and runs every layer with it.
+    """Compiles one layer per bucket of batch and length, and runs every layer with it.
 
-    XLA compiles for exact shapes, and a whole encoder takes seconds each time; its layers mostly differ in
-    nothing but their parameters. Layers that differ in anything else are compiled apart.
-    Inputs are padded, with the padding masked, to the next bucket of both axes, and results are cut
-    back: a token's result does not depend on padding.
+    XLA compiles for exact shapes. A whole encoder takes seconds each time, and its layers mostly differ only in their
+    parameters. Layers with other differences are compiled apart.
+    Inputs are padded to the next bucket of both axes, with the padding masked, and results are cut back. A token's
+    result does not depend on padding.
     """
 
     tiers: Mapping[str, Sequence[str]] = {"cpu": ("strict", "bf16", "fp16"), "cuda": MATH}
@@ -45,7 +45,7 @@ class FlaxRuntime(Runtime):
         try:
             self._device = jax.devices(self.device)[0]
         except RuntimeError as error:
-            raise NotRun(f"`device` {self.device}", f"this JAX sees no such device: {error}") from None
+            raise NotRun(f"`device` {self.device}", f"JAX finds no such device: {error}") from None
         tree = read_tree(self.artifact.folder / FLAX_WEIGHTS, self._device)
         self._type = _TYPES.get(self.math, jnp.float32)
         self._parameters = {name: array.astype(self._type) for name, array in canonical_parameters(tree).items()}
@@ -109,7 +109,7 @@ class FlaxRuntime(Runtime):
             yield
 
     def settings(self) -> dict[str, str]:
-        """What the products of a layer ask XLA for, read from the lowered program; and the type of the weights."""
+        """The precision that a layer's products ask XLA for, read from the lowered program, and the weights' type."""
         hidden = jax.ShapeDtypeStruct((1, SHORTEST, self.config.hidden_size), self._type)
         mask = jax.ShapeDtypeStruct((1, 1, 1, SHORTEST), self._type)
         first = self._spec.layers[0]
@@ -124,7 +124,7 @@ class FlaxRuntime(Runtime):
         }
 
     def find_fallbacks(self, inputs: Inputs) -> list[str]:
-        """Parameters that are elsewhere: XLA computes where they are, or not at all."""
+        """Parameters on another device: XLA computes where they are, or not at all."""
         return [
             f"{name}: on {place}"
             for name, array in self._parameters.items()
@@ -164,23 +164,25 @@ _threads: list[int] = []  # what this process asked of JAX, at most once
 
 
 def _set_threads(count: int) -> None:
-    """Raises InputError after another number was asked for: JAX reads it once, when it starts."""
+    """Raises InputError if JAX already runs with another number: JAX reads the number once, when it starts."""
     if _threads and _threads != [count]:
-        raise InputError("`threads`", f"expected {_threads[0]}, with which JAX runs in this process; found {count}")
+        raise InputError(
+            "`threads`", f"expected {_threads[0]}, because JAX already runs with it in this process; found {count}"
+        )
     _threads[:] = [count]
     os.environ["PJRT_NPROC"] = str(count)
 
 
 def bucket(size: int) -> int:
-    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, …: every power of two, and the middle to the one after."""
+    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, …: every power of two, and the middle to the next one."""
     power = 1 << (size - 1).bit_length()
     return power // 4 * 3 if size <= power // 4 * 3 else power
 
 
 def read_tree(path: Path, device: jax.Device) -> dict[str, Any]:
-    """Read a `flax_model.msgpack`, putting each array on the device as soon as it is read.
+    """Read a `flax_model.msgpack`, and put each array on the device as soon as it is read.
 
-    `flax.serialization.from_bytes` would hold the file and the arrays at the same time.
+    `flax.serialization.from_bytes` would hold the file and the arrays at the same time. Raises InputError.
     """
 
     def read_array(kind: int, data: bytes) -> jax.Array:

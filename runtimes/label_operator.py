@@ -1,4 +1,4 @@
-"""What classifiers, taggers and readers share: rows through the head, and their logits to whoever asked."""
+"""What classifiers, taggers and readers share: rows through the head."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, TypeVar
@@ -14,10 +14,10 @@ Result = TypeVar("Result", covariant=True)
 
 
 class LabelOperator(Generic[Given, Result]):
-    """An operator (see `batching`) on an artifact whose head gives labels. Thread-safe where the runtime is.
+    """An operator (see `batching`) on an artifact whose head gives labels. Thread-safe if the runtime is.
 
-    Subclasses say which `tasks` they can use, for what `purpose`, and implement `plan`; each request's
-    `reduce` is given its row's logits: [labels], or [T, labels] where the head reads tokens.
+    Subclasses name the `tasks` that they can use and their `purpose`, and implement `plan`. Each request's `reduce`
+    gets the logits of its row: [labels], or [T, labels] if the head reads tokens.
     """
 
     tasks: ClassVar[tuple[str, ...]]
@@ -25,7 +25,7 @@ class LabelOperator(Generic[Given, Result]):
     reads_windows: ClassVar[bool] = True
 
     def __init__(self, runtime: Runtime, tokenizer: Tokenizer | None, long: Long) -> None:
-        """Raises InputError for an artifact of another task, and for a `long` that cannot be."""
+        """Raises InputError for an artifact of another task, and for an invalid `long`."""
         require_task(runtime, self.purpose, *self.tasks)
         check_long(long, windows=self.reads_windows)
         self._runtime = runtime
@@ -38,13 +38,13 @@ class LabelOperator(Generic[Given, Result]):
         return self.many([given])[0]
 
     def many(self, given: Sequence[Given], *, tokens: int = TOKENS) -> list[Result]:
-        """The answers of many texts, computed in batches of at most so many tokens."""
+        """The answers of many texts, computed in batches of at most `tokens` tokens."""
         if isinstance(given, str):
             raise InputError("texts", "expected a list of texts; found one text")
         return list(run_tasks(self, map(self.plan, given), tokens=tokens))
 
     def plan(self, given: Given) -> Task[Result]:
-        """What one text asks of the model. Raises InputError for a text that cannot be used."""
+        """The rows to compute for one text. Raises InputError for a text that cannot be used."""
         raise NotImplementedError
 
     def compute(self, requests: Sequence[Request]) -> list[Any]:

@@ -24,11 +24,11 @@ _MIDDLE = 128  # the uint8 that stands for 0
 
 
 class LiteRTRuntime(Runtime):
-    """One interpreter, of which a call at a time runs the smallest signature that computes what is asked for."""
+    """One interpreter, one call at a time. A call runs the smallest signature that has the requested outputs."""
 
     def _open(self) -> None:
         if self.device != "cpu":
-            raise NotRun(f"`device` {self.device}", "LiteRT artifacts are run on a CPU alone")
+            raise NotRun(f"`device` {self.device}", "LiteRT artifacts run only on a CPU")
         read_litert(self.artifact.folder)  # LiteRT would read a tensor that lies beyond the end of the file, and crash
         self._interpreter = Interpreter(str(self.artifact.folder / LITERT_MODEL), num_threads=self.threads)
         self._running = threading.Lock()
@@ -44,7 +44,7 @@ class LiteRTRuntime(Runtime):
             return self._interpreter.get_signature_runner(signature)(**arrays)
 
     def settings(self) -> dict[str, str]:
-        """Which kernels the interpreter took, once it has run: XNNPACK's come as a delegate."""
+        """The kernels that the interpreter chose in its first run. XNNPACK's kernels appear as a delegate."""
         token = np.zeros((1, 1), np.int32)
         self._run(Inputs.of(token), self.outputs[:1])
         operators = {operator["op_name"] for operator in self._interpreter._get_ops_details()}

@@ -1,11 +1,11 @@
-"""The process's memory, where a library leaves more of it than it uses."""
+"""Gives memory back to the system when a library keeps more than it uses."""
 
 import ctypes
 import sys
 
 
 def return_freed() -> None:
-    """Give memory that was freed back to the system: glibc keeps it for what may be asked for next. Else, nothing."""
+    """Give freed memory back to the system. glibc keeps it for later requests. Without glibc, does nothing."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
         if trim:

@@ -1,4 +1,4 @@
-"""Where ONNX Runtime ran each node: what CUDA has no kernel for it moves to the CPU, and its profile alone says so."""
+"""Where ONNX Runtime ran each node. Nodes without a CUDA kernel move to the CPU, and only the profile says so."""
 
 import json
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Placed:
 
 
 def read_placement(profile: Path) -> list[Placed]:
-    """Every node of a profile, once. Raises InputError for a file that is none, or that shows no node."""
+    """Every node of a profile, once. Raises InputError for a file that is no profile, or that shows no node."""
     try:
         events = json.loads(profile.read_text(encoding="utf-8"))
         nodes = {
@@ -41,10 +41,9 @@ def read_placement(profile: Path) -> list[Placed]:
 
 
 def find_misplaced(profile: Path, provider: str) -> list[str]:
-    """A line for each node that ran elsewhere, or one that says that none ran here.
+    """A line for each node that ran on another provider, or one line that says that no node ran here.
 
-    Shapes are left aside: ONNX Runtime keeps a node that reads and writes integers alone on the CPU on purpose, where
-    the shapes are needed.
+    Nodes that read and write only integers do not count: ONNX Runtime keeps shapes on the CPU on purpose.
     """
     placed = read_placement(profile)
     if not any(node.provider == provider for node in placed):

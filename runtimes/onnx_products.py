@@ -1,4 +1,4 @@
-"""Whether ONNX Runtime adds products of unsigned by signed bytes exactly on this processor: asked, not looked up."""
+"""Tests whether ONNX Runtime adds products of unsigned and signed bytes exactly on this processor."""
 
 import functools
 
@@ -17,9 +17,9 @@ _INPUTS, _OUTPUTS = 256, 64
 
 @functools.cache
 def adds_signed_exactly() -> bool:
-    """Whether the largest activations by the largest weights add up to what they should.
+    """Whether products of the largest activations and the largest weights have the exact sum.
 
-    Without VNNI, x86 adds pairs of such products in 16 bits, which saturate. Takes about a millisecond.
+    Without VNNI, x86 adds pairs of such products in 16 bits, which saturate. The test takes about a millisecond.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

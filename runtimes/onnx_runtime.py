@@ -22,11 +22,11 @@ _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 class OnnxRuntime(Runtime):
-    """One session per signature, opened when it is first asked for.
+    """One session per signature, opened on first use.
 
-    ONNX Runtime computes every output of a graph, whichever are asked for, so each signature is a
-    graph of its own. Sessions share the pages of the weight file, but each keeps its own kernels in
-    the order its matrix products read them: without that, short inputs take 30 % longer.
+    ONNX Runtime computes every output of a graph, requested or not. So each signature is a graph of its own. Sessions
+    share the pages of the weight file, but each keeps its own kernels, packed for its matrix products. Without packing,
+    short inputs take 30 % longer.
     """
 
     tiers: Mapping[str, Sequence[str]] = {"cpu": ("strict",), "cuda": ("strict", "tf32")}
@@ -37,7 +37,7 @@ class OnnxRuntime(Runtime):
             oldest = ".".join(map(str, OLDEST_RUNTIME))
             raise InputError("onnxruntime", f"expected version {oldest} or newer; found {found}")
         if self.device == "cuda" and _CUDA not in onnxruntime.get_available_providers():
-            raise NotRun("`device` cuda", "this ONNX Runtime has no CUDA provider: pip install onnxruntime-gpu")
+            raise NotRun("`device` cuda", "ONNX Runtime has no CUDA provider: pip install onnxruntime-gpu")
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         self._opening = threading.Lock()
         fast = (self.artifact.folder / graph_file("serving_default", U8S8)).exists()
@@ -83,19 +83,19 @@ class OnnxRuntime(Runtime):
         return self.artifact.folder / graph_file(signature, self._products)
 
     def _start(self, graph: Path | bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-        """Raises NotRun where ONNX Runtime gives less than the device: by itself, it only warns."""
+        """Raises NotRun if ONNX Runtime falls back to another device. By itself, it only warns."""
         if self.device == "cpu":
             return onnxruntime.InferenceSession(graph, options, providers=[_CPU])
         tf32 = {"use_tf32": str(int(self.math == "tf32"))}
         session = onnxruntime.InferenceSession(graph, options, providers=[(_CUDA, tf32), _CPU])
         if session.get_providers()[0] != _CUDA:
-            raise NotRun("`device` cuda", f"ONNX Runtime could not start CUDA and gives {session.get_providers()[0]}")
+            raise NotRun("`device` cuda", f"ONNX Runtime could not start CUDA and uses {session.get_providers()[0]}")
         session.disable_fallback()
         return session
 
     def settings(self) -> dict[str, str]:
         """The providers of a session, in order, and whether CUDA's may use TF32."""
-        session = self._session("serving_default")
+        session = self._session(next(iter(self.signatures)))  # the one that verification begins with
         found = {"providers": ", ".join(session.get_providers())}
         options = session.get_provider_options().get(_CUDA, {})
         if self.artifact.description["precision"] == "int8":
@@ -125,10 +125,10 @@ class OnnxRuntime(Runtime):
         return found
 
     def find_disagreements(self, inputs: Inputs) -> list[str]:
-        """Outputs that are not the same in every bit where they must be.
+        """Outputs that must be bit for bit the same, and are not.
 
-        Those of the graphs of both products, which are the same arithmetic; and a column of `logits` under a name of
-        its own.
+        The graphs of both kinds of products do the same arithmetic. Some columns of `logits` are also outputs of their
+        own.
         """
         lines = self._find_wrong_columns(inputs)
         if self._products == U8U8:
@@ -138,7 +138,7 @@ class OnnxRuntime(Runtime):
             theirs = other.run(list(names), inputs.as_dict())
             pairs = zip(names, self._run(inputs, tuple(names)).values(), theirs, strict=True)
             lines += [
-                f"{graph_file(signature)}: {name} is not that of {graph_file(signature, U8S8)}"
+                f"{graph_file(signature)}: {name} differs from that of {graph_file(signature, U8S8)}"
                 for name, one, another in pairs
                 if not np.array_equal(one, another)
             ]
@@ -171,5 +171,5 @@ class OnnxRuntime(Runtime):
             self._sessions.pop(signature, None)
 
     def close(self) -> None:
-        """Let go of every session; one that is running ends first."""
+        """Close every session. A running session ends first."""
         self._sessions.clear()

@@ -12,7 +12,7 @@ from yizhi.model.spec import Layer
 def expose(folder: Path, config: EncoderConfig, number: int) -> tuple[bytes, dict[str, str]] | None:
     """The graph with one layer's values as its outputs, and the value's name for each tap.
 
-    None where onnx is not installed, or the layer is one that runs several times under one name.
+    None if onnx is not installed, or if the layer runs several times under one name.
     """
     if importlib.util.find_spec("onnx") is None:
         return None
@@ -36,7 +36,7 @@ def expose(folder: Path, config: EncoderConfig, number: int) -> tuple[bytes, dic
 
 
 def _names(layer: Layer) -> dict[str, list[str]]:
-    """For each tap the names it may have: a linear layer ends in a Gemm, or in int8 in the addition of its bias."""
+    """The possible node names of each tap. A linear layer ends in a Gemm, or in int8 in the addition of its bias."""
     linear = {
         "query": layer.query,
         "key": layer.key,

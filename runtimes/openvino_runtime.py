@@ -16,9 +16,9 @@ from yizhi.runtimes.base import Inputs, Outputs, Runtime
 
 
 class OpenVinoRuntime(Runtime):
-    """One compiled model per signature, made when it is first asked for: it computes every output that it has.
+    """One compiled model per signature, made on first use. It computes every output of the signature.
 
-    float32 is float32: by itself, the plugin computes in bfloat16 where the processor has it.
+    float32 is float32 here. By itself, the plugin computes in bfloat16 if the processor has it.
     """
 
     tiers: Mapping[str, Sequence[str]] = {"cpu": ("strict",), "cuda": ()}
@@ -48,12 +48,12 @@ class OpenVinoRuntime(Runtime):
         return self._requests[signature]
 
     def _read(self, graph: str) -> openvino.Model:
-        """Raises InputError where the files are missing or damaged."""
+        """Raises InputError if files are missing or damaged."""
         path = self.artifact.folder / graph_file(graph)
         try:
             return self._core.read_model(path, path.with_name(OPENVINO_WEIGHTS))
         except RuntimeError as error:
-            raise InputError(path, f"OpenVINO cannot read it: {str(error).strip().splitlines()[-1]}") from None
+            raise InputError(path, f"OpenVINO cannot read the model: {str(error).strip().splitlines()[-1]}") from None
 
     def _compile(self, model: openvino.Model) -> openvino.InferRequest:
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
@@ -62,7 +62,7 @@ class OpenVinoRuntime(Runtime):
         return self._core.compile_model(model, "CPU", settings).create_infer_request()
 
     def settings(self) -> dict[str, str]:
-        """What floats are computed in, and on how many threads, as one of the compiled models says."""
+        """The type of floats and the number of threads, as a compiled model reports them."""
         with self._lock:
             compiled = self._request(next(iter(self._requests or self.signatures))).get_compiled_model()
         return {
@@ -79,7 +79,7 @@ class OpenVinoRuntime(Runtime):
         return {"s8s8": {name: request.get_tensor(name).data.copy() for name in names}}
 
     def find_disagreements(self, inputs: Inputs) -> list[str]:
-        """Columns of `logits` under names of their own that are not those columns, in every bit."""
+        """Outputs that must equal a column of `logits`, bit for bit, and do not."""
         columns: dict[str, int] = self.artifact.description.get(COLUMNS, {})
         if not columns:
             return []
@@ -91,7 +91,7 @@ class OpenVinoRuntime(Runtime):
         ]
 
     def look_inside(self, inputs: Inputs, layer: int) -> Outputs:
-        """TAPS by the names of the graph's nodes; none of a layer that runs several times under one name."""
+        """TAPS by the names of the graph's nodes. Empty for a layer that runs several times under one name."""
         model = self._read("hidden_states")
         nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
         spec = self.build_spec(nodes)
@@ -106,18 +106,18 @@ class OpenVinoRuntime(Runtime):
         return {tap: request.get_tensor(tap).data.copy() for tap in found}
 
     def forget(self, signature: str) -> None:
-        """Let go of the signature's compiled model."""
+        """Close the signature's compiled model."""
         with self._lock:
             self._requests.pop(signature, None)
 
     def close(self) -> None:
-        """Let go of every compiled model; one that is running ends first."""
+        """Close every compiled model. A running model ends first."""
         with self._lock:
             self._requests.clear()
 
 
 def find_taps(layer: Layer, nodes: Collection[str]) -> dict[str, str]:
-    """By tap, the name of the node that gives it, of those that a graph has."""
+    """For each tap that the graph has, the name of the node that computes it."""
     linear = {
         "query": layer.query,
         "key": layer.key,

@@ -1,4 +1,4 @@
-"""The pieces of words in a vocabulary: how they are written in a text, and which go on with the word before."""
+"""The pieces of words in a vocabulary: their text, and which pieces continue a word."""
 
 from functools import cached_property
 
@@ -19,7 +19,7 @@ _REPLACED = "\N{REPLACEMENT CHARACTER}"
 
 
 def pattern_of_chinese(least: int = 0) -> str:
-    """A regular expression for one of BERT's Chinese characters, in the ranges that begin at `least` or later."""
+    """A regular expression for one of BERT's Chinese characters, in ranges that begin at `least` or later."""
     return f"[{''.join(f'{chr(first)}-{chr(last)}' for first, last in _CHINESE if first >= least)}]"
 
 
@@ -27,7 +27,7 @@ class Pieces:
     """The vocabulary of one tokenizer, as pieces of words. Thread-safe."""
 
     def __init__(self, tokenizer: Tokenizer, vocab: list[str]) -> None:
-        """vocab: every token in the order of the ids.
+        """vocab: every token, in the order of the ids.
 
         write_spaces: whether the space before a word is part of its first piece.
         """
@@ -46,12 +46,11 @@ class Pieces:
         return pre_tokenizers.Sequence([apart, pre_tokenizers.BertPreTokenizer()])
 
     def goes_on(self, ids: NDArray[np.int64], offsets: NDArray[np.int64], text: str) -> NDArray[np.bool_]:
-        """Which tokens of a text go on with the word of the one before, [T].
+        """Which tokens of a text continue the word of the token before, bool [T].
 
-        ids: int64 [T], offsets: int64 [T, 2]. WordPiece writes them with ##. Other vocabularies have pieces that begin
-        and end anywhere; words are then BERT's (a Chinese character, a punctuation mark, whatever else stands between
-        white space), and a piece belongs to the word that it begins in. One of white space alone belongs to what
-        follows it, as where words are tokenized apart.
+        ids: int64 [T], offsets: int64 [T, 2]. WordPiece marks these tokens with ##. Pieces of other vocabularies begin
+        and end anywhere. Their words are BERT's: a Chinese character, a punctuation mark, or other text between white
+        space. A piece belongs to the word that it begins in. A piece of white space alone belongs to the word after it.
         """
         if not self.write_spaces:
             return self._goes_on[ids]
@@ -66,9 +65,10 @@ class Pieces:
         return after
 
     def spell(self, token_id: int) -> str:
-        """What a token is in a text, with the space that may stand before it.
+        """The text of a token, including a space before it.
 
-        The vocabulary's entry where it is no text by itself: `##ing`, a byte of a character, a control character.
+        A token that is no text by itself (`##ing`, a byte of a character, a control character) is spelled as in the
+        vocabulary.
         """
         entry = self._vocab[token_id]
         decoder = self._tokenizer.decoder
@@ -79,7 +79,7 @@ class Pieces:
         return written if written and is_text else entry
 
     def split(self, word: str, spaced: bool = False) -> list[int]:
-        """The ids of a word inside a text. spaced: with the space before it, which other vocabularies have in words."""
+        """The ids of a word inside a text. spaced: the ids after a space, which differ outside WordPiece."""
         if not self.write_spaces:
             return list(self._tokenizer.encode(word, add_special_tokens=False).ids)
         spaced = spaced or word[:1].isspace()
@@ -101,12 +101,12 @@ class Pieces:
         return [part for part, _ in pre_tokenizer.pre_tokenize_str(written)] if pre_tokenizer else [written]
 
     def trim(self, offsets: NDArray[np.int64], text: str) -> NDArray[np.int64]:
-        """Offsets [T, 2] without the white space that pieces begin with; equal ones for a piece of nothing else."""
+        """Offsets [T, 2] without the white space that pieces begin with. Both are equal for white space alone."""
         return _trim(offsets, text) if self.write_spaces else offsets
 
 
 def _trim(offsets: NDArray[np.int64], text: str) -> NDArray[np.int64]:
-    """Offsets without the white space at either end, [T, 2]; equal ones where there is nothing else."""
+    """Offsets [T, 2] without the white space at either end. Both are equal for white space alone."""
     is_space = np.array([char.isspace() or char == _SPACE for char in text] + [False])
     # The next character from each on that is no space, and the last one before each, plus one.
     places = np.arange(len(text) + 1)

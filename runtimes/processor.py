@@ -1,4 +1,4 @@
-"""What this processor multiplies integers with, which decides what int8 buys."""
+"""The processor's instructions for products of integers. They decide how fast int8 is."""
 
 import platform
 from pathlib import Path
@@ -9,9 +9,9 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 
 def describe_int8_kernels() -> str:
-    """What the processor says it has for products of bytes, such as `avx512_vnni` or `avx2 without VNNI`.
+    """The processor's own name for its products of bytes, such as `avx512_vnni` or `avx2 without VNNI`.
 
-    ONNX Runtime does not say which it uses.
+    ONNX Runtime does not say which kernels it uses.
     """
     if platform.machine().lower() not in _X86:
         return platform.machine()
@@ -25,7 +25,7 @@ def describe_int8_kernels() -> str:
 
 
 def lacks_vnni() -> bool:
-    """Whether this is an x86 whose flags are known and hold no VNNI: there int8 buys size and little speed."""
+    """Whether this is an x86 processor without VNNI. int8 then saves size, and little time."""
     return describe_int8_kernels().endswith("without VNNI")
 
 

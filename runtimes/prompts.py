@@ -1,4 +1,4 @@
-"""What a model's makers put before a text, such as a query, that is to become a vector."""
+"""Prompts: texts that a model's authors put before a text, such as a query, that becomes a vector."""
 
 import re
 
@@ -9,9 +9,9 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def find_prompt(runtime: Runtime, given: str | None, faults: list[str]) -> str:
-    """The artifact's prompt of this name, or else the given text itself; "" if None.
+    """The artifact's prompt of this name, or the given text itself; "" if None.
 
-    One word of ASCII letters and digits can only be a name: a fault where the artifact has none such.
+    One word of ASCII letters and digits can only be a name. If the artifact has no such name, a fault is noted.
     """
     if given is None:
         return ""
@@ -23,7 +23,7 @@ def find_prompt(runtime: Runtime, given: str | None, faults: list[str]) -> str:
 
 
 def put_before(prompt: str, text: Text) -> Text:
-    """The text with the prompt before it; of a pair, before the first. What is no text is left for others to tell."""
+    """The text, or the first text of a pair, with the prompt before it. Other values are unchanged."""
     if isinstance(text, str):
         return prompt + text
     if prompt and isinstance(text, tuple) and len(text) == 2 and isinstance(text[0], str):

@@ -28,7 +28,7 @@ class PyTorchRuntime(Runtime):
 
     def _open(self) -> None:
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise NotRun("`device` cuda", "this PyTorch sees no CUDA device")
+            raise NotRun("`device` cuda", "PyTorch finds no CUDA device")
         set_arithmetic(self.device, self.math)
         if self.threads:
             torch.set_num_threads(self.threads)
@@ -62,7 +62,7 @@ class PyTorchRuntime(Runtime):
         return {name: tensor.float().cpu().numpy() for name, tensor in found.items()}
 
     def settings(self) -> dict[str, str]:
-        """TF32, which attention kernels are allowed, and the type of the weights."""
+        """TF32, the allowed attention kernels, and the type of the weights."""
         cuda = torch.backends.cuda
         found = {
             "weights": str(self._type),
@@ -77,7 +77,7 @@ class PyTorchRuntime(Runtime):
         return found
 
     def find_fallbacks(self, inputs: Inputs) -> list[str]:
-        """Parameters that are elsewhere: PyTorch computes where they are, or not at all."""
+        """Parameters on another device: PyTorch computes where they are, or not at all."""
         return [
             f"{name}: on {parameter.device}"
             for name, parameter in self._module.named_parameters()
@@ -86,7 +86,7 @@ class PyTorchRuntime(Runtime):
 
 
 def set_arithmetic(device: str, math: str) -> None:
-    """Set everything that decides how float32 is multiplied, whatever the process had set before."""
+    """Set everything that decides how float32 is multiplied, whatever the process set before."""
     tf32 = math == "tf32"
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cuda.matmul.allow_tf32 = tf32

@@ -1,4 +1,4 @@
-"""Answers to questions, as spans of a context."""
+"""Extractive question answering: answers are spans of a context."""
 
 from dataclasses import dataclass
 
@@ -15,9 +15,9 @@ from yizhi.runtimes.tokenization import Long, Row, Tokenizer, text_parts
 
 @dataclass(frozen=True)
 class Answer:
-    """Characters `start` … `end` − 1 of the context, which `text` repeats; no answer is "" at None.
+    """Characters `start` … `end` − 1 of the context, and their text. *No answer* is "" at None.
 
-    score: its probability, among every span that the settings allow, and no answer where that is one.
+    score: the answer's probability among all spans that the settings allow, and *no answer* if it is judged, too.
     """
 
     text: str
@@ -29,10 +29,10 @@ class Answer:
 class Reader(LabelOperator[tuple[str, str], list[Answer]]):
     """Answers a question from a context, given as (question, context), with a `question-answering` artifact.
 
-    A call gives the best spans of the context, best first. A span from token i to token j is worth start logit i +
-    end logit j, and its probability is the softmax of that over all spans of at most `max_answer_tokens`. A long
-    context is read in windows, the question before each; a span in several is worth its best, as in the BERT
-    paper's code (`run_squad.py`). Spans begin and end with tokens, and may overlap each other.
+    A call gives the best spans of the context, best first. The value of a span from token i to token j is start logit i
+    + end logit j. Its probability is the softmax of the value over all spans of at most `max_answer_tokens` tokens. A
+    long context is read in windows, with the question before each. A span in several windows counts with its best
+    value, as in the BERT paper's code (`run_squad.py`). Spans begin and end with tokens. They may overlap.
     """
 
     tasks = (ANSWER,)
@@ -48,12 +48,14 @@ class Reader(LabelOperator[tuple[str, str], list[Answer]]):
         no_answer: float | None = None,
         long: Long = "windows",
     ) -> None:
-        """The artifact's own tokenizer if none is given.
+        """Uses the artifact's own tokenizer if `tokenizer` is None.
 
-        no_answer: also judge that the context has no answer, as SQuAD 2.0 (Rajpurkar et al. 2018) does it: worth
-        the logits of [CLS], the least of all windows, less this threshold (`null_score_diff_threshold`; 0 favours
-        nothing). It is then in every result, where it ranks, beside the `top_k` spans.
-        long: what to do with a context beyond the model's positions; a question is never cut.
+        top_k: the number of spans. max_answer_tokens: the longest span.
+        no_answer: also judge that the context has no answer, as SQuAD 2.0 does (Rajpurkar et al. 2018). Its value is
+        the sum of the logits of [CLS], the least of all windows, minus `no_answer` (`null_score_diff_threshold` there).
+        Every result then has *no answer* at its rank, in addition to the `top_k` spans.
+        long: `error`, `truncate`, `windows` or a number of shared tokens, for a context that is too long for the model.
+        A question is never cut.
         Raises InputError, listing every fault, for settings out of range, and for an artifact of another task.
         """
         super().__init__(runtime, tokenizer, long)
@@ -71,13 +73,13 @@ class Reader(LabelOperator[tuple[str, str], list[Answer]]):
         self._threshold = no_answer
 
     def plan(self, given: tuple[str, str]) -> Task[list[Answer]]:
-        """What one question asks of the model. Raises InputError for what cannot be used."""
+        """The rows to compute for one question. Raises InputError for a question or context that cannot be used."""
         if not isinstance(given, tuple) or len(given) != 2:
             raise InputError("the question", f"expected a question and a context; found {show(given)}")
         row = self._tokenizer.tokenize([given])[0]
         context = text_parts(row)[1]
         if not len(context):
-            raise InputError("the question", f"its context has no words to answer with: {show(given[1])}")
+            raise InputError("the question", f"expected a context with words; found {show(given[1])}")
         windows = self._tokenizer.fit(row, self._long, cut=1)
 
         def conclude(results: list[NDArray[np.float64]]) -> list[Answer]:
@@ -97,7 +99,7 @@ class Reader(LabelOperator[tuple[str, str], list[Answer]]):
     def _score_spans(
         self, windows: list[Row], results: list[NDArray[np.float64]], context: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        """What the span of l + 1 tokens from context token i is worth, [i, l], or −inf: the best of all windows."""
+        """The value of the span of l + 1 tokens from context token i, [i, l]: its best of all windows, or −inf."""
         spans = np.full((len(context), min(self._longest, len(context))), -np.inf)
         for window, result in zip(windows, results, strict=True):
             begin = int(window.places[text_parts(window)[1][0]] - context[0])
@@ -130,7 +132,7 @@ class Reader(LabelOperator[tuple[str, str], list[Answer]]):
 
 
 def worth_of_spans(logits: NDArray, longest: int) -> NDArray[np.float64]:
-    """Start logit i + end logit i + l, [i, l], for spans of at most `longest` tokens; −inf past the last token.
+    """Start logit i + end logit i + l, float64 [i, l], for spans of at most `longest` tokens; −inf past the last token.
 
     logits: [C, 2] of a context's tokens.
     """

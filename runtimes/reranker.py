@@ -1,4 +1,4 @@
-"""How relevant documents are to a query, read together with it: the second step of a search."""
+"""Scores how relevant documents are to a query: the second step of a search."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Relevance:
 
 @dataclass(frozen=True)
 class Ranked:
-    """A document's place among others. index: in the documents that were given, from 0."""
+    """A document's place in a ranking. index: its number among the given documents, from 0."""
 
     index: int
     text: str
@@ -43,8 +43,9 @@ class Ranked:
 class Reranker(LabelOperator[tuple[str, str], Relevance]):
     """Scores (query, document) pairs with an artifact of task `text-classification` that has one label.
 
-    `logit` is that label's. Of an artifact with two labels it is the second's less the first's, whose sigmoid is the
-    second's softmax. A call scores one pair, `many` a list of them, `rank` one query's documents, best first.
+    `logit` is the logit of this label. An artifact may also have two labels. `logit` is then the second logit minus the
+    first, and its sigmoid is the second label's softmax. A call scores one pair, `many` scores a list of pairs, and
+    `rank` orders one query's documents, best first.
     """
 
     tasks = (SEQUENCE,)
@@ -58,29 +59,33 @@ class Reranker(LabelOperator[tuple[str, str], Relevance]):
         raw: bool | None = None,
         long: Long = "truncate",
     ) -> None:
-        """The artifact's own tokenizer if none is given.
+        """Uses the artifact's own tokenizer if `tokenizer` is None.
 
-        raw: scores are the logits, not their sigmoid. If None, as the artifact's `config.json` says in the fields of
-        sentence-transformers' CrossEncoder, and the sigmoid where it says nothing, which is CrossEncoder's default.
-        long: what to do with a document beyond the model's positions: `truncate` it, `error`, or read it in windows and
-        take the best (MaxP: Dai & Callan 2019, arXiv:1905.09217). A query is never cut.
-        Raises InputError, listing every fault, for an artifact of another task, of more labels, or of single texts.
+        raw: scores are the logits, not their sigmoid. None: as `config.json` says in the fields of
+        sentence-transformers' CrossEncoder, else the sigmoid, which is CrossEncoder's default.
+        long: for a document that is too long for the model: `truncate` cuts it, `error` refuses it, and `windows`, or a
+        number of shared tokens, takes its best window (MaxP: Dai & Callan 2019, arXiv:1905.09217). A query is never
+        cut.
+        Raises InputError, listing every fault, for an artifact of another task, of more than two labels, or of single
+        texts.
         """
         super().__init__(runtime, tokenizer, long)
         labels = runtime.artifact.description["labels"]
         faults = []
         if len(labels) > RANKING_LABELS:
             told = ", ".join(map(show, labels[:_LONGEST_LIST]))
-            faults.append(f"expected one label, or two of which the second says relevant; found {len(labels)}: {told}")
+            faults.append(
+                f"expected one label, or two labels of which the second says relevant; found {len(labels)}: {told}"
+            )
         types = int(self._tokenizer.tokenize([("", "")])[0].types.max()) + 1
         if types > (found := runtime.config.type_vocab_size):
-            faults.append(f"it reads single texts: a pair has {types} token types, and the model {found}")
+            faults.append(f"expected a model for pairs, with {types} token types; found {found}")
         if faults:
             raise InputError(runtime.artifact.folder, [f"cannot {self.purpose}: {fault}" for fault in faults])
         self.raw = _gives_logits(runtime.config.raw) if raw is None else raw
 
     def plan(self, given: tuple[str, str]) -> Task[Relevance]:
-        """What one pair asks of the model. Raises InputError for what cannot be used."""
+        """The rows to compute for one pair. Raises InputError for a pair that cannot be used."""
         if not isinstance(given, tuple) or len(given) != 2:
             raise InputError("the pair", f"expected a query and a document; found {show(given)}")
         row = self._tokenizer.tokenize([given])[0]
@@ -91,7 +96,7 @@ class Reranker(LabelOperator[tuple[str, str], Relevance]):
         return Task([Request(window, EVERY, _relevance) for window in windows], self._conclude)
 
     def rank(self, query: str, documents: Sequence[str], *, top_k: int | None = None) -> list[Ranked]:
-        """The most relevant documents, all if `top_k` is None, best first; equals in the order they came in.
+        """The `top_k` most relevant documents (None: all), best first. Equal scores keep the order of the documents.
 
         Raises InputError as `Ranker` does.
         """
@@ -105,7 +110,7 @@ class Reranker(LabelOperator[tuple[str, str], Relevance]):
 
 
 class Ranker(LabelOperator[str, list[Ranked]]):
-    """Ranks the same documents for each query that comes, with a `Reranker`'s artifact: queries in, places out."""
+    """Ranks the same documents for each query, with an artifact that `Reranker` can use."""
 
     tasks = (SEQUENCE,)
     purpose = "rank documents"
@@ -121,10 +126,11 @@ class Ranker(LabelOperator[str, list[Ranked]]):
         long: Long = "truncate",
         skip_blank: bool = False,
     ) -> None:
-        """documents: every query is read with each. top_k: how many to give, all if None. raw, long: as `Reranker`.
+        """documents: every query is read with each of them.
 
-        skip_blank: give a blank document no place; unless so, it is a fault.
-        Raises InputError, listing every fault, where these or the artifact cannot be used.
+        top_k: how many documents to give; None for all. raw, long: as in `Reranker`.
+        skip_blank: leave blank documents out. Otherwise a blank document is a fault.
+        Raises InputError, listing every fault, if the settings or the artifact cannot be used.
         """
         super().__init__(runtime, tokenizer, long)
         if isinstance(documents, str) or not documents:
@@ -137,7 +143,7 @@ class Ranker(LabelOperator[str, list[Ranked]]):
         self._top_k = top_k
 
     def plan(self, given: str) -> Task[list[Ranked]]:
-        """What one query asks of the model. Raises InputError for a query, or documents, that cannot be used."""
+        """The rows to compute for one query. Raises InputError for a query, or documents, that cannot be used."""
         if not isinstance(given, str) or not given.strip():
             raise InputError("the query", f"expected a text; found {show(given)}")
         tasks, faults = [], []
@@ -160,7 +166,7 @@ class Ranker(LabelOperator[str, list[Ranked]]):
 
 
 def best_first(scores: Sequence[float]) -> list[int]:
-    """Indices of scores, the highest first; equals in the order they came in."""
+    """Indices of scores, the highest score first. Equal scores keep their order."""
     return [int(index) for index in np.argsort(-np.asarray(scores, np.float64), kind="stable")]
 
 
@@ -171,7 +177,7 @@ def _relevance(logits: NDArray[np.float32]) -> float:
 
 
 def _gives_logits(config: Mapping[str, Any]) -> bool:
-    """Whether CrossEncoder leaves this model's logits as they are. Raises InputError for what it does besides."""
+    """Whether CrossEncoder leaves this model's logits as they are. Raises InputError for other activations."""
     since_4 = config.get("sentence_transformers")
     named = since_4.get("activation_fn") if isinstance(since_4, dict) else None
     named = named or config.get("sbert_ce_default_activation_function")

@@ -1,4 +1,4 @@
-"""Texts to what retrieval compares, in one pass: a dense vector, a sparse one, and one vector for each token."""
+"""Texts to the vectors that retrieval compares, in one pass: dense, sparse, and one vector for each token."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -29,9 +29,9 @@ class SparseVector:
 
 @dataclass(frozen=True)
 class TextVectors:
-    """What a text became; None for a kind that was not asked for.
+    """The vectors of one text. A kind that was not requested is None.
 
-    dense: float32 [D]. multi_vector: float32 [T − 1, D], of the text's tokens but the first.
+    dense: float32 [D]. multi_vector: float32 [T − 1, D], of all the text's tokens but the first.
     """
 
     dense: NDArray[np.float32] | None = None
@@ -40,14 +40,13 @@ class TextVectors:
 
 
 class RetrievalEmbedder:
-    """Embeds texts with an artifact whose graph gives more than one vector, or a sparse one.
+    """Embeds texts with an artifact whose graph gives several vectors, or a sparse vector.
 
-    Thread-safe where the runtime is.
+    Thread-safe if the runtime is.
 
-    `sentence_embedding` is `dense`. Of BGE-M3's heads (Chen et al. 2024, arXiv:2402.03216), `token_weights` become
-    `sparse`: the highest weight of each id, without those of [CLS], [SEP], padding and the unknown token. And
-    `token_vectors` become `multi_vector`, without the first token's. So FlagEmbedding does it. SPLADE's `term_weights`
-    are `sparse` as they are.
+    `dense` is `sentence_embedding`. With BGE-M3's heads (Chen et al. 2024, arXiv:2402.03216), `sparse` has the highest
+    of the `token_weights` of each id, without [CLS], [SEP], padding and the unknown token. `multi_vector` is
+    `token_vectors` without the first token's. FlagEmbedding does the same. With SPLADE, `sparse` is `term_weights`.
     """
 
     def __init__(
@@ -59,12 +58,12 @@ class RetrievalEmbedder:
         prompt: str | None = None,
         long: Long = "error",
     ) -> None:
-        """The artifact's own tokenizer if none is given.
+        """Uses the artifact's own tokenizer if `tokenizer` is None.
 
-        kinds: some of `dense`, `sparse` and `multi_vector`; all that the artifact gives if None.
-        prompt: put before each text: one of the artifact's own by its name, or a text.
-        long: what to do with a text beyond the model's positions, `error` or `truncate`.
-        Raises InputError for kinds that the artifact does not give, and for a word that is the name of no prompt.
+        kinds: some of `dense`, `sparse` and `multi_vector`; None for all that the artifact gives.
+        prompt: a text before each text, or the name of one of the artifact's prompts.
+        long: `error` or `truncate`, for a text that is too long for the model.
+        Raises InputError for kinds that the artifact does not give, and for a one-word prompt that is no prompt's name.
         """
         given = {kind: next((name for name in names if name in runtime.outputs), None) for kind, names in _GIVE.items()}
         wanted = [kind for kind, name in given.items() if name] if kinds is None else list(kinds)
@@ -91,7 +90,7 @@ class RetrievalEmbedder:
         self._long = long
 
     def __call__(self, texts: Sequence[Text], *, window: int = WINDOW, tokens: int = TOKENS) -> list[TextVectors]:
-        """What each text becomes, in their order; `window` and `tokens` as `Embedder` has them.
+        """The vectors of each text, in the order of the texts. `window` and `tokens` as in `Embedder`.
 
         Raises InputError for a text that is too long.
         """
@@ -100,7 +99,7 @@ class RetrievalEmbedder:
         return list(run_tasks(self, map(self.plan, texts), window=window, tokens=tokens))
 
     def plan(self, text: Text) -> Task[TextVectors]:
-        """What one text asks of the model. Raises InputError for a text that cannot be used."""
+        """The rows to compute for one text. Raises InputError for a text that cannot be used."""
         (row,) = self._tokenizer.fit(self._tokenizer.tokenize([put_before(self._prompt, text)])[0], self._long)
         return Task([Request(row, EVERY, lambda found: found)], lambda results: results[0])
 
@@ -135,22 +134,23 @@ class RetrievalEmbedder:
 
 
 def score_dense(one: TextVectors, other: TextVectors) -> float:
-    """The product of two texts' dense vectors: their cosine where the artifact normalizes. Raises InputError."""
+    """The product of two texts' dense vectors: their cosine if the artifact normalizes. Raises InputError."""
     first, second = _both(DENSE, one.dense, other.dense)
     return float(first @ second)
 
 
 def score_sparse(one: TextVectors, other: TextVectors) -> float:
-    """The sum of the products of the weights of ids that both texts have. Raises InputError."""
+    """The sum of the products of weights, over the ids that both texts have. Raises InputError."""
     first, second = _both(SPARSE, one.sparse, other.sparse)
     _, here, there = np.intersect1d(first.ids, second.ids, assume_unique=True, return_indices=True)
     return float(first.weights[here] @ second.weights[there])
 
 
 def score_multi_vector(one: TextVectors, other: TextVectors) -> float:
-    """The mean over the first text's vectors of the highest product with one of the second's; 0 where either has none.
+    """The mean, over the first text's vectors, of the highest product with a vector of the second text.
 
-    Khattab & Zaharia 2020, arXiv:2004.12832, equation 3, over the number of vectors. Raises InputError.
+    0 if either text has no vectors. Khattab & Zaharia 2020, arXiv:2004.12832, equation 3, divided by the number of
+    vectors. Raises InputError.
     """
     first, second = _both(MULTI_VECTOR, one.multi_vector, other.multi_vector)
     return float((first @ second.T).max(axis=1).mean()) if len(first) and len(second) else 0.0
@@ -158,5 +158,5 @@ def score_multi_vector(one: TextVectors, other: TextVectors) -> float:
 
 def _both(kind: str, one: Any, other: Any) -> tuple[Any, Any]:
     if one is None or other is None:
-        raise InputError("vectors", f"{kind}: expected it of both texts; ask RetrievalEmbedder for it with `kinds`")
+        raise InputError("vectors", f"expected {kind} of both texts; name it in RetrievalEmbedder's `kinds`")
     return one, other

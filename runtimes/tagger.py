@@ -25,9 +25,9 @@ REPLACED_LABELS = (OUTSIDE, "REPLACED")
 
 @dataclass(frozen=True)
 class Entity:
-    """Characters `start` … `end` − 1 of the text, which `text` repeats.
+    """Characters `start` … `end` − 1 of the text, and their text.
 
-    score: the mean, over its words, of the probability of the tag that each was given.
+    score: the mean, over the entity's words, of the probability of each word's tag.
     """
 
     label: str
@@ -41,7 +41,7 @@ class Entity:
 class Tag:
     """The most likely label of one word, and its probability.
 
-    start, end: the word's characters in the text, as in Entity; None for words that were given apart.
+    start, end: the word's characters in the text, as in Entity; None for given words.
     """
 
     label: str
@@ -52,20 +52,21 @@ class Tag:
 
 
 class _TokenLabels(LabelOperator[Given, Result]):
-    """The most likely label, and its probability, of each *unit*: what one logit decides.
+    """The most likely label, and its probability, of each *unit*. One logit decides one unit.
 
-    A unit is a word, decided by its first token as in the BERT paper (Devlin et al. 2019, section 5.3); a Chinese
-    character is a word. For a discriminator, which judges tokens, it is a token.
+    A unit is a word. Its first token decides, as in the BERT paper (Devlin et al. 2019, section 5.3). A Chinese
+    character is a word. A discriminator judges tokens, so its unit is a token.
     """
 
     tasks = (TOKENS, REPLACED)
     purpose = "tag words"
 
     def __init__(self, runtime: Runtime, tokenizer: Tokenizer | None = None, *, long: Long = "windows") -> None:
-        """The artifact's own tokenizer if none is given.
+        """Uses the artifact's own tokenizer if `tokenizer` is None.
 
-        long: what to do with a text beyond the model's positions. In windows, each token is read where it has
-        most context, and entities are found in the whole text. Raises InputError for an artifact of another task.
+        long: `error`, `truncate`, `windows` or a number of shared tokens, for a text that is too long for the model. In
+        windows, each token is read where it has most context. Entities are found in the whole text. Raises InputError
+        for an artifact of another task.
         """
         super().__init__(runtime, tokenizer, long)
         self._judges_tokens = runtime.artifact.description["task"] == REPLACED
@@ -82,7 +83,7 @@ class _TokenLabels(LabelOperator[Given, Result]):
         return first[holds], spans[holds]
 
     def _plan_units(self, row: Row, first: NDArray[np.int64], conclude: Callable[[NDArray[np.float64]], T]) -> Task[T]:
-        """Ask for the labels of the unit at each `first` token: `conclude` is given probabilities [U, labels]."""
+        """Ask for the labels of the unit at each `first` token. `conclude` gets probabilities [U, labels]."""
         windows = self._tokenizer.fit(row, self._long)
         begins = np.zeros(len(row.ids), bool)
         begins[first] = True
@@ -112,12 +113,12 @@ class _TokenLabels(LabelOperator[Given, Result]):
 class Tagger(_TokenLabels[str, list[Entity]]):
     """Finds the entities of a text with an artifact of task `token-classification`.
 
-    Tags are read by `entities.TagScheme`. With a discriminator (`replaced-token-detection`), the entities are the
-    tokens that are more likely replaced than not, each for itself.
+    `entities.TagScheme` says how tags become entities. With a discriminator (`replaced-token-detection`), each token
+    that is more likely replaced than not is an entity.
     """
 
     def plan(self, given: str) -> Task[list[Entity]]:
-        """What one text asks of the model. Raises InputError for a text that cannot be used."""
+        """The rows to compute for one text. Raises InputError for a text that cannot be used."""
         row = _tokenize(self._tokenizer, given)
         first, spans = self._units(row, given)
         scheme = TagScheme(self.labels)
@@ -138,21 +139,23 @@ class Tagger(_TokenLabels[str, list[Entity]]):
 
 
 class WordTagger(_TokenLabels[str | Sequence[str], list[Tag]]):
-    """One tag for each word, `O` included: of the words given, or of those the tokenizer finds in a text.
+    """One tag for each word, including `O`: for given words, or for the words that the tokenizer finds in a text.
 
-    Words that are given apart are tokenized apart; each gets one tag, also one that leaves no token, which is read
-    as [UNK]. With a discriminator, a text's tokens take the place of words, and words cannot be given.
+    Given words are tokenized one by one. Each gets one tag. A word that leaves no token is read as [UNK]. With a
+    discriminator, tokens take the place of words, and words cannot be given.
     """
 
     def plan(self, given: str | Sequence[str]) -> Task[list[Tag]]:
-        """What one text, or list of words, asks of the model. Raises InputError for what cannot be used."""
+        """The rows to compute for one text, or list of words. Raises InputError for input that cannot be used."""
         if isinstance(given, str):
             row = _tokenize(self._tokenizer, given)
             first, spans = self._units(row, given)
             places = [(given[start:end], start, end) for start, end in spans.tolist()]
         else:
             if self._judges_tokens:
-                raise InputError("the words", "a discriminator judges tokens, not words: give it a text")
+                raise InputError(
+                    "the words", "expected a text, because a discriminator judges tokens, not words; found a list"
+                )
             row, first = self._tokenizer.tokenize_words(given)
             places = [(word, None, None) for word in given]
 
@@ -167,10 +170,10 @@ class WordTagger(_TokenLabels[str | Sequence[str], list[Tag]]):
 
 
 class WordLabels(_TokenLabels[str, list[list[LabelScore]]]):
-    """Every label of each word of a text, best first, as `Classifier` gives those of the whole text."""
+    """Every label of each word of a text, best first, as `Classifier` gives the labels of a whole text."""
 
     def plan(self, given: str) -> Task[list[list[LabelScore]]]:
-        """What one text asks of the model. Raises InputError for a text that cannot be used."""
+        """The rows to compute for one text. Raises InputError for a text that cannot be used."""
         row = _tokenize(self._tokenizer, given)
 
         def conclude(scores: NDArray[np.float64]) -> list[list[LabelScore]]:

@@ -1,4 +1,4 @@
-"""Which task an artifact was exported for, and what to use it with."""
+"""The task that an artifact was exported for, and the command and class for it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ GENERATION = "text-generation"
 
 @dataclass(frozen=True)
 class Use:
-    """What a checkpoint of a task is called, what it gives, and the command and the class of `yizhi` for it."""
+    """The noun for a checkpoint of a task, what the checkpoint gives, and `yizhi`'s command and class for it."""
 
     noun: str
     gives: str
@@ -33,7 +33,7 @@ USES: Mapping[str, Use] = {
 
 
 def require_task(runtime: Runtime, purpose: str, *tasks: str) -> None:
-    """Raise InputError, naming what the artifact is good for, unless it was exported for one of these tasks."""
+    """Raise InputError unless the artifact was exported for one of these tasks. The error names the right command."""
     task = runtime.artifact.description["task"]
     if task in tasks:
         return

@@ -13,13 +13,13 @@ from yizhi.runtimes.base import Inputs, Runtime
 
 
 class TensorFlowRuntime(Runtime):
-    """Calls the smallest signature that computes what is asked for."""
+    """Calls the smallest signature that has the requested outputs."""
 
     tiers: Mapping[str, Sequence[str]] = {"cpu": ("strict",), "cuda": ("strict", "tf32")}
 
     def _open(self) -> None:
         if self.device == "cuda" and not tf.config.list_physical_devices("GPU"):
-            raise NotRun("`device` cuda", "this TensorFlow sees no CUDA device")
+            raise NotRun("`device` cuda", "TensorFlow finds no CUDA device")
         tf.config.experimental.enable_tensor_float_32_execution(self.math == "tf32")
         if self.threads:
             _set_threads(self.threads)
@@ -41,14 +41,14 @@ class TensorFlowRuntime(Runtime):
             return self._model.signatures[signature](**{name: tf.constant(array) for name, array in arrays.items()})
 
     def settings(self) -> dict[str, str]:
-        """TF32, and where it runs."""
+        """TF32, and the device."""
         return {
             "tensor_float_32_execution": str(tf.config.experimental.tensor_float_32_execution_enabled()),
             "device": self._place,
         }
 
     def find_fallbacks(self, inputs: Inputs) -> list[str]:
-        """Outputs that were computed elsewhere."""
+        """Outputs that another device computed."""
         found = self._call("serving_default", inputs.as_dict(np.int32))
         kind = {"cuda": "GPU", "cpu": "CPU"}[self.device]
         return [f"{name}: on {x.device}" for name, x in found.items() if f":{kind}:" not in x.device]
@@ -59,7 +59,7 @@ class TensorFlowRuntime(Runtime):
 
 
 def _set_threads(count: int) -> None:
-    """Raises InputError where TensorFlow already runs with another number: it cannot be changed then."""
+    """Raises InputError if TensorFlow already runs with another number. TensorFlow cannot change it then."""
     try:
         tf.config.threading.set_intra_op_parallelism_threads(count)
         tf.config.threading.set_inter_op_parallelism_threads(count)

@@ -28,7 +28,7 @@ Long = Literal["error", "truncate", "windows"] | int
 
 
 class TooLong(InputError):
-    """A text with more tokens than the model has positions, and nothing said that it may be cut."""
+    """A text has more tokens than the model has positions, and `long` does not allow cutting."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,9 @@ class Row:
     """One tokenized text, or one window of it, without padding.
 
     ids, types: int64 [T]. offsets: int64 [T, 2], as in `Encoded`.
-    places: int64 [T], where each token was before a window was cut out.
-    parts: where the tokens of the text are, or of each of a pair, without special ones; none where nobody asks.
+    places: int64 [T], each token's place before a window was cut out.
+    parts: the places of the tokens of the text, or of each text of a pair, without special tokens; empty if not
+    requested.
     """
 
     ids: NDArray[np.int64]
@@ -52,8 +53,8 @@ class Encoded:
     """A batch of tokenized texts, padded on the right to the longest.
 
     tokens: each text's tokens, without padding.
-    offsets: int64 [B, T, 2], the first and the last-plus-one character of each token in its own text;
-        0, 0 for special tokens and padding.
+    offsets: int64 [B, T, 2], the first and the last-plus-one character of each token in its own text; 0, 0 for special
+    tokens and padding.
     """
 
     inputs: Inputs
@@ -64,12 +65,12 @@ class Encoded:
 class Tokenizer:
     """The tokenizer of an artifact, or of a checkpoint. Thread-safe.
 
-    A special token's name in a text is that token, as it is by default in transformers; with `split_special_tokens` in
-    `tokenizer_config.json` it is text.
+    A special token's name in a text is read as this token, as by default in transformers. With `split_special_tokens`
+    in `tokenizer_config.json`, the name is ordinary text.
     """
 
     def __init__(self, text: TextTokenizer, max_length: int) -> None:
-        """max_length: the most tokens of a row."""
+        """max_length: the most tokens in a row."""
         self.vocab = text.vocab
         self.max_length = max_length
         self.cls_id, self.sep_id = text.cls_id, text.sep_id
@@ -88,8 +89,8 @@ class Tokenizer:
     def open(cls, folder: str | Path) -> Self:
         """Open an artifact's or a checkpoint's folder.
 
-        Rows have as many tokens at most as the model has positions, or as `model_max_length` allows if it is less.
-        Raises InputError where `config.json` or a tokenizer file cannot be used.
+        A row has at most as many tokens as the model has positions. A smaller `model_max_length` lowers this limit.
+        Raises InputError if `config.json` or a tokenizer file cannot be used.
         """
         folder = Path(folder)
         config = EncoderConfig.read(folder / "config.json")
@@ -101,11 +102,11 @@ class Tokenizer:
 
     @classmethod
     def of(cls, text: TextTokenizer, config: EncoderConfig) -> Self:
-        """The tokenizer of a model that is open already."""
+        """The tokenizer of a model that is already open."""
         return cls(text, text.length(config.longest))
 
     def cutting(self, side: Literal["left", "right"]) -> Self:
-        """The same tokenizer, which cuts what is too long at this side, whatever its files say."""
+        """The same tokenizer, which cuts texts at this side, whatever its files say."""
         other = copy.copy(self)
         other._keeps_end = side == "left"
         return other
@@ -113,7 +114,7 @@ class Tokenizer:
     def encode(self, texts: Sequence[Text]) -> Encoded:
         """Tokenize texts, or pairs of texts, with the special tokens around each.
 
-        Nothing is cut. Raises InputError naming each text that the model is too short for.
+        Nothing is cut. Raises InputError, naming each text that is too long for the model.
         """
         rows = self.tokenize(texts)
         faults = [
@@ -133,7 +134,7 @@ class Tokenizer:
         )
 
     def tokenize(self, texts: Sequence[Text]) -> list[Row]:
-        """Tokenize as `encode` does, without padding and whatever the length. Raises InputError for what is no text."""
+        """Tokenize like `encode`, without padding and at any length. Raises InputError for values that are no texts."""
         texts = self._check(texts)
         return [
             Row(
@@ -155,10 +156,10 @@ class Tokenizer:
         return slice(begin, end), slice(end + len(self._frame.between or ()), last)
 
     def tokenize_words(self, words: Sequence[str]) -> tuple[Row, NDArray[np.int64]]:
-        """One row of words given apart, and where the tokens of each begin, int64 [words].
+        """One row of given words, and where the tokens of each word begin, int64 [words].
 
-        A word that leaves no token, such as one of control characters, is [UNK]. `offsets` count within each word.
-        Raises InputError unless it is a list of texts.
+        A word that leaves no token, such as a control character, becomes [UNK]. `offsets` count within each word.
+        Raises InputError unless `words` is a list of texts.
         """
         if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
             raise InputError("the words", f"expected a list of words; found {show(words)}")
@@ -174,7 +175,7 @@ class Tokenizer:
         return row, np.cumsum([frame.begin, *(found.shape[1] for found in pieces)])[: len(words)]
 
     def goes_on(self, row: Row, text: str) -> NDArray[np.bool_]:
-        """Which tokens of a text's row go on with the word of the one before, [T]: see `Pieces.goes_on`."""
+        """Which tokens of a row continue the word of the token before, bool [T]: see `Pieces.goes_on`."""
         found, inside = np.zeros(len(row.ids), bool), row.parts[0]
         found[inside] = self._pieces.goes_on(row.ids[inside], row.offsets[inside], text)
         return found
@@ -184,14 +185,14 @@ class Tokenizer:
         return self._pieces.trim(offsets, text)
 
     def spell(self, token_id: int) -> str:
-        """What a token is in a text: see `Pieces.spell`."""
+        """The text of a token: see `Pieces.spell`."""
         return self._pieces.spell(token_id)
 
     def put_mask(self, text: Text) -> Text:
-        """A text with this tokenizer's mask where it says [MASK], which is what most users write.
+        """The text with this tokenizer's own mask in place of [MASK], which most users write.
 
-        As it is where it has the tokenizer's own mask, or [MASK] is another token's name. Raises InputError for what
-        is no text.
+        The text is unchanged if it has the tokenizer's own mask, or if [MASK] is the name of another token. Raises
+        InputError for a value that is no text.
         """
         if self._tokenizer.token_to_id(USUAL_MASK) is not None:
             return text
@@ -204,13 +205,14 @@ class Tokenizer:
         return first.replace(USUAL_MASK, self.mask), second.replace(USUAL_MASK, self.mask)
 
     def fit(self, row: Row, long: Long = "error", spare: int = 0, cut: int | None = None) -> list[Row]:
-        """Windows of a row that the model has positions for, with `spare` positions to grow into.
+        """The row, or its windows, short enough for the model, with `spare` positions left to grow into.
 
-        long: what to do with a row that has too many tokens. `error` raises InputError, naming the length;
-        `truncate` keeps the beginning (the end, where `truncation_side` is left); a number makes windows over the
-        whole row, of which neighbours share so many tokens, and `windows` those that share a quarter.
-        cut: which text of a pair is cut, the other being kept whole; InputError where that leaves no room. By
-        default it is the longer one; if both are long, `truncate` cuts them to equal lengths, and windows are refused.
+        long: for a row with too many tokens. `error` raises InputError with the length. `truncate` keeps the beginning
+        (the end, if `truncation_side` is left). A number makes windows over the whole row: neighbours share this number
+        of tokens. `windows` shares a quarter.
+        cut: which text of a pair is cut. The other text is kept whole, and InputError is raised if this leaves no room.
+        None: the longer text is cut. If both texts are long, `truncate` cuts them to equal lengths, and windows are
+        refused.
         """
         room = self.max_length - spare
         if len(row.ids) <= room:
@@ -250,10 +252,10 @@ class Tokenizer:
         return self._pieces.adds_space
 
     def pieces(self, word: str, spaced: bool = False) -> list[int]:
-        """The ids of a word: its own, where the vocabulary has it as written, else its pieces'.
+        """The ids of a word: its own id if the vocabulary has the word as written, else the ids of its pieces.
 
-        spaced: as it is after a space, which SentencePiece's vocabularies and those of bytes have in words.
-        Raises InputError for a word without pieces, or with one that the vocabulary does not have.
+        spaced: the ids after a space. SentencePiece's vocabularies and byte vocabularies have spaces in words.
+        Raises InputError for a word without pieces, or with a piece that the vocabulary does not have.
         """
         self._check([word])
         own = self._tokenizer.token_to_id(word)
@@ -269,7 +271,7 @@ class Tokenizer:
         return f"expected at most {allowed} tokens{f' with {around}' if around else ''}; found {found}"
 
     def _check(self, texts: Sequence[Text]) -> list[Text]:
-        """Raise InputError, naming each, for what the tokenizer would choke on."""
+        """Raise InputError, naming each text that the tokenizer cannot read."""
         if isinstance(texts, str) or not texts:
             raise InputError("texts", f"expected a list of texts or of pairs of texts; found {show(texts)}")
         faults = []
@@ -278,9 +280,8 @@ class Tokenizer:
             if not all(isinstance(part, str) for part in parts):
                 faults.append(f"{_name(texts, index)}: expected a text or a pair of texts; found {show(text)}")
             elif len(parts) == 2 and self._frame.between is None:
-                faults.append(
-                    f"{_name(texts, index)}: is a pair, and post_processor in tokenizer.json has no frame for pairs"
-                )
+                found = "a pair, for which post_processor in tokenizer.json has no frame"
+                faults.append(f"{_name(texts, index)}: expected a text; found {found}")
             elif any("\ud800" <= char <= "\udfff" for part in parts for char in part):
                 faults.append(
                     f"{_name(texts, index)}: holds half of a surrogate pair, which is no character: {show(text)}"
@@ -301,9 +302,9 @@ def pad(rows: Sequence[Row], pad_id: int, multiple: int = 1) -> Inputs:
 
 
 def assign_places(windows: Sequence[Row]) -> list[NDArray[np.int64]]:
-    """Of each window, the positions of the tokens that it is to answer for: each token of the text in one window.
+    """For each window, the positions of the tokens that it answers for. Each token of the text is in one window.
 
-    That is where the token has most context on its poorer side; of equals, the first.
+    It is the window where the token has most context on its poorer side; of equals, the first.
     """
     size = 1 + max(int(window.places.max()) for window in windows)
     margins, owners = np.full(size, -1), np.zeros(size, np.int64)
@@ -316,7 +317,7 @@ def assign_places(windows: Sequence[Row]) -> list[NDArray[np.int64]]:
 
 
 def check_long(long: object, *, windows: bool = True) -> None:
-    """Raise InputError unless this says what to do with a text that is too long; `windows`: also in windows."""
+    """Raise InputError unless `long` is a valid value. windows: also allow windows."""
     if long in ("error", "truncate") or (windows and (long == "windows" or (type(long) is int and long >= 0))):
         return
     known = "error, truncate, windows or a number of tokens" if windows else "error or truncate"
@@ -329,7 +330,7 @@ def text_parts(row: Row) -> list[NDArray[np.int64]]:
 
 
 def _select(row: Row, special: NDArray[np.int64], parts: list[NDArray[np.int64]], slices: list[slice]) -> Row:
-    """The row with only these tokens of each of its parts, and the special ones, in time that these take."""
+    """The row with only these tokens of each of its parts, and the special tokens, in time proportional to them."""
     chosen = [part[taken] for part, taken in zip(parts, slices, strict=True)]
     keep = np.sort(np.concatenate([special, *chosen]))
     kept, shift = [], 0
@@ -341,5 +342,5 @@ def _select(row: Row, special: NDArray[np.int64], parts: list[NDArray[np.int64]]
 
 
 def _name(texts: Sequence[Text], index: int) -> str:
-    """How a message calls one of several texts, counting from 1."""
+    """The name of one of several texts in a message, counting from 1."""
     return f"text {index + 1} of {len(texts)}" if len(texts) > 1 else "the text"

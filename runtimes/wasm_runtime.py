@@ -29,10 +29,10 @@ _CHILD = Path(__file__).with_name("wasm_child.mjs")
 
 
 class WasmRuntime(Runtime):
-    """A session per signature in one Node process, which computes one request at a time, on one thread.
+    """A session per signature in one Node process. The process computes one request at a time, on one thread.
 
-    The graphs are those that `yizhi package` writes for the web. Of an int8 artifact they are made from those whose
-    integer sums are exact on every processor: a browser runs on any.
+    The graphs are those that `yizhi package` writes for the web. A browser runs on any processor. So the graphs of an
+    int8 artifact come from those whose integer sums are exact on every processor.
     """
 
     tiers: Mapping[str, Sequence[str]] = {WASM: ("strict",)}
@@ -55,11 +55,11 @@ class WasmRuntime(Runtime):
         return self._compute(LOGITS_AT, {**inputs.as_dict(), POSITIONS: positions}, ("logits",))["logits"]
 
     def forget(self, signature: str) -> None:
-        """Close the signature's session: WebAssembly has 4 GiB at most for all of them."""
+        """Close the signature's session: WebAssembly has at most 4 GiB for all sessions."""
         self._ask({"command": "release", "graph": str(self._graph(signature))})
 
     def settings(self) -> dict[str, str]:
-        """Versions and threads; for int8, which products."""
+        """Versions and threads. For int8, also the kind of products."""
         found = {ONNXRUNTIME_WEB.name: ONNXRUNTIME_WEB.version, "node": read_version(find_node()), "threads": "1"}
         return found | ({"products": U8U8} if self.artifact.description["precision"] == "int8" else {})
 
@@ -69,11 +69,11 @@ class WasmRuntime(Runtime):
         return {U8U8: self._compute(INTEGERS, {"rows": rows}, names)}
 
     def describe_int8_kernels(self) -> str:
-        """WebAssembly's vectors, whatever the processor below."""
+        """WebAssembly's vector instructions, on every processor."""
         return "wasm simd128"
 
     def close(self) -> None:
-        """End the process: it ends when nobody can ask it any more."""
+        """End the process: it ends when its input is closed."""
         with suppress(BrokenPipeError):
             self._questions.close()
         self._child.wait()
@@ -105,7 +105,7 @@ class WasmRuntime(Runtime):
         }
 
     def _ask(self, request: Mapping[str, Any], blobs: Sequence[bytes] = ()) -> tuple[dict[str, Any], list[bytes]]:
-        """Raises InputError for what WebAssembly refuses, such as a model beyond its memory."""
+        """Raises InputError if WebAssembly refuses, such as for a model beyond its memory."""
         with self._asking:
             try:
                 told, found = self._exchange(request, blobs)
@@ -136,7 +136,7 @@ class WasmRuntime(Runtime):
 
 
 def find_node() -> str:
-    """The path of Node. Raises NotRun where there is none, or an older one than is known to work."""
+    """The path of Node. Raises NotRun if Node is missing, or older than the oldest supported version."""
     node = shutil.which("node")
     if not node:
         raise NotRun("`runtime` wasm", f"needs Node {OLDEST_NODE} or newer; found no node")
@@ -148,5 +148,5 @@ def find_node() -> str:
 
 
 def read_version(node: str) -> str:
-    """What Node says of itself, such as v20.20.2."""
+    """Node's own version, such as v20.20.2."""
     return subprocess.run([node, "-v"], capture_output=True, text=True, check=False).stdout.strip()

@@ -1,9 +1,9 @@
-"""An ONNX artifact's graphs as a browser gets them: the same numbers, under the file names that its loaders look for.
+"""An ONNX artifact's graphs for a browser: the same numbers, under the file names that a browser's loaders expect.
 
 An int8 graph must give a row the same bits in every batch. ONNX Runtime's softmax for WebAssembly adds four sums side
-by side and the rest into the first, so that the order of a row's terms depends on how many follow: 1e-7, which moves
-int8 roundings, and logits by 0.2. So it is written out, and its sum made a column of the matrix product after it, which
-adds in the order of positions.
+by side, and the rest into the first sum. So the order of a row's terms depends on how many terms follow: 1e-7, which
+changes int8 roundings, and changes logits by 0.2. So softmax is written out, and its sum is a column of the next matrix
+product, which adds in the order of positions.
 """
 
 import onnx
@@ -55,7 +55,7 @@ def _write_out_softmax(graph: GraphProto) -> None:
 
 
 def _attend(softmax: NodeProto, product: NodeProto) -> list[NodeProto]:
-    """The nodes that stand for both, named after the softmax, with the product's result under its own name."""
+    """The nodes that replace both, named after the softmax. The product's result keeps its name."""
     scores, values, place = softmax.input[0], product.input[1], softmax.name
     nodes = []
 

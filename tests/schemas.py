@@ -4,7 +4,7 @@ from referencing import Registry
 
 from yizhi.release.schema import load_schema
 
-KINDS = ("artifact", "cases", "manifest", "package", "policy", "withdrawn")
+KINDS = ("artifact", "cases", "manifest", "package", "policy", "vocab_map", "withdrawn")
 
 
 def schema_registry() -> Registry:

@@ -208,7 +208,7 @@ def test_without_a_gpu_nothing_is_run_and_the_exit_code_says_so(tmp_path, capsys
     checkpoint = write_variant(tmp_path / "checkpoint", "bert")
     arguments = ["--checkpoint", str(checkpoint), "--out", str(tmp_path / "out"), "--target", "pytorch"]
     assert main([*arguments, "--math", "strict"]) == 2
-    assert "| pytorch | strict | - |  |  | not run | this PyTorch sees no CUDA device |" in capsys.readouterr().out
+    assert "| pytorch | strict | - |  |  | not run | PyTorch finds no CUDA device |" in capsys.readouterr().out
     found = gpu_report.from_plain(Report, json.loads((tmp_path / "out" / "gpu.json").read_text()))
     assert [row.verdict for row in found.verified] == [NOT_RUN]
     assert found.speeds == found.faults == []

@@ -3,19 +3,24 @@
 import json
 import sys
 import xml.etree.ElementTree as ET
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import bulk
 from benchmarks.aims import AIMS, judge
 from benchmarks.charts import bar_chart
-from benchmarks.contestants import products
+from benchmarks.contestants import KINDS, products
 from benchmarks.document import make_document
-from benchmarks.performance import main, summarize
+from benchmarks.machines import INTEGER_INSTRUCTIONS, RESULTS, describe_machine, kind_of, read_results
+from benchmarks.models import FP32, INT8, PRODUCTS
+from benchmarks.performance import main, render, summarize
 from benchmarks.processes import Failed, run
 from benchmarks.sections import exports
-from benchmarks.workbench import Workbench
+from benchmarks.servers import only_features
+from benchmarks.workbench import VENVS, Workbench
 from tests.checkpoints import small_config
 from yizhi.converters.targets import TARGETS
 from yizhi.pipeline.synthesis import synthesize
@@ -36,16 +41,18 @@ def section(rows, **more):
     }
 
 
+def make_machine(processor="P", instructions=("avx2",)):
+    about = {"cores": 2, "memory_bytes": GB, "system": "S", "python": "3.11"}
+    return {"processor": processor, "instructions": list(instructions), **about}
+
+
 def make_results(**sections):
-    machine = {
-        "processor": "P",
-        "cores": 2,
-        "memory_bytes": GB,
-        "system": "S",
-        "python": "3.11",
-        "instructions": ["avx2"],
-    }
-    return {"environment": machine, "sections": sections}
+    return {"machine": make_machine(), "sections": sections}
+
+
+def document_of(results, explanations=None):
+    """The files for one machine; explanations: by aim."""
+    return make_document({"avx2-p": results}, {"avx2": explanations or {}})
 
 
 def exported(seconds, peak):
@@ -119,37 +126,137 @@ def test_a_peer_that_failed_decides_nothing_and_is_told(results):
     verdict = verdicts(results)["export-tensorflow"]
     assert verdict.met is None
     assert "no | TensorFlow" in verdict.found
-    files = make_document(results, {})
+    files = document_of(results)
     assert "failed: exit code 1: no \\| TensorFlow" in files["performance.md"]
-    assert ">failed<" in files["performance/exports-seconds.svg"]
+    assert ">failed<" in files["performance/avx2-p/exports-seconds.svg"]
 
 
 def test_what_was_not_run_is_told_and_not_met(results):
     assert {verdict.met for key, verdict in verdicts(results).items() if key.startswith(("int8", "scale"))} == {None}
-    document = make_document(results, {})["performance.md"]
+    document = document_of(results)["performance.md"]
     assert "Not run: no CUDA." in document
     assert "## int8 passes" in document.split("Not run.")[0]
 
 
 def test_an_explanation_is_quoted_only_where_its_aim_is_missed(results):
     said = {"export-flax": "Because of the transposes.", "export-onnx": "Never to be read."}
-    document = make_document(results, said)["performance.md"]
+    document = document_of(results, said)["performance.md"]
     assert "Because of the transposes." in document
     assert "Never to be read." not in document
     results["sections"]["exports"]["rows"]["flax"]["yizhi"] = exported(1.0, GB // 10)
-    assert "Because of the transposes." not in make_document(results, said)["performance.md"]
+    assert "Because of the transposes." not in document_of(results, said)["performance.md"]
+
+
+def test_each_kind_of_machine_has_its_own_verdicts_figures_and_charts(results, tmp_path):
+    """The faster instructions for integers come first."""
+    vnni = {
+        **make_results(fp32=section(results["sections"]["fp32"]["rows"])),
+        "machine": make_machine("Q", ["avx_vnni"]),
+    }
+    slow = json.loads(json.dumps(results))
+    slow["sections"]["fp32"]["rows"]["onnx 1×32"]["yizhi"]["seconds"] = [0.1]
+    for found in (slow, vnni):
+        (tmp_path / f"{kind_of(found['machine'])}.json").write_text(json.dumps(found), encoding="utf-8")
+    machines = read_results(tmp_path)
+    assert list(machines) == ["avx_vnni-q", "avx2-p"]
+    files = make_document(machines, {"avx2": {"fp32-onnx": "Because of AVX2."}})
+    document = files["performance.md"]
+    assert "| what | aim | Q, avx_vnni | P, avx2 |" in document
+    assert "| met: 1×32: 1.25× optimum O1; 8×128: 1.10× optimum O1 | **missed**: 1×32: 0.50× optimum O1;" in document
+    passes = document.split("## float32 passes")[1].split("\n## ")[0]
+    assert passes.index("### Q, avx_vnni") < passes.index("### P, avx2") < passes.index("Because of AVX2.")
+    assert {"performance/avx_vnni-q/fp32-rate.svg", "performance/avx2-p/fp32-rate.svg"} <= files.keys()
+    assert "performance/avx_vnni-q/exports-memory.svg" not in files
+
+
+def test_an_explanation_is_of_the_processor_that_missed(results):
+    said = {"export-flax": "Because of AVX-512."}
+    document = make_document({"avx2-p": results}, {"avx512_vnni": said})["performance.md"]
+    assert "Because of AVX-512." not in document
+    assert "This result is not explained yet." in document
+
+
+def test_kinds_that_nobody_measured_are_told(results):
+    unmeasured = (
+        document_of(results)["performance.md"].split("No machine of these kinds was measured:")[1].split("P, ")[0]
+    )
+    assert [name for name in INTEGER_INSTRUCTIONS if f"- `{name}`:" not in unmeasured] == ["avx2"]
+
+
+@pytest.mark.parametrize(
+    ("processor", "instructions", "kind"),
+    [
+        ("AMD EPYC", ["avx2", "avx512f", "avx512_vnni"], "avx512_vnni-amd-epyc"),
+        ("Intel(R) Xeon(R) Platinum 8480+", ["avx2", "avx512_vnni", "amx_int8"], "amx_int8-intel-xeon-platinum-8480"),
+        ("AMD EPYC 7B12", ["avx2"], "avx2-amd-epyc-7b12"),
+        ("aarch64", ["asimd", "asimddp", "i8mm"], "i8mm-aarch64"),
+        ("../x", [], "other-x"),
+    ],
+)
+def test_a_kind_is_the_best_integer_instructions_and_the_processor(processor, instructions, kind):
+    assert kind_of(make_machine(processor, instructions)) == kind
+
+
+def test_results_are_of_the_machine_that_their_file_names():
+    for kind, results in read_results(RESULTS).items():
+        assert kind == kind_of(results["machine"])
+        assert not any(section["quick"] for section in results["sections"].values())
+
+
+def test_charts_of_an_older_document_go(results, tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "avx2-p.json").write_text(json.dumps(results), encoding="utf-8")
+    old = tmp_path / "docs" / "performance" / "gone" / "fp32-rate.svg"
+    old.parent.mkdir(parents=True)
+    old.touch()
+    render(tmp_path / "results", tmp_path / "docs")
+    assert not old.exists()
+    assert (tmp_path / "docs" / "performance" / "avx2-p" / "fp32-rate.svg").exists()
+
+
+def test_every_contestant_has_a_kind_and_a_venv():
+    models = [model for row in (*FP32.values(), *INT8.values(), PRODUCTS) for model in row.values()]
+    assert [model for model in models if model.kind not in KINDS or model.venv not in VENVS] == []
+    of_bulk = bulk.CONTESTANTS.values()
+    assert [kind for kind, venv, *_ in of_bulk if kind not in bulk.KINDS or venv not in VENVS] == []
+
+
+def test_frameworks_of_peers_are_those_of_ours():
+    """Else a ratio is of two frameworks, and not of two programs."""
+    root = Path(__file__).parent.parent
+
+    def pins(path):
+        lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+        return dict(line.split("==") for line in lines if "==" in line)
+
+    ours = pins(root / "constraints.txt")
+    frameworks = ("torch", "onnx", "onnxruntime", "openvino", "tensorflow", "tf_keras", "jax", "flax", "safetensors")
+    for path in sorted((root / "benchmarks").glob("peers*.txt")):
+        theirs = pins(path)
+        assert {name: theirs[name] for name in frameworks if name in theirs} == {
+            name: ours[name] for name in frameworks if name in theirs
+        }, path.name
+
+
+def test_a_section_measured_with_older_versions_says_so(results):
+    older = section({}, measured="2025-12-31", versions={"peers": {"optimum": "2.0", "nncf": "3"}}, not_run="no CUDA")
+    results["sections"]["gpu"] = older
+    document = document_of(results)["performance.md"]
+    assert "- peers: nncf 3, optimum 2.1\n" in document
+    assert "2025-12-31, 12 layers, 2 threads. With optimum 2.0 (peers).\n" in document
+    assert document.count(". With ") == 1
 
 
 def test_a_quick_run_is_not_for_quoting(results):
-    assert "not for quoting" not in make_document(results, {})["performance.md"]
+    assert "not for quoting" not in document_of(results)["performance.md"]
     results["sections"]["fp32"]["quick"] = True
-    assert "not for quoting" in make_document(results, {})["performance.md"]
+    assert "not for quoting" in document_of(results)["performance.md"]
 
 
 def test_every_chart_is_shown_and_well_formed(results):
-    files = make_document(results, {})
+    files = document_of(results)
     charts = [name for name in files if name.endswith(".svg")]
-    assert "performance/exports-memory.svg" in charts
+    assert "performance/avx2-p/exports-memory.svg" in charts
     for name in charts:
         ET.fromstring(files[name])
         assert f"({name})" in files["performance.md"]
@@ -188,7 +295,9 @@ def test_every_explanation_belongs_to_an_aim():
 
     from benchmarks.performance import EXPLANATIONS
 
-    assert set(tomllib.loads(EXPLANATIONS.read_text())) <= {aim.key for aim in AIMS}
+    for instructions, explanations in tomllib.loads(EXPLANATIONS.read_text(encoding="utf-8")).items():
+        assert instructions in INTEGER_INSTRUCTIONS
+        assert set(explanations) <= {aim.key for aim in AIMS}
 
 
 def test_a_command_is_measured_with_its_children(tmp_path):
@@ -226,7 +335,6 @@ def test_a_contestant_opens_answers_and_ends(bench):
         assert len(contestant.ask(do="run", batch=2, length=16, repeats=3)) == 3
         assert contestant.ask(do="peak") > 10_000_000
         assert contestant.ask(do="batch_dependence") < 1e-4
-    assert "onnxruntime" in bench.versions["ours"]
 
 
 def test_a_contestant_that_cannot_start_says_why(bench, tmp_path):
@@ -254,6 +362,25 @@ def test_sections_measured_before_are_kept(bench):
     assert list(kept["fp32"]["rows"]) == ["z", "a"]  # in the order measured
 
 
+def test_results_are_kept_with_the_machine_and_its_versions(bench):
+    bench.results.write_text(json.dumps({"machine": make_machine(), "sections": {}}), encoding="utf-8")
+    bench.keep("fp32", {})
+    kept = json.loads(bench.results.read_text(encoding="utf-8"))
+    assert kept["machine"] == describe_machine()
+    assert kept["sections"]["fp32"]["versions"]["yizhi"]["onnxruntime"] == version("onnxruntime")
+
+
+@pytest.mark.parametrize(("suffix", "default"), [(".onnx", "model.onnx"), (".xml", "openvino_model.xml")])
+def test_peers_get_one_graph_by_the_name_that_they_look_for(tmp_path, suffix, default):
+    artifact = tmp_path / "artifact"
+    artifact.mkdir()
+    for name in (f"features{suffix}", f"logits_at{suffix}", default, "vocab.txt"):
+        (artifact / name).write_text(name)
+    only_features(artifact, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {default, "vocab.txt"}
+    assert (tmp_path / "out" / default).read_text() == f"features{suffix}"
+
+
 def test_products_are_those_of_a_pass(bench):
     inputs = {"input_ids": np.zeros((2, 16), int)}
     for library in ("numpy", "torch"):
@@ -271,22 +398,24 @@ def test_what_the_exports_section_keeps_can_be_shown(bench, results, monkeypatch
     (bench.folder / "out" / "peer-optimum" / "model.onnx").touch()
     exports(bench)
     kept = json.loads(bench.results.read_text())["sections"]
-    document = make_document(make_results(**kept), {})["performance.md"]
+    document = document_of(make_results(**kept))["performance.md"]
     assert "| onnx | optimum | 2 |" in document
+    assert "| all | yizhi | not run: int8 misses a gate" in document
     assert "|  | copy and hash | 2 |" in document
 
 
 def test_rendering_needs_a_measurement(tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
-        main(["--render-only", "--results", str(tmp_path / "none.json")])
+        main(["--render-only", "--results", str(tmp_path)])
     assert left.value.code == 2
     assert "nothing was measured yet" in capsys.readouterr().err
 
 
 def test_rendering_again_gives_the_same_files(tmp_path, results):
-    (tmp_path / "bench.json").write_text(json.dumps(results))
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "avx2-p.json").write_text(json.dumps(results))
     for folder in ("one", "two"):
-        main(["--render-only", "--results", str(tmp_path / "bench.json"), "--docs", str(tmp_path / folder)])
+        main(["--render-only", "--results", str(tmp_path / "results"), "--docs", str(tmp_path / folder)])
     written = [path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file()]
     assert Path("performance.md") in written
     assert all((tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes() for path in written)

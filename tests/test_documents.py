@@ -13,7 +13,7 @@ from yizhi.cli import build_parser
 
 DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix()
-    for pattern in ("*.md", "docs/*.md", "docs/examples/*.sh", "Makefile", "benchmarks/*.toml")
+    for pattern in ("*.md", "docs/*.md", "docs/zh/*.md", "docs/examples/*.sh", "Makefile", "benchmarks/*.toml")
     for path in ROOT.glob(pattern)
 )
 FOLDERS = ("benchmarks", "converters", "deploy", "docs", "parity_tests", "runtimes", "tests", "training", "yizhi")

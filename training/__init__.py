@@ -1,4 +1,4 @@
-"""Training on Hugging Face Trainer and peft: what is Chinese, and what is ours, and no more.
+"""Training on Hugging Face Trainer and peft, with additions for Chinese and for Yizhi's checkpoints.
 
-Data, tasks and metrics need no framework, for they also score artifacts; the rest needs the `training` extra.
+Data, tasks and metrics need no framework, because they also score artifacts. The rest needs the `training` extra.
 """

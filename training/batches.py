@@ -1,4 +1,4 @@
-"""Rows to batches: rows of similar length together, padded to the longest of their own batch."""
+"""Rows to batches: rows of similar length together, padded to the longest row of their batch."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -31,10 +31,10 @@ def collate(features: Sequence[Feature], pad_id: int, multiple: int = 1) -> dict
 
 
 class LengthGroupedBatches(Sampler[list[int]]):
-    """Batches of indices in a random order that the seed and the epoch decide alone.
+    """Batches of indices in a random order that depends only on the seed and the epoch.
 
-    Trainer's own length grouping draws from the global generator, so a run resumed inside an epoch would go on
-    with other batches.
+    Trainer's own length grouping draws from the global generator. A run resumed inside an epoch would get other
+    batches.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""The values that settings of training may have, each list once; no framework is imported here."""
+"""The values of training's settings, each list once. No framework is imported here."""
 
 METHODS = ("full", "lora", "adapter")
 # Pfeiffer's, Houlsby's and He's adapters, by the adapters library's names.

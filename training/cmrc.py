@@ -1,8 +1,8 @@
-"""How CMRC 2018 scores an answer: exact match, and F1 over the longest run that answer and truth share.
+"""CMRC 2018's scores of an answer: exact match, and F1 over the longest common run of units.
 
 After Cui et al. 2019, A Span-Extraction Dataset for Chinese Machine Reading Comprehension (arXiv:1810.07366), and the
-evaluation script of https://github.com/ymcui/cmrc2018: Han characters are counted one by one, words of other scripts
-whole, punctuation not at all. The script splits other scripts with NLTK; here a word is letters and digits with
+evaluation script of https://github.com/ymcui/cmrc2018. A Han character is a unit, and a word of another script is a
+unit. Punctuation does not count. The script splits other scripts with NLTK. Here a word is letters and digits with
 single points, commas or apostrophes inside.
 """
 
@@ -14,17 +14,17 @@ _UNITS = re.compile(r"[\u4e00-\u9fa5]|[^\W\u4e00-\u9fa5]+(?:[.,'][^\W\u4e00-\u9f
 
 
 def exact_match(answer: str, truths: Sequence[str]) -> float:
-    """1 if the answer is one of these but for case, punctuation and spaces at its ends; else 0."""
+    """1 if the answer equals one of these, apart from case, punctuation and outer spaces; else 0."""
     return float(any(_strip(answer) == _strip(truth) for truth in truths))
 
 
 def f1(answer: str, truths: Sequence[str]) -> float:
-    """The best F1 over these, 0 … 1, where what is shared is the longest common run of units."""
+    """The best F1 over these answers, 0 … 1. The shared part is the longest common run of units."""
     return max((_f1(units(answer), units(truth)) for truth in truths), default=0.0)
 
 
 def units(text: str) -> list[str]:
-    """What is counted: Han characters, and words of other scripts; without punctuation, in lower case."""
+    """Han characters, and words of other scripts; without punctuation, in lower case."""
     return _UNITS.findall("".join(char for char in text.lower() if char not in _PUNCTUATION))
 
 

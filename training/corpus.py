@@ -20,11 +20,11 @@ _MOST_FAULTS = 20
 
 @dataclass(frozen=True)
 class Corpus:
-    """The text's tokens, end to end: 8 bytes for each.
+    """The text's tokens, end to end, in 8 bytes each.
 
-    ids: int32 [N], without [CLS] and [SEP]. words: int32 [N], the number of each token's word; numbers rise through
-    the text; −1 for what must not be masked. lines: int64 [L + 1], where each line begins, and the end.
-    documents: int64 [D + 1], which line each document begins with, and the end. text_words: the distinct words.
+    ids: int32 [N], without [CLS] and [SEP]. words: int32 [N], the number of each token's word, rising through the text;
+    −1 for tokens that must not be masked. lines: int64 [L + 1], the first token of each line, and the end.
+    documents: int64 [D + 1], the first line of each document, and the end. text_words: the distinct words.
     """
 
     ids: NDArray[np.int32]
@@ -39,9 +39,9 @@ class Corpus:
 
 
 def read_corpus(paths: Sequence[Path], tokenizer: Tokenizer, segment: Segmenter) -> Corpus:
-    """Read text files in UTF-8, a sentence or a paragraph on each line, an empty line between documents.
+    """Read text files in UTF-8: a sentence or a paragraph on each line, an empty line between documents.
 
-    Raises InputError, naming file and line, for what cannot be read and for words that are not the line's.
+    Raises InputError, naming file and line, for lines that cannot be read, and for words that differ from the line's.
     """
     number_words = WordNumberer(tokenizer.vocab, tokenizer.special_ids)
     ids, words, lines, documents = array("i"), array("i"), array("q", [0]), array("q", [0])
@@ -95,9 +95,9 @@ def _read_blocks(paths: Sequence[Path], faults: list[str]) -> Iterator[list[tupl
 
 @dataclass(frozen=True)
 class Piece:
-    """What one training sequence is made from: tokens `first` … `last` − 1 of a corpus, all of one document.
+    """The source of one training sequence: tokens `first` … `last` − 1 of a corpus, all of one document.
 
-    breaks: between the two, where the lines in it begin.
+    breaks: the line starts between them.
     """
 
     first: int
@@ -108,7 +108,7 @@ class Piece:
 def pack(corpus: Corpus, room: int, line_by_line: bool = False) -> list[Piece]:
     """Cut the text into pieces of at most `room` tokens: as many whole lines as fit, and never two documents.
 
-    A line that is longer is cut. line_by_line: each line a piece of its own, or several.
+    A longer line is cut. line_by_line: each line is a piece of its own, or several.
     """
     pieces = []
     for first_line, last_line in pairwise(corpus.documents.tolist()):

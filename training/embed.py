@@ -1,7 +1,7 @@
-"""Sentence embeddings: a checkpoint and scored pairs (CoSENT) or plain text (SimCSE) in, an encoder out.
+"""Sentence embeddings: from a checkpoint and scored pairs (CoSENT) or plain text (SimCSE) to an encoder.
 
-Both objectives train the vectors that `yizhi embed` gives: the last layer's hidden states, pooled. No layer is put on
-top, not even while training, so the result is a checkpoint without a head.
+Both objectives train the vectors that `yizhi embed` gives: the last layer's hidden states, pooled. No layer is added on
+top, not even while training. So the result is a checkpoint without a head.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,9 +35,9 @@ _MOST_FAULTS = 20
 
 
 def cosent_loss(vectors: torch.Tensor, scores: torch.Tensor, scale: float = 20.0) -> torch.Tensor:
-    """log(1 + Σ exp(λ (cos(pair k) − cos(pair i)))) over all i, k where pair i has the higher score.
+    """log(1 + Σ exp(λ (cos(pair k) − cos(pair i)))) over all i, k for which pair i has the higher score.
 
-    vectors: [2N, H], the two of a pair side by side. scores: [N]. scale: λ. Zero where all scores are equal.
+    vectors: [2N, H], the two of a pair side by side. scores: [N]. scale: λ. Zero if all scores are equal.
     Source: Su Jianlin, CoSENT, kexue.fm/archives/8847.
     """
     unit = torch.nn.functional.normalize(vectors, dim=-1)
@@ -50,7 +50,7 @@ def cosent_loss(vectors: torch.Tensor, scores: torch.Tensor, scale: float = 20.0
 def simcse_loss(vectors: torch.Tensor, temperature: float = 0.05) -> torch.Tensor:
     """The mean over texts i of −log(exp(cos(i, i′) / τ) / Σ_j exp(cos(i, j′) / τ)).
 
-    vectors: [2N, H], two of each text side by side, which differ by dropout alone. temperature: τ.
+    vectors: [2N, H], two of each text side by side, which differ only by dropout. temperature: τ.
     Source: SimCSE, unsupervised, arXiv:2104.08821, equation 4.
     """
     unit = torch.nn.functional.normalize(vectors, dim=-1)
@@ -60,7 +60,7 @@ def simcse_loss(vectors: torch.Tensor, temperature: float = 0.05) -> torch.Tenso
 
 @dataclass(frozen=True)
 class Embedding:
-    """What is learnt. objective, pooling: of OBJECTIVES and EMBEDDING_POOLINGS. scale, temperature: of the losses."""
+    """The objective. objective, pooling: of OBJECTIVES and EMBEDDING_POOLINGS. scale, temperature: of the losses."""
 
     objective: str
     pooling: str = "mean"
@@ -90,7 +90,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of what is read from .csv, .jsonl and .parquet files; of plain text, `first` in those formats."""
+    """Names of fields or columns in .csv, .jsonl and .parquet files. Plain text in these formats is `first`."""
 
     first: str = "sentence1"
     second: str = "sentence2"
@@ -114,20 +114,20 @@ def read_pairs(path: Path, columns: Columns) -> Pairs:
                 texts.append((str(row.text[0]), str(row.text[1])))
                 scores.append(score)
     if not faults and len(set(scores)) < 2:
-        faults.append(f"expected pairs of different scores; found {len(scores)} of one")
+        faults.append(f"expected pairs with different scores; found {len(scores)} of one")
     if faults:
         raise InputError(path, faults[:_MOST_FAULTS])
     return Pairs(texts, scores)
 
 
 def read_texts(path: Path, column: str) -> list[str]:
-    """Read texts, one a line or row; empty ones are left out. Raises InputError for what cannot be used."""
+    """Read texts, one per line or row, without empty ones. Raises InputError for rows that cannot be used."""
     with Source.of(str(path), None, column, None).open() as rows:
         records = list(rows)
     faults = [f"line {record.number}: {record.fault}" for record in records if record.fault]
     texts = [text for record in records if (text := plain_text(record)).strip()]
     if not faults and len(set(texts)) < 2:
-        faults.append("expected two different texts or more")
+        faults.append("expected two or more different texts")
     if faults:
         raise InputError(path, faults[:_MOST_FAULTS])
     return texts
@@ -159,7 +159,7 @@ class SentenceEncoder(torch.nn.Module):
 
 @dataclass(frozen=True)
 class EmbeddingResult:
-    """What came of it. before, scores: of the base and of the written model, on the evaluation file."""
+    """The result of a run. before, scores: of the base and of the written model, on the evaluation file."""
 
     before: dict[str, float]
     scores: dict[str, float]
@@ -185,11 +185,11 @@ def train_embedding(
     freeze_layers: int = 0,
     max_length: int | None = None,
 ) -> EmbeddingResult:
-    """Train the encoder of the checkpoint `base`, whatever its head, and write the checkpoint `out`, without one.
+    """Train the encoder of the checkpoint `base`, whatever its head, and write the checkpoint `out`, without a head.
 
     train: scored pairs for CoSENT, texts for SimCSE. evaluation: scored pairs; the weights with the best Spearman
-    correlation are kept. freeze_layers: leave the embeddings and so many layers from the bottom alone.
-    Interrupted, it leaves `OUT.partial`, from which the same call goes on.
+    correlation are kept. freeze_layers: leave the embeddings and the bottom `freeze_layers` layers unchanged.
+    An interrupted run leaves `OUT.partial`. The same call resumes it.
     Raises InputError, listing every fault, for data, settings or a checkpoint that cannot be used.
     """
     began = monotonic()
@@ -289,12 +289,12 @@ def _embed(model: SentenceEncoder, tokenizer: Tokenizer, texts: Sequence[str]) -
 
 
 def _tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Row]:
-    """What is too long is cut."""
+    """Tokenize. Texts that are too long are cut."""
     return [tokenizer.fit(row, "truncate")[0] for row in tokenizer.tokenize(texts)]
 
 
 def _build_encoder(checkpoint: Checkpoint, freeze_layers: int) -> Any:
-    """transformers' encoder without a head; nor a pooler, which the vectors would leave behind."""
+    """transformers' encoder without a head, and without a pooler, which the vectors do not use."""
     model, new = transformers_models.build_model(checkpoint, "ForTokenClassification", {"id2label": {"0": "", "1": ""}})
     return Full(freeze_layers).prepare(model, checkpoint, new).base_model
 
@@ -303,7 +303,7 @@ def _check_dropout(checkpoint: Checkpoint, embedding: Embedding) -> None:
     if embedding.objective == "simcse" and not checkpoint.config.raw.get("hidden_dropout_prob", 0.1):
         raise InputError(
             checkpoint.folder / "config.json",
-            "hidden_dropout_prob: expected more than 0 for SimCSE, whose two vectors of a text differ by dropout alone",
+            "hidden_dropout_prob: expected more than 0 for SimCSE, because a text's two vectors differ only by dropout",
         )
 
 

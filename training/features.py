@@ -1,4 +1,4 @@
-"""What a model is trained on: rows of a checkpoint's own tokens, with what its head should say. No framework needed."""
+"""Training rows: a checkpoint's own tokens, with the targets of its head. Needs no framework."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,9 +15,9 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Feature:
-    """One row for the model, and what its head should say.
+    """One row for the model, with its targets.
 
-    example: the index of the example it was made of; a long one makes several.
+    example: the index of its example; a long example makes several rows.
     targets: arguments of the model's `forward` by name, such as `labels`; a number or a vector each.
     token_targets: int64 [T] each, one for every token; padding gets IGNORED.
     """
@@ -34,9 +34,9 @@ class Feature:
 
 
 def open_tokenizer(checkpoint: Checkpoint, max_length: int | None) -> Tokenizer:
-    """The checkpoint's tokenizer, for rows of at most so many tokens; if None, as many as model and files allow.
+    """The checkpoint's tokenizer, for rows of at most `max_length` tokens. None: the limit of the model and its files.
 
-    Raises InputError for a length that it cannot have.
+    Raises InputError for a length out of range.
     """
     positions = checkpoint.config.longest
     if max_length is not None and not 8 <= max_length <= positions:

@@ -1,4 +1,4 @@
-"""Fine-tuning: a checkpoint and labelled data in, a checkpoint with a head for the task out."""
+"""Fine-tuning: from a checkpoint and labelled data to a checkpoint with a head for the task."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,10 +25,10 @@ from yizhi.training.work import RECORD, work_folder, write_record
 
 @dataclass(frozen=True)
 class FinetuningResult:
-    """What came of it.
+    """The result of a run.
 
-    scores: of the written model on the evaluation file; empty without one. guess: of guessing there, as `Task.guess`
-    has it. evaluated: how many examples that file has. new: parameters that started at random.
+    scores: of the written model on the evaluation file; empty without one. guess: the baseline there, as in
+    `Task.guess`. evaluated: the number of examples in that file. new: parameters that started at random.
     examples, rows: of the training file. trained, parameters: how many numbers were trained, of how many.
     skipped: faults of rows that were left out.
     """
@@ -70,8 +70,8 @@ def finetune(
 ) -> FinetuningResult:
     """Train the checkpoint `base` and write the checkpoint `out`.
 
-    Interrupted, it leaves `OUT.partial`, from which the same call goes on.
-    max_length: tokens of a row at most; the model's positions if None. new_head: replace a head that `base` has for
+    An interrupted run leaves `OUT.partial`. The same call resumes it.
+    max_length: the most tokens in a row; the model's positions if None. new_head: replace the head that `base` has for
     this task. skip_faulty: leave out rows that cannot be read.
     Raises InputError, listing every fault, for data, settings or a checkpoint that cannot be used.
     """
@@ -134,7 +134,7 @@ def finetune(
 
 @dataclass(frozen=True)
 class _Data:
-    """What was read of both files; `held_out` is the evaluation file's, empty without one."""
+    """The content of both files. `held_out` is the evaluation file's, empty without one."""
 
     task: Task
     examples: list[Any]
@@ -182,7 +182,7 @@ class _Collate:
 def _choose_task(
     checkpoint: Checkpoint, reader: DatasetReader, examples: list[Any], new_head: bool, faults: Faults
 ) -> Task:
-    """The data's labels; but those of a head that is there already, for it is trained on."""
+    """The task with the data's labels, or with those of the checkpoint's own head, which is then trained on."""
     found = reader.make_task(examples)
     head = checkpoint.spec.head
     if new_head or checkpoint.spec.task != found.name or not isinstance(head, LinearHead):

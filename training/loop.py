@@ -27,10 +27,10 @@ _STATE = "trainer_state.json"
 
 @dataclass(frozen=True)
 class Goal:
-    """What is measured while training.
+    """The measurements during training.
 
-    measure: scores of the model as it is, `loss` among them if it is to be drawn. best: the score that decides
-    which evaluation's weights are kept, and when to stop. greater: whether more of it is better.
+    measure: scores of the model in its present state, with `loss` if it is to be drawn. best: the score that decides
+    which evaluation's weights are kept, and when to stop. greater: whether higher is better.
     """
 
     measure: Callable[[torch.nn.Module], Scores]
@@ -40,7 +40,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class History:
-    """How training went: what Trainer logged, in order, and which evaluation was the best.
+    """The course of a training: Trainer's log, in order, and the best evaluation.
 
     steps: the optimizer's. resumed_at: the step that an earlier run had reached, or 0.
     """
@@ -59,15 +59,15 @@ def seed_everything(settings: Settings) -> None:
 
 
 def choose_device(settings: Settings) -> str:
-    """`cpu` or `cuda`. Raises InputError where CUDA was asked for and is not there."""
+    """`cpu` or `cuda`. Raises InputError if CUDA is requested and missing."""
     found = torch.cuda.is_available()
     if settings.device == "cuda" and not found:
-        raise InputError("`device`", "expected cpu: torch sees no CUDA device")
+        raise InputError("`device`", "expected cpu: PyTorch finds no CUDA device")
     return settings.device or ("cuda" if found else "cpu")
 
 
 class Indexed(Protocol):
-    """What a batch sampler's indices, of whatever kind, name one by one."""
+    """A dataset. A batch sampler's indices, of any kind, name its rows."""
 
     def __len__(self) -> int: ...
 
@@ -84,11 +84,11 @@ def train(
     goal: Goal | None = None,
     callbacks: Sequence[transformers.TrainerCallback] = (),
 ) -> History:
-    """Train the model in place, and leave it with its best weights (its last, without a goal).
+    """Train the model in place, and leave it with its best weights (without a goal: its last weights).
 
-    dataset: what `batches` (a batch sampler, such as LengthGroupedBatches) indexes; `collate` makes the arguments
-    of the model's `forward`, which must return a loss. folder: where states are saved, to go on from after an
-    interruption; a complete one found there is gone on from.
+    dataset: what `batches` (a batch sampler, such as LengthGroupedBatches) indexes. `collate` makes the arguments of
+    the model's `forward`, which must return a loss. folder: where states are saved. Training resumes from a complete
+    state in it.
     """
     resume = find_state(folder)
     trainer = _Trainer(
@@ -120,7 +120,7 @@ def train(
 
 
 def find_state(folder: Path) -> Path | None:
-    """The newest complete state that an interrupted run left; incomplete ones are removed."""
+    """The newest complete state of an interrupted run. Removes incomplete ones."""
     states = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
     for state in states:
         try:

@@ -1,17 +1,17 @@
-"""Which tokens a masked language model is asked for, and what stands in their place. Pure numpy.
+"""Masking for masked language models: which tokens are predicted, and what replaces them. Pure numpy.
 
 Four schemes, from the papers that introduced them:
 
 - `bert`: 15 % of the tokens, each alone; 80 % become [MASK], 10 % a random token, 10 % stay (BERT, arXiv:1810.04805).
-- `wwm`: the same, but all tokens of a word together (whole-word masking; for Chinese words arXiv:1906.08101). Each
-  token's 80/10/10 is drawn for itself, as in Google's `create_pretraining_data.py`.
+- `wwm`: the same, but all tokens of a word together (whole-word masking; for Chinese words arXiv:1906.08101). The
+  80/10/10 is drawn for each token, as in Google's `create_pretraining_data.py`.
 - `ngram`: as `wwm`, in runs of 1 to 4 words, 40/30/20/10 % of them.
-- `macbert`: such runs, in which each word by itself becomes a similar word (80 %), a random word (10 %) or stays
-  (10 %): masked language modelling as correction (MacBERT, arXiv:2004.13922). [MASK] is never seen.
+- `macbert`: the same runs. Each word becomes a similar word (80 %), a random word (10 %) or stays (10 %): masked
+  language modelling as correction (MacBERT, arXiv:2004.13922). The model never sees [MASK].
 
-What the papers leave open is settled so: the number of runs is drawn such that the rates are met on average whatever
-the length of a text (rounding up or down at random), but it is at least one, as in Google's code; runs do not overlap
-and do not leave their segment; a run that finds no room becomes shorter; a word with [UNK] is never chosen.
+The papers leave some points open. Here the number of runs meets the rates on average, whatever the length of a text
+(rounded up or down at random), and is at least one, as in Google's code. Runs do not overlap, and do not leave their
+segment. A run that finds no room becomes shorter. A word with [UNK] is never chosen.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,8 +38,8 @@ class Scheme:
     """How to mask.
 
     whole_words: choose words, else tokens. ngrams: the share of runs of 1, 2, … of them.
-    similar: put similar words in place of [MASK]. rate: the share of words (or tokens) to choose.
-    replaced, random: the shares of chosen ones that become [MASK] or a similar word, and a random one; the rest stays.
+    similar: replace with similar words instead of [MASK]. rate: the share of words (or tokens) to choose.
+    replaced, random: the shares of chosen ones that become [MASK] or a similar word, and a random one. The rest stays.
     """
 
     whole_words: bool
@@ -62,7 +62,7 @@ SCHEMES: Mapping[str, Scheme] = dict(zip(MASKING, _SCHEMES, strict=True))
 
 @dataclass(frozen=True)
 class Lexicon:
-    """The words that `macbert` puts in place of others: always as many tokens for as many tokens.
+    """Replacement words for `macbert`, always with the same number of tokens.
 
     random: by number of tokens n, int64 [N, n]: the words to draw random ones from.
     similar: of a word, as a tuple of ids, int64 [N, n]: the words to draw a similar one from.
@@ -90,10 +90,10 @@ class Masked:
 
 
 class Masker:
-    """Masks sequences by a scheme. All chance comes from the generator given with each sequence."""
+    """Masks sequences by a scheme. All randomness comes from the generator given with each sequence."""
 
     def __init__(self, scheme: Scheme, mask_id: int, random_ids: Ids, lexicon: Lexicon | None = None) -> None:
-        """random_ids: int64 [N], the tokens to draw random ones from. lexicon: needed where `scheme.similar`."""
+        """random_ids: int64 [N], the tokens to draw random ones from. lexicon: needed if `scheme.similar`."""
         self.scheme = scheme
         self._mask_id = mask_id
         self._random_ids = random_ids
@@ -104,8 +104,8 @@ class Masker:
     def __call__(self, ids: Ids, words: Ids, rng: np.random.Generator) -> Masked:
         """Mask one sequence.
 
-        ids: int64 [T]. words: int64 [T], the number of the word that each token is part of; −1 for tokens that must
-        not be chosen, special tokens among them. Runs of words do not reach over a −1.
+        ids: int64 [T]. words: int64 [T], the number of each token's word; −1 for tokens that must not be chosen, such
+        as special tokens. Runs of words do not reach over a −1.
         """
         bounds = _find_units(words, self.scheme.whole_words)
         chosen = self._choose(bounds, rng)
@@ -173,7 +173,7 @@ class Masker:
 
 
 def mark_words(tokens: Sequence[str], words: Ids) -> list[str]:
-    """Tokens with `##` before each that goes on with a word, as in the BERT-wwm paper: 使 ##用 语 ##言 模 ##型.
+    """Tokens, with `##` before each that continues a word, as in the BERT-wwm paper: 使 ##用 语 ##言 模 ##型.
 
     tokens: one for each of `words`, int64 [T] as in `Masker`.
     """
@@ -185,7 +185,7 @@ def mark_words(tokens: Sequence[str], words: Ids) -> list[str]:
 
 @dataclass
 class Statistics:
-    """Counts over masked sequences, beside what the papers ask for."""
+    """Counts over masked sequences, next to the papers' rates."""
 
     scheme: Scheme
     tokens: int = 0
@@ -209,7 +209,7 @@ class Statistics:
         self.actions += self._count_actions(masked, words, chosen)
 
     def rows(self) -> list[tuple[str, float, float | None]]:
-        """What was counted, its share of all, and the share that the paper gives, if it does."""
+        """Each count, its share of all, and the paper's share, if the paper gives one."""
         scheme, whole = self.scheme, self.scheme.whole_words
         rows: list[tuple[str, float, float | None]] = [
             (f"{'words' if whole else 'tokens'} chosen", _share(self.chosen_units, self.units), scheme.rate)

@@ -1,4 +1,4 @@
-"""What of a model is trained: all of it, all but the bottom layers, LoRA's small matrices, or an adapter."""
+"""Which parameters are trained: all, all but the bottom layers, LoRA's small matrices, or an adapter."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,11 +24,11 @@ class Method(Protocol):
     def prepare(self, model: transformers.PreTrainedModel, checkpoint: Checkpoint, new: Sequence[str]) -> Any:
         """The model to train. new: names of parameters that the checkpoint does not have.
 
-        Raises InputError where the checkpoint cannot be trained so.
+        Raises InputError if the checkpoint cannot be trained with this method.
         """
 
     def finish(self, model: Any, folder: Path) -> transformers.PreTrainedModel:
-        """The model to write, of the checkpoint's own architecture. What is kept apart is written into `folder`."""
+        """The model to write, of the checkpoint's own architecture. Separate parts are written into `folder`."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -36,12 +36,12 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class Full:
-    """Every parameter; or, with freeze_layers, all but the embeddings and so many layers from the bottom."""
+    """Every parameter. With freeze_layers: all but the embeddings and the bottom `freeze_layers` layers."""
 
     freeze_layers: int = 0
 
     def prepare(self, model: transformers.PreTrainedModel, checkpoint: Checkpoint, new: Sequence[str]) -> Any:
-        """Raises InputError where there are not so many layers, or the frozen ones are the same as later ones."""
+        """Raises InputError if there are fewer layers, or if the frozen layers share weights with later ones."""
         frozen = _bottom(checkpoint, self.freeze_layers) if self.freeze_layers else set()
         for name, parameter in model.named_parameters():
             # Some that are no weights never have a gradient: RoFormer's angles.
@@ -59,10 +59,9 @@ class Full:
 
 @dataclass(frozen=True)
 class Lora:
-    """Low-rank updates of some linear layers (Hu et al. 2021, arXiv:2106.09685) and a new head; all else is frozen.
+    """Low-rank updates of some linear layers (Hu et al. 2021, arXiv:2106.09685) and a new head. The rest is frozen.
 
-    modules: what the names of those layers end with. keep: also write peft's own folder, `lora/`, with the updates
-    apart.
+    modules: the ends of those layers' names. keep: also write peft's own folder, `lora/`, with the separate updates.
     """
 
     rank: int = 8
@@ -107,9 +106,9 @@ class Lora:
 
 @dataclass(frozen=True)
 class Bottleneck:
-    """A bottleneck adapter of the adapters library and a new head; all else is frozen. docs/adapters.md
+    """A bottleneck adapter of the adapters library and a new head. The rest is frozen. docs/adapters.md
 
-    kind: of BOTTLENECKS. reduction_factor: the layers are so many times as wide as the bottleneck; the configuration's
+    kind: of BOTTLENECKS. reduction_factor: the width of a layer divided by that of its bottleneck; the configuration's
     own if None.
     """
 
@@ -160,7 +159,7 @@ def _bottom(checkpoint: Checkpoint, count: int) -> set[str]:
     below = {parameter.name for parameter in parameters_of((embeddings, spec.blocks[:count]))}
     above = {parameter.name for parameter in parameters_of(spec.blocks[count:])}
     if below & above:
-        raise InputError("`freeze_layers`", "layers share their weights here: the bottom ones are the upper ones too")
+        raise InputError("`freeze_layers`", "expected 0, because all layers share their weights")
     return below
 
 

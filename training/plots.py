@@ -1,11 +1,11 @@
-"""Drawings of how training went: the loss, and the scores of each evaluation."""
+"""Plots of a training: the loss, and the scores of each evaluation."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
 def draw(path: Path, log: Sequence[Mapping[str, float]], scores: Sequence[str] = ()) -> None:
-    """Draw Trainer's log as an .svg or .png: training and evaluation loss by step, and below them these scores."""
+    """Draw Trainer's log as .svg or .png: training and evaluation loss by step, and these scores below."""
     from matplotlib.figure import Figure  # not pyplot: no window, no global state
 
     named = [name for name in scores if any(f"eval_{name}" in entry for entry in log)]

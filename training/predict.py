@@ -1,4 +1,4 @@
-"""Logits of many rows, in batches of similar length: from a model in training, or from an artifact."""
+"""Logits of many rows, in batches of similar length, from a model in training or from an artifact."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Keep pretraining: a checkpoint and plain text in, the same checkpoint with its masked-LM head, trained on, out."""
+"""Continued pretraining: from a checkpoint and plain text to the same checkpoint, its masked-LM head trained on."""
 
 import json
 from dataclasses import dataclass
@@ -39,11 +39,12 @@ _TRAINING, _EVALUATION = 0, 1
 
 @dataclass(frozen=True)
 class Objective:
-    """What is read, and what the model learns from it.
+    """The text, and what the model learns from it.
 
-    text, evaluation: files. masking: one of MASKING. segmenter: see `open_segmenter`. similar_words, word_vectors:
-    where `macbert` has its similar words from; vectors: how many words of the latter to read. pairs: one of PAIRS.
-    line_by_line: a sequence for each line. max_length: tokens of a sequence; 128, or the model's most, if None.
+    text, evaluation: files. masking: one of MASKING. segmenter: see `open_segmenter`. similar_words, word_vectors: the
+    source of similar words for `macbert`; vectors: how many words of the latter to read. pairs: one of PAIRS.
+    line_by_line: a sequence for each line. max_length: tokens of a sequence. None: 128, or the model's limit if that is
+    less.
     """
 
     text: tuple[Path, ...]
@@ -58,7 +59,7 @@ class Objective:
     max_length: int | None = None
 
     def __post_init__(self) -> None:
-        """Raise InputError, listing every fault, for what does not go together."""
+        """Raise InputError, listing every fault, for settings that contradict each other."""
         faults = []
         if self.masking not in MASKING:
             faults.append(f"`masking`: expected one of {', '.join(MASKING)}; found {self.masking!r}")
@@ -73,7 +74,7 @@ class Objective:
             raise InputError("options", faults)
 
     def identity(self) -> dict[str, Any]:
-        """Plain values that tell this objective from another, with digests of the files."""
+        """Plain values that identify the objective, with digests of the files."""
         digests: dict[str, Any] = {
             name: [sha256_of_file(path) for path in paths]
             for name, paths in {"text": self.text, "evaluation": self.evaluation}.items()
@@ -102,10 +103,10 @@ class Prepared:
 
 @dataclass(frozen=True)
 class PretrainingResult:
-    """What came of it.
+    """The result of a run.
 
-    scores: of the written model on the evaluation files: `loss` (mean cross-entropy of the masked tokens, in nats) and
-    `accuracy`, with pairs `pair_accuracy`; empty without such files. new: parameters that started at random.
+    scores: of the written model on the evaluation files: `loss` (mean cross-entropy of the masked tokens, in nats),
+    `accuracy`, and with pairs `pair_accuracy`; empty without evaluation files. new: parameters that started at random.
     """
 
     scores: dict[str, float]
@@ -165,7 +166,7 @@ def prepare(checkpoint: Checkpoint, objective: Objective, seed: int) -> Prepared
 
 
 def show_masking(prepared: Prepared, count: int) -> list[str]:
-    """The first sequences of the first epoch, two lines each: words marked with ##, and what the model would see."""
+    """The first sequences of the first epoch, two lines each: words marked with ##, and the model's input."""
     lines = []
     vocab = prepared.tokenizer.vocab
     for index in range(min(count, len(prepared.train))):
@@ -185,7 +186,7 @@ def count_masking(prepared: Prepared) -> Statistics:
 
 
 def is_done(base: Path, objective: Objective, out: Path, settings: Settings) -> bool:
-    """Whether `out` is what `pretrain` made of the same checkpoint, text and settings: it would make it again."""
+    """Whether `out` already is the result of `pretrain` for the same checkpoint, text and settings."""
     if not (out / RECORD).is_file():
         return False
     with Checkpoint.open(base) as checkpoint:
@@ -198,9 +199,9 @@ def pretrain(
 ) -> PretrainingResult:
     """Train the checkpoint `base` on, and write the checkpoint `out`.
 
-    Interrupted, it leaves `OUT.partial`, from which the same call goes on. new_head: begin a masked-LM head at random
-    where `base` has none. A pooler that nothing trains is carried over as it is. A head over pairs stays in
-    `model.safetensors`, where BERT and ALBERT publish it; no artifact has it.
+    An interrupted run leaves `OUT.partial`. The same call resumes it. new_head: start a masked-LM head at random if
+    `base` has none. An untrained pooler is copied unchanged. A head over pairs stays in `model.safetensors`, where BERT
+    and ALBERT publish it. No artifact has it.
     Raises InputError, listing every fault, for text, settings or a checkpoint that cannot be used.
     """
     from yizhi.training import loop, transformers_models
@@ -261,13 +262,13 @@ def _identify(checkpoint: Checkpoint, objective: Objective, settings: Settings) 
 def _check_head(checkpoint: Checkpoint, new_head: bool) -> None:
     task = checkpoint.spec.task
     if task == "features" and not new_head:
-        raise InputError(checkpoint.folder, "has no masked-LM head to train on; `new_head` begins one at random")
+        raise InputError(checkpoint.folder, "has no masked-LM head; `new_head` starts one at random")
     if task not in ("features", "fill-mask"):
         raise InputError(checkpoint.folder, f"expected a masked-LM head; found one for {task}")
 
 
 def _random_ids(tokenizer: Tokenizer) -> Ids:
-    """What a random token may be: any but special and unused ones."""
+    """The ids for random tokens: all but special and unused ones."""
     wanted = np.array([not token.startswith("[unused") and " " not in token for token in tokenizer.vocab])
     wanted[tokenizer.special_ids] = False
     return np.flatnonzero(wanted)
@@ -285,7 +286,7 @@ def _lexicon(objective: Objective, corpus: Corpus, tokenizer: Tokenizer) -> Lexi
 
 
 def _load_pair_head(model: Any, checkpoint: Checkpoint, new: list[str]) -> list[str]:
-    """Load a head over pairs that the checkpoint holds although no output uses it; return what is still new."""
+    """Load the checkpoint's head over pairs, which no output uses. Return the parameters that are still new."""
     import torch
 
     prefix = _PAIR_HEADS.get(checkpoint.config.model_type, ("?",))[0]
@@ -300,7 +301,7 @@ def _load_pair_head(model: Any, checkpoint: Checkpoint, new: list[str]) -> list[
 
 
 def _measure(model: Any, held_out: Sequences, pad_id: int) -> dict[str, float]:
-    """Scores on the evaluation text, masked the same way each time."""
+    """Scores on the evaluation text, with the same masks each time."""
     import torch
 
     from yizhi.training.batches import collate

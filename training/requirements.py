@@ -1,4 +1,4 @@
-"""What training needs installed beside Yizhi itself."""
+"""The packages that training needs beyond Yizhi's own."""
 
 from importlib.util import find_spec
 

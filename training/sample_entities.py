@@ -1,7 +1,7 @@
 """Sentences with tagged persons, places and organizations, for docs/ner-walkthrough.md.
 
-Written for this project: names are put together from the lists below and into the sentences below. No name of the
-test file is in the training file, and no sentence of it either, so that a score says that something was learnt.
+They were written for this project: the lists below give names, and the patterns below give sentences. The training file
+has no name and no sentence of the test file, so a score shows that something was learnt.
 
     python -m yizhi.training.sample_entities --out build/walkthrough/data
 """
@@ -89,9 +89,9 @@ _TEST_SENTENCES = (
 
 
 def make_sentences(count: int, seed: int, test: bool = False) -> list[list[tuple[str, str]]]:
-    """So many sentences of (character, BIO tag), the same for the same seed.
+    """`count` sentences of (character, BIO tag). The same seed gives the same sentences.
 
-    test: of more patterns, and with names that no other call gives.
+    test: with more patterns, and with names that no other call uses.
     """
     draw = random.Random(seed)
     known = [pattern for pattern in _SENTENCES if "{" in pattern]  # with other names they are other sentences

@@ -1,4 +1,4 @@
-"""An artifact's score on labelled data: what its own framework needs, and the libraries that count."""
+"""An artifact's score on labelled data. Needs the artifact's own framework, and the scoring libraries."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -18,8 +18,8 @@ Segmenter = Callable[[str], Sequence[str]]
 def open_segmenter(name: str) -> Segmenter:
     """The segmenter of this name.
 
-    `jieba`; `spaces`, for text whose words already have spaces between them; or `module:function`, any importable
-    function from a text to the list of its words. Raises InputError where there is no such thing.
+    `jieba`; `spaces`, for text with spaces between words; or `module:function`, an importable function from a text to
+    the list of its words. Raises InputError if it does not exist.
     """
     if name == "spaces":
         return str.split
@@ -38,7 +38,7 @@ def open_segmenter(name: str) -> Segmenter:
 
 
 class WordNumberer:
-    """Says which word each token of a text is part of."""
+    """Numbers the words of a text, token by token."""
 
     def __init__(self, vocab: Sequence[str], special_ids: Sequence[int]) -> None:
         self._goes_on = np.array([token.startswith("##") and len(token) > 2 for token in vocab])
@@ -47,9 +47,10 @@ class WordNumberer:
     def __call__(self, text: str, words: Sequence[str], row: Row) -> NDArray[np.int64]:
         """int64 [T]: the number of the word, from 0, that each token of the row begins in.
 
-        words: what a Segmenter gave for the text. row: the tokenized text. A token that WordPiece marks with ## goes
-        with the one before it, whatever the segmenter says. −1 for special tokens, and for all of a word with [UNK].
-        Raises InputError where the words are not those of the text.
+        words: the Segmenter's words of the text. row: the tokenized text. A token that WordPiece marks with ## has the
+        number of the token before it, whatever the segmenter says. −1 for special tokens, and for all tokens of a word
+        with [UNK].
+        Raises InputError if the words are not those of the text.
         """
         numbers = _find_words(text, words)[row.offsets[:, 0]]
         places = np.arange(len(row.ids))
@@ -69,7 +70,9 @@ def _find_words(text: str, words: Sequence[str]) -> NDArray[np.int64]:
             raise InputError("segmenter", f"{show(text)}: expected words that are strings; found {show(word)}")
         start = text.find(word, end)
         if start < 0 or text[end:start].strip():
-            raise InputError("segmenter", f"{show(text)}: {show(word)} is not what comes after {show(text[:end])}")
+            raise InputError(
+                "segmenter", f"{show(text)}: expected the text after {show(text[:end])}; found {show(word)}"
+            )
         end = start + len(word)
         numbers[start:end] = number
     if text[end:].strip():

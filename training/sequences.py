@@ -17,10 +17,10 @@ IN_ORDER, NOT_IN_ORDER = 0, 1
 
 
 class Sequences:
-    """Every sequence of every epoch. Which tokens are masked, and how, follows from seed, epoch and index alone.
+    """Every sequence of every epoch. Masks depend only on seed, epoch and index.
 
-    pairs: one of PAIRS, or None for one segment. pair_target: the argument of the model's `forward` that takes
-    whether the segments are in order. `statistics` counts all that was masked.
+    pairs: one of PAIRS, or None for one segment. pair_target: the argument of the model's `forward` for whether the
+    segments are in order. `statistics` counts all masked tokens.
     """
 
     def __init__(
@@ -33,13 +33,13 @@ class Sequences:
         pairs: str | None = None,
         pair_target: str = "next_sentence_label",
     ) -> None:
-        """Raises InputError where the text is not enough for pairs."""
+        """Raises InputError if the text is too short for pairs."""
         if pairs:
             pieces = [piece for piece in pieces if piece.last - piece.first > 1]
         if not pieces:
-            raise InputError("text", "expected a line of two tokens or more")
+            raise InputError("text", "expected a line of at least two tokens")
         if pairs == "nsp" and len(corpus.documents) < 3:
-            raise InputError("`pairs`", "nsp needs two documents or more: files, or parts with an empty line between")
+            raise InputError("`pairs`", "nsp needs at least two documents: files, or parts with an empty line between")
         self.statistics = Statistics(masker.scheme)
         self._corpus = corpus
         self._pieces = pieces
@@ -61,7 +61,7 @@ class Sequences:
         return [piece.last - piece.first + (3 if self._pairs else 2) for piece in self._pieces]
 
     def __getitem__(self, key: tuple[int, int]) -> Feature:
-        """Sequence `index` of epoch `epoch`, as the model sees it; key: (epoch, index)."""
+        """Sequence `index` of epoch `epoch`, as the model's input; key: (epoch, index)."""
         row, words, targets, rng = self.draw(key)
         masked = self._masker(row.ids, words, rng)
         self.statistics.add(masked, words)
@@ -113,7 +113,7 @@ class Sequences:
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index), for what differs from epoch to epoch; otherwise as LengthGroupedBatches."""
+    """Batches of (epoch, index), for data that differs from epoch to epoch; otherwise like LengthGroupedBatches."""
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
         self._batches = LengthGroupedBatches(lengths, batch_size, seed)

@@ -1,4 +1,4 @@
-"""Settings: how a model is trained, whatever it is trained for."""
+"""Settings: the hyper-parameters that all kinds of training share."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,11 +12,11 @@ class Settings:
     """Hyper-parameters of one training run.
 
     batch_size: rows in a forward pass; accumulation: forward passes in an optimizer's step.
-    warmup: share of all steps in which the learning rate rises; it falls linearly to zero in the rest.
-    weight_decay: AdamW's, on all but biases and LayerNorms. max_steps: instead of whole epochs, where given.
-    evaluate_every: steps between evaluations, at which the state is saved too; an epoch if None.
-    patience: stop after so many evaluations without a better score; None never does.
-    precision: fp32 or bf16 (autocast: weights stay float32). device: cpu, cuda, or None for cuda where there is one.
+    warmup: the share of all steps in which the learning rate rises; it falls linearly to zero in the rest.
+    weight_decay: AdamW's, on all but biases and LayerNorms. max_steps: if given, replaces whole epochs.
+    evaluate_every: steps between evaluations, which also save the state; an epoch if None.
+    patience: stop after this many evaluations without a better score; None never stops.
+    precision: fp32 or bf16 (autocast: weights stay float32). device: cpu, cuda, or None for cuda if there is one.
     """
 
     epochs: int = 3
@@ -34,7 +34,7 @@ class Settings:
     device: str | None = None
 
     def __post_init__(self) -> None:
-        """Raise InputError, listing every fault, for values that mean nothing."""
+        """Raise InputError, listing every fault, for values out of range."""
         faults = [
             f"{name}: expected 1 or more; found {getattr(self, name)}"
             for name in ("epochs", "max_steps", "batch_size", "accumulation", "evaluate_every", "patience", "threads")

@@ -1,7 +1,8 @@
-"""Where MacBERT's similar words come from: a file that lists them, or word vectors.
+"""MacBERT's similar words, from a file that lists them or from word vectors.
 
-The paper (arXiv:2004.13922) took them from the `synonyms` toolkit, which is nearest neighbours in word2vec vectors:
-what `from_vectors` does with any vectors. Which of the neighbours it took it does not say; here one is drawn at random.
+The paper (arXiv:2004.13922) took them from the `synonyms` toolkit: nearest neighbours in word2vec vectors.
+`find_neighbours` does the same with any vectors. The paper does not say which neighbour it took. Here one is drawn at
+random.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ _BLOCK = 256
 def read_similar_words(path: Path) -> dict[str, list[str]]:
     """Word -> its similar words, from lines `word similar similar …` in UTF-8, with spaces or tabs between.
 
-    Raises InputError, naming the line, for a word that stands alone or has two lines.
+    Raises InputError, naming the line, for a word without similar words, or with two lines.
     """
     similar: dict[str, list[str]] = {}
     faults = []
@@ -33,7 +34,7 @@ def read_similar_words(path: Path) -> dict[str, list[str]]:
         if word and not others:
             faults.append(f"line {number}: {show(word)} has no similar words")
         elif word in similar:
-            faults.append(f"line {number}: {show(word)} has a line already")
+            faults.append(f"line {number}: expected one line for each word; {show(word)} has two")
         elif word:
             similar[word] = others
     if faults or not similar:
@@ -42,10 +43,10 @@ def read_similar_words(path: Path) -> dict[str, list[str]]:
 
 
 def read_vectors(path: Path, limit: int | None = None) -> tuple[list[str], NDArray[np.float32]]:
-    """Words and float32 [N, D] from word2vec's text format: `word x x x …`, after a first line `N D` if there is one.
+    """Words and float32 [N, D] from word2vec's text format: `word x x x …`, with an optional first line `N D`.
 
-    limit: read so many words and no more; files have the frequent ones first.
-    Raises InputError, naming the line, for a vector that is not numbers or not as long as the first.
+    limit: read at most `limit` words; files have the frequent words first.
+    Raises InputError, naming the line, for a vector that is not numbers, or not as long as the first.
     """
     words: list[str] = []
     rows: list[NDArray[np.float32]] = []
@@ -72,7 +73,7 @@ def read_vectors(path: Path, limit: int | None = None) -> tuple[list[str], NDArr
 def find_neighbours(
     words: Sequence[str], vectors: NDArray[np.float32], wanted: Collection[str], count: int = NEIGHBOURS
 ) -> dict[str, list[str]]:
-    """Of each wanted word that has a vector, the nearest others of as many characters, by cosine.
+    """For each wanted word with a vector, the nearest other words of as many characters, by cosine.
 
     words: N of them. vectors: float32 [N, D].
     """
@@ -96,7 +97,7 @@ def find_neighbours(
 
 
 def build_lexicon(tokenizer: Tokenizer, text_words: Iterable[str], similar: Mapping[str, Sequence[str]]) -> Lexicon:
-    """What `Masker` draws from: each word's similar ones of as many tokens, and the text's own words as random ones.
+    """`Masker`'s lexicon: each word's similar words of as many tokens, and the text's own words as random ones.
 
     Words that the vocabulary cannot spell are left out.
     """

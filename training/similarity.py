@@ -1,4 +1,4 @@
-"""How good sentence vectors are: rank correlation with scores that people gave, and retrieval. Numpy and scipy."""
+"""Quality of sentence vectors: rank correlation with human scores, and retrieval. Numpy and scipy."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ def cosines(one: Vectors, other: Vectors) -> NDArray[np.float64]:
 
 
 def rank_correlation(found: NDArray, expected: NDArray) -> float:
-    """Spearman's; 0 where it is undefined, since nothing varies. Both [N]."""
+    """Spearman's rank correlation. 0 if it is undefined, because nothing varies. Both [N]."""
     from scipy.stats import spearmanr
 
     if len(found) < 2 or np.ptp(found) == 0 or np.ptp(expected) == 0:
@@ -29,9 +29,9 @@ def retrieval(
 ) -> dict[str, float]:
     """How early a match comes among all candidates, by cosine.
 
-    queries: [Q, H]. candidates: [C, H]. matches: of each query, the candidates that are right, one or more.
+    queries: [Q, H]. candidates: [C, H]. matches: for each query, the right candidates, one or more.
     `recall@k` is the share of queries with a match among the first k, `mrr` the mean of 1 / (rank of the first match).
-    A candidate that is as near as the match counts as before it, so that equal vectors earn nothing.
+    A candidate as near as the match counts as before it, so equal vectors earn nothing.
     """
     queries, candidates = _unit(queries), _unit(candidates)
     ranks = []

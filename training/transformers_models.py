@@ -1,4 +1,4 @@
-"""Checkpoint to transformers' model and back: canonical names on both sides, nothing lost on the way."""
+"""From a checkpoint to transformers' model and back, with canonical names on both sides and without loss."""
 
 import shutil
 from collections.abc import Iterable, Mapping
@@ -20,10 +20,10 @@ from yizhi.storage.json_files import to_json
 def build_model(
     checkpoint: Checkpoint, class_suffix: str, config: Mapping[str, Any]
 ) -> tuple[transformers.PreTrainedModel, list[str]]:
-    """transformers' class of the checkpoint's family for a task, with its weights; and the parameters that are new.
+    """transformers' model of the checkpoint's family for a task, with its weights; and the new parameters.
 
-    class_suffix: such as ForTokenClassification. config: what differs from the checkpoint's own `config.json`.
-    Seed first: new parameters are random. Raises InputError where the encoder itself would not be the checkpoint's.
+    class_suffix: such as ForTokenClassification. config: changes of the checkpoint's own `config.json`.
+    Seed first: new parameters are random. Raises InputError if the encoder would differ from the checkpoint's.
     """
     if checkpoint.config.adapter:
         raise InputError(
@@ -73,11 +73,11 @@ def write_checkpoint(
     config: Mapping[str, Any],
     carry: Iterable[Parameter] = (),
 ) -> None:
-    """Write a canonical checkpoint: the model's weights, the base's vocabulary, and its config but for `config`.
+    """Write a canonical checkpoint: the model's weights, the base's vocabulary, and its config, changed by `config`.
 
-    carry: the base's parameters to write as they are, where the model has no place for them.
-    folder: an empty one, such as `yizhi.storage.folders.new_folder` gives. Raises InputError where `yizhi export`
-    would not take it.
+    carry: the base's parameters to copy, which the model does not have.
+    folder: an empty one, such as `yizhi.storage.folders.new_folder` gives. Raises InputError if `yizhi export` would
+    refuse the checkpoint.
     """
     architecture = type(model).__name__
     raw = {key: value for key, value in checkpoint.config.raw.items() if key not in ("torch_dtype", "num_labels")}

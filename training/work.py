@@ -1,4 +1,4 @@
-"""What a training run leaves: the state to go on from while it runs, and its record when it is done."""
+"""The files of a training run: the state to resume from, and the record of a finished run."""
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,14 +22,14 @@ _IDENTITY = "run.json"
 
 @contextmanager
 def work_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
-    """`OUT.partial`, where a run saves its state: the same run finds it again, and removes it when it ends well.
+    """`OUT.partial`, where a run saves its state. The same run finds it again, and removes it at the end.
 
-    identity: what makes a run the same, in plain values: its settings, and digests of what it reads.
-    Raises InputError where the folder is another run's, or in use.
+    identity: plain values that identify the run: its settings, and digests of its inputs.
+    Raises InputError if the folder is another run's, or in use.
     """
     folder = out.parent / f"{out.name}.partial"
     folder.mkdir(parents=True, exist_ok=True)
-    with hold(folder, "another training into this folder is running"):
+    with hold(folder, "another training is writing to this folder"):
         _check_identity(folder, identity)
         try:
             yield folder
@@ -44,7 +44,7 @@ def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     path = folder / _IDENTITY
     if not path.exists():
         if any(folder.iterdir()):
-            raise InputError(folder, f"is not empty, and is no interrupted training: it has no {_IDENTITY}")
+            raise InputError(folder, f"is not empty, and not an interrupted training: it has no {_IDENTITY}")
         path.write_text(to_json(identity), encoding="utf-8")
         return
     before, now = _flatten(read_json_object(path)), _flatten(identity)
@@ -54,7 +54,9 @@ def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
         if before.get(name) != now.get(name)
     ]
     if faults:
-        raise InputError(folder, ["holds an interrupted run of other settings; remove it to begin anew", *faults])
+        raise InputError(
+            folder, ["holds an interrupted run with other settings; remove the folder to start again", *faults]
+        )
 
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -68,9 +70,9 @@ def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def write_record(
     folder: Path, identity: Mapping[str, Any], history: "History", drawn: Sequence[str] = (), **more: Any
 ) -> None:
-    """Write `metrics.json` (what was run, Trainer's log, the best step, and `more`) and `training.svg`.
+    """Write `metrics.json` (the run, Trainer's log, the best step, and `more`) and `training.svg`.
 
-    drawn: names of scores that evaluations measured, to be drawn below the loss.
+    drawn: names of measured scores to draw below the loss.
     """
     record = {
         "schema_version": 1,

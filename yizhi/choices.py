@@ -1,6 +1,6 @@
-"""The values that settings of artifacts may have, each list once, for the library and for the command line alike.
+"""The values of artifacts' settings, each list once, for the library and the command line.
 
-Nothing is imported here, so that a command's arguments can be declared without what the command needs.
+This module imports nothing, so that a command's arguments can be declared without the command's imports.
 """
 
 from typing import Literal, get_args

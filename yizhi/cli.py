@@ -35,6 +35,7 @@ from yizhi.commands import (
     synthesize,
     tag,
     train_embeddings,
+    trim_vocab,
     verify,
 )
 from yizhi.commands.options import name_flags
@@ -42,7 +43,7 @@ from yizhi.errors import Altered, CheckFailed, InputError, printable, propose
 
 # As the help groups them: what a user wants to do.
 GROUPS: Mapping[str, Sequence[ModuleType]] = {
-    "make": (export, convert, import_checkpoint, synthesize),
+    "make": (export, convert, import_checkpoint, trim_vocab, synthesize),
     "check": (verify, diff, inspect, int8_report, models),
     "use": (fill_mask, classify, tag, answer, embed, rerank, serve),
     "train": (pretrain, finetune, train_embeddings),
@@ -52,7 +53,7 @@ GROUPS: Mapping[str, Sequence[ModuleType]] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command. Returns 0 if all is good, 1 if a check failed, 2 for bad usage or input, 3 if not all ran."""
+    """Run one command. Returns 0: good; 1: a check failed; 2: bad usage or input; 3: something was not run."""
     parser = build_parser()
     given = sys.argv[1:] if arguments is None else arguments
     if not given:
@@ -88,7 +89,7 @@ BROKEN_PIPE = 141  # as a shell tells of it
 
 
 def _is_utf8(argument: str) -> bool:
-    """False for a name that only this machine's file system knows: no manifest and no framework takes it."""
+    """False for a name that only this machine's file system knows. No manifest and no framework takes such a name."""
     try:
         argument.encode()
     except UnicodeEncodeError:

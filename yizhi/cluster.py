@@ -1,4 +1,4 @@
-"""A Ray cluster: one that runs, or one that this process starts for itself."""
+"""A Ray cluster: a running one, or one that this process starts for itself."""
 
 import logging
 import os
@@ -21,10 +21,10 @@ QUIET = {
 
 @contextmanager
 def connect(address: str | None, processors: int | None) -> Iterator[None]:
-    """A cluster for the block: the one at `address`, the one this process has already, or one started for it.
+    """A cluster for the block: the one at `address`, the one that this process already uses, or a new one.
 
-    address: as `ray.init` takes it; None for $RAY_ADDRESS, or else for a cluster of its own on this machine.
-    processors: of a cluster of its own; None for all. Raises InputError where no cluster can be had.
+    address: as `ray.init` takes it. None: $RAY_ADDRESS, else a new cluster on this machine.
+    processors: of a new cluster; None for all. Raises InputError if no cluster can be used.
     """
     if not find_spec("ray"):
         raise NotRun("the Ray engine", "needs Ray: pip install 'yizhi[ray]'")
@@ -51,9 +51,9 @@ def connect(address: str | None, processors: int | None) -> Iterator[None]:
 
 
 def _reach(address: str) -> None:
-    """Raise InputError where nothing listens, which Ray itself takes minutes to say."""
+    """Raise InputError if nothing listens. Ray itself needs minutes to notice."""
     if address.startswith("ray://"):
-        reason = "a Ray client is outside of the cluster, whose nodes cannot read its files"
+        reason = "a Ray client is outside the cluster, and the nodes cannot read its files"
         raise InputError(f"`address` {address}", f"{reason}; run this on a node, for instance by `ray job submit`")
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
@@ -65,5 +65,5 @@ def _reach(address: str) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, or else its kind: Ray's messages go on with stacks of other processes."""
+    """The first line of an error, or its class. Ray's messages continue with stacks of other processes."""
     return (str(error).strip() or type(error).__name__).split("\n")[0]

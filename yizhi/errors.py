@@ -1,4 +1,4 @@
-"""The two ways Yizhi says no. The command line turns them into exit codes 2 and 1."""
+"""Yizhi's errors. The command line turns InputError into exit code 2, and CheckFailed and Altered into 1."""
 
 import difflib
 import reprlib
@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used. Lists every fault found, not just the first.
+    """An input cannot be used. Lists every fault found, not just the first.
 
-    Text that speaks of a parameter names it as `name`; the command line puts its flag there.
+    The text names a parameter as `name`. The command line puts its flag there.
     """
 
     def __init__(self, subject: object, faults: Sequence[str] | str) -> None:
@@ -26,33 +26,33 @@ class InputError(ValueError):
 
 
 class Altered(InputError):
-    """A file is not as it was written. The command line ends with exit code 1: a check ran, and its answer is no."""
+    """A file differs from what was written. Exit code 1, because a check ran and failed."""
 
 
 class NotRun(InputError):
-    """What was asked for cannot be run on this machine: a framework or a device is missing. Never a pass."""
+    """This machine cannot run the request: a framework or a device is missing. Never counts as a pass."""
 
 
 class CheckFailed(Exception):
-    """A check ran and its answer is no: outputs differ, or a file was altered."""
+    """A check ran and failed: outputs differ, or a file was altered."""
 
     def __init__(self, text: str) -> None:
         super().__init__(printable(text))
 
 
 def show(value: object) -> str:
-    """`repr` of something a user gave, shortened: a fault must fit on a line whatever the file held."""
+    """`repr` of a user's value, shortened, so that a fault fits on a line."""
     return _SHORT.repr(value)
 
 
 def propose(given: str, known: Iterable[str]) -> str:
-    """The nearest of the known names, as the end of a sentence on one that is not; nothing where none is near."""
+    """The nearest known name, as ` (did you mean NAME?)`. Empty if no name is near."""
     close = difflib.get_close_matches(given, list(known), n=1)
     return f" (did you mean {close[0]}?)" if close else ""
 
 
 def collect_faults(faults: list[str], read: Callable[[], T]) -> T | None:
-    """Run one reader of a file; on InputError, note its faults under the file's name and go on."""
+    """Run one reader of a file. On InputError, add its faults under the file's name, and return None."""
     try:
         return read()
     except InputError as error:
@@ -61,7 +61,7 @@ def collect_faults(faults: list[str], read: Callable[[], T]) -> T | None:
 
 
 def collect_own_faults(faults: list[str], read: Callable[[], T]) -> T | None:
-    """As `collect_faults`, for a reader whose faults name their files themselves."""
+    """Like `collect_faults`, for a reader whose faults name their files."""
     try:
         return read()
     except InputError as error:
@@ -75,8 +75,8 @@ _SHORT.maxlong = 30
 
 
 def printable(text: str) -> str:
-    """Text that is safe to print: names come from files.
+    """Text that is safe to print. Names come from files.
 
-    A terminal must not obey them, nor an encoder stumble over a lone surrogate.
+    Control characters would steer a terminal, and a lone surrogate cannot be encoded.
     """
     return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)

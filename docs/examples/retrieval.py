@@ -14,8 +14,8 @@ import numpy as np
 
 # Of the passages, every so many is kept out of training: its queries are what is measured.
 EVERY = 4
-# Passages that training is told are wrong, for each query; and of these, how many share most characters with it. From
-# such passages a reranker learns that shared characters are wrong (docs/retrieval.md): its are all taken at random.
+# Wrong passages for each query in training, and how many of them share most characters with the query. A reranker
+# would learn from these that shared characters are wrong (docs/decisions/reranker-negatives.md).
 WRONG = 4
 ALIKE = {"embedder": 3, "reranker": 0}
 # Queries to choose the best weights by.

@@ -269,7 +269,7 @@ def test_an_unfinished_run_is_not_mixed_with_another(tmp_path, artifact, capsys)
 def test_a_damaged_progress_file_is_named(tmp_path, artifact, capsys, state):
     (tmp_path / "out.jsonl.progress").write_text(state)
     assert embed(artifact, write_input(tmp_path / "in.txt"), tmp_path / "out.jsonl") == 2
-    assert "progress:\n  - is not what an unfinished run leaves; remove this file" in capsys.readouterr().err
+    assert "progress:\n  - is not the state of an unfinished run; remove this file" in capsys.readouterr().err
 
 
 def test_memory_does_not_grow_with_the_input(tmp_path):
@@ -297,7 +297,7 @@ def test_what_is_read_is_not_written_to(artifact, tmp_path, capsys, option):
     before = source.read_bytes()
     output, errors = (source, tmp_path / "e.jsonl") if option == "--output" else (tmp_path / "out.jsonl", source)
     assert embed(artifact, source, output, "--errors", str(errors), "--overwrite") == 2
-    assert "is what is read; write to another file" in capsys.readouterr().err
+    assert "is the input; write to another file" in capsys.readouterr().err
     assert source.read_bytes() == before
     assert list(tmp_path.iterdir()) == [source]
 

@@ -244,7 +244,7 @@ def test_options_of_another_engine(release, source, tmp_path, capsys, options, m
 def test_standard_input_and_a_missing_ray_are_refused(release, source, tmp_path, capsys, monkeypatch):
     command = ["embed", str(release / "onnx-int8"), "-", "--output", str(tmp_path / "out.npy"), "--engine", "ray"]
     assert main(command) == 2
-    assert "the Ray engine reads a file" in capsys.readouterr().err
+    assert "expected a file, because Ray reads the input again" in capsys.readouterr().err
     monkeypatch.setattr(cluster_module, "find_spec", lambda name: None)
     assert main([str(source) if word == "-" else word for word in command]) == 2
     assert "pip install 'yizhi[ray]'" in capsys.readouterr().err

@@ -127,7 +127,7 @@ def test_a_known_pooling_is_proposed_and_never_taken(ours, tmp_path, capsys):
         assert f"known as ours: its authors pool cls and normalize: {asked}" in told
         description = json.loads((tmp_path / folder / "onnx" / "artifact.json").read_text())
         assert "pooling" not in description
-    assert catalogue.advise_pooling("ours", Pooling("mean")).endswith("; another pooling is asked for")
+    assert catalogue.advise_pooling("ours", Pooling("mean")).endswith("; you ask for another pooling")
     assert catalogue.advise_pooling("ours", Pooling("cls", True)) is None
     assert catalogue.advise_pooling("rbt3", None) is None
     assert catalogue.advise_pooling(None, None) is None

@@ -219,7 +219,10 @@ def test_smoothed_kernels_are_audited(mild, tmp_path):
     assert audit(artifact, expected, sums)[1] == []
     name = artifact.description["quantization"]["smoothed"].pop()
     artifact.description["quantization"]["outliers"].pop(name)
-    for at_hand, says in ((mild, "not what the checkpoint's numbers give"), (None, "more than rounding explains")):
+    for at_hand, says in (
+        (mild, "differs from the checkpoint's numbers, quantized"),
+        (None, "more than rounding explains"),
+    ):
         (fault,) = audit(artifact, expected, sums, at_hand)[1]
         assert name in fault
         assert says in fault

@@ -127,7 +127,7 @@ def test_another_number_in_openvino_s_table_is_told(copy_artifact):
         file.write(np.float32(0.5).tobytes())
     with pytest.raises(InputError) as caught:
         read_openvino(folder)
-    assert f"features.xml: {table.name}: holds other numbers than the rotary positions" in caught.value.faults[0]
+    assert f"features.xml: {table.name}: expected the rotary positions of its name" in caught.value.faults[0]
 
 
 def test_another_number_in_litert_s_table_is_told(copy_artifact):
@@ -140,7 +140,7 @@ def test_another_number_in_litert_s_table_is_told(copy_artifact):
     path.write_bytes(data)
     with pytest.raises(InputError) as caught:
         read_litert(folder)
-    assert f"{name}: holds other numbers than the rotary positions" in caught.value.faults[0]
+    assert f"{name}: expected the rotary positions of its name" in caught.value.faults[0]
 
 
 def test_transformers_roformer_finds_the_table(copy_artifact):
@@ -166,7 +166,7 @@ def test_another_table_in_a_roformer_is_told(make_checkpoint, prefix):
     with pytest.raises(InputError) as caught:
         Checkpoint.open(alter(np.float32, 0.1))
     (fault,) = caught.value.faults
-    assert fault.startswith(f"{ROFORMER_TABLE}: holds other numbers than the rotary positions")
+    assert fault.startswith(f"{ROFORMER_TABLE}: expected the rotary positions of its name")
 
 
 def test_a_table_of_any_other_shape_is_told():

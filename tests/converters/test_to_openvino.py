@@ -90,7 +90,7 @@ def test_damaged_files_are_one_error(folder):
     (folder / "features.xml").unlink()
     with open_runtime(folder) as runtime:
         for outputs in (["logits"], ["last_hidden_state"]):
-            with pytest.raises(InputError, match="OpenVINO cannot read it: "):
+            with pytest.raises(InputError, match="OpenVINO cannot read the model: "):
                 runtime.run({"input_ids": [[5, 6]]}, outputs)
 
 

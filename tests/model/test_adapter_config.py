@@ -26,12 +26,18 @@ def test_no_adapter(entry):
 @pytest.mark.parametrize(
     ("entry", "fault"),
     [
-        ({"adapters": {"a": "x", "b": "x"}, "config_map": {"x": PLAIN}}, "expected one, for a graph computes one"),
+        (
+            {"adapters": {"a": "x", "b": "x"}, "config_map": {"x": PLAIN}},
+            "expected one adapter, because a graph computes only one",
+        ),
         ({"adapters": {"a": "x"}, "config_map": {}}, "config_map: 'x', the configuration of 'a', is missing"),
         ({**adapter_entry(PLAIN), "fusions": {"a,b": "static"}}, "AdapterFusion is not supported"),
         (["a"], "expected an object with adapters and config_map"),
         (adapter_entry(PLAIN, "a/b"), "name: expected letters, digits, _ and -; found 'a/b'"),
-        (adapter_entry({**PLAIN, "mh_adapter": False, "output_adapter": False}), "this adapter is nowhere"),
+        (
+            adapter_entry({**PLAIN, "mh_adapter": False, "output_adapter": False}),
+            "expected at least one to be true; found both false",
+        ),
         (adapter_entry({**PLAIN, "reduction_factor": 0}), "reduction_factor: expected 0.015625 or more"),
         (adapter_entry({**PLAIN, "leave_out": ["1"]}), "leave_out: expected a list of layer numbers"),
     ],

@@ -330,7 +330,7 @@ def test_a_folder_that_is_not_a_package_is_left_alone(release, tmp_path, capsys)
     assert main(["package", str(release), "--for", "triton", "--out", str(tmp_path / "mine")]) == 2
     assert "not ours to replace" in capsys.readouterr().err
     assert main(["package", str(release), "--for", "triton", "--out", str(release / "serve")]) == 2
-    assert "outside of the release" in capsys.readouterr().err
+    assert "outside the release" in capsys.readouterr().err
     assert main(["verify", str(release)]) == 0
 
 

@@ -109,7 +109,7 @@ def test_a_constant_of_another_value(artifact):
     vector = model.Buffers(epsilon.Buffer())._tab
     struct.pack_into("<f", data, vector.Vector(vector.Offset(4)), 1e-13)
     _, faults = compare(found, spec, data)
-    assert faults == [f"{LITERT_MODEL}: the constants are not those that this version writes"]
+    assert faults == [f"{LITERT_MODEL}: expected the constants that this version writes; found others"]
 
 
 @pytest.mark.parametrize("target", BOTH)

@@ -40,7 +40,7 @@ def test_settings_of_the_folder_are_kept(subject, settings):
     artifact, contract = subject(tokenizer_config=settings)
     assert check_texts(artifact, contract) == []
     edit(artifact.folder / "tokenizer_config.json", lambda content: content.update(model_max_length=5))
-    assert check_texts(artifact, contract)[0] == "text: tokenizer_config.json: is not as the checkpoint has it"
+    assert check_texts(artifact, contract)[0] == "text: tokenizer_config.json: differs from the checkpoint's"
 
 
 def test_every_file_of_the_tokenizer_counts(subject):
@@ -49,7 +49,7 @@ def test_every_file_of_the_tokenizer_counts(subject):
     for name in set(contract.files) - {"config.json"}:  # tests/pipeline/test_tampered.py
         content = (artifact.folder / name).read_bytes()
         (artifact.folder / name).write_bytes(content + b"\n")
-        assert check_texts(artifact, contract)[0] == f"text: {name}: is not as the checkpoint has it"
+        assert check_texts(artifact, contract)[0] == f"text: {name}: differs from the checkpoint's"
         (artifact.folder / name).unlink()
         assert check_texts(artifact, contract)[0] == f"text: {name}: is missing"
         (artifact.folder / name).write_bytes(content)

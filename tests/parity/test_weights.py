@@ -108,7 +108,7 @@ def test_two_rare_rows_swapped(export, target):
     rows = [tensor.array()[row].tobytes() for row in (70, 71)]
     change_bytes(tensor, 70 * width, b"".join(reversed(rows)))
     _, (fault,) = look(artifact, checkpoint, at_hand=True)
-    says = "row 70 and 1 more: not what the checkpoint's numbers give" if is_int8(target) else "differs from"
+    says = "row 70 and 1 more: differs from the checkpoint's numbers, quantized" if is_int8(target) else "differs from"
     assert f"{WORDS}: {says}" in fault
 
 
@@ -136,7 +136,7 @@ def test_scales_off_by_three_percent(export):
     _, (rounded,) = look(artifact, checkpoint)
     assert rounded.startswith(f"{layer.output.weight}: its values are 1.0")
     _, (exact,) = look(artifact, checkpoint, at_hand=True)
-    assert exact.endswith(f"{layer.output.weight}: row 0 and 31 more: not what the checkpoint's numbers give")
+    assert exact.endswith(f"{layer.output.weight}: row 0 and 31 more: differs from the checkpoint's numbers, quantized")
 
 
 def test_one_scale_by_one_ulp(export):
@@ -147,7 +147,7 @@ def test_one_scale_by_one_ulp(export):
     change_bytes(scale, 12, np.nextafter(np.float32(value), np.float32(9)).tobytes())
     assert look(artifact, checkpoint)[1] == []  # within rounding
     _, (fault,) = look(artifact, checkpoint, at_hand=True)
-    assert f"{name}: row 3: not what the checkpoint's numbers give" in fault
+    assert f"{name}: row 3: differs from the checkpoint's numbers, quantized" in fault
 
 
 def test_every_tensor_is_looked_at(export):

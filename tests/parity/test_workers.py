@@ -32,6 +32,16 @@ def test_items_are_taken_no_sooner_than_there_is_room():
     assert len(taken) <= 4
 
 
+def test_several_can_be_taken_ahead_of_one_that_takes_long():
+    later = threading.Event()
+
+    def wait_for_the_last(number):
+        return later.wait(10) if number == 0 else number == 8 and later.set()
+
+    found = dict(compute_in_order(wait_for_the_last, range(9), 2, ahead=7))
+    assert found[0] is True
+
+
 def test_what_the_function_raises_is_raised_in_its_turn():
     pairs = compute_in_order(lambda item: 1 // item, [2, 1, 0, 3], 2)
     assert next(pairs) == (2, 0)

@@ -230,8 +230,8 @@ def edit(path, **changes):
 @pytest.mark.parametrize(
     ("file", "changes", "says"),
     [
-        ("config.json", {"tie_word_embeddings": False}, "config.json: is not as the checkpoint has it"),
-        ("config.json", {"auto_map": {"AutoModel": "evil.Model"}}, "config.json: is not as the checkpoint has it"),
+        ("config.json", {"tie_word_embeddings": False}, "config.json: differs from the checkpoint's"),
+        ("config.json", {"auto_map": {"AutoModel": "evil.Model"}}, "config.json: differs from the checkpoint's"),
         ("artifact.json", {"task": "features"}, "artifact.json: task: expected 'fill-mask'; found 'features'"),
         ("artifact.json", {"precision": "int8"}, "artifact.json: precision: expected 'fp32'; found 'int8'"),
         ("artifact.json", {"inputs": {}}, "artifact.json: inputs: expected {"),

@@ -287,3 +287,10 @@ def test_embeddings_may_be_padded_and_no_more(folder):
     assert found.find_misfit(-(-size // 64) * 64) == []
     assert found.find_misfit(size + 128) != []
     assert found.find_misfit(-(-size // 8) * 8 + 1) != []
+
+
+def test_a_folder_is_read_again_only_where_a_file_has_changed(folder):
+    first = read_tokenizer(folder)
+    assert read_tokenizer(folder) is first
+    write_vocab(folder, [*ENTRIES[:-2], *ENTRIES[:-3:-1]])
+    assert read_tokenizer(folder).vocab == [*first.vocab[:-2], *first.vocab[:-3:-1]]

@@ -338,7 +338,7 @@ def test_a_pair_for_a_tokenizer_of_single_texts(tmp_path):
     write_tokenizer(tmp_path, made, "XLMRobertaTokenizer")
     tokenizer = Tokenizer(read_tokenizer(tmp_path), 64)
     assert len(tokenizer.tokenize(["北京"])) == 1
-    with pytest.raises(InputError, match="text 2 of 2: is a pair, and post_processor"):
+    with pytest.raises(InputError, match="text 2 of 2: expected a text; found a pair, for which post_processor"):
         tokenizer.tokenize(["北京", ("北", "京")])
 
 

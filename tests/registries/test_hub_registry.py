@@ -164,7 +164,7 @@ def test_a_file_that_the_hub_leaves_out_is_noticed(finished_release, hub, capfd)
             1,
             "the registry lists",
         ),
-        (lambda files: files.update({"evil.py": b"x"}), 1, "'evil.py': is no file of this release"),
+        (lambda files: files.update({"evil.py": b"x"}), 1, "'evil.py': is not a file of this release"),
         (lambda files: files.update({"../evil": b"x"}), 1, "'../evil': leads outside"),
         (lambda files: files.update({"/etc/evil": b"x"}), 1, "'/etc/evil': leads outside"),
         (lambda files: files.pop("onnx/README.md"), 1, "onnx/README.md: missing"),

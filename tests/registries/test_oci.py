@@ -133,7 +133,7 @@ def link_the_report(release):
         (lambda release: (release / "onnx" / "README.md").write_text("x"), 1, "onnx/README.md: differs"),
         (lambda release: (release / "README.md").unlink(), 1, "./README.md: missing"),
         (link_the_report, 2, "report/parity.xml: is a symbolic link"),
-        (lambda release: (release / "report" / "diary.txt").touch(), 2, "report/diary.txt: is no file of a report"),
+        (lambda release: (release / "report" / "diary.txt").touch(), 2, "report/diary.txt: is not a file of a report"),
     ],
 )
 def test_what_is_not_whole_is_not_sent(release, registry, capsys, alter, code, says):

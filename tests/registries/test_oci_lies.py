@@ -80,10 +80,10 @@ RAW = "application/vnd.cncf.model.weight.v1.raw"
         (add_layer(**named("/etc/evil")), 2, "found '/etc/evil'"),
         (add_layer(**named("C:\\evil")), 2, "expected a new path"),
         (add_layer(**named("a\x1b[31m")), 2, "expected a new path"),
-        (add_layer(**named("onnx/evil.py")), 1, "'onnx/evil.py': is no file of this release"),
+        (add_layer(**named("onnx/evil.py")), 1, "'onnx/evil.py': is not a file of this release"),
         (add_layer(**named("report/../evil")), 2, "expected a new path"),
-        (add_layer(**named("report")), 1, "'report': is no file of this release"),
-        (add_layer(**named("report/evil.sh")), 1, "is no file of this release"),
+        (add_layer(**named("report")), 1, "'report': is not a file of this release"),
+        (add_layer(**named("report/evil.sh")), 1, "is not a file of this release"),
         (change_layers(lambda manifest: manifest["layers"].pop(0)), 1, "README.md: missing"),
         (change_layers(lambda manifest: manifest.update(layers="x")), 2, "layers: expected a list"),
         (change_layers(lambda manifest: manifest.update(layers=[3])), 2, "layers[0]"),
@@ -120,7 +120,7 @@ def test_a_manifest_that_is_consistent_with_itself_alone_is_refused(release, reg
     )
     registry.blobs[sha256(data)] = data
     assert pull(registry, tmp_path / "out") == 2
-    assert "was altered: its content and its own sha256 do not agree" in capsys.readouterr().err
+    assert "was altered: its own sha256 differs from its content" in capsys.readouterr().err
     assert left_behind(tmp_path) == []
 
 

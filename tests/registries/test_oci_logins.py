@@ -96,7 +96,7 @@ def test_an_address_that_is_none_and_a_packed_answer(pushed, finished_release, t
         f"/{where}/" in request.path and not request.answer(302, b"", {"Location": "http://["})
     )
     assert pull(pushed, tmp_path / "out") == 2
-    assert "sends to an address that is none" in capsys.readouterr().err
+    assert "redirects to an invalid address" in capsys.readouterr().err
     packed = {"Content-Encoding": "gzip"}
     pushed.fault = lambda request: f"/{where}/" in request.path and not request.answer(200, b"x", packed)
     assert pull(pushed, tmp_path / "out") == 2
@@ -105,7 +105,7 @@ def test_an_address_that_is_none_and_a_packed_answer(pushed, finished_release, t
     pushed.fault = lambda request: request.command == "POST" and not request.answer(202, b"", {"Location": "http://["})
     pushed.blobs.clear()
     assert push(finished_release, pushed, "--yes") == 2
-    assert "sends to an address that is none: 'http://['" in capsys.readouterr().err
+    assert "redirects to an invalid address: 'http://['" in capsys.readouterr().err
 
 
 def test_redirects_in_a_circle_end(pushed, tmp_path, capsys):

@@ -234,7 +234,10 @@ def test_somebody_elses_folder_is_never_replaced(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "thesis")
     for name in ("file", "link"):
-        with pytest.raises(InputError, match="is in the way"), new_folder(tmp_path / name, replaces=(DESCRIPTION,)):
+        with (
+            pytest.raises(InputError, match="expected a folder, or nothing yet"),
+            new_folder(tmp_path / name, replaces=(DESCRIPTION,)),
+        ):
             pass
     assert names(tmp_path / "thesis") == ["chapter"]
     assert names(tmp_path) == ["file", "link", "thesis"]

@@ -223,7 +223,7 @@ def test_lines_of_another_release_are_refused_though_both_are_right(signed, keys
     (release / NAME).write_text(old)
     sign_files_again(release, keys[0])
     assert verify(release, keys[1]) == 1
-    assert "does not say of this release" in capsys.readouterr().err
+    assert "expected the statements that `sign` writes for this release" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

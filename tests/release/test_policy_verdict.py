@@ -140,7 +140,7 @@ def test_age_is_the_signatures(days, outcome):
 def test_a_signature_from_a_time_to_come(ahead, outcome):
     found, verdict = find_outcomes(signature=replace(SIGNED, signed_at=NOW + ahead), max_age_days=1)
     assert found["max_age_days"] == outcome
-    assert ("yet to come" in "".join(verdict.faults)) == (outcome == "unmet")
+    assert ("in the future" in "".join(verdict.faults)) == (outcome == "unmet")
 
 
 def test_what_nobody_vouches_for_is_not_run_and_has_no_age():

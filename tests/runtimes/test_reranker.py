@@ -105,7 +105,7 @@ def test_what_cannot_be_ranked(open_variant):
     with pytest.raises(InputError, match="cannot rank documents: the checkpoint is a masked-language model"):
         Reranker(open_variant("bert"))
     single = {"type_vocab_size": 1, "id2label": {"0": "好评"}}
-    with pytest.raises(InputError, match="reads single texts: a pair has 2 token types, and the model 1"):
+    with pytest.raises(InputError, match="expected a model for pairs, with 2 token types; found 1"):
         Reranker(open_variant("bert-regression", config=single))
     strange = {"id2label": {"0": "好评"}, "sbert_ce_default_activation_function": "torch.nn.Tanh"}
     with pytest.raises(InputError, match=r"or torch\.nn\.Identity; found 'torch\.nn\.Tanh'; or give `raw`"):

@@ -183,7 +183,7 @@ def test_kinds_that_are_not_given_are_refused(open_artifact):
     _, runtime = open_artifact("bert-m3", "onnx")
     (only,) = RetrievalEmbedder(runtime, kinds=["sparse"])(TEXTS[:1])
     assert (only.dense, only.multi_vector) == (None, None)
-    with pytest.raises(InputError, match="dense: expected it of both texts"):
+    with pytest.raises(InputError, match="expected dense of both texts"):
         score_dense(only, only)
 
 

@@ -210,7 +210,10 @@ def test_a_dense_module_is_not_left_out_in_silence(open_artifact):
             {"layers": (0,), "pooling": "max", "normalize": False},
             ["`layers`: {rule}; found 0", "`pooling`: {rule}; {instead}; found max"],
         ),
-        ({"normalize": False}, ["`normalize`: the artifact gives its vectors normalized, and not as they were before"]),
+        (
+            {"normalize": False},
+            ["`normalize`: expected true, because the artifact gives only normalized vectors; found false"],
+        ),
         ({"dimensions": 99}, ["`dimensions`: expected 1 … 12; found 99"]),
     ],
 )

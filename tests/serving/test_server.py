@@ -234,7 +234,7 @@ def test_models_are_called_as_their_release_or_as_they_are_told(release, tmp_pat
     with pytest.raises(InputError) as caught:
         find_artifacts([str(release), str(release / "onnx"), "nowhere", f"x={release.parent}/checkpoint"])
     assert len(caught.value.faults) == 3
-    assert "words is the name of" in caught.value.faults[0]
+    assert "words is already the name of" in caught.value.faults[0]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def test_vectors_go_through_dense_modules_or_are_refused(open_variant):
         # The artifact normalizes after its Dense modules: what they gave is in no output.
         refused = client.post("/embed", json={"inputs": TEXTS, "normalize": False})
         assert 400 <= refused.status_code < 500
-        assert "the artifact gives its vectors normalized" in refused.text
+        assert "the artifact gives only normalized vectors" in refused.text
         assert str(runtime.artifact.folder) not in refused.text
 
 

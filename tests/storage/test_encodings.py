@@ -105,7 +105,7 @@ def test_bytes_that_are_not_in_the_named_encoding(tmp_path):
 
 def test_parquet_has_no_encoding(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    with pytest.raises(InputError, match="Parquet says itself how its texts are encoded"):
+    with pytest.raises(InputError, match="a Parquet file has its own encoding"):
         read(tmp_path / "a.parquet", encoding="gbk")
 
 
@@ -193,7 +193,7 @@ def test_a_column_that_stands_twice(tmp_path):
     table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"])
     parquet.write_table(table, tmp_path / "a.parquet")
     for name in ("a.csv", "a.tsv", "a.parquet"):
-        with pytest.raises(InputError, match="column 'text' stands 2 times"):
+        with pytest.raises(InputError, match="expected column 'text' once; found it 2 times"):
             read(tmp_path / name)
 
 

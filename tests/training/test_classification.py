@@ -122,7 +122,7 @@ def test_labels_are_checked(tmp_path):
     faults = Faults()
     ClassificationReader().make_task(train).check([*train, *held_out], faults)
     assert faults_of(faults) == [
-        f"{tmp_path / 'train.csv'}: expected two labels or more; found only '好'",
+        f"{tmp_path / 'train.csv'}: expected at least two labels; found only '好'",
         f"{tmp_path / 'dev.csv'}, line 3: label '差' is unknown: expected one of 好",
     ]
 

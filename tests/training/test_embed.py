@@ -167,7 +167,7 @@ def test_simcse_needs_dropout(make_checkpoint, tmp_path, texts):
         (
             "a.csv",
             "sentence1,sentence2,label\n天,地,1\n天,好,1\n",
-            ["expected pairs of different scores; found 2 of one"],
+            ["expected pairs with different scores; found 2 of one"],
         ),
         ("a.csv", "sentence1,sentence2,label\n", ["found 0 of one"]),
         ("a.csv", "sentence1,label\n天,1\n", ["has no column 'sentence2'"]),
@@ -185,7 +185,7 @@ def test_pairs_that_cannot_be_used(tmp_path, name, text, faults):
 
 def test_texts_that_cannot_be_used(tmp_path):
     (tmp_path / "a.txt").write_text("天\n\n天\n", encoding="utf-8")
-    with pytest.raises(InputError, match="two different texts"):
+    with pytest.raises(InputError, match="two or more different texts"):
         read_texts(tmp_path / "a.txt", "sentence1")
 
 

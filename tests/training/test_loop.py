@@ -167,7 +167,7 @@ def test_settings_that_mean_nothing_are_told_together():
 def test_cuda_that_is_not_there_is_refused():
     if torch.cuda.is_available():
         pytest.skip("there is CUDA here")
-    with pytest.raises(InputError, match="torch sees no CUDA device"):
+    with pytest.raises(InputError, match="PyTorch finds no CUDA device"):
         loop.choose_device(Settings(device="cuda"))
 
 

@@ -197,7 +197,7 @@ def test_a_bare_encoder_may_begin_a_head(make_checkpoint, tmp_path, text):
 @pytest.mark.parametrize(
     ("variant", "changes", "fault"),
     [
-        ("bert-no-head", {}, "no masked-LM head to train on; `new_head`"),
+        ("bert-no-head", {}, "no masked-LM head; `new_head`"),
         ("bert-tagger", {}, "expected a masked-LM head; found one for token-classification"),
         ("electra-discriminator", {}, "found one for replaced-token-detection"),
         ("electra-generator", {"pairs": "sop"}, "electra has no place for a head over pairs"),
@@ -215,7 +215,7 @@ def test_what_cannot_be_trained(make_checkpoint, tmp_path, text, variant, change
 
 def test_nsp_needs_documents(make_checkpoint, tmp_path):
     (tmp_path / "one.txt").write_text("北京 好\n早餐 好\n", encoding="utf-8")
-    with pytest.raises(InputError, match="nsp needs two documents"):
+    with pytest.raises(InputError, match="nsp needs at least two documents"):
         train(make_checkpoint("bert"), tmp_path / "one.txt", tmp_path / "out", pairs="nsp")
 
 

@@ -57,7 +57,7 @@ def test_answers_that_are_not_in_their_context_are_told_with_their_line(tmp_path
         line = next(number for number, text in enumerate(lines, start=1) if f'"{identity}"' in text)
         assert fault.startswith(f"{path}, line {line}: {identity}: ")
     assert "answer '酒店' is not at character 4 of its context: it is at 3" in found[0]
-    assert "it is nowhere in the context" in found[1]
+    assert "the context does not have it" in found[1]
     assert "unanswerable questions are not supported" in found[2]
     assert "expected a question" in found[3]
 

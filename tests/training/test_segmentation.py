@@ -67,9 +67,9 @@ def test_a_mask_in_the_text_is_not_chosen():
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (["使用", "模型"], "'模型' is not what comes after '使用'"),
+        (["使用", "模型"], "expected the text after '使用'; found '模型'"),
         (["使用"], "no word covers '语言'"),
-        (["使用", "语", "言言"], "'言言' is not what comes after '使用语'"),
+        (["使用", "语", "言言"], "expected the text after '使用语'; found '言言'"),
         (["使用", 3], "strings; found 3"),
     ],
 )

@@ -25,7 +25,10 @@ def test_every_bad_line_of_a_list_is_named(tmp_path):
     (tmp_path / "similar.txt").write_text("今天 明天\n好\n今天 后天\n")
     with pytest.raises(InputError) as caught:
         read_similar_words(tmp_path / "similar.txt")
-    assert caught.value.faults == ["line 2: '好' has no similar words", "line 3: '今天' has a line already"]
+    assert caught.value.faults == [
+        "line 2: '好' has no similar words",
+        "line 3: expected one line for each word; '今天' has two",
+    ]
 
 
 @pytest.mark.parametrize("header", ["", "3 2\n"])

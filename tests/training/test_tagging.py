@@ -69,7 +69,7 @@ def test_every_fault_is_told_with_its_line(tmp_path):
     path = tmp_path / "train.txt"
     assert faults_of(faults) == [
         f"{path}, line 2: expected a token and its tag; found '京'",
-        f"{path}, line 4: expected 2 columns, as before; found 3: '好 x O'",
+        f"{path}, line 4: expected 2 columns, as in earlier lines; found 3: '好 x O'",
         f"{path}, line 5: is not UTF-8: byte 0 of the line is 0xff",
     ]
 

@@ -1,6 +1,6 @@
-"""What can be fine-tuned: how its data is read, turned into rows for a model, and scored.
+"""Tasks for fine-tuning: reading their data, making rows for a model, and scoring.
 
-No framework is needed here, for artifacts are scored by the same code.
+No framework is needed here, because the same code scores artifacts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,13 +30,13 @@ class Task(Protocol[Given]):
 
     @property
     def best(self) -> str:
-        """The score by which models are chosen and artifacts judged: more is better."""
+        """The score that chooses models and judges artifacts. Higher is better."""
 
     def config(self) -> Mapping[str, Any]:
-        """What `config.json` says of the labels."""
+        """The fields of `config.json` for the labels."""
 
     def check(self, examples: Sequence[Given], faults: Faults) -> None:
-        """Note every label that this task does not have."""
+        """Add a fault for every label that this task does not have."""
 
     def encode(self, examples: Sequence[Given], tokenizer: Tokenizer, faults: Faults) -> list[Feature]:
         """Rows with targets, in the order of the examples."""
@@ -47,20 +47,20 @@ class Task(Protocol[Given]):
         """Scores from each feature's logits: [labels], or [T, labels] of a row's tokens."""
 
     def guess(self, trained_on: Sequence[Given], examples: Sequence[Given]) -> dict[str, float]:
-        """Scores on `examples` of one who knows how often each label is in `trained_on`, and reads nothing.
+        """Scores on `examples` of a baseline that knows only how often each label is in `trained_on`.
 
-        Empty where there is nothing to guess by.
+        Empty if there is no such baseline.
         """
 
 
 class DatasetReader(Protocol[Example]):
-    """How a task's examples are read, and its labels found."""
+    """Reads a task's examples, and finds its labels."""
 
     def read(self, path: Path, faults: Faults) -> list[Example]:
-        """Every example of a file; what cannot be used is noted."""
+        """Every example of a file. Rows that cannot be used become faults."""
 
     def make_task(self, examples: Sequence[Example]) -> Task[Example]:
         """The task with the labels that these examples have."""
 
     def task_of(self, labels: Sequence[str], problem_type: str | None) -> Task[Example]:
-        """The task with the labels of a model that is there."""
+        """The task with the labels of an existing model."""

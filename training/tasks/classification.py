@@ -24,7 +24,7 @@ _DRAWS = 100
 
 @dataclass(frozen=True)
 class Labelled:
-    """A text or a pair with its labels (one, unless there may be several), or with its number."""
+    """A text or a pair with its labels (one, unless several are allowed), or with its number."""
 
     path: Path
     line: int
@@ -126,9 +126,9 @@ class Classification:
         }
 
     def check(self, examples: Sequence[Labelled], faults: Faults) -> None:
-        """Labels that are unknown, and a file in which there is nothing to tell apart."""
+        """Add faults for unknown labels, and for a file with only one label."""
         if self.problem_type == SINGLE_LABEL and len(self.labels) == 1 and examples:
-            faults.add(examples[0].path, None, f"expected two labels or more; found only {show(self.labels[0])}")
+            faults.add(examples[0].path, None, f"expected at least two labels; found only {show(self.labels[0])}")
         for example in examples:
             for label in example.labels:
                 if label not in self.labels:
@@ -136,7 +136,7 @@ class Classification:
                     faults.add(example.path, example.line, f"label {show(label)} is unknown: expected one of {known}")
 
     def encode(self, examples: Sequence[Labelled], tokenizer: Tokenizer, faults: Faults) -> list[Feature]:
-        """One row each; what is too long is cut, in a pair the longer text."""
+        """One row each. Texts that are too long are cut; in a pair, the longer text."""
         features = []
         for index, (example, row) in enumerate(
             zip(examples, tokenizer.tokenize([example.text for example in examples]), strict=True)
@@ -164,7 +164,7 @@ class Classification:
         return self._score_choice(expected, chosen)
 
     def guess(self, trained_on: Sequence[Labelled], examples: Sequence[Labelled]) -> dict[str, float]:
-        """The better of the likeliest labels everywhere and labels drawn by their shares, on average over draws."""
+        """The better baseline: the likeliest labels everywhere, or labels drawn by their shares, on average."""
         if self.problem_type == REGRESSION:
             return dict.fromkeys(("pearson", "spearman"), 0.0)  # one number everywhere: nothing varies
         known, expected = self._targets(trained_on), self._targets(examples)

@@ -1,4 +1,4 @@
-"""Faults of data files, each with its file and line, gathered so that they are told together."""
+"""Faults of data files, each with its file and line, collected and reported together."""
 
 from pathlib import Path
 
@@ -15,20 +15,20 @@ class Faults:
         self._told: list[tuple[str, bool]] = []
 
     def add(self, path: Path, line: int | None, fault: str) -> None:
-        """Note one fault. line: counted from 1; None where it is the whole file's."""
+        """Add one fault. line: counted from 1; None for a fault of the whole file."""
         self._told.append((f"{path}{f', line {line}' if line else ''}: {fault}", line is not None))
 
     def __len__(self) -> int:
         return len(self._told)
 
     def check(self) -> None:
-        """Raise InputError if there was any."""
+        """Raise InputError if there are faults."""
         if self._told:
             whole_first = sorted(self._told, key=lambda told: told[1])
             raise InputError("data", _shorten([fault for fault, _ in whole_first]))
 
     def take_rows(self) -> list[str]:
-        """Forget what is wrong with single rows, which are left out then, and return it."""
+        """Remove and return the faults of single rows, which are then left out."""
         taken = [fault for fault, of_row in self._told if of_row]
         self._told = [(fault, of_row) for fault, of_row in self._told if not of_row]
         return taken

@@ -10,7 +10,7 @@ from yizhi.training.tasks.faults import Faults
 
 
 def read_lines(path: Path, faults: Faults) -> Iterator[tuple[int, str]]:
-    """Each line with its number from 1; what is no UTF-8 is noted, and a file that cannot be read."""
+    """Each line with its number from 1. Lines that are not UTF-8 become faults, and so does an unreadable file."""
     try:
         with open(path, "rb") as file:
             for number, line in enumerate(file, start=1):

@@ -11,8 +11,8 @@ from yizhi.training.tasks import DatasetReader, classification, reading, tagging
 def find_reader(task: str, problem_type: str | None, columns: Mapping[str, str]) -> DatasetReader[Any]:
     """The reader of labelled data for a task.
 
-    columns: `column`, `pair_column` and `label_column`, as far as they differ from the usual, for classification.
-    Raises InputError for a task without labels, and for columns of files that have none.
+    columns: `column`, `pair_column` and `label_column`, if they differ from the usual, for classification.
+    Raises InputError for a task without labels, and for columns if the task's files have none.
     """
     if task == SEQUENCE:
         return classification.ClassificationReader(problem_type or SINGLE_LABEL, **columns)

@@ -25,7 +25,7 @@ _IDENTITY = re.compile(r'"id"\s*:\s*"((?:[^"\\]|\\.)*)"')
 
 @dataclass(frozen=True)
 class Question:
-    """A question, its context, and where in the context its answers are: text and first character each."""
+    """A question, its context, and the context's answers: the text and the first character of each."""
 
     path: Path
     line: int | None
@@ -39,7 +39,7 @@ class SquadReader:
     """Reads `data[].paragraphs[].{context, qas[].{id, question, answers[].{text, answer_start}}}`."""
 
     def read(self, path: Path, faults: Faults) -> list[Question]:
-        """Every question of a file. An answer that is not where it is said to be is a fault."""
+        """Every question of a file. An answer that is not at its given place is a fault."""
         known, questions = len(faults), []
         try:
             paragraphs = _paragraphs(read_json_object(path))
@@ -54,11 +54,11 @@ class SquadReader:
         return questions
 
     def make_task(self, examples: Sequence[Question]) -> "Reading":
-        """There are no labels to find."""
+        """The task. Reading has no labels to find."""
         return Reading()
 
     def task_of(self, labels: Sequence[str], problem_type: str | None) -> "Reading":
-        """There are no labels to find."""
+        """The task. Reading has no labels to find."""
         return Reading()
 
 
@@ -71,7 +71,7 @@ class Reading:
     best = "f1"
 
     def config(self) -> Mapping[str, Any]:
-        """transformers' class has these two, whatever they are called."""
+        """Two labels, as transformers' class needs them. Their names mean nothing."""
         return {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1}}
 
     def check(self, examples: Sequence[Question], faults: Faults) -> None:
@@ -80,8 +80,8 @@ class Reading:
     def encode(self, examples: Sequence[Question], tokenizer: Tokenizer, faults: Faults) -> list[Feature]:
         """Question and context, a long one in windows that overlap.
 
-        A window's targets are the first answer's tokens; [CLS] where the answer is not wholly inside, as in BERT's
-        own SQuAD script.
+        A window's targets are the first answer's tokens, or [CLS] if the answer is not wholly inside, as in BERT's own
+        SQuAD script.
         """
         rows = tokenizer.tokenize([(example.question, example.context) for example in examples])
         features = []
@@ -113,7 +113,7 @@ class Reading:
         }
 
     def guess(self, trained_on: Sequence[Question], examples: Sequence[Question]) -> dict[str, float]:
-        """Nothing: an answer is a place in a text, and no place is likelier than others in all texts."""
+        """Empty: an answer is a place in a text, and no place is likeliest in all texts."""
         return {}
 
     def predict(
@@ -143,7 +143,7 @@ def _find_answer(row: Row, answer: str, begin: int) -> NDArray[np.int64]:
 
 
 def _find_span(window: Row, answer: NDArray[np.int64]) -> tuple[int, int]:
-    """Positions of an answer's first and last token in a window; 0, 0 where it is not wholly inside."""
+    """Positions of an answer's first and last token in a window; 0, 0 if the answer is not wholly inside."""
     inside = np.flatnonzero(np.isin(window.places, answer))
     return (int(inside[0]), int(inside[-1])) if len(inside) == len(answer) > 0 else (0, 0)
 
@@ -179,9 +179,9 @@ def _read_paragraph(path: Path, paragraph: Any, lines: Mapping[str, int], faults
 
 
 def _read_answers(given: Any, context: str) -> tuple[tuple[str, int], ...] | str:
-    """The answers, or what is wrong with them."""
+    """The answers, or their fault."""
     if not isinstance(given, list) or not given:
-        return f"expected one answer or more (unanswerable questions are not supported); found {show(given)}"
+        return f"expected one or more answers (unanswerable questions are not supported); found {show(given)}"
     answers = []
     for answer in given:
         text, start = (answer.get("text"), answer.get("answer_start")) if isinstance(answer, dict) else (None, None)
@@ -189,7 +189,7 @@ def _read_answers(given: Any, context: str) -> tuple[tuple[str, int], ...] | str
             return f"answers: expected objects with text and answer_start; found {show(answer)}"
         if start < 0 or context[start : start + len(text)] != text:
             found = context.find(text)
-            where = f"it is at {found}" if found >= 0 else "it is nowhere in the context"
+            where = f"it is at {found}" if found >= 0 else "the context does not have it"
             return f"answer {show(text)} is not at character {start} of its context: {where}"
         answers.append((text, start))
     return tuple(answers)

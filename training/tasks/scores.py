@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Scores:
-    """scores: from 0 to 1, by name. best: the name of the one that counts. examples: how many were scored."""
+    """scores: from 0 to 1, by name. best: the name of the deciding score. examples: how many were scored."""
 
     scores: dict[str, float]
     best: str

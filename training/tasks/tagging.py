@@ -31,10 +31,10 @@ class Sentence:
     tags: tuple[str, ...]
 
     def text(self) -> tuple[str, list[tuple[int, int]]]:
-        """The sentence as it is given to a tokenizer, and each token's first and last-plus-one character.
+        """The sentence as the tokenizer reads it, and each token's first and last-plus-one character.
 
-        Chinese is written without spaces, and so are the single characters of a word that a file spells out;
-        between whole words of other scripts there is one.
+        Chinese has no spaces, and neither do the single characters of a word that a file spells out. Whole words of
+        other scripts have one space between them.
         """
         text, spans = "", []
         for token, before in zip(self.tokens, ("", *self.tokens), strict=False):
@@ -62,7 +62,7 @@ class TaggingReader:
         return sentences
 
     def make_task(self, examples: Sequence[Sentence]) -> "Tagging":
-        """With O first, then each entity's tags."""
+        """The task, with O first, then each entity's tags."""
         return Tagging(tuple(sorted({tag for example in examples for tag in example.tags}, key=_order)))
 
     def task_of(self, labels: Sequence[str], problem_type: str | None) -> "Tagging":
@@ -80,7 +80,7 @@ class Tagging:
 
     @property
     def has_entities(self) -> bool:
-        """Whether these are the tags of a BIO or BIOES scheme."""
+        """Whether the tags form a BIO or BIOES scheme."""
         return any(map(_ENTITY.fullmatch, self.labels))
 
     def config(self) -> Mapping[str, Any]:
@@ -91,7 +91,7 @@ class Tagging:
         }
 
     def check(self, examples: Sequence[Sentence], faults: Faults) -> None:
-        """Tags that are unknown, or of no scheme where others are."""
+        """Add faults for unknown tags, and for tags outside the file's scheme."""
         for example in examples:
             for number, tag in enumerate(example.tags):
                 line = example.line if example.path.suffix == ".jsonl" else example.line + number
@@ -99,7 +99,7 @@ class Tagging:
                     faults.add(example.path, line, f"tag {show(tag)} is unknown: expected one of {_list(self.labels)}")
                 elif self.has_entities and tag != _OUTSIDE and not _ENTITY.fullmatch(tag):
                     faults.add(
-                        example.path, line, f"expected O or a tag such as B-PER, as others here are; found {show(tag)}"
+                        example.path, line, f"expected O or a tag such as B-PER, like the others; found {show(tag)}"
                     )
 
     def encode(self, examples: Sequence[Sentence], tokenizer: Tokenizer, faults: Faults) -> list[Feature]:
@@ -125,7 +125,7 @@ class Tagging:
         return score_tags(expected, self.predict(examples, features, logits), self.has_entities)
 
     def guess(self, trained_on: Sequence[Sentence], examples: Sequence[Sentence]) -> dict[str, float]:
-        """Of the likeliest tag everywhere."""
+        """The scores of the likeliest tag everywhere."""
         likeliest = Counter(tag for example in trained_on for tag in example.tags).most_common(1)[0][0]
         expected = [list(example.tags) for example in examples]
         return score_tags(expected, [[likeliest] * len(tags) for tags in expected], self.has_entities)
@@ -149,10 +149,10 @@ class Tagging:
 
 
 def align(row: Row, spans: Sequence[tuple[int, int]]) -> dict[int, tuple[int, int]]:
-    """Position of a piece -> the tokens it stands for, as first and last-plus-one.
+    """Position of a piece -> its tokens, as first and last-plus-one.
 
-    A token of many pieces is its first piece's; a piece over several tokens (a file that spells NBA in three lines)
-    is all of theirs. Tokens that the tokenizer drops, such as control characters, have no piece.
+    A token of several pieces belongs to its first piece. A piece over several tokens (a file that spells NBA in three
+    lines) has all of them. Tokens that the tokenizer drops, such as control characters, have no piece.
     """
     starts = [begin for begin, _ in spans]
     pieces: dict[int, tuple[int, int]] = {}
@@ -203,7 +203,9 @@ def _read_conll(path: Path, faults: Faults) -> Iterator[Sentence]:
         if len(cells) < 2 or not cells[0] or not cells[-1].strip():
             faults.add(path, number, f"expected a token and its tag; found {show(line)}")
         elif len(cells) != columns:
-            faults.add(path, number, f"expected {columns} columns, as before; found {len(cells)}: {show(line)}")
+            faults.add(
+                path, number, f"expected {columns} columns, as in earlier lines; found {len(cells)}: {show(line)}"
+            )
         elif cells[0] != "-DOCSTART-":  # CoNLL-2003's mark between documents
             begin = begin if tokens else number
             tokens.append(cells[0])
@@ -250,7 +252,7 @@ def _merge(tags: Sequence[str]) -> str:
 
 
 def _spread(tag: str, count: int) -> list[str]:
-    """The tags of so many tokens that one piece stands for."""
+    """The tags of `count` tokens that one piece stands for."""
     match = _ENTITY.fullmatch(tag)
     if count == 1 or not match:
         return [tag] * count

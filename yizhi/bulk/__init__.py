@@ -1,1 +1,1 @@
-"""Whole files through an artifact: readers, writers, and a run that can be killed and started again."""
+"""Whole files through an artifact: readers, writers, and a run that resumes after a kill."""

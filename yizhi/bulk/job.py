@@ -1,4 +1,4 @@
-"""What a bulk run does, as plain values, and one window of it: the same on whatever engine does the work."""
+"""A bulk run as plain values, and one window of it: the same on every engine."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,7 +16,7 @@ from yizhi.storage.records import READ_AS, STDIN, Record, Source
 
 @dataclass(frozen=True)
 class UnusableRow:
-    """A row of another file than the input, which every answer does without. number: as in `Record`."""
+    """A row of another file than the input. Every answer is made without it. number: as in `Record`."""
 
     path: str
     number: int
@@ -25,12 +25,12 @@ class UnusableRow:
 
 @dataclass(frozen=True)
 class Job:
-    """What to do.
+    """The work of a run.
 
-    operator: what is done to each row. A run is gone on with only by the same operator on the same input.
-    earlier: rows that were found unusable before the first row is read.
-    window: rows sorted by length together. tokens: in a batch, padding included.
-    errors: where rows that cannot be used are listed; None for a message each. strict: stop at the first.
+    operator: the work for each row. Only the same operator on the same input can resume a run.
+    earlier: unusable rows that were found before the first row is read.
+    window: rows sorted by length together. tokens: in a batch, including padding.
+    errors: the file that lists unusable rows; None for a message each. strict: stop at the first.
     """
 
     source: Source
@@ -44,7 +44,7 @@ class Job:
     tokens: int = TOKENS
 
     def check(self) -> None:
-        """Raise InputError for what cannot work, before anything is written."""
+        """Raise InputError, before anything is written, if the job cannot be done."""
         check_output(self.output, self.operator.is_vector)
         files = [self.output] if self.errors is None else [self.output, self.errors]
         for path in files:
@@ -53,12 +53,12 @@ class Job:
             if path.is_dir():
                 raise InputError(path, "is a folder; give the name of a file")
             if self.source.path != STDIN and path.resolve() == Path(self.source.path).resolve():
-                raise InputError(path, "is what is read; write to another file")
+                raise InputError(path, "is the input; write to another file")
         if len({path.resolve() for path in files}) < len(files):
             raise InputError(self.output, "is both `output` and `errors`")
         for path in files:
             if path.exists() and not self.overwrite and not self.state.exists():
-                raise InputError(path, "exists; give another name, or `overwrite`")
+                raise InputError(path, "already exists; give another name, or `overwrite`")
 
     @property
     def working(self) -> Path:
@@ -67,11 +67,11 @@ class Job:
 
     @property
     def state(self) -> Path:
-        """What of it counts."""
+        """The file that records how much of it counts."""
         return self.output.with_name(self.output.name + ".progress")
 
     def identity(self) -> dict[str, Any]:
-        """What must be equal for a run to go on."""
+        """The values that must be equal to resume a run."""
         errors = None if self.errors is None else str(self.errors.resolve())
         return {"input": self.source.identity(), "settings": self.operator.identity(), "errors": errors}
 
@@ -85,7 +85,7 @@ class Job:
                 yield Window(group, reader.done)
 
     def answer(self, operator: RowOperator, window: "Window") -> "Answers":
-        """What the operator says of each row. With `strict`, nothing is computed where a row cannot be used."""
+        """The operator's answer for each row. With `strict`, nothing is computed if a row cannot be used."""
         tasks: dict[int, Task[Any]] = {}
         faults = {}
         for record in window.records:
@@ -106,7 +106,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Window:
-    """Rows that are sorted by length together. done: the share of the input read with them, if that is known."""
+    """Rows that are sorted by length together. done: the share of the input read with them, if it is known."""
 
     records: list[Record]
     done: float | None
@@ -114,9 +114,10 @@ class Window:
 
 @dataclass(frozen=True)
 class Answers:
-    """A window's rows, answered.
+    """The answers of a window's rows.
 
-    rows: number -> columns of the output row but `row`; None for a row that could not be used, and `faults` says why.
+    rows: number -> columns of the output row but `row`; None for a row that could not be used, whose fault is in
+    `faults`.
     """
 
     rows: dict[int, dict[str, Any] | None]
@@ -125,12 +126,12 @@ class Answers:
 
 
 class Engine(Protocol):
-    """Where the work is done."""
+    """Does the work of a job: in this process, or on a cluster."""
 
     def __call__(self, job: Job, skip: int) -> AbstractContextManager[Iterator[Answers]]:
         """Every window after the first `skip` rows, in the input's order.
 
-        Raises InputError, on entering where it can, for what cannot work.
+        Raises InputError for work that cannot be done, on entering if possible.
         """
 
 

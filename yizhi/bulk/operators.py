@@ -1,4 +1,4 @@
-"""What a command does to each row, as plain values: any process can open the same operator from them."""
+"""The operators of commands as plain values: any process can open the same operator from them."""
 
 import hashlib
 import json
@@ -16,10 +16,10 @@ from yizhi.storage.digests import sha256_of_file
 
 
 class RowOperator(Computer, Protocol):
-    """An operator, whatever it is given: a text, two, or words. Each says which; rows are checked as they come."""
+    """An operator for one text, two texts, or words. It checks its rows."""
 
     def plan(self, given: Any, /) -> Task[Any]:
-        """Raises InputError for what cannot be used."""
+        """Raises InputError for a row that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Kind:
     columns: name -> kind (see `writers`) of an output row, from the settings.
     make_row: one result's columns, all but `row`.
     is_vector: whether, with these settings, each result is one vector.
-    identify: the settings in few words, for a run that goes on.
+    identify: a short form of the settings, to compare when a run resumes.
     """
 
     make: Callable[..., RowOperator]
@@ -42,9 +42,9 @@ class Kind:
 
 @dataclass(frozen=True)
 class OperatorSpec:
-    """One kind of operator on one artifact. Holds plain values only, so it can be pickled and compared.
+    """One kind of operator on one artifact. Plain values only, so it can be pickled and compared.
 
-    kind: one of KINDS. settings: what the kind's class takes beside the runtime; JSON values.
+    kind: one of KINDS. settings: arguments of the kind's class beyond the runtime; JSON values.
     """
 
     kind: str
@@ -55,7 +55,7 @@ class OperatorSpec:
 
     @contextmanager
     def open(self) -> Iterator[Any]:
-        """The kind's operator, its runtime open for the block. Raises InputError where the two do not fit."""
+        """The kind's operator, with its runtime open for the block. Raises InputError if the two do not fit."""
         with runtimes.open_runtime(self.artifact, device=self.device, threads=self.threads) as runtime:
             yield KINDS[self.kind].make(runtime, **self.settings)
 
@@ -66,7 +66,7 @@ class OperatorSpec:
 
     @property
     def width(self) -> int:
-        """Of each vector, where `is_vector`. Nothing is loaded for it. Raises InputError as `open` does."""
+        """The width of each vector, if `is_vector`. Loads nothing. Raises InputError as `open` does."""
         unopened = runtimes.Runtime(Artifact.read(self.artifact))
         size: int = KINDS[self.kind].make(unopened, **self.settings).size  # type: ignore[attr-defined]
         return size
@@ -81,7 +81,7 @@ class OperatorSpec:
         return KINDS[self.kind].make_row(result)
 
     def identity(self) -> dict[str, Any]:
-        """Whatever changes the answers."""
+        """All values that change the answers."""
         artifact = sha256_of_file(self.artifact / DESCRIPTION)
         return {
             "kind": self.kind,
@@ -92,7 +92,7 @@ class OperatorSpec:
 
 
 class _VectorRows:
-    """`RetrievalEmbedder` that gives output rows: the tokenizer knows how tokens are written."""
+    """`RetrievalEmbedder` with output rows: the tokenizer writes tokens as text."""
 
     def __init__(self, runtime: runtimes.Runtime, **settings: Any) -> None:
         tokenizer = runtimes.Tokenizer.open(runtime.artifact.folder)

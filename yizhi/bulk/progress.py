@@ -1,4 +1,4 @@
-"""How far a bulk run is: rows, rate and time left, on a terminal only."""
+"""The progress of a bulk run: rows, rate and remaining time, on a terminal only."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ from rich.progress import Progress as RichProgress
 
 
 class Progress:
-    """One line on standard error; silent unless that is a terminal."""
+    """One line on standard error. Silent unless that is a terminal."""
 
     def __init__(self) -> None:
         console = Console(file=sys.stderr)
@@ -32,11 +32,11 @@ class Progress:
         self._bar.stop()
 
     def begin(self, rows: int) -> None:
-        """So many rows were answered by an earlier run; the rate counts from here."""
+        """Start at the rows that an earlier run answered. The rate counts from here."""
         self._start = (time.monotonic(), rows, -1.0)
 
     def advance(self, rows: int, done: float | None) -> None:
-        """So many rows are answered; `done` is the share of the input read, None if its size is not known."""
+        """Show the answered rows. done: the share of the input read, None if its size is not known."""
         began, first, share = self._start
         seconds = time.monotonic() - began
         text = f"{rows:,} rows, {(rows - first) / seconds:,.0f} a second"

@@ -1,7 +1,7 @@
-"""The same work on Ray Data: one task reads the input's windows, a pool of actors answers them, in order.
+"""The same work on Ray Data: one task reads the input's windows, and a pool of actors answers them, in order.
 
-Everything else stays where it was: this process writes the output in the input's order and keeps what a killed run
-goes on with. A window is read and answered by the code of the local engine, so the bytes written are the same.
+This process still writes the output in the input's order, and the state of a killed run. The local engine's code reads
+and answers a window, so the output's bytes are the same.
 """
 
 import logging
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RayEngine:
-    """Where to work, and with how many.
+    """The cluster, and the number of workers.
 
-    address: of a running cluster, as `ray.init` takes it; None for $RAY_ADDRESS, or else for a cluster of its own on
-    this machine. workers: actors, each with a model; None for as many as the cluster's processors allow.
+    address: of a running cluster, as `ray.init` takes it. None: $RAY_ADDRESS, else a new cluster on this machine.
+    workers: actors, each with a model; None for as many as the cluster's processors allow.
     """
 
     address: str | None = None
@@ -38,9 +38,12 @@ class RayEngine:
 
     @contextmanager
     def __call__(self, job: Job, skip: int) -> Iterator[Iterator[Answers]]:
-        """An `Engine`. The first window is answered on entering: what cannot work shows before anything is written."""
+        """An `Engine`. The first window is answered on entering, so faults show before anything is written."""
         if job.source.path == STDIN:
-            raise InputError("standard input", "the Ray engine reads a file: a worker that is lost reads it again")
+            raise InputError(
+                "standard input",
+                "expected a file, because Ray reads the input again after a failure; found standard input",
+            )
         threads = job.operator.threads or 1
         # Workers have a working directory of their own.
         job = replace(
@@ -75,13 +78,13 @@ def _count_places(job: Job) -> int:
 
 
 class Worker:
-    """What an actor does: opens the artifact once, then answers windows.
+    """An actor: opens the artifact once, then answers windows.
 
-    A row holds pickled bytes both ways: a Window, then its Answers; or the InputError why there are none.
+    A row holds pickled bytes both ways: a Window, then its Answers or an InputError.
     """
 
     def __init__(self, job: Job, digest: str) -> None:
-        """digest: sha256 of the artifact's description where the run was started. Must be the same here."""
+        """digest: sha256 of the artifact's description on the starting machine. It must be the same here."""
         self._job = job
         self._open = ExitStack()  # for as long as the actor lives
         self._fault: InputError | None = None
@@ -143,7 +146,7 @@ def _stream(job: Job, skip: int, digest: str, workers: int) -> Iterator[Answers]
         except ray.exceptions.RayTaskError:
             raise  # a fault of ours: its traceback is wanted
         except ray.exceptions.RayError as error:
-            reason = f"the cluster broke the run off: {first_line(error)}; the same command goes on where it was"
+            reason = f"the cluster ended the run: {first_line(error)}; run the same command to resume"
             raise InputError("the Ray engine", reason) from error
 
 

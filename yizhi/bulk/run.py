@@ -1,9 +1,8 @@
-"""A whole file through an operator. Killed and started again, it goes on where it was.
+"""A whole file through an operator. A killed run resumes when it is started again.
 
-Rows are answered a window at a time. After each, the working file is flushed to the disk and
-OUTPUT.progress says, in one atomic step, how much of the input and of each file counts. A new start
-cuts the files back to that, passes over the rows already answered, and goes on: no row is lost, none
-is there twice.
+Rows are answered a window at a time. After each window the working file is flushed to the disk. OUTPUT.progress then
+records, in one atomic step, how much of the input and of each file counts. A new start cuts the files back to that,
+skips the answered rows, and continues: no row is lost or written twice.
 """
 
 import json
@@ -24,7 +23,7 @@ from yizhi.storage.locks import hold
 
 @dataclass(frozen=True)
 class Position:
-    """How far a run is: rows read, rows that could not be used, rows written, and what of the files counts."""
+    """The progress of a run: rows read, rows that could not be used, rows written, and how much of the files counts."""
 
     records: int = 0
     failed: int = 0
@@ -34,10 +33,10 @@ class Position:
 
 
 def run(job: Job, progress: Progress, report: Callable[[str], None], engine: Engine = answer_here) -> Position:
-    """Do the job from where it was left. `report` is told of each bad row where there is no errors file.
+    """Do the job, or resume it. report: called with each bad row if there is no errors file.
 
-    What one engine began, another can go on with. Raises InputError for a job that cannot be done, for an unfinished
-    run with other settings, and, with `strict`, for the first bad row.
+    Another engine can resume the run. Raises InputError for a job that cannot be done, for an unfinished run with other
+    settings, and, with `strict`, for the first bad row.
     """
     job.check()
     position = _resume(job)
@@ -68,7 +67,7 @@ def run(job: Job, progress: Progress, report: Callable[[str], None], engine: Eng
 
 
 def _list_earlier(job: Job, errors: BinaryIO | None, report: Callable[[str], None]) -> None:
-    """Say which rows of other files are not used: they name their file, since the input's rows have none."""
+    """Report rows of other files that are not used. They name their file; the input's rows do not."""
     for row in job.earlier:
         if errors is None:
             report(f"{row.path}: row {row.number}: {row.fault}")
@@ -85,7 +84,7 @@ def _write(
     position: Position,
     report: Callable[[str], None],
 ) -> Position:
-    """Add a window to the files and make it count."""
+    """Write a window to the files, and record it."""
     for number, fault in answers.faults.items():
         if job.strict:
             raise InputError(job.source.path, f"row {number}: {fault}")
@@ -112,27 +111,26 @@ def _names_rows(output: Path) -> bool:
 
 
 def _resume(job: Job) -> Position | None:
-    """Where an earlier run of this job was left; None if there was none."""
+    """The position of an earlier run of this job. None without one."""
     try:
         state = json.loads(job.state.read_text(encoding="utf-8"))
         identity, position = dict(state["identity"]), from_plain(Position, state["position"])
     except FileNotFoundError:
         return None
     except (ValueError, LookupError, TypeError, RecursionError):
-        raise InputError(job.state, "is not what an unfinished run leaves; remove this file to start over") from None
+        raise InputError(job.state, "is not the state of an unfinished run; remove this file to start again") from None
     found = json.loads(json.dumps(job.identity()))
     differing = [key for key in found if identity.get(key) != found[key]]
     if differing:
         raise InputError(
             job.state,
-            f"an unfinished run had other {' and '.join(differing)}; go on with those, or remove this file to start "
-            "over",
+            f"an unfinished run had other {' and '.join(differing)}; use the same, or remove this file to start over",
         )
     return position
 
 
 def _commit(job: Job, position: Position, writer: Writer, files: tuple[BinaryIO, BinaryIO | None]) -> Position:
-    """Make what was written so far count."""
+    """Record the written part."""
     sizes = []
     for file in files:
         if file is not None:
@@ -151,9 +149,9 @@ def _commit(job: Job, position: Position, writer: Writer, files: tuple[BinaryIO,
 
 @contextmanager
 def _without_leftovers(job: Job) -> Iterator[None]:
-    """Remove the working files of a run that nothing can go on with: none of it counts, or its input ended it.
+    """Remove the working files of a run that nothing can resume: none of it counts, or its input ended it.
 
-    What `strict` ended goes on without it.
+    A run that `strict` ended resumes without `strict`.
     """
     try:
         yield
@@ -167,10 +165,10 @@ def _without_leftovers(job: Job) -> Iterator[None]:
 
 @contextmanager
 def _open_at(path: Path, size: int) -> Iterator[BinaryIO]:
-    """A file cut back to what counts, locked against a second run, at its end."""
+    """A file cut back to the recorded size, locked against a second run, at its end."""
     with open(path, "r+b" if path.exists() else "x+b") as file, hold(path, "another run is writing this file"):
         if path.stat().st_size < size:
-            raise InputError(path, f"expected the {size} bytes an earlier run wrote; found {path.stat().st_size}")
+            raise InputError(path, f"expected the {size} bytes of an earlier run; found {path.stat().st_size}")
         file.truncate(size)
         file.seek(size)
         yield file

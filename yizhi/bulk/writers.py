@@ -1,7 +1,7 @@
-"""Results to a file that only ever grows at its end, so that a killed run can go on where it was.
+"""Results to a file that only grows at its end, so that a killed run can resume.
 
-A writer appends to a working file; `finish` makes the output of it. What is in the working file
-beyond the last commit is cut off when the run is started again.
+A writer appends to a working file. `finish` makes the output from it. A restart cuts off everything after the last
+commit.
 """
 
 import json
@@ -27,17 +27,17 @@ class Writer(Protocol):
     rows: int
 
     def begin(self) -> None:
-        """Write what stands before the first row."""
+        """Write the part before the first row."""
 
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
         """Add rows at the end."""
 
     def finish(self, working: Path, output: Path) -> None:
-        """Make `output` of the closed working file, at once and whole."""
+        """Make `output` from the closed working file, in one step."""
 
 
 def open_writer(output: Path, file: BinaryIO, rows: int, width: int, columns: dict[str, str]) -> Writer:
-    """The writer for a name's ending, on a working file that holds so many rows already.
+    """The writer for a name's ending, on a working file that already holds `rows` rows.
 
     width: of a row that is a vector. columns: name -> kind of the others.
     """
@@ -50,7 +50,7 @@ def open_writer(output: Path, file: BinaryIO, rows: int, width: int, columns: di
 
 
 def check_output(output: Path, fixed_width: bool) -> None:
-    """Raise InputError for an ending that is not known, or that cannot hold what would be written."""
+    """Raise InputError for an unknown ending, and for a format that cannot hold the output."""
     suffix = output.suffix.lower().lstrip(".")
     if suffix not in FORMATS:
         raise InputError(output, f"expected a name ending in .{', .'.join(FORMATS)}")
@@ -82,7 +82,7 @@ class JsonLines:
 
 
 def to_json_line(value: object) -> str:
-    """JSON of values with arrays among them; floats in the fewest digits that give the same float32 back."""
+    """JSON of values and arrays. A float has the fewest digits that give the same float32 back."""
     return json.dumps(value, ensure_ascii=False, default=_plain)
 
 
@@ -95,7 +95,7 @@ def _plain(value: object) -> Any:
 class Array:
     """float32 [rows, width] of each row's `embedding`, as .npy or as the tensor `embeddings` of a .safetensors.
 
-    Row i is the input's row i: one that could not be used is NaN.
+    Row i is the input's row i. A row that could not be used is NaN.
     """
 
     def __init__(self, file: BinaryIO, rows: int, width: int, kind: str) -> None:

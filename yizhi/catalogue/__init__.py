@@ -1,1 +1,1 @@
-"""Known checkpoints, and which of them a checkpoint is."""
+"""Known checkpoints, and how to recognise them."""

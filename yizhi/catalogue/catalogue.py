@@ -1,7 +1,7 @@
-"""The catalogue of known checkpoints, and which of them a checkpoint is.
+"""The catalogue of known checkpoints.
 
-The facts are in `catalogue.toml`; parameters and sizes follow from the shapes there. A team adds its own
-checkpoints with a file of the same form, named by the environment variable YIZHI_CATALOGUE.
+The facts are in `catalogue.toml`. Parameters and sizes follow from its shapes. A team adds its own checkpoints in a
+file of the same form, named by the environment variable YIZHI_CATALOGUE.
 """
 
 import difflib
@@ -29,7 +29,7 @@ _WEIGHT_FILES = (".safetensors", ".bin", ".h5", ".msgpack", ".index")
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement, and where it was read; `source` is None where nothing is claimed."""
+    """A statement, and its source. `source` is None if nothing is claimed."""
 
     text: str
     source: str | None
@@ -37,7 +37,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class KnownFile:
-    """A published file. size: in bytes, or None where only its hash is known."""
+    """A published file. size: in bytes, or None if only the hash is known."""
 
     name: str
     sha256: str
@@ -47,14 +47,14 @@ class KnownFile:
 
 @dataclass(frozen=True)
 class KnownEmbedding:
-    """How its authors make a text's vector. prompt: what they put before a query; None where they put nothing."""
+    """How a checkpoint's authors make a text's vector. prompt: their text before a query; None without one."""
 
     pooling: Pooling
     prompt: str | None
     source: str | None
 
     def describe(self) -> str:
-        """In a line."""
+        """On one line."""
         scaled = ", L2 norm 1" if self.pooling.normalize else ""
         return f"{self.pooling.mode}{scaled}" + (f"; before a query: {self.prompt}" if self.prompt else "")
 
@@ -63,9 +63,9 @@ class KnownEmbedding:
 class KnownCheckpoint:
     """One entry of the catalogue.
 
-    hub: its ids there. spec: what a full file of its shape holds; None where the shape is not recorded.
-    head: what its masked-language-model head is worth: trained, random, corrector, absent or unknown.
-    embedding: how its authors pool; None where it was not made for vectors, or that is not recorded.
+    hub: its ids on the hub. spec: the contents of a full file of its shape; None if the shape is not recorded.
+    head: the state of its masked-language-model head: trained, random, corrector, absent or unknown.
+    embedding: how its authors pool; None if it was not made for vectors, or if that is not recorded.
     tensors: a file of CRC32C and Google name per line (see `identify.py`), or None.
     """
 
@@ -83,12 +83,12 @@ class KnownCheckpoint:
 
     @property
     def licence_id(self) -> str | None:
-        """The hub's identifier of the licence, such as apache-2.0; None where the catalogue has a sentence instead."""
+        """The hub's identifier of the licence, such as apache-2.0. None if the catalogue has a sentence instead."""
         return self.licence.text.lower() if _LICENCE_ID.fullmatch(self.licence.text) else None
 
     @property
     def parameters(self) -> int | None:
-        """How many numbers the encoder and its head have, shared ones counted once."""
+        """How many numbers the encoder and its head have. Shared ones count once."""
         return sum(math.prod(parameter.shape) for parameter in self.spec.parameters()) if self.spec else None
 
     @property
@@ -120,13 +120,13 @@ class KnownCheckpoint:
 
 
 def read_catalogue() -> Mapping[str, KnownCheckpoint]:
-    """Every known checkpoint by name; one's own come last and may replace others. Raises InputError."""
+    """Every known checkpoint by name. A team's own come last, and may replace others. Raises InputError."""
     own = find_own_catalogue()
     return {**_read(CATALOGUE), **(_read(own) if own else {})}
 
 
 def find_known(name: str) -> KnownCheckpoint:
-    """The entry of this name or hub id. Raises InputError, proposing the nearest names, where there is none."""
+    """The entry of this name or hub id. Raises InputError with the nearest names if there is none."""
     known = read_catalogue()
     for entry in known.values():
         if name in (entry.name, *entry.hub):
@@ -138,7 +138,7 @@ def find_known(name: str) -> KnownCheckpoint:
 
 
 def find_containing(word: str) -> list[KnownCheckpoint]:
-    """Every entry with this word in its name or in a hub id, in capitals or not."""
+    """Every entry with this word in its name or in a hub id, in any case."""
     return [
         entry
         for entry in read_catalogue().values()
@@ -147,7 +147,7 @@ def find_containing(word: str) -> list[KnownCheckpoint]:
 
 
 def find_by_files(digest: Mapping[str, str]) -> tuple[KnownCheckpoint, str] | None:
-    """The checkpoint that one of these files (name -> sha256) was published with, and that file's name."""
+    """The checkpoint that was published with one of these files (name -> sha256), and that file's name."""
     for entry in read_catalogue().values():
         published = {file.sha256: file.name for file in entry.files if _holds_weights(file.name)}
         for name, sha256 in digest.items():
@@ -157,13 +157,13 @@ def find_by_files(digest: Mapping[str, str]) -> tuple[KnownCheckpoint, str] | No
 
 
 def find_name_by_files(digest: object) -> str | None:
-    """The name alone, from what an artifact says that it was made from."""
+    """Only the name, from an artifact's source files."""
     found = find_by_files(digest) if isinstance(digest, Mapping) else None
     return found[0].name if found else None
 
 
 def advise_pooling(name: str | None, pooling: Pooling | None) -> str | None:
-    """What to tell who exports this known checkpoint with such a pooling; None where there is nothing to tell."""
+    """Advice to a user who exports this known checkpoint with this pooling. None if there is no advice."""
     embedding = read_catalogue()[name].embedding if name else None
     if embedding is None or embedding.pooling == pooling:
         return None
@@ -171,11 +171,11 @@ def advise_pooling(name: str | None, pooling: Pooling | None) -> str | None:
     told = f"known as {name}: its authors pool {mode}{' and normalize' if normalize else ''}"
     told += f": `pooling` {mode}{' `normalize`' if normalize else ''}"
     told += f"; before a query they write: {printable(embedding.prompt)}" if embedding.prompt else ""
-    return told + ("; another pooling is asked for" if pooling else "")
+    return told + ("; you ask for another pooling" if pooling else "")
 
 
 def find_by_hub(origin: Mapping[str, str] | None) -> KnownCheckpoint | None:
-    """The checkpoint that a download (`origin` of a manifest) claims to be."""
+    """The checkpoint that a download (`origin` of a manifest) names."""
     hub = (origin or {}).get("hub")
     return next((entry for entry in read_catalogue().values() if hub in entry.hub), None) if hub else None
 

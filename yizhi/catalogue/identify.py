@@ -1,4 +1,4 @@
-"""Which known checkpoint a checkpoint is, or was made from: by a file's hash, or tensor by tensor."""
+"""Which known checkpoint a checkpoint is, or comes from: by a file's hash, or tensor by tensor."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -17,11 +17,11 @@ from yizhi.reading.importers.tf_checkpoint import place_google_name
 
 @dataclass(frozen=True)
 class Identity:
-    """What a checkpoint was recognised as.
+    """The recognised checkpoint.
 
-    by: what the recognition rests on. equal: how many tensors are its own; None after a file's hash.
-    different, absent: canonical names of tensors that were changed since, or are not here.
-    adapter: name of the bottleneck adapter that was put into it.
+    by: the evidence. equal: how many tensors are unchanged; None after a file's hash.
+    different, absent: canonical names of tensors that changed, or are missing here.
+    adapter: the name of a bottleneck adapter that was added.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Identity:
 
     @property
     def is_unaltered(self) -> bool:
-        """Whether every tensor that is here is the published one."""
+        """Whether every tensor here is the published one."""
         return not self.different and self.adapter is None
 
     def as_dict(self) -> dict[str, Any]:
@@ -42,9 +42,9 @@ class Identity:
 
 
 def identify(checkpoint: Checkpoint, digest: dict[str, str]) -> Identity | None:
-    """The known checkpoint that this is or came from; None if it is none of them.
+    """The known checkpoint that this is or comes from. None if it is none of them.
 
-    digest: sha256 of the checkpoint's files. Without google-crc32c only these are compared.
+    digest: sha256 of the checkpoint's files. Without google-crc32c, only these are compared.
     """
     by_file = find_by_files(digest)
     if by_file:
@@ -58,7 +58,7 @@ def identify(checkpoint: Checkpoint, digest: dict[str, str]) -> Identity | None:
 
 
 def find_origin(identity: Identity | None, origin: dict[str, str] | None) -> str | None:
-    """The known checkpoint that this is, unaltered; or that it was downloaded as (`origin` of a manifest)."""
+    """The known checkpoint that this is, unaltered, or that it was downloaded as (`origin` of a manifest)."""
     if identity and identity.is_unaltered:
         return identity.name
     claimed = find_by_hub(origin)
@@ -66,7 +66,7 @@ def find_origin(identity: Identity | None, origin: dict[str, str] | None) -> str
 
 
 def describe_identity(identity: Identity) -> str:
-    """In a sentence or two; at most eight tensors by name."""
+    """One or two sentences, with at most eight tensors by name."""
     if identity.equal is None:
         return f"{identity.name}, unaltered ({identity.by})"
     total = identity.equal + len(identity.different)
@@ -84,7 +84,7 @@ def describe_identity(identity: Identity) -> str:
 
 
 def read_tensor_list(path: Path) -> dict[str, tuple[int, bool]]:
-    """Canonical name -> (CRC32C of the float32 bytes as Google stores them, whether that is transposed)."""
+    """Canonical name -> (CRC32C of the float32 bytes as Google stores them, whether they are transposed)."""
     tensors = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
@@ -96,7 +96,7 @@ def read_tensor_list(path: Path) -> dict[str, tuple[int, bool]]:
 
 
 def _compare(checkpoint: Checkpoint, entry: KnownCheckpoint) -> Identity | None:
-    """Compare with a list; None where the shapes say that it is something else."""
+    """Compare with a list. None if the shapes differ."""
     shapes = {parameter.name: parameter.shape for parameter in entry.spec.parameters()} if entry.spec else {}
     ours = {parameter.name: parameter.shape for parameter in checkpoint.parameters()}
     if entry.tensors is None or not any(shapes.get(name) == shape for name, shape in ours.items() if len(shape) > 1):

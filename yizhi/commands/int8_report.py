@@ -70,4 +70,4 @@ def _print(found: dict[str, Any]) -> None:
         lines += [f"{what} with one part kept in fp32 (nothing kept: {found['costs_without']:.2e}):"]
         lines += [f"  {value:.2e}  {name}" for name, value in found["costs"].items()]
     for line in lines:
-        console.print(line, markup=False, highlight=False)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

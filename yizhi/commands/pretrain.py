@@ -128,9 +128,9 @@ def _show(base: Path, objective: "Objective", seed: int, options: argparse.Names
 
 
 def _print_statistics(statistics: "Statistics") -> None:
-    from rich.table import Table
+    from yizhi.reports.plain_table import PlainTable
 
-    table = Table(box=None, pad_edge=False)
+    table = PlainTable()
     table.add_column("")
     table.add_column("measured", justify="right")
     table.add_column("paper", justify="right")

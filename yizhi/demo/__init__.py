@@ -1,4 +1,4 @@
-"""A small model that really knows something: short Chinese sentences, written for this, and questions about them."""
+"""The demo's short Chinese sentences, written for it, and questions about them."""
 
 from pathlib import Path
 

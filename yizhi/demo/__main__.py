@@ -1,7 +1,7 @@
-"""`make demo`: train a small BERT on the sentences here, export and verify it, and ask it what it knows.
+"""`make demo`: trains a small BERT on the demo's sentences, exports and verifies it, and asks it questions.
 
-What it is asked are sentences that it has not seen, made as those are that it has. Each step is a command of yizhi's
-own, printed before it is run; what is up to date is not done again.
+The questions are new sentences, put together like the training sentences. Each step is a command of `yizhi`, printed
+before it runs. Steps that are up to date are skipped.
 """
 
 import argparse
@@ -22,9 +22,9 @@ ENOUGH = 0.8
 
 
 def demo(work: Path, release: Path, steps: int, jobs: int) -> None:
-    """Train in `work`, export to `release`, and print what is asked and answered.
+    """Train in `work`, export to `release`, and print questions and answers.
 
-    Raises CheckFailed where a command fails, or fewer than ENOUGH of the questions are answered.
+    Raises CheckFailed if a command fails, or if too few answers are right.
     """
     began = monotonic()
     sentences = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in TEXTS)
@@ -49,7 +49,7 @@ def demo(work: Path, release: Path, steps: int, jobs: int) -> None:
         "--if-missing",
     )
 
-    _say("Train it: hide characters, and let it say what they were.")
+    _say("Train it: hide characters, and let it predict them.")
     _run("pretrain", start, "--text", *TEXTS, "--out", trained, *TRAINING, "--max-steps", steps)
 
     _say("Export it for every runtime, and compare each with a float64 forward pass.")

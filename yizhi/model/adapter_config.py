@@ -1,6 +1,6 @@
-"""What a bottleneck adapter of the `adapters` library is, from its own words for it.
+"""The configuration of a bottleneck adapter of the `adapters` library.
 
-Read from `config.json`, where the library's `save_pretrained` puts it (`adapters`), and from the
+It stands in `config.json`, where the library's `save_pretrained` writes it (`adapters`), or in the
 `adapter_config.json` of an adapter saved alone. docs/adapters.md says what is supported.
 """
 
@@ -36,7 +36,7 @@ _UNSUPPORTED: Mapping[str, str] = {
     "inv_adapter": "invertible adapters are not supported",
     "invertible_adapter": "invertible adapters are not supported",
     "phm_layer": "parameterized hypercomplex layers (Compacter) are not supported",
-    "use_gating": "a gate averages over all tokens, padding too, so that answers would depend on the batch",
+    "use_gating": "a gate is not supported: it averages over padding, too, so answers would depend on the batch",
 }
 # They say how an adapter is made or trained, or what becomes of a decoder; the forward pass of an encoder reads none.
 _UNREAD = {
@@ -59,10 +59,10 @@ _FLAGS: Mapping[str, bool] = {  # with the library's defaults, for configuration
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """One adapter's hyper-parameters, under the names that the library has for them.
+    """One adapter's hyper-parameters, under the library's names.
 
-    reduction_factor: by layer number as text, or for all under `default`. scaling: a number, `learned` or `channel`.
-    residual_before_ln: true, false or `post_add`. leave_out: numbers of the layers without it.
+    reduction_factor: by layer number as text, or for all layers under `default`. scaling: a number, `learned` or
+    `channel`. residual_before_ln: true, false or `post_add`. leave_out: numbers of the layers without an adapter.
     """
 
     name: str
@@ -87,7 +87,7 @@ class AdapterConfig:
 
 
 def read_adapters(raw: Mapping[str, Any], model_type: str, faults: list[str]) -> AdapterConfig | None:
-    """The adapter that a `config.json` names; None where it names none, or faults were noted.
+    """The adapter of a parsed `config.json`. None if it names no adapter, or if faults were added to the list.
 
     The file's entry is the library's ModelAdaptersConfig: `adapters` maps a name to a key of `config_map`.
     """
@@ -104,7 +104,9 @@ def read_adapters(raw: Mapping[str, Any], model_type: str, faults: list[str]) ->
     if not adapters:
         return None
     if len(adapters) > 1:
-        faults.append(f"adapters: expected one, for a graph computes one; found {', '.join(map(show, adapters))}")
+        faults.append(
+            f"adapters: expected one adapter, because a graph computes only one; found {', '.join(map(show, adapters))}"
+        )
         return None
     ((name, key),) = adapters.items()
     if not isinstance(key, str) or not isinstance(configs.get(key), dict):
@@ -116,7 +118,7 @@ def read_adapters(raw: Mapping[str, Any], model_type: str, faults: list[str]) ->
 def read_adapter(
     name: object, raw: Mapping[str, Any], model_type: str, faults: list[str], where: str = ""
 ) -> AdapterConfig | None:
-    """Check one adapter's configuration; None where faults were noted, each beginning with `where`."""
+    """Check one adapter's configuration. None if faults were added to the list; each begins with `where`."""
     found: list[str] = []
     if model_type not in ADAPTED_FAMILIES:
         found.append(f"the library has adapters for {', '.join(ADAPTED_FAMILIES)}; found model_type {show(model_type)}")
@@ -135,7 +137,7 @@ def read_adapter(
         if not isinstance(value, bool):
             found.append(f"{key}: expected true or false; found {show(value)}")
     if not flags["mh_adapter"] and not flags["output_adapter"]:
-        found.append("mh_adapter, output_adapter: expected one of them to be true: this adapter is nowhere")
+        found.append("mh_adapter, output_adapter: expected at least one to be true; found both false")
     residual = raw.get("residual_before_ln", True)
     if residual not in (True, False, POST_ADD) or (residual == POST_ADD and not flags["original_ln_before"]):
         found.append(f"residual_before_ln: expected true, false, or (with original_ln_before) 'post_add'; "

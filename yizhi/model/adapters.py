@@ -1,4 +1,4 @@
-"""Bottleneck adapters as roles: what the `adapters` library computes, said as data that every forward pass reads."""
+"""Bottleneck adapters as roles: what the `adapters` library computes, as data that every forward pass reads."""
 
 from yizhi.model.adapter_config import CHANNEL, LEARNED, POST_ADD, AdapterConfig
 from yizhi.model.spec import INPUT, NORMED, OUTPUT, SUM, Adapter, Linear, Norm, Scaling

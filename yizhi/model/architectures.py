@@ -265,10 +265,10 @@ SPARSE, MULTI_VECTOR = "sparse_linear", "colbert_linear"
 
 
 def build_spec(config: EncoderConfig, names: Collection[str]) -> EncoderSpec:
-    """The spec of a checkpoint whose tensors have these canonical names.
+    """The spec of a checkpoint with tensors of these canonical names.
 
-    Raises InputError where the configuration promises a head of which there is no tensor, where a head
-    is there that it does not name, and where its labels contradict themselves.
+    Raises InputError if the configuration names a head without tensors, if a head's tensors have no name in the
+    configuration, and if the labels contradict themselves.
     """
     spec, hidden = _build_spec(config, names), config.hidden_size
     sparse = Dense(Linear(SPARSE, hidden, 1), "relu")
@@ -308,7 +308,7 @@ def _build_spec(config: EncoderConfig, names: Collection[str]) -> EncoderSpec:
 
 
 def _check_presence(config: EncoderConfig, head: Iterable[Parameter], names: Collection[str]) -> None:
-    """Raise InputError unless some tensor of this head is there; what else is missing will be told by name."""
+    """Raise InputError unless some tensor of this head is present. Missing tensors are reported by name later."""
     expected = [parameter.name for parameter in head]
     if not set(expected) & set(names):
         raise InputError(
@@ -320,7 +320,7 @@ def _check_presence(config: EncoderConfig, head: Iterable[Parameter], names: Col
 
 
 def _check_no_label_head(config: EncoderConfig, family: Family, names: Collection[str]) -> None:
-    """Raise InputError for a head of labels that `architectures` does not name: its name leaves the task open."""
+    """Raise InputError for a label head that `architectures` does not name: its name alone leaves the task open."""
     classes = [family.class_name + LABEL_CLASS_SUFFIXES[task] for task in family.label_heads]
     for head in family.label_heads.values():
         if f"{head.projection}.weight" in names:
@@ -332,7 +332,7 @@ def _check_no_label_head(config: EncoderConfig, family: Family, names: Collectio
 
 
 def full_spec(config: EncoderConfig) -> EncoderSpec:
-    """The spec of a complete checkpoint: with pooler, and the head that `architectures` names (else masked LM)."""
+    """The spec of a complete checkpoint, with pooler and the head that `architectures` names (default: masked LM)."""
     family = FAMILIES[config.model_type]
     spec = family.encoder(config, has_pooler=True)
     wanted = config.architecture or ""

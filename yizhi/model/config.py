@@ -1,4 +1,4 @@
-"""EncoderConfig: what `config.json` says about an encoder, checked, and nothing else."""
+"""EncoderConfig: what `config.json` says about an encoder, checked."""
 
 import math
 from collections.abc import Mapping
@@ -15,16 +15,17 @@ from yizhi.storage.json_files import read_json_object
 
 @dataclass(frozen=True)
 class _Fields:
-    """Which optional fields a family has, with what transformers assumes where a published file is silent.
+    """The optional fields of a family, with the values that transformers assumes if a published file omits them.
 
-    narrow: its embeddings may be narrower than its layers, and embedding_size is their default; None for hidden_size.
+    narrow: its embeddings may be narrower than its layers. The value is embedding_size's default; None for hidden_size.
     shares_layers: has num_hidden_groups and inner_group_num.
-    skips_padding: positions are counted from the padding's id on, over tokens that are not padding.
-    has_tasks: has task types, where `use_task_id` says so.
-    token_types: False where nothing reads them. Then ids are checked as BERT's are, so that one caller serves all.
-    names: of fields that are called otherwise.
-    key_value_heads, head_size: where the family has `num_key_value_heads` and `head_dim`, their defaults; the second
-    may be None, for a part of the hidden size. tied: whether the decoder is the embedding table.
+    skips_padding: counts positions from the padding's id on, over tokens that are not padding.
+    has_tasks: has task types, if `use_task_id` says so.
+    token_types: False if no parameter reads them. Their ids are then checked as BERT's are, so that one caller serves
+    all.
+    names: of fields with other names.
+    key_value_heads, head_size: the defaults of `num_key_value_heads` and `head_dim`, if the family has these fields.
+    head_size may be None, for a part of the hidden size. tied: whether the decoder is the embedding table.
     """
 
     hidden_act: str = "gelu"
@@ -100,8 +101,8 @@ _UNSUPPORTED = {
 class EncoderConfig:
     """Hyper-parameters of a BERT-family encoder, under their Hugging Face names.
 
-    head_size: width of one attention head, `head_dim` where a family has that.
-    `raw` is the whole file as read, kept so that artifacts can carry it on.
+    head_size: width of one attention head, `head_dim` if the family has that field.
+    `raw` is the whole parsed file. Artifacts carry it on.
     """
 
     model_type: str
@@ -135,17 +136,17 @@ class EncoderConfig:
 
     @property
     def padding_idx(self) -> int | None:
-        """The row of the position table that padding has, where positions are counted from there; see EncoderSpec."""
+        """Padding's row of the position table, if positions are counted from there; see EncoderSpec."""
         return self.pad_token_id if _FIELDS[self.model_type].skips_padding else None
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row. RoBERTa's 514 positions hold 512: two come before a text's first."""
+        """Tokens of the longest row. RoBERTa's 514 positions hold 512: two come before the first token."""
         return self.max_position_embeddings - (0 if self.padding_idx is None else self.padding_idx + 1)
 
     @property
     def head_activation(self) -> str:
-        """Of the dense layer of a head, where its family does not fix it."""
+        """The activation of a head's dense layer, unless its family fixes another."""
         return self.layers.classifier_activation or self.activation
 
     @classmethod

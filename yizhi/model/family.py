@@ -147,7 +147,7 @@ class Family:
         )
 
     def replaced_token(self, config: EncoderConfig) -> LinearHead | None:
-        """The discriminator's head, where the family has one."""
+        """The discriminator's head, if the family has one."""
         if self.discriminator is None:
             return None
         return LinearHead(
@@ -158,7 +158,7 @@ class Family:
         )
 
     def under(self, prefix: str, **changes: Any) -> "Family":
-        """The same names under another prefix, but for these fields."""
+        """The same names under another prefix, with these fields changed."""
         names = {field.name: getattr(self, field.name) for field in fields(self)}
         moved = {
             field: f"{prefix}{name.removeprefix(self.prefix)}"
@@ -169,13 +169,13 @@ class Family:
 
     @property
     def norm_parts(self) -> set[str]:
-        """What the names of LayerNorms end with: theirs alone may be spelled gamma and beta."""
+        """The ends of LayerNorm names. Only LayerNorms may spell their parts gamma and beta."""
         norms = (self.layer_names.attention_norm, self.layer_names.output_norm, self.masked_lm_names.norm)
         return {name.rpartition(".")[2] for name in (*norms, self.embeddings_norm, self.final_norm) if name}
 
     @property
     def bare_parts(self) -> set[str]:
-        """What the encoder's names start with in files that leave the prefix out."""
+        """The first parts of the encoder's names in files without the prefix."""
         embeddings = (self.word_embeddings, self.position_embeddings, self.token_type_embeddings)
         others = (self.embeddings_norm, self.embeddings_projection, self.final_norm, self.pooler, self.layer)
         names = [name.removeprefix(f"{self.prefix}.") for name in (*embeddings, *others) if name]

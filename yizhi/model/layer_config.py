@@ -1,4 +1,4 @@
-"""LayerConfig: what `config.json` says of layers and heads beside their sizes, where a family leaves it open."""
+"""LayerConfig: the fields of `config.json` for layers and heads, beyond their sizes, that a family leaves open."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,15 +31,15 @@ _FARTHEST = 1 << 12
 
 @dataclass(frozen=True)
 class LayerConfig:
-    """Under the names of Hugging Face; as BERT has it where a family says nothing.
+    """Fields under the names of Hugging Face. The defaults are BERT's.
 
-    Layers 0, n, 2n, … for n = `global_attn_every_n_layers` see every token and turn by `global_rope_theta`; the others
-    see `local_attention` // 2 tokens to each side and turn by `local_rope_theta`.
+    Layers 0, n, 2n, … for n = `global_attn_every_n_layers` see every token and turn by `global_rope_theta`. The other
+    layers see `local_attention` // 2 tokens to each side and turn by `local_rope_theta`.
     global_rope_theta: None without rotary positions. rotary_value: values turn, too.
     classifier_activation: of the heads' dense layer, by its function's name; None follows `hidden_act`.
-    classifier_reads: what a sequence's head reads, where the configuration says it.
+    classifier_reads: what a sequence's head reads, if the configuration says it.
     attention_output_bias: None follows `attention_bias`.
-    max_relative_position: the distance from which on attention tells no more apart; None without relative positions.
+    max_relative_position: the largest distance that attention distinguishes; None without relative positions.
     """
 
     attention_bias: bool = True
@@ -70,7 +70,7 @@ class LayerConfig:
 
 
 def read_layers(raw: Mapping[str, Any], model_type: str, faults: list[str]) -> LayerConfig:
-    """What a parsed `config.json` of this family says, with transformers' defaults; faults are added to the list."""
+    """The LayerConfig of a parsed `config.json`, with the defaults of transformers. Adds faults to the list."""
     if model_type == "roformer":
         return LayerConfig(
             global_rope_theta=ROFORMER_BASE, rotary_value=_truth(raw, "rotary_value", default=False, faults=faults)
@@ -147,7 +147,7 @@ def _truth(raw: Mapping[str, Any], key: str, *, default: bool, faults: list[str]
 
 
 def _positive(raw: Mapping[str, Any], key: str, default: float, faults: list[str], *, whole: bool = False) -> float:
-    """A number from 1 to what is believed; the default where a fault was noted."""
+    """A number from 1 to `most`. The default if a fault was added."""
     value = raw.get(key, default)
     kind: Any = int if whole else int | float
     most = _MOST if whole else _MOST_BASE

@@ -1,6 +1,6 @@
-"""Tables of rotary positions, for frameworks that compute no float64: a graph holds them as constants.
+"""Tables of rotary positions, for frameworks without float64: a graph holds them as constants.
 
-Their names say what they hold, so that a reader can tell a right table from any other numbers.
+A table's name says what it holds. So a reader can compute the table again and compare.
 """
 
 import math
@@ -23,21 +23,21 @@ _NAME = re.compile(r"rotary\.(cos|sin)\.(\d+\.\d+)")
 
 
 def table_names(base: float) -> tuple[str, str]:
-    """Of the cosines, and of the sines."""
+    """The names of the tables of cosines and of sines."""
     return f"rotary.cos.{base:.6f}", f"rotary.sin.{base:.6f}"
 
 
 def is_table_name(name: str) -> bool:
-    """Whether a constant says that it is such a table."""
+    """Whether a constant has the name of a table."""
     return _NAME.fullmatch(name) is not None
 
 
 @cache
 def make_table(name: str, length: int, pairs: int) -> NDArray[np.float32]:
-    """The table of this name, float32 [length, pairs], of float64 angles m · base^(−i / pairs).
+    """The table of this name, float32 [length, pairs], from float64 angles m · base^(−i / pairs).
 
-    In float32 an angle is off by 4e-4 at position 8,191. The functions are Python's, whose bits depend less on the
-    processor than NumPy's. Raises ValueError for a name that is no table's.
+    In float32 an angle would be off by 4e-4 at position 8,191. The functions are Python's: their bits depend less on
+    the processor than NumPy's. Raises ValueError for a name that is no table's.
     """
     found = _NAME.fullmatch(name)
     if found is None:
@@ -56,7 +56,7 @@ def make_roformer_table(length: int, d: int) -> NDArray[np.float32]:
 
 
 def find_wrong_table(name: str, array: NDArray[Any], told_by: float = _LAST_BIT) -> Iterator[str]:
-    """The fault of a constant or a parameter that is named after rotary positions and holds other numbers.
+    """The fault of a constant or a parameter with the name of a rotary table and other numbers.
 
     told_by: how far a number must be off.
     """
@@ -64,4 +64,4 @@ def find_wrong_table(name: str, array: NDArray[Any], told_by: float = _LAST_BIT)
     rows = array.astype(np.float64).reshape(length, array.size // max(length, 1))
     expected = make_roformer_table(*rows.shape) if name == ROFORMER_TABLE else make_table(name, *rows.shape)
     if not rows.size or rows.shape != expected.shape or not np.abs(rows - expected).max() <= told_by:  # nor NaN
-        yield f"{name}: holds other numbers than the rotary positions that it is named after"
+        yield f"{name}: expected the rotary positions of its name; found other numbers"

@@ -244,7 +244,7 @@ class MaskedLMHead:
     def parameters(self) -> Iterator[Parameter]:
         """The transform, its norm, the decoder and its bias.
 
-        A tied decoder has appeared before, as the embedding table, and stays one in `EncoderSpec.parameters`.
+        A tied decoder is the embedding table, which comes earlier. `EncoderSpec.parameters` has it once.
         """
         yield from self.transform()
         yield Parameter(self.decoder, KERNEL, (self.vocab_size, self.size))
@@ -258,7 +258,7 @@ class MaskedLMHead:
 
     @property
     def decoder_name(self) -> str:
-        """What the product with the decoder is called: after its bias, which is the head's own also where W is not."""
+        """The name of the product with the decoder. It follows the bias, which is the head's own even if W is not."""
         return (self.decoder_bias or self.decoder).rpartition(".")[0]
 
 
@@ -291,13 +291,13 @@ class LinearHead:
 
 @dataclass(frozen=True)
 class Pooling:
-    """How a row's own tokens, never its padding, become one vector. A row of nothing but padding is finite.
+    """How a row's own tokens, never its padding, become one vector. A row that is all padding gives finite numbers.
 
     mode: `sentence_embedding` [B, D] is the `mean` of their last hidden states, the `max`, or one of them: `cls` the
     first, `last` the last. `splade` gives `term_weights` [B, V] instead, max over them of log(1 + relu(vocabulary
-    logits)) (Formal et al. 2021, arXiv:2109.10086, equation 6), and nothing that follows is for it.
-    dense: layers that the pooled vector goes through. dimensions: then the first so many numbers alone (Kusupati et al.
-    2022, arXiv:2205.13147). normalize: then divided by its L2 norm.
+    logits)) (Formal et al. 2021, arXiv:2109.10086, equation 6); the other fields are then unused.
+    dense: layers that the pooled vector goes through. dimensions: then only the first `dimensions` numbers are kept
+    (Kusupati et al. 2022, arXiv:2205.13147). normalize: then the vector is divided by its L2 norm.
     """
 
     mode: str
@@ -312,7 +312,7 @@ class Pooling:
         return ", ".join([*parts, *(["normalized"] if self.normalize else [])])
 
     def size(self, hidden: int) -> int:
-        """D, of a model whose hidden states have so many numbers."""
+        """D, for a model with hidden states of this width."""
         return self.dimensions or (self.dense[-1].linear.outputs if self.dense else hidden)
 
 
@@ -320,14 +320,16 @@ class Pooling:
 class EncoderSpec:
     """Every parameter of a checkpoint by role.
 
-    `blocks[i]` maps `hidden_states.i` to `hidden_states.i+1`; it is one layer except in an ALBERT
-    with `inner_group_num` > 1. A shared layer simply appears in several blocks.
-    A table that the family has not is None: nothing is added for it. Of `task_type_embeddings` every token has row 0,
+    `blocks[i]` maps `hidden_states.i` to `hidden_states.i+1`. It is one layer except in an ALBERT with
+    `inner_group_num` > 1. A shared layer appears in several blocks.
+    A table that the family does not have is None, and adds nothing. Every token has row 0 of `task_type_embeddings`,
     transformers' default (ERNIE): the task is no input.
-    `task` says what `head` computes; it is `features` when there is none.
-    `pooling` is what the export was told, or what sentence-transformers would do with the folder, if anything.
-    `padding_idx`: where given, padding's position is this, and that of another token this plus its number, from 1,
-    among the row's tokens whose id is not this (fairseq's `make_positions`); else positions are 0, 1, 2, …
+    `task` says what `head` computes. It is `features` without a head.
+    `pooling` comes from the export's options, or else from the folder's sentence-transformers files; None without
+    either.
+    `padding_idx`: if given, padding's position is this number. The position of any other token is this number plus its
+    place, from 1, among the row's tokens whose id is not this number (fairseq's `make_positions`). If None, positions
+    are 0, 1, 2, …
     `token_weights` and `token_vectors` are the heads of BGE-M3 (Chen et al. 2024, arXiv:2402.03216, section 3.2).
     """
 
@@ -362,7 +364,7 @@ class EncoderSpec:
 
     @property
     def masked_lm_head(self) -> MaskedLMHead:
-        """The head, where it fills masks. Raises TypeError where there is none, or another."""
+        """The head, if it fills masks. Raises TypeError for another head, or none."""
         if not isinstance(self.head, MaskedLMHead):
             raise TypeError(f"a checkpoint for {self.task} has no masked-language-model head")
         return self.head
@@ -374,17 +376,17 @@ class EncoderSpec:
 
     @property
     def rotary_bases(self) -> tuple[float, ...]:
-        """Each base of the layers' rotary positions once."""
+        """Each base of the layers' rotary positions, once."""
         return tuple(dict.fromkeys(layer.rotary.base for layer in self.layers if layer.rotary))
 
     @property
     def farthest(self) -> int | None:
-        """The layers' `farthest`: it is the same in all."""
+        """The layers' `farthest`. All layers have the same."""
         return self.layers[0].farthest
 
     @property
     def windows(self) -> tuple[int, ...]:
-        """Each window of the layers once."""
+        """Each window of the layers, once."""
         return tuple(dict.fromkeys(layer.window for layer in self.layers if layer.window is not None))
 
     @property
@@ -394,11 +396,11 @@ class EncoderSpec:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """Every layer in the order it runs; a shared layer appears each time."""
+        """Every layer in the order of computation. A shared layer appears each time."""
         return tuple(layer for block in self.blocks for layer in block)
 
     def signatures(self) -> dict[str, tuple[str, ...]]:
-        """Named groups of outputs: what most want, no head, and everything. Nothing else is computed for a group."""
+        """Named groups of outputs: the usual ones, those without the head, and all. A group computes nothing else."""
         found = {
             "pooler_output": self.pooler,
             SENTENCE_EMBEDDING: self.pooling and self.pooling.mode != SPLADE,
@@ -412,7 +414,7 @@ class EncoderSpec:
         return {"serving_default": default, "features": features, "hidden_states": (*default, *layers)}
 
     def output_axes(self, output: str) -> tuple[str | int, ...]:
-        """The shape of an output, with `batch` and `length` for the axes that inputs decide."""
+        """The shape of an output, with `batch` and `length` for the axes of the inputs."""
         if output == "pooler_output":
             return ("batch", self.config.hidden_size)
         if output == SENTENCE_EMBEDDING and self.pooling:
@@ -432,7 +434,7 @@ class EncoderSpec:
 
 
 def find_pooling_faults(spec: EncoderSpec) -> Iterator[str]:
-    """What a spec's pooling asks for that its encoder does not give."""
+    """What a spec's pooling needs and its encoder does not have, a fault each."""
     pooling, size = spec.pooling, spec.config.hidden_size
     if pooling is None:
         return
@@ -461,9 +463,9 @@ def parameters_of(node: object) -> Iterator[Parameter]:
 
 
 def without_names(node: T) -> T:
-    """A part of a spec with its parameters' names replaced by numbers, in the order in which they first come.
+    """A part of a spec, with its parameters' names replaced by numbers, in the order of first use.
 
-    Two layers that are equal then compute the same, of other parameters: whatever field a layer has, or will have.
+    Two equal layers then compute the same, with other parameters. New fields of a layer are compared, too.
     """
     numbers: dict[str, str] = {}
 

@@ -1,1 +1,1 @@
-"""Serving layouts: a verified release in the folders that model servers expect."""
+"""Packages: a verified release in the folders that model servers expect."""

@@ -1,4 +1,4 @@
-"""README.md of a package: how it is served, and ten lines of Python that ask the server."""
+"""README.md of a package: how to serve it, and ten lines of Python that ask the server."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,10 @@ _CLIENTS = {
 
 
 def write_readme(folder: Path, server: str, start: str, models: Sequence[Mapping[str, Any]], tokenizer: Path) -> None:
-    """Write it where the server is one that Python asks. start: its command. tokenizer: the folder of its files."""
+    """Write it, for servers with a Python client.
+
+    start: the server's command. tokenizer: the folder of the tokenizer's files.
+    """
     if server not in _CLIENTS:
         return
     title, needs, code = _CLIENTS[server]

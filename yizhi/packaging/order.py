@@ -1,4 +1,4 @@
-"""What `yizhi package` was asked for, as each server's writer gets it."""
+"""The order of `yizhi package`, for each server's writer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from yizhi.runtimes.base import Inputs
 
 @dataclass(frozen=True)
 class Order:
-    """artifacts: what to package, of one release. golden: the release's. name, version: the models' own.
+    """artifacts: to package, of one release. golden: the release's. name, version: the models' own.
 
-    signatures: those of the artifacts that are wanted. npm_folder: where npm's tarballs are, if not in the cache.
+    signatures: the wanted ones. npm_folder: the folder of npm's tarballs, if not the cache.
     """
 
     artifacts: Sequence[Artifact]
@@ -24,5 +24,5 @@ class Order:
     npm_folder: Path | None = None
 
     def samples(self) -> dict[str, Inputs]:
-        """What to warm up with: the golden cases of a single row, from one token to the longest."""
+        """Inputs to warm up with: the golden cases of a single row, from one token to the longest."""
         return {case.name: case.inputs for case in self.golden.cases if len(case.inputs.input_ids) == 1}

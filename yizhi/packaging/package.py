@@ -1,4 +1,4 @@
-"""`yizhi package`: a release's artifacts as a model server wants them, whole or not at all, with a manifest."""
+"""`yizhi package`: a release's artifacts in a model server's layout, whole or absent, with a manifest."""
 
 import json
 import re
@@ -35,8 +35,8 @@ class Server:
     """A model server, or a browser.
 
     targets: what it can run. write: puts the models below a folder and returns a description of each.
-    start: the command that serves the finished package. takes: the parameters of `package` that are for it, beside
-    those for all. tokenizer: the folder of its clients' files; None where `write` writes them.
+    start: the command that serves the finished package. takes: its own parameters of `package`, beyond the common ones.
+    tokenizer: the folder of its clients' files; None if `write` writes them.
     """
 
     targets: tuple[str, ...]
@@ -67,11 +67,11 @@ def package(
 ) -> dict[str, Any]:
     """Write the folder that a server expects and return its manifest, `package.json`.
 
-    targets: those of the server's that are in the release if None. signatures: for Triton, a model each;
-    `serving_default` if None. name: the models' name, the release's own if None. version: the models' version.
-    npm_folder: for the web, where npm's tarballs are; a cache if None, to which npm downloads them.
-    Raises CheckFailed where a file of the release is not as its manifest says, and InputError, before anything
-    is written, for what the release or the server does not have.
+    targets: None for all of the release that the server can run. signatures: for Triton, a model each; None for
+    `serving_default`. name: the models' name; None for the release's. version: the models' version.
+    npm_folder: for the web, the folder of npm's tarballs; None for a cache, to which npm downloads them.
+    Raises CheckFailed if a file of the release differs from its manifest. Raises InputError, before anything is
+    written, for a request that the release or the server cannot meet.
     """
     manifest = read_manifest(release)
     altered = find_altered_release(release, manifest)
@@ -85,7 +85,9 @@ def package(
     stray = [one for one, is_given in given.items() if is_given and one not in SERVERS[server].takes]
     _check(name, artifacts, signatures, [f"`{one}`: {server} takes none; leave it out" for one in stray])
     if out.resolve().is_relative_to(release.resolve()):
-        raise InputError("`out`", "expected a folder outside of the release, which would not be as signed any more")
+        raise InputError(
+            "`out`", "expected a folder outside the release, because the release would differ from its signature"
+        )
     order = Order(artifacts, Golden.read(release / GOLDEN), name, version, signatures, npm_folder)
     with new_folder(out, replaces=(PACKAGE,)) as folder:
         models = SERVERS[server].write(folder, order)
@@ -137,7 +139,7 @@ def _copy_all(source: Path, target: Path, names: Sequence[str]) -> None:
 
 
 def _compare(files: Mapping[str, Any], models: Sequence[Mapping[str, Any]], artifacts: Sequence[Artifact]) -> None:
-    """What was copied must be what was verified: a release on a network disk may change meanwhile."""
+    """Compare copies with verified files: a release on a network disk may change meanwhile."""
     released = {artifact.target: artifact.description["files"] for artifact in artifacts}
     faults = [
         f"{place}: differs from the release's {model['target']}/{source}"

@@ -31,9 +31,9 @@ _PACKAGE = "tensorflow.serving"
 
 
 def write(folder: Path, order: Order) -> list[dict[str, Any]]:
-    """One model, with every signature of the SavedModel; each signature is warmed up with each sample.
+    """One model, with every signature of the SavedModel. Each signature is warmed up with each sample.
 
-    Raises MissingFramework where TensorFlow is not installed.
+    Raises MissingFramework if TensorFlow is not installed.
     """
     TARGETS["tensorflow"].load_runtime()
     (artifact,) = order.artifacts

@@ -29,8 +29,8 @@ _INPUT_TYPE, _OUTPUT_TYPE = "TYPE_INT64", "TYPE_FP32"
 def write(folder: Path, order: Order) -> list[dict[str, Any]]:
     """A model per artifact and signature: NAME-TARGET, or NAME-TARGET-SIGNATURE for all but `serving_default`.
 
-    ONNX Runtime computes all outputs of a graph, asked for or not, so each signature is a model, with the weights
-    beside its graph: ONNX Runtime refuses external data outside of the graph's folder.
+    ONNX Runtime computes all outputs of a graph, requested or not. So each signature is a model. Its weights stand next
+    to its graph, because ONNX Runtime refuses external data outside the graph's folder.
     """
     models = []
     samples, version = order.samples(), order.version

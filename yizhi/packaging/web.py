@@ -1,4 +1,4 @@
-"""The web's layout: models/NAME as transformers.js loads it and, where it fills masks, a page that needs no network.
+"""The web's layout: models/NAME in the form of transformers.js and, for fill-mask, a page that needs no network.
 
 transformers.js (https://huggingface.co/docs/transformers.js) looks for `onnx/model.onnx` and, quantized,
 `onnx/model_quantized.onnx`, each with its weights beside it under the same name and `_data`.
@@ -41,9 +41,9 @@ _LICENCE = "LICENSE.txt"
 
 
 def write(folder: Path, order: Order) -> list[dict[str, Any]]:
-    """One model, in both precisions where the release has them. Raises InputError for what a browser cannot hold.
+    """One model, in both precisions if the release has them. Raises InputError for a model that a browser cannot hold.
 
-    Raises MissingFramework where onnx is not installed, and NotRun where npm's packages cannot be downloaded.
+    Raises MissingFramework if onnx is not installed, and NotRun if npm's packages cannot be downloaded.
     """
     TARGETS["onnx"].load_runtime(in_browser=True)
     too_large = [
@@ -119,7 +119,7 @@ def _write_page(folder: Path, base: str, order: Order) -> None:
 
 
 def _describe_page(folder: Path, base: str, order: Order) -> dict[str, Any]:
-    """What the page loads, and which ids and answers the release's texts must have before it answers."""
+    """The files of the page, and the ids and answers of the release's texts that it must give before it answers."""
     by_precision = {artifact.description["precision"]: artifact for artifact in order.artifacts}
     tokenizer = Tokenizer.open(order.artifacts[0].folder)
     models = []
@@ -153,7 +153,7 @@ def _describe_page(folder: Path, base: str, order: Order) -> dict[str, Any]:
 
 
 def _read_released(artifact: Artifact, name: str) -> bytes:
-    """A file's bytes. Raises CheckFailed unless they are what was verified: a network disk may change meanwhile."""
+    """A file's bytes. Raises CheckFailed if they differ from the verified file: a network disk may change meanwhile."""
     data = (artifact.folder / name).read_bytes()
     if hashlib.sha256(data).hexdigest() != artifact.description["files"][name]["sha256"]:
         raise CheckFailed(f"package:\n  - {artifact.target}/{name}: differs from the release's")

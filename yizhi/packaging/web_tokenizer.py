@@ -1,4 +1,4 @@
-"""tokenizer.json for JavaScript: the ids that Rust's tokenizers give, from @huggingface/tokenizers too."""
+"""tokenizer.json for JavaScript: @huggingface/tokenizers then gives the ids of Rust's tokenizers."""
 
 import json
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ RARE_CHINESE = pattern_of_chinese(least=0x10000)
 
 
 def adapt_tokenizer(tokenizer: dict[str, Any]) -> dict[str, Any]:
-    """The content of tokenizer.json with rare Chinese characters split where BERT's normalizer was to split them.
+    """tokenizer.json with rare Chinese characters split explicitly, as BERT's normalizer splits them.
 
-    It gives the ids that it gave, and in JavaScript too.
+    The ids stay the same, and JavaScript gives them, too.
     """
     normalizer = tokenizer.get("normalizer") or {}
     steps = normalizer.get("normalizers", [normalizer])
@@ -28,6 +28,6 @@ def adapt_tokenizer(tokenizer: dict[str, Any]) -> dict[str, Any]:
 
 
 def find_wrong_texts(tokenizer: dict[str, Any], cases: Sequence[TextCase]) -> list[str]:
-    """The texts that it gives other ids for than the checkpoint's own tokenizer."""
+    """The texts with other ids than the checkpoint's own tokenizer gives."""
     adapted = Tokenizer.from_str(json.dumps(tokenizer))
     return [case.text for case in cases if tuple(adapted.encode(case.text).ids) != case.ids]

@@ -1,7 +1,8 @@
-"""What a user gets for a text: the oracle's answers, and whether an artifact gives them from its own files.
+"""A user's answers for a text: the oracle's, and an artifact's from its own files.
 
-Each answer is what a command prints: the words that fill a mask, labels, the tag of each word, the span that answers,
-or a vector. A tokenizer, a vocabulary, labels and a pooling that are each right and do not fit together show here.
+Each answer is one that a command prints: the words that fill a mask, labels, the tag of each word, the span that
+answers, or a vector. A tokenizer, a vocabulary, labels and a pooling may each be right and still not fit together.
+Answers show this.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +39,7 @@ _MOST_FAULTS = 3
 
 @dataclass(frozen=True)
 class Said:
-    """The best answers in one place of a text. place: of the text, or of a word or mask in it. scores: by answer."""
+    """The best answers in one place of a text. place: the text, or a word or mask in it. scores: by answer."""
 
     place: str
     scores: Mapping[str, float]
@@ -46,7 +47,7 @@ class Said:
 
 @dataclass(frozen=True)
 class TextAnswer:
-    """A text, and what is said of it. text: one text, or a question and its context. vector: of the whole text."""
+    """A text and its answers. text: one text, or a question and its context. vector: of the whole text."""
 
     text: tuple[str, ...]
     said: tuple[Said, ...] = ()
@@ -54,20 +55,20 @@ class TextAnswer:
 
 
 def make_answers(runtime: Runtime, tokenizer: Tokenizer) -> tuple[TextAnswer, ...]:
-    """What a runtime says of those of some everyday texts that its tokenizer can take whole."""
+    """A runtime's answers for those everyday texts that its tokenizer can take whole."""
     asked = everyday_questions(runtime.artifact.description["task"], tokenizer)
     # One at a time: the oracle's time is that of its tokens, padding included.
     return tuple(answer for question in asked for answer in ask(runtime, tokenizer, [question]))
 
 
 def everyday_questions(task: str, tokenizer: Tokenizer) -> list[tuple[str, ...]]:
-    """What every artifact of this task and tokenizer is asked."""
+    """The questions for every artifact of this task and tokenizer."""
     asked = questions_of(task, _TEXTS, tokenizer)
     return [text for text in asked if len(tokenizer.tokenize(["".join(text)])[0].ids) < tokenizer.max_length]
 
 
 def questions_of(task: str, texts: Sequence[str], *tokenizers: Tokenizer) -> list[tuple[str, ...]]:
-    """Texts as a task takes them: one masked where each tokenizer sees the mask; each asked of the one before."""
+    """Texts in the form of a task: masked where every tokenizer sees the mask, or asked of the text before."""
     if task == ANSWER:
         return list(zip(texts[1:], texts, strict=False))
     if task != FILL_MASK:
@@ -81,7 +82,7 @@ def questions_of(task: str, texts: Sequence[str], *tokenizers: Tokenizer) -> lis
 
 
 def ask(runtime: Runtime, tokenizer: Tokenizer, texts: Sequence[tuple[str, ...]]) -> tuple[TextAnswer, ...]:
-    """What a runtime says of these texts, by its task."""
+    """A runtime's answers for these texts, by its task."""
     task = runtime.artifact.description["task"]
     firsts = [text[0] for text in texts]
     if task == FILL_MASK:
@@ -111,7 +112,7 @@ def ask(runtime: Runtime, tokenizer: Tokenizer, texts: Sequence[tuple[str, ...]]
 
 
 def check_answers(runtime: Runtime, expected: Sequence[TextAnswer], precision: str) -> list[str]:
-    """Where an artifact's own files and graph give a user another answer than the oracle. precision: as in `verify`."""
+    """Differences between an artifact's answers and the oracle's, a line each. precision: as in `verify`."""
     if not expected:
         return []
     try:

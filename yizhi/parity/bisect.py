@@ -1,8 +1,7 @@
-"""Where an artifact that failed first goes wrong, and which known mistake would explain it.
+"""Locates the first fault of a failed artifact, and the known mistake that would explain it.
 
-Three questions, each narrower: the first output that differs; the first tensor inside that layer,
-where the artifact can show it; and the fault of `yizhi.parity.mutations` under which the oracle gives
-what the artifact gives.
+Three steps, each narrower: the first output that differs; the first tensor inside that layer, if the artifact can show
+it; and the fault of `yizhi.parity.mutations` that makes the oracle give the artifact's values.
 """
 
 from collections.abc import Callable, Iterable
@@ -33,9 +32,9 @@ _RESEMBLES = 0.1
 
 
 def bisect(runtime: Runtime, checkpoint: Checkpoint, golden: Golden, verdict: Verdict) -> Diagnosis | None:
-    """Narrow down a failed verdict; None where no output of a short case differs from the oracle's.
+    """Narrow down a failed verdict. None if no output of a short case differs from the oracle's.
 
-    checkpoint: what the artifact was made from.
+    checkpoint: the artifact's source.
     """
     if verdict.gates is None:
         return None
@@ -81,7 +80,7 @@ def _judge(gates: FloatTolerance | QuantizedGates, golden: Golden) -> Agrees:
 
 
 def _in_order(outputs: Iterable[str]) -> list[str]:
-    """Hidden states as they are computed, then what is made of the last of them."""
+    """Hidden states in the order of computation, then the outputs made from the last of them."""
     layers = sorted((name for name in outputs if name.startswith("hidden_")), key=lambda name: int(name.split(".")[1]))
     return [*layers, *(name for name in AFTER_LAYERS if name in outputs)]
 
@@ -113,7 +112,7 @@ def _layers_before(spec: EncoderSpec, output: str) -> list[int]:
 def _first_tensor(
     runtime: Runtime, checkpoint: Checkpoint, golden: Golden, case: Case, output: str, agrees: Agrees
 ) -> tuple[str | None, str]:
-    """The first tap that differs, and what was looked at."""
+    """The first tap that differs, and a note on the compared taps."""
     layers = _layers_before(checkpoint.spec, output)
     if not layers:
         return None, f"{output} is computed outside of the layers"
@@ -124,7 +123,7 @@ def _first_tensor(
         inside = runtime.look_inside(case.inputs, layer)
         found |= {f"layers.{layer}.{tap}": array for tap, array in inside.items()}
     if not found:
-        return None, f"this {runtime.artifact.target} artifact does not show what is inside a layer"
+        return None, f"this {runtime.artifact.target} artifact cannot show the tensors inside a layer"
     found = _real(case, golden, found)
     bad = [name for name in names if name in found and not agrees(TAP, found[name], expected[name])]
     if not bad:
@@ -136,7 +135,7 @@ def _first_tensor(
 def _find_cause(
     checkpoint: Checkpoint, golden: Golden, case: Case, output: str, found: NDArray, expected: NDArray, agrees: Agrees
 ) -> str | None:
-    """The known fault under which the oracle comes closest to the artifact, if it comes close enough."""
+    """The known fault that brings the oracle closest to the artifact, if it is close enough."""
     if not np.isfinite(found).all():
         return None
     best: tuple[float, Fault, NDArray] | None = None
@@ -165,7 +164,7 @@ def _is_candidate(fault: Fault, spec: EncoderSpec, layer: int, output: str) -> b
 
 
 def _under(fault: Fault, checkpoint: Checkpoint, layer: int, golden: Golden, case: Case, output: str) -> NDArray:
-    """The output that the oracle gives under a fault, computing no further than it must."""
+    """The oracle's output under a fault. Computes no further than this output."""
     altered = AlteredCheckpoint(checkpoint, fault, checkpoint.spec.layers[layer])
     blocks = _blocks_needed(altered.spec, output)
     last = blocks == len(altered.spec.blocks)

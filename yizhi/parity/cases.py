@@ -1,6 +1,6 @@
-"""The parity inputs. Each case says which mistake it would catch.
+"""The parity inputs. Each case names the mistake that it would catch.
 
-Token ids come from a counter-based generator, so the same case is the same on every machine.
+Token ids come from a counter-based generator. So the same case is the same on every machine.
 """
 
 from collections.abc import Sequence
@@ -37,9 +37,9 @@ class Case:
     """A named batch.
 
     kind: IDS of any kind, SENTENCES, or the same MASKED in places.
-    alone: rows that must come out the same when run by themselves, unpadded.
-    signatures: what to run it through. The one that most users call and the one with every layer see each short
-    case; the others compute the same with less, which a few cases show.
+    alone: rows that must give the same outputs when run alone, unpadded.
+    signatures: the signatures to run. Every short case runs through the usual one and the one with every layer. The
+    others compute a part of the same, and run in a few cases.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Case:
 
     @property
     def is_short(self) -> bool:
-        """Whether a pass is a matter of moments: what is plainly wrong shows in the short ones, which are run first."""
+        """Whether a pass takes only moments. Short cases run first, because they show plain mistakes."""
         return self.inputs.input_ids.size <= SHORT_TOKENS
 
     def row_alone(self, row: int) -> Inputs:
@@ -63,7 +63,7 @@ class Case:
 
     @property
     def logit_positions(self) -> NDArray[np.int64]:
-        """[N, 2] (row, position) pairs of real tokens at which vocabulary logits are compared: the masked, if any."""
+        """[N, 2] (row, position) pairs where vocabulary logits are compared: the masked tokens, else real tokens."""
         if self.kind == MASKED:
             return _masked_places(self.inputs.attention_mask)
         real = np.argwhere(self.inputs.attention_mask == 1)
@@ -80,7 +80,7 @@ class _CaseMaker:
         self._random = np.random.Philox(key=20_211)
 
     def sentence(self, length: int) -> list[int]:
-        """[CLS] … [SEP], or what a tokenizer has for them, of so many ids in all; of one, the first."""
+        """[CLS] … [SEP], or the tokenizer's own frame, of `length` ids in all; of one, the first."""
         words = [int(raw) for raw in self._random.random_raw(length) % self.vocab_size]
         inner = words[: max(length - self.frame.begin - self.frame.end, 1 - self.frame.begin)]
         return self.frame.around(inner)[:length]
@@ -109,9 +109,9 @@ def make_cases(checkpoint: Checkpoint) -> list[Case]:
 
 
 def find_wrong_cases(found: Sequence[Case], text: TextTokenizer, config: EncoderConfig, task: str) -> list[str]:
-    """Which cases of an artifact with this tokenizer and configuration are missing, or are not what is made here.
+    """Cases that a golden folder lacks, or that differ from this version's, for this tokenizer and configuration.
 
-    A golden folder says what the outputs must be. It does not say what is asked: with fewer cases, less would be seen.
+    A golden folder gives the outputs. It must not decide the inputs: fewer cases would show fewer faults.
     """
     known = {case.name: case for case in found}
     faults = []
@@ -131,7 +131,7 @@ def _is_same(one: Case, other: Case) -> bool:
 
 
 def cases_of(text: TextTokenizer, config: EncoderConfig, task: str) -> list[Case]:
-    """The cases for a tokenizer, a configuration and what the model does: the weights change nothing."""
+    """The cases for a tokenizer, a configuration and a task. They do not depend on the weights."""
     make = _CaseMaker(text, config)
     longest = config.longest
     masked = [make.sentence(24) for _ in range(3)]
@@ -185,7 +185,7 @@ def _long_rows(make: _CaseMaker, longest: int) -> list[Case]:
 
 
 def _sentences(make: _CaseMaker, text: TextTokenizer, longest: int, task: str) -> list[Case]:
-    """Everyday sentences in batches of one shape; where masks can be filled, the same again with some."""
+    """Everyday sentences in batches of one shape. If the model fills masks, the same batches again with masks."""
     rows = everyday_rows(text, longest)
     fills_masks = task == FILL_MASK
     width = max((len(row) for row in rows), default=0)

@@ -1,6 +1,6 @@
-"""Whether `config.json`, `artifact.json` and the list of files say what follows from the checkpoint.
+"""Checks `config.json`, `artifact.json` and the list of files against the checkpoint.
 
-Runtimes open an artifact by these, so they are looked at before one is opened.
+Runtimes open an artifact by these files. So the check runs first.
 """
 
 from dataclasses import replace
@@ -19,7 +19,7 @@ from yizhi.storage.digests import sha256_of_file
 
 
 def find_false_claims(artifact: Artifact, golden: Golden) -> list[str]:
-    """A line for each claim that is not what the golden folder and this version say."""
+    """A line for each claim that contradicts the golden folder or this version."""
     patterns = (*golden.text.files, *SENTENCE_FILES, *TARGETS[artifact.target].files)
     faults = [
         f"{show(name)}: is no file of {artifact.target}"
@@ -30,7 +30,7 @@ def find_false_claims(artifact: Artifact, golden: Golden) -> list[str]:
     if CONFIG not in golden.text.files:
         return [*faults, f"golden: files: {CONFIG} is missing"]
     if not config.is_file() or sha256_of_file(config) != golden.text.files[CONFIG]:
-        return [*faults, f"{CONFIG}: is not as the checkpoint has it"]
+        return [*faults, f"{CONFIG}: differs from the checkpoint's"]
     try:
         spec = replace(build_spec(EncoderConfig.read(config), golden.weights), pooling=golden.text.pooling)
         interface = describe_interface(spec, len(read_tokenizer(artifact.folder).vocab))

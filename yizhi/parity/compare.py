@@ -1,4 +1,4 @@
-"""One runtime's outputs against the golden ones: a star, never a chain."""
+"""One runtime's outputs against the golden outputs: a star, never a chain."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from yizhi.parity.tolerances import FloatTolerance
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one output of one case is from its reference.
+    """The distance of one output of one case from its reference.
 
     error: largest |error|, where `at` says (indices into the compared array).
     excess: largest |error| / allowed error: passes at 1 or below.
@@ -33,7 +33,7 @@ class Difference:
         return (self.excess, self.error)
 
     def explain(self) -> str:
-        """In words, why it failed."""
+        """The reason for a failure, as text."""
         return self.fault or f"off by {self.error:.2e}, {self.excess:.1f} times what is allowed, at {list(self.at)}"
 
 

@@ -1,6 +1,6 @@
-"""What changed between two releases or checkpoints: tensors, text, labels, tolerances, and how far answers moved.
+"""Changes between two releases or checkpoints: tensors, text, labels, tolerances, and the answers.
 
-Each side is described by what its golden folder or its files say; nothing is computed but the answers.
+Each side is described by its golden folder or its files. Only answers are computed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,9 +42,10 @@ _PREFERRED = ("onnx", "pytorch", "flax", "tensorflow")  # by how soon they answe
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two. config: what the model computes with, as `config.json` names it.
+    """One of the two sides. config: the fields of `config.json` that the model computes with.
 
-    Of a release alone, by target: tolerances; versions of what made it; options, such as parts kept in float32.
+    For a release only, by target: tolerances; versions of the code that made it; options, such as parts kept in
+    float32.
     """
 
     path: Path
@@ -62,7 +63,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Change:
-    """A setting that is not the same. before, after: None where that side has none."""
+    """A setting that differs. before, after: None if that side does not have it."""
 
     what: str
     before: Any
@@ -73,10 +74,10 @@ class Change:
 class Moved:
     """How far answers moved, on the texts that both sides can take.
 
-    ran: what each side was run as. texts: how many. same_best: share of the places whose best answer is the same;
-    places: how many; None where the task gives none, or another one. cosine_least, cosine_mean: of the texts' vectors;
-    order: Spearman correlation of the similarities of all pairs of texts. None where the widths differ. examples: a
-    few answers that are not the same.
+    ran: how each side was run. texts: their number. same_best: share of the places with the same best answer; places:
+    their number; None if the task gives no answers, or the tasks differ. cosine_least, cosine_mean: of the texts'
+    vectors; order: Spearman correlation of the similarities of all pairs of texts. None if the widths differ. examples:
+    a few answers that differ.
     """
 
     ran: tuple[str, str]
@@ -91,10 +92,10 @@ class Moved:
 
 @dataclass(frozen=True)
 class ReleaseDiff:
-    """changed, added, removed: names of tensors. ids: texts to which the tokenizers give other ids, of so many.
+    """changed, added, removed: names of tensors. ids: texts with different ids, and how many were compared.
 
-    reindex: why stored vectors must be computed again; empty where they need not. labels: why what reads the labels
-    must change; empty where it need not.
+    reindex: why stored vectors must be computed again; empty if they need not be. labels: why programs that read the
+    labels must change; empty if they need not.
     """
 
     before: str
@@ -113,14 +114,14 @@ class ReleaseDiff:
 
     @property
     def same(self) -> bool:
-        """Whether nothing that can change an answer did, and no answer changed."""
+        """Whether nothing changed that can change an answer, and no answer changed."""
         moved = self.moved is not None and self.moved.same_best not in (None, 1.0)
         stored = self.changed or self.added or self.removed or self.files or self.ids or self.settings
         return not (stored or moved or self.reindex or self.labels)
 
 
 def describe_side(path: Path) -> Side:
-    """A release by its manifest and golden folder, or a checkpoint by its files. Raises InputError."""
+    """A release, from its manifest and golden folder, or a checkpoint, from its files. Raises InputError."""
     if is_meant_as_release(path):
         manifest = read_manifest(path)
         altered = find_altered_release(path, manifest)
@@ -164,7 +165,7 @@ def _computed(config: EncoderConfig) -> dict[str, Any]:
 
 
 def compare_sides(before: Side, after: Side, moved: Moved | None) -> ReleaseDiff:
-    """What is not the same, and what follows from it."""
+    """The differences of two sides, and their consequences."""
     names = [*before.tensors, *(name for name in after.tensors if name not in before.tensors)]
     changed = tuple(
         name
@@ -246,10 +247,10 @@ def _why_labels(before: Side, after: Side) -> Iterator[str]:
 
 
 def measure_answers(before: Side, after: Side, texts: Sequence[str] = ()) -> Moved:
-    """Ask both the same texts: the user's, else everyday sentences of the vocabulary's language.
+    """Ask both sides the same texts: the user's, else everyday sentences in the vocabulary's language.
 
-    A release answers by the first of its targets that can run here and that the other release has too; a checkpoint by
-    the float64 oracle. Raises InputError where a text is too long for either, or no target can run.
+    A release answers with its first target that can run here and that the other release has, too. A checkpoint answers
+    with the float64 oracle. Raises InputError if a text is too long for either, or if no target can run.
     """
     with ExitStack() as stack:
         shared = [name for name in before.targets if name in after.targets]

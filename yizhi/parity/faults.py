@@ -1,9 +1,9 @@
-"""Fault: one mistake of the kind that really happens, and what it takes to make it on purpose.
+"""Fault: one mistake of the kind that really happens, and how to make it on purpose.
 
-A fault is said once and made everywhere: in the weights, in the configuration, or in functions of a
-forward pass. The forwards and the oracle give the steps that are altered the same names, so the
-same replacement fits them all. `yizhi.parity.mutations` lists the faults; `mutation_table` shows that
-the gates see each one; `bisect` asks which of them would explain an artifact that failed.
+A fault is written once and made everywhere: in the weights, in the configuration, or in functions of a forward pass.
+The forwards and the oracle have the same names for the altered steps. So one replacement fits all of them.
+`yizhi.parity.mutations` lists the faults. `mutation_table` shows that the gates catch each fault. `bisect` finds the
+fault that would explain a failed artifact.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -33,7 +33,7 @@ FP32, INT8 = (
 
 
 class Weights:
-    """A checkpoint's arrays by name; writing one replaces it, and the checkpoint stays as it is."""
+    """A checkpoint's arrays by name. Writing replaces an array here, and leaves the checkpoint unchanged."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
@@ -185,17 +185,17 @@ Wrapper = Callable[[Forward, Callable[..., Any]], Callable[..., Any]]
 class Fault:
     """One mistake.
 
-    happens: how it comes about in the field.
-    shows: the output in which it must first be seen; int8, whose gates are wider, may see it later.
-    weights: changes arrays, given the spec and the layer to make it in.
+    happens: how it happens in the field.
+    shows: the first output that must show it. int8 has wider gates, and may show it later.
+    weights: changes arrays, given the spec and the layer.
     config: keys of `config.json` and their wrong values.
-    code: functions of a forward by name, each with what wraps it. Code is one for all layers.
+    code: functions of a forward by name, each with its wrapper. All layers share the code.
     artifact: changes the files of a finished artifact, given the layer.
-    graph: methods of what quantizes in a converter's module, as `Int8Graph.quantize`, and their replacements.
-    targets: where it can be made, and can be seen; `why_not` says why not in the others.
-    variant: the small checkpoint it is made in.
-    tasks: the heads it can be made in, where it is made in the head.
-    needs: what a spec must have for it to be made.
+    graph: methods that quantize in a converter's module, such as `Int8Graph.quantize`, and their replacements.
+    targets: the targets that can have and show it; `why_not` says why not the others.
+    variant: the small checkpoint that it is made in.
+    tasks: the heads that it can be made in, if it is made in the head.
+    needs: what a spec must have.
     """
 
     name: str
@@ -217,27 +217,27 @@ class Fault:
 
     @property
     def in_weights_alone(self) -> bool:
-        """Whether the computation is the right one, over wrong weights."""
+        """Whether the computation is right, over wrong weights."""
         return not (self.config or self.code or self.artifact or self.graph)
 
     @property
     def in_oracle(self) -> bool:
-        """Whether the oracle can make it too."""
+        """Whether the oracle can make the fault, too."""
         return not (self.artifact or self.graph)
 
     def first_output(self, spec: EncoderSpec, layer: int) -> str:
-        """The name of the output in which it must first be seen when it is made in this layer."""
+        """The first output that must show the fault when it is made in this layer."""
         named = {LAYER: f"hidden_states.{layer + 1}", LAST_LAYER: f"hidden_states.{len(spec.blocks)}"}
         return named.get(self.shows, self.shows)
 
     def steps(self, module: ModuleType) -> dict[str, Callable[..., Any]]:
-        """The faulty functions of a forward or of the oracle, by the names of those that they stand in for."""
+        """The faulty functions of a forward or of the oracle, by the names of the functions that they replace."""
         forward = forward_of(module)
         return {name: wrap(forward, getattr(module, name)) for name, wrap in self.code.items()}
 
 
 class AlteredCheckpoint:
-    """A checkpoint as a fault leaves it: what converters and the oracle read of a `Checkpoint`."""
+    """A checkpoint with a fault, for converters and the oracle, with the interface of `Checkpoint`."""
 
     def __init__(self, checkpoint: Checkpoint, fault: Fault, layer: Layer) -> None:
         self._original = checkpoint

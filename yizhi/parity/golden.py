@@ -51,11 +51,12 @@ POSITION, TOKEN, ROW = "position", "token", "row"
 class Golden:
     """The cases, and the oracle's outputs of each for its signatures: `reference[case name][output]`.
 
-    per: what each output holds one vector for. sums: outputs whose error is measured against their vector.
-    offsets: [H] each, of the outputs that a LayerNorm gives: what it adds; its scale, where it adds nothing.
-    text: what the checkpoint's own files do with text and labels.
-    weights: digests of the checkpoint's tensors, by parameter: what `yizhi.parity.weights` compares stored ones with.
-    numbers: the same tensors summarized, for int8 ones where the checkpoint's are not at hand.
+    per: the unit that each output has one vector for. sums: outputs whose error is measured against their vector.
+    offsets: [H] each, for the outputs of a LayerNorm: its offset, or its scale if it has no offset.
+    text: the checkpoint's own results for text and labels.
+    weights: digests of the checkpoint's tensors, by parameter. `yizhi.parity.weights` compares stored tensors with
+    them.
+    numbers: summaries of the same tensors, for int8 tensors without the checkpoint at hand.
     """
 
     cases: list[Case]
@@ -68,10 +69,11 @@ class Golden:
     text: TextContract = field(default_factory=TextContract)
 
     def scale(self, output: str, reference: NDArray) -> NDArray[np.float64]:
-        """How large the numbers are that each element of an output was made of: what float32 errs in proportion to.
+        """The size of the numbers that each element of an output was made of. float32's error is proportional to it.
 
-        A sum errs as the largest of its vector. A LayerNorm adds an offset: where that cancels most of the product
-        before it, the element is small and its rounding is not, so the two terms count, not their sum.
+        A sum's error follows the largest element of its vector. A LayerNorm adds an offset, which may cancel most of
+        the product before it. The element is then small and its rounding error is not. So both terms count, not their
+        sum.
         """
         size = np.abs(reference.astype(np.float64))
         if output == TERM_WEIGHTS:  # log(1 + x) of a logit x, which errs as the largest does: dx / (1 + x)
@@ -85,7 +87,7 @@ class Golden:
 
     @classmethod
     def make(cls, checkpoint: Checkpoint, workers: int = 1, tell: Tell = tell_nobody) -> "Golden":
-        """Run the oracle on every case, so many at once. tell: is told of each that is done."""
+        """Run the oracle on every case, `workers` at once. tell: called after each case."""
         from yizhi.parity import oracle  # needs scipy, which a machine that only verifies does not have
         from yizhi.parity.oracle_runtime import OracleRuntime
 
@@ -178,7 +180,7 @@ class Golden:
 
 
 def is_sum(spec: EncoderSpec, output: str) -> bool:
-    """Whether an output is a sum that no LayerNorm brought back to size: it errs as its largest terms do."""
+    """Whether an output is a sum without a LayerNorm after it. Its error follows its largest terms."""
     if output == SENTENCE_EMBEDDING:
         return spec.pooling is not None and bool(spec.pooling.dense)
     if output == TOKEN_WEIGHTS:
@@ -193,7 +195,7 @@ def is_sum(spec: EncoderSpec, output: str) -> bool:
 
 
 def norm_of(spec: EncoderSpec, output: str) -> Norm | None:
-    """The LayerNorm that gives an output, if one does: scale · normalised + offset."""
+    """The LayerNorm that gives an output, if there is one: scale · normalised + offset."""
     if output == "last_hidden_state":
         output = f"hidden_states.{len(spec.blocks)}"
     prefix, _, number = output.rpartition(".")

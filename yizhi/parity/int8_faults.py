@@ -1,4 +1,4 @@
-"""The faults that only an int8 artifact can have: made in its files or in the graph that quantizes."""
+"""Faults that only an int8 artifact can have, in its files or in the graph that quantizes."""
 
 from collections.abc import Callable
 from pathlib import Path

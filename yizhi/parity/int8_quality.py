@@ -1,4 +1,4 @@
-"""What int8 costs on real sentences: against fp32 on masked tokens, and by what part of the encoder."""
+"""The cost of int8 on real sentences: against fp32 on masked tokens, and by part of the encoder."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -21,10 +21,10 @@ _LONGEST = 128
 
 @dataclass(frozen=True)
 class TextQuality:
-    """int8 against fp32 on the masked tokens of some texts, or on every token where the checkpoint fills no masks.
+    """int8 against fp32 on the masked tokens of some texts, or on every token if the checkpoint fills no masks.
 
     quality: KL(fp32 ‖ int8) in nats, and agreement; top-1 counts every position, decided or not. None without a head
-        that fills masks.
+    that fills masks.
     cosine, cosine_mean: the lowest and the mean cosine of these tokens' vectors, per hidden state.
     """
 
@@ -42,9 +42,10 @@ class TextQuality:
 def masked_batches(
     tokenizer: Tokenizer, texts: Sequence[str], positions: int | None = None, masks: bool = True
 ) -> Iterator[tuple[Inputs, NDArray[np.int64]]]:
-    """Batches of sentences of like length with every seventh token masked, and where: [N, 2] (row, position).
+    """Batches of sentences of similar length with every seventh token masked, and where: [N, 2] (row, position).
 
-    Sentences are taken in their order until so many tokens are masked. masks: False masks none, and takes every token.
+    Sentences are taken in their order until `positions` tokens are masked; None for all. masks: False masks none, and
+    takes every token.
     """
     rows: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
     masked = 0
@@ -67,9 +68,9 @@ def masked_batches(
 
 
 def compare_on_texts(int8: Runtime, fp32: Runtime, texts: Sequence[str], positions: int | None = None) -> TextQuality:
-    """Run both artifacts of one checkpoint on the texts, until so many tokens are compared.
+    """Run both artifacts of one checkpoint on the texts, until `positions` tokens are compared.
 
-    Raises InputError where no text can be used.
+    Raises InputError if no text can be used.
     """
     masks = int8.artifact.description["task"] == "fill-mask"
     tokenizer = Tokenizer.open(int8.artifact.folder)
@@ -97,14 +98,14 @@ def compare_on_texts(int8: Runtime, fp32: Runtime, texts: Sequence[str], positio
 
 
 def error_of(found: TextQuality) -> float:
-    """What a part is judged by: mean KL, or 1 − the mean cosine of the last hidden state without a head."""
+    """The error that judges a part: mean KL, or without a head 1 − the mean cosine of the last hidden state."""
     if found.quality:
         return found.quality.kl_mean
     return 1 - list(found.cosine_mean.values())[-1]
 
 
 def parts_of(spec: EncoderSpec) -> dict[str, list[str]]:
-    """What can be kept in fp32, by name: each layer with its kernels, the word embeddings, the head's transform."""
+    """Parts that can stay in fp32, by name: each layer with its kernels, the word embeddings, the head's transform."""
     parts: dict[str, list[str]] = {spec.word_embeddings.name: []}
     for layer in dict.fromkeys(spec.layers):
         kernels = _kernels(layer)
@@ -115,7 +116,7 @@ def parts_of(spec: EncoderSpec) -> dict[str, list[str]]:
 
 
 def find_costs(measure: Callable[[str], float], parts: dict[str, list[str]]) -> dict[str, float]:
-    """The error that is left with each part kept in fp32, lowest first; then with the kernels of the best layer.
+    """The remaining error with each part kept in fp32, lowest first; then with the kernels of the best layer.
 
     measure: the error with this part kept.
     """

@@ -1,4 +1,4 @@
-"""The integer sums of an int8 artifact's kernels against exact arithmetic: what no processor may change."""
+"""The integer sums of an int8 artifact's kernels against exact arithmetic. They must be the same on every processor."""
 
 import hashlib
 
@@ -17,13 +17,13 @@ _USED = 1024
 
 
 def check_integers(runtime: Runtime) -> tuple[Integers | None, list[str]]:
-    """Compare each graph that can be exact here with NumPy's integers, bit by bit; the faults are what differs.
+    """Compare each graph that can be exact here with NumPy's integers, bit by bit. The faults are the differences.
 
-    None where no kernel is quantized.
+    None if no kernel is quantized.
     """
     quantization = runtime.artifact.description.get("quantization")
     if quantization is None:
-        older = "the artifact says nothing of its kernels: made by an older version; export it again"
+        older = "the artifact does not describe its kernels: an older version made it; export it again"
         return None, [older]
     checked = set(quantization["checked"])
     if not checked:
@@ -46,7 +46,7 @@ def check_integers(runtime: Runtime) -> tuple[Integers | None, list[str]]:
 
 
 def make_rows(width: int) -> NDArray[np.uint8]:
-    """Rows [8, width] that saturate what can saturate: the largest, the smallest, both, and anything between."""
+    """Rows [8, width] that provoke saturation: the largest values, the smallest, both, and random ones."""
     rows = np.full((_ROWS, width), _MIDDLE, np.uint8)
     used = min(width, _USED)
     raw = np.random.Philox(key=_KEY).random_raw(_ROWS * used).reshape(_ROWS, used)

@@ -1,7 +1,8 @@
-"""Run every case through one opened artifact and judge the outputs."""
+"""Runs every case through one opened artifact, and judges the outputs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,9 @@ _NOT_JUDGED = FloatTolerance(float("inf"), 0.0, "")
 # Where no tolerance is known, `Difference.excess` is the smallest t with |error| ≤ t + t · scale.
 _UNIT = FloatTolerance(1.0, 1.0, "")
 
+# While one long case runs, the other workers open the next signature and run its short cases.
+_AHEAD = 16
+
 _TOO_COARSE = (
     "its integers and its numbers are right: 8 bits are too few for this model, or its arithmetic is wrong; "
     "`yizhi int8-report` with the checkpoint names the parts that cost most, for `keep_fp32` of `yizhi export`"
@@ -44,14 +48,14 @@ def verify(
     workers: int = 1,
     tell: Tell = tell_nobody,
 ) -> Verdict:
-    """Run all cases through every signature of the artifact and judge them by `precision`; compare its stored tensors.
+    """Run all cases through every signature of the artifact, and judge them by `precision`. Compare its stored tensors.
 
-    The short cases come first. Where they fail, the others are not run, and a fault says so.
+    The short cases come first. If they fail, the other cases are not run, and a fault says so.
 
-    precision: the artifact's, or the `yizhi.choices.MATH` it was opened with if that is not `strict`.
-    checkpoint: what it was made from, where that is at hand: see `yizhi.parity.weights`.
-    workers: cases at once. tell: is told of each run of a case that is done.
-    Raises InputError where the golden outputs are not this artifact's.
+    precision: the artifact's, or the `yizhi.choices.MATH` that it was opened with, if that is not `strict`.
+    checkpoint: the artifact's source, if it is at hand: see `yizhi.parity.weights`.
+    workers: cases at once. tell: called after each run of a case.
+    Raises InputError if the golden outputs are not this artifact's.
     """
     if set(golden.per) != set(runtime.outputs):
         raise InputError(
@@ -103,7 +107,7 @@ def verify(
 
 
 def _run_cases(runtime: Runtime, cases: Sequence[Case], judge: "_Judge", workers: int, counter: Counter) -> list[str]:
-    """Run each case through its signatures, of each the short ones first; the names of those not run for a failure."""
+    """Run each case through its signatures, the short cases first. Returns the cases not run after a failure."""
     plan = {
         signature: sorted((case for case in cases if signature in case.signatures), key=lambda case: not case.is_short)
         for signature in runtime.signatures
@@ -129,7 +133,11 @@ def _run_cases(runtime: Runtime, cases: Sequence[Case], judge: "_Judge", workers
         rows = case.alone if signature == "serving_default" else ()
         return runtime.run(case.inputs, names), {row: runtime.run(case.row_alone(row), names) for row in rows}
 
-    for (signature, case), (found, alone) in compute_in_order(run, pairs(), workers):
+    waiting = pairs()
+    # The first signature's short cases show what is plainly wrong: they are judged before a long case begins.
+    quick = islice(waiting, sum(case.is_short for case in next(iter(plan.values()))))
+    runs = chain(compute_in_order(run, quick, workers), compute_in_order(run, waiting, workers, _AHEAD))
+    for (signature, case), (found, alone) in runs:
         if judge.compare(case, signature, runtime.signatures[signature], found):
             judge.compare_alone(case, alone, found)
         counter.count(case)
@@ -140,7 +148,7 @@ def _run_cases(runtime: Runtime, cases: Sequence[Case], judge: "_Judge", workers
 
 
 def _logits_at(runtime: Runtime, case: Case) -> NDArray:
-    """In reverse, so that their order among the case's tokens is not the one in which they are asked for."""
+    """In reverse: the requested order must differ from the tokens' order in the case."""
     return runtime.logits_at(case.inputs, case.logit_positions[::-1])
 
 
@@ -159,7 +167,7 @@ class _Judge:
         self._sentences = Sentences()
 
     def has_failed(self) -> bool:
-        """Whether an output has differed too much so far, or could not be compared."""
+        """Whether an output so far differed too much, or could not be compared."""
         return any(
             difference.fault or (self._gates is not None and not difference.passed)
             for difference in self._verdict.differences
@@ -192,7 +200,7 @@ class _Judge:
         return comparable
 
     def compare_alone(self, case: Case, by_row: Mapping[int, Outputs], together: Outputs) -> None:
-        """Padded = unpadded and batched = single: each row run alone must meet the same golden row."""
+        """Padded = unpadded and batched = single: each row, run alone, must equal the same golden row."""
         for row, alone in by_row.items():
             length = case.row_alone(row).input_ids.shape[1]
             name_of_row = f"{case.name}, row {row} alone"
@@ -224,7 +232,7 @@ class _Judge:
                 )
 
     def compare_logits_at(self, case: Case, found: NDArray) -> None:
-        """Logits computed at chosen positions alone, as `_logits_at` asks for them, must meet the oracle's there."""
+        """Logits at chosen positions only, as `_logits_at` requests them, must equal the oracle's there."""
         expected = self._golden.reference[case.name]["logits"][::-1]
         scale = self._golden.scale("logits", expected)
         difference = compare(case.name, LOGITS_AT, "logits", found, expected, self._tolerance, scale)
@@ -233,7 +241,7 @@ class _Judge:
             self._logits.append((found, expected))
 
     def conclude(self) -> None:
-        """Turn what was measured into faults."""
+        """Turn the measurements into faults."""
         verdict = self._verdict
         for difference in sorted(verdict.worst().values(), key=lambda difference: difference.rank, reverse=True):
             if difference.fault or (self._gates is not None and not difference.passed):
@@ -265,7 +273,7 @@ class _Judge:
     def _compare_one(
         self, case: Case, signature: str, name: str, found: NDArray | None, expected: NDArray
     ) -> tuple[Difference, tuple[NDArray, NDArray] | None]:
-        """The difference, and the two arrays where both are meaningful, one vector each."""
+        """The difference, and both arrays at the meaningful places, one vector each."""
         real = case.inputs.attention_mask == 1
         per = self._golden.per[name]
         got = found

@@ -1,4 +1,4 @@
-"""Whether a LiteRT artifact's model is, operator by operator, the one that this version of Yizhi writes."""
+"""Compares a LiteRT artifact's model, operator by operator, with the model that this version of Yizhi writes."""
 
 import mmap
 from collections.abc import Iterator
@@ -27,9 +27,10 @@ _KEY = 2
 
 
 def compare_graphs(artifact: Artifact, spec: EncoderSpec) -> tuple[int, list[str]]:
-    """How many graphs were compared, and what of them differs from those made again of spec and stored tensors.
+    """The number of compared graphs, and their differences from graphs made again from spec and stored tensors.
 
-    The numbers are believed: `yizhi.parity.weights` compares them. Raises InputError where the file cannot be read.
+    The tensors' numbers are trusted here: `yizhi.parity.weights` compares them. Raises InputError if the file cannot be
+    read.
     """
     stored = {place.name: place for place in read_litert(artifact.folder)}
     said = artifact.description.get("quantization") or {}
@@ -60,12 +61,12 @@ def compare_graphs(artifact: Artifact, spec: EncoderSpec) -> tuple[int, list[str
             where = _say_where(found, expected)
             return count, [f"{LITERT_MODEL}: is not the model that this version writes: {where}"]
         if any(found[start : start + len(values)] != values for start, values in constants):
-            return count, [f"{LITERT_MODEL}: the constants are not those that this version writes"]
+            return count, [f"{LITERT_MODEL}: expected the constants that this version writes; found others"]
     return count, []
 
 
 def _say_where(found: bytes | mmap.mmap, expected: bytes) -> str:
-    """The first thing that differs, in words."""
+    """The first difference, as text."""
     try:
         for one, other in zip_longest(_describe(expected), _describe(found), fillvalue="none"):
             if one != other:
@@ -76,7 +77,7 @@ def _say_where(found: bytes | mmap.mmap, expected: bytes) -> str:
 
 
 def _describe(data: bytes | mmap.mmap) -> Iterator[str]:
-    """Each signature, and each operator with its tensors. Raises ValueError or IndexError for what is no model."""
+    """Each signature, and each operator with its tensors. Raises ValueError or IndexError for other files."""
     model = Table.root(data, b"TFL3")
     codes = [f"{code.number(_CODE, 'i')} v{code.number(_VERSION, 'i', 1)}" for code in model.tables(_CODES)]
     for signature in model.tables(_SIGNATURES):

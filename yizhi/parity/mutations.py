@@ -109,7 +109,7 @@ _SAME_CODE = "the attention is the one of fp32"
 
 
 def not_fused(spec: EncoderSpec) -> bool:
-    """Whether queries, keys and values have a linear layer each."""
+    """Whether queries, keys and values each have a linear layer."""
     return not spec.layers[0].fused
 
 

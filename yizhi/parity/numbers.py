@@ -1,7 +1,7 @@
-"""Whether int8 kernels hold the checkpoint's numbers, where the checkpoint's numbers are not at hand.
+"""Compares int8 kernels with the checkpoint's numbers when the checkpoint itself is not at hand.
 
-int8's gates on outputs must be as wide as its own rounding in the hardest sound encoder. A scale off by 3 % or a small
-bias lost moves outputs by less. In the numbers themselves, rounding is random and such mistakes are not.
+int8's gates on outputs must be as wide as int8's rounding in the hardest sound encoder. A scale off by 3 % or a small
+lost bias moves outputs by less. Rounding of the numbers themselves is random, and such mistakes are not.
 """
 
 import zlib
@@ -21,7 +21,7 @@ _ROWS = 512
 
 
 def summarize(checkpoint: Checkpoint) -> dict[str, NDArray[np.float32]]:
-    """By parameter: a vector as it is; of a matrix, each row's sums with some signs of its columns: [rows · sums]."""
+    """By parameter: a vector unchanged; for a matrix, each row's sums with some signs of its columns: [rows · sums]."""
     found = {}
     for parameter in checkpoint.parameters():
         array = checkpoint.array(parameter.name)
@@ -38,9 +38,9 @@ def audit_sums(
     outliers: Outliers,
     reference: NDArray[np.float32],
 ) -> list[str]:
-    """What is wrong with an int8 kernel [rows, width]: its values times their scales may differ by rounding alone.
+    """Faults of an int8 kernel [rows, width]: its values times their scales may differ only by rounding.
 
-    scales: [rows]. columns: of the outlier channels in float32, [count, rows]. reference: what `summarize` gave.
+    scales: [rows]. columns: of the outlier channels in float32, [count, rows]. reference: from `summarize`.
     """
     found = _sums(name, values, scales, columns, outliers)
     return _compare(name, found, reference.astype(np.float64))

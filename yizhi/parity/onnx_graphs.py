@@ -1,6 +1,6 @@
-"""Whether an ONNX artifact's graphs are, node by node, those that this version of Yizhi writes.
+"""Compares an ONNX artifact's graphs, node by node, with the graphs that this version of Yizhi writes.
 
-Cases and texts show what a graph computes for them. One made on purpose could answer these rightly and others wrongly.
+Cases and texts show only the answers for them. A manipulated graph could answer these rightly and others wrongly.
 """
 
 import math
@@ -25,9 +25,9 @@ _TYPES: Mapping[str, tuple[int, int]] = {"float32": (TensorProto.FLOAT, 4), "int
 
 
 def compare_graphs(artifact: Artifact, spec: EncoderSpec) -> tuple[int, list[str]]:
-    """How many graphs were compared, and what of them differs from those made again of spec and stored tensors.
+    """The number of compared graphs, and their differences from graphs made again from spec and stored tensors.
 
-    Where tensors lie is believed: `yizhi.parity.weights` compares what lies there. Raises InputError where the files
+    The tensors' places are trusted here: `yizhi.parity.weights` compares the tensors. Raises InputError if the files
     cannot be read.
     """
     faults: list[str] = []
@@ -80,7 +80,7 @@ def _read(path: Path) -> ModelProto | None:
 
 
 def _say_where(found: ModelProto, expected: ModelProto) -> str:
-    """The first thing that differs, in words."""
+    """The first difference, as text."""
     for kind in ("node", "input", "output", "initializer"):
         for one, other in zip_longest(getattr(found.graph, kind), getattr(expected.graph, kind)):
             if one != other:

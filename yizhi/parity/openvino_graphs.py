@@ -1,6 +1,6 @@
-"""Whether an OpenVINO artifact's graphs are those that this version of Yizhi writes, to the last character.
+"""Compares an OpenVINO artifact's graphs, character by character, with the graphs that this version of Yizhi writes.
 
-As for ONNX (`yizhi.parity.onnx_graphs`): cases and texts show what a graph computes for them, and for nothing else.
+As for ONNX (`yizhi.parity.onnx_graphs`): cases and texts show only the answers for them.
 """
 
 from collections import defaultdict
@@ -21,10 +21,10 @@ from yizhi.release.artifact import Artifact
 
 
 def compare_graphs(artifact: Artifact, spec: EncoderSpec) -> tuple[int, list[str]]:
-    """How many graphs were compared, and what of them differs from those made again of the spec.
+    """The number of compared graphs, and their differences from graphs made again from the spec.
 
-    Where tensors lie is believed: `yizhi.parity.weights` compares what lies there. A graph's own constants are compared
-    here. Raises InputError where the file of weights cannot be read.
+    The tensors' places are trusted here: `yizhi.parity.weights` compares the tensors. A graph's own constants are
+    compared here. Raises InputError if the weight file cannot be read.
     """
     faults: list[str] = []
     names = set()

@@ -1,12 +1,12 @@
 """The oracle: the forward pass in float64 numpy, straight from the checkpoint.
 
-Written from the formulas, to be read, not to be fast. It shares the spec with the forwards and nothing else, not even
-a way of writing: tokens are the rows of one matrix, and attention takes one head of one row at a time. So a mistake
-copied into all forwards is none here. It is checked against transformers' PyTorch classes in float64 in
-`test_oracle.py`.
+It is written from the formulas, to be read, not to be fast. It shares only the spec with the forwards, and not even
+their style: tokens are the rows of one matrix, without the padding at the right of each text, and attention takes one
+head of one text at a time. So a mistake that was copied into all forwards is not in the oracle. `test_oracle.py`
+compares it with transformers' PyTorch classes in float64.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Lock
@@ -57,7 +57,7 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
 
 
 class Source(Protocol):
-    """What the oracle reads of a checkpoint, or of one that a fault has altered."""
+    """The part of a checkpoint that the oracle reads; or the same of a checkpoint with a fault."""
 
     spec: EncoderSpec
 
@@ -65,14 +65,14 @@ class Source(Protocol):
         """A parameter by its canonical name."""
 
     def release(self, name: str) -> None:
-        """Let go of the memory behind it."""
+        """Free the memory behind the parameter."""
 
 
 class Parameters:
     """Float64 parameters by canonical name.
 
-    The first to be read are kept, up to so many bytes, for the passes to come; of the others only the one in use
-    takes memory. Several passes may read them at once.
+    The first ones read are kept for later passes, up to a limit in bytes. Of the others, only the one in use takes
+    memory. Several passes may read at once.
     """
 
     def __init__(self, checkpoint: Source, keep: int = 0) -> None:
@@ -99,23 +99,37 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Pass:
-    """One run over a batch of B rows of T tokens.
+    """One run over N tokens: of B rows of T, those up to each row's last real one.
 
-    mask: what is added to attention scores, [B, 1, 1, T], or [B, A, 1, T] where heads differ.
-    tap: is given each tensor that has a name, [B·T, …].
-    steps: what stands in for functions of this module, by name: how a known mistake is made here on purpose.
+    lengths: the number of tokens of each row, at least one. mask: added to attention scores, [B, 1, 1, T], or
+    [B, A, 1, T] if heads differ. tap: called with each named tensor, [N, …].
+    steps: replacements of functions of this module, by name. A known mistake is made with them on purpose.
     """
 
     parameters: Parameters
     spec: EncoderSpec
+    lengths: Sequence[int]
     mask: Array
     tap: Callable[[str, Array], None]
     steps: Mapping[str, Step] = field(default_factory=dict)
 
     def take(self, step: Callable[..., T], *arguments: Any) -> T:
-        """One step, or what stands in for it."""
+        """The step of this name, or its replacement."""
         taken: T = self.steps.get(step.__name__, step)(self, *arguments)
         return taken
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """Which of the B·T tokens of the batch the N are, [N]."""
+        length = self.mask.shape[-1]
+        return np.concatenate([row * length + np.arange(own) for row, own in enumerate(self.lengths)])
+
+    def fill(self, x: Array) -> Array:
+        """[N, …] -> [B, T, …], zeros at the padding that is left out."""
+        batch, length = self.mask.shape[0], self.mask.shape[-1]
+        y = np.zeros((batch * length, *x.shape[1:]))
+        y[self.places] = x
+        return y.reshape(batch, length, *x.shape[1:])
 
 
 def run(
@@ -126,24 +140,25 @@ def run(
     parameters: Parameters | None = None,
     steps: Mapping[str, Step] | None = None,
 ) -> dict[str, Array]:
-    """Every output of the checkpoint, or the named ones, in float64.
+    """Every output of the checkpoint, or the named ones, in float64. Numbers at padding are arbitrary.
 
-    logit_positions: [N, 2] pairs of (row, position); then token `logits` come as [N, V], computed
-    there only. parameters: the checkpoint's, where they serve several passes. steps: of `Pass`.
+    logit_positions: [N, 2] pairs of (row, position). Token `logits` are then [N, V], computed only there. parameters:
+    the checkpoint's, if several passes share them. steps: of `Pass`.
     """
     spec = checkpoint.spec
     wanted = outputs or {name for names in spec.signatures().values() for name in names}
-    shape = inputs.input_ids.shape  # B, T
     found: dict[str, Array] = {}
 
     def tap(name: str, x: Array) -> None:
         if name in wanted:
-            found[name] = x.reshape(*shape, -1)
+            found[name] = p.fill(x)
 
     mask = (1 - inputs.attention_mask)[:, None, None, :] * np.float64(MASK_VALUE)
-    p = Pass(parameters or Parameters(checkpoint), spec, mask, tap, steps or {})
-    states = encode(p, embed(p, inputs)).reshape(*shape, -1)  # [B, T, H]
-    tap("last_hidden_state", states)
+    lengths = [int(np.flatnonzero(row).max(initial=0)) + 1 for row in inputs.attention_mask]
+    p = Pass(parameters or Parameters(checkpoint), spec, lengths, mask, tap, steps or {})
+    encoded = encode(p, embed(p, inputs))
+    tap("last_hidden_state", encoded)
+    states = p.fill(encoded)  # [B, T, H]
     outside: dict[str, Callable[[], Array]] = {}
     head, mask_of_rows = spec.head, inputs.attention_mask
     if spec.pooler:
@@ -170,14 +185,14 @@ def run(
 
 
 def embed(p: Pass, inputs: Inputs) -> Array:
-    """LayerNorm(word + position + token type), projected to H where the family has that: [B·T, H]."""
+    """LayerNorm(word + position + token type), projected to H where the family has that: [N, H]."""
     tables = (
         (p.spec.word_embeddings, inputs.input_ids.ravel()),
         (p.spec.position_embeddings, p.take(position_ids, inputs.input_ids)),
         (p.spec.token_type_embeddings, inputs.token_type_ids.ravel()),
         (p.spec.task_type_embeddings, np.zeros(inputs.input_ids.size, int)),
     )
-    x = np.sum([p.parameters.rows(table.weight, ids) for table, ids in tables if table], axis=0)  # [B·T, E]
+    x = np.sum([p.parameters.rows(table.weight, ids[p.places]) for table, ids in tables if table], axis=0)  # [N, E]
     if p.spec.embeddings_norm:
         x = p.take(layer_norm, p.spec.embeddings_norm, x)
     if p.spec.embeddings_projection:
@@ -199,7 +214,7 @@ def position_ids(p: Pass, input_ids: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def encode(p: Pass, x: Array) -> Array:
-    """Every layer in turn; `hidden_states.N` is what block N gets, and the last of them the result."""
+    """Every layer in turn. `hidden_states.N` is block N's input, and the last of them is the result."""
     numbers = iter(range(len(p.spec.layers)))
     for index, block in enumerate(p.spec.blocks):
         p.tap(f"hidden_states.{index}", x)
@@ -249,7 +264,7 @@ def adapter(p: Pass, norm: Norm, part: Adapter, x: Array, y: Array) -> Array:
         return values if by is None else p.take(layer_norm, by, values)
 
     inner = ACTIVATIONS[part.activation](p.take(linear, part.down, normed(part.norm_before, known[part.reads])))
-    b = scaling * p.take(linear, part.up, inner)  # [B·T, H]
+    b = scaling * p.take(linear, part.up, inner)  # [N, H]
     if part.residual_in_norm:
         return normed(part.norm_after, b + known[part.residual])
     return normed(part.norm_after, b) + known[part.residual]
@@ -275,10 +290,10 @@ def attention(p: Pass, layer: Layer, x: Array) -> Array:
     if layer.causal:
         sees &= np.tri(length, dtype=bool)  # a query's row ends at its own key
     apart = distance_vectors(layer.farthest, length, d) if layer.farthest else []
-    for row in range(batch):
+    for row, (end, own) in enumerate(zip(np.cumsum(p.lengths), p.lengths, strict=True)):
         for head in range(heads):
-            rows, shared = slice(row * length, (row + 1) * length), head * p.spec.config.num_key_value_heads // heads
-            at, there = (np.s_[rows, number * d : (number + 1) * d] for number in (head, shared))
+            shared = head * p.spec.config.num_key_value_heads // heads
+            at, there = (np.s_[end - own : end, number * d : (number + 1) * d] for number in (head, shared))
             q, k, v = query[at], key[there], value[there]
             q = p.take(layer_norm, layer.query_norm, q) if layer.query_norm else q
             k = p.take(layer_norm, layer.key_norm, k) if layer.key_norm else k
@@ -287,11 +302,11 @@ def attention(p: Pass, layer: Layer, x: Array) -> Array:
                 v = p.take(rotary, layer.rotary, v) if layer.rotary.values else v
             scores = q @ k.T
             if apart:
-                scores += [r @ one for r, one in zip(apart, q, strict=True)]
-            weights = softmax(scores / np.sqrt(d) + np.where(sees, mask[row, head], MASK_VALUE))
+                scores += [r[:own] @ one for r, one in zip(apart, q, strict=False)]
+            weights = softmax(scores / np.sqrt(d) + np.where(sees, mask[row, head], MASK_VALUE)[:own, :own])
             context[at] = weights @ v
             if apart:
-                context[at] += [one @ r for r, one in zip(apart, weights, strict=True)]
+                context[at] += [one @ r[:own] for r, one in zip(apart, weights, strict=False)]
     p.tap("context", context)
     result = p.take(linear, layer.attention_output, context)
     p.tap("attention_output", result)
@@ -331,7 +346,7 @@ def feed_forward(p: Pass, layer: Layer, x: Array) -> Array:
     wide, act = p.take(linear, layer.intermediate, x), ACTIVATIONS[p.spec.config.activation]
     inner = layer.output.inputs  # I
     gate = p.take(linear, layer.up, x) if layer.up else wide[:, inner:] if layer.gated else 1
-    wide = act(wide[:, :inner]) * gate  # [B·T, I]
+    wide = act(wide[:, :inner]) * gate  # [N, I]
     p.tap("intermediate", wide)
     result = p.take(linear, layer.output, wide)
     p.tap("output", result)
@@ -344,7 +359,7 @@ def pooler(p: Pass, dense: Linear, x: Array) -> Array:
 
 
 def sentence_embedding(p: Pass, pooling: Pooling, x: Array, attention_mask: NDArray[np.int64]) -> Array:
-    """One vector [D] for each row: of its own tokens alone; of zeros for a row that has none."""
+    """One vector [D] for each row, from its own tokens only. Zeros for a row without tokens."""
     rows = []
     for states, mask in zip(x, attention_mask, strict=True):
         own = states[mask == 1] if mask.any() else np.zeros((1, x.shape[-1]))
@@ -357,12 +372,12 @@ def sentence_embedding(p: Pass, pooling: Pooling, x: Array, attention_mask: NDAr
 
 
 def shorten(p: Pass, x: Array, size: int) -> Array:
-    """The first so many numbers of each vector."""
+    """The first `size` numbers of each vector."""
     return x[..., :size]
 
 
 def unit(x: Array) -> Array:
-    """x / ‖x‖ for each vector x along the last axis; one of nearly no length is not made longer."""
+    """x / ‖x‖ for each vector x along the last axis. A vector of nearly no length is not made longer."""
     return x / np.maximum(np.sqrt((x * x).sum(axis=-1, keepdims=True)), SHORTEST_NORM)
 
 

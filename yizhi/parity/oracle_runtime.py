@@ -1,4 +1,4 @@
-"""The oracle behind the interface of an artifact, so that what answers texts can be run on it."""
+"""The oracle behind the interface of an artifact, so that it can answer texts."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ from yizhi.runtimes.base import Inputs, Runtime
 
 
 class OracleRuntime(Runtime):
-    """A checkpoint as a runtime that computes in float64. parameters: the checkpoint's, read before."""
+    """A checkpoint as a runtime in float64. parameters: the checkpoint's, if they were read before."""
 
     def __init__(self, checkpoint: Checkpoint, parameters: oracle.Parameters) -> None:
         spec = checkpoint.spec

@@ -1,4 +1,4 @@
-"""How far a run of cases is: for the person who waits."""
+"""The progress of a run of cases."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from yizhi.parity.cases import Case
 
 @dataclass(frozen=True)
 class Pace:
-    """How many runs of cases are done, of how many, and the share of their tokens: time goes with tokens."""
+    """How many runs of cases are done, of how many, and the share of their tokens, which the time follows."""
 
     done: int
     total: int
@@ -20,11 +20,11 @@ Tell: TypeAlias = Callable[[Pace], None]
 
 
 def tell_nobody(pace: Pace) -> None:
-    """For those who do not wait."""
+    """Ignores the progress."""
 
 
 class Counter:
-    """Counts runs of cases. cases: one for each run to come; nothing is done yet."""
+    """Counts runs of cases. cases: one for each run; none is done yet."""
 
     def __init__(self, tell: Tell, cases: Iterable[Case]) -> None:
         sizes = [case.inputs.input_ids.size for case in cases]
@@ -33,7 +33,7 @@ class Counter:
         tell(Pace(0, self._total, 0.0))
 
     def count(self, case: Case) -> None:
-        """One run of this case is done."""
+        """Count one finished run of this case."""
         self._done += 1
         self._done_tokens += case.inputs.input_ids.size
         self._tell(Pace(self._done, self._total, self._done_tokens / self._tokens))

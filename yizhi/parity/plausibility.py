@@ -1,10 +1,10 @@
-"""Whether a masked-language-model head knows any Chinese. Parity holds on garbage: this looks for sense.
+"""Whether a masked-language-model head knows Chinese. Parity also holds for random heads.
 
-The sentences of `cloze.py` are filled in through one artifact, and right answers among the first
-five are counted. What separates a trained head from an untrained one is chance: see `needed`.
-Measured on the 30 sentences, through ONNX in float32: a small BERT trained on 2.5 M tokens (masked-token loss
-4.63) has 16 hits and a mean log-probability of −3.7; the same encoder under three random heads, which is how
-RoBERTa-wwm-ext-large was published, 0 hits and −10.8 to −11.0; wholly random weights, 0 hits and −9.8 to −10.2.
+One artifact fills the sentences of `cloze.py`, and right answers among the first five are counted. Chance separates a
+trained head from an untrained one: see `needed`.
+Measured on the 30 sentences, through ONNX in float32: a small BERT trained on 2.5 M tokens (masked-token loss 4.63) has
+16 hits and a mean log-probability of −3.7. The same encoder under three random heads, which is how
+RoBERTa-wwm-ext-large was published, has 0 hits and −10.8 to −11.0. Wholly random weights have 0 hits and −9.8 to −10.2.
 Chance for 21,128 tokens is 0.007 hits and −9.96.
 """
 
@@ -32,9 +32,9 @@ FEWEST = 10
 
 
 def score_head(runtime: Runtime, cloze: Sequence[tuple[str, str]] = CLOZE, workers: int = 1) -> Plausibility:
-    """Run the sentences through an opened artifact, so many at once.
+    """Run the sentences through an opened artifact, `workers` at once.
 
-    Each is (text with one [MASK], the characters that fit).
+    Each sentence is (text with one [MASK], the characters that fit).
     """
     task = runtime.artifact.description["task"]
     if task != "fill-mask":
@@ -67,9 +67,9 @@ def score_head(runtime: Runtime, cloze: Sequence[tuple[str, str]] = CLOZE, worke
 
 
 def needed(sentences: int, chance: float) -> int:
-    """The fewest hits that guessing reaches less than once in a million heads, from the binomial distribution.
+    """The fewest hits that guessing reaches less than once in a million heads, by the binomial distribution.
 
-    chance: of one hit. For 30 sentences, two right answers at most and 21,128 tokens it is 3.
+    chance: of one hit. For 30 sentences, two right answers at most and 21,128 tokens the result is 3.
     """
     chance = min(chance, 1.0)
     at_least = 0.0

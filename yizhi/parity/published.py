@@ -1,7 +1,7 @@
-"""Outputs that others published for real checkpoints, held against an artifact: an oracle that is not ours.
+"""Compares an artifact with outputs that others published for real checkpoints: an independent oracle.
 
-The facts are in `published.toml`, each with its source; one's own catalogue file (see
-docs/catalogue.md) may hold more in the same form.
+The facts are in `published.toml`, each with its source. A team's own catalogue file (docs/catalogue.md) may hold more
+in the same form.
 """
 
 import tomllib
@@ -30,9 +30,9 @@ _NEEDED = {
 
 
 def read_published(checkpoint: str) -> list[dict[str, Any]]:
-    """The entries for one known checkpoint, each with its `kind`; numbers as Decimal, which keeps their digits.
+    """The entries for one known checkpoint, each with its `kind`. Numbers are Decimal, to keep their digits.
 
-    Raises InputError where one's own file cannot be read, or an entry is incomplete.
+    Raises InputError if a team's own file cannot be read, or an entry is incomplete.
     """
     own = find_own_catalogue()
     entries: list[dict[str, Any]] = []
@@ -107,7 +107,7 @@ def _check_fill_mask(
 
 
 def _compare(found: NDArray, expected: dict[str, Any], name: str, result: PublishedCheck) -> Iterator[str]:
-    """The first and the last numbers of a vector, each at the digits it was printed with."""
+    """The first and the last numbers of a vector, each with the digits that were printed."""
     first, last = expected.get("first", []), expected.get("last", [])
     pairs = [*zip(found, first, strict=False), *zip(found[len(found) - len(last) :], last, strict=True)]
     for index, (value, printed) in enumerate(pairs):
@@ -119,7 +119,7 @@ def _compare(found: NDArray, expected: dict[str, Any], name: str, result: Publis
 
 
 def allowed(printed: Decimal | int) -> float:
-    """Half of the last digit printed, and float32's own tolerance on top.
+    """Half of the last printed digit, plus float32's own tolerance.
 
     The same vectors, published from three implementations in float32, differ by up to 2e-6 among themselves.
     """

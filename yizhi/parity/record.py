@@ -1,4 +1,4 @@
-"""What one verification found, as data: from the process that ran it to the manifest and the report."""
+"""The findings of one verification, as data: from the process that ran it to the manifest and the report."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,12 +11,12 @@ from yizhi.storage.codec import LEFT_OUT, from_plain, to_plain
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What bisecting found.
+    """The result of bisecting.
 
     output: the first output that differs, in `case`.
-    tensor: the first tensor inside its layer that differs; None where the artifact shows none.
-    cause: the known fault that explains the output, or all but a tenth of its error; None if none does.
-    note: what was looked at.
+    tensor: the first tensor inside its layer that differs; None if the artifact shows none.
+    cause: the known fault that explains the output, or all but a tenth of its error; None if no fault does.
+    note: the compared tensors.
     """
 
     case: str
@@ -26,16 +26,16 @@ class Diagnosis:
     note: str
 
     def explain(self) -> list[str]:
-        """In words, a line each."""
+        """As text, a line each."""
         lines = [f"first tensor that differs inside it: {self.tensor}"] if self.tensor else []
         return [*lines, self.note, f"likely cause: {self.cause}" if self.cause else "no known mistake explains it"]
 
 
 @dataclass
 class PublishedCheck:
-    """How an artifact compares with what was published for its checkpoint.
+    """The comparison of an artifact with numbers published for its checkpoint.
 
-    values: published numbers compared. worst: the largest |error|. faults: what disagrees, and whose number it is.
+    values: published numbers compared. worst: the largest |error|. faults: the differing numbers, with their sources.
     """
 
     checkpoint: str
@@ -46,13 +46,13 @@ class PublishedCheck:
 
 @dataclass(frozen=True)
 class Plausibility:
-    """What the cloze sentences say of a head.
+    """The result of the cloze sentences for a head.
 
     verdict: `trained`, `untrained`, `absent` (no such head) or `not judged` (a vocabulary too small).
     hits: sentences whose answer is among the first five; `needed` of them make a head trained.
     log_probability: mean natural logarithm of the right answers' probability; `chance` is −ln V.
-    scored: sentences that were run. skipped: those with a character that the vocabulary lacks.
-    task: what the checkpoint does instead, where the head is absent.
+    scored: sentences that were run. skipped: sentences with a character that the vocabulary lacks.
+    task: the checkpoint's task, if the head is absent.
     """
 
     verdict: str
@@ -67,12 +67,13 @@ class Plausibility:
 
 @dataclass(frozen=True)
 class Integers:
-    """What an int8 artifact's kernels sum.
+    """The integer sums of an int8 artifact's kernels.
 
     digest: sha256 of the exact sums of all checked kernels, int32, little-endian: the same on every processor.
-    compared: the products whose graphs gave them here.
+    compared: the products whose graphs gave these sums here.
     instructions: the processor's, by its own flags, or `wasm simd128`.
-    released_on: those of the processor that the release was judged on, where that is said and the digest is the same.
+    released_on: the instructions of the processor that judged the release, if they are recorded and the digest is the
+    same.
     """
 
     digest: str
@@ -85,9 +86,9 @@ class Integers:
 class WeightAudit:
     """How many stored tensors were compared with the checkpoint's numbers, and how.
 
-    exact: float32 tensors, by sha256. requantized: int8 tensors, quantized again and compared in every bit.
-    rounded: int8 tensors whose sums were compared within rounding, since no float32 numbers were at hand.
-    graphs: files that say what is computed, compared with those that the same code writes again.
+    exact: float32 tensors, by sha256. requantized: int8 tensors, quantized again and compared bit for bit.
+    rounded: int8 tensors whose sums were compared within rounding, because no float32 numbers were at hand.
+    graphs: graph files, compared with those that the same code writes again.
     """
 
     exact: int = 0
@@ -98,12 +99,12 @@ class WeightAudit:
 
 @dataclass(frozen=True)
 class VerificationRecord:
-    """The verdict on one artifact, its reasons, and what else was looked at.
+    """The verdict on one artifact, its reasons, and the other checks.
 
-    passed: everything was compared and judged, and nothing failed. not_judged: all was run, and there is no
-    tolerance to judge it by. worst: per output, the difference that used most of its tolerance. The other fields
-    up to `tolerance` are as in `yizhi.parity.verdict.Verdict`. requirement: where the tolerance comes from, on a GPU or
-    in a tier. head: in one artifact of a release.
+    passed: everything was compared and judged, and nothing failed. not_judged: everything ran, and there is no
+    tolerance to judge by. worst: per output, the difference that used most of its tolerance. The other fields up to
+    `tolerance` are as in `yizhi.parity.verdict.Verdict`. requirement: the source of the tolerance, on a GPU or in a
+    tier. head: in one artifact of a release.
     """
 
     passed: bool
@@ -133,10 +134,10 @@ class VerificationRecord:
         return to_plain(self)
 
     def rounded(self) -> "VerificationRecord":
-        """As a manifest holds it: floats have three significant digits, of themselves or of their distance from 1.
+        """The record in the manifest's form: floats have three significant digits, or their distance from 1 has.
 
-        So they are free of last-bit noise, and whoever prints one rounds the number that the manifest has. A record
-        that did not pass stays as it is: no manifest holds it, and rounding could put an error on its limit.
+        So they are free of last-bit noise, and printed numbers equal the manifest's. A failed record stays unrounded:
+        no manifest holds it, and rounding could put an error on its limit.
         """
         return from_plain(VerificationRecord, _round(to_plain(self))) if self.passed else self
 

@@ -1,4 +1,4 @@
-"""What int8 costs on everyday sentences: their tokens' vectors, their own vectors and the order of these, and fills."""
+"""The cost of int8 on everyday sentences: vectors of tokens and sentences, the order of sentences, and fills."""
 
 from dataclasses import dataclass
 
@@ -17,11 +17,11 @@ class SentenceQuality:
     """int8 against the oracle on everyday sentences.
 
     token_lowest, token_p01, token_mean: cosines of the tokens' last hidden states; p01 is the 1st percentile.
-    vector_lowest, vector_mean: cosines of the sentences' vectors: `sentence_embedding` where the artifact has it,
-        else the mean of a sentence's last hidden states.
-    order: Spearman correlation of the similarities (cosines) of all pairs of sentences; None where the model does not
-        tell sentences apart, as one with random weights: then their order is chance.
-    masked: vocabulary logits at masked tokens, where the checkpoint fills masks.
+    vector_lowest, vector_mean: cosines of the sentences' vectors: `sentence_embedding` if the artifact has it, else the
+    mean of a sentence's last hidden states.
+    order: Spearman correlation of the similarities (cosines) of all pairs of sentences. None if the model does not
+    distinguish sentences, such as one with random weights: the order is then chance.
+    masked: vocabulary logits at masked tokens, if the checkpoint fills masks.
     """
 
     sentences: int
@@ -36,7 +36,7 @@ class SentenceQuality:
 
 
 class Sentences:
-    """Collects what is found and expected, batch by batch."""
+    """Collects found and expected values, batch by batch."""
 
     def __init__(self) -> None:
         self._tokens: list[tuple[NDArray, NDArray]] = []
@@ -52,7 +52,7 @@ class Sentences:
         self._means.append((next(means), next(means)))
 
     def measure(self, lead: float) -> SentenceQuality | None:
-        """Over all that was added; None where nothing was. lead: as in `measure_quality`."""
+        """The quality over all batches. None without any. lead: as in `measure_quality`."""
         if not self._tokens:
             return None
         of_tokens = cosines(*join(self._tokens))
@@ -72,7 +72,7 @@ class Sentences:
 
 
 def order_kept(found: NDArray, expected: NDArray) -> float | None:
-    """Spearman correlation of the cosines between all pairs of rows, [N, H] each; None where they hardly differ."""
+    """Spearman correlation of the cosines between all pairs of rows, [N, H] each. None if the rows hardly differ."""
     similarities = []
     for vectors in (found, expected):
         unit = vectors.astype(np.float64) / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
@@ -83,7 +83,7 @@ def order_kept(found: NDArray, expected: NDArray) -> float | None:
 
 
 def judge_sentences(quality: SentenceQuality, gates: QuantizedGates) -> list[str]:
-    """What is below a gate."""
+    """The values below a gate, a fault each."""
     found = {
         "1st percentile of the tokens' cosines": (quality.token_p01, gates.token_p01),
         "mean cosine of the sentences' vectors": (quality.vector_mean, gates.vector_mean),

@@ -1,6 +1,6 @@
-"""From text to ids, and from logits to labels: what an artifact's own files must say as the checkpoint's do.
+"""From text to ids, and from logits to labels: an artifact's own files must agree with the checkpoint's.
 
-The cases compare ids with tensors. A user sends text, and reads labels: another order of the vocabulary, another
+The cases compare ids with tensors. A user sends text, and reads labels. Another order of the vocabulary, other
 lower-casing or other labels would change every answer and no tensor.
 """
 
@@ -54,7 +54,7 @@ _MOST_FAULTS = 3
 
 @dataclass(frozen=True)
 class TextCase:
-    """A text and the ids, special tokens included, that the checkpoint's own tokenizer gives."""
+    """A text and its ids, including special tokens, from the checkpoint's own tokenizer."""
 
     text: str
     ids: tuple[int, ...]
@@ -64,9 +64,9 @@ class TextCase:
 class TextContract:
     """files: sha256 of the files that every artifact has, config.json and the tokenizer's.
 
-    cases: what they must do with text.
-    labels: names of the logits, in their order; empty where there are none. pooling: of `sentence_embedding`, if any.
-    answers: what a user must get for a text.
+    cases: texts with the required ids.
+    labels: names of the logits, in their order; empty without labels. pooling: of `sentence_embedding`, if any.
+    answers: the required answers for texts.
     """
 
     files: Mapping[str, str] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class TextContract:
 
 
 def make_contract(checkpoint: Checkpoint, answers: tuple[TextAnswer, ...] = ()) -> TextContract:
-    """What an artifact of this checkpoint must hold. answers: the oracle's."""
+    """The requirements for artifacts of this checkpoint. answers: the oracle's."""
     text, spec = checkpoint.text, checkpoint.spec
     files = shared_files(checkpoint)
     return TextContract(
@@ -94,7 +94,7 @@ def _digest(content: str | bytes) -> str:
 
 
 def find_missing_texts(contract: TextContract, artifact: Artifact) -> list[str]:
-    """What a golden folder does not ask of an artifact, and this version does: see `find_wrong_cases`."""
+    """Texts that this version asks and a golden folder does not: see `find_wrong_cases`."""
     tokenizer = Tokenizer.open(artifact.folder)
     asked: dict[str, tuple[set[Any], set[Any]]] = {
         "files": ({CONFIG, *TOKENIZER_FILES} & {path.name for path in artifact.folder.iterdir()}, set(contract.files)),
@@ -112,15 +112,15 @@ def find_missing_texts(contract: TextContract, artifact: Artifact) -> list[str]:
 
 
 def encode(text: TextTokenizer, one: str) -> tuple[int, ...]:
-    """The ids of a text, special tokens included; nothing is cut."""
+    """The ids of a text, including special tokens. Nothing is cut."""
     return tuple(text.tokenizer.encode(one).ids)
 
 
 def check_texts(artifact: Artifact, contract: TextContract) -> list[str]:
-    """What of an artifact's own files would give a user other answers than the checkpoint's tools."""
+    """Faults of an artifact's own files that would give a user other answers than the checkpoint's tools."""
     folder = artifact.folder
     faults = [
-        f"{name}: {'is missing' if not (folder / name).is_file() else 'is not as the checkpoint has it'}"
+        f"{name}: " + ("differs from the checkpoint's" if (folder / name).is_file() else "is missing")
         for name, digest in contract.files.items()
         if name != CONFIG  # looked at before an artifact is opened: `yizhi.parity.claims`
         if not (folder / name).is_file() or sha256_of_file(folder / name) != digest
@@ -149,7 +149,7 @@ def _compare_ids(text: TextTokenizer, cases: Sequence[TextCase]) -> list[str]:
 
 
 def _compare_pooling(folder: Path, text: TextTokenizer, artifact: Artifact, expected: Pooling | None) -> list[str]:
-    """The artifact's own word, and what sentence-transformers would read where its files are there."""
+    """Compares artifact.json, and the files of sentence-transformers if there are any."""
     told = artifact.description.get("pooling")
     found = {"artifact.json": from_plain(Pooling, told) if told else None}
     faults = []

@@ -1,7 +1,7 @@
-"""How far a runtime may be from the oracle: by precision and device, never by model or target.
+"""The allowed distance of a runtime from the oracle, by precision and device, never by model or target.
 
-A tolerance is a requirement. Strict float32 has one, whatever the device. What TF32, bfloat16 and float16 must keep to
-is derived on a CPU, by rounding as they round (`benchmarks.gpu_tolerances`), and not from what one card happened to do.
+A tolerance is a requirement. Strict float32 has one on all devices. The requirements for TF32, bfloat16 and float16
+come from a CPU that rounds as they round (`benchmarks.gpu_tolerances`), and not from measurements of one card.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from yizhi.choices import WASM
 class FloatTolerance:
     """|error| ≤ absolute + relative · scale, element by element, on real tokens.
 
-    scale: how large the numbers are that an element is made of; see `Golden.scale`.
+    scale: the size of the numbers that an element is made of; see `Golden.scale`.
     """
 
     absolute: float
@@ -110,11 +110,11 @@ HARDWARE_SEEN: Mapping[str, tuple[str, ...]] = {}
 
 
 def find_gates(precision: str, device: str) -> FloatTolerance | QuantizedGates | None:
-    """What a precision is judged by on a device; None where there is nothing to judge it by."""
+    """The gates of a precision on a device. None if there are none."""
     return TOLERANCES.get((precision, ANY_DEVICE)) or TOLERANCES.get((precision, device))
 
 
 def describe_requirement(precision: str) -> str:
-    """Where a tolerance comes from, and on which GPUs it was met."""
+    """The source of a tolerance, and the GPUs that met it."""
     origin = "the common float32 tolerance" if precision == "fp32" else "requirement from simulation"
     return f"{origin}; hardware seen: {', '.join(HARDWARE_SEEN.get(precision, ())) or 'none'}"

@@ -1,4 +1,4 @@
-"""Verdict: what was found about one artifact, and whether it passes."""
+"""Verdict: the findings about one artifact, and whether it passes."""
 
 from dataclasses import dataclass, field
 
@@ -10,18 +10,18 @@ from yizhi.parity.tolerances import FloatTolerance, QuantizedGates, describe_req
 
 @dataclass
 class Verdict:
-    """What was found about one artifact.
+    """The findings about one artifact.
 
     differences: one per case, signature and output.
-    change_alone: largest change in a row's default outputs when it is run alone, unpadded.
-    quality, cosine, label_error: for a quantized artifact, what its gates judge; cosine is the lowest, per output,
-        and cosine_mean the mean. sentences: the same of everyday sentences, where the vocabulary has them.
-    wrong_text: the faults of its tokenizer files, labels, pooling and answers.
-    wrong_weights: those of its stored tensors.
-    too_coarse: whether its gates refuse it though its integers and its numbers are right.
-    integers: for a quantized artifact, what its kernels sum. weights: how its stored tensors were compared.
-    settings: how the framework said it computed. Where there are no `gates` for this precision on this device, errors
-    are measured and nothing passes.
+    change_alone: the largest change in a row's default outputs when the row is run alone, unpadded.
+    quality, cosine, label_error: of a quantized artifact, for its gates. cosine is the lowest, per output, and
+    cosine_mean the mean. sentences: the same on everyday sentences, if the vocabulary has them.
+    wrong_text: faults of its tokenizer files, labels, pooling and answers.
+    wrong_weights: faults of its stored tensors.
+    too_coarse: whether its gates refuse it although its integers and its numbers are right.
+    integers: the sums of a quantized artifact's kernels. weights: how its stored tensors were compared.
+    settings: how the framework computed, by its own words. If this precision has no `gates` on this device, errors are
+    measured and nothing passes.
     """
 
     precision: str
@@ -43,7 +43,7 @@ class Verdict:
 
     @property
     def gates(self) -> FloatTolerance | QuantizedGates | None:
-        """What it is judged by; None where there is nothing to judge it by."""
+        """The gates for this precision and device. None if there are none."""
         return find_gates(self.precision, self.device)
 
     @property
@@ -53,7 +53,7 @@ class Verdict:
 
     @property
     def not_judged(self) -> bool:
-        """Whether all was run and there is nothing to judge it by."""
+        """Whether everything ran and there are no gates."""
         return self.gates is None and not self.faults
 
     def worst(self) -> dict[str, Difference]:
@@ -66,7 +66,7 @@ class Verdict:
         return result
 
     def first_bad_layer(self) -> str | None:
-        """The first hidden state that failed: where to look for the mistake."""
+        """The first hidden state that failed: the place to look for the mistake."""
         layers = sorted(
             (name for name in self.worst() if name.startswith("hidden_states.")),
             key=lambda name: int(name.rpartition(".")[2]),
@@ -93,9 +93,9 @@ class Verdict:
         published: PublishedCheck | None = None,
         head: Plausibility | None = None,
     ) -> VerificationRecord:
-        """The verdict with the worst difference per output, and what else was looked at.
+        """The verdict with the worst difference per output, and the other checks.
 
-        What bisecting found is told after the first fault; what disagrees with published numbers is a fault too.
+        The result of bisecting follows the first fault. Differences from published numbers are faults, too.
         """
         gates, worst = self.gates, self.worst()
         faults = [*self.faults[:1], *(diagnosis.explain() if diagnosis else []), *self.faults[1:]]

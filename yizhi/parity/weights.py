@@ -1,6 +1,6 @@
-"""Whether an artifact stores the checkpoint's numbers, tensor by tensor and bit for bit, whatever the cases show.
+"""Compares an artifact's stored tensors with the checkpoint's, bit for bit, whatever the cases show.
 
-The cases read few rows of an embedding table. Wrong arithmetic is what they catch; wrong numbers are caught here.
+The cases catch wrong arithmetic. They read few rows of an embedding table, so wrong numbers are caught here.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ Source = Callable[[str], NDArray[np.float32] | None]
 class TensorDigest:
     """A parameter's shape, and sha256 of its float32 values, row-major and little-endian.
 
-    transposed: of its transpose, for kernels, which Flax and TensorFlow store so.
+    transposed: of its transpose, for kernels: Flax and TensorFlow store the transpose.
     """
 
     shape: tuple[int, ...]
@@ -61,11 +61,11 @@ def audit(
     checkpoint: Checkpoint | None = None,
     workers: int = 1,
 ) -> tuple[WeightAudit, list[str]]:
-    """What was compared, so many tensors at once, and what of them is not what the checkpoint's numbers make.
+    """The number of compared tensors, and a fault for each tensor that differs from the checkpoint's numbers.
 
-    float32 tensors by their digests; int8 ones quantized again from the checkpoint, or from a float32 artifact beside
-    this one whose tensors have these digests, and compared in every bit. Without either, by `sums`: see
-    `yizhi.parity.numbers`. Raises InputError where the files cannot be read.
+    float32 tensors are compared by their digests. int8 tensors are compared bit for bit with the float32 numbers,
+    quantized again. These come from the checkpoint, or from a float32 artifact next to this one with the same digests.
+    Without either, `sums` are compared: see `yizhi.parity.numbers`. Raises InputError if the files cannot be read.
     """
     tensors = TARGETS[artifact.target].stored_tensors(artifact.folder) + read_dense(artifact.folder)
     source = _of_checkpoint(checkpoint, expected) if checkpoint else _of_siblings(artifact, expected)
@@ -122,13 +122,16 @@ class _Audit:
             known |= {form for name in self._expected for form in (scale_of(name), outliers_of(name))}
         self.faults += [f"{name}: is not stored" for name in self._expected if name not in places]
         self.faults += [
-            f"{found[0].file}: {name}: no tensor of the checkpoint"
+            f"{found[0].file}: {name}: not a tensor of the checkpoint"
             for name, found in places.items()
             if name not in known
         ]
 
     def _check_description(self, places: Mapping[str, list[TensorPlace]]) -> None:
-        """The graphs and `artifact.json` must mean the same bytes: runtimes read the first, audits the second."""
+        """Compare the graphs with `artifact.json`: both must name the same bytes.
+
+        Runtimes read the graphs, and audits read the file.
+        """
         said = self._quantization["stored"] if self._quantization else {}
         for name, found in places.items():
             for tensor in found:
@@ -141,7 +144,7 @@ class _Audit:
     def _compare(
         self, name: str, tensor: TensorPlace, beside: Mapping[str, TensorPlace]
     ) -> tuple[str | None, list[str]]:
-        """How a tensor was compared, as `WeightAudit` counts it, and what is wrong with it."""
+        """How a tensor was compared, as `WeightAudit` counts it, and its fault, if any."""
         expected = self._expected[name]
         shape = expected.shape[::-1] if tensor.transposed else expected.shape
         if tensor.shape != shape:
@@ -170,7 +173,9 @@ class _Audit:
         wrong = _wrong_rows(original, tensor.array(), scales, partial(outliers.prepare, name))
         if wrong:
             more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-            faults.append(f"{tensor.file}: {name}: row {wrong[0]}{more}: not what the checkpoint's numbers give")
+            faults.append(
+                f"{tensor.file}: {name}: row {wrong[0]}{more}: differs from the checkpoint's numbers, quantized"
+            )
         if columns is not None and not np.array_equal(columns, original[:, outliers.of(name)].T):
             faults.append(f"{tensor.file}: {outliers_of(name)}: differs from the checkpoint's")
         if self._let_go:
@@ -184,7 +189,7 @@ def _wrong_rows(
     scales: NDArray[np.float32],
     prepare: Callable[[NDArray[np.float32]], NDArray[np.float32]],
 ) -> list[int]:
-    """The rows whose int8 values or scale are not what quantizing gives, once they are prepared."""
+    """The rows whose int8 values or scale differ from the quantized numbers of the checkpoint."""
     step = max(1, _CHUNK_VALUES // original.shape[1])
     wrong: list[int] = []
     for start in range(0, len(original), step):
@@ -195,7 +200,7 @@ def _wrong_rows(
 
 
 def _of_checkpoint(checkpoint: Checkpoint, expected: Mapping[str, TensorDigest]) -> Source:
-    """The checkpoint's tensors, each only if it is the one that the release was made from."""
+    """The checkpoint's tensors, each only if the release was made from it."""
     parameters = {parameter.name: parameter for parameter in checkpoint.parameters()}
 
     def find(name: str) -> NDArray[np.float32] | None:

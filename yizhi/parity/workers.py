@@ -1,4 +1,4 @@
-"""Several cases at once, each on one thread: the order of its float sums, and so every bit, stays that of one alone."""
+"""Runs several cases at once, each on one thread: float sums keep their order, and every bit equals a single run's."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -11,11 +11,11 @@ Result = TypeVar("Result")
 
 
 def compute_in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int = 1
 ) -> Iterator[tuple[Item, Result]]:
-    """Each item with its result, in the order of the items; at most one more than `workers` is computed ahead.
+    """Each item with its result, in the order of the items. At most `workers` + `ahead` items are computed ahead.
 
-    What the function raises is raised here, in its turn.
+    An exception of the function is raised at the item's turn.
     """
     if workers == 1:
         yield from ((item, function(item)) for item in items)
@@ -24,7 +24,7 @@ def compute_in_order(
     running: deque[tuple[Item, Future[Result]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
-            for item in islice(waiting, workers + 1):
+            for item in islice(waiting, workers + ahead):
                 running.append((item, pool.submit(function, item)))
             while running:
                 item, future = running.popleft()

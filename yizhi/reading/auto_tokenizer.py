@@ -8,7 +8,7 @@ these would be otherwise is told.
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,21 @@ def read_tokenizer(folder: Path, vocab: Path | None = None) -> TextTokenizer:
     Raises InputError listing every fault: files that cannot be used, special tokens that the vocabulary lacks, a
     folder that transformers 4 and 5 read differently.
     """
+    return _read(folder, vocab, _stamp(folder, *([vocab] if vocab else [])))
+
+
+def _stamp(folder: Path, *more: Path) -> tuple[tuple[str, int, int, int], ...]:
+    """What changes when a file of the folder does, or one of these."""
+    try:
+        files = [(path.name, path.stat()) for path in [*sorted(folder.iterdir()), *more] if path.is_file()]
+    except OSError:  # `read_sources` says what is wrong
+        return ()
+    return tuple((name, about.st_ino, about.st_size, about.st_mtime_ns) for name, about in files)
+
+
+# A verification needs an artifact's tokenizer five times, and a vocabulary takes a tenth of a second to read.
+@lru_cache(maxsize=2)
+def _read(folder: Path, vocab: Path | None, stamp: tuple[tuple[str, int, int, int], ...]) -> TextTokenizer:
     sources = read_sources(folder, vocab)
     readings: list[Reading] = []
     failures: list[str] = []

@@ -62,6 +62,7 @@ RULES = (
     FileRule("*_results.json", IRRELEVANT, "a trainer's scores"),
     FileRule("metrics.json", IRRELEVANT, "a trainer's scores"),
     FileRule("run.json", IRRELEVANT, "what training was asked for"),
+    FileRule("vocab_map.json", IRRELEVANT, "which ids a trimmed vocabulary had before"),
     FileRule("similarity_evaluation*", IRRELEVANT, "a trainer's scores"),
     FileRule("artifact.json", IRRELEVANT, "Yizhi's description of an artifact"),
     FileRule("generation_config.json", IRRELEVANT, "for models that generate"),

@@ -1,1 +1,1 @@
-"""A release to a hub or an OCI registry, and back, with every file checked on the way."""
+"""A release to a hub or an OCI registry, and back. Every file is checked on the way."""

@@ -1,4 +1,4 @@
-"""Where a release goes or comes from: `hf://ORG/NAME[@REVISION]` or `oci://HOST[:PORT]/NAME:TAG`, or `@sha256:…`."""
+"""Addresses of releases: `hf://ORG/NAME[@REVISION]`, `oci://HOST[:PORT]/NAME:TAG`, or `…@sha256:DIGEST`."""
 
 import re
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class OciAddress:
 
 
 def parse_address(text: str) -> HubAddress | OciAddress:
-    """Raises InputError where the text is neither form."""
+    """Raises InputError for a text of another form."""
     scheme, _, rest = text.partition("://")
     if scheme == "hf" and (found := _HUB.fullmatch(rest)) and ".." not in rest:
         return HubAddress(found[1], found[2])

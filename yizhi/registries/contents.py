@@ -1,4 +1,4 @@
-"""Which files make a release, and whether what a registry lists is exactly these."""
+"""The files of a release, and whether a registry lists exactly these."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -20,7 +20,7 @@ MOST_FAULTS = 20
 
 @dataclass(frozen=True)
 class File:
-    """A file of a release. sha256, size: None where who lists it does not say."""
+    """A file of a release. sha256, size: None if the registry does not list it."""
 
     path: str
     sha256: str | None
@@ -30,13 +30,13 @@ class File:
 def read_release(release: Path) -> tuple[dict[str, Any], list[File]]:
     """The manifest of a finished, unaltered release, and every file of it by path.
 
-    Raises InputError where it is not finished or its report is not ours alone, and CheckFailed where a file is not as
-    its manifest says.
+    Raises InputError if the release is unfinished, or its report folder holds other files. Raises CheckFailed if a file
+    differs from the manifest.
     """
     manifest = read_manifest(release)
     check_files(release, manifest, release)
     report = {f"{REPORT}/{name}": entry["sha256"] for name, entry in describe_folder(release / REPORT).items()}
-    strange = [f"{path}: is no file of a report: move it elsewhere" for path in report if not is_beside(path)]
+    strange = [f"{path}: is not a file of a report: move it elsewhere" for path in report if not is_beside(path)]
     strange += [f"{path}: is a symbolic link" for path in report if (release / path).is_symlink()]
     if strange:
         raise InputError(release, strange)
@@ -51,9 +51,9 @@ def read_release(release: Path) -> tuple[dict[str, Any], list[File]]:
 def check_files(
     folder: Path, manifest: Mapping[str, Any], subject: object, targets: Iterable[str] | None = None
 ) -> None:
-    """Raise CheckFailed, listing every fault, unless the folder's files are what its manifest says.
+    """Raise CheckFailed, listing every fault, if the folder's files differ from its manifest.
 
-    subject: what to call the folder. targets: look at these artifacts alone; all that the manifest has if None.
+    subject: the folder's name in the error. targets: check only these artifacts; None for all in the manifest.
     """
     altered = find_altered_release(folder, manifest, targets)
     if altered:
@@ -61,7 +61,7 @@ def check_files(
 
 
 def expected_files(manifest: Mapping[str, Any], targets: Iterable[str]) -> dict[str, File]:
-    """Path -> file, of everything that the manifest vouches for; of the artifacts, these targets alone."""
+    """Path -> file, of everything that the manifest covers; of the artifacts, only these targets."""
     files = {}
     for target in targets:
         entry = manifest["artifacts"][target]
@@ -80,18 +80,18 @@ def is_beside(path: str) -> bool:
 
 
 def is_relative(path: str) -> bool:
-    """Whether a path stays inside the folder that it is joined to, on every system, and can be printed."""
+    """Whether a path stays inside its folder, on every system, and can be printed."""
     parts = path.split("/")
     return path.isprintable() and "\\" not in path and ":" not in path and not {"", ".", ".."} & set(parts)
 
 
 def check_listing(found: Mapping[str, File], manifest: Mapping[str, Any], subject: object) -> None:
-    """Raise CheckFailed, before anything large is fetched, unless a registry lists this release and nothing else."""
+    """Raise CheckFailed, before anything large is fetched, unless a registry lists exactly this release."""
     expected = expected_files(manifest, manifest["artifacts"])
-    faults = [f"{show(path)}: leads outside of a folder" for path in sorted(found) if not is_relative(path)]
+    faults = [f"{show(path)}: leads outside the folder" for path in sorted(found) if not is_relative(path)]
     faults += [f"{path}: missing" for path in sorted(expected.keys() - found.keys())]
     extra = sorted(path for path in found.keys() - expected.keys() - {MANIFEST} if not is_beside(path))
-    faults += [f"{show(path)}: is no file of this release" for path in extra]
+    faults += [f"{show(path)}: is not a file of this release" for path in extra]
     for path in sorted(expected.keys() & found.keys()):
         for what in ("size", "sha256"):
             told, wanted = getattr(found[path], what), getattr(expected[path], what)
@@ -102,7 +102,7 @@ def check_listing(found: Mapping[str, File], manifest: Mapping[str, Any], subjec
 
 
 def fail(subject: object, faults: list[str]) -> None:
-    """Raise CheckFailed with these faults, the first of them if they are many."""
+    """Raise CheckFailed with these faults, at most MOST_FAULTS of them."""
     more = [f"and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
     lines = [f"  - {printable(fault)}" for fault in [*faults[:MOST_FAULTS], *more]]
     raise CheckFailed("\n".join([f"{subject}: is not as its {MANIFEST} says:", *lines]))

@@ -1,4 +1,4 @@
-"""A release in a repository of models on the Hugging Face hub: one commit, which is there whole or not at all."""
+"""A release in a repository of models on the Hugging Face hub: one commit, whole or absent."""
 
 import shutil
 import sys
@@ -39,7 +39,7 @@ _MEANINGS = {
 
 
 class HubRegistry:
-    """See `yizhi.registries.registry.Registry`. The token is HF_TOKEN, or what `hf auth login` kept."""
+    """See `yizhi.registries.registry.Registry`. The token is HF_TOKEN, or the one that `hf auth login` stored."""
 
     def __init__(self, address: HubAddress, public: bool = False) -> None:
         self._address = address
@@ -49,7 +49,7 @@ class HubRegistry:
             disable_progress_bars()
 
     def find(self) -> Remote | None:
-        """The commit that the revision is now, and its files; None where repository or revision is not there."""
+        """The revision's present commit, and its files. None if the repository or the revision does not exist."""
         with self._explained():
             try:
                 commit = self._api.repo_info(self._address.repository, revision=self._address.revision).sha
@@ -63,13 +63,13 @@ class HubRegistry:
         return Remote(str(commit), listed)
 
     def fetch(self, remote: Remote, path: str, folder: Path) -> None:
-        """As the protocol says; the hub's own sums of small files are of git, so these are checked afterwards."""
+        """As the protocol says. The hub's own sums of small files are git's, so these files are checked afterwards."""
         with self._explained():
             self._api.hf_hub_download(self._address.repository, path, revision=remote.version, local_dir=folder)
         shutil.rmtree(folder / ".cache", ignore_errors=True)
 
     def find_missing(self, files: Sequence[File]) -> list[File]:
-        """Which large files the hub has is its own affair: the library asks before it sends."""
+        """All files: the library itself asks the hub, before it sends, which large files are missing."""
         return list(files)
 
     def push(
@@ -80,7 +80,7 @@ class HubRegistry:
         before: Remote | None,
         told: Callable[[str], None],
     ) -> str:
-        """One commit, on top of the one that was found: the revision is the former release or this one, whole."""
+        """One commit, on top of the found one: the revision is the former release or this one, whole."""
         additions = [CommitOperationAdd(file.path, release / file.path) for file in files]
         altered = [
             addition.path_in_repo
@@ -122,7 +122,7 @@ class HubRegistry:
         except InputError:
             raise
         except HFValidationError:
-            raise InputError(self._address, "is no name that the hub takes") from None
+            raise InputError(self._address, "is not a name that the hub allows") from None
         except HfHubHTTPError as error:
             raise self._explain(error) from None
         except RuntimeError as error:  # what the library makes of an upload that failed in a thread
@@ -136,7 +136,7 @@ class HubRegistry:
         # HTTPError: what the library's HTTP client raises, whichever that is (requests or httpx).
         except (HTTPError, OSError) as error:
             kind = type(error).__name__
-            raise InputError(self._address, f"the hub cannot be reached, or broke off: {kind}") from None
+            raise InputError(self._address, f"the hub cannot be reached, or the connection broke: {kind}") from None
 
     def _explain(self, error: HfHubHTTPError) -> InputError:
         status = error.response.status_code if error.response is not None else 0

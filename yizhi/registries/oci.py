@@ -1,7 +1,7 @@
-"""A release in an OCI registry, in the form of the CNCF's ModelPack: a layer per file, as it is.
+"""A release in an OCI registry, in the form of the CNCF's ModelPack: a layer per file, unchanged.
 
-Followed: github.com/modelpack/model-spec, version 1 of its media types, configuration schema and annotations. A
-layer is neither packed nor compressed, so its digest is the file's: what two releases share is stored and sent once.
+It follows github.com/modelpack/model-spec, version 1 of its media types, configuration schema and annotations. A layer
+is neither packed nor compressed, so its digest is the file's. Files that two releases share are stored and sent once.
 """
 
 import json
@@ -67,7 +67,7 @@ class OciRegistry:
         before: Remote | None,
         told: Callable[[str], None],
     ) -> str:
-        """Blobs first; the tag is moved by the last request, to a manifest whose blobs are all there."""
+        """Blobs first. The last request moves the tag, to a manifest whose blobs all exist."""
         if self._address.by_digest:
             raise InputError(self._address, "expected a tag to push to, such as oci://HOST/NAME:TAG")
         missing = {file.sha256: file for file in self.find_missing(files)}.values()
@@ -82,7 +82,7 @@ class OciRegistry:
 
 
 def describe(manifest: Mapping[str, Any], files: Sequence[File]) -> tuple[bytes, bytes]:
-    """ModelPack's configuration and manifest of a release: equal releases have equal ones, and one digest."""
+    """ModelPack's configuration and manifest of a release. Equal releases have equal ones, and one digest."""
     source = manifest["source"]
     origin = source.get("origin", {})
     licences = {"licenses": [source["license"]]} if "license" in source else {}
@@ -123,7 +123,7 @@ def describe(manifest: Mapping[str, Any], files: Sequence[File]) -> tuple[bytes,
 
 
 def read_layers(data: bytes, subject: object) -> dict[str, File]:
-    """Path -> file, of a manifest's layers. Raises InputError, listing every fault, where it is none of ours."""
+    """Path -> file, of a manifest's layers. Raises InputError, listing every fault, if the manifest is not Yizhi's."""
     try:
         manifest = json.loads(data)
     except (ValueError, RecursionError):

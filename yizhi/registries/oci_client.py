@@ -1,8 +1,9 @@
 """The calls of the OCI distribution specification that push and pull need: blobs and manifests of one repository.
 
-https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md. The `oras` library finds the login that
-`docker login` or `oras login` stored, credential helpers included, and gets tokens. Transfers are not its: it reads
-whole files into memory, checks no digest, retries for two minutes, and sends tokens wherever an upload is sent to.
+https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md. The `oras` library finds the login that `docker
+login` or `oras login` stored, including credential helpers, and gets tokens. It does not transfer files here: it reads
+whole files into memory, checks no digest, retries for two minutes, and sends tokens to any address that an upload
+names.
 """
 
 import hashlib
@@ -43,14 +44,14 @@ _MEANINGS = {
 
 
 class _Impatient(HTTPAdapter):
-    """Gives every request a time limit, those for tokens too."""
+    """Gives every request a time limit, including those for tokens."""
 
     def send(self, request: Any, **options: Any) -> Any:  # type: ignore[override]
         return super().send(request, **{**options, "timeout": options.get("timeout") or _TIMEOUT})
 
 
 class OciClient:
-    """One repository of a registry. HTTPS, but for this machine's loopback, as docker does it."""
+    """One repository of a registry, over HTTPS. On this machine's loopback over HTTP, as docker does."""
 
     def __init__(self, address: OciAddress) -> None:
         self._address = address
@@ -62,7 +63,7 @@ class OciClient:
         self._authorization: str | None = None
 
     def get_manifest(self, reference: str) -> tuple[bytes, str] | None:
-        """A manifest's bytes and digest; None where there is none."""
+        """A manifest's bytes and digest. None if there is none."""
         with self._call("GET", self._url("manifests", reference), {"Accept": MANIFEST_TYPE}) as response:
             if response.status_code == 404:
                 return None
@@ -71,7 +72,7 @@ class OciClient:
         return data, digest_of(data)
 
     def put_manifest(self, reference: str, data: bytes) -> None:
-        """Let a tag point at this manifest, which the registry checks to be whole."""
+        """Point a tag at this manifest. The registry checks that it is whole."""
         headers = {"Content-Type": MANIFEST_TYPE}
         with self._call("PUT", self._url("manifests", reference), headers, data=data) as response:
             self._require(response, 201)
@@ -87,7 +88,7 @@ class OciClient:
             return bool(response.status_code == 200)
 
     def put_blob(self, digest: str, data: "bytes | Path") -> None:
-        """Send a file's bytes, which the registry holds to their digest."""
+        """Send a file's bytes. The registry compares them with their digest."""
         with self._call("POST", self._url("blobs", "uploads/")) as response:
             self._require(response, 202)
             location = response.headers.get("Location")
@@ -100,7 +101,7 @@ class OciClient:
             self._require(response, 201)
 
     def get_blob(self, digest: str, size: int, file: BinaryIO) -> str | None:
-        """Write a blob's bytes; return what is wrong with them, or None. Never takes more than `size` bytes."""
+        """Write a blob's bytes. Returns their fault, or None. Never takes more than `size` bytes."""
         hashed, count = hashlib.sha256(), 0
         with self._call("GET", self._url("blobs", digest)) as response:
             self._require(response, 200)
@@ -126,7 +127,7 @@ class OciClient:
     def _call(
         self, method: str, url: str, headers: Mapping[str, str] | None = None, data: "bytes | Path | None" = None
     ) -> "requests.Response":
-        """Answer of one request, after a login where one is asked for, and after redirects of what is only read."""
+        """The answer of one request, after a login if needed, and after redirects if it only reads."""
         response = self._send(method, url, headers, data)
         if response.status_code == 401 and self._is_ours(url) and self._log_in(response):
             response.close()
@@ -146,9 +147,7 @@ class OciClient:
             followed = urljoin(url, location)
             urlsplit(followed)
         except ValueError:
-            raise InputError(
-                self._address, f"the registry sends to an address that is none: {show(location)}"
-            ) from None
+            raise InputError(self._address, f"the registry redirects to an invalid address: {show(location)}") from None
         return followed
 
     def _send(
@@ -169,7 +168,7 @@ class OciClient:
         except requests.RequestException as error:
             raise InputError(self._address, f"{parts.netloc} cannot be reached: {type(error).__name__}") from None
         except ValueError:  # requests reads where a redirect leads, also where it is not to follow
-            raise InputError(self._address, f"{parts.netloc} sends to an address that is none") from None
+            raise InputError(self._address, f"{parts.netloc} redirects to an invalid address") from None
         packed = response.headers.get("Content-Encoding", "identity")
         if packed.lower() != "identity":  # a small answer could unpack to any size
             response.close()
@@ -209,11 +208,11 @@ class OciClient:
             raise
         # What is stored, and what the registry answers, may be anything.
         except (requests.RequestException, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(self._address, f"no login could be had: {type(error).__name__}") from None
+            raise InputError(self._address, f"the login failed: {type(error).__name__}") from None
         return self._authorization is not None
 
     def _check_realm(self, header: Any) -> Any:
-        """Where tokens are given may be another host, as with docker, but the login must not go there in the open."""
+        """The login may go to another host, as with docker, but only over HTTPS or to this machine."""
         realm = urlsplit(header.realm or "")
         if realm.scheme != "https" and not (self._local and realm.scheme == "http" and is_loopback(realm.netloc)):
             raise InputError(self._address, f"the registry asks for a login at {realm.netloc}, which is not safe")

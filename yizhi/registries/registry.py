@@ -1,4 +1,4 @@
-"""What push and pull ask of a place, whichever it is."""
+"""The calls of push and pull to any registry."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,23 +11,23 @@ from yizhi.registries.contents import File
 
 @dataclass(frozen=True)
 class Remote:
-    """What an address holds now. version: its digest, or its commit. files: by path."""
+    """The present contents of an address. version: its digest, or its commit. files: by path."""
 
     version: str
     files: Mapping[str, File]
 
 
 class Registry(Protocol):
-    """A hub or an OCI registry at one address. Every call raises InputError for what goes wrong on the way."""
+    """A hub or an OCI registry at one address. Every call raises InputError for failures on the way."""
 
     def find(self) -> Remote | None:
-        """What is there; None where there is nothing yet."""
+        """The contents of the address. None if there is nothing yet."""
 
     def fetch(self, remote: Remote, path: str, folder: Path) -> None:
-        """Write one file into the folder. Raises CheckFailed where its bytes are not what the registry listed."""
+        """Write one file into the folder. Raises CheckFailed if its bytes differ from the registry's listing."""
 
     def find_missing(self, files: Sequence[File]) -> list[File]:
-        """Those whose bytes the registry does not have yet."""
+        """The files whose bytes the registry does not have yet."""
 
     def push(
         self,
@@ -37,14 +37,14 @@ class Registry(Protocol):
         before: Remote | None,
         told: Callable[[str], None],
     ) -> str:
-        """Send what is missing and let the address point at the release, in one step and last; return its version.
+        """Send the missing files, then point the address at the release, in one step. Returns its version.
 
-        before: what was found there. told: hears of progress. Raises CheckFailed where the address was moved since.
+        before: the contents found there. told: called with progress. Raises CheckFailed if the address has moved since.
         """
 
 
 def open_registry(address: HubAddress | OciAddress, public: bool = False) -> Registry:
-    """public: a repository that the hub must create is open to everybody. Raises NotRun for what is not installed."""
+    """public: a repository that the hub must create is open to everybody. Raises NotRun for missing packages."""
     if isinstance(address, HubAddress):
         from yizhi.registries.hub import HubRegistry
 

@@ -1,4 +1,4 @@
-"""Push a release, and pull one back: nothing leaves unchecked, and nothing arrives unchecked or in part."""
+"""Push a release, and pull one back. Nothing leaves unchecked, and nothing arrives unchecked or in part."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -29,10 +29,10 @@ LARGEST_MANIFEST = 64 << 20
 class Push:
     """What a push sends, or would send.
 
-    manifest: sha256 that `manifest.json` says of itself. missing: paths whose bytes the registry does not have.
-    removed: paths that are there now and will not be. replaces: the version that the address points at now, None if
-    nothing. version: the new one, None in a dry run.
-    same: whether the address holds just this release already.
+    manifest: the sha256 that `manifest.json` gives of itself. missing: paths whose bytes the registry does not have.
+    removed: paths that are there now and will not be. replaces: the version that the address points at now, None
+    without one. version: the new one, None in a dry run.
+    same: whether the address already holds exactly this release.
     """
 
     to: str
@@ -56,11 +56,11 @@ def push(
     public: bool = False,
     told: Callable[[str], None] = lambda text: None,
 ) -> Push:
-    """Check a release, look what is at the address, and send it there if `send`.
+    """Check a release, look up the address, and send the release if `send`.
 
-    public: a repository that must be created on the hub is open to everybody. told: hears of progress.
-    Raises InputError for a release that is not finished, an address that is none, and whatever a registry refuses;
-    CheckFailed for an altered file. Both before anything is sent.
+    public: a repository that must be created on the hub is open to everybody. told: called with progress.
+    Raises InputError for an unfinished release, an invalid address, and a registry's refusals. Raises CheckFailed for
+    an altered file. Both are raised before anything is sent.
     """
     address = parse_address(to)
     told(f"hashing {release}")
@@ -85,7 +85,7 @@ def push(
 
 @dataclass(frozen=True)
 class Pull:
-    """What a pull brought. version: the digest or commit that the address pointed at."""
+    """The result of a pull. version: the digest or commit that the address pointed at."""
 
     source: str
     version: str
@@ -105,11 +105,11 @@ def pull(
     check: Callable[[Path], object] | None = None,
     told: Callable[[str], None] = lambda text: None,
 ) -> Pull:
-    """Write the release of an address to a new folder, or to one that holds a release; it is there whole or not at all.
+    """Write the release of an address to a new folder, or to one that holds a release. It is whole or absent.
 
-    targets: only these artifacts, beside golden outputs and documents; all if None. check: also looks at the whole
-    folder before it is put in its place, and raises where it is not to be. told: hears of progress.
-    Raises InputError for an address that holds no release, and CheckFailed where anything is not as its manifest says.
+    targets: only these artifacts, with golden outputs and documents; None for all. check: called with the whole folder
+    before the folder is moved into place; it raises to refuse the folder. told: called with progress.
+    Raises InputError for an address without a release, and CheckFailed if anything differs from the manifest.
     """
     refuse_inside(out)
     if (out / MANIFEST).exists() and not is_release(out):
@@ -147,7 +147,7 @@ def pull(
 
 
 def _is_same(there: Mapping[str, File], files: Sequence[File]) -> bool:
-    """Whether a registry lists exactly these files; where it knows no sha256, it cannot say."""
+    """Whether a registry lists exactly these files. False if it lists no sha256."""
     return dict(there) == {file.path: file for file in files}
 
 

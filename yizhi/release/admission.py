@@ -1,4 +1,4 @@
-"""A release at the door: its signature, the lists of withdrawn releases, and a policy, before anything of it is run."""
+"""Checks a release before anything of it runs: its signature, the lists of withdrawn releases, and a policy."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -18,10 +18,10 @@ from yizhi.storage.digests import sha256_of_file
 
 
 def admit(release: Path, policy: Policy, revoked: Path | None = None) -> PolicyVerdict:
-    """Hold a release's manifest and signature to a policy.
+    """Compare a release's manifest and signature with a policy.
 
-    revoked: a further list of withdrawn releases. Raises InputError for no release, and for a key, a configuration
-    or a list that cannot be used.
+    revoked: a further list of withdrawn releases. Raises InputError for a folder that is no release, and for a key, a
+    configuration or a list that cannot be used.
     """
     manifest = read_manifest(release)
     checkers = _open_all(policy)
@@ -32,7 +32,10 @@ def admit(release: Path, policy: Policy, revoked: Path | None = None) -> PolicyV
 
 
 def check_not_withdrawn(release: Path, revoked: Path, checkers: Sequence[Checker]) -> None:
-    """Raise CheckFailed where a list that one of `checkers` signed has this release; InputError for any other list."""
+    """Raise CheckFailed if a list that one of `checkers` signed has this release.
+
+    Raises InputError for any other list.
+    """
     found = read_list(revoked, checkers)
     read_manifest(release)
     sha256 = sha256_of_file(release / MANIFEST)
@@ -41,7 +44,7 @@ def check_not_withdrawn(release: Path, revoked: Path, checkers: Sequence[Checker
 
 
 def _find_signature(release: Path, checkers: Sequence[Checker]) -> Signature | str:
-    """The signature that one of `checkers` accepts, or why none does."""
+    """The signature that one of `checkers` accepts, or the reasons of each that does not."""
     refusals: list[str] = []
     for checker in checkers:
         try:
@@ -52,9 +55,9 @@ def _find_signature(release: Path, checkers: Sequence[Checker]) -> Signature | s
 
 
 def _open_all(policy: Policy) -> list[Checker]:
-    """Keys first: an identity may need the network, and one signer is enough.
+    """Keys come first: an identity may need the network, and one signer is enough.
 
-    Raises InputError where an identity cannot be asked for and there is no key.
+    Raises InputError if there is no key and an identity cannot be checked.
     """
     keys = [KeyChecker(signer.public_key) for signer in policy.signers if signer.public_key is not None]
     identities: list[Checker] = []

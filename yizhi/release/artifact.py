@@ -1,4 +1,4 @@
-"""An artifact folder: written whole or not at all, and described by its own `artifact.json`."""
+"""An artifact folder: whole or absent, and described by its own `artifact.json`."""
 
 import errno
 import os
@@ -26,7 +26,7 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def say_what_else(folder: Path) -> str | None:
-    """What a folder is that was taken for something else, and what to do; None where nothing tells."""
+    """What a folder is instead, and what to do with it. None if its files do not tell."""
     if not folder.exists():
         return "no such file or folder"
     if not folder.is_dir():
@@ -44,14 +44,14 @@ def say_what_else(folder: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished artifact: its folder and what `artifact.json` says of it."""
+    """A finished artifact: its folder and its `artifact.json`."""
 
     folder: Path
     description: dict[str, Any]
 
     @classmethod
     def read(cls, folder: str | Path) -> "Artifact":
-        """Read `artifact.json`. Raises InputError where it is missing or not of this schema."""
+        """Read `artifact.json`. Raises InputError if the file is missing or not of this schema."""
         folder = Path(folder)
         if not (folder / DESCRIPTION).exists():
             raise InputError(folder, say_what_else(folder) or f"is no artifact: it has no {DESCRIPTION}")
@@ -63,7 +63,7 @@ class Artifact:
 
     @property
     def target(self) -> str:
-        """Name of the target this artifact was exported for."""
+        """The name of the artifact's target."""
         return str(self.description["target"])
 
     @property
@@ -73,11 +73,11 @@ class Artifact:
         return signatures
 
     def size(self) -> int:
-        """Bytes of all its files."""
+        """The size of all files in bytes."""
         return sum(entry["size"] for entry in self.description["files"].values())
 
     def find_altered_files(self) -> list[str]:
-        """One line per file that is missing, extra, linked or not what was written; a card may be there or not."""
+        """One line per file that is missing, extra, linked or altered. A model card is optional."""
         own = (DESCRIPTION, CARD)
         faults = [f"{name}: is a symbolic link" for name in own if (self.folder / name).is_symlink()]
         faults += [f"{name}: is a folder" for name in own if (self.folder / name).is_dir()]
@@ -85,7 +85,7 @@ class Artifact:
 
 
 class ArtifactWriter:
-    """Collects an artifact's files in a temporary folder, hashing them as they are written."""
+    """Collects an artifact's files in a temporary folder, and hashes them while they are written."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -93,12 +93,12 @@ class ArtifactWriter:
         self._said: dict[str, Any] = {}
 
     def say(self, key: str, value: Any) -> None:
-        """Add what the converter found to the description that `describe` will write."""
+        """Add facts of the conversion to the description that `describe` writes."""
         self._said[key] = value
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
-        """Open a new file for writing; its sha256 is taken on the way."""
+        """Open a new file for writing. Its sha256 is computed on the way."""
         (self.folder / name).parent.mkdir(exist_ok=True)
         with open(self.folder / name, "xb") as file, ThreadPoolExecutor(1) as thread:
             hashing = HashingFile(file, thread)
@@ -113,7 +113,7 @@ class ArtifactWriter:
             file.write(data.encode() if isinstance(data, str) else data)
 
     def write_json(self, name: str, value: object) -> None:
-        """Write JSON, in the one form that makes equal values equal bytes."""
+        """Write JSON. Equal values give equal bytes."""
         self.write(name, to_json(value))
 
     def describe(self, description: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Model cards: the `README.md` of each artifact and of the release, with the YAML header that the hub reads.
 
-https://huggingface.co/docs/hub/model-cards names the header's fields. What is not known is left out of it. A card
-holds no time, host or path, and every text that comes from a checkpoint is escaped.
+https://huggingface.co/docs/hub/model-cards names the header's fields. Unknown fields are left out. A card holds no
+time, host or path. Every text that comes from a checkpoint is escaped.
 """
 
 import json
@@ -29,7 +29,7 @@ _F32 = '{"INFERENCE_PRECISION_HINT": "f32"}'
 _EXACT = [
     "",
     f"Without `{_F32}`, OpenVINO computes floats in bfloat16 where the processor has it.",
-    "sentence-transformers takes it so:",
+    "sentence-transformers takes the setting so:",
     f'`SentenceTransformer(folder, backend="openvino", model_kwargs={{"ov_config": {_F32}}})`.',
 ]
 _TAGS = {"pytorch": ["pytorch"], "tensorflow": ["tf"], "flax": ["jax"], "onnx": ["onnx"], "openvino": ["openvino"]}
@@ -40,9 +40,9 @@ _TAGS |= {f"{name}-int8": [*_TAGS[name], "int8", "quantized"] for name in ("onnx
 def write_card(
     artifact: Artifact, source: Mapping[str, Any], parity: Mapping[str, Any], prompt: str | None = None
 ) -> str:
-    """An artifact's card. parity: its verdict, as the manifest has it.
+    """An artifact's card. parity: its verdict from the manifest.
 
-    prompt: what the checkpoint's authors put before a query, where its own files do not say.
+    prompt: the text that the checkpoint's authors put before a query, if the checkpoint's own files have none.
     """
     target, description = artifact.target, artifact.description
     prompt = _own_prompt(artifact.folder) or prompt
@@ -181,7 +181,7 @@ def _describe_quality(parity: Mapping[str, Any]) -> list[str]:
 
 
 def _worst(parity: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The outputs that a user reads: not every layer."""
+    """The outputs that a user reads. Inner layers are left out."""
     return [(name, found) for name, found in sorted(parity["worst"].items()) if not name.startswith("hidden_states.")]
 
 
@@ -192,7 +192,7 @@ def _summary(parity: Mapping[str, Any]) -> str:
 
 
 def _own_prompt(folder: Path) -> str | None:
-    """What stands before a query, by the name that sentence-transformers gives it."""
+    """The prompt before a query, by its name in sentence-transformers."""
     settings = folder / "config_sentence_transformers.json"
     prompts = read_json_object(settings).get("prompts", {}) if settings.exists() else {}
     found: str | None = prompts.get("query")
@@ -250,6 +250,6 @@ def _limits(precision: str) -> list[str]:
 
 
 def _code(text: str) -> str:
-    """A code span that holds any text: no backtick, line end, table bar or terminal escape is left in it."""
+    """A code span that is safe for any text: no backtick, line end, table bar or terminal escape is left in it."""
     safe = printable(text.replace("\n", " ").replace("\r", " "))
     return "`" + safe.replace("`", "'").replace("|", "¦") + "`"

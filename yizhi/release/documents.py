@@ -1,6 +1,6 @@
-"""What travels with a release for those who did not build it: cards, a bill of materials and its provenance.
+"""Documents of a release for people who did not build it: cards, a bill of materials and its provenance.
 
-They hold no times, hosts or random numbers, so that equal releases have equal documents.
+They hold no times, hosts or random numbers. So equal releases have equal documents.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ def write_documents(
 ) -> None:
     """Write every card, `bom.cdx.json` and `provenance.json` for these artifacts of one checkpoint.
 
-    parity: target -> its verdict, as the manifest will have it. prompt: as in `write_card`.
+    parity: target -> its verdict, as in the manifest. prompt: as in `write_card`.
     """
     files = _files(release, artifacts)
     for artifact in artifacts:
@@ -42,7 +42,7 @@ def write_documents(
 def describe_provenance(
     source: Mapping[str, Any], artifacts: Iterable[Artifact], files: Mapping[str, str]
 ) -> dict[str, Any]:
-    """An in-toto Statement v1 with SLSA's provenance predicate v1: these files, from that checkpoint, by this code.
+    """An in-toto Statement v1 with SLSA's provenance predicate v1: the files, their checkpoint, and the code.
 
     https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md and https://slsa.dev/spec/v1.0/provenance.
     """
@@ -74,7 +74,7 @@ def describe_provenance(
 def describe_materials(
     source: Mapping[str, Any], artifacts: Iterable[Artifact], files: Mapping[str, str]
 ) -> dict[str, Any]:
-    """A CycloneDX 1.6 bill of materials: the model with its card, its files, the checkpoint's, and the packages."""
+    """A CycloneDX 1.6 bill of materials: the model with its card, all files, the checkpoint's files, the packages."""
     artifacts = list(artifacts)
     whole = hashlib.sha256(to_json(files).encode()).hexdigest()
     origin = source.get("origin", {})
@@ -118,7 +118,7 @@ def describe_materials(
 
 
 def _files(release: Path, artifacts: Iterable[Artifact]) -> dict[str, str]:
-    """Path in the release -> sha256, of every artifact's files and golden's."""
+    """Path in the release -> sha256, for every file of the artifacts and of golden."""
     golden = {f"{GOLDEN}/{name}": entry["sha256"] for name, entry in describe_folder(release / GOLDEN).items()}
     return golden | {
         f"{artifact.target}/{name}": entry["sha256"]

@@ -1,4 +1,4 @@
-"""Signatures by an identity, an OpenID Connect account or CI job, which Sigstore certifies for some minutes."""
+"""Signatures by an identity: an OpenID Connect account or a CI job. Sigstore certifies it for some minutes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,13 +40,13 @@ _FAILURES = (
 
 
 class IdentityChecker:
-    """Asks for a signature that Sigstore certifies to be an identity's."""
+    """Accepts signatures that Sigstore certifies for one identity."""
 
     def __init__(self, identity: str, provider: str, trust_config: Path | None = None) -> None:
-        """Take an identity, an address or a workflow's URI, and the URL of who vouches for it.
+        """Take an identity (an address or a workflow's URI) and the URL of its provider.
 
-        trust_config: a ClientTrustConfig file, of a private Sigstore; without one the public Sigstore's is
-        fetched over the network. Raises InputError where that cannot be had, and for an empty name.
+        trust_config: a ClientTrustConfig file of a private Sigstore. None: the public Sigstore's, fetched over the
+        network. Raises InputError if the configuration cannot be fetched or read, and for an empty name.
         """
         given = {"identity": identity, "identity_provider": provider}
         empty = [f"`{name}`: expected a name; found {value!r}" for name, value in given.items() if not value.strip()]
@@ -77,7 +77,7 @@ class IdentityChecker:
             )
             config.set_hashing_config(all_but(signature)).verify(release, signature)
         except REFUSALS as error:
-            raise refuse(f"{signature}: is no signature of these files", self.name, error) from None
+            raise refuse(f"{signature}: is not a signature of these files", self.name, error) from None
 
     @property
     def name(self) -> str:
@@ -86,12 +86,12 @@ class IdentityChecker:
 
 
 class IdentitySigner:
-    """Signs with a key that lives for minutes, which Sigstore certifies to be an identity's."""
+    """Signs with a key that lives for minutes. Sigstore certifies the key for an identity."""
 
     def __init__(self, token: Path | None = None, trust_config: Path | None = None) -> None:
-        """Take an OpenID Connect token from a file, or the one that a CI job's surroundings give.
+        """Take an OpenID Connect token from a file, or from the CI job's environment.
 
-        trust_config: as in `IdentityChecker`. Raises InputError where there is no token, or no certificate for it.
+        trust_config: as in `IdentityChecker`. Raises InputError if there is no token, or no certificate for the token.
         """
         self._trust_config = trust_config
         self._token = _read_token(token)
@@ -128,7 +128,7 @@ class IdentitySigner:
 
 @contextmanager
 def _needs_sigstore(trust_config: Path | None) -> Iterator[None]:
-    """Tells of endpoints that fail, also by what they answer, and of a configuration that is none, as InputError."""
+    """Turns failures of Sigstore's endpoints, their answers, and bad configurations into InputError."""
     try:
         yield
     except InputError:
@@ -145,7 +145,7 @@ def _read_trust(path: Path | None) -> ClientTrustConfig:
 
 
 def _read_identity(certificate: Certificate) -> tuple[str, str]:
-    """Whom a certificate names, and who vouched for them."""
+    """The identity in a certificate, and its provider."""
     names = certificate.extensions.get_extension_for_class(SubjectAlternativeName).value
     kinds = RFC822Name | UniformResourceIdentifier
     identities = [name.value for name in names if isinstance(name, kinds)]
@@ -160,7 +160,7 @@ def _read_token(path: Path | None) -> IdentityToken:
     try:
         raw = read_small(path).strip() if path else detect_credential()
         if raw is None:
-            raise InputError(subject, "is missing, and this is no CI job that has one")
+            raise InputError(subject, "is missing, and no CI job gives one here")
         return IdentityToken(raw)
     except SigstoreError as error:
         why = error.__cause__ or error

@@ -24,10 +24,10 @@ CURVES = ("secp256r1", "secp384r1", "secp521r1")
 
 
 class KeyChecker:
-    """Asks for the signature of an elliptic-curve key, P-256, P-384 or P-521."""
+    """Accepts signatures by one elliptic-curve key: P-256, P-384 or P-521."""
 
     def __init__(self, public_key: Path) -> None:
-        """Read a PEM file. Raises InputError where it holds no such key."""
+        """Read a PEM file. Raises InputError if it holds no public key of these curves."""
         self._path = public_key
         self._key = _read_public_key(public_key)
 
@@ -42,7 +42,7 @@ class KeyChecker:
             with redirect_stdout(sys.stderr):  # where a signature names no key, the library warns there
                 config.set_hashing_config(all_but(signature)).verify(release, signature)
         except REFUSALS as error:
-            raise refuse(f"{signature}: is no signature of these files", self.name, error) from None
+            raise refuse(f"{signature}: is not a signature of these files", self.name, error) from None
 
     @property
     def name(self) -> str:
@@ -54,7 +54,7 @@ class KeySigner:
     """Signs with an elliptic-curve key, P-256, P-384 or P-521."""
 
     def __init__(self, private_key: Path) -> None:
-        """Read a PEM file without a password. Raises InputError where it holds no such key."""
+        """Read a PEM file without a password. Raises InputError if it holds no private key of these curves."""
         self._path = private_key
         self._key = _read_private_key(private_key)
 
@@ -125,6 +125,6 @@ def _name_key(key: ec.EllipticCurvePublicKey) -> str:
 
 
 def _fingerprint(key: ec.EllipticCurvePublicKey) -> str:
-    """Hex sha256 of the key as openssl writes it, which is how model signing names a key."""
+    """Hex sha256 of the key as openssl writes it. Model signing names keys by it."""
     pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(pem).hexdigest()

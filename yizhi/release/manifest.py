@@ -1,6 +1,6 @@
-"""manifest.json: what a release holds, what it was made from, and how close it came.
+"""manifest.json: a release's files, their source, and their measured errors.
 
-Nothing in it depends on when or where it was made, so equal releases have equal manifests.
+Nothing in it depends on time or place. So equal releases have equal manifests.
 """
 
 import hashlib
@@ -54,36 +54,36 @@ def describe_release(
 
 
 def list_documents(targets: Iterable[str]) -> list[str]:
-    """Paths in a release of these artifacts of what is written when all is verified."""
+    """Paths in a release of the documents that are written after the verification of these artifacts."""
     return [*DOCUMENTS, *(f"{target}/{CARD}" for target in targets)]
 
 
 def describe_documents(release: Path, targets: Iterable[str]) -> dict[str, Any]:
-    """sha256 and size of those that are there."""
+    """sha256 and size of the documents that exist."""
     return {name: found for name in list_documents(targets) if (found := describe_file(release / name))}
 
 
 def write_manifest(release: Path, manifest: dict[str, Any]) -> None:
-    """Write `manifest.json` in one step. Raises ValueError for one that `read_manifest` would refuse."""
+    """Write `manifest.json` in one step. Raises ValueError for a manifest that `read_manifest` would refuse."""
     if violations := find_violations(manifest, SCHEMA):
         raise ValueError(f"{MANIFEST}: {'; '.join(violations)}")
     write_whole(release / MANIFEST, to_json(_sealed(manifest)))
 
 
 def is_meant_as_release(folder: Path) -> bool:
-    """Whether a folder is a release, finished or not: `read_manifest` says what is wrong with the latter."""
+    """Whether a folder is a release, finished or not. `read_manifest` explains an unfinished one."""
     artifacts = any(folder.glob(f"*/{DESCRIPTION}")) and not (folder / "config.json").exists()
     return (folder / MANIFEST).exists() or artifacts
 
 
 def read_manifest(release: Path) -> dict[str, Any]:
-    """Read `manifest.json`. Raises InputError where it is missing, not of this schema, or not as it was written."""
+    """Read `manifest.json`. Raises InputError if it is missing, not of this schema, or altered."""
     if not (release / MANIFEST).exists():
         raise InputError(release, say_what_else(release) or UNFINISHED)
     manifest = read_json_object(release / MANIFEST)
     faults = find_violations(manifest, SCHEMA)
     if not faults and (release / MANIFEST).read_text(encoding="utf-8") != to_json(_sealed(manifest)):
-        raise Altered(release / MANIFEST, "was altered: its content and its own sha256 do not agree")
+        raise Altered(release / MANIFEST, "was altered: its own sha256 differs from its content")
     if faults:
         raise InputError(release / MANIFEST, faults)
     return manifest
@@ -92,9 +92,9 @@ def read_manifest(release: Path) -> dict[str, Any]:
 def find_altered_release(
     release: Path, manifest: Mapping[str, Any], targets: Iterable[str] | None = None
 ) -> dict[str, list[str]]:
-    """Part of the release (a target's folder, `golden`, or `.`) -> what is wrong with its files.
+    """Part of the release (a target's folder, `golden`, or `.`) -> faults of its files.
 
-    targets: look into these artifacts alone; into all if None.
+    targets: check only these artifacts; None for all.
     """
     faults: dict[str, list[str]] = {}
     documents = manifest["documents"]
@@ -119,13 +119,13 @@ def find_altered_release(
     folders = [name for name in known if (release / name).is_symlink()]
     faults["."] = [f"{name}: is a symbolic link" for name in sorted(folders)]
     written = list_documents(manifest["artifacts"])
-    faults["."] += [f"{name}: is none of a release's documents" for name in documents if name not in written]
+    faults["."] += [f"{name}: is not one of a release's documents" for name in documents if name not in written]
     beside = {name: entry for name, entry in documents.items() if "/" not in name}
     faults["."] += find_alterations(release, beside, known)
     return {part: wrong for part, wrong in faults.items() if wrong}
 
 
 def _sealed(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The manifest with the sha256 of its other keys: an accident in this file is noticed too."""
+    """The manifest with the sha256 of its other keys, so that accidental changes of this file are noticed."""
     content = {key: value for key, value in manifest.items() if key != "sha256"}
     return {**content, "sha256": hashlib.sha256(to_json(content).encode()).hexdigest()}

@@ -1,4 +1,4 @@
-"""Which folders may be written: a release's own, and no other's; and nothing else inside a finished one."""
+"""Which folders may be written: a release's own. Nothing else may be written into a finished release."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -18,7 +18,7 @@ _MARKS = {CARD: 'library_name: "yizhi"', PROVENANCE: BUILDER, BILL_OF_MATERIALS:
 
 
 def is_release(folder: Path) -> bool:
-    """Whether a folder has a manifest of ours, of whatever version, and whether or not it was altered."""
+    """Whether a folder has a manifest of ours, of any version, altered or not."""
     try:
         return {"artifacts", "golden", "sha256"} <= read_json_object(folder / MANIFEST).keys()
     except InputError:
@@ -26,7 +26,7 @@ def is_release(folder: Path) -> bool:
 
 
 def check_writable(release: Path, targets: Iterable[str]) -> None:
-    """Raise InputError, before anything is written, where an export of these targets would replace what is not ours."""
+    """Raise InputError, before anything is written, if an export of these targets would replace foreign files."""
     faults: list[str] = []
     if (release / MANIFEST).exists() and not is_release(release):
         faults.append(f"{MANIFEST}: is no release's, and would be replaced")
@@ -40,19 +40,21 @@ def check_writable(release: Path, targets: Iterable[str]) -> None:
 
 
 def refuse_source(folder: Path, checkpoint: Path) -> None:
-    """Raise InputError where what is written would lie among the files of the checkpoint that it is made of."""
+    """Raise InputError if the output would lie among the files of its own checkpoint."""
     if folder.resolve() == checkpoint.resolve():
-        raise InputError(folder, "is the checkpoint itself, which could not be read again; choose another folder")
+        raise InputError(folder, "is the checkpoint itself, which would be overwritten; choose another folder")
 
 
 def refuse_inside(path: Path, only_signed: bool = False) -> None:
-    """Raise InputError where a file or folder would lie inside a release, which would not be as it was judged any more.
+    """Raise InputError if a file or folder would lie inside a release, because the release would change.
 
-    only_signed: unless the release is not signed.
+    only_signed: only if the release is signed.
     """
     for folder in path.absolute().resolve().parents:
         if is_release(folder) and ((folder / SIGNATURE).exists() or not only_signed):
-            raise InputError(path, f"lies in the release {folder}, which would no longer be as it was judged or signed")
+            raise InputError(
+                path, f"lies in the release {folder}, which would change after its verification or signature"
+            )
 
 
 def _holds(path: Path, mark: str) -> bool:

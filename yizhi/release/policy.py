@@ -1,4 +1,4 @@
-"""What somebody demands of a release before it may be used: a policy, written in TOML."""
+"""A policy, written in TOML: the demands on a release before it may be used."""
 
 import math
 import tomllib
@@ -17,7 +17,7 @@ MOST_DAYS = 36_500
 
 @dataclass(frozen=True)
 class AcceptedSigner:
-    """A key's file; or an identity, who vouches for it, and a private Sigstore's configuration."""
+    """A key's file; or an identity, its provider, and a private Sigstore's configuration."""
 
     public_key: Path | None = None
     identity: str | None = None
@@ -27,7 +27,7 @@ class AcceptedSigner:
 
 @dataclass(frozen=True)
 class Policy:
-    """Demands; see `schemas/policy.v1.json`. An empty one, or None, demands nothing.
+    """Demands; see `schemas/policy.v1.json`. An empty field, or None, demands nothing.
 
     signers: one of them must have signed. int8: limits by name, such as `min_top1`. revoked: a list's file.
     """
@@ -43,7 +43,7 @@ class Policy:
 
 
 def read_policy(path: Path) -> Policy:
-    """Read a policy's TOML. Raises InputError that lists every fault; paths in it are relative to its folder."""
+    """Read a policy's TOML. Its paths are relative to its folder. Raises InputError, listing every fault."""
     try:
         said = tomllib.loads(read_small(path))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -76,7 +76,7 @@ def read_policy(path: Path) -> Policy:
 
 
 def _find_nonsense(said: Mapping[str, Any]) -> Iterator[str]:
-    """What the schema cannot say."""
+    """Faults that the schema cannot express."""
     for name in ("signers", "licenses", "targets", "gates", "int8"):
         if name in said and not said[name]:
             yield f"{name}: expected at least one"

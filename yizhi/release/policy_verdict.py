@@ -1,4 +1,4 @@
-"""Whether a release meets a policy: one function of what the manifest and the signature say."""
+"""Whether a release meets a policy: one function of the manifest and the signature."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ Outcome = Literal["met", "unmet", "not run"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One demand, and what was found. `not run`: the release does not say, since nobody judged it."""
+    """One demand, and the fact that was found. `not run`: the release does not say, because nothing was judged."""
 
     demand: str
     outcome: Outcome
@@ -28,7 +28,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class PolicyVerdict:
-    """Every demand of one policy with what was found. Not all met is not passed."""
+    """Every demand of one policy, with the facts found. It passes only if all demands are met."""
 
     policy: str
     findings: tuple[Finding, ...]
@@ -36,7 +36,7 @@ class PolicyVerdict:
 
     @property
     def faults(self) -> list[str]:
-        """What was not met, a line each."""
+        """The unmet demands, a line each."""
         return [f"{one.demand}: {one.found}" for one in self.findings if one.outcome != "met"]
 
     @property
@@ -46,7 +46,7 @@ class PolicyVerdict:
 
     @property
     def not_run(self) -> bool:
-        """Whether nothing is unmet, and something was not judged."""
+        """Whether no demand is unmet, and some were not judged."""
         return {one.outcome for one in self.findings} - {"met"} == {"not run"}
 
     @property
@@ -56,7 +56,7 @@ class PolicyVerdict:
 
     @property
     def may_run(self) -> bool:
-        """Whether an accepted signer vouches for the release, and it was not withdrawn: only then is it opened."""
+        """Whether an accepted signer signed the release, and nobody withdrew it. Only then is it opened."""
         return all(one.outcome == "met" for one in self.findings if one.demand in ("signers", "revoked"))
 
     def as_dict(self) -> dict[str, Any]:
@@ -81,10 +81,10 @@ def judge(
     withdrawn: Mapping[str, Withdrawal],
     now: datetime,
 ) -> PolicyVerdict:
-    """Hold a release to a policy; nothing is read but the arguments.
+    """Compare a release with a policy. Reads nothing but the arguments.
 
-    manifest, sha256: the release's, and the digest of the file. signature: what was found, or why none is accepted.
-    withdrawn: what lists of withdrawn releases say, by digest. now: in UTC.
+    manifest, sha256: the release's, and its digest. signature: the accepted one, or why none is accepted.
+    withdrawn: the withdrawn releases of all lists, by digest. now: in UTC.
     """
     findings = [
         _judge_signature(signature),
@@ -108,11 +108,11 @@ def _judge_withdrawal(policy: Policy, sha256: str, withdrawn: Mapping[str, Withd
     if sha256 in withdrawn:
         yield Finding("revoked", "unmet", describe_withdrawal(sha256, withdrawn[sha256]))
     elif policy.revoked or withdrawn:
-        yield Finding("revoked", "met", f"{sha256} is none of {len(withdrawn)} withdrawn")
+        yield Finding("revoked", "met", f"{sha256} is not among {len(withdrawn)} withdrawn releases")
 
 
 def describe_withdrawal(sha256: str, withdrawal: Withdrawal) -> str:
-    """In words."""
+    """The withdrawal as a sentence."""
     return f"{sha256} was withdrawn on {withdrawal.since}: {withdrawal.reason}"
 
 
@@ -125,7 +125,7 @@ def _judge_age(policy: Policy, signature: Signature | str, now: datetime) -> Ite
     age, most = now - signature.signed_at, timedelta(days=policy.max_age_days)
     told = f"expected at most {policy.max_age_days} days; signed at {format_time(signature.signed_at)}"
     if age < -LEEWAY:
-        told = f"signed at {format_time(signature.signed_at)}, which is yet to come"
+        told = f"signed at {format_time(signature.signed_at)}, which is in the future"
     yield Finding("max_age_days", "met" if -LEEWAY <= age <= most else "unmet", told)
 
 
@@ -239,7 +239,7 @@ def _judge_int8(policy: Policy, manifest: Mapping[str, Any]) -> Iterator[Finding
 
 
 def _read_figures(parity: Mapping[str, Any], measure: str) -> list[float]:
-    """What the manifest says of one measure: on random ids, on everyday sentences, or on both."""
+    """The manifest's figures of one measure: on random ids, on everyday sentences, or on both."""
     sentences = parity.get("sentences") or {}
     if measure in ("top1", "top5", "kl_mean"):
         places = [parity.get("quality") or {}, sentences.get("masked") or {}]

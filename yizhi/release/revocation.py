@@ -1,4 +1,4 @@
-"""Lists of withdrawn releases: the digests of their manifests, with a reason and a day, signed as one statement."""
+"""Lists of withdrawn releases: their manifests' digests, each with a reason and a day, in one signed statement."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ SCHEMA = "withdrawn.v1"
 
 @dataclass(frozen=True)
 class Withdrawal:
-    """Why a release was withdrawn, and since when (a day, UTC, such as 2026-11-29)."""
+    """Why a release was withdrawn, and the day (UTC, such as 2026-11-29)."""
 
     reason: str
     since: str
@@ -33,7 +33,7 @@ class Withdrawal:
 
 @dataclass(frozen=True)
 class RevocationList:
-    """Withdrawn releases by the sha256 of their manifest.json; signed by whom, and when by the signer's clock (UTC)."""
+    """Withdrawn releases by the sha256 of their manifest.json, the signer, and the time by the signer's clock (UTC)."""
 
     withdrawn: Mapping[str, Withdrawal]
     signed_at: datetime
@@ -41,7 +41,7 @@ class RevocationList:
 
 
 def read_list(path: Path, checkers: "Sequence[Checker | Signer]") -> RevocationList:
-    """Read a list that one of `checkers` signed. Raises InputError for any other, and for one in another form."""
+    """Read a list that one of `checkers` signed. Raises InputError for any other list, and for another form."""
     bundle = read_small(path)
     refusals = []
     for checker in checkers:
@@ -52,18 +52,18 @@ def read_list(path: Path, checkers: "Sequence[Checker | Signer]") -> RevocationL
             continue
         withdrawn, signed_at = _read_statement(path, signed.payload)
         return RevocationList(withdrawn, signed_at, signed.signer)
-    raise InputError(path, refusals or "nobody is named who may sign a list of withdrawn releases: `public_key`")
+    raise InputError(path, refusals or "no signer of a list of withdrawn releases is named: give `public_key`")
 
 
 def withdraw(path: Path, manifest_sha256: str, reason: str, signer: "Signer") -> RevocationList:
-    """Add a release to the list at `path`, or start one, and sign it again.
+    """Add a release to the list at `path`, or start a list, and sign it again.
 
-    Raises InputError where there is a list that is not this signer's, or the release is in it already.
+    Raises InputError if the list is not this signer's, or already has the release.
     """
     refuse_inside(path)
     held = dict(read_list(path, [signer]).withdrawn) if path.exists() else {}
     if manifest_sha256 in held:
-        raise InputError(path, f"has {manifest_sha256} already, since {held[manifest_sha256].since}")
+        raise InputError(path, f"already has {manifest_sha256}, since {held[manifest_sha256].since}")
     if not reason.strip() or not reason.isprintable():
         raise InputError("`reason`", f"expected a line of text; found {show(reason)}")
     now = datetime.now(UTC)
@@ -100,5 +100,5 @@ def _read_statement(path: Path, payload: bytes) -> tuple[dict[str, Withdrawal], 
     except InputError:
         raise
     except (ValueError, RecursionError) as error:
-        raise InputError(path, f"is no list of withdrawn releases: {error}") from None
+        raise InputError(path, f"is not a list of withdrawn releases: {error}") from None
     return withdrawn, signed_at

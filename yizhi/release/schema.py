@@ -1,8 +1,7 @@
-"""JSON Schemas of the release's own files, and the part of JSON Schema that they use.
+"""JSON Schemas of the release's own files, and a reader of the keywords that they use.
 
-The schemas in `schemas/` are the documentation and the check at once. They are written with the few
-keywords below, so that a deploy machine needs no jsonschema; tests hold this reader to jsonschema's
-answers.
+The schemas in `schemas/` are both documentation and check. They use only the few keywords below, so that a deploy
+machine needs no jsonschema. Tests compare this reader's answers with jsonschema's.
 """
 
 import json
@@ -42,7 +41,7 @@ def load_schema(name: str) -> dict[str, Any]:
 
 
 def find_violations(value: object, name: str) -> list[str]:
-    """What is wrong with a value by this schema, at most MOST_FAULTS lines; empty when it is valid."""
+    """Violations of a schema by a value, at most MOST_FAULTS lines. Empty if the value is valid."""
     schema = load_schema(name)
     faults: list[str] = []
     for fault in _check(value, schema, name, ""):
@@ -73,9 +72,9 @@ def _check(value: object, schema: Mapping[str, Any], file: str, where: str) -> I
 
 
 def _follow(reference: str, file: str) -> tuple[Mapping[str, Any], str]:
-    """What a reference means in a schema, and the schema where that stands: `#/$defs/NAME` of this one or another.
+    """The schema that a reference points to, and its file: `#/$defs/NAME` of this schema or another.
 
-    Another is called by its $id: urn:yizhi:artifact:1 is `artifact.v1`.
+    Another schema is referred to by its $id: urn:yizhi:artifact:1 is `artifact.v1`.
     """
     urn, _, name = reference.partition("#/$defs/")
     if urn:
@@ -84,7 +83,7 @@ def _follow(reference: str, file: str) -> tuple[Mapping[str, Any], str]:
 
 
 def _properties(schema: Mapping[str, Any], file: str) -> set[str]:
-    """The names that a schema, or what it refers to, says something of."""
+    """The property names of a schema, including those of the schemas that it refers to."""
     names = set(schema.get("properties", ()))
     return names | _properties(*_follow(schema["$ref"], file)) if "$ref" in schema else names
 

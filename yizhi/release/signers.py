@@ -1,6 +1,6 @@
-"""Who signs, and whose signature is asked for: what keys and identities have in common.
+"""What keys and identities have in common, as signers and as checkers of signatures.
 
-Both sign in-toto statements as Sigstore bundles: a DSSE envelope and what it is checked with, one line of JSON
+Both sign in-toto statements as Sigstore bundles: a DSSE envelope and its verification material, one line of JSON
 (https://docs.sigstore.dev/about/bundle/). Both sign the files of a release through OpenSSF model signing.
 """
 
@@ -30,10 +30,10 @@ REFUSALS = (
 
 @dataclass(frozen=True)
 class Signed:
-    """A statement whose signature is right.
+    """A statement with a valid signature.
 
-    payload: the statement's bytes. signer: whose signature. proven_at: a time (UTC) which a third party proves to be
-    at most some minutes before the signature's; None for a key.
+    payload: the statement's bytes. signer: in words. proven_at: a time (UTC) that a third party proves to be at most
+    some minutes before the signature; None for a key.
     """
 
     payload: bytes
@@ -42,31 +42,31 @@ class Signed:
 
 
 class Checker(Protocol):
-    """Whose signature is asked for."""
+    """Checks signatures of one signer."""
 
     @property
     def name(self) -> str:
         """The signer, in words."""
 
     def check(self, bundle: str) -> Signed:
-        """The statement in this line. Raises CheckFailed unless it is signed as asked for."""
+        """The statement in this line. Raises CheckFailed unless this signer signed it."""
 
     def check_files(self, release: Path, signature: Path) -> None:
         """Raise CheckFailed unless this model signature is the signer's, and of exactly these files."""
 
 
 class Signer(Protocol):
-    """Who signs."""
+    """Signs statements and files."""
 
     @property
     def name(self) -> str:
         """The signer, in words."""
 
     def sign(self, statement: bytes) -> str:
-        """A line of JSON: the in-toto statement, signed. Raises InputError where it cannot be signed."""
+        """A line of JSON: the signed in-toto statement. Raises InputError if it cannot be signed."""
 
     def sign_files(self, release: Path, signature: Path, written: Path) -> None:
-        """Write the model signature of every file but `signature` as `written`. Raises InputError as `sign`."""
+        """Write the model signature of every file but `signature` to `written`. Raises InputError as `sign` does."""
 
     def check(self, bundle: str) -> Signed:
         """As `Checker.check`, for this signer's own signature."""
@@ -78,6 +78,6 @@ def all_but(signature: Path) -> "hashing.Config":
 
 
 def refuse(what: str, name: str, error: Exception) -> CheckFailed:
-    """What is not right, whose signature was asked for, and the first line of what a library says of it."""
+    """The CheckFailed of a check: the subject, the expected signer, and the first line of a library's error."""
     told = str(error).partition("\n")[0] or type(error).__name__
     return CheckFailed(f"{what} by {name}: {told}")

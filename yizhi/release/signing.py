@@ -1,6 +1,6 @@
-"""Signatures of whole releases: who released this, and that nothing was changed since.
+"""Signatures of whole releases: who released them, and that nothing changed since.
 
-`model.sig` covers every other file, in OpenSSF's model-signing format; among them are the signed attestations.
+`model.sig` covers every other file, in OpenSSF's model-signing format. The signed attestations are among these files.
 """
 
 import shutil
@@ -19,10 +19,10 @@ from yizhi.storage.small_files import read_small
 
 
 def sign(release: Path, signer: Signer) -> Path:
-    """Sign every file of a finished release, and what its documents say; returns the signature's path.
+    """Sign every file of a finished release, and its documents' statements. Returns the signature's path.
 
     A kill or a failure leaves the old signature, the new one, or none: never a part. Raises InputError for an
-    unfinished release and a signer that cannot sign, CheckFailed where a file is not as the manifest says.
+    unfinished release, and for a signer that cannot sign. Raises CheckFailed if a file differs from the manifest.
     """
     manifest = read_manifest(release)
     release = release.resolve()
@@ -37,7 +37,7 @@ def sign(release: Path, signer: Signer) -> Path:
 
 
 def check_signature(release: Path, checker: Checker) -> Signature:
-    """Who signed a release, and when. Raises CheckFailed unless exactly these files are signed as `checker` asks."""
+    """Who signed a release, and when. Raises CheckFailed unless `checker`'s signer signed exactly these files."""
     release = release.resolve()
     signature = release / SIGNATURE
     if not signature.exists():
@@ -51,7 +51,7 @@ def check_signature(release: Path, checker: Checker) -> Signature:
 
 
 def _write(release: Path, signer: Signer, bundles: str) -> None:
-    """Put both files in their place, the signature last."""
+    """Put both files in their place. The signature is last."""
     with _staging(release) as staging:
         (release / SIGNATURE).unlink(missing_ok=True)  # it covers the attestations, which are about to change
         try:
@@ -67,12 +67,15 @@ def _write(release: Path, signer: Signer, bundles: str) -> None:
 
 
 def _find_strange(release: Path) -> list[str]:
-    """What cannot be signed or written over, among what the manifest does not list."""
+    """Entries that the manifest does not list, and that cannot be signed or overwritten."""
     report = [release / "report", *(release / "report").rglob("*")]
     written = [release / SIGNATURE, release / ATTESTATIONS]
     strange = [path for path in [*report, *written] if path.is_symlink() or _is_special(path)]
     strange += [path for path in written if path.is_dir()]
-    return [f"{path.relative_to(release)}: is a link, or not what it should be" for path in strange]
+    return [
+        f"{path.relative_to(release)}: expected a regular file of the release; found a link or another file"
+        for path in strange
+    ]
 
 
 def _is_special(path: Path) -> bool:
@@ -81,7 +84,7 @@ def _is_special(path: Path) -> bool:
 
 @contextmanager
 def _staging(release: Path) -> Iterator[Path]:
-    """A folder beside the release, for what is not yet whole: a release has no file that its manifest does not know."""
+    """A folder next to the release for unfinished files: a release has only files that its manifest knows."""
     folder = release.parent / f".{release.name}.signing.partial"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()

@@ -167,7 +167,7 @@ _ENCODED = re.compile(r'Tokenizer\.from_file\(f"\{folder\}/tokenizer\.json"\)\.e
 
 
 def needs_jieba(folder: Path) -> bool:
-    """Whether the tokenizer of this artifact's folder is one that `tokenizer.json` does not hold."""
+    """Whether the artifact's tokenizer needs jieba, which `tokenizer.json` cannot hold."""
     config = folder / "tokenizer_config.json"
     return config.exists() and read_json_object(config).get("tokenizer_class") in _JIEBA_CLASSES
 
@@ -175,9 +175,9 @@ def needs_jieba(folder: Path) -> bool:
 def write_snippets(
     target: str, description: Mapping[str, Any], jieba: bool = False, prompt: str | None = None
 ) -> list[tuple[str, str, str]]:
-    """(tool, what pip installs for it, Python) for each tool that loads this target's folder.
+    """(tool, pip requirements, Python code) for each tool that loads this target's folder.
 
-    description: the artifact's. jieba: as `needs_jieba` says. prompt: what stands before a query.
+    description: the artifact's. jieba: as `needs_jieba` says. prompt: the text before a query.
     """
     task, pooling = description["task"], description.get("pooling")
     pools = pooling is not None and pooling["mode"] != "splade"

@@ -1,6 +1,6 @@
-"""What a signer says of a release, as in-toto statements: how it was built, what is in it, and when it was signed.
+"""A signer's in-toto statements about a release: how it was built, its contents, and the time of the signature.
 
-Each is a line of `attestations.sigstore.jsonl`, signed by itself, so that tools for supply chains can read them.
+Each is a line of `attestations.sigstore.jsonl`, signed by itself, so that supply-chain tools can read it.
 """
 
 import json
@@ -28,7 +28,7 @@ RELEASE_TYPE = "urn:yizhi:release:1"
 class Signature:
     """Who signed a release, and when.
 
-    signed_at: UTC. proven: whether a third party proves that time; else it is the signer's word.
+    signed_at: UTC. proven: whether a third party proves that time. Otherwise the signer states it.
     """
 
     signer: str
@@ -36,15 +36,15 @@ class Signature:
     proven: bool
 
     def describe(self) -> str:
-        """In words."""
+        """The signature as a sentence."""
         when = "as its certificate proves" if self.proven else "by the signer's own clock"
         return f"signed by {self.signer} at {format_time(self.signed_at)}, {when}"
 
 
 def describe_statements(release: Path, signed_at: str) -> list[bytes]:
-    """The statements about a finished release: its provenance.json as it is, its bill of materials, its documents.
+    """The statements about a finished release: its provenance.json unchanged, its bill of materials, its documents.
 
-    signed_at: as `format_time` gives it. Raises InputError where a document is missing, or is none.
+    signed_at: in the form of `format_time`. Raises InputError if a document is missing, or is no document.
     """
     provenance = read_json_object(release / PROVENANCE)
     if provenance.get("_type") != STATEMENT or not provenance.get("subject"):
@@ -66,10 +66,10 @@ def describe_statements(release: Path, signed_at: str) -> list[bytes]:
 
 
 def check_statements(release: Path, check: "Callable[[str], Signed]") -> Signature:
-    """Who signed these statements about a release whose files are known to be right, and when.
+    """Who signed these statements about a release with verified files, and when.
 
-    Raises CheckFailed unless each line is one that `check` accepts, and says what it should; InputError where the
-    file, or a document, cannot be read.
+    Raises CheckFailed unless `check` accepts each line, and each line is the expected statement. Raises InputError if
+    the file, or a document, cannot be read.
     """
     path = release / ATTESTATIONS
     lines = read_small(path).splitlines()
@@ -79,7 +79,7 @@ def check_statements(release: Path, check: "Callable[[str], Signed]") -> Signatu
     except CheckFailed as error:
         raise CheckFailed(f"{path}: {error}") from None
     if [one.payload for one in signed] != describe_statements(release, signed_at):
-        raise CheckFailed(f"{path}: does not say of this release what `sign` makes it say")
+        raise CheckFailed(f"{path}: expected the statements that `sign` writes for this release; found others")
     proven = signed[-1].proven_at
     return Signature(signed[-1].signer, proven or parse_time(signed_at), proven is not None)
 
@@ -98,7 +98,7 @@ def parse_time(text: str) -> datetime:
 
 
 def _read_time(statement: bytes) -> str:
-    """`signed_at` of the last statement. Raises CheckFailed where it is none."""
+    """`signed_at` of the last statement. Raises CheckFailed if it is no time."""
     try:
         said: Any = json.loads(statement)["predicate"]["signed_at"]
         parse_time(said)

@@ -1,17 +1,17 @@
 """`yizhi doctor`: what was found, as tables."""
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from yizhi.pipeline.examination import Examination, Use
+from yizhi.reports.plain_table import PlainTable
 from yizhi.reports.tables import format_bytes
 
 
 def print_examination(console: Console, found: Examination) -> None:
     """The machine, a line for each target, and one for each other extra."""
     here = found.environment
-    machine = Table(box=None, show_header=False, pad_edge=False)
+    machine = PlainTable(show_header=False)
     machine.add_row("processor", f"{here.processor}, {here.cores} cores, {format_bytes(here.memory_bytes)}")
     slow = ": int8 saves memory and little time" if here.int8_kernels.endswith("without VNNI") else ""
     machine.add_row("int8", f"{here.int8_kernels}{slow}")
@@ -22,9 +22,9 @@ def print_examination(console: Console, found: Examination) -> None:
         console.print()
 
 
-def _table(title: str, rows: dict[str, dict[str, Use]]) -> Table:
+def _table(title: str, rows: dict[str, dict[str, Use]]) -> PlainTable:
     """A row for each name: whether each of its uses is ready, and what to install."""
-    table = Table(box=None, pad_edge=False)
+    table = PlainTable()
     for heading in (title, *next(iter(rows.values()), {}), "to install"):
         table.add_column(heading)
     for name, uses in rows.items():

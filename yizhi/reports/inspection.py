@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from yizhi.catalogue.identify import Identity, describe_identity, identify
 from yizhi.errors import printable
@@ -18,6 +17,7 @@ from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.hub import resolve_checkpoint
 from yizhi.release.artifact import DESCRIPTION, Artifact
 from yizhi.release.manifest import is_meant_as_release, read_manifest
+from yizhi.reports.plain_table import PlainTable
 from yizhi.reports.tables import describe_errors, format_bytes
 from yizhi.storage.codec import from_plain, to_plain
 
@@ -82,7 +82,7 @@ def _describe_module_files(checkpoint: Checkpoint) -> dict[str, str]:
 
 def print_description(console: Console, description: dict[str, Any]) -> None:
     """The description as a short table; nested values one level deep."""
-    table = Table(box=None, show_header=False, pad_edge=False)
+    table = PlainTable(show_header=False)
     table.add_column()
     table.add_column(overflow="fold")
     if description["kind"] == "release":

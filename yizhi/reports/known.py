@@ -4,10 +4,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from yizhi.catalogue.catalogue import KnownCheckpoint
+from yizhi.reports.plain_table import PlainTable
 from yizhi.reports.tables import format_bytes
 
 _HEADS = {
@@ -35,7 +35,8 @@ def print_models(console: Console, known: Iterable[KnownCheckpoint]) -> None:
         if console.measure(figures, options=console.options.update(width=_UNLIMITED)).maximum <= console.width - _LEAST:
             break
     console.print(_table(rows, left_out))
-    console.print("Size as float32. `yizhi models NAME` adds licence, hashes, and the source of every statement.")
+    console.print("Size as float32.")
+    console.print("`yizhi models NAME` adds licence, hashes, and the source of every statement.")
 
 
 def _row(entry: KnownCheckpoint) -> dict[str, str]:
@@ -52,8 +53,8 @@ def _row(entry: KnownCheckpoint) -> dict[str, str]:
     }
 
 
-def _table(rows: Sequence[Mapping[str, str]], left_out: Collection[str]) -> Table:
-    table = Table(box=None, pad_edge=False)
+def _table(rows: Sequence[Mapping[str, str]], left_out: Collection[str]) -> PlainTable:
+    table = PlainTable()
     headings = [heading for heading in rows[0] if heading not in left_out] if rows else []
     for heading in headings:
         is_text = heading in _TEXTS
@@ -66,7 +67,7 @@ def _table(rows: Sequence[Mapping[str, str]], left_out: Collection[str]) -> Tabl
 
 def print_model(console: Console, entry: KnownCheckpoint) -> None:
     """Everything about one, each statement with its source."""
-    table = Table(box=None, show_header=False, pad_edge=False)
+    table = PlainTable(show_header=False)
     config = entry.spec.config if entry.spec else None
 
     def say(what: str, text: object, source: str | None = None) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from yizhi.errors import printable
@@ -20,6 +19,7 @@ from yizhi.pipeline.head import describe_head, find_head
 from yizhi.pipeline.jobs import Result
 from yizhi.pipeline.results import Evaluation, Row
 from yizhi.release.policy_verdict import PolicyVerdict
+from yizhi.reports.plain_table import PlainTable
 
 _UNLIMITED = 100_000  # columns
 # Kinds of output in the order in which their errors are told; all others are hidden states.
@@ -53,34 +53,34 @@ def print_release(
     if rows:
         _print_rows(console, str(release), rows)
     if pooling := find_pooling(rows):
-        console.print(Text(f"pooling {pooling}"))
+        console.print(Text(f"pooling {pooling}"), soft_wrap=True)
     found = find_head({row.target: row.verdict for row in rows})
     if found:
-        console.print(Text(describe_head(*found), "yellow" if found[1].verdict == "untrained" else ""))
+        console.print(Text(describe_head(*found), "yellow" if found[1].verdict == "untrained" else ""), soft_wrap=True)
     published = next((row.verdict.published for row in rows if row.verdict and row.verdict.published), None)
     if published:
-        console.print(_describe_published(published))
+        console.print(_describe_published(published), soft_wrap=True)
     for row in rows:
         if row.verdict and (row.verdict.device, row.verdict.precision) not in _USUAL:
             told = [row.verdict.requirement] if row.verdict.requirement else []
             told.append(", ".join(f"{name} {value}" for name, value in row.verdict.settings.items()))
             where = f"{row.target}: {row.verdict.precision} on {row.verdict.device}"
-            console.print(Text(f"{where}: {'; '.join(told)}"))
+            console.print(Text(f"{where}: {'; '.join(told)}"), soft_wrap=True)
     for row in rows:
         integers = row.verdict.integers if row.verdict else None
         if integers and integers.released_on not in (None, integers.instructions):
             judged, here = integers.released_on, integers.instructions
-            console.print(f"{row.target}: judged on {judged}, here on {here}: the same integers")
+            console.print(f"{row.target}: judged on {judged}, here on {here}: the same integers", soft_wrap=True)
         for fault in row.faults:
-            console.print(Text(f"{row.target}: {fault}", "red"))
+            console.print(Text(f"{row.target}: {fault}", "red"), soft_wrap=True)
     if policy:
         _print_policy(console, policy)
     passed = sum(row.passed for row in rows)
     fit = passed == len(rows) and (not policy or policy.passed)
     counted = f"{passed} of {len(rows)} passed" if rows else f"{release}: nothing of it was run"
-    console.print(Text(counted + ("" if fit else ": not fit for release")))
+    console.print(Text(counted + ("" if fit else ": not fit for release")), soft_wrap=True)
     if vouched:
-        console.print(Text(vouched))
+        console.print(Text(vouched), soft_wrap=True)
 
 
 def find_pooling(rows: Sequence[Row]) -> Pooling | None:
@@ -124,8 +124,8 @@ def _columns(rows: Sequence[Row]) -> dict[str, list[str | Text]]:
     return columns
 
 
-def _table(columns: Mapping[str, Sequence[str | Text]]) -> Table:
-    table = Table(box=None, pad_edge=False)
+def _table(columns: Mapping[str, Sequence[str | Text]]) -> PlainTable:
+    table = PlainTable()
     for heading in columns:
         table.add_column(heading, justify="left" if heading in ("target", "verdict") else "right", no_wrap=True)
     for cells in zip(*columns.values(), strict=True):
@@ -142,7 +142,7 @@ def _print_policy(console: Console, policy: PolicyVerdict) -> None:
 
 def print_conversion(console: Console, folder: object, rows: Sequence[Row]) -> None:
     """One line per target: size, seconds, peak memory; then the reasons, and that nothing of this is verified."""
-    table = Table(title=str(folder), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table = PlainTable(title=str(folder), title_justify="left", title_style="bold")
     table.add_column("target")
     for heading in ("size", "convert", "peak memory"):
         table.add_column(heading, justify="right")
@@ -152,10 +152,10 @@ def print_conversion(console: Console, folder: object, rows: Sequence[Row]) -> N
     console.print(table)
     for row in rows:
         for fault in row.export.faults if row.export else ():
-            console.print(Text(f"{row.target}: {fault}", "red"))
+            console.print(Text(f"{row.target}: {fault}", "red"), soft_wrap=True)
     if any(row.size for row in rows):
         told = "UNVERIFIED: nothing was compared. `yizhi export` into the same folder verifies what is here"
-        console.print(Text(told, "bold yellow"))
+        console.print(Text(told, "bold yellow"), soft_wrap=True)
 
 
 def _verdict(row: Row) -> Text:

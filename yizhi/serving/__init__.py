@@ -1,4 +1,4 @@
-"""Opened artifacts behind HTTP: rows of many clients in one batch, and the protocols that clients speak already."""
+"""Opened artifacts behind HTTP: rows of many clients share batches, and clients use protocols that they know."""
 
 from yizhi.errors import NotRun
 

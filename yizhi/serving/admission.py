@@ -1,4 +1,4 @@
-"""What an artifact must show before it is served: its files as they were written, and the oracle's answers."""
+"""The checks of an artifact before it is served: its files, and its answers to golden texts."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Checked:
-    """What is known of an artifact.
+    """The known facts of an artifact.
 
-    release_sha256: of the manifest of the release that it lies in. signed_by: who signed that, where that was asked.
-    golden_answers: how many texts it answered as the oracle did; None where it lies in no release.
+    release_sha256: of the manifest of its release. signed_by: the release's signer, if a signature was requested.
+    golden_answers: how many texts it answered like the oracle; None outside a release.
     """
 
     release_sha256: str | None = None
@@ -33,9 +33,9 @@ NOT_CHECKED = Checked()
 
 
 def check_files(artifact: Artifact, checker: "Checker | None" = None) -> Checked:
-    """Hash an artifact's files and, where it lies in a release, hold it to the manifest and to the signature asked for.
+    """Hash an artifact's files. In a release, compare them with the manifest, and check the requested signature.
 
-    Raises CheckFailed where anything was altered, and InputError for an artifact alone where a signature is wanted.
+    Raises CheckFailed if anything was altered. Raises InputError if a signature is requested and there is no release.
     """
     release = artifact.folder.resolve().parent
     in_release = (release / MANIFEST).exists()
@@ -54,7 +54,7 @@ def check_files(artifact: Artifact, checker: "Checker | None" = None) -> Checked
 
 
 def _find_misfits(release: Path, artifact: Artifact) -> list[str]:
-    """Where an artifact is not the one that its release was judged with."""
+    """Differences between an artifact and the one that its release was verified with."""
     manifest = read_manifest(release)
     known = manifest["artifacts"].get(artifact.target)
     if known is None:
@@ -66,9 +66,9 @@ def _find_misfits(release: Path, artifact: Artifact) -> list[str]:
 
 
 def ask_golden(runtime: Runtime, checked: Checked) -> Checked:
-    """Answer the golden texts of the release and hold them to the oracle's answers, within `verify`'s tolerance.
+    """Answer the release's golden texts, and compare with the oracle's answers, within `verify`'s tolerance.
 
-    Raises CheckFailed where one differs. Nothing is asked of an artifact in no release.
+    Raises CheckFailed if an answer differs. Does nothing for an artifact outside a release.
     """
     if checked.release_sha256 is None:
         return checked

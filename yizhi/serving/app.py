@@ -1,4 +1,4 @@
-"""The ASGI application: every protocol's endpoints over the models that are served."""
+"""The ASGI application: every protocol's endpoints over the served models."""
 
 import asyncio
 import hmac
@@ -58,7 +58,7 @@ REQUEST_ID = "x-request-id"
 
 
 class Server:
-    """What an application's requests share."""
+    """The state that all requests of an application share."""
 
     def __init__(
         self,
@@ -86,12 +86,12 @@ class Server:
         return Route(endpoint.path, serve, methods=[endpoint.method], name=endpoint.handle.__name__)
 
     async def refuse(self, request: Request, error: Exception) -> Response:
-        """What no endpoint takes; and what failed, of which a client learns no more than that."""
+        """The answer for an unknown path or method, and for a failure. A client learns no details of a failure."""
         status = error.status_code if isinstance(error, HTTPException) else 500
         exchange = getattr(request.state, "exchange", None) or Exchange(self.models, self.limits, _id(request))
         kind = {404: NO_ROUTE, 405: NO_METHOD}.get(status, FAILED)
         told = {
-            NO_ROUTE: "there is no such path; /openapi.json lists what there is",
+            NO_ROUTE: "there is no such path; /openapi.json lists all paths",
             NO_METHOD: f"this path takes no {request.method}",
             FAILED: f"the request failed; its id is {exchange.id}",
         }[kind]
@@ -132,7 +132,7 @@ class Server:
             found = await endpoint.handle(exchange, None)
             return found if isinstance(found, Response) else json_response(found)
         if self._computing >= self.limits.requests:
-            raise Refused(OVERLOADED, f"{self._computing} requests are being answered, which is the most")
+            raise Refused(OVERLOADED, f"{self._computing} requests are being answered, which is this server's limit")
         self._computing += 1
         self.metrics.in_progress.inc()
         try:
@@ -154,7 +154,7 @@ class Server:
             raise Refused(UNAUTHORIZED, "expected the header `Authorization: Bearer KEY` with this server's key")
 
     def _end(self, request: Request, exchange: Exchange, found: Response | Refused) -> Response:
-        """The answer, counted and logged."""
+        """Count and log the answer, and return it."""
         endpoint: Endpoint | None = getattr(request.state, "endpoint", None)
         refused = found if isinstance(found, Refused) else None
         protocol = endpoint.protocol if endpoint else _protocol_of(request.url.path)
@@ -183,10 +183,10 @@ def create_app(
     metrics: Metrics | None = None,
     log: Log | None = None,
 ) -> Starlette:
-    """The application over opened models, the first of which answers where a request names none.
+    """The application over opened models. The first model answers requests that name none.
 
-    api_key: what clients must give as `Authorization: Bearer KEY`, except to ask whether the server is well.
-    The models stay the caller's, who closes them. `app.state.server` is the Server.
+    api_key: clients must give it as `Authorization: Bearer KEY`, except for health checks.
+    The caller closes the models. `app.state.server` is the Server.
     """
     server = Server(models, limits or Limits(), api_key, metrics or Metrics(), log or Log())
     for model in models:
@@ -215,13 +215,13 @@ def _protocol_of(path: str) -> Protocol:
 
 
 def _methods_of(request: Request) -> set[str]:
-    """What a path takes. Starlette's own error has the methods of the path's first route alone."""
+    """The methods of a path. Starlette's own error names only those of the path's first route."""
     routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
     return {method for route in routes for method in route.methods}
 
 
 def _id(request: Request) -> str:
-    """The caller's id of a request, if it is a modest one; else a new one."""
+    """The caller's id of a request, if it is short and plain. Otherwise a new id."""
     given = request.headers.get(REQUEST_ID, "")
     return given if re.fullmatch(r"[\w.:/+=-]{1,64}", given, re.ASCII) else uuid.uuid4().hex
 
@@ -240,7 +240,7 @@ async def _read(request: Request, most: int) -> bytes:
 
 
 async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """The work's result. Raises Refused, the work dropped, as soon as the client has gone."""
+    """The work's result. If the client leaves, cancels the work and raises Refused."""
     working = asyncio.ensure_future(work)
     going = asyncio.ensure_future(_wait_until_gone(request))
     try:

@@ -1,4 +1,4 @@
-"""Rows of many callers in batches, as soon as a worker is free. Knows nothing of HTTP or of texts."""
+"""Batches the rows of many callers as soon as a worker is free. Knows nothing of HTTP or of texts."""
 
 import threading
 import time
@@ -19,7 +19,7 @@ _LOOK_AHEAD = 1024
 
 @dataclass(frozen=True)
 class BatchReport:
-    """What one batch was. waited: seconds that each row had been in the queue; computed: seconds in the model."""
+    """One batch in figures. waited: seconds that each row spent in the queue; computed: seconds in the model."""
 
     rows: int
     tokens: int
@@ -30,7 +30,7 @@ class BatchReport:
 
 @dataclass
 class _Call:
-    """One caller's requests: results are handed over together."""
+    """One caller's requests. Their results are returned together."""
 
     computer: Computer
     results: list[Any]
@@ -39,7 +39,7 @@ class _Call:
     future: Future[list[Any]] = field(default_factory=Future)
 
     def end(self, failed: bool) -> bool:
-        """Whether this batch is the one that ends it: the last, or the first that failed."""
+        """Whether this batch ends the call: the last batch, or the first that failed."""
         ends = not self.ended and (failed or not self.left)
         self.ended = self.ended or ends
         return ends
@@ -61,21 +61,20 @@ class _Waiting:
 
 
 class Batcher:
-    """Computes requests in threads, in batches of at most so many tokens, padding included. Thread-safe.
+    """Computes requests in threads, in batches of at most `tokens` tokens, including padding. Thread-safe.
 
-    A free worker takes the row that is due, and with it rows of the same computer that cost less in its batch than in
-    one of their own. Nothing waits for a batch to fill. Callers are served by turns, in proportion to tokens
-    (self-clocked fair queueing, Golestani 1994): one text does not wait for another caller's thousand, and nobody
-    waits for ever.
+    A free worker takes the row that is due. It adds rows of the same computer that cost less in this batch than in
+    their own. Nothing waits for a batch to fill. Callers take turns, in proportion to tokens (self-clocked fair
+    queueing, Golestani 1994): one text does not wait for another caller's thousand texts, and nobody waits for ever.
 
-    Workers share the computers: ONNX Runtime, PyTorch, TensorFlow and JAX all compute from several threads at once,
-    and hold no interpreter lock meanwhile.
+    Workers share the computers: ONNX Runtime, PyTorch, TensorFlow and JAX compute from several threads at once, without
+    the interpreter lock.
     """
 
     def __init__(
         self, *, tokens: int = TOKENS, workers: int = 1, observe: Callable[[BatchReport], None] | None = None
     ) -> None:
-        """observe: told of each batch, in a worker's thread."""
+        """observe: called with each batch's report, in a worker's thread."""
         self.tokens = tokens
         self._observe = observe
         self._changed = threading.Condition()
@@ -87,10 +86,9 @@ class Batcher:
             worker.start()
 
     def submit(self, computer: Computer, requests: Sequence[Request]) -> Future[list[Any]]:
-        """The results of `computer.compute`, in the order of the requests. They may share batches with others.
+        """The results of `computer.compute`, in the order of the requests. Equal computers share batches.
 
-        Cancelling the future drops what has not been computed yet. Requests share batches where their computers are
-        equal. The future raises what the computer raises.
+        Cancelling the future drops requests that are not computed yet. The future raises the computer's errors.
         """
         call = _Call(computer, [None] * len(requests), len(requests))
         if not requests:
@@ -113,7 +111,7 @@ class Batcher:
         return len(self._waiting)
 
     def close(self) -> None:
-        """Compute what was submitted, then end the workers."""
+        """Compute the submitted requests, then end the workers."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -130,14 +128,14 @@ class Batcher:
                 self._hand_over(batch, results)
 
     def _next(self) -> list[_Waiting]:
-        """The next batch, once there is one; none where the end has come."""
+        """The next batch, once there is one. None after `close`."""
         with self._changed:
             while not (batch := self._take()) and not self._closing:
                 self._changed.wait()
             return batch
 
     def _take(self) -> list[_Waiting]:
-        """The row that is due, and those that join it."""
+        """The row that is due, and the rows that join it."""
         self._waiting = [row for row in self._waiting if not (row.call.ended or row.call.future.done())]
         if not self._waiting:
             return []
@@ -171,7 +169,7 @@ class Batcher:
     def _hand_over(
         self, batch: list[_Waiting], results: Sequence[Any] = (), error: BaseException | None = None
     ) -> None:
-        """Give calls that are complete, or that failed, what they wait for."""
+        """Complete the futures of calls that are finished or failed."""
         with self._changed:
             calls = {id(row.call): row.call for row in batch}.values()
             if error is None:

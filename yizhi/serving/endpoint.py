@@ -1,4 +1,4 @@
-"""What an endpoint is: a path, the body it takes, what it does, and the protocol whose errors it speaks."""
+"""An endpoint: a path, its body, its handler, and the protocol that formats its errors."""
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -22,16 +22,16 @@ T = TypeVar("T")
 
 
 class Body(BaseModel):
-    """A request's JSON. Types are taken as they are: "1" is no number. Fields of other servers are passed over."""
+    """A request's JSON. Types are strict: "1" is not a number. Fields of other servers are ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """A family of endpoints that other people's clients know.
+    """A family of endpoints that existing clients know.
 
-    refuse: the answer that says no. It need not set `Retry-After`. error: the type of its JSON.
+    refuse: makes the error response. It need not set `Retry-After`. error: the type of its JSON.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Protocol:
 
 @dataclass
 class Exchange:
-    """One request on its way: what a handler needs, and what the log and the metrics will say of it."""
+    """One request in progress: the handler's context, and the facts for the log and the metrics."""
 
     models: Mapping[str, ServedModel]
     limits: Limits
@@ -56,7 +56,7 @@ class Exchange:
     tokens: int = 0
 
     def choose(self, ability: str | None = None, name: str | None = None) -> ServedModel:
-        """The named model, or the one that is asked where none is named. Raises Refused where there is none."""
+        """The named model, or the default model if none is named. Raises Refused if there is no such model."""
         if name is None:
             found = self.default_for(ability)
             if found is None:
@@ -73,7 +73,7 @@ class Exchange:
         return found
 
     def default_for(self, ability: str | None) -> ServedModel | None:
-        """The first of those that suit it best; the first of all where no ability is asked for."""
+        """The first model of the best fit for the ability. Without an ability, the first model."""
         models = list(self.models.values())
         if ability is None:
             return models[0]
@@ -81,11 +81,11 @@ class Exchange:
         return best if best.suits(ability) else None
 
     def say_models(self) -> str:
-        """Their names and what they can."""
+        """The models' names and abilities."""
         return ", ".join(f"{model.name} ({', '.join(sorted(model.abilities))})" for model in self.models.values())
 
     def refuse_draining(self) -> None:
-        """Raise Refused once the server is to end."""
+        """Raise Refused once the server is shutting down."""
         if self.draining:
             raise Refused(DRAINING, "the server is shutting down")
 
@@ -100,9 +100,9 @@ class Exchange:
         prompt: str | None = None,
         dimensions: int | None = None,
     ) -> Answers:
-        """A vector [D] of each text, or [T, H] if `by_token`; pooled as the artifact pools, or by mean.
+        """A vector [D] of each text, or [T, H] if `by_token`. The artifact's pooling applies, or else the mean.
 
-        dimensions: keep the first so many, and make the norm 1 again if `normalize`.
+        dimensions: keep the first `dimensions` numbers, and make the norm 1 again if `normalize`.
         """
         before = self._prompt(model, prompt)
         pooling: TextPooling | None = "none" if by_token else None  # None: as the artifact pools
@@ -125,7 +125,7 @@ class Exchange:
         return await self.answer(model, model.predict_planner(cut, **settings), texts)
 
     def plan(self, model: ServedModel, **settings: Any) -> Planner:
-        """The operator of the model's head. Raises Refused for settings that it cannot have."""
+        """The operator of the model's head. Raises Refused for invalid settings."""
         try:
             return model.planner(**settings)
         except InputError as error:
@@ -140,9 +140,12 @@ class Exchange:
         *,
         values: int = 1,
     ) -> Answers:
-        """What the planner says of each text, within the limits. values: how many an answer has for each token."""
+        """The planner's answer for each text, within the limits.
+
+        values: how many numbers an answer has for each token.
+        """
         if not texts:
-            raise Refused(EMPTY, "expected one text or more; found none")
+            raise Refused(EMPTY, "expected one or more texts; found none")
         if len(texts) > self.limits.texts:
             raise Refused(TOO_LARGE, f"batch size {len(texts)} > maximum allowed batch size {self.limits.texts}")
         self.texts = len(texts)
@@ -169,7 +172,7 @@ def shorten(vector: NDArray[np.float32], dimensions: int, normalize: bool) -> ND
 
 
 def parse(body: TypeAdapter[T], content: bytes | dict[str, Any]) -> T:
-    """A body's values, of JSON or of values. Raises Refused, listing what is wrong with each field."""
+    """A body's values, from JSON or from values. Raises Refused, listing the faults of each field."""
     try:
         return body.validate_json(content) if isinstance(content, bytes) else body.validate_python(content)
     except ValidationError as error:
@@ -187,10 +190,10 @@ Handler = Callable[[Exchange, Any], Awaitable[Any]]
 class Endpoint:
     """One path and method.
 
-    handle: given the exchange and the body, what is to be sent: a Response, or values for JSON, arrays among them.
-    body: the type of the JSON, a Body or several; None for an endpoint that takes none.
-    raw: the handler reads the body itself. gives: the type of the answer, for the document.
-    computes: whether it takes a model's time, and so one of the places for requests. open: also without a key.
+    handle: from the exchange and the body to a Response, or to values for JSON, which may hold arrays.
+    body: the type of the JSON, a Body or several; None for an endpoint without a body.
+    raw: the handler reads the body itself. gives: the type of the answer, for the OpenAPI document.
+    computes: whether it uses a model, and counts against the limit of requests. open: needs no key.
     """
 
     path: str
@@ -205,5 +208,5 @@ class Endpoint:
 
     @property
     def method(self) -> str:
-        """POST where there is a body."""
+        """POST if there is a body, else GET."""
         return "POST" if self.body or self.raw else "GET"

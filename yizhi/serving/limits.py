@@ -1,16 +1,16 @@
-"""How much a server takes on."""
+"""The limits of a server."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What is more than this is refused, before anything is computed.
+    """A request beyond a limit is refused before anything is computed.
 
-    body_bytes, texts, tokens: of one request; tokens with special ones, without padding.
-    requests: being read or answered at once; more are told to come again.
+    body_bytes, texts, tokens: of one request. Tokens include special ones, and no padding.
+    requests: being read or answered at once. Further clients are told to try again later.
     values: of the tensors of one answer of the Open Inference Protocol.
-    seconds: from a request's first byte to its answer, the queue included.
+    seconds: from a request's first byte to its answer, including the queue.
     """
 
     body_bytes: int = 8 << 20

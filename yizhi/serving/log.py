@@ -1,4 +1,4 @@
-"""One line for each request, and for what else there is to tell: for people, or as JSON."""
+"""One log line for each request, and for other events: as text, or as JSON."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Log:
-    """Writes nothing unless it has a stream. Keys, texts and answers are never written."""
+    """Writes to its stream, if it has one. Keys, texts and answers are never written."""
 
     def __init__(self, stream: TextIO | None = None, as_json: bool = False) -> None:
         self._stream = stream
@@ -26,7 +26,7 @@ class Log:
     def request(
         self, request: Request, exchange: "Exchange", response: Response, seconds: float, refused: Refused | None
     ) -> None:
-        """A request that was answered, or refused."""
+        """Log a request that was answered or refused."""
         client = request.client.host if request.client else ""
         said: dict[str, Any] = {
             "client": client,
@@ -44,7 +44,7 @@ class Log:
         self._write(said)
 
     def say(self, message: str) -> None:
-        """What is no request's."""
+        """Log an event that is not a request."""
         if self._stream:
             line = to_line({"level": "info", "message": message}) if self._as_json else f"yizhi: {message}"
             print(line, file=self._stream, flush=True)
@@ -62,7 +62,7 @@ class Log:
 
 
 class JsonFormatter(logging.Formatter):
-    """What uvicorn logs, such as a failure with its stack, as a line of JSON."""
+    """uvicorn's log records, such as a failure with its stack, as lines of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
         """As logging's."""
@@ -88,7 +88,7 @@ def to_line(said: dict[str, Any]) -> str:
 
 
 def _quote(value: object) -> str:
-    """A value that cannot be taken for two."""
+    """The value, quoted if it could be read as two."""
     text = str(value)
     return text if re.fullmatch(r"[^\s\"=]+", text) else json.dumps(text, ensure_ascii=False)
 

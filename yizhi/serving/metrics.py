@@ -42,14 +42,14 @@ class Metrics:
         return Histogram(f"yizhi_{name}", told, ["model"], buckets=buckets, registry=self.registry)
 
     def request(self, path: str, status: int, seconds: float, refused: Refused | None) -> None:
-        """Count a request. path: the endpoint's, of which there are few; not the one that a client made up."""
+        """Count a request. path: the endpoint's, not the client's, so that there are few."""
         self._requests.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
         if refused:
             self._refused.labels(refused.kind.name).inc()
 
     def observe(self, model: str) -> Callable[[BatchReport], None]:
-        """What a model's batcher is to call."""
+        """Count a batch. A model's batcher calls this."""
 
         def observe(report: BatchReport) -> None:
             for seconds in report.waited:
@@ -62,12 +62,12 @@ class Metrics:
         return observe
 
     def serve(self, model: ServedModel) -> None:
-        """Tell of a model that is served."""
+        """Count a served model."""
         self._info.labels(model.name, model.runtime.artifact.target, model.digest).set(1)
         self._waiting.labels(model.name).set_function(lambda: model.batcher.waiting)
 
     def route(self) -> Route:
-        """`/metrics`, open to all that reach the port."""
+        """The route `/metrics`. It needs no key."""
 
         def show(_: Request) -> Response:
             return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,4 +1,4 @@
-"""One opened artifact as a server sees it: texts in, answers out, through a batcher that callers share."""
+"""One opened artifact in a server: texts in, answers out, through a batcher that all callers share."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -48,19 +48,19 @@ class Planner(Computer, Protocol):
     """An operator (see `yizhi.runtimes.batching`) with the settings of one request."""
 
     def plan(self, given: Any, /) -> Task[Any]:
-        """Raises InputError for what cannot be used."""
+        """Raises InputError for input that cannot be used."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model said of each text. tokens: of all its rows, special tokens included and padding not."""
+    """A model's answers for each text. tokens: of all rows, including special tokens and without padding."""
 
     results: list[Any]
     tokens: int
 
 
 class ServedModel:
-    """An opened artifact under a name. Requests of every caller share its batcher's batches."""
+    """An opened artifact with a name. Requests of all callers share its batches."""
 
     def __init__(
         self,
@@ -71,9 +71,9 @@ class ServedModel:
         prompts: Mapping[str, str] | None = None,
         checked: Checked = NOT_CHECKED,
     ) -> None:
-        """prompts: text to put before a text, by the name that a request gives, beside the artifact's own.
+        """prompts: texts to put before a text, by the name in a request, in addition to the artifact's own prompts.
 
-        checked: what is known of the artifact's files and answers.
+        checked: the known facts of the artifact's files and answers.
         """
         self.name = name
         self.runtime = runtime
@@ -98,7 +98,7 @@ class ServedModel:
         self._embedders: dict[tuple[str | None, bool], Embedder] = {}
 
     def suits(self, ability: str) -> int:
-        """Where a request names no model: 2 if made for what it asks, 1 for want of another, 0 if only by its name."""
+        """For requests that name no model: 2 if made for the ability, 1 if usable, 0 if only usable by name."""
         if ability not in self.abilities:
             return 0
         if ability == EMBED:
@@ -109,7 +109,7 @@ class ServedModel:
         return 2
 
     def embedder(self, pooling: TextPooling | None, normalize: bool) -> Embedder:
-        """What computes vectors of this kind for every planner of them."""
+        """The computer of vectors of this kind, shared by all its planners."""
         key = (pooling, normalize)
         if key not in self._embedders:
             self._embedders[key] = Embedder(self.runtime, self.tokenizer, pooling=pooling, normalize=normalize)
@@ -125,7 +125,7 @@ class ServedModel:
 
     @cached_property
     def base(self) -> Computer:
-        """What computes for every planner of this artifact's head, whatever its settings."""
+        """The computer of this artifact's head, shared by all its planners."""
         return HEADS[self.head](self.runtime, self.tokenizer)
 
     def predict_planner(self, cut: Cut, **settings: Any) -> Planner:
@@ -134,21 +134,21 @@ class ServedModel:
         return HEADS[PREDICT](self.runtime, tokenizer, long=long, **settings)
 
     def rerank_planner(self, cut: Cut, raw: bool) -> Reranker:
-        """The reranker of one request: what is too long is cut from the documents, never from the query."""
+        """The reranker of one request. Documents that are too long are cut. A query is never cut."""
         tokenizer, long = self._cutting(cut)
         return Reranker(self.runtime, tokenizer, raw=raw, long=long)
 
     def planner(self, **settings: Any) -> Planner:
-        """The operator of this artifact's head with a request's settings. Raises InputError for wrong ones."""
+        """The operator of this artifact's head with a request's settings. Raises InputError for invalid settings."""
         return HEADS[self.head](self.runtime, self.tokenizer, **settings)
 
     async def answer(
         self, planner: Planner, given: Sequence[Any], computer: Computer | None = None, most: int = MOST_TOKENS
     ) -> Answers:
-        """What the planner says of each text, computed by `computer`, or by `base`.
+        """The planner's answer for each text, computed by `computer`, or by `base`.
 
-        most: tokens of all texts together. Cancelling drops what has not been computed yet.
-        Raises Refused, naming each text that cannot be used, and for more tokens.
+        most: the limit of tokens of all texts together. Cancelling drops requests that are not computed yet.
+        Raises Refused, naming each text that cannot be used, and for more tokens than the limit.
         """
         size = sum(map(_count_characters, given))
         tasks = await self._work(size, self._plan, planner, given, most)
@@ -158,17 +158,17 @@ class ServedModel:
         return Answers(await self._work(size, _conclude, tasks, results), tokens)
 
     async def _work(self, size: int, work: Callable[..., T], *given: Any) -> T:
-        """What the work gives, done in another thread where so many characters would keep other callers waiting."""
+        """The work's result. Work on many characters runs in another thread, so that other callers do not wait."""
         if size <= _AT_ONCE:
             return work(*given)
         return await asyncio.get_running_loop().run_in_executor(self._texts, work, *given)
 
     async def compute(self, computer: Computer, requests: Sequence[Request]) -> list[Any]:
-        """Requests that need no texts, through the same batches."""
+        """Compute requests that have no texts, in the same batches."""
         return await asyncio.wrap_future(self.batcher.submit(computer, requests))
 
     def tell(self, error: InputError) -> str:
-        """An error's text for a client, who is not to know where the artifact lies."""
+        """An error's text for a client, without the artifact's path."""
         told = "; ".join(f"{error.subject}: {fault}" for fault in error.faults)
         return told.replace(str(Path(self.runtime.artifact.folder)), self.name)
 
@@ -178,7 +178,7 @@ class ServedModel:
         return str(self.runtime.artifact.description["precision"])
 
     def describe(self) -> dict[str, Any]:
-        """What it is, for those who ask."""
+        """The model's facts, for information endpoints."""
         return {
             "name": self.name,
             "target": self.runtime.artifact.target,
@@ -194,12 +194,12 @@ class ServedModel:
         }
 
     def close(self) -> None:
-        """Finish what was submitted. The runtime stays its opener's."""
+        """Finish the submitted requests. The runtime's opener closes the runtime."""
         self.batcher.close()
         self._texts.shutdown()
 
     def _plan(self, planner: Planner, given: Sequence[Any], most: int) -> list[Task[Any]]:
-        """Stops at once where there is too much: windows over a long text are many times its size."""
+        """Plan each text. Stops at the limit: windows over a long text are many times its size."""
         tasks, faults, kind, tokens = [], [], TOO_LONG, 0
         for index, text in enumerate(given):
             if _count_characters(text) > most:

@@ -1,4 +1,4 @@
-"""The OpenAPI document of the endpoints, made from the types that they read and give."""
+"""The OpenAPI document of the endpoints, made from the types of their bodies and answers."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ _REFERENCE = "#/components/schemas/{model}"
 
 
 def describe(endpoints: Sequence[Endpoint], names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """An OpenAPI 3.1 document. names: what each parameter of a path can be."""
+    """An OpenAPI 3.1 document. names: the possible values of each path parameter."""
     inputs: list[tuple[Any, JsonSchemaMode, TypeAdapter[Any]]] = []
     for endpoint in endpoints:
         inputs += [(endpoint.path, "validation", TypeAdapter(endpoint.body))] if endpoint.body else []

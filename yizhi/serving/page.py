@@ -1,4 +1,4 @@
-"""The page at `/` for people: files that ask this server's own endpoints and nothing else."""
+"""The page at `/` for people. Its files use only this server's own endpoints."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ _HEADERS = {
 
 
 async def page(exchange: Exchange, _: None) -> Response:
-    """A file of the page; the page itself where none is named."""
+    """A file of the page. Without a name: the page itself."""
     name = exchange.path.get("file", "index.html")
     if name not in FILES:
         raise Refused(NO_ROUTE, "the page has no such file")

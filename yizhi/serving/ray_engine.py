@@ -1,7 +1,7 @@
 """`yizhi serve` on a Ray cluster: the same application in replicas that Ray Serve starts, ends and replaces.
 
-Ray's proxies take the requests, and give each to one of two replicas that has fewer. `app` is for Ray's own commands,
-`serve run` and `serve deploy`, and `serve_on_ray` for ours.
+Ray's proxies accept the requests. A proxy picks two replicas and gives the request to the one with fewer. `app` is for
+Ray's own commands, `serve run` and `serve deploy`. `serve_on_ray` is for ours.
 """
 
 import logging
@@ -51,10 +51,10 @@ _TICK = 0.2
 
 @dataclass(frozen=True)
 class Replicas:
-    """How many processes have the models, in Ray Serve's words.
+    """The number of processes with the models, in Ray Serve's words.
 
-    target_ongoing_requests: of a replica, being read, computed or waiting; more of them on average start another
-    replica, as long as the cluster has processors for one. upscale_delay_s, downscale_delay_s: how long before.
+    target_ongoing_requests: of a replica, being read, computed or waiting. A higher average starts another replica, as
+    long as the cluster has processors for one. upscale_delay_s, downscale_delay_s: how long the average must last.
     """
 
     min_replicas: int = 1
@@ -67,16 +67,17 @@ class Replicas:
         if not 1 <= self.min_replicas <= self.max_replicas:
             found = f"{self.min_replicas} and {self.max_replicas}"
             raise InputError(
-                "`min_replicas` and `max_replicas`", f"expected 1 or more, and the second no less; {found}"
+                "`min_replicas` and `max_replicas`",
+                f"expected 1 or more, and a maximum of at least the minimum; {found}",
             )
 
 
 @dataclass(frozen=True)
 class Served:
-    """The artifacts that every replica must find on the same path, and what was found where this was begun.
+    """The artifacts that every replica must find on the same paths, and the facts found on the starting machine.
 
-    checked: of each, a signature among it, which replicas need not ask for again: `digests` says that they have the
-    same. digests: of each `artifact.json`, which has those of every other file.
+    checked: the facts of each artifact. Replicas need not check the signature again, because `digests` proves the same
+    files. digests: of each `artifact.json`, which has the digests of all other files.
     """
 
     artifacts: Mapping[str, Path]
@@ -85,7 +86,7 @@ class Served:
 
     @classmethod
     def find(cls, given: Mapping[str, Path], checker: "Checker | None" = None) -> "Served":
-        """Raises CheckFailed and InputError as `check_files` does."""
+        """Find and check the artifacts. Raises CheckFailed and InputError as `check_files` does."""
         artifacts = {name: Artifact.read(folder.resolve()) for name, folder in given.items()}
         return cls(
             {name: artifact.folder for name, artifact in artifacts.items()},
@@ -95,7 +96,7 @@ class Served:
 
     @contextmanager
     def open(self, settings: Settings, metrics: Metrics, log: Log) -> Iterator[list[ServedModel]]:
-        """As `open_models`. Raises InputError, listing every fault, where this machine has other artifacts."""
+        """As `open_models`. Raises InputError, listing every fault, if this machine has other artifacts."""
         faults = []
         for name, folder in self.artifacts.items():
             if not (folder / DESCRIPTION).is_file():
@@ -115,7 +116,7 @@ class Served:
 
 
 class Replica:
-    """One process with the models: it is ready when it has hashed their files and answered their golden texts."""
+    """One process with the models. It is ready when it has hashed their files and answered their golden texts."""
 
     def __init__(self, served: Served, settings: Settings, api_key: str | None) -> None:
         """Raises CheckFailed and InputError as `Served.open` does."""
@@ -143,7 +144,7 @@ class Replica:
 
 
 class _LeaveIdToProxy:
-    """Ray's proxy gives each request an id where it has none, and says it in the answer: ours would be a second one."""
+    """Removes our request id from answers: Ray's proxy adds its own."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -158,7 +159,7 @@ class _LeaveIdToProxy:
 
 
 def deploy(served: Served, settings: Settings, replicas: Replicas, api_key: str | None) -> serve.Application:
-    """The application as Ray Serve takes it."""
+    """The application in the form that Ray Serve takes."""
     settings = _settle(settings)
     most = settings.limits.requests
     deployment: Any = serve.deployment(
@@ -178,12 +179,12 @@ def deploy(served: Served, settings: Settings, replicas: Replicas, api_key: str 
 
 
 def _settle(settings: Settings) -> Settings:
-    """Settings of a replica, which has processors of its own, and artifacts whose signature was checked."""
+    """The settings of a replica: with processors of its own, and without checking the signature again."""
     return replace(settings, threads=settings.threads or 1, checker=None)
 
 
 def _resources(settings: Settings) -> dict[str, Any]:
-    """What one replica takes of its node."""
+    """The resources of one replica on its node."""
     return {"num_cpus": (settings.threads or 1) * settings.workers, "num_gpus": int(settings.device == "cuda")}
 
 
@@ -194,10 +195,10 @@ def serve_on_ray(
     address: str | None,
     api_key: str | None,
 ) -> None:
-    """Serve on the cluster at `address`, as `connect` takes it, until SIGTERM or SIGINT.
+    """Serve on the cluster at `address`, in the form of `connect`, until SIGTERM or SIGINT.
 
-    Requests that a replica has are answered first. Raises CheckFailed and InputError where a worker of the cluster
-    cannot open the artifacts as they were written, and InputError where the address cannot be had.
+    Accepted requests are answered first. Raises CheckFailed and InputError if a worker of the cluster finds other
+    artifacts, or cannot open them. Raises InputError if the address cannot be used.
     """
     log = Log(sys.stderr, settings.json_logs)
     served = Served.find(artifacts, settings.checker)
@@ -208,7 +209,7 @@ def serve_on_ray(
     with connect(address, None):
         over = _wait_for_signals()  # Ray's own handlers, which it has set by now, abort the process
         if serve.status().proxies:
-            told = "Ray Serve runs there already, at an address of its own: `serve run` or `serve deploy` adds to it"
+            told = "Ray Serve runs there already, at its own address: use `serve run` or `serve deploy`"
             raise InputError("the Ray engine", told)
         _tell_of_missing(settings, replicas, log)
         try:
@@ -229,7 +230,7 @@ def serve_on_ray(
 
 
 def _wait_for_signals() -> threading.Event:
-    """Set by SIGTERM or SIGINT, the second of which ends the process at once."""
+    """An event that SIGTERM or SIGINT sets. The second signal ends the process at once."""
     over = threading.Event()
 
     def end(number: int, _: FrameType | None) -> None:
@@ -242,7 +243,7 @@ def _wait_for_signals() -> threading.Event:
 
 
 def _tell_of_missing(settings: Settings, replicas: Replicas, log: Log) -> None:
-    """Say where the least replicas do not fit: a cluster may grow, and is not waited for in silence."""
+    """Log if the fewest replicas do not fit the cluster. A cluster may grow, so the server waits."""
     has = ray.cluster_resources()
     for name, each in (("CPU", _resources(settings)["num_cpus"]), ("GPU", _resources(settings)["num_gpus"])):
         if has.get(name, 0) < (needed := each * replicas.min_replicas):
@@ -250,7 +251,7 @@ def _tell_of_missing(settings: Settings, replicas: Replicas, log: Log) -> None:
 
 
 def _try_out(served: Served, settings: Settings, over: threading.Event) -> None:
-    """Open the artifacts once in the cluster. A replica that cannot is started again and again, and tells only logs."""
+    """Open the artifacts once in the cluster. Ray restarts a failing replica for ever, and only logs the reason."""
 
     def open_once() -> None:
         with served.open(settings, Metrics(), Log()):
@@ -269,7 +270,7 @@ def _try_out(served: Served, settings: Settings, over: threading.Event) -> None:
 
 
 def _wait_for_replicas(over: threading.Event) -> None:
-    """Until the least replicas are ready. Raises InputError where they will not be."""
+    """Wait until the fewest replicas are ready. Raises InputError if they cannot become ready."""
     while not over.wait(_TICK):
         found = serve.status().applications[NAME]
         if found.status == "RUNNING":
@@ -279,7 +280,7 @@ def _wait_for_replicas(over: threading.Event) -> None:
 
 
 class Arguments(BaseModel):
-    """What `serve run` and a Serve config file may say: as the options of `yizhi serve`."""
+    """The arguments of `serve run` and of a Serve config file: the options of `yizhi serve`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -299,7 +300,7 @@ class Arguments(BaseModel):
 def app(arguments: Arguments) -> serve.Application:
     """For Ray's commands: `serve run yizhi.serving.ray_engine:app models=dist/NAME`, or the `args` of a config file.
 
-    Host and port are Ray Serve's own.
+    Host and port are Ray Serve's own settings.
     """
     names = ("device", "threads", "workers", "batch_tokens", "limits", "prompts", "json_logs")
     settings = Settings(**{name: getattr(arguments, name) for name in names})

@@ -1,11 +1,11 @@
-"""Why a request gets no answer. Each protocol says it in its own form."""
+"""Reasons to refuse a request. Each protocol formats them in its own way."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of refusal: its HTTP status, its name in metrics and logs, and when a client may come again."""
+    """One kind of refusal: its HTTP status, its name in metrics and logs, and when a client may try again."""
 
     status: int
     name: str
@@ -33,7 +33,7 @@ class Refused(Exception):
     """A request that gets no answer. The text is for the client: it names no path and no library."""
 
     def __init__(self, kind: Kind, text: str, field: str | None = None) -> None:
-        """field: of the request, that is at fault."""
+        """field: the request's field with the fault."""
         super().__init__(text)
         self.kind = kind
         self.text = text

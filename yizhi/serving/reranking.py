@@ -1,4 +1,4 @@
-"""How relevant each of some documents is to a query: the library's `Reranker`, through a server's batches."""
+"""Relevance of documents to a query: the library's `Reranker`, through a server's batches."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ async def rank(
     cut: Cut = None,
     raw: bool = False,
 ) -> list[tuple[int, float]]:
-    """Index and score of each document, best first; equals in the order they came in.
+    """Index and score of each document, best first. Equal scores keep the order of the documents.
 
     raw: the score is the logit, not its sigmoid. Raises Refused for a model of single texts, and as `answer` does.
     """

@@ -1,4 +1,4 @@
-"""`yizhi serve`: artifacts opened and checked, then served until the process is told to end."""
+"""`yizhi serve`: opens and checks artifacts, then serves them until the process gets a signal."""
 
 import asyncio
 import os
@@ -47,8 +47,9 @@ _LINGER, _TICK = 1.0, 0.02
 class Settings:
     """How artifacts are opened, and where they are served.
 
-    batch_tokens: of one batch, padding included. workers: batches computed at once, of each model.
-    prompts: text to put before a text, by the name that a request gives. checker: whose signature is asked for.
+    batch_tokens: of one batch, including padding. workers: batches computed at once, for each model.
+    prompts: texts to put before a text, by the name in a request. checker: checks the required signature; None for
+    none.
     """
 
     host: str = "127.0.0.1"
@@ -66,9 +67,9 @@ class Settings:
 def find_artifacts(given: Sequence[str]) -> dict[str, Path]:
     """Each model's name and its artifact's folder.
 
-    given: folders of artifacts or of releases, each after a NAME= where it is not to be called as its release is, or as
-    an artifact's folder that lies in none.
-    Raises InputError, listing every fault, for what is neither, and for two of one name.
+    given: folders of artifacts or of releases, each with an optional NAME= before it. By default a model has its
+    release's name, or the artifact folder's name outside a release.
+    Raises InputError, listing every fault, for other folders, and for two models with one name.
     """
     found: dict[str, Path] = {}
     faults = []
@@ -84,7 +85,7 @@ def find_artifacts(given: Sequence[str]) -> dict[str, Path]:
         if "/" in name:
             faults.append(f"{text}: {name}: a path of the server cannot hold a name with / in it")
         if name in found:
-            faults.append(f"{text}: {name} is the name of {found[name]} already; give it another, as NAME={path}")
+            faults.append(f"{text}: {name} is already the name of {found[name]}; give another name, as NAME={path}")
         found[name] = folder
     if faults:
         raise InputError("models", faults)
@@ -108,7 +109,7 @@ def open_models(
 ) -> Iterator[list[ServedModel]]:
     """Check and open each artifact for the block.
 
-    Raises CheckFailed where a file was altered or a golden answer differs.
+    Raises CheckFailed if a file was altered or a golden answer differs.
     """
     with ExitStack() as stack:
         models = []
@@ -128,9 +129,10 @@ def open_models(
 
 
 def serve(artifacts: Mapping[str, Path], settings: Settings, api_key: str | None) -> None:
-    """Serve until SIGTERM or SIGINT; requests that were accepted are answered first.
+    """Serve until SIGTERM or SIGINT. Accepted requests are answered first.
 
-    The address is taken at once, and listened to when the models are ready. Raises InputError where it cannot be had.
+    The address is reserved at once, and accepts requests when the models are ready. Raises InputError if the address
+    cannot be used.
     """
     metrics, log = Metrics(), Log(sys.stderr, settings.json_logs)
     with bind(settings.host, settings.port) as listener, open_models(artifacts, settings, metrics, log) as models:
@@ -149,9 +151,9 @@ def serve(artifacts: Mapping[str, Path], settings: Settings, api_key: str | None
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that has an address and does not listen to it yet. port: 0 is any that is free.
+    """A socket that has an address and does not listen yet. port: 0 for any free port.
 
-    Raises InputError where the address cannot be had.
+    Raises InputError if the address cannot be used.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -170,13 +172,13 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def show_address(listener: socket.socket) -> str:
-    """Where clients find it."""
+    """The server's address for clients."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class _Listener(uvicorn.Server):
-    """Says when it listens, and tells the application when it is to end."""
+    """uvicorn's server. It logs when it listens, and tells the application when it shuts down."""
 
     def __init__(self, config: uvicorn.Config, server: Server, told: str) -> None:
         super().__init__(config)
@@ -189,9 +191,9 @@ class _Listener(uvicorn.Server):
         self._server.log.say(self._told)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, which closes idle connections at once: a request that is on its way there would be lost.
+        """As uvicorn's, which closes idle connections at once and would lose a request that is on its way.
 
-        So clients are told with their next answer that the connection ends, and those who ask nothing are cut off last.
+        So clients learn with their next answer that the connection ends. Idle connections are closed last.
         """
         for server in self.servers:
             server.close()
@@ -204,7 +206,7 @@ class _Listener(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End when the last request has been answered; at a second signal, at once.
 
-        uvicorn's own raises the signal again in the end, and would have the process end as if it had been killed.
+        uvicorn's own method raises the signal again at the end. The process would then end as if it had been killed.
         """
         self._server.draining = True
         self.force_exit = self.should_exit
@@ -222,7 +224,7 @@ def is_loopback(host: str) -> bool:
 
 
 def read_key(file: Path | None) -> str | None:
-    """The key of the file, or of the environment; never on a command line, which every user of a machine can read."""
+    """The key from the file, or from the environment. Never from the command line, which every user can read."""
     key = os.environ.get(KEY) if file is None else file.read_bytes().decode("ascii", errors="replace")
     if key is None:
         return None

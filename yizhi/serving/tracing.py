@@ -1,4 +1,4 @@
-"""A span for each request, where OpenTelemetry is installed and set up: a part of the caller's trace."""
+"""A span for each request, as a part of the caller's trace, if OpenTelemetry is installed and set up."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -13,7 +13,7 @@ except ImportError:
 
 
 def start_span(name: str, headers: Mapping[str, str]) -> AbstractContextManager[Any]:
-    """A server's span under the one that the headers name, current in the block; nothing without OpenTelemetry."""
+    """A server's span under the span of the headers, current in the block. Does nothing without OpenTelemetry."""
     if trace is None:
         return nullcontext()
     tracer = trace.get_tracer("yizhi.serving")
@@ -21,7 +21,7 @@ def start_span(name: str, headers: Mapping[str, str]) -> AbstractContextManager[
 
 
 def describe_span(span: Any, path: str, status: int, exchange: Exchange) -> None:
-    """Say of a span how its request ended, in the names of OpenTelemetry's semantic conventions."""
+    """Record in a span how its request ended, in the names of OpenTelemetry's semantic conventions."""
     if span is None:
         return
     said = {"http.route": path, "http.response.status_code": status, "http.request.header.x-request-id": exchange.id}

@@ -1,1 +1,1 @@
-"""Files and folders: JSON, digests, locks, rows of data files, and folders that are there whole or not at all."""
+"""Files and folders: JSON, digests, locks, rows of data files, and folders that are whole or absent."""

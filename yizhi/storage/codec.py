@@ -17,7 +17,7 @@ _SCALARS = (str, int, float, bool, type(None))
 
 
 def to_plain(value: object) -> Any:
-    """What JSON can hold: dictionaries, lists, strings, numbers. A float that is not finite becomes None."""
+    """Values for JSON: dictionaries, lists, strings, numbers. A float that is not finite becomes None."""
     if is_dataclass(value):
         return {
             field.name: to_plain(item)
@@ -34,9 +34,9 @@ def to_plain(value: object) -> Any:
 
 
 def from_plain(form: type[T], value: object) -> T:
-    """The value that `to_plain` made these of. A float that is None becomes infinite.
+    """The inverse of `to_plain`. A float that is None becomes infinite.
 
-    Raises InputError, listing every fault, for what is not of this form: a type, or a key missing or unknown.
+    Raises InputError, listing every fault: a wrong type, or a missing or unknown key.
     """
     faults: list[str] = []
     read: T = _read(form, value, "", faults)

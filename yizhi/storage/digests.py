@@ -1,4 +1,4 @@
-"""sha256 of files and folders, and what differs from a digest that was noted."""
+"""sha256 of files and folders, and differences from recorded digests."""
 
 import hashlib
 from collections.abc import Collection
@@ -16,22 +16,22 @@ def sha256_of_file(path: Path) -> str:
 
 
 def describe_folder(folder: Path) -> dict[str, Any]:
-    """sha256 and size of every file in a folder; empty where there is none."""
+    """sha256 and size of every file in a folder. Empty if there is no folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
     return {path.relative_to(folder).as_posix(): describe_file(path) for path in files}
 
 
 def describe_file(path: Path) -> dict[str, Any] | None:
-    """sha256 and size of a file; None where there is none."""
+    """sha256 and size of a file. None if there is no file."""
     if not path.is_file():
         return None
     return {"sha256": sha256_of_file(path), "size": path.stat().st_size}
 
 
 def find_alterations(folder: Path, expected: dict[str, Any], ignored: Collection[str] = ()) -> list[str]:
-    """One line per file below `folder` that is missing, extra, linked or not as described.
+    """One line per file below `folder` that is missing, extra, linked, or not as described.
 
-    expected: path -> its `sha256` and `size`. ignored: names directly in `folder` that are not looked at.
+    expected: path -> its `sha256` and `size`. ignored: names directly in `folder` to skip.
     """
     paths = [top for top in folder.iterdir() if top.name not in ignored] if folder.is_dir() else []
     paths += [path for top in paths if not top.is_symlink() for path in top.rglob("*")]
@@ -59,7 +59,7 @@ def _find_alteration(path: Path, name: str, expected: dict[str, Any]) -> str | N
 
 
 class HashingFile:
-    """Hashes a large piece in the thread while it is written: neither holds the interpreter."""
+    """Hashes a large piece in a thread while it is written. Neither holds the interpreter lock."""
 
     def __init__(self, file: BinaryIO, thread: ThreadPoolExecutor) -> None:
         self._file = file
@@ -85,5 +85,5 @@ class HashingFile:
         return self._file.tell()
 
     def hexdigest(self) -> str:
-        """sha256 of what was written."""
+        """sha256 of the written bytes."""
         return self._sha256.hexdigest()

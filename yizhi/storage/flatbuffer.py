@@ -1,6 +1,6 @@
 """Tables of a flatbuffer, field by field, without a schema (https://flatbuffers.dev/internals).
 
-Nothing is believed: an offset that leads out of the data raises ValueError, as does one that leads back.
+Offsets are checked: an offset that leads out of the data, or back, raises ValueError.
 """
 
 import struct
@@ -9,10 +9,10 @@ from mmap import mmap
 
 
 class Table:
-    """One table: a number for each field that it holds, and where its value is."""
+    """One table: a number for each field that it has, and the place of the field's value."""
 
     def __init__(self, data: bytes | mmap, position: int) -> None:
-        """`position` is where the table begins. Raises ValueError where none can."""
+        """`position` is where the table begins. Raises ValueError for a position without a table."""
         self._data = data
         self._position = position
         self._fields = position - _read(data, "<i", position)  # the vtable
@@ -20,7 +20,7 @@ class Table:
 
     @classmethod
     def root(cls, data: bytes | mmap, identifier: bytes) -> "Table":
-        """The table that the file is about. Raises ValueError for a file of another kind."""
+        """The file's root table. Raises ValueError for a file of another kind."""
         if data[4:8] != identifier:
             raise ValueError(f"expected the identifier {identifier!r}; found {data[4:8]!r}")
         return cls(data, _read(data, "<I", 0))
@@ -39,7 +39,7 @@ class Table:
         return None if place is None else Table(self._data, self._follow(place))
 
     def vector(self, field: int, size: int) -> tuple[int, int]:
-        """Where a vector's elements, of `size` bytes each, begin, and how many they are; (0, 0) where it has none."""
+        """Where a vector's elements, of `size` bytes each, begin, and their number; (0, 0) without the field."""
         place = self._place(field)
         if place is None:
             return 0, 0
@@ -61,7 +61,7 @@ class Table:
             yield Table(self._data, self._follow(place))
 
     def text(self, field: int) -> str:
-        """A text; empty where there is none."""
+        """A text. Empty without the field."""
         start, count = self.vector(field, 1)
         return self._data[start : start + count].decode()
 

@@ -1,4 +1,4 @@
-"""Folders and small files that are there whole or not at all, also after a kill or a power cut."""
+"""Folders and small files that are whole or absent, also after a kill or a power cut."""
 
 import errno
 import os
@@ -18,13 +18,13 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def new_folder(final: Path, replaces: Sequence[str] = ()) -> Iterator[Path]:
-    """A temporary folder that becomes `final` when the block ends, and vanishes if it fails.
+    """A temporary folder. It becomes `final` when the block ends, and vanishes if the block fails.
 
-    replaces: an existing `final` must be empty or hold one of these files, so that a wrong path
-    never costs somebody their folder. It is moved aside first and removed last: a kill leaves the
-    old folder, the new one, or neither, never a mixture; after an error the old one is back.
-    Its files may be read by whom the umask lets, whatever library wrote them.
-    Raises InputError where `final` may not be replaced, or the disk is full or cannot be written.
+    replaces: an existing `final` must be empty or hold one of these files, so that a wrong path never costs somebody a
+    folder. It is moved aside first and removed last. A kill leaves the old folder, the new folder, or neither, never a
+    mixture. An error restores the old folder.
+    The files have the permissions that the umask allows, whatever library wrote them.
+    Raises InputError if `final` may not be replaced, or if the disk is full or cannot be written.
     """
     try:
         check_replaceable(final, replaces)
@@ -38,10 +38,10 @@ def new_folder(final: Path, replaces: Sequence[str] = ()) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder(final: Path) -> Iterator[Path]:
-    """A temporary folder beside `final`, which is gone in the end unless the block moved it away.
+    """A temporary folder next to `final`. It is removed when the block ends, unless the block moved it away.
 
-    What a kill leaves of it, the next one for `final` removes.
-    Raises InputError where the disk is full or cannot be written.
+    The next call for `final` removes leftovers of a kill.
+    Raises InputError if the disk is full or cannot be written.
     """
     temporary = final.parent / f".{final.name}.{os.getpid()}.partial"
     try:
@@ -62,7 +62,7 @@ def scratch_folder(final: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(final: Path) -> None:
-    """Remove what killed exports to `final` left behind. A running export's folder is locked, and stays."""
+    """Remove the folders of killed exports to `final`. The folder of a running export is locked, and stays."""
     pattern = re.compile(re.escape(f".{final.name}.") + r"\d+(\.old)?\.partial")
     for leftover in final.parent.iterdir() if final.parent.is_dir() else ():
         if pattern.fullmatch(leftover.name):
@@ -71,7 +71,7 @@ def remove_leftovers(final: Path) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a small file so that it is there whole or not at all, also after a power cut."""
+    """Write a small file so that it is whole or absent, also after a power cut."""
     temporary = path.with_name(f".{path.name}.partial")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
@@ -85,16 +85,16 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def check_replaceable(final: Path, replaces: Sequence[str]) -> None:
-    """Raise InputError where `new_folder` would: something is there that is no folder of ours."""
+    """Raise InputError if `new_folder` would: the path holds something that is not a folder of ours."""
     if final.is_symlink() or (final.exists() and not final.is_dir()):
-        raise InputError(final, "is in the way: expected a folder, or nothing yet")
+        raise InputError(final, "expected a folder, or nothing yet; found a file or a link")
     if final.is_dir() and any(final.iterdir()) and not any((final / name).is_file() for name in replaces):
         why = f": it holds no {' or '.join(replaces)}" if replaces else ""
         raise InputError(final, f"exists and is not ours to replace{why}")
 
 
 def _share(folder: Path) -> None:
-    """Give every file the permissions of one that `open` makes: safetensors writes for its owner alone."""
+    """Give every file the permissions of a file that `open` makes: safetensors writes for its owner only."""
     usual = folder.stat().st_mode & 0o666  # `mkdir` went by the umask too
     for path in folder.rglob("*"):
         mode = stat.S_IMODE(path.lstat().st_mode)

@@ -1,4 +1,4 @@
-"""JSON files: read with every fault named, written in the one form that makes equal values equal bytes."""
+"""JSON files: reading names every fault, and equal values give equal bytes."""
 
 import errno
 import json
@@ -9,7 +9,7 @@ from yizhi.errors import InputError
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """Read a JSON file that must hold an object, and can be written again. Raises InputError."""
+    """Read a JSON file that holds an object. Raises InputError, also for text that cannot be written again."""
     try:
         if path.exists() and not path.is_file():  # reading a pipe would wait for ever
             raise OSError(errno.EINVAL, "is no file")

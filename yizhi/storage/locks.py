@@ -11,9 +11,9 @@ from yizhi.errors import InputError
 
 @contextmanager
 def hold(path: Path, in_use: str) -> Iterator[None]:
-    """Hold the lock of an existing file or folder. Raises InputError(path, in_use) where another has the lock.
+    """Hold the lock of an existing file or folder. Raises InputError(path, in_use) if another process holds the lock.
 
-    Raises InputError too where the path cannot be opened.
+    Raises InputError, too, if the path cannot be opened.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)

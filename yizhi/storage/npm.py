@@ -1,6 +1,6 @@
-"""Packages of npm's registry: the tarball of a pinned version, kept in a cache and checked against its sha512.
+"""Packages of npm's registry: the tarball of a pinned version, cached and checked against its sha512.
 
-npm itself downloads it, so that its registry, proxy and credentials are the ones that `npm config` has.
+npm itself downloads the tarball, with the registry, proxy and credentials of `npm config`.
 """
 
 import base64
@@ -23,7 +23,7 @@ _SETTINGS = {"npm_config_loglevel": "error", "npm_config_fetch_retries": "0"}
 
 @dataclass(frozen=True)
 class NpmPackage:
-    """One version of a package. integrity: its tarball's sha512 in base64, as npm's lock files have it."""
+    """One version of a package. integrity: the tarball's sha512 in base64, as in npm's lock files."""
 
     name: str
     version: str
@@ -36,22 +36,22 @@ class NpmPackage:
 
     @property
     def url(self) -> str:
-        """Where npm's own registry has the tarball."""
+        """The tarball's address in npm's own registry."""
         bare = self.name.rpartition("/")[2]
         return f"https://registry.npmjs.org/{self.name}/-/{bare}-{self.version}.tgz"
 
 
 def cache_folder() -> Path:
-    """Where tarballs are kept: a folder of ours below XDG_CACHE_HOME, or below ~/.cache."""
+    """The cache of tarballs: a folder of ours below XDG_CACHE_HOME, or below ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "yizhi" / "npm"
 
 
 def find_tarball(package: NpmPackage, folder: Path | None = None) -> Path:
-    """The package's tarball, of the right sha512.
+    """The package's tarball, checked against its sha512.
 
-    folder: where it must be; the cache if None, to which npm downloads it when it is missing.
-    Raises InputError for a tarball that is another, or not in `folder`, and NotRun where it cannot be downloaded.
+    folder: the folder that must have the tarball. None: the cache, to which npm downloads a missing tarball.
+    Raises InputError for another sha512, and for a tarball missing from `folder`. Raises NotRun if the download fails.
     """
     place = (folder or cache_folder()) / package.file
     if not place.is_file():
@@ -63,7 +63,7 @@ def find_tarball(package: NpmPackage, folder: Path | None = None) -> Path:
 
 
 def read_files(tarball: Path, names: Sequence[str]) -> dict[str, bytes]:
-    """The bytes of these files, named as in the package's folder. Raises InputError where one is missing."""
+    """The bytes of these files, by their names in the package's folder. Raises InputError if one is missing."""
     found = {}
     with tarfile.open(tarball) as archive:
         for member in archive:

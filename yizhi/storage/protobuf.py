@@ -1,7 +1,7 @@
-"""Protocol-buffer messages by field number, without the library and without their definitions.
+"""Protocol-buffer messages by field number, without the library and without definitions.
 
-Source: protobuf.dev/programming-guides/encoding. Every function raises ValueError, or IndexError at a cut, for what is
-no message.
+Source: protobuf.dev/programming-guides/encoding. For bytes that are no message, every function raises ValueError, or
+IndexError if the message is cut.
 """
 
 # How a message marks what follows a field's number.
@@ -41,7 +41,7 @@ def fields_of(message: bytes) -> Fields:
 
 
 def integer(fields: Fields, number: int) -> int:
-    """A field that is an integer: zero where left out, the last where given twice, signed as int64."""
+    """An integer field, signed as int64: zero if omitted, the last if repeated."""
     value = fields.get(number, [0])[-1]
     if not isinstance(value, int):
         raise ValueError(f"expected an integer in field {number}")
@@ -56,7 +56,7 @@ def message_of(value: int | bytes) -> bytes:
 
 
 def varint(data: bytes, position: int) -> tuple[int, int]:
-    """Seven bits a byte, lowest first, the top bit set on all but the last; and where it ends."""
+    """The number at this place, and its end. Seven bits a byte, lowest first; the top bit says that more follow."""
     value = 0
     for shift in range(0, 70, 7):
         byte = data[position + shift // 7]

@@ -29,8 +29,8 @@ READ_AS = "`encoding` {} reads it"
 class Record:
     """One row of the input.
 
-    number: its line, or its row in Parquet, from 1. text: what the operator is given; None where `fault` says why
-    it cannot be used. others: the values of `Source.others`.
+    number: its line, or its row in Parquet, from 1. text: the operator's input, or None if the row has a `fault`.
+    others: the values of `Source.others`.
     """
 
     number: int
@@ -40,7 +40,7 @@ class Record:
 
 
 def plain_text(record: Record) -> str:
-    """The text of a source that gives one a row; nothing where the row has a fault. Raises TypeError for others."""
+    """The text of a source with one text a row. Empty if the row has a fault. Raises TypeError for other sources."""
     if record.text is None or isinstance(record.text, str):
         return record.text or ""
     raise TypeError("the source gives pairs or words")
@@ -48,9 +48,9 @@ def plain_text(record: Record) -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """What to read. `column`, `pair_column` and `others` name fields of JSON objects and columns of tables.
+    """What to read. `column`, `pair_column` and `others` name fields of JSON objects, and columns of tables.
 
-    words: a text is a list of words, or words with spaces between them. encoding: of text formats, as Python names it.
+    words: a text is a list of words, or words with spaces between them. encoding: of text formats, by its Python name.
     """
 
     path: str
@@ -72,7 +72,7 @@ class Source:
         others: tuple[str, ...] = (),
         encoding: str = UTF_8,
     ) -> "Source":
-        """Raises InputError where there is no such file, no such encoding, or nothing says what format it has."""
+        """Raises InputError if the file or the encoding does not exist, or if the format is unknown."""
         if path != STDIN and not Path(path).is_file():
             raise InputError(path, "no such file")
         found = format or ("txt" if path == STDIN else Path(path).suffix.lower().lstrip("."))
@@ -85,7 +85,7 @@ class Source:
         if found == "txt" and pair_column:
             raise InputError(path, f"a .txt file has one text in a line, and no column {pair_column!r}")
         if found == "parquet" and encoding != UTF_8:
-            raise InputError(path, "Parquet says itself how its texts are encoded")
+            raise InputError(path, "`encoding` is for text files; a Parquet file has its own encoding")
         return cls(path, found, column, pair_column, words, others, _check_name(encoding))
 
     @property
@@ -94,11 +94,11 @@ class Source:
         return (self.column, *((self.pair_column,) if self.pair_column else ()), *self.others)
 
     def size(self) -> int | None:
-        """Bytes, to say how far the reading is; None for standard input."""
+        """Size in bytes, for progress. None for standard input."""
         return None if self.path == STDIN else Path(self.path).stat().st_size
 
     def identity(self) -> dict[str, Any]:
-        """What tells this input from another, or from itself after a change."""
+        """What identifies this input, and this state of it."""
         changed = None if self.path == STDIN else Path(self.path).stat().st_mtime_ns
         path = self.path if self.path == STDIN else str(Path(self.path).resolve())
         named = {"format": self.format, "column": self.column, "pair_column": self.pair_column}
@@ -127,7 +127,7 @@ class Source:
 
 
 class RecordReader:
-    """One pass over a source. `done` is the share of it already read, or None where that cannot be known."""
+    """One pass over a source. `done` is the share already read, or None if it cannot be known."""
 
     def __init__(self, source: Source, file: BinaryIO) -> None:
         self._source = source
@@ -253,7 +253,7 @@ class RecordReader:
             if name not in found
         ]
         faults += [
-            f"column {name!r} stands {found.count(name)} times"
+            f"expected column {name!r} once; found it {found.count(name)} times"
             for name in self._source.columns
             if found.count(name) > 1
         ]
@@ -284,10 +284,10 @@ class RecordReader:
 
 
 def check_encoding(path: object, head: bytes, advice: str = _CONVERT) -> None:
-    """Refuse a file whose every row would fail, or be read as something else, by its first bytes.
+    """Refuse a text file by its first bytes, if every row would fail or be misread.
 
-    advice: what to do, with the encoding in it. Raises InputError for UTF-16, for text that is GB18030 where it is no
-    UTF-8, and for lines that end in CR alone. A few bytes that are no UTF-8 are their rows' faults.
+    advice: what to do; {} stands for the encoding. Raises InputError for UTF-16, for GB18030 that is not UTF-8, and for
+    lines that end in CR alone. A few bytes that are not UTF-8 are faults of their rows.
     """
     checked = head.split(b"\n")[:-1] or [_without_cut_character(head)]  # the last may have been cut
     wrong = [line for line in checked if not _decodes(line, "utf-8")]
@@ -338,13 +338,13 @@ def _describe_missing(name: str, values: Mapping[str, Any], parameter: str) -> s
 
 
 def need_pyarrow(path: object) -> None:
-    """Raise InputError where Parquet cannot be read or written."""
+    """Raise InputError if pyarrow is missing: Parquet needs it."""
     if not find_spec("pyarrow"):
         raise InputError(path, "Parquet needs pyarrow: pip install 'yizhi[bulk]'")
 
 
 class _AsUtf8(io.RawIOBase):
-    """A file in another encoding, as bytes of UTF-8. Raises InputError where it is not in that encoding."""
+    """A file in another encoding, as bytes of UTF-8. Raises InputError if the file is not in that encoding."""
 
     def __init__(self, file: BinaryIO, encoding: str, path: str) -> None:
         self._file = file
@@ -372,7 +372,7 @@ class _AsUtf8(io.RawIOBase):
 
 
 class _Counting:
-    """Lines of a table, with bytes that are no UTF-8 kept as lone surrogates."""
+    """Lines of a table. Bytes that are not UTF-8 become lone surrogates."""
 
     def __init__(self, reader: RecordReader) -> None:
         self._reader = reader

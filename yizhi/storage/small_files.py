@@ -1,4 +1,4 @@
-"""Small text files from anywhere: policies, lists, signatures. Reading one never hangs, nor fills the memory."""
+"""Small text files from anywhere: policies, lists, signatures. Reading one never hangs, and never fills the memory."""
 
 import stat
 from pathlib import Path
@@ -11,7 +11,7 @@ MOST_BYTES = 1 << 24
 def read_small(path: Path) -> str:
     """The text of a file of at most MOST_BYTES.
 
-    Raises InputError where it is missing, no regular file, larger, unreadable, or not UTF-8.
+    Raises InputError if the file is missing, not a regular file, larger, unreadable, or not UTF-8.
     """
     try:
         found = path.stat()

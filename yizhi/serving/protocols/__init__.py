@@ -1,1 +1,1 @@
-"""One module per protocol: its endpoints, its bodies, and how it says no."""
+"""One module per protocol: its endpoints, its bodies, and its errors."""

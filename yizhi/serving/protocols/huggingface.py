@@ -1,7 +1,7 @@
-"""Hugging Face's inference API: `huggingface_hub.InferenceClient` with the address of this server as its model.
+"""Hugging Face's inference API: `huggingface_hub.InferenceClient` with this server's address as its model.
 
-What a model's task is decides what `POST /` and `POST /models/{model}` give, as
-https://huggingface.co/docs/inference-providers/tasks says; `/pipeline/{task}` asks a model for another.
+The model's task decides the answers of `POST /` and `POST /models/{model}`, as
+https://huggingface.co/docs/inference-providers/tasks describes. `/pipeline/{task}` asks a model for another task.
 """
 
 from collections.abc import Awaitable, Callable
@@ -25,7 +25,7 @@ TASKS = {
 
 
 class PipelineBody(Body):
-    """`parameters` are the task's; those of `feature-extraction` stand beside `inputs`."""
+    """`parameters` are the task's. The parameters of `feature-extraction` stand next to `inputs`."""
 
     inputs: Any
     parameters: dict[str, Any] | None = None
@@ -36,7 +36,7 @@ class PipelineBody(Body):
 
 
 async def run(exchange: Exchange, body: PipelineBody) -> Any:
-    """What the task of the path gives, or the model's own."""
+    """The answer for the task of the path, or for the model's own task."""
     model = exchange.choose(name=exchange.path.get("model"))
     task = exchange.path.get("task")
     if task is not None and task not in TASKS:
@@ -57,7 +57,7 @@ async def _fill(exchange: Exchange, model: ServedModel, body: PipelineBody) -> A
 
 
 def _masks(found: list[list[dict[str, Any]]]) -> list[Any]:
-    """As transformers' pipeline: the list of a single mask stands for itself."""
+    """As transformers' pipeline: the list of a single mask stands alone."""
     shown = [[_prediction(one) for one in mask] for mask in found]
     return shown[0] if len(shown) == 1 else shown
 
@@ -107,7 +107,7 @@ async def _read(exchange: Exchange, model: ServedModel, body: PipelineBody) -> A
 
 
 class _Top(Body):
-    """How many labels; all if None."""
+    """The number of labels; all if None."""
 
     top_k: own.TopK | None = None
 

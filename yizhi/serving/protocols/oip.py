@@ -37,7 +37,7 @@ def _refuse(refused: Refused) -> Response:
 
 
 class Error(TypedDict):
-    """Why there is no answer."""
+    """The reason for a refusal."""
 
     error: str
 
@@ -47,7 +47,7 @@ Parameters = dict[str, Any]
 
 
 class InputTensor(Body):
-    """`data` of any nesting, or so many bytes of binary data as `parameters.binary_data_size` says."""
+    """`data` of any nesting, or binary data of `parameters.binary_data_size` bytes."""
 
     name: str
     shape: list[Annotated[int, Field(ge=0)]]
@@ -57,7 +57,7 @@ class InputTensor(Body):
 
 
 class WantedOutput(Body):
-    """One output, in binary where `parameters.binary_data` says so."""
+    """One output, in binary if `parameters.binary_data` is true."""
 
     name: str
     parameters: Parameters = Field(default_factory=dict)
@@ -84,9 +84,9 @@ class MaskedRow(Row):
 
 @dataclass(frozen=True)
 class Tensors:
-    """Computes rows of one length: nothing is padded, so a row is what the client sent.
+    """Computes rows of one length. Nothing is padded, so a row is exactly the client's.
 
-    Equal ones share batches, whoever sent the rows.
+    Equal instances share batches across clients.
     """
 
     runtime: Runtime
@@ -102,7 +102,7 @@ class Tensors:
 
 
 async def infer(exchange: Exchange, _: None) -> Response:
-    """The outputs that were asked for, or those of the artifact's default signature."""
+    """The requested outputs, or those of the artifact's default signature."""
     model = _model(exchange)
     body, rest = _split(exchange)
     wanted = body.outputs or [WantedOutput(name=name) for name in model.runtime.signatures["serving_default"]]
@@ -161,7 +161,7 @@ def _read_inputs(exchange: Exchange, model: ServedModel, body: InferBody, rest: 
         data: bytes | list[Any] | None = tensor.data
         if size is not None:
             if type(size) is not int or not 0 <= size <= len(rest):
-                faults.append(f"{tensor.name}: binary_data_size: expected what the body holds; found {size!r}")
+                faults.append(f"{tensor.name}: binary_data_size: expected 0 … {len(rest)}; found {size!r}")
                 break
             data, rest = rest[:size], rest[size:]
         found = _read_tensor(tensor, data, exchange.limits.tokens)
@@ -180,7 +180,7 @@ def _read_inputs(exchange: Exchange, model: ServedModel, body: InferBody, rest: 
 
 
 def _read_tensor(tensor: InputTensor, data: bytes | list[Any] | None, most: int) -> NDArray[Any] | str:
-    """Its integers, or what is wrong with it."""
+    """The tensor's integers, or its fault."""
     if tensor.datatype not in _TYPES:
         return f"datatype: expected {' or '.join(_TYPES)}; found {tensor.datatype!r}"
     dtype, size = _TYPES[tensor.datatype], prod(tensor.shape)
@@ -221,14 +221,14 @@ def _check_outputs(exchange: Exchange, model: ServedModel, wanted: list[WantedOu
     values = sum(prod(sizes.get(axis, axis) for axis in axes[output.name]) for output in wanted)
     most = exchange.limits.values
     if values > most:
-        told = f"expected outputs of at most {most:,} values; these have {values:,}: ask for fewer, or for fewer rows"
+        told = f"expected outputs of at most {most:,} values; these have {values:,}: request fewer outputs or rows"
         raise Refused(TOO_LARGE, told, "outputs")
 
 
 def _model(exchange: Exchange) -> ServedModel:
     model = exchange.choose(name=exchange.path["model"])
     if exchange.path.get("version", VERSION) != VERSION:
-        raise Refused(NO_MODEL, f"model {model.name!r} has version {VERSION} alone")
+        raise Refused(NO_MODEL, f"model {model.name!r} has only version {VERSION}")
     return model
 
 
@@ -256,7 +256,7 @@ async def model_ready(exchange: Exchange, _: None) -> Any:
 
 
 async def server(exchange: Exchange, _: None) -> Any:
-    """What this is."""
+    """The server's name, version and extensions."""
     return {"name": "yizhi", "version": __version__, "extensions": ["binary_tensor_data"]}
 
 
@@ -272,7 +272,7 @@ async def ready(exchange: Exchange, _: None) -> Any:
 
 
 def _of_model(tail: str, **settings: Any) -> list[Endpoint]:
-    """With and without a version."""
+    """The path with and without a version."""
     return [
         Endpoint(f"/v2/models/{{model}}{version}{tail}", OIP, **settings) for version in ("", "/versions/{version}")
     ]

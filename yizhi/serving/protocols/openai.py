@@ -35,7 +35,7 @@ def _refuse(refused: Refused) -> Response:
 
 
 class Fault(TypedDict):
-    """What was wrong."""
+    """The fault of a request."""
 
     message: str
     type: str
@@ -44,7 +44,7 @@ class Fault(TypedDict):
 
 
 class Error(TypedDict):
-    """Why there is no answer."""
+    """The reason for a refusal."""
 
     error: Fault
 
@@ -71,7 +71,7 @@ class Embedding(TypedDict):
 
 
 class Usage(TypedDict):
-    """Tokens, special ones included."""
+    """Tokens, including special ones."""
 
     prompt_tokens: int
     total_tokens: int

@@ -1,4 +1,4 @@
-"""What no other server has: masks, tags and answers, with the fields of the command line's JSON."""
+"""Fill-mask, tags and answers, which no other server offers, with the fields of the command line's JSON."""
 
 from typing import Annotated, Any, Literal
 
@@ -17,7 +17,7 @@ _PREDICTION = 100
 
 
 class FillMaskBody(Body):
-    """As `yizhi fill-mask`. long: what to do with a text beyond the model's positions."""
+    """As `yizhi fill-mask`. long: for a text that is too long for the model."""
 
     inputs: str | list[str]
     top_k: TopK = 5
@@ -90,7 +90,7 @@ async def fill_mask(exchange: Exchange, body: FillMaskBody) -> Any:
 
 
 def _check_targets(exchange: Exchange, model: ServedModel, texts: list[str], targets: list[str]) -> None:
-    """Raise Refused where words may want more tokens than are taken: each letter of each, a row for each mask."""
+    """Raise Refused if words may need more tokens than the limit: each letter of each word, a row for each mask."""
     mask, longest = model.tokenizer.vocab[model.tokenizer.mask_id], model.tokenizer.max_length
     rows = sum(text.count(mask) * min(len(text) + 2, longest) for text in texts)
     if rows * sum(map(len, targets)) > exchange.limits.tokens:
@@ -127,7 +127,14 @@ async def answer(exchange: Exchange, body: AnswerBody) -> Any:
 
 
 ENDPOINTS = (
-    Endpoint("/fill-mask", TEI, fill_mask, FillMaskBody, Masks | list[Masks], "What each [MASK] hides, best first"),
+    Endpoint(
+        "/fill-mask",
+        TEI,
+        fill_mask,
+        FillMaskBody,
+        Masks | list[Masks],
+        "The most likely tokens for each [MASK], best first",
+    ),
     Endpoint("/tag", TEI, tag, TagBody, list[Entity] | list[list[Entity]], "The entities of texts"),
     Endpoint("/answer", TEI, answer, AnswerBody, list[Answer], "Answers to a question, as spans of its context"),
 )

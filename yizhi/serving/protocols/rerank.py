@@ -1,4 +1,4 @@
-"""Reranking as Cohere (`/v1/rerank`, `/v2/rerank`) and Jina (`/v1/rerank`) have it; `/rerank` takes TEI's body too."""
+"""Reranking in the forms of Cohere (`/v1/rerank`, `/v2/rerank`), Jina (`/v1/rerank`), and TEI (`/rerank`)."""
 
 from typing import Annotated, Any, NotRequired
 
@@ -22,20 +22,20 @@ def _refuse(refused: Refused) -> Response:
 
 
 def _refuse_both(refused: Refused) -> Response:
-    """What TEI's clients read, too."""
+    """TEI's clients read the same fields."""
     status, error = tei.error_of(refused)
     return json_response({**error, "message": refused.text, "detail": refused.text}, status)
 
 
 class Error(TypedDict):
-    """Why there is no answer."""
+    """The reason for a refusal."""
 
     message: str
     detail: str
 
 
 class EitherError(Error, tei.Error):
-    """The same for whoever asks."""
+    """The reason for a refusal, for clients of both."""
 
 
 RERANK_PROTOCOL = Protocol("rerank", _refuse, Error)
@@ -43,7 +43,7 @@ EITHER = Protocol("rerank-or-tei", _refuse_both, EitherError)
 
 
 class Document(Body):
-    """A document with other fields, which are passed over."""
+    """A document with other fields, which are ignored."""
 
     text: str
 
@@ -82,7 +82,7 @@ class Results(TypedDict):
 
 
 async def rerank(exchange: Exchange, body: DocumentsBody) -> Any:
-    """Index and relevance of the `top_n` most relevant documents, best first. What is too long is cut."""
+    """Index and relevance of the `top_n` most relevant documents, best first. Documents that are too long are cut."""
     model = exchange.choose(RERANK, body.model)
     texts = [one if isinstance(one, str) else one.text for one in body.documents]
     ranks = await rank(exchange, model, body.query, texts, cut="right")
@@ -102,7 +102,7 @@ async def rerank(exchange: Exchange, body: DocumentsBody) -> Any:
 
 
 async def either(exchange: Exchange, body: DocumentsBody | tei.RerankBody) -> Any:
-    """By the body: TEI's has `texts`."""
+    """The answer in the form of the body: TEI's body has `texts`."""
     return await (rerank(exchange, body) if isinstance(body, DocumentsBody) else tei.rerank(exchange, body))
 
 

@@ -40,7 +40,7 @@ def _refuse(refused: Refused) -> Response:
 
 
 class Error(TypedDict):
-    """Why there is no answer."""
+    """The reason for a refusal."""
 
     error: str
     error_type: str
@@ -53,7 +53,7 @@ Pair = Annotated[list[str], Field(min_length=1, max_length=2)]
 
 
 class TextsBody(Body):
-    """What the bodies share. model: ours; one of several that are served."""
+    """The fields that the bodies share. model: our own field, which names one of several served models."""
 
     truncate: bool | None = None
     truncation_direction: Literal["Left", "Right", "left", "right"] = "Right"
@@ -61,7 +61,7 @@ class TextsBody(Body):
 
     @property
     def cut(self) -> Cut:
-        """Where to cut what is too long."""
+        """The side to cut at."""
         if not self.truncate:
             return None
         return "left" if self.truncation_direction.lower() == "left" else "right"
@@ -162,7 +162,7 @@ def as_list(inputs: Texts) -> list[str]:
 
 
 async def info(exchange: Exchange, _: None) -> Any:
-    """What is served, and how much is taken."""
+    """The served model, and the limits."""
     first, *_others = exchange.models.values()
     limits = exchange.limits
     return {
@@ -197,7 +197,7 @@ def _model_type(model: ServedModel) -> dict[str, Any]:
 
 
 async def health(exchange: Exchange, _: None) -> Response:
-    """200 while requests are taken, with nothing in it."""
+    """An empty answer: 200 while requests are accepted."""
     exchange.refuse_draining()
     return Response()
 
