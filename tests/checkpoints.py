@@ -143,10 +143,11 @@ _MODERN: dict[str, Any] = {
     **{"hidden_activation": "gelu", "norm_eps": 1e-5, "local_attention": 6, "global_attn_every_n_layers": 2},
     **{"hidden_size": 24, "intermediate_size": 32},
 }
-# Four heads of queries share two of keys and values, and are wider than a fourth of the layer.
+# Four heads of queries share two of keys and values, and Qwen3's are wider than a fourth of the layer. The gate is
+# narrow for the same reason as ModernBERT's.
 _QWEN: dict[str, Any] = {
     **{"hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1e4, "num_key_value_heads": 2},
-    **{"hidden_size": 32, "intermediate_size": 48},
+    "intermediate_size": 32,
 }
 # What a family's configuration has beyond that.
 _BY_FAMILY: dict[str, dict[str, Any]] = {

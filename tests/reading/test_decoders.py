@@ -8,7 +8,9 @@ import torch
 from transformers import AutoModel
 
 from tests.artifacts import export_artifact
+from tests.checkpoints import small_config
 from yizhi.errors import InputError
+from yizhi.pipeline.synthesis import synthesize
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.runtimes import Embedder, open_runtime
 
@@ -35,6 +37,13 @@ def test_a_file_of_the_whole_model_has_its_head(make_checkpoint, tied):
         assert (checkpoint.spec.task, checkpoint.spec.tied) == ("text-generation", tied)
         decoder = checkpoint.spec.word_embeddings.weight if tied else "lm_head.weight"
         assert checkpoint.spec.head.decoder == decoder
+
+
+def test_an_untied_decoder_is_a_head_where_the_configuration_names_no_class(tmp_path):
+    config = small_config("qwen3", vocab_size=300, hidden_size=32)
+    synthesize(tmp_path / "checkpoint", config)
+    with Checkpoint.open(tmp_path / "checkpoint") as checkpoint:
+        assert checkpoint.spec.task == "text-generation"
 
 
 def test_an_untied_decoder_that_is_missing_is_named(make_checkpoint):

@@ -293,6 +293,8 @@ def _build_spec(config: EncoderConfig, names: Collection[str]) -> EncoderSpec:
     spec = family.encoder(config, has_pooler)
     masked_lm, replaced_token = family.masked_lm(config), family.replaced_token(config)
     parts = {masked_lm.decoder_bias, *(parameter.name for parameter in masked_lm.transform())}
+    if family.causal and not config.tie_word_embeddings:
+        parts.add(masked_lm.decoder)
     # Of a tied decoder alone, no tensor tells.
     said = family.causal and (config.architecture or "").endswith(CLASS_SUFFIXES[family.lm_task])
     if said or parts & set(names):
