@@ -144,7 +144,7 @@ def test_uers_published_config_is_understood(shared_data: Path, write_uer, tmp_p
             "but the tensors are one set per layer",
         ),
         ({"layers_num": 4}, "bert.encoder.layer.3.attention.output.LayerNorm.bias: missing"),
-        ({"hidden_act": "silu"}, "hidden_act: expected one of"),
+        ({"hidden_act": "linear"}, "hidden_act: expected one of"),
         ({"heads_num": None}, "num_attention_heads: missing"),
     ],
 )
