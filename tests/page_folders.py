@@ -43,7 +43,7 @@ SQUAD = json.dumps(
 DEMO_VOCAB = make_vocab()
 LONG = {"max_position_embeddings": 512}
 DEEP = {**LONG, "num_hidden_layers": 5}
-TAGS = {"id2label": {str(id): name for id, name in enumerate(("O", "B-PER", "I-PER", "B-LOC", "I-LOC"))}}
+TAGS = {"id2label": {str(index): name for index, name in enumerate(("O", "B-PER", "I-PER", "B-LOC", "I-LOC"))}}
 # So many entries that a page's ids of bert-base-chinese are among them.
 LARGE: dict[str, Any] = {
     "config": {"vocab_size": 2000},
@@ -67,10 +67,10 @@ class PageFolder:
         """A release of one."""
         return Path(shutil.copytree(self.export(variant, *flags, **changes), self.path / name))
 
-    def write(self, **files: str) -> None:
-        """Text files; `__` stands for the dot before a name's ending."""
+    def write(self, files: dict[str, str]) -> None:
+        """Text files by their names."""
         for name, text in files.items():
-            (self.path / name.replace("__", ".")).write_text(text, encoding="utf-8")
+            (self.path / name).write_text(text, encoding="utf-8")
 
     def rows(self, name: str, *rows: dict[str, Any]) -> None:
         """A file of lines of JSON."""
@@ -84,7 +84,7 @@ def _readme(page: PageFolder) -> None:
 
 def _adapters(page: PageFolder) -> None:
     page.checkpoint("bert-base-chinese", config=LONG)
-    page.write(train__txt=TAGGED, dev__txt=TAGGED)
+    page.write({"train.txt": TAGGED, "dev.txt": TAGGED})
     _write_adapters(page.path)
 
 
@@ -106,7 +106,11 @@ def _bulk(page: PageFolder) -> None:
     page.release("dist/ner", "bert-tagger")
     page.release("dist/reader", "bert-reader")
     page.write(
-        sentences__txt=TEXT, news__csv="body\n我住在北京。\n", questions__csv="question,context\n哪里？,我在北京。\n"
+        {
+            "sentences.txt": TEXT,
+            "news.csv": "body\n我住在北京。\n",
+            "questions.csv": "question,context\n哪里？,我在北京。\n",
+        }
     )
     page.rows("masked.jsonl", {"text": "北京是[MASK]国的首都。"})
     (page.path / "big.gz").write_bytes(gzip.compress(TEXT.encode()))
@@ -121,7 +125,7 @@ def _diff(page: PageFolder) -> None:
     page.release("dist/reviews-2", "bert-classifier")
     page.checkpoint("bert-base-chinese")
     page.checkpoint("bert-finetuned")
-    page.write(queries__txt=TEXT)
+    page.write({"queries.txt": TEXT})
     page.release("dist/one")
     page.release("dist/two", alter=_scale_one_kernel)
 
@@ -179,12 +183,12 @@ def _importing(page: PageFolder) -> None:
 
 def _int8(page: PageFolder) -> None:
     _checkpoint_and_release(page)
-    page.write(sentences__txt=TEXT)
+    page.write({"sentences.txt": TEXT})
 
 
 def _ner(page: PageFolder) -> None:
     page.checkpoint("bert-base-chinese", config=DEEP)
-    page.write(train__txt=TAGGED, dev__txt=TAGGED)
+    page.write({"train.txt": TAGGED, "dev.txt": TAGGED})
     page.checkpoint("build/walkthrough/ner", "bert-tagger", config=TAGS)
     (page.path / "build/walkthrough/data").mkdir()
     (page.path / "build/walkthrough/data/test.txt").write_text(TAGGED, encoding="utf-8")
@@ -193,7 +197,7 @@ def _ner(page: PageFolder) -> None:
 def _policy(page: PageFolder) -> None:
     """The page's policy, a release that its first signer signed, and the signer's list, where another release is."""
     (policy,) = (block.text for block in read_page("docs/policy.md") if block.language == "toml")
-    page.write(policy__toml=policy)
+    page.write({"policy.toml": policy})
     release, key, public = page.release("dist/NAME"), page.path / "key.pem", page.path / "release-2026.pub"
     new = "openssl ecparam -name prime256v1 -genkey -noout -out"
     subprocess.run([*new.split(), key], check=True)
@@ -206,21 +210,22 @@ def _policy(page: PageFolder) -> None:
 def _pretraining(page: PageFolder) -> None:
     page.checkpoint("rbt3", config=LONG)
     page.checkpoint("zh-mini", config=LONG)
-    page.write(news__txt=TEXT, held_out__txt=TEXT, ud__txt=TEXT, vectors__txt="北京 1 0\n中国 1 0.1\n首都 0.9 0\n")
-    (page.path / "held_out.txt").rename(page.path / "held-out.txt")
+    page.write(
+        {"news.txt": TEXT, "held-out.txt": TEXT, "ud.txt": TEXT, "vectors.txt": "北京 1 0\n中国 1 0.1\n首都 0.9 0\n"}
+    )
 
 
 def _checklist(page: PageFolder) -> None:
     page.checkpoint("SOURCE")
     page.release("dist/NAME-old")
-    page.write(sentences__txt=TEXT)
+    page.write({"sentences.txt": TEXT})
 
 
 def _retrieval(page: PageFolder) -> None:
     page.checkpoint("BAAI/bge-small-zh-v1.5", "bert-no-head", config=LONG)
     page.checkpoint("BAAI/bge-reranker-base", "bert-regression", config=LONG)
     page.checkpoint("rbt3", config=LONG)
-    page.write(pairs__csv=PAIRS, dev__csv=PAIRS)
+    page.write({"pairs.csv": PAIRS, "dev.csv": PAIRS})
     page.rows("documents.jsonl", *({"document": f"{text}{number}"} for number, text in enumerate(SENTENCES * 3)))
     page.rows("queries.jsonl", *({"query": text} for text in SENTENCES))
     page.rows("candidates.jsonl", *({"query": text, "document": text} for text in SENTENCES))
@@ -228,7 +233,7 @@ def _retrieval(page: PageFolder) -> None:
 
 def _sentence_embeddings(page: PageFolder) -> None:
     page.checkpoint("rbt3", config=LONG)
-    page.write(pairs__csv=PAIRS, dev__csv=PAIRS, sentences__txt=TEXT)
+    page.write({"pairs.csv": PAIRS, "dev.csv": PAIRS, "sentences.txt": TEXT})
 
 
 def _elsewhere(page: PageFolder) -> None:
@@ -251,22 +256,21 @@ def _tasks(page: PageFolder) -> None:
     page.release("dist/ner", "bert-tagger")
     page.release("dist/reader", "bert-reader")
     page.release("dist/reranker", "bert-regression")
-    page.write(documents__txt=TEXT, queries__txt=TEXT)
+    page.write({"documents.txt": TEXT, "queries.txt": TEXT})
     page.rows("documents.jsonl", *({"document": text} for text in SENTENCES))
     page.rows("candidates.jsonl", *({"query": text, "document": text} for text in SENTENCES))
 
 
 def _training(page: PageFolder) -> None:
     page.checkpoint("rbt3", config=LONG)
-    page.write(train__txt=TAGGED, dev__txt=TAGGED, test__txt=TAGGED, train__csv=REVIEWS, dev__csv=REVIEWS)
-    page.write(train__json=SQUAD, dev__json=SQUAD)
+    page.write({"train.txt": TAGGED, "dev.txt": TAGGED, "test.txt": TAGGED, "train.csv": REVIEWS, "dev.csv": REVIEWS})
+    page.write({"train.json": SQUAD, "dev.json": SQUAD})
     page.release("RELEASE", "bert-tagger", "--target", "pytorch", "--target", "onnx", config=TAGS)
 
 
 def _trimming(page: PageFolder) -> None:
     page.checkpoint("zh-mini")
-    page.write(text__txt=TEXT, held_out__txt=SENTENCES[0])
-    (page.path / "held_out.txt").rename(page.path / "held-out.txt")
+    page.write({"text.txt": TEXT, "held-out.txt": SENTENCES[0]})
 
 
 def _using(page: PageFolder) -> None:
@@ -279,7 +283,7 @@ def _using(page: PageFolder) -> None:
 def _vectors(page: PageFolder) -> None:
     page.checkpoint("CHECKPOINT", config={"hidden_size": 256}, alter=_shrink_embeddings)
     page.checkpoint("bge-m3", "bert-m3")
-    page.write(texts__txt=TEXT)
+    page.write({"texts.txt": TEXT})
 
 
 FOLDERS: dict[str, Callable[[PageFolder], None]] = {

@@ -82,6 +82,8 @@ def read_blocks(page: str) -> list[Block]:
             faults.append(f"line {line}: expected a block of {', '.join(RUN)} below {mark.content.strip()}")
         if token.type == "code_block" or (token.type == "fence" and not token.info):
             faults.append(f"line {line}: a block without a language: expected sh, console, python, text or another")
+        elif token.info == "console" and not token.content.startswith("$ "):
+            faults.append(f"line {line}: expected a console block to begin with a command: $ …")
         elif token.type == "fence":
             reasons = [form.match(mark.content) if mark else None for form in (NOT_RUN, NOT_COMPARED)]
             blocks.append(Block(line, token.info, token.content, *(found and found[1] for found in reasons)))
@@ -140,7 +142,8 @@ def run_blocks(blocks: Sequence[Block], folder: Path, targets: Sequence[str] = (
         script += [f"echo {block.line} > page.outputs/at", *_commands(block, f"page.outputs/{block.line}")]
     (folder / "page.sh").write_text("\n".join(script).replace(ADDRESS, f"127.0.0.1:{port}"), encoding="utf-8")
     path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    own = {"OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8"}
+    # No page may need the hub: nothing listens there.
+    own = {"OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8", "HF_ENDPOINT": "http://127.0.0.1:9"}
     # Also where these tests are killed, nothing runs on for ever.
     bash = subprocess.Popen(
         ["timeout", "--kill-after=5", str(SECONDS), "bash", "page.sh"],
@@ -155,7 +158,9 @@ def run_blocks(blocks: Sequence[Block], folder: Path, targets: Sequence[str] = (
             os.killpg(bash.pid, signal.SIGKILL)
     if status:
         at = (outputs / "at").read_text().strip()
-        printed = "".join(path.read_text(errors="replace") for path in sorted(outputs.glob(f"{at}*")))
+        printed = "".join(
+            path.read_text(errors="replace") for path in sorted([*outputs.glob(at), *outputs.glob(f"{at}.*")])
+        )
         raise AssertionError(f"the block at line {at} ended with exit code {status}:\n{printed}")
     faults = []
     for block in blocks:

@@ -53,6 +53,7 @@ def test_a_page_runs_as_printed(name, tmp_path, export):
     [
         ("```\nmake\n```", "line 1: a block without a language"),
         ("Do:\n\n    make\n", "line 3: a block without a language"),
+        ("```console\nprinted\n```", "line 1: expected a console block to begin with a command"),
         ("<!-- not run -->\n```sh\nmake\n```", "line 1: expected <!-- not run: REASON -->"),
         ("<!-- not run: no network -->\n\nDo:\n\n```sh\nmake\n```", "line 3: expected a block of sh"),
     ],
