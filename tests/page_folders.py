@@ -213,6 +213,13 @@ def _sentence_embeddings(page: PageFolder) -> None:
     page.write(pairs__csv=PAIRS, dev__csv=PAIRS, sentences__txt=TEXT)
 
 
+def _distillation(page: PageFolder) -> None:
+    page.checkpoint("roberta-wwm-ext", config=DEEP)
+    page.checkpoint("reviews", "bert-classifier", config={**REVIEW_LABELS, "num_hidden_layers": 12})
+    page.write(news__txt=TEXT, held_out__txt=TEXT, train__csv=REVIEWS, dev__csv=REVIEWS)
+    (page.path / "held_out.txt").rename(page.path / "held-out.txt")
+
+
 def _elsewhere(page: PageFolder) -> None:
     page.release("dist/NAME", "bert", "--target", "onnx", "--target", "onnx-int8", "--target", "tensorflow")
 
@@ -245,6 +252,12 @@ def _training(page: PageFolder) -> None:
     page.release("RELEASE", "bert-tagger", "--target", "pytorch", "--target", "onnx", config=TAGS)
 
 
+def _trimming(page: PageFolder) -> None:
+    page.checkpoint("zh-mini", config=LONG)
+    page.write(text__txt=TEXT, held_out__txt="天地\n")
+    (page.path / "held_out.txt").rename(page.path / "held-out.txt")
+
+
 def _using(page: PageFolder) -> None:
     page.release("dist/demo")
     page.checkpoint("CHECKPOINT")
@@ -264,6 +277,7 @@ FOLDERS: dict[str, Callable[[PageFolder], None]] = {
     "docs/bulk.md": _bulk,
     "docs/catalogue.md": _catalogue,
     "docs/diff.md": _diff,
+    "docs/distillation.md": _distillation,
     "docs/edge.md": _edge,
     "docs/families.md": _families,
     "docs/gates.md": _checkpoint_and_release,
@@ -280,6 +294,7 @@ FOLDERS: dict[str, Callable[[PageFolder], None]] = {
     "docs/signing.md": _signing,
     "docs/tasks.md": _tasks,
     "docs/training.md": _training,
+    "docs/trimming.md": _trimming,
     "docs/using.md": _using,
     "docs/vectors.md": _vectors,
 }
