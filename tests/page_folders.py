@@ -236,6 +236,12 @@ def _sentence_embeddings(page: PageFolder) -> None:
     page.write({"pairs.csv": PAIRS, "dev.csv": PAIRS, "sentences.txt": TEXT})
 
 
+def _distillation(page: PageFolder) -> None:
+    page.checkpoint("roberta-wwm-ext", config=DEEP)
+    page.checkpoint("reviews", "bert-classifier", config={**REVIEW_LABELS, "num_hidden_layers": 12})
+    page.write({"news.txt": TEXT, "held-out.txt": TEXT, "train.csv": REVIEWS, "dev.csv": REVIEWS})
+
+
 def _elsewhere(page: PageFolder) -> None:
     page.release("dist/NAME", "bert", "--target", "onnx", "--target", "onnx-int8", "--target", "tensorflow")
 
@@ -269,7 +275,7 @@ def _training(page: PageFolder) -> None:
 
 
 def _trimming(page: PageFolder) -> None:
-    page.checkpoint("zh-mini")
+    page.checkpoint("zh-mini", config=LONG)
     page.write({"text.txt": TEXT, "held-out.txt": SENTENCES[0]})
 
 
@@ -292,6 +298,7 @@ FOLDERS: dict[str, Callable[[PageFolder], None]] = {
     "docs/bulk.md": _bulk,
     "docs/catalogue.md": _catalogue,
     "docs/diff.md": _diff,
+    "docs/distillation.md": _distillation,
     "docs/edge.md": _edge,
     "docs/families.md": _families,
     "docs/gates.md": _checkpoint_and_release,

@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
         "on plain text for a masked-language model, on labelled data for a classifier or a tagger. The result is\n"
         "a checkpoint that `yizhi export` takes. The same command again goes on where an interrupted one was.\n\n"
         "  yizhi distill ./roberta-wwm-ext --layers 3 --text news.txt --eval-text held-out.txt --out build/student\n"
-        "  yizhi distill ./reviews --layers 0,5,11 --train train.csv --eval dev.csv --baseline --out build/small",
+        "  yizhi distill ./reviews --layers 0,5,11 --train train.csv --eval dev.csv --out build/small",
     )
     parser.add_argument("checkpoint", metavar="teacher", help=CHECKPOINT_HELP)
     parser.add_argument("--revision", help="branch, tag or commit, for a hub id")
