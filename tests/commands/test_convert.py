@@ -45,7 +45,7 @@ def test_a_release_is_left_alone(checkpoint, tmp_path, capsys):
     assert main(["export", str(checkpoint), "--out", str(release), "--target", "onnx"]) == 0
     before = contents(release)
     assert convert(checkpoint, release) == 2
-    assert "choose another folder" in capsys.readouterr().err
+    assert "Choose another folder" in capsys.readouterr().err
     assert contents(release) == before
 
 

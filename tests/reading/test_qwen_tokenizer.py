@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, Qwen2TokenizerFast
 
 from tests.checkpoints import byte_tokenizer, small_config, write_json, write_variant
 from tests.reading.tokenizer_folders import make_texts
+from yizhi.cli import main
 from yizhi.errors import InputError
 from yizhi.parity.cases import make_cases
 from yizhi.reading.auto_tokenizer import check_beside, read_tokenizer
@@ -132,4 +133,15 @@ def test_a_vocabulary_beside_it_must_agree(folder):
     assert not check_beside(folder, text)
     (folder / "merges.txt").write_text("#version: 0.2\n")
     (fault,) = check_beside(folder, text)
-    assert fault.startswith("merges.txt: tokenizer.json gives '")
+    assert fault.startswith("merges.txt: of '")
+
+
+def test_a_vocabulary_can_be_trimmed(folder, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("北京是中国的首都。\nhello world\n")
+    assert main(["trim-vocab", str(folder), "--text", str(text), "--out", str(tmp_path / "less")]) == 0
+    before, after = read_tokenizer(folder), read_tokenizer(tmp_path / "less")
+    assert after.frame.end == before.frame.end
+    for line in text.read_text().splitlines():
+        assert after.tokenizer.encode(line).tokens == before.tokenizer.encode(line).tokens
+    Checkpoint.open(tmp_path / "less").close()

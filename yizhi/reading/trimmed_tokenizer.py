@@ -24,7 +24,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 
 from yizhi.errors import InputError
 from yizhi.reading.jieba_words import cut_by_jieba
-from yizhi.reading.tokenizer_files import Frame, TextTokenizer
+from yizhi.reading.tokenizer_files import NO_TOKEN, Frame, TextTokenizer
 from yizhi.reading.tokenizer_json import BPE, UNIGRAM, WORDPIECE, describe_parts, kind_of, members, serialize
 
 Ids = NDArray[np.int64]
@@ -79,7 +79,7 @@ def choose_tokens(usage: Usage, min_count: int, named: Iterable[int] = ()) -> Id
     text = usage.text
     vocab = text.tokenizer.get_vocab(with_added_tokens=True)
     kept = set(np.flatnonzero(usage.counts >= min_count).tolist())
-    kept.update(named, text.added, text.frame.ids, [text.unknown_id])
+    kept.update(named, text.added, text.frame.ids, {text.unknown_id} - {NO_TOKEN})
     kept.update(text.id_of(name) for name in text.special)
     model, parts = serialize(text.plain)["model"], describe_parts(text.plain)
     of_bytes = any(part["type"] == "ByteLevel" for part in members(parts["pre_tokenizer"]))
@@ -184,4 +184,5 @@ def _renumber(part: Any, new: dict[int, int]) -> None:
 def _renumber_frame(frame: Frame, new: dict[int, int]) -> Frame:
     before, after = (None if index is None else new[index] for index in (frame.before, frame.after))
     between = None if frame.between is None else tuple(new[index] for index in frame.between)
+    before, after = (None if index is None else new[index] for index in (frame.before, frame.after))
     return replace(frame, before=before, after=after, between=between)
