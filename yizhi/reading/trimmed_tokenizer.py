@@ -184,5 +184,4 @@ def _renumber(part: Any, new: dict[int, int]) -> None:
 def _renumber_frame(frame: Frame, new: dict[int, int]) -> Frame:
     before, after = (None if index is None else new[index] for index in (frame.before, frame.after))
     between = None if frame.between is None else tuple(new[index] for index in frame.between)
-    before, after = (None if index is None else new[index] for index in (frame.before, frame.after))
     return replace(frame, before=before, after=after, between=between)
