@@ -11,7 +11,7 @@ from rich.console import Console
 from yizhi.catalogue.identify import Identity, describe_identity, identify
 from yizhi.errors import printable
 from yizhi.model.label_heads import describe_labels
-from yizhi.model.spec import SENTENCE_EMBEDDING, SPLADE, TERM_WEIGHTS, ZERO_AT_PADDING, Pooling
+from yizhi.model.spec import SENTENCE_EMBEDDING, SPLADE, TERM_WEIGHTS, ZERO_AT_PADDING, MaskedLMHead, Pooling
 from yizhi.parity.record import VerificationRecord
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.hub import resolve_checkpoint
@@ -54,7 +54,11 @@ def describe(path: str, revision: str | None = None, ignored_files: Collection[s
             "hidden_act": config.hidden_act,
             "pooler": checkpoint.spec.pooler is not None,
             "adapter": config.adapter and config.adapter.name,
-            "decoder": "tied" if checkpoint.spec.tied else "untied" if checkpoint.spec.task == "fill-mask" else None,
+            "decoder": "tied"
+            if checkpoint.spec.tied
+            else "untied"
+            if isinstance(checkpoint.spec.head, MaskedLMHead)
+            else None,
             "ignored": checkpoint.ignored,
             "files": {**checkpoint.file_uses, **_describe_module_files(checkpoint)},
             "text": checkpoint.text.describe(),
