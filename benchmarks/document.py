@@ -187,6 +187,7 @@ def _made(section: Mapping[str, Any], newest: Mapping[str, Mapping[str, str]]) -
     """When and how a section was measured. newest: of the page, so that an older section can say where it differs."""
     quick = " **A quick run, of a quarter of the model: not for quoting.**" if section["quick"] else ""
     card = f", {section['card']}" if "card" in section else ""
+    beside = f", beside {section['beside']}" if "beside" in section else ""
     older = [
         f"{name} {version} ({venv})"
         for venv, found in section["versions"].items()
@@ -194,7 +195,8 @@ def _made(section: Mapping[str, Any], newest: Mapping[str, Mapping[str, str]]) -
         if version != newest[venv][name]
     ]
     made_with = f" With {', '.join(older)}." if older else ""
-    return f"{section['measured']}, {section['layers']} layers, {section['threads']} threads{card}.{made_with}{quick}"
+    settings = f"{section['measured']}, {section['layers']} layers, {section['threads']} threads{card}{beside}"
+    return f"{settings}.{made_with}{quick}"
 
 
 def _table(rows: Rows) -> list[str]:

@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="SECTION", help=", ".join(SECTIONS))
     parser.add_argument("--render-only", action="store_true", help="measure nothing")
     parser.add_argument("--threads", type=positive, default=os.cpu_count(), help="for everyone (default: a core each)")
+    parser.add_argument("--beside", metavar="WORDS", help="what else the machine does, for the document")
     parser.add_argument("--results", type=Path, help="default: benchmarks/results, or build/bench-quick")
     parser.add_argument("--docs", type=Path, help="default: docs, or build/bench-quick")
     options = parser.parse_args(arguments)
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     if missing := [str(venv) for venv in VENVS.values() if not (venv / "python").exists()]:
         parser.error(f"the peers are not installed; run `make bench`; not found: {', '.join(missing)}")
     results = folder / f"{kind_of(describe_machine())}.json"
-    bench = Workbench(ROOT / "build" / "bench", results, options.threads, options.quick)
+    bench = Workbench(ROOT / "build" / "bench", results, options.threads, options.quick, options.beside)
     start = time.monotonic()
     for name in options.only or SECTIONS:
         SECTIONS[name](bench)

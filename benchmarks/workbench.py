@@ -28,12 +28,16 @@ Rows = dict[str, dict[str, dict[str, Any]]]
 
 @dataclass
 class Workbench:
-    """Settings of one run. Everything it makes is below `folder`, and can be removed."""
+    """Settings of one run. Everything it makes is below `folder`, and can be removed.
+
+    beside: what else the machine does, in words.
+    """
 
     folder: Path
     results: Path
     threads: int
     quick: bool = False
+    beside: str | None = None
     say: Callable[[str], None] = lambda line: print(time.strftime("%H:%M:%S"), line, file=sys.stderr, flush=True)
     # Of the processes that ran the passes: framework -> contestant -> seconds to the first answer and peak memory.
     first_answers: Rows = field(default_factory=dict)
@@ -178,6 +182,7 @@ class Workbench:
             "quick": self.quick,
             "layers": self.layers,
             "threads": self.threads,
+            **({"beside": self.beside} if self.beside else {}),
             "versions": self.versions,
             "rows": rows,
             **settings,

@@ -247,6 +247,11 @@ def test_a_section_measured_with_older_versions_says_so(results):
     assert document.count(". With ") == 1
 
 
+def test_what_else_the_machine_did_is_told(results):
+    results["sections"]["fp32"]["beside"] = "the tests"
+    assert ", 12 layers, 2 threads, beside the tests.\n" in document_of(results)["performance.md"]
+
+
 def test_a_quick_run_is_not_for_quoting(results):
     assert "not for quoting" not in document_of(results)["performance.md"]
     results["sections"]["fp32"]["quick"] = True
@@ -364,8 +369,10 @@ def test_sections_measured_before_are_kept(bench):
 
 def test_results_are_kept_with_the_machine_and_its_versions(bench):
     bench.results.write_text(json.dumps({"machine": make_machine(), "sections": {}}), encoding="utf-8")
+    bench.beside = "the tests"
     bench.keep("fp32", {})
     kept = json.loads(bench.results.read_text(encoding="utf-8"))
+    assert kept["sections"]["fp32"]["beside"] == "the tests"
     assert kept["machine"] == describe_machine()
     assert kept["sections"]["fp32"]["versions"]["yizhi"]["onnxruntime"] == version("onnxruntime")
 
