@@ -111,6 +111,7 @@ def tensors(folder):
         "electra-generator",
         "megatron-bert",
         "ernie",
+        "nezha",
         "roberta",
         "roformer",
         "modernbert",

@@ -115,10 +115,11 @@ def trim_tokenizer(text: TextTokenizer, kept: Ids) -> TextTokenizer:
             "tokenizer",
             [f"{token!r}: expected the id {expected.get(token)}; found {found.get(token)}" for token in strange[:20]],
         )
-    plain.encode_special_tokens = text.split_special_tokens
+    tokenizer = cut_by_jieba(Tokenizer.from_str(plain.to_str())) if text.cuts_words else plain
+    tokenizer.encode_special_tokens = text.split_special_tokens
     return replace(
         text,
-        tokenizer=cut_by_jieba(Tokenizer.from_str(plain.to_str())) if text.cuts_words else plain,
+        tokenizer=tokenizer,
         plain=plain,
         frame=_renumber_frame(text.frame, new),
         notes=(),
