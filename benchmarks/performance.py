@@ -1,6 +1,6 @@
 """Ours and what people would use instead, side by side: writes docs/performance.md.
 
-    python -m benchmarks.performance                     everything: about an hour on 2 cores, 30 GB of disk
+    python -m benchmarks.performance                     everything: an hour on 2 cores, 30 GB of disk
     python -m benchmarks.performance --quick             a look, in minutes, on a model of 3 layers
     python -m benchmarks.performance --only fp32 int8    some sections; the others stay as they were measured
     python -m benchmarks.performance --render-only       the document again, from benchmarks/results
