@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from yizhi.converters.quantize import Outliers, outliers_of, quantize_rows, scale_of
-from yizhi.converters.targets import TARGETS
+from yizhi.converters.targets import TARGETS, Target
 from yizhi.errors import InputError
 from yizhi.model.layout import transposes
 from yizhi.parity.numbers import audit_sums
@@ -27,6 +28,8 @@ from yizhi.release.artifact import DESCRIPTION, Artifact
 from yizhi.storage.codec import LEFT_OUT
 
 _MOST_FAULTS = 5
+# Tensors that wait while a large one is compared.
+_AHEAD = 16
 _CHUNK_VALUES = 1 << 18  # of float32: what a processor's second cache holds
 
 # A parameter's float32 values; None where they are not at hand.
@@ -112,7 +115,7 @@ class _Audit:
         def compare(pair: tuple[str, TensorPlace]) -> tuple[str | None, list[str]]:
             return self._compare(*pair, by_file[pair[1].file])
 
-        for _, (how, faults) in compute_in_order(compare, pairs, workers):
+        for _, (how, faults) in compute_in_order(compare, pairs, workers, _AHEAD):
             self._counts.update([how] if how else [])
             self.faults += faults
 
@@ -214,18 +217,23 @@ def _of_checkpoint(checkpoint: Checkpoint, expected: Mapping[str, TensorDigest])
 def _of_siblings(artifact: Artifact, expected: Mapping[str, TensorDigest]) -> Source:
     """The tensors of float32 artifacts in the same release, each only if its digest is the checkpoint's."""
 
+    beside = {
+        target: folder
+        for target in TARGETS.values()
+        if target.precision == "fp32" and ((folder := artifact.folder.parent / target.name) / DESCRIPTION).is_file()
+    }
+
     @cache
-    def siblings() -> list[TensorPlace]:
-        found: list[TensorPlace] = []
-        for target in TARGETS.values():
-            folder = artifact.folder.parent / target.name
-            if target.precision == "fp32" and (folder / DESCRIPTION).is_file():
-                with suppress(InputError):  # the fault is told where that artifact is verified
-                    found += target.stored_tensors(folder)
-        return found
+    def stored(target: Target) -> list[TensorPlace]:
+        with suppress(InputError):  # the verification of that artifact lists the fault
+            return target.stored_tensors(beside[target])
+        return []
+
+    if beside:  # the first holds every tensor, unless it is damaged: read once, before several threads ask for it
+        stored(next(iter(beside)))
 
     def find(name: str) -> NDArray[np.float32] | None:
-        for tensor in siblings():
+        for tensor in chain.from_iterable(map(stored, beside)):
             if tensor.name == name and tensor.dtype == "F32":
                 digest = expected[name].transposed if tensor.transposed else expected[name].sha256
                 with suppress(InputError):
