@@ -1,6 +1,7 @@
 """Qwen's tokenizer: bytes, no token before a text, and after it the end of text or nothing."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.checkpoints import byte_tokenizer, small_config, write_json, write_va
 from tests.reading.tokenizer_folders import make_texts
 from yizhi.cli import main
 from yizhi.errors import InputError
+from yizhi.model import config as configs
 from yizhi.parity.cases import make_cases
 from yizhi.reading.auto_tokenizer import check_beside, read_tokenizer
 from yizhi.reading.checkpoint import Checkpoint
@@ -145,3 +147,19 @@ def test_a_vocabulary_can_be_trimmed(folder, tmp_path):
     for line in text.read_text().splitlines():
         assert after.tokenizer.encode(line).tokens == before.tokenizer.encode(line).tokens
     Checkpoint.open(tmp_path / "less").close()
+
+
+def test_a_trimmed_configuration_names_the_same_tokens(folder, tmp_path, monkeypatch):
+    """Qwen's files name several ends in a list, and no padding: the default is an id that a small vocabulary lacks."""
+    path, text = folder / "config.json", tmp_path / "text.txt"
+    config = json.loads(path.read_text())
+    end = config.pop("pad_token_id")
+    monkeypatch.setitem(configs._FIELDS, "qwen3", replace(configs._FIELDS["qwen3"], pad_token_id=end))
+    write_json(path, {**config, "eos_token_id": [end + 1, end], "bos_token_id": None})
+    text.write_text("北京\n")
+    assert main(["trim-vocab", str(folder), "--text", str(text), "--out", str(tmp_path / "less")]) == 0
+    with Checkpoint.open(tmp_path / "less") as after:
+        raw, id_of = after.config.raw, after.text.tokenizer.token_to_id
+        assert after.config.vocab_size <= end
+        assert (raw["eos_token_id"], raw["bos_token_id"]) == ([id_of("<|im_start|>"), id_of(END)], None)
+        assert raw["pad_token_id"] == id_of(END)

@@ -150,7 +150,7 @@ def _compare(before: TextTokenizer, after: TextTokenizer, kept: Ids, texts: Sequ
 
 def _named_ids(checkpoint: Checkpoint) -> list[int]:
     """Ids that the configuration names, and those below a padding id that positions are counted from."""
-    found = {index for _, index in _ids_of(checkpoint.config.raw)}
+    found = {index for _, index in _ids_of(checkpoint.config.raw)} | {checkpoint.config.pad_token_id}
     padding = checkpoint.config.padding_idx
     if padding is not None:
         found.update(range(padding + 1))
@@ -158,10 +158,23 @@ def _named_ids(checkpoint: Checkpoint) -> list[int]:
 
 
 def _ids_of(raw: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """The keys of a configuration that name a token by its id, such as `pad_token_id`."""
+    """The keys of a configuration that name a token by its id, such as `pad_token_id`, or several, with each id."""
     for key, value in raw.items():
-        if key.endswith("_token_id") and isinstance(value, int) and not isinstance(value, bool):
-            yield key, value
+        if key.endswith("_token_id"):
+            yield from ((key, index) for index in (value if isinstance(value, list) else [value]) if type(index) is int)
+
+
+def _renumbered(checkpoint: Checkpoint, new: Mapping[int, int]) -> dict[str, Any]:
+    """The keys of its configuration that name tokens, with the new ids. Padding is named, since a default would not be.
+
+    An id that no token has stays, but for padding's, which needs a row.
+    """
+    raw, padding = checkpoint.config.raw, checkpoint.config.pad_token_id
+    found: dict[str, Any] = {}
+    for key, index in _ids_of(raw):
+        several = isinstance(raw[key], list)
+        found[key] = [*found.get(key, ()), new.get(index, index)] if several else new.get(index, index)
+    return {**found, "pad_token_id": new.get(padding, new[checkpoint.text.pad_id])}
 
 
 def _tables(checkpoint: Checkpoint) -> set[str]:
@@ -210,7 +223,7 @@ def _write_others(
 ) -> None:
     """Write `config.json`, the tokenizer's files, `vocab_map.json` and how it pools and its licence."""
     new, raw = {int(old): index for index, old in enumerate(kept)}, checkpoint.config.raw
-    config = checkpoint.published_config() | {key: new.get(index, index) for key, index in _ids_of(raw)}
+    config = checkpoint.published_config() | _renumbered(checkpoint, new)
     dtype = raw.get("dtype") or raw.get("torch_dtype") or "float32"
     writer.write_json("config.json", {**config, "vocab_size": len(kept), "dtype": dtype})
     for name, content in text.files(checkpoint.config.longest).items():
