@@ -7,7 +7,7 @@ import pytest
 import tokenizers
 from tokenizers import models
 
-from tests.checkpoints import TOKENIZERS, VOCAB, unigram_tokenizer, write_tokenizer
+from tests.checkpoints import TOKENIZERS, VOCAB, unigram_tokenizer, write_json, write_tokenizer
 from yizhi.reading.auto_tokenizer import read_tokenizer
 from yizhi.reading.tokenizer_files import TextTokenizer
 from yizhi.reading.trimmed_tokenizer import Usage, choose_tokens, cut, trim_tokenizer
@@ -91,3 +91,22 @@ def test_random_vocabularies_and_texts(seed, read_unigram, read_wordpiece):
         text = read_wordpiece(sorted({*words(15), *(f"##{word}" for word in words(15))}))
     trimmed, kept = trim(text, lines)
     assert [kept[row].tolist() for row in cut(trimmed, lines)] == cut(text, lines)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        models.Unigram([("<pad>", 0.0), ("?", 0.0), ("a", -2.0), ("b", -1.0)], 1, byte_fallback=False),
+        models.BPE({"<pad>": 0, "?": 1, "a": 2, "b": 3}, [], unk_token="?"),
+    ],
+    ids=["unigram", "bpe"],
+)
+def test_the_unknown_piece_stays_though_no_file_names_it(model, tmp_path):
+    made = tokenizers.Tokenizer(model)
+    made.add_special_tokens([tokenizers.AddedToken("<pad>", special=True)])
+    write_tokenizer(tmp_path, made, "PreTrainedTokenizerFast")
+    write_json(tmp_path / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>"})
+    write_json(tmp_path / "config.json", {"model_type": "qwen2"})  # whose files name no unknown token
+    trimmed, kept = trim(read_tokenizer(tmp_path), ["a"])
+    assert kept.tolist() == [0, 1, 2]
+    assert cut(trimmed, ["ax"]) == [[2, 1]]

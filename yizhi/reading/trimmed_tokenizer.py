@@ -85,7 +85,9 @@ def choose_tokens(usage: Usage, min_count: int, named: Iterable[int] = ()) -> Id
     of_bytes = any(part["type"] == "ByteLevel" for part in members(parts["pre_tokenizer"]))
     wanted = {*usage.spelling, *usage.singles, *(pre_tokenizers.ByteLevel.alphabet() if of_bytes else ())}
     kept.update(vocab[piece] for piece in wanted if piece in vocab)
+    kept.update(vocab[unknown] for unknown in (model.get("unk_token"),) if unknown in vocab)  # named or not
     if kind_of(text.tokenizer) == UNIGRAM:
+        kept.add(model["unk_id"])
         scores = [score for _, score in model["vocab"]]
         kept.add(int(np.argmin(scores)))
     if model.get("byte_fallback"):
