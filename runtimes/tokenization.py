@@ -20,6 +20,7 @@ from yizhi.runtimes.pieces import Pieces
 Text = str | tuple[str, str]
 # How a mask is written where nobody knows the tokenizer.
 USUAL_MASK = "[MASK]"
+_NO_TOKENS = "is empty, and has no tokens: this tokenizer puts none around a text"
 
 
 # What to do with a text that is too long: "error", "truncate", or windows that share so many tokens; "windows"
@@ -114,13 +115,13 @@ class Tokenizer:
     def encode(self, texts: Sequence[Text]) -> Encoded:
         """Tokenize texts, or pairs of texts, with the special tokens around each.
 
-        Nothing is cut. Raises InputError, naming each text that is too long for the model.
+        Nothing is cut. Raises InputError, naming each text that is too long for the model, or has no tokens.
         """
         rows = self.tokenize(texts)
         faults = [
-            f"{_name(texts, index)}: {self._too_long(len(row.ids), self.max_length)}"
-            for index, row in enumerate(rows)
-            if len(row.ids) > self.max_length
+            f"{_name(texts, index)}: {self._too_long(length, self.max_length) if length else _NO_TOKENS}"
+            for index, length in enumerate(len(row.ids) for row in rows)
+            if not 0 < length <= self.max_length
         ]
         if faults:
             raise InputError("texts", faults)
@@ -213,7 +214,10 @@ class Tokenizer:
         cut: which text of a pair is cut. The other text is kept whole, and InputError is raised if this leaves no room.
         None: the longer text is cut. If both texts are long, `truncate` cuts them to equal lengths, and windows are
         refused.
+        Raises InputError for a row without tokens, whatever `long` is: it would have a vector of nothing.
         """
+        if not len(row.ids):
+            raise InputError("the text", _NO_TOKENS)
         room = self.max_length - spare
         if len(row.ids) <= room:
             return [row]

@@ -111,6 +111,21 @@ def test_rows_begin_with_their_text(folder):
     assert tokenizer.put_mask("a [MASK] b") == "a [MASK] b"
 
 
+def test_a_text_without_tokens_is_refused_alone_and_among_others(folder):
+    """Padding would give it a vector that depends on its neighbours."""
+    text = read_tokenizer(folder)
+    tokenizer = Tokenizer(text, 12)
+    (row,) = tokenizer.tokenize([""])
+    if text.frame.end:
+        assert tokenizer.fit(row) == [row]
+        assert tokenizer.encode(["", "x"]).inputs.attention_mask.tolist() == [[1, 0], [1, 1]]
+        return
+    with pytest.raises(InputError, match="is empty, and has no tokens"):
+        tokenizer.fit(row, "truncate")
+    with pytest.raises(InputError, match="text 2 of 2: is empty, and has no tokens"):
+        tokenizer.encode(["x", ""])
+
+
 def test_cases_have_no_tokens_that_the_tokenizer_has_not(folder):
     with Checkpoint.open(folder) as checkpoint:
         cases = make_cases(checkpoint)
