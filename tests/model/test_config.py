@@ -75,11 +75,17 @@ def test_what_is_refused_of_qwens_layers():
         "num_key_value_heads": 3,
         "head_dim": 7,
         "rope_scaling": {"type": "yarn", "factor": 4.0},
+        "is_causal": False,
         "use_sliding_window": True,
         "layer_types": ["full_attention", "sliding_attention"],
     }
     assert [fault.partition(": ")[0] for fault in faults_of(small_config("qwen3", **changes))] == [
-        *("num_attention_heads", "head_dim", "rope_scaling", "use_sliding_window", "layer_types"),
+        *("num_attention_heads", "head_dim", "rope_scaling", "is_causal", "use_sliding_window", "layer_types"),
+    ]
+    default = {"rope_type": "default"}
+    EncoderConfig.from_dict(small_config("qwen3", rope_scaling=default, is_causal=True))
+    assert faults_of(small_config("qwen3", rope_theta=1e4, rope_scaling={**default, "rope_theta": 1e6})) == [
+        "rope_scaling: rope_theta: expected 10000.0, as elsewhere; found 1000000.0"
     ]
 
 

@@ -122,6 +122,15 @@ def _read_qwen(raw: Mapping[str, Any], model_type: str, faults: list[str]) -> La
     for key, found in (("rope_scaling", raw.get("rope_scaling")), ("rope_parameters", rope)):
         if found and (not isinstance(found, dict) or found.get("rope_type", found.get("type")) != "default"):
             faults.append(f"{key}: expected none, or rope_type 'default'; found {show(found)}")
+    scaling = raw.get("rope_scaling")
+    base = {**raw, **rope}.get("rope_theta", 10_000.0)
+    if isinstance(scaling, dict) and scaling.get("rope_theta", base) != base:  # which only version 5 reads
+        faults.append(
+            f"rope_scaling: rope_theta: expected {show(base)}, as elsewhere; found {show(scaling['rope_theta'])}"
+        )
+    # gte-Qwen2's. Version 4 reads it in the folder's own code alone, version 5 for every model.
+    if not _truth(raw, "is_causal", default=True, faults=faults):
+        faults.append("is_causal: expected true: attention to later tokens is not supported; found false")
     if _truth(raw, "use_sliding_window", default=False, faults=faults):
         faults.append("use_sliding_window: expected false: a sliding window is not supported; found true")
     kinds = raw.get("layer_types") or []
