@@ -62,6 +62,18 @@ def test_a_head_that_gives_labels_is_refused_by_name(make_checkpoint):
         Checkpoint.open(folder)
 
 
+def test_both_versions_of_transformers_turn_by_the_same_base(make_checkpoint):
+    """Version 5 writes `rope_parameters`. Version 4 reads `rope_theta`, and takes 10,000 where there is none."""
+    folder = make_checkpoint("qwen3")
+    config = json.loads((folder / "config.json").read_text())
+    del config["rope_theta"]
+    parameters = {"rope_type": "default", "rope_theta": 5e6}
+    (folder / "config.json").write_text(json.dumps({**config, "rope_parameters": parameters}))
+    with Checkpoint.open(folder) as checkpoint:
+        published = checkpoint.published_config()
+    assert (published["rope_theta"], published["rope_parameters"]) == (5e6, parameters)
+
+
 def test_vectors_are_those_of_the_last_token_as_transformers_computes_it(make_checkpoint, tmp_path):
     folder = make_checkpoint("qwen3-last")
     texts = ["北京是中国的首都。", "hello world"]

@@ -220,10 +220,14 @@ class Checkpoint:
 
     def published_config(self) -> dict[str, object]:
         """`config.json` for artifacts: as it was read, with the changes of the conversion."""
+        family, raw = FAMILIES[self.config.model_type], self.config.raw
+        # transformers 4 does not read `rope_parameters`, and would take its default.
+        has_base = family.causal and raw.get("rope_parameters")
         return {
-            **{key: value for key, value in self.config.raw.items() if key not in _NOT_PUBLISHED},
+            **{key: value for key, value in raw.items() if key not in _NOT_PUBLISHED},
             **self._published_labels(),
-            "architectures": [FAMILIES[self.config.model_type].class_name + CLASS_SUFFIXES[self.spec.task]],
+            **({"rope_theta": self.config.layers.global_rope_theta} if has_base else {}),
+            "architectures": [family.class_name + CLASS_SUFFIXES[self.spec.task]],
             "dtype": "float32",
         }
 
