@@ -23,7 +23,7 @@ from yizhi.training.predict import predict
 from yizhi.training.pretrain import Objective, prepare, score_masked
 from yizhi.training.sequences import EpochBatches
 from yizhi.training.settings import Settings
-from yizhi.training.students import write_student
+from yizhi.training.students import choose_layers, write_student
 from yizhi.training.tasks.faults import Faults
 from yizhi.training.tasks.readers import find_reader
 from yizhi.training.work import RECORD, work_folder, write_record
@@ -205,10 +205,10 @@ def distill(
     Raises InputError, listing every fault, for data, settings or a checkpoint that cannot be used.
     """
     began = perf_counter()
-    chosen = range(layers) if isinstance(layers, int) else layers
     with new_folder(out, replaces=(RECORD,)) as folder, Checkpoint.open(base) as teacher:
         if out.resolve() == teacher.folder.resolve():
             raise InputError(out, "is the teacher itself: expected another folder")
+        chosen = choose_layers(teacher, layers)  # before the text is read
         lesson = open_lesson(teacher, settings)
         identity = {
             "checkpoint": teacher.digest(),

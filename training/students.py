@@ -22,7 +22,7 @@ def write_student(teacher: Checkpoint, layers: Sequence[int], folder: Path) -> N
     folder: an empty one. Raises InputError where there are no such layers, or one cannot stand in its new place:
     windows, rotary positions or shared weights may depend on a layer's number.
     """
-    _check_numbers(teacher, layers)
+    layers = choose_layers(teacher, layers)
     raw = _config(teacher, layers)
     names = {parameter.name for parameter in teacher.parameters()}
     spec = build_spec(EncoderConfig.from_dict(raw, teacher.folder / "config.json"), names)
@@ -55,13 +55,16 @@ def write_student(teacher: Checkpoint, layers: Sequence[int], folder: Path) -> N
             shutil.copyfile(teacher.folder / name, folder / name)
 
 
-def _check_numbers(teacher: Checkpoint, layers: Sequence[int]) -> None:
-    count = len(teacher.spec.blocks)
-    if not 0 < len(layers) < count:
-        raise InputError("`layers`", f"expected 1 … {count - 1} of the teacher's {count} layers; found {len(layers)}")
+def choose_layers(teacher: Checkpoint, layers: Sequence[int] | int) -> Sequence[int]:
+    """The layers' numbers, of numbers or of how many from the bottom. Raises InputError where there are no such."""
+    count, asked = len(teacher.spec.blocks), layers if isinstance(layers, int) else len(layers)
+    if not 0 < asked < count:
+        raise InputError("`layers`", f"expected 1 … {count - 1} of the teacher's {count} layers; found {asked}")
+    layers = range(layers) if isinstance(layers, int) else layers
     if list(layers) != sorted(set(layers)) or layers[0] < 0 or layers[-1] >= count:
         found = ", ".join(map(str, layers))
         raise InputError("`layers`", f"expected rising numbers from 0 to {count - 1}; found {found}")
+    return layers
 
 
 def _config(teacher: Checkpoint, layers: Sequence[int]) -> dict[str, Any]:

@@ -194,6 +194,12 @@ def test_labelled_data_teaches_a_student(variant, write, name, make_checkpoint, 
         assert list(student.spec.head.labels) == list(labels.values())
 
 
+@pytest.mark.parametrize("layers", [3, 10**20])
+def test_too_many_layers_are_refused_before_the_text_is_read(layers, make_checkpoint, tmp_path):
+    with pytest.raises(InputError, match=f"1 … 2 of the teacher's 3 layers; found {layers}"):
+        learn(make_checkpoint(), tmp_path / "out", tmp_path / "none.txt", layers=layers)
+
+
 def test_labels_that_the_teacher_does_not_know(make_checkpoint, tmp_path):
     data = write_tags(tmp_path / "train.txt")
     base = make_checkpoint("bert-tagger", config={"id2label": {"0": "O", "1": "B-地", "2": "I-地"}})
