@@ -142,6 +142,7 @@ def from_labels(
             identity={
                 "train": sha256_of_file(train),
                 "eval": sha256_of_file(evaluation) if evaluation else None,
+                "columns": vars(reader),
                 "max_length": tokenizer.max_length,
             },
             problem_type=head.problem_type,

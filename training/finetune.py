@@ -86,6 +86,7 @@ def finetune(
             **task.config(),
             "train": sha256_of_file(train),
             "eval": sha256_of_file(evaluation) if evaluation else None,
+            "columns": vars(reader),
             "max_length": tokenizer.max_length,
             "method": method.as_dict(),
             "settings": settings.as_dict(),

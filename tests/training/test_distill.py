@@ -194,6 +194,19 @@ def test_labelled_data_teaches_a_student(variant, write, name, make_checkpoint, 
         assert list(student.spec.head.labels) == list(labels.values())
 
 
+def test_another_column_is_another_lesson(make_checkpoint, tmp_path):
+    """The same file with other columns is other data: an interrupted run must not go on with it."""
+    rows = [{"text": "好", "other": "坏", "label": "好", "label2": "差"}]
+    data = tmp_path / "train.jsonl"
+    data.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    base = make_checkpoint("bert-classifier", config={"id2label": {"0": "差", "1": "好"}})
+    with Checkpoint.open(base) as teacher:
+        choices = ({}, {"column": "text"}, {"column": "other"}, {"label_column": "label2"})
+        told = [json.dumps(from_labels(data, None, columns)(teacher, QUICK).identity) for columns in choices]
+    assert told[0] == told[1]
+    assert len(set(told)) == 3
+
+
 @pytest.mark.parametrize("layers", [3, 10**20])
 def test_too_many_layers_are_refused_before_the_text_is_read(layers, make_checkpoint, tmp_path):
     with pytest.raises(InputError, match=f"1 … 2 of the teacher's 3 layers; found {layers}"):

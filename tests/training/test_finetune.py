@@ -240,6 +240,24 @@ def test_an_interrupted_run_goes_on_and_another_is_refused(make_checkpoint, tmp_
         np.testing.assert_array_equal(tensors(tmp_path / "out")[name], array, err_msg=name)
 
 
+def test_an_interrupted_run_does_not_go_on_with_another_column(make_checkpoint, tmp_path, monkeypatch):
+    from yizhi.training import loop
+
+    def interrupted(*arguments, **options):
+        (tmp_path / "out.partial" / "checkpoint-1").mkdir()
+        raise KeyboardInterrupt
+
+    base, train = make_checkpoint(), tmp_path / "train.jsonl"
+    rows = [{"text": "好", "title": "坏", "label": label} for label in "ab"]
+    train.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    monkeypatch.setattr(loop, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(base, classification.ClassificationReader(), train, None, tmp_path / "out", QUICK, Full())
+    other = classification.ClassificationReader(column="title")
+    with pytest.raises(InputError, match=r"columns\.column: was 'text'; is 'title'"):
+        finetune(base, other, train, None, tmp_path / "out", QUICK, Full())
+
+
 def test_a_head_that_is_there_is_trained_on(make_checkpoint, tmp_path):
     run(make_checkpoint(), tmp_path)
     outcome = run(tmp_path / "out", tmp_path, out="more")
