@@ -1,6 +1,8 @@
 """A folder's text becomes the ids that AutoTokenizer gives, or the folder is refused: nothing differs silently."""
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -294,3 +296,16 @@ def test_a_folder_is_read_again_only_where_a_file_has_changed(folder):
     assert read_tokenizer(folder) is first
     write_vocab(folder, [*ENTRIES[:-2], *ENTRIES[:-3:-1]])
     assert read_tokenizer(folder).vocab == [*first.vocab[:-2], *first.vocab[:-3:-1]]
+
+
+def test_a_file_that_was_copied_over_with_its_time_is_read_again(folder):
+    """As `cp -p` writes: the same file, as long and as old as before."""
+    path, before = folder / "vocab.txt", (folder / "vocab.txt").stat()
+    first = read_tokenizer(folder).vocab
+    time.sleep(0.05)  # what a file system counts time in
+    path.write_bytes(path.read_bytes().replace("北\n京\n".encode(), "京\n北\n".encode()))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_ino, path.stat().st_size) == (before.st_ino, before.st_size)
+    second = read_tokenizer(folder).vocab
+    assert sorted(first) == sorted(second)
+    assert first != second

@@ -59,12 +59,12 @@ def read_tokenizer(folder: Path, vocab: Path | None = None) -> TextTokenizer:
 
 
 def _stamp(folder: Path, *more: Path) -> tuple[tuple[str, int, int, int], ...]:
-    """What changes when a file of the folder does, or one of these."""
+    """What changes when a file of the folder does, or one of these: a copy may bring its time along, but not ctime."""
     try:
         files = [(path.name, path.stat()) for path in [*sorted(folder.iterdir()), *more] if path.is_file()]
     except OSError:  # `read_sources` says what is wrong
         return ()
-    return tuple((name, about.st_ino, about.st_size, about.st_mtime_ns) for name, about in files)
+    return tuple((name, about.st_ino, about.st_size, about.st_ctime_ns) for name, about in files)
 
 
 # A verification needs an artifact's tokenizer five times, and a vocabulary takes a tenth of a second to read.
