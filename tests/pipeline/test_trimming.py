@@ -119,6 +119,19 @@ def test_a_shorter_piece_does_not_spell_what_was_unknown(make_checkpoint, write_
         assert after.text.tokenizer.encode("abcx", add_special_tokens=False).tokens == ["[UNK]"]
 
 
+def test_modules_may_lie_in_folders_of_folders(make_checkpoint, write_text, tmp_path):
+    base = make_checkpoint("bert-dense")
+    modules = json.loads((base / "modules.json").read_text(encoding="utf-8"))
+    for module in modules[1:]:
+        (base / "st").mkdir(exist_ok=True)
+        (base / module["path"]).rename(base / "st" / module["path"])
+        module["path"] = f"st/{module['path']}"
+    (base / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    trim_vocab(base, [write_text(*LINES)], tmp_path / "out")
+    with Checkpoint.open(base) as before, Checkpoint.open(tmp_path / "out") as after:
+        assert after.spec.pooling == before.spec.pooling
+
+
 def test_rare_words_are_spelled_in_characters(make_checkpoint, write_text, tmp_path):
     vocab = [*VOCAB[:5], *"wor", "##o", "##r", "##d", "word", "row", "##s"]
     base = make_checkpoint(vocab=vocab, config={"vocab_size": len(vocab)})

@@ -238,7 +238,7 @@ def _write_others(
     writer.write_json(VOCAB_MAP, told)
     sentence = checkpoint.sentence
     for name in (*sentence.files, *sentence.dense_weights) if sentence else ():
-        (writer.folder / name).parent.mkdir(exist_ok=True)
+        (writer.folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(checkpoint.folder / name, writer.folder / name)
     carry_source_card(checkpoint.folder, writer.folder)
 

@@ -99,7 +99,7 @@ class ArtifactWriter:
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
         """Open a new file for writing. Its sha256 is computed on the way."""
-        (self.folder / name).parent.mkdir(exist_ok=True)
+        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
         with open(self.folder / name, "xb") as file, ThreadPoolExecutor(1) as thread:
             hashing = HashingFile(file, thread)
             yield hashing  # type: ignore[misc]

@@ -125,7 +125,7 @@ def _carry_sentence_settings(source: Path, out: Path, ignored: Collection[str]) 
     """Copy how sentence-transformers pools, for an export to find. Raises InputError where that is not computed."""
     settings = read_sentence_settings(source, read_tokenizer(out), ignored)
     for name in settings.files if settings else ():
-        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, out / name)
     for place in settings.dense_pickles if settings else ():
         write_dense(source, place, ArtifactWriter(out))
