@@ -84,6 +84,11 @@ def test_what_is_refused_of_qwens_layers():
     ]
     default = {"rope_type": "default"}
     EncoderConfig.from_dict(small_config("qwen3", rope_scaling=default, is_causal=True))
+    both = {"rope_type": "default", "type": "yarn", "factor": 4.0}
+    assert faults_of(small_config("qwen3", rope_scaling=both, rope_parameters={"type": "default"})) == [
+        "rope_scaling: expected none, or rope_type 'default'; "
+        "found {'factor': 4.0, 'rope_type': 'default', 'type': 'yarn'}"
+    ]
     assert faults_of(small_config("qwen3", rope_theta=1e4, rope_scaling={**default, "rope_theta": 1e6})) == [
         "rope_scaling: rope_theta: expected 10000.0, as elsewhere; found 1000000.0"
     ]

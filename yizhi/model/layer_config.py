@@ -120,7 +120,9 @@ def _read_qwen(raw: Mapping[str, Any], model_type: str, faults: list[str]) -> La
         faults.append(f"rope_parameters: expected an object; found {show(rope)}")
         rope = {}
     for key, found in (("rope_scaling", raw.get("rope_scaling")), ("rope_parameters", rope)):
-        if found and (not isinstance(found, dict) or found.get("rope_type", found.get("type")) != "default"):
+        # With both names, version 4 reads `type`, version 5 `rope_type`.
+        kinds = [found.get(name) for name in ("rope_type", "type") if name in found] if isinstance(found, dict) else []
+        if found and (not kinds or any(kind != "default" for kind in kinds)):
             faults.append(f"{key}: expected none, or rope_type 'default'; found {show(found)}")
     scaling = raw.get("rope_scaling")
     base = {**raw, **rope}.get("rope_theta", 10_000.0)
@@ -133,9 +135,9 @@ def _read_qwen(raw: Mapping[str, Any], model_type: str, faults: list[str]) -> La
         faults.append("is_causal: expected true: attention to later tokens is not supported; found false")
     if _truth(raw, "use_sliding_window", default=False, faults=faults):
         faults.append("use_sliding_window: expected false: a sliding window is not supported; found true")
-    kinds = raw.get("layer_types") or []
-    if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
-        faults.append(f"layer_types: expected 'full_attention' for every layer; found {show(kinds)}")
+    layers = raw.get("layer_types") or []
+    if not isinstance(layers, list) or any(kind != "full_attention" for kind in layers):
+        faults.append(f"layer_types: expected 'full_attention' for every layer; found {show(layers)}")
     # Qwen2's biases are in no configuration.
     bias = model_type == "qwen2" or _truth(raw, "attention_bias", default=False, faults=faults)
     return LayerConfig(
