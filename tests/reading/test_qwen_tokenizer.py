@@ -150,7 +150,7 @@ def test_a_vocabulary_beside_it_must_agree(folder):
     assert not check_beside(folder, text)
     (folder / "merges.txt").write_text("#version: 0.2\n")
     (fault,) = check_beside(folder, text)
-    assert fault.startswith("merges.txt: of '")
+    assert fault.startswith("merges.txt: tokenizer.json gives '")
 
 
 def test_a_vocabulary_can_be_trimmed(folder, tmp_path):
