@@ -64,7 +64,7 @@ def test_questions_are_answered_as_on_the_command_line(client, served, capsys):
         ("/answer", {"question": "北" * 31, "context": "京"}, "question: expected at most 32 tokens"),
         ("/tag", {"inputs": "北" * 140_000}, "at most 131,072 characters"),
         ("/tag", {"inputs": "北" * 131_000}, "at most 131,072 tokens"),
-        ("/answer", {"question": "北", "context": ""}, "no words"),
+        ("/answer", {"question": "北", "context": ""}, "expected a context with words"),
         ("/answer", {"question": "北", "context": "京", "no_answer_threshold": 1e999}, "no_answer_threshold"),
     ],
 )

@@ -137,12 +137,12 @@ def _open_lesson(options: argparse.Namespace) -> "OpenLesson":
 
 
 def _print(out: Path, outcome: "DistillationResult") -> None:
-    from rich.table import Table
+    from yizhi.reports.plain_table import PlainTable
 
     for fault in outcome.skipped:
         print(f"left out: {fault}", file=sys.stderr)
     sides = {"teacher": outcome.teacher, "student": outcome.student, "student, alone": outcome.baseline}
-    table = Table(box=None, pad_edge=False)
+    table = PlainTable()
     scores = list(outcome.student.scores)
     for name in ("", "layers", "parameters", *scores, *(["kept"] if scores else [])):
         table.add_column(name, justify="right" if name else "left")

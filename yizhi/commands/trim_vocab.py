@@ -65,9 +65,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print(report: "TrimReport") -> None:
-    from rich.table import Table
+    from yizhi.reports.plain_table import PlainTable
 
-    table = Table(box=None, pad_edge=False)
+    table = PlainTable()
     for name in ("", "before", "after"):
         table.add_column(name, justify="left" if not name else "right")
     table.add_row("rows", *(f"{rows:,}" for rows in report.rows))
