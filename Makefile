@@ -44,7 +44,7 @@ demo: $(VENV)/installed  ## train a small model that knows something, export it,
 test: lint  ## everything that CI runs
 	@$(PYTEST)
 
-test-quick: $(VENV)/installed  ## what most changes break, in less than two minutes; the rest is marked slow
+test-quick: $(VENV)/installed  ## what most changes break; the rest is marked slow
 	@$(PYTEST) -m "not slow"
 
 verify: $(VENV)/installed  ## check a finished release again
