@@ -50,7 +50,7 @@ def verify(
 ) -> Verdict:
     """Run all cases through every signature of the artifact, and judge them by `precision`. Compare its stored tensors.
 
-    The short cases come first. If they fail, the other cases are not run, and a fault says so.
+    The short cases come first. If they fail, long cases that have not begun are not run, and a fault says so.
 
     precision: the artifact's, or the `yizhi.choices.MATH` that it was opened with, if that is not `strict`.
     checkpoint: the artifact's source, if it is at hand: see `yizhi.parity.weights`.
