@@ -190,13 +190,14 @@ def test_a_key_bias_changes_nothing(laboratory):
 
 
 def test_a_mask_of_minus_10000_changes_nothing_where_scores_are_small(laboratory):
+    """The oracle leaves padding out of the sound pass alone, and a product's last bit may follow its rows."""
     checkpoint, golden = laboratory.subject("bert")
     fault = next(fault for fault in FAULTS if fault.name == "mask of −10000")
     for case in golden.cases:
         real = case.inputs.attention_mask == 1
         expected = oracle.run(checkpoint, case.inputs, {"logits"})["logits"]
         found = oracle.run(checkpoint, case.inputs, {"logits"}, steps=fault.steps(oracle))["logits"]
-        np.testing.assert_array_equal(found[real], expected[real])
+        np.testing.assert_allclose(found[real], expected[real], rtol=0, atol=1e-12)
 
 
 def test_round_mantissa_rounds_halves_to_even():
