@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from yizhi.release.artifact import Artifact
 
 
+# The argument of a converter by which the checkpoint's bfloat16 tensors stay bfloat16 (docs/size.md).
+KEEP_BF16 = "keep_bf16"
+
+
 class MissingFramework(NotRun):
     """A target's framework is not installed. Breaks that target alone."""
 
@@ -35,6 +39,7 @@ class Target:
     converts_with, runs_with: the distributions it needs for each, beyond numpy and tokenizers.
     wasm: the runtime class that runs it as a browser does; None if a browser cannot.
     extra: the pip extra that it needs to run; `export_extra`: the one that it needs to convert, if not the same.
+    keeps_bf16: whether its converter has the argument KEEP_BF16.
     size: bytes per parameter, for the space an export needs. slow: starts first, so that no core idles at the end.
     """
 
@@ -50,6 +55,7 @@ class Target:
     wasm: str | None = None
     extra: str | None = None
     export_extra: str | None = None
+    keeps_bf16: bool = False
     size: float = 4.05
     slow: bool = False
 
@@ -137,6 +143,7 @@ TARGETS: Mapping[str, Target] = {
             converts_with=(),
             runs_with=("torch", "safetensors"),
             extra="pytorch",
+            keeps_bf16=True,
         ),
         Target(
             name="tensorflow",
@@ -160,6 +167,7 @@ TARGETS: Mapping[str, Target] = {
             converts_with=("msgpack",),
             runs_with=("jax", "msgpack"),
             extra="flax",
+            keeps_bf16=True,
         ),
         Target(
             name="onnx",
@@ -174,6 +182,7 @@ TARGETS: Mapping[str, Target] = {
             wasm="yizhi.runtimes.wasm_runtime:WasmRuntime",
             extra="onnx",
             export_extra="onnx-export",
+            keeps_bf16=True,
         ),
         Target(
             name="onnx-int8",
