@@ -35,6 +35,7 @@ class Target:
     converts_with, runs_with: the distributions it needs for each, beyond numpy and tokenizers.
     wasm: the runtime class that runs it as a browser does; None if a browser cannot.
     extra: the pip extra that it needs to run; `export_extra`: the one that it needs to convert, if not the same.
+    images: whether it can convert a model with an image stream.
     size: bytes per parameter, for the space an export needs. slow: starts first, so that no core idles at the end.
     """
 
@@ -50,6 +51,7 @@ class Target:
     wasm: str | None = None
     extra: str | None = None
     export_extra: str | None = None
+    images: bool = False
     size: float = 4.05
     slow: bool = False
 
@@ -73,6 +75,12 @@ class Target:
             self._require(self.runs_with, self.extra)
         module, name = runtime.split(":")
         return getattr(importlib.import_module(module), name)
+
+    def check_spec(self, spec: "EncoderSpec") -> None:
+        """Raise NotRun for a model that this target cannot hold."""
+        if spec.image and not self.images:
+            able = ", ".join(name for name, target in TARGETS.items() if target.images)
+            raise NotRun(f"target {self.name}", f"does not have an image stream yet; these have it: {able}")
 
     def stored_tensors(self, folder: Path) -> "list[TensorPlace]":
         """Where an artifact's folder holds each tensor. Raises InputError."""
@@ -136,6 +144,7 @@ TARGETS: Mapping[str, Target] = {
             ),
             converts_with=(),
             runs_with=("torch", "safetensors"),
+            images=True,
             extra="pytorch",
         ),
         Target(

@@ -439,9 +439,10 @@ def feed_forward(p: Pass, layer: Layer, x: str) -> str:
     return p.tap("output", linear(p, layer.output, p.tap("intermediate", x)))  # [N, H]
 
 
-def pooler(p: Pass, dense: Linear, x: str) -> str:
-    """tanh of a linear layer over the first token: [B, H]."""
-    return p.graph.node(dense.name, "Tanh", [linear(p, dense, first_tokens(p, dense.name, x))])
+def pooler(p: Pass, dense: Dense, x: str) -> str:
+    """A linear layer with its activation, tanh in most families, over the first token: [B, pooled]."""
+    name = dense.linear.name
+    return ACTIVATIONS[dense.activation](p.graph, name, linear(p, dense.linear, first_tokens(p, name, x)))
 
 
 def sentence_embedding(p: Pass, pooling: Pooling, x: str, attention_mask: str) -> str:

@@ -428,12 +428,15 @@ def explain_names(model_type: str, families: Sequence[str]) -> str:
 
 def _count_known(family: Family, names: Collection[str]) -> int:
     """How many tensors belong to a module that this family has."""
-    layer = re.sub(r"\\\{\w+\\\}", r"\\d+", re.escape(family.layer))  # each {number} as digits
+    layers = [family.layer, *([family.image.layer] if family.image else [])]
+    layer = "|".join(re.sub(r"\\\{\w+\\\}", r"\\d+", re.escape(one)) for one in layers)  # each {number} as digits
     parts = "|".join(re.escape(part) for part in asdict(family.layer_names).values() if part)
     others = [value for value in asdict(family).values() if isinstance(value, str)]
-    for heads in (family.masked_lm_names, family.discriminator):
+    for heads in (family.masked_lm_names, family.discriminator, family.image):
         others += [value for value in asdict(heads).values() if value] if heads else []
-    module = re.compile("|".join([f"{layer}\\.({parts})", *map(re.escape, others)]))
+    module = re.compile("|".join([f"({layer})\\.({parts})", *map(re.escape, others)]))
+    if family.image and f"{family.image.features}.weight" not in {canonical_name(name, family) for name in names}:
+        return 0  # its text has the names of another family
     return sum(module.fullmatch(canonical_name(name, family).rpartition(".")[0]) is not None for name in names)
 
 
