@@ -120,7 +120,7 @@ def _first_tensor(
     expected = _real(case, golden, oracle.run(checkpoint, case.inputs, set(names)))
     found: dict[str, NDArray] = {}
     for layer in layers:
-        inside = runtime.look_inside(case.inputs, layer)
+        inside = runtime.look_inside(case.inputs.complete(runtime.config), layer)
         found |= {f"layers.{layer}.{tap}": array for tap, array in inside.items()}
     if not found:
         return None, f"this {runtime.artifact.target} artifact cannot show the tensors inside a layer"

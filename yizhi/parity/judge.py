@@ -80,10 +80,11 @@ def verify(
     verdict.wrong_text = check_texts(runtime.artifact, golden.text)
     verdict.faults += verdict.wrong_text
     if runtime.device != "cpu":
-        fallbacks = runtime.find_fallbacks(golden.cases[0].inputs)
+        fallbacks = runtime.find_fallbacks(golden.cases[0].inputs.complete(runtime.config))
         verdict.faults += [f"not computed on {runtime.device}: {line}" for line in fallbacks]
-    several = next((case for case in golden.cases if case.alone), golden.cases[0])
-    verdict.faults += runtime.find_disagreements(several.inputs)
+    several = [case for case in golden.cases if case.alone] or golden.cases
+    with_image = max(several, key=lambda case: case.inputs.image_mask is not None)  # the first, if none has one
+    verdict.faults += runtime.find_disagreements(with_image.inputs.complete(runtime.config))
     if isinstance(verdict.gates, QuantizedGates):
         verdict.integers, wrong = check_integers(runtime)
         verdict.faults += wrong
