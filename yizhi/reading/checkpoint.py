@@ -63,7 +63,8 @@ class Checkpoint:
         self.ignored_files: tuple[str, ...] = ()
         self.sentence: SentenceSettings | None = None
         self._sources: dict[str, tuple[TensorFile, str]] = {}
-        config = self.config = _as_stored(config, [name for file in files for name in file.entries])
+        config = _as_stored(config, [name for file in files for name in file.entries])
+        config = self.config = _with_padding(config, text)
         faults = self._index_tensors(FAMILIES[config.model_type])
         try:
             self.spec: EncoderSpec = build_spec(config, self._sources.keys())
@@ -99,6 +100,8 @@ class Checkpoint:
             raise InputError(path, "is a release: give the checkpoint that it was made from, or its `pytorch` folder")
         faults: list[str] = []
         config = collect_faults(faults, lambda: EncoderConfig.read(folder / "config.json"))
+        if any("`yizhi import`" in fault for fault in faults):  # the other files are another project's, too
+            raise InputError(path, faults)
         text = read_text(folder, config, faults, ignored_files)
         sentence = collect_own_faults(faults, lambda: read_sentence_settings(folder, text, ignored_files))
         files = open_weights(path, faults)
@@ -390,6 +393,13 @@ def _as_stored(config: EncoderConfig, names: Collection[str]) -> EncoderConfig:
         return config
     bare = family.class_name + CLASS_SUFFIXES["features"]
     return replace(config, architecture=bare, raw=MappingProxyType({**config.raw, "architectures": [bare]}))
+
+
+def _with_padding(config: EncoderConfig, text: TextTokenizer) -> EncoderConfig:
+    """With the tokenizer's padding, where `config.json` names none and no position is counted from it."""
+    if config.raw.get("pad_token_id") is not None or config.padding_idx is not None:
+        return config
+    return replace(config, pad_token_id=text.pad_id)
 
 
 def _find_other_family(config: EncoderConfig, files: Sequence[TensorFile]) -> list[str]:
