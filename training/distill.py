@@ -16,7 +16,8 @@ from yizhi.storage.digests import sha256_of_file
 from yizhi.storage.folders import new_folder
 from yizhi.training import loop, transformers_models
 from yizhi.training.batches import LengthGroupedBatches, collate
-from yizhi.training.distillation_losses import Distiller, Weights
+from yizhi.training.distillation_losses import Distiller
+from yizhi.training.distillation_weights import Weights
 from yizhi.training.features import open_tokenizer
 from yizhi.training.plots import draw
 from yizhi.training.predict import predict
@@ -167,7 +168,8 @@ class DistillationResult:
 
     baseline: the same student trained alone, with the same steps and seed, if it was asked for. compared: the score
     that says how much was kept. speedup: the teacher's time over the student's, for one batch on the CPU.
-    skipped: faults of rows that were left out.
+    skipped: faults of rows that were left out. pooling: how texts become vectors, in words, where the teacher is one of
+    sentence-transformers' folders; no loss teaches these vectors.
     """
 
     teacher: Side
@@ -178,13 +180,14 @@ class DistillationResult:
     history: loop.History
     seconds: float
     skipped: tuple[str, ...]
+    pooling: str | None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         sides = {"teacher": self.teacher, "student": self.student, "baseline": self.baseline}
         return {
             **{name: vars(side) if side else None for name, side in sides.items()},
-            **{name: getattr(self, name) for name in ("compared", "speedup", "seconds", "skipped")},
+            **{name: getattr(self, name) for name in ("compared", "speedup", "seconds", "skipped", "pooling")},
         }
 
 
@@ -231,8 +234,9 @@ def distill(
 
                 model, history = _train(start_checkpoint, lesson, settings, work, teach)
                 alone = _train(start_checkpoint, lesson, settings, work / _ALONE) if baseline else None
+                pooler = parameters_of(start_checkpoint.spec.pooler)
                 transformers_models.write_checkpoint(
-                    folder, model, start_checkpoint, lesson.config, carry=parameters_of(start_checkpoint.spec.pooler)
+                    folder, model, start_checkpoint, lesson.config, pooler, keep_pooling=True
                 )
                 counts = len(teacher.spec.blocks), len(chosen)
                 outcome = DistillationResult(
@@ -244,6 +248,7 @@ def distill(
                     history=history,
                     seconds=perf_counter() - began,
                     skipped=lesson.skipped,
+                    pooling=str(teacher.sentence.pooling) if teacher.sentence else None,
                 )
             drawn = tuple(name for name in outcome.student.scores if name != "loss")
             more = {"baseline_log": alone[1].log} if alone else {}

@@ -12,7 +12,10 @@ from tests.training.test_loop import StopAt
 from tests.training.test_pretrain import TEXT, objective
 from yizhi.cli import main
 from yizhi.errors import InputError
+from yizhi.model.spec import parameters_of
 from yizhi.reading.checkpoint import Checkpoint
+from yizhi.reading.sentence_settings import PROMPTS
+from yizhi.training.distillation_weights import Weights
 from yizhi.training.settings import Settings
 
 torch = pytest.importorskip("torch")
@@ -22,7 +25,7 @@ pytest.importorskip("accelerate")
 from yizhi.model.label_heads import MULTI_LABEL, REGRESSION  # noqa: E402
 from yizhi.training import loop  # noqa: E402
 from yizhi.training.distill import distill, from_labels, from_text  # noqa: E402
-from yizhi.training.distillation_losses import Weights, hidden_loss, logits_loss, relation_loss  # noqa: E402
+from yizhi.training.distillation_losses import hidden_loss, logits_loss, relation_loss  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -238,6 +241,23 @@ def test_a_teacher_is_not_replaced(make_checkpoint, tmp_path, text):
     assert tensors(tmp_path / "out").keys() == before.keys()
 
 
+@pytest.mark.parametrize("variant", ["bert-splade", "albert-dense"])
+def test_a_student_pools_as_its_teacher(variant, make_checkpoint, tmp_path, text, capsys):
+    """modules.json, the pooling, Dense modules and prompts go along, and the command says that nothing taught them."""
+    base, out = make_checkpoint(variant), tmp_path / "out"
+    (base / PROMPTS).write_text('{"prompts": {"query": "问："}}', encoding="utf-8")
+    arguments = ["--text", str(text), "--segmenter", "spaces", "--max-length", "24", "--max-steps", "1"]
+    arguments += ["--device", "cpu", "--threads", "1", "--out", str(out)]
+    assert main(["distill", str(base), "--layers", "2", *arguments]) == 0
+    with Checkpoint.open(base) as teacher, Checkpoint.open(out) as student:
+        assert student.sentence == teacher.sentence
+        assert student.spec.pooling == teacher.spec.pooling
+        dense = [parameter.name for parameter in parameters_of(teacher.spec.pooling)]
+        assert all(np.array_equal(student.array(name), teacher.array(name)) for name in dense)
+        said = f"keeps its teacher's pooling, {teacher.spec.pooling}; its vectors were neither taught nor scored"
+    assert said in capsys.readouterr().out
+
+
 # --- the command
 
 
@@ -273,3 +293,11 @@ def test_layers_that_are_no_numbers(layers, capsys):
     with pytest.raises(SystemExit):
         main(["distill", "x", "--layers", layers, "--text", "a", "--out", "b"])
     assert "--layers" in capsys.readouterr().err
+
+
+def test_the_help_says_the_defaults_of_the_library(capsys, monkeypatch):
+    monkeypatch.setattr(Weights, "hidden", 7.5)
+    with pytest.raises(SystemExit):
+        main(["distill", "--help"])
+    assert "--hidden W" in (said := capsys.readouterr().out)
+    assert "(default: 7.5)" in " ".join(said.split())

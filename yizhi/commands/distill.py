@@ -11,6 +11,7 @@ from yizhi.commands.task_options import add_data_options, read_columns
 from yizhi.commands.training_options import add_training_options, read_settings, tell_next, use_torch_alone
 from yizhi.errors import InputError
 from yizhi.training.choices import MASKING
+from yizhi.training.distillation_weights import Weights
 
 if TYPE_CHECKING:
     from yizhi.training.distill import DistillationResult, OpenLesson
@@ -45,13 +46,14 @@ def add(commands: Commands) -> None:
         "--max-length", type=positive, metavar="N", help="tokens of a row (default: 128 of text, the model's of labels)"
     )
     losses = parser.add_argument_group("losses", "how much each counts; 0 leaves it out")
-    for name, default, what in (
-        ("logits", 1.0, "the teacher's logits, divided by the temperature"),
-        ("hidden", 1.0, "hidden states, as TinyBERT"),
-        ("relations", 1.0, "relations between tokens in the last layer, as MiniLM"),
-        ("labels", 1.0, "the labels, or the hidden tokens, themselves"),
-        ("temperature", 2.0, "what logits are divided by"),
+    for name, what in (
+        ("logits", "the teacher's logits, divided by the temperature"),
+        ("hidden", "hidden states, as TinyBERT"),
+        ("relations", "relations between tokens in the last layer, as MiniLM"),
+        ("labels", "the labels, or the masked tokens, themselves"),
+        ("temperature", "what logits are divided by"),
     ):
+        default = getattr(Weights, name)
         losses.add_argument(
             f"--{name}", type=float, default=default, metavar="W", help=f"{what} (default: {default:g})"
         )
@@ -87,7 +89,6 @@ def run(options: argparse.Namespace) -> int:
     use_torch_alone()
     from yizhi.reading.hub import resolve_checkpoint
     from yizhi.training.distill import distill
-    from yizhi.training.distillation_losses import Weights
 
     weights = Weights(options.labels, options.logits, options.hidden, options.relations, options.temperature)
     base = Path(resolve_checkpoint(options.checkpoint, options.revision).path)
@@ -160,6 +161,8 @@ def _print(out: Path, outcome: "DistillationResult") -> None:
     print(f"the student is {outcome.speedup:.2f} times as fast as its teacher, for one batch on this CPU")
     if outcome.baseline and scores and _is_no_better(outcome):
         print(f"no better than alone ({outcome.compared}): give it more steps, or other losses")
+    if outcome.pooling:
+        print(f"the student keeps its teacher's pooling, {outcome.pooling}; its vectors were neither taught nor scored")
     tell_next(out)
 
 
