@@ -13,6 +13,7 @@ from yizhi.model.label_heads import MULTI_LABEL, REGRESSION
 from yizhi.model.spec import EncoderSpec
 from yizhi.training.distillation_weights import Weights
 from yizhi.training.features import IGNORED
+from yizhi.training.unlabelled import answer
 
 
 def logits_loss(
@@ -117,12 +118,13 @@ class Distiller:
         )
 
     def __call__(self, model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The weighted sum for one batch, with `labels` among its inputs."""
-        weights, mask, labels = self._weights, inputs["attention_mask"], inputs["labels"]
-        found = model(**inputs, output_hidden_states=bool(weights.hidden))
+        """The weighted sum for one batch, with `labels` among its inputs. The teacher gives labels that are missing."""
+        weights, mask = self._weights, inputs["attention_mask"]
+        given = {name: tensor for name, tensor in inputs.items() if name != "labels"}
         with torch.no_grad():
-            given = {name: tensor for name, tensor in inputs.items() if name != "labels"}
             expected = self._teacher(**given, output_hidden_states=bool(weights.hidden))
+        labels = answer(inputs["labels"], expected.logits, self._problem_type)
+        found = model(**given, labels=labels, output_hidden_states=bool(weights.hidden))
         total = weights.labels * found.loss
         if weights.logits:
             logits = found.logits.float(), expected.logits.float()

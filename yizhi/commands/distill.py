@@ -14,10 +14,11 @@ from yizhi.training.choices import MASKING
 from yizhi.training.distillation_weights import Weights
 
 if TYPE_CHECKING:
-    from yizhi.training.distill import DistillationResult, OpenLesson
+    from yizhi.training.distill import DistillationResult
+    from yizhi.training.lessons import OpenLesson
 
 _OF_TEXT = ("eval_text", "masking", "segmenter", "line_by_line")
-_OF_LABELS = ("eval", "column", "pair_column", "label_column", "skip_faulty")
+_OF_LABELS = ("eval", "unlabelled", "column", "pair_column", "label_column", "skip_faulty")
 
 
 def add(commands: Commands) -> None:
@@ -68,6 +69,9 @@ def add(commands: Commands) -> None:
     add_data_options(parser, task_required=False)
     parser.add_argument("--train", type=named, metavar="FILE", help="labelled data to train on")
     parser.add_argument("--eval", type=named, metavar="FILE", help="labelled data to score, and to keep the best by")
+    parser.add_argument(
+        "--unlabelled", type=named, nargs="+", metavar="FILE", help="more texts to train on, which the teacher labels"
+    )
     add_training_options(parser, epochs=3, learning_rate=5e-5)
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
@@ -119,12 +123,13 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _open_lesson(options: argparse.Namespace) -> "OpenLesson":
-    from yizhi.training.distill import from_labels, from_text
+    from yizhi.training.lessons import from_labels, from_text
     from yizhi.training.pretrain import Objective
 
     if options.train:
         columns = read_columns(options)
-        return from_labels(options.train, options.eval, columns, options.max_length, options.skip_faulty)
+        more = tuple(options.unlabelled or ())
+        return from_labels(options.train, options.eval, columns, options.max_length, options.skip_faulty, more)
     return from_text(
         Objective(
             text=tuple(options.text),
