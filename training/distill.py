@@ -23,7 +23,7 @@ from yizhi.training.work import RECORD, work_folder, write_record
 
 BASELINE_PLOT = "baseline.svg"
 _START, _ALONE = "start", "alone"
-_TIMED = 5
+_TIMED = 10
 # Of a student and its spec: the loss that it learns by.
 Teach = Callable[[Any, EncoderSpec], loop.Loss]
 
@@ -119,7 +119,7 @@ def distill(
                     student=_judge(model, lesson, counts[1]),
                     baseline=_judge(alone[0], lesson, counts[1]) if alone else None,
                     compared=lesson.compared,
-                    speedup=_time(teaching, lesson) / _time(model, lesson),
+                    speedup=_speedup(teaching, model, lesson),
                     history=history,
                     seconds=perf_counter() - began,
                     skipped=lesson.skipped,
@@ -149,15 +149,20 @@ def _judge(model: Any, lesson: Lesson, layers: int) -> Side:
     return Side(layers, parameters, lesson.measure(model.eval()) if lesson.measure else {})
 
 
-def _time(model: Any, lesson: Lesson) -> float:
-    """Seconds that one batch takes on the CPU: the best of some passes."""
+def _speedup(teacher: Any, student: Any, lesson: Lesson) -> float:
+    """How many times as long the teacher takes for one batch on the CPU; the best of each one's passes counts.
+
+    They take turns, so that a slow moment of the machine falls on both.
+    """
     lesson.batches.set_epoch(0)
     batch = lesson.collate([lesson.dataset[index] for index in next(iter(lesson.batches))])
     del batch["labels"]
-    model, times = model.to("cpu"), []
+    models = [model.to("cpu") for model in (teacher, student)]
+    times: list[list[float]] = [[], []]
     with torch.inference_mode():
         for _ in range(_TIMED):
-            began = perf_counter()
-            model(**batch)
-            times.append(perf_counter() - began)
-    return min(times)
+            for model, taken in zip(models, times, strict=True):
+                began = perf_counter()
+                model(**batch)
+                taken.append(perf_counter() - began)
+    return min(times[0]) / min(times[1])

@@ -80,7 +80,10 @@ def from_text(objective: Objective) -> OpenLesson:
 
     def open_(teacher: Checkpoint, settings: Settings) -> Lesson:
         if teacher.spec.task != "fill-mask":
-            raise InputError(teacher.folder, f"expected a masked-LM head for plain text; found {teacher.spec.task}")
+            raise InputError(
+                teacher.folder,
+                f"expected a masked-LM head for plain text; found {teacher.spec.task}: labels need `train`",
+            )
         if objective.pairs:
             raise InputError("`pairs`", f"a student learns no head over pairs; found {objective.pairs}")
         prepared = prepare(teacher, objective, settings.seed)
@@ -118,7 +121,8 @@ def from_labels(
         task_name, head = teacher.spec.task, teacher.spec.head
         if task_name not in (SEQUENCE, TOKENS) or not isinstance(head, LinearHead):
             raise InputError(
-                teacher.folder, f"expected a teacher of {SEQUENCE} or {TOKENS} for labelled data; found {task_name}"
+                teacher.folder,
+                f"expected a teacher of {SEQUENCE} or {TOKENS} for labelled data; found {task_name}: fine-tune it",
             )
         tokenizer, faults = open_tokenizer(teacher, max_length), Faults()
         reader = find_reader(task_name, head.problem_type, columns)

@@ -345,6 +345,7 @@ def test_the_student_is_exported_and_passes(make_checkpoint, tmp_path, text, cap
         (["--layers", "2", "--train", "a", "--masking", "bert"], "--masking: needs --text"),
         (["--layers", "2", "--text", "a", "--unlabelled", "b"], "--unlabelled: needs --train"),
         (["--layers", "2", "--text", "a", "--temperature", "0"], "--temperature: expected more than 0"),
+        (["--layers", "2", "--text", "a", "--hidden", "-1", "--warmup", "7"], "warmup: expected 0 or more, less than"),
     ],
 )
 def test_options_that_do_not_go_together(arguments, says, tmp_path, capsys):

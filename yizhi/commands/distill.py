@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from yizhi.commands.options import CHECKPOINT_HELP, JSON_HELP, Commands, add_command, make_console, named, positive
 from yizhi.commands.task_options import add_data_options, read_columns
 from yizhi.commands.training_options import add_training_options, read_settings, tell_next, use_torch_alone
-from yizhi.errors import InputError
+from yizhi.errors import InputError, collect_own_faults
 from yizhi.training.choices import MASKING
 from yizhi.training.distillation_weights import Weights
 
@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from yizhi.training.distill import DistillationResult
     from yizhi.training.lessons import OpenLesson
 
+_WEIGHTS = {
+    "logits": "the teacher's logits, divided by the temperature",
+    "hidden": "hidden states, as TinyBERT",
+    "relations": "relations between tokens in the last layer, as MiniLM",
+    "labels": "the labels, or the masked tokens, themselves",
+    "temperature": "what logits are divided by",
+}
 _OF_TEXT = ("eval_text", "masking", "segmenter", "line_by_line")
 _OF_LABELS = ("eval", "unlabelled", "column", "pair_column", "label_column", "skip_faulty")
 
@@ -47,13 +54,7 @@ def add(commands: Commands) -> None:
         "--max-length", type=positive, metavar="N", help="tokens of a row (default: 128 of text, the model's of labels)"
     )
     losses = parser.add_argument_group("losses", "how much each counts; 0 leaves it out")
-    for name, what in (
-        ("logits", "the teacher's logits, divided by the temperature"),
-        ("hidden", "hidden states, as TinyBERT"),
-        ("relations", "relations between tokens in the last layer, as MiniLM"),
-        ("labels", "the labels, or the masked tokens, themselves"),
-        ("temperature", "what logits are divided by"),
-    ):
+    for name, what in _WEIGHTS.items():
         default = getattr(Weights, name)
         losses.add_argument(
             f"--{name}", type=float, default=default, metavar="W", help=f"{what} (default: {default:g})"
@@ -94,13 +95,18 @@ def run(options: argparse.Namespace) -> int:
     from yizhi.reading.hub import resolve_checkpoint
     from yizhi.training.distill import distill
 
-    weights = Weights(options.labels, options.logits, options.hidden, options.relations, options.temperature)
+    faults: list[str] = []
+    chosen = {name: getattr(options, name) for name in _WEIGHTS}
+    weights = collect_own_faults(faults, lambda: Weights(**chosen))
+    settings = collect_own_faults(faults, lambda: read_settings(options))
+    if weights is None or settings is None:
+        raise InputError("options", faults)
     base = Path(resolve_checkpoint(options.checkpoint, options.revision).path)
     outcome = distill(
         base,
         options.layers,
         options.out,
-        read_settings(options),
+        settings,
         weights,
         _open_lesson(options),
         baseline=options.baseline,
