@@ -35,6 +35,7 @@ class Target:
     converts_with, runs_with: the distributions it needs for each, beyond numpy and tokenizers.
     wasm: the runtime class that runs it as a browser does; None if a browser cannot.
     extra: the pip extra that it needs to run; `export_extra`: the one that it needs to convert, if not the same.
+    steps: whether artifacts of causal language models have a step with a cache.
     size: bytes per parameter, for the space an export needs. slow: starts first, so that no core idles at the end.
     """
 
@@ -50,6 +51,7 @@ class Target:
     wasm: str | None = None
     extra: str | None = None
     export_extra: str | None = None
+    steps: bool = False
     size: float = 4.05
     slow: bool = False
 
@@ -137,6 +139,7 @@ TARGETS: Mapping[str, Target] = {
             converts_with=(),
             runs_with=("torch", "safetensors"),
             extra="pytorch",
+            steps=True,
         ),
         Target(
             name="tensorflow",
@@ -174,6 +177,7 @@ TARGETS: Mapping[str, Target] = {
             wasm="yizhi.runtimes.wasm_runtime:WasmRuntime",
             extra="onnx",
             export_extra="onnx-export",
+            steps=True,
         ),
         Target(
             name="onnx-int8",
@@ -188,6 +192,7 @@ TARGETS: Mapping[str, Target] = {
             wasm="yizhi.runtimes.wasm_runtime:WasmRuntime",
             extra="onnx",
             export_extra="onnx-export",
+            steps=True,
             size=1.2,
         ),
         Target(

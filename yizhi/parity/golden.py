@@ -18,6 +18,7 @@ from yizhi.errors import InputError
 from yizhi.model.spec import (
     LOGITS_AT,
     SENTENCE_EMBEDDING,
+    STEP,
     TERM_WEIGHTS,
     TOKEN_WEIGHTS,
     EncoderSpec,
@@ -92,7 +93,7 @@ class Golden:
         from yizhi.parity.oracle_runtime import OracleRuntime
 
         cases = make_cases(checkpoint)
-        signatures = {**checkpoint.spec.signatures(), LOGITS_AT: ("logits",)}
+        signatures = {**checkpoint.spec.signatures(), LOGITS_AT: ("logits",), STEP: ("logits",)}
         names = list(dict.fromkeys(name for outputs in checkpoint.spec.signatures().values() for name in outputs))
         parameters = oracle.Parameters(checkpoint, keep=_KEPT_BYTES)
 
