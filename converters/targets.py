@@ -41,6 +41,7 @@ class Target:
     extra: the pip extra that it needs to run; `export_extra`: the one that it needs to convert, if not the same.
     images: whether it can convert a model with an image stream.
     keeps_bf16: whether its converter has the argument KEEP_BF16.
+    steps: whether artifacts of causal language models have a step with a cache.
     size: bytes per parameter, for the space an export needs. slow: starts first, so that no core idles at the end.
     """
 
@@ -58,6 +59,7 @@ class Target:
     export_extra: str | None = None
     images: bool = False
     keeps_bf16: bool = False
+    steps: bool = False
     size: float = 4.05
     slow: bool = False
 
@@ -153,6 +155,7 @@ TARGETS: Mapping[str, Target] = {
             images=True,
             extra="pytorch",
             keeps_bf16=True,
+            steps=True,
         ),
         Target(
             name="tensorflow",
@@ -193,6 +196,7 @@ TARGETS: Mapping[str, Target] = {
             extra="onnx",
             export_extra="onnx-export",
             keeps_bf16=True,
+            steps=True,
         ),
         Target(
             name="onnx-int8",
@@ -208,6 +212,7 @@ TARGETS: Mapping[str, Target] = {
             wasm="yizhi.runtimes.wasm_runtime:WasmRuntime",
             extra="onnx",
             export_extra="onnx-export",
+            steps=True,
             size=1.2,
         ),
         Target(
