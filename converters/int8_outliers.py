@@ -20,6 +20,7 @@ from yizhi.converters.forwards.onnx import build_encoder
 from yizhi.converters.quantize import SMOOTHING, Outliers
 from yizhi.converters.to_onnx import Float32Graph
 from yizhi.converters.weight_file import StoredTensor
+from yizhi.model.image_config import no_image
 from yizhi.model.spec import EncoderSpec, Linear
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.sentences import everyday_rows
@@ -139,7 +140,7 @@ def find_outliers(checkpoint: Checkpoint, names: Collection[str], rows: Sequence
 
 
 def may_have_outliers(spec: EncoderSpec) -> set[str]:
-    """The layers' kernels. The heads' see other vectors, or few, and the decoder is often the embedding table."""
+    """The kernels of the text's layers. The heads' see other vectors, or few; calibration rows have no images."""
     return {part.weight for layer in spec.layers for part in vars(layer).values() if isinstance(part, Linear)}
 
 
@@ -216,6 +217,7 @@ def measure_magnitudes(
     found: dict[str, list[NDArray[Any]]] = {name: [] for name in wanted}
     for ids in batches:
         inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        inputs |= no_image(spec.config.image, len(ids)) if spec.config.image else {}
         given = {name: OrtValue.ortvalue_from_numpy(array) for name, array in inputs.items()}
         for name, value in zip(wanted, session.run_with_ort_values(wanted, {**given, **weights}), strict=True):
             found[name].append(value.numpy())

@@ -106,10 +106,13 @@ def describe_stored(stored: Mapping[str, StoredTensor]) -> dict[str, dict[str, A
 
 
 def one_of_each_kind(spec: EncoderSpec) -> list[str]:
-    """The kernels whose integer sums `verify` compares with exact ones: each kind of a layer's, and the head's."""
+    """The kernels whose integer sums `verify` compares with exact ones.
+
+    Each kind of a layer's, that of a region's features, and the head's.
+    """
     layer = spec.layers[0]
     parts = [layer.query, layer.attention_output, layer.intermediate, layer.output]
-    names = [part.weight for part in parts]
+    names = [part.weight for part in (*parts, *([spec.image.features] if spec.image else []))]
     if isinstance(spec.head, MaskedLMHead):
         names += [*([spec.head.dense.weight] if spec.head.dense else []), spec.head.decoder]
     return names
@@ -120,13 +123,16 @@ def quantized_names(spec: EncoderSpec) -> set[str]:
 
     Position and token-type embeddings stay float32: they are small, and every token adds them. So do Dense modules
     after pooling, which run once for a row, and the one vector that token weights are products with: in int8 their
-    cosine was 0.953 at 4 × 768 with outlier channels, where it is 0.9995.
+    cosine was 0.953 at 4 × 768 with outlier channels, where it is 0.9995. A region's five numbers of a place and the
+    match of a text with an image stay float32, too: both products are small.
     """
     names = {parameter.name for parameter in spec.parameters() if parameter.kind == KERNEL}
     names.add(spec.word_embeddings.weight)
     if isinstance(spec.head, MaskedLMHead):
         names.add(spec.head.decoder)
-    return names - {parameter.name for parameter in (*parameters_of(spec.pooling), *parameters_of(spec.token_weights))}
+    of_image = (spec.image.boxes, spec.image.match) if spec.image else ()
+    kept = (spec.pooling, spec.token_weights, *of_image)
+    return names - {parameter.name for part in kept for parameter in parameters_of(part)}
 
 
 def kept_names(spec: EncoderSpec, beginnings: Collection[str]) -> set[str]:

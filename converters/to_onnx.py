@@ -9,14 +9,14 @@ from functools import partial
 
 from onnx import ModelProto, TensorProto
 
-from yizhi.converters.forwards.onnx import build_encoder, build_logits_at
+from yizhi.converters.forwards.onnx import build_encoder, build_logits_at, build_step
 from yizhi.converters.onnx_files import U8U8, WEIGHT_FILE, graph_file
 from yizhi.converters.onnx_graph import Graph
 from yizhi.converters.sentence_transformers import write_modules
 from yizhi.converters.shared_files import say_columns
 from yizhi.converters.weight_file import StoredTensor, WeightFile
 from yizhi.model.label_heads import ANSWER
-from yizhi.model.spec import LOGITS_AT, SPAN_LOGITS, Embedding, EncoderSpec, MaskedLMHead
+from yizhi.model.spec import LOGITS_AT, SPAN_LOGITS, STEP, Embedding, EncoderSpec, MaskedLMHead
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.artifact import ArtifactWriter
 
@@ -61,7 +61,7 @@ def build_fp32_graphs(spec: EncoderSpec, stored: Mapping[str, StoredTensor]) -> 
 
 
 def build_graphs(new: Callable[[], Graph], spec: EncoderSpec, products: str = U8U8) -> Iterator[tuple[str, ModelProto]]:
-    """By file name, a graph per signature, and one for a masked-language model's logits at chosen positions.
+    """By file name, a graph per signature, one for a masked-language model's logits at chosen positions, and a step's.
 
     A reader's `model.onnx` also gives SPAN_LOGITS, which optimum reads.
     new: makes the empty graph. products: how it multiplies; part of the file's name.
@@ -77,6 +77,10 @@ def build_graphs(new: Callable[[], Graph], spec: EncoderSpec, products: str = U8
         graph = new()
         build_logits_at(graph, spec, spec.head)
         yield graph_file(LOGITS_AT, products), graph.model()
+        if spec.steps:
+            graph = new()
+            build_step(graph, spec, spec.head)
+            yield graph_file(STEP, products), graph.model()
 
 
 def write_graphs(writer: ArtifactWriter, graphs: Iterable[tuple[str, ModelProto]]) -> None:

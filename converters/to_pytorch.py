@@ -25,8 +25,8 @@ def convert(checkpoint: Checkpoint, writer: ArtifactWriter, keep_bf16: bool = Fa
     """
     spec = checkpoint.spec
     write_modules(writer, checkpoint, {}, keep_bf16)
-    apart = spec.head is not None and not spec.head_reads_pooler
-    pooler = set(spec.pooler.parameters()) if spec.pooler and apart else set()
+    apart = spec.head is not None and not spec.head_reads_pooler and spec.image is None
+    pooler = set(parameters_of(spec.pooler)) if apart else set()
     heads = {*parameters_of(spec.token_weights), *parameters_of(spec.token_vectors)}
     elsewhere = pooler | heads | set(parameters_of(spec.pooling))
     files = {

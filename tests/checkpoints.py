@@ -151,6 +151,12 @@ _QWEN: dict[str, Any] = {
     **{"hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1e4, "num_key_value_heads": 2},
     "intermediate_size": 32,
 }
+# Two layers are shared, two are the text's, one is the image's, with other heads, width and activation.
+_INTERBERT: dict[str, Any] = {
+    **{"num_hidden_layers": 2, "t_num_hidden_layers": 2, "v_num_hidden_layers": 1, "v_num_attention_heads": 2},
+    **{"v_feature_size": 24, "v_target_size": 11, "v_hidden_size": 32, "v_intermediate_size": 40},
+    **{"v_hidden_act": "relu", "bi_hidden_size": 20},
+}
 # What a family's configuration has beyond that.
 _BY_FAMILY: dict[str, dict[str, Any]] = {
     "albert": {**_FACTORISED, "hidden_act": "gelu_new", "num_hidden_groups": 1, "inner_group_num": 1},
@@ -163,6 +169,7 @@ _BY_FAMILY: dict[str, dict[str, Any]] = {
     "modernbert": _MODERN,
     "qwen2": _QWEN,
     "qwen3": {**_QWEN, "head_dim": 12},
+    "interbert": _INTERBERT,
 }
 
 
@@ -225,6 +232,8 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "qwen2": {"model_type": "qwen2"},  # by default, its decoder is not tied
     "qwen3": {"model_type": "qwen3", "config": {"tie_word_embeddings": True}},
     "qwen3-biases": {"model_type": "qwen3", "task": "features", "config": {"attention_bias": True}},
+    "interbert": {"model_type": "interbert"},
+    "interbert-sum": {"model_type": "interbert", "config": {"fusion_method": "sum"}},
     "modernbert-mean": {
         "model_type": "modernbert",
         "task": "text-classification",

@@ -25,6 +25,7 @@ from yizhi.reading.safetensors_file import cut, widen
 # Where a fault must first be seen; LAYER is the output of the one layer that it is made in.
 EMBEDDINGS, FIRST_LAYER, LAYER, LAST_LAYER = "hidden_states.0", "hidden_states.1", "layer", "last layer"
 POOLER, LOGITS = "pooler_output", "logits"
+IN_STEPS = "in steps"  # in no whole pass: what a step makes of its cache
 TEXT = "text"  # before any output: what the artifact's files make of a user's text
 STORED = "stored tensors"  # in no output: what no case reads, or too small to be judged
 
@@ -76,6 +77,14 @@ class Forward:
         """A mask [B, T] that hides nothing."""
         return mask * 0 + 1
 
+    def own_tokens(self, p: Any, mask: Any, x: Any) -> Any:
+        """[B, P + T] -> [B, T]: those of the pass, x [B, T, H], without the cached ones."""
+        return mask[:, -x.shape[1] :]
+
+    def roll_heads(self, p: Any, x: Any) -> Any:
+        """Keys or values [B, K, P, d], each head's in the place of the one before."""
+        return x[:, [*range(1, x.shape[1]), 0]]
+
     def first_tokens(self, p: Any, x: Any) -> Any:
         """[B, T, H] -> [B, H]."""
         return x[:, 0]
@@ -106,6 +115,16 @@ class OnnxForward(Forward):
         """A mask [B, T] that hides nothing."""
         zeros = p.graph.node("fault", "Sub", [mask, mask])
         return p.graph.node("fault", "Add", [zeros, p.graph.constant("fault.one", self.module.INT64, 1)])
+
+    def own_tokens(self, p: Any, mask: Any, *x: Any) -> str:
+        """[B, P + T] -> [B, T]: those of the pass."""
+        columns = p.graph.node("fault", "Transpose", [mask], perm=[1, 0])
+        return p.graph.node("fault", "Transpose", [self.module.own_rows(p, "fault", columns)], perm=[1, 0])
+
+    def roll_heads(self, p: Any, x: Any) -> str:
+        """Keys or values [B, K, P, d], each head's in the place of the one before."""
+        order = [*range(1, p.spec.config.num_key_value_heads), 0]
+        return p.graph.node("fault", "Gather", [x, p.graph.constant("fault.order", self.module.INT64, order)], axis=1)
 
     def first_tokens(self, p: Any, x: Any) -> str:
         """[N, H] -> [B, H]."""

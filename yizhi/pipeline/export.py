@@ -198,7 +198,7 @@ def describe_artifact(
     return {
         "target": target.name,
         "precision": target.precision,
-        **describe_interface(checkpoint.spec, len(checkpoint.text.vocab)),
+        **describe_interface(checkpoint.spec, len(checkpoint.text.vocab), target.steps),
         "source": digest,
         "options": options or {},
         "made_with": {

@@ -65,7 +65,8 @@ class Checkpoint:
         self.ignored_files: tuple[str, ...] = ()
         self.sentence: SentenceSettings | None = None
         self._sources: dict[str, tuple[TensorFile, str]] = {}
-        config = self.config = _as_stored(config, [name for file in files for name in file.entries])
+        config = _as_stored(config, [name for file in files for name in file.entries])
+        config = self.config = _with_padding(config, text)
         faults = self._index_tensors(FAMILIES[config.model_type])
         try:
             self.spec: EncoderSpec = build_spec(config, self._sources.keys())
@@ -101,6 +102,8 @@ class Checkpoint:
             raise InputError(path, "is a release: give the checkpoint that it was made from, or its `pytorch` folder")
         faults: list[str] = []
         config = collect_faults(faults, lambda: EncoderConfig.read(folder / "config.json"))
+        if any("`yizhi import`" in fault for fault in faults):  # the other files are another project's, too
+            raise InputError(path, faults)
         text = read_text(folder, config, faults, ignored_files)
         sentence = collect_own_faults(faults, lambda: read_sentence_settings(folder, text, ignored_files))
         files = open_weights(path, faults)
@@ -415,6 +418,13 @@ def _as_stored(config: EncoderConfig, names: Collection[str]) -> EncoderConfig:
     return replace(config, architecture=bare, raw=MappingProxyType({**config.raw, "architectures": [bare]}))
 
 
+def _with_padding(config: EncoderConfig, text: TextTokenizer) -> EncoderConfig:
+    """With the tokenizer's padding, where `config.json` names none and no position is counted from it."""
+    if config.raw.get("pad_token_id") is not None or config.padding_idx is not None:
+        return config
+    return replace(config, pad_token_id=text.pad_id)
+
+
 def _find_other_family(config: EncoderConfig, files: Sequence[TensorFile]) -> list[str]:
     """One fault where names and configuration are two families', instead of one for every tensor."""
     families = find_families([name for file in files for name in file.entries])
@@ -451,12 +461,15 @@ def explain_names(model_type: str, families: Sequence[str]) -> str:
 
 def _count_known(family: Family, names: Collection[str]) -> int:
     """How many tensors belong to a module that this family has."""
-    layer = re.sub(r"\\\{\w+\\\}", r"\\d+", re.escape(family.layer))  # each {number} as digits
+    layers = [family.layer, *([family.image.layer] if family.image else [])]
+    layer = "|".join(re.sub(r"\\\{\w+\\\}", r"\\d+", re.escape(one)) for one in layers)  # each {number} as digits
     parts = "|".join(re.escape(part) for part in asdict(family.layer_names).values() if part)
     others = [value for value in asdict(family).values() if isinstance(value, str)]
-    for heads in (family.masked_lm_names, family.discriminator):
+    for heads in (family.masked_lm_names, family.discriminator, family.image):
         others += [value for value in asdict(heads).values() if value] if heads else []
-    module = re.compile("|".join([f"{layer}\\.({parts})", *map(re.escape, others)]))
+    module = re.compile("|".join([f"({layer})\\.({parts})", *map(re.escape, others)]))
+    if family.image and f"{family.image.features}.weight" not in {canonical_name(name, family) for name in names}:
+        return 0  # its text has the names of another family
     return sum(module.fullmatch(canonical_name(name, family).rpartition(".")[0]) is not None for name in names)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from yizhi.errors import InputError
-from yizhi.model.config import EncoderConfig
+from yizhi.model.config import ZHINAO, EncoderConfig
 from yizhi.reading.auto_tokenizer import check_beside, read_tokenizer
 from yizhi.reading.checkpoint import WEIGHTS, Checkpoint, check_task
 from yizhi.reading.folder_files import ADAPTER, REFUSED, find_rule, is_ignored
@@ -20,11 +20,14 @@ from yizhi.reading.importers.lora import MERGED, is_lora, merge_lora
 from yizhi.reading.importers.opened import GOOGLE, Opened
 from yizhi.reading.importers.report import ImportedTensor, ImportReport
 from yizhi.reading.importers.sentence_parts import open_token_heads, say_width, write_dense
-from yizhi.reading.importers.sources import Source, choose, list_folder
+from yizhi.reading.importers.sources import TIKTOKEN, Source, choose, list_folder
+from yizhi.reading.importers.tiktoken_vocab import read_tiktoken
+from yizhi.reading.importers.zhinao import read_as_qwen2
 from yizhi.reading.safetensors_file import write_safetensors
 from yizhi.reading.sentence_settings import MODULES, read_sentence_settings
 from yizhi.reading.source_card import carry_source_card
 from yizhi.reading.tokenizer_files import TextTokenizer
+from yizhi.reading.tokenizer_json import WORDPIECE, kind_of
 from yizhi.reading.tokenizer_sources import TOKENIZER_FILES
 from yizhi.reading.weight_files import TensorFile
 from yizhi.release.artifact import ArtifactWriter
@@ -153,8 +156,11 @@ def _convert(
     keep_bf16: bool,
 ) -> dict[str, Any]:
     """Write the files; return what the report says of them."""
+    is_zhinao = raw.get("model_type") == ZHINAO
+    if is_zhinao:
+        raw, opened = read_as_qwen2(raw, config_path, opened)
     config = EncoderConfig.from_dict(canonical_config(raw, config_path, opened), config_path)
-    text = read_tokenizer(folder, vocab_path)
+    text = _read_text(folder, vocab_path, is_zhinao)
     misfit = text.find_misfit(config.vocab_size, config.padding_idx)
     misfit += check_beside(folder, text, ignored_files) if found.vocab or not vocab_path else []
     if misfit:
@@ -184,6 +190,16 @@ def _convert(
     }
 
 
+def _read_text(folder: Path, vocab: Path | None, is_zhinao: bool) -> TextTokenizer:
+    if vocab is None or vocab.suffix != TIKTOKEN:
+        return read_tokenizer(folder, vocab)
+    if not is_zhinao:
+        raise InputError(
+            vocab, f"a tiktoken vocabulary is read for model_type {ZHINAO} alone: its rules are in no file"
+        )
+    return read_tiktoken(vocab, folder)
+
+
 def _write(checkpoint: Checkpoint, out: Path, keep_bf16: bool) -> None:
     writer = ArtifactWriter(out)
     dtypes = {parameter: checkpoint.dtype_of(parameter.name, keep_bf16) for parameter in checkpoint.parameters()}
@@ -191,7 +207,7 @@ def _write(checkpoint: Checkpoint, out: Path, keep_bf16: bool) -> None:
         header = {parameter.name: (dtype, parameter.shape) for parameter, dtype in dtypes.items()}
         chunks = (checkpoint.chunks(parameter, dtype=dtype) for parameter, dtype in dtypes.items())
         write_safetensors(file, header, chain.from_iterable(chunks))
-    writer.write_json("config.json", checkpoint.published_config())
+    writer.write_json("config.json", {**checkpoint.published_config(), "pad_token_id": checkpoint.config.pad_token_id})
     for name, data in checkpoint.tokenizer_files().items():
         writer.write(name, data)
 
@@ -229,7 +245,7 @@ def _notes(opened: Opened, config: EncoderConfig, text: TextTokenizer, found: So
     if not config.tie_word_embeddings:
         yield "tie_word_embeddings: false; the decoder is not the embedding table, and is kept"
     yield from text.notes
-    if not found.says_how_to_tokenize:
+    if not found.says_how_to_tokenize and kind_of(text.tokenizer) == WORDPIECE:
         yield "tokenizer_config.json: none found; BertTokenizer's defaults apply, which lower-case the text"
 
 
