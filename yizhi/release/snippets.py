@@ -11,6 +11,8 @@ from yizhi.storage.json_files import read_json_object
 
 _QUESTION = '"首都是哪里？", "北京是中国的首都。"'
 _TEXT = '"北京是中国的首都。"'
+# Families whose classes return keys and values for the next step, too, unless they are told not to.
+DECODERS = ("qwen2", "qwen3")
 # What transformers and optimum call a head, by our name of its task.
 _CLASSES = {
     "fill-mask": "MaskedLM",
@@ -26,7 +28,7 @@ from transformers import AutoTokenizer, {loader}
 
 folder = "."  # where this file is
 tokenizer = AutoTokenizer.from_pretrained(folder)
-model = {loader}.from_pretrained(folder).eval()
+model = {loader}.from_pretrained(folder{options}).eval()
 outputs = model(**tokenizer({text}, return_tensors="pt"))
 print({{name: values.shape for name, values in outputs.items()}})
 """
@@ -110,7 +112,7 @@ from transformers import AutoTokenizer
 
 folder = "."  # where this file is
 tokenizer = AutoTokenizer.from_pretrained(folder)
-model = {loader}.from_pretrained(folder, ov_config={{"INFERENCE_PRECISION_HINT": "f32"}})
+model = {loader}.from_pretrained(folder, ov_config={{"INFERENCE_PRECISION_HINT": "f32"}}{options})
 outputs = model(**tokenizer({text}, return_tensors="pt"))
 print({{name: values.shape for name, values in outputs.items()}})
 """
@@ -173,12 +175,17 @@ def needs_jieba(folder: Path) -> bool:
 
 
 def write_snippets(
-    target: str, description: Mapping[str, Any], jieba: bool = False, prompt: str | None = None
+    target: str,
+    description: Mapping[str, Any],
+    jieba: bool = False,
+    prompt: str | None = None,
+    model_type: str | None = None,
 ) -> list[tuple[str, str, str]]:
     """(tool, pip requirements, Python code) for each tool that loads this target's folder.
 
-    description: the artifact's. jieba: as `needs_jieba` says. prompt: the text before a query.
+    description: the artifact's. jieba: as `needs_jieba` says. prompt: the text before a query. model_type: the family.
     """
+    options = ", use_cache=False" if model_type in DECODERS else ""
     task, pooling = description["task"], description.get("pooling")
     pools = pooling is not None and pooling["mode"] != "splade"
     # One label is how relevant a document is to a query, or one text to another: it reads pairs.
@@ -192,7 +199,9 @@ def write_snippets(
         given = f", prompt={printable(json.dumps(prompt, ensure_ascii=False))}" if prompt else ""
         found[_SENTENCE_TOOLS[family]] = code.format(options=_BACKENDS[family], prompt=given)
     if target == "pytorch":
-        found["transformers"] = _PYTORCH.format(loader=f"AutoModelFor{head}" if head else "AutoModel", text=text)
+        found["transformers"] = _PYTORCH.format(
+            loader=f"AutoModelFor{head}" if head else "AutoModel", options=options, text=text
+        )
     elif target == "tensorflow":
         found["TensorFlow"] = _TENSORFLOW.format(text=text)
     elif target == "flax":
@@ -203,10 +212,11 @@ def write_snippets(
         found["OpenVINO"] = _OPENVINO.format(text=text)
         if task != "replaced-token-detection":  # optimum-intel has no class for it
             loader = f"OVModelFor{head or 'FeatureExtraction'}"
-            found["optimum-intel"] = _OPTIMUM_INTEL.format(loader=loader, text=text)
+            found["optimum-intel"] = _OPTIMUM_INTEL.format(loader=loader, options=options if head else "", text=text)
     else:
         found["ONNX Runtime"] = _ONNX.format(text=text)
-        if task != "replaced-token-detection":  # optimum has no class for it
+        # optimum has no class for the one, and gives the other no token_type_ids.
+        if task not in ("replaced-token-detection", "text-generation"):
             loader = f"ORTModelFor{head or 'FeatureExtraction'}"
             found["optimum"] = _OPTIMUM.format(loader=loader, text=text)
     return [(tool, *cut_by_jieba(_NEEDS[tool], code, jieba)) for tool, code in found.items()]
