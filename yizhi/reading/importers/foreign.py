@@ -141,9 +141,16 @@ class ForeignWeights:
         tensor, place = self._placed[name]
         return place.apply(tensor.read())
 
+    def stored(self, name: str) -> NDArray[Any]:
+        """The tensor as `array` has it; BF16 as its bits, which are uint16."""
+        array = self.array(name)
+        if self.entries[name].dtype != "BF16":
+            return array
+        return (np.ascontiguousarray(array).view(np.uint32) >> 16).astype(np.uint16)
+
     def chunks(self, name: str) -> Iterator[memoryview]:
         """The tensor's bytes in row-major order."""
-        yield np.ascontiguousarray(self.array(name)).reshape(-1).view(np.uint8).data
+        yield np.ascontiguousarray(self.stored(name)).reshape(-1).view(np.uint8).data
         self.release(name)
 
     def release(self, name: str) -> None:
@@ -168,11 +175,11 @@ class ForeignWeights:
                 return f"{tensor.name}: differs from {other.name}, which is {found.name} too"
             self.ignored[tensor.name] = REPEATED
             return None
-        shape = found.shape(tensor.shape)
+        shape, dtype = found.shape(tensor.shape), tensor.dtype
+        if found.scale != 1.0 and dtype in ("F16", "BF16"):
+            dtype = "F32"  # what `Place.apply` gives
         self._placed[found.name] = tensor, found
-        self.entries[found.name] = Entry(
-            found.name, tensor.dtype, shape, 0, math.prod(shape) * ITEM_SIZES.get(tensor.dtype, 0)
-        )
+        self.entries[found.name] = Entry(found.name, dtype, shape, 0, math.prod(shape) * ITEM_SIZES.get(dtype, 0))
         return None
 
 
