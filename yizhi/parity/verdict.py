@@ -68,8 +68,8 @@ class Verdict:
     def first_bad_layer(self) -> str | None:
         """The first hidden state that failed: the place to look for the mistake."""
         layers = sorted(
-            (name for name in self.worst() if name.startswith("hidden_states.")),
-            key=lambda name: int(name.rpartition(".")[2]),
+            (name for name in self.worst() if "hidden_states." in name),  # the text's, and an image's
+            key=lambda name: (int(name.rpartition(".")[2]), name),
         )
         return next((name for name in layers if name in self.failed_outputs()), None)
 
