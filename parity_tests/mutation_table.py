@@ -165,7 +165,7 @@ def _write(folder: Path, variant: str) -> Path:
 
 
 def _resemble_trained(tensors: dict[str, np.ndarray]) -> None:
-    """Tokens' embeddings as small as trained ones, so that LayerNorm's epsilon matters; query biases and logits as large."""
+    """Tokens as small as trained ones, so that LayerNorm's epsilon matters; query biases and logits as large."""
     for name in tensors:
         if "embeddings.weight" in name and ".v_embeddings." not in name:
             tensors[name] *= 0.1
