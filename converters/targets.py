@@ -168,6 +168,7 @@ TARGETS: Mapping[str, Target] = {
             files=("flax_model.msgpack",),
             converts_with=("msgpack",),
             runs_with=("jax", "msgpack"),
+            images=True,
             extra="flax",
         ),
         Target(
