@@ -212,6 +212,7 @@ TARGETS: Mapping[str, Target] = {
             files=("*.xml", "openvino_model.bin"),
             converts_with=("openvino",),
             runs_with=("openvino",),
+            images=True,
             extra="openvino",
         ),
         Target(
@@ -224,6 +225,7 @@ TARGETS: Mapping[str, Target] = {
             files=("*.xml", "openvino_model.bin"),
             converts_with=("openvino", "onnx", "onnxruntime"),
             runs_with=("openvino",),
+            images=True,
             extra="openvino",
             export_extra="openvino-export",
             size=1.2,
