@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tests.checkpoints import VOCAB, Tensors, small_config, write_json, write_variant
 from tests.pages import read_page
 from yizhi.cli import main
@@ -147,6 +149,10 @@ def _families(page: PageFolder) -> None:
     write_json(page.path / "config.json", {**small_config("xlm-roberta"), "architectures": ["XLMRobertaModel"]})
 
 
+def _generation(page: PageFolder) -> None:
+    page.release("dist/NAME", "qwen3", "--target", "onnx")
+
+
 def _checkpoint_and_release(page: PageFolder) -> None:
     page.checkpoint("CHECKPOINT")
     page.release("RELEASE")
@@ -283,6 +289,12 @@ def _trimming(page: PageFolder) -> None:
     page.write({"text.txt": TEXT, "held-out.txt": SENTENCES[0]})
 
 
+def _image_text(page: PageFolder) -> None:
+    page.checkpoint("interbert", "interbert")
+    rng = np.random.default_rng(0)
+    np.savez(page.path / "regions.npz", features=rng.normal(size=(37, 24)), boxes=rng.random((37, 5)))
+
+
 def _using(page: PageFolder) -> None:
     page.release("dist/demo", vocab=DEMO_VOCAB, config={"vocab_size": len(DEMO_VOCAB)})
     page.checkpoint("CHECKPOINT")
@@ -306,6 +318,7 @@ FOLDERS: dict[str, Callable[[PageFolder], None]] = {
     "docs/edge.md": _edge,
     "docs/families.md": _families,
     "docs/gates.md": _checkpoint_and_release,
+    "docs/generation.md": _generation,
     "docs/importing.md": _importing,
     "docs/int8.md": _int8,
     "docs/ner-walkthrough.md": _ner,
@@ -323,4 +336,5 @@ FOLDERS: dict[str, Callable[[PageFolder], None]] = {
     "docs/trimming.md": _trimming,
     "docs/using.md": _using,
     "docs/vectors.md": _vectors,
+    "docs/image-text.md": _image_text,
 }

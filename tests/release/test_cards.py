@@ -114,7 +114,7 @@ def test_decoders_are_the_families_that_see_only_what_came_before():
 
 SNIPPET = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TASKS = ["bert", "bert-no-head", "bert-classifier", "bert-tagger", "bert-reader", "electra-discriminator"]
-TASKS += ["bert-regression", "bert-dense", "qwen2", "qwen3-no-head"]
+TASKS += ["bert-regression", "bert-dense", "interbert", "qwen2", "qwen3", "qwen3-no-head"]
 PROMPT = '"为这个句子生成表示```\u202e\n'
 
 
@@ -129,9 +129,10 @@ def test_every_snippet_runs_as_it_stands(open_artifact, tmp_path, monkeypatch, c
     card = write_card(artifact, source, PARITY, PROMPT)
     snippets = SNIPPET.findall(card)
     sentences = variant in ("bert-regression", "bert-dense") and target.startswith(("pytorch", "onnx", "openvino"))
-    optimum = target.startswith(("onnx", "openvino")) and variant != "electra-discriminator"
-    optimum &= not (target.startswith("onnx") and variant == "qwen2")  # whose graph has no cache
-    assert len(snippets) == 1 + optimum + sentences
+    decodes = variant in ("qwen2", "qwen3")
+    steps = target.startswith("onnx") and decodes  # optimum wants a cache in its own graph
+    optimum = target.startswith(("onnx", "openvino")) and variant not in ("electra-discriminator", "interbert")
+    assert len(snippets) == 1 + (optimum and not steps) + sentences + steps
     if sentences:
         name = "CrossEncoder" if variant == "bert-regression" else "SentenceTransformer"
         assert f"import {name}\n" in snippets[0]

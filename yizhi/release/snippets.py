@@ -33,6 +33,16 @@ outputs = model(**tokenizer({text}, return_tensors="pt"))
 print({{name: values.shape for name, values in outputs.items()}})
 """
 
+_PYTORCH_GENERATION = """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # where this file is
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder).eval()
+ids = model.generate(tokenizer({text}, return_tensors="pt").input_ids, max_new_tokens=20, do_sample=False)
+print(tokenizer.decode(ids[0]))
+"""
+
 _TENSORFLOW = """\
 import tensorflow as tf
 from tokenizers import Tokenizer
@@ -67,6 +77,20 @@ session = onnxruntime.InferenceSession(f"{{folder}}/model.onnx")
 given = {{"input_ids": encoding.ids, "attention_mask": encoding.attention_mask, "token_type_ids": encoding.type_ids}}
 outputs = session.run(None, {{name: np.array([values], np.int64) for name, values in given.items()}})
 print({{output.name: values.shape for output, values in zip(session.get_outputs(), outputs)}})
+"""
+
+# Greedy: each time the token of the highest logit. The cache first holds nothing, and then every token but the newest.
+_ONNX_STEP = """\
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+tokenizer, step = Tokenizer.from_file("tokenizer.json"), onnxruntime.InferenceSession("step.onnx")  # of this folder
+ids, past = tokenizer.encode({text}).ids, {{one.name: {nothing} for one in step.get_inputs()[2:]}}
+for seen in (0, *range(len(ids), len(ids) + 19)):  # what the cache holds
+    given = {{"input_ids": np.array([ids[seen:]]), "attention_mask": np.ones((1, len(ids)), np.int64)}}
+    logits, *present = step.run(None, {{**given, **past}})
+    ids, past = [*ids, int(logits[0, -1].argmax())], dict(zip(past, present))
+print(tokenizer.decode(ids))
 """
 
 _LITERT = """\
@@ -117,6 +141,28 @@ outputs = model(**tokenizer({text}, return_tensors="pt"))
 print({{name: values.shape for name, values in outputs.items()}})
 """
 
+# No library has a class for a model with an image stream.
+_SAFETENSORS = """\
+from safetensors.torch import load_file
+
+folder = "."  # where this file is
+for name, tensor in load_file(f"{folder}/model.safetensors").items():
+    print(name, tuple(tensor.shape))
+"""
+
+_ONNX_WITH_IMAGE = """\
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+folder = "."  # where this file is
+ids = np.array([Tokenizer.from_file(f"{{folder}}/tokenizer.json").encode({text}).ids])
+given = {{"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}}
+given |= {{"image_features": np.zeros((1, 3, {size}), "f4"), "image_boxes": np.zeros((1, 3, 5), "f4")}}  # 3 regions
+session = onnxruntime.InferenceSession(f"{{folder}}/model.onnx")
+print([values.shape for values in session.run(None, {{**given, "image_mask": np.ones((1, 3), int)}})])
+"""
+
 # Both compute in what the folder holds. {options}: which runtime, and how it loads the folder.
 _SENTENCES = """\
 from sentence_transformers import SentenceTransformer
@@ -145,9 +191,11 @@ _BACKENDS = {
 # What pip installs for each.
 _NEEDS = {
     "transformers": "transformers torch",
+    "safetensors": "safetensors torch",
     "TensorFlow": "tensorflow tokenizers",
     "Flax": "flax",
     "ONNX Runtime": "onnxruntime tokenizers",
+    "ONNX Runtime, step by step": "onnxruntime tokenizers",
     "LiteRT": "ai-edge-litert tokenizers",
     "optimum": "optimum-onnx[onnxruntime]",
     "OpenVINO": "openvino tokenizers",
@@ -194,11 +242,20 @@ def write_snippets(
     head = _CLASSES.get(task)
     found = {}
     family = target.removesuffix("-int8")
+    if image := description["inputs"].get("image_features"):
+        known = {
+            "pytorch": ("safetensors", _SAFETENSORS),
+            "flax": ("Flax", _FLAX),
+            "onnx": ("ONNX Runtime", _ONNX_WITH_IMAGE.format(text=text, size=image[-1])),
+        }
+        return [(tool, _NEEDS[tool], code) for tool, code in [known[family]]]
     if family in _BACKENDS and (pools or ranks):
         code = _SENTENCES if pools else _CROSS_ENCODER
         given = f", prompt={printable(json.dumps(prompt, ensure_ascii=False))}" if prompt else ""
         found[_SENTENCE_TOOLS[family]] = code.format(options=_BACKENDS[family], prompt=given)
-    if target == "pytorch":
+    if target == "pytorch" and task == "text-generation":
+        found["transformers"] = _PYTORCH_GENERATION.format(text=text)
+    elif target == "pytorch":
         found["transformers"] = _PYTORCH.format(
             loader=f"AutoModelFor{head}" if head else "AutoModel", options=options, text=text
         )
@@ -215,8 +272,11 @@ def write_snippets(
             found["optimum-intel"] = _OPTIMUM_INTEL.format(loader=loader, options=options if head else "", text=text)
     else:
         found["ONNX Runtime"] = _ONNX.format(text=text)
+        if cache := description.get("step"):
+            nothing = f"np.zeros((1, {cache['heads']}, 0, {cache['head_size']}), np.float32)"
+            found["ONNX Runtime, step by step"] = _ONNX_STEP.format(text=text, nothing=nothing)
         # optimum has no class for the one, and gives the other no token_type_ids.
-        if task not in ("replaced-token-detection", "text-generation"):
+        elif task not in ("replaced-token-detection", "text-generation"):
             loader = f"ORTModelFor{head or 'FeatureExtraction'}"
             found["optimum"] = _OPTIMUM.format(loader=loader, text=text)
     return [(tool, *cut_by_jieba(_NEEDS[tool], code, jieba)) for tool, code in found.items()]
