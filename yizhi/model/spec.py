@@ -15,6 +15,10 @@ from yizhi.storage.codec import LEFT_OUT
 # and position.
 LOGITS_AT, POSITIONS = "logits_at", "positions"
 
+# The signature of a causal language model that reads a text in pieces: the keys and values of the tokens before go in,
+# and come out with those of its own tokens.
+STEP = "step"
+
 # What others' loaders ask a reader's graph for: the two columns of its `logits` [B, T, 2], [B, T] each. An artifact
 # that gives them says so under COLUMNS.
 SPAN_LOGITS = ("start_logits", "end_logits")
@@ -458,6 +462,17 @@ class EncoderSpec:
             token_vectors=None,
             image=None,
         )
+
+    @property
+    def steps(self) -> bool:
+        """Whether this is a causal language model whose tokens' keys and values stay, whatever follows.
+
+        What would need to know how many tokens came before, and what does not stay, is refused here: tables of
+        positions and token types, windows and distances. No causal family has them.
+        """
+        stay = all(layer.causal and layer.window is None and layer.farthest is None for layer in self.layers)
+        tables = self.position_embeddings or self.token_type_embeddings
+        return isinstance(self.head, MaskedLMHead) and stay and not tables
 
     @property
     def layers(self) -> tuple[Layer, ...]:
