@@ -178,6 +178,7 @@ TARGETS: Mapping[str, Target] = {
             files=("flax_model.msgpack",),
             converts_with=("msgpack",),
             runs_with=("jax", "msgpack"),
+            images=True,
             extra="flax",
             keeps_bf16=True,
         ),
@@ -225,6 +226,7 @@ TARGETS: Mapping[str, Target] = {
             files=("*.xml", "openvino_model.bin"),
             converts_with=("openvino",),
             runs_with=("openvino",),
+            images=True,
             extra="openvino",
         ),
         Target(
@@ -237,6 +239,7 @@ TARGETS: Mapping[str, Target] = {
             files=("*.xml", "openvino_model.bin"),
             converts_with=("openvino", "onnx", "onnxruntime"),
             runs_with=("openvino",),
+            images=True,
             extra="openvino",
             export_extra="openvino-export",
             size=1.2,

@@ -9,19 +9,21 @@ from yizhi.errors import InputError
 from yizhi.runtimes.base import Runtime
 
 
-def generate(runtime: Runtime, rows: Sequence[Sequence[int]], count: int) -> NDArray[np.int64]:
-    """The `count` tokens that continue each row, int64 [B, count]: each time the one of the highest logit.
+def generate(runtime: Runtime, rows: Sequence[Sequence[int] | NDArray[np.int64]], count: int) -> NDArray[np.int64]:
+    """The `count` tokens that continue each row, int64 [B, count]: each time the token of the highest logit.
 
     Rows may differ in length. No token ends a row: cut off what follows the model's own end. Raises InputError for an
-    empty row, and as `Runtime.step` does.
+    empty row, for a count below 1, and as `Runtime.step` does.
     """
-    if count < 1 or not rows or not all(len(row) for row in rows):
-        raise InputError(
-            "rows", f"expected one or more rows of one or more ids, and a count of 1 or more; found {count}"
-        )
-    width = max(len(row) for row in rows)
+    lengths = [len(row) for row in rows]
+    faults = [] if count > 0 else [f"count: expected 1 or more; found {count}"]
+    if not lengths or not all(lengths):
+        faults.append(f"rows: expected one or more, of one or more ids each; found lengths {lengths}")
+    if faults:
+        raise InputError("inputs", faults)
+    width = max(lengths)
     ids = np.array([[runtime.config.pad_token_id] * (width - len(row)) + list(row) for row in rows])
-    mask = np.array([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    mask = np.array([[0] * (width - length) + [1] * length for length in lengths])
     outputs, past = runtime.step({"input_ids": ids, "attention_mask": mask})
     found = [outputs["logits"][:, -1].argmax(-1)]
     while len(found) < count:

@@ -149,6 +149,10 @@ def _families(page: PageFolder) -> None:
     write_json(page.path / "config.json", {**small_config("xlm-roberta"), "architectures": ["XLMRobertaModel"]})
 
 
+def _generation(page: PageFolder) -> None:
+    page.release("dist/NAME", "qwen3", "--target", "onnx")
+
+
 def _checkpoint_and_release(page: PageFolder) -> None:
     page.checkpoint("CHECKPOINT")
     page.release("RELEASE")
@@ -314,6 +318,7 @@ FOLDERS: dict[str, Callable[[PageFolder], None]] = {
     "docs/edge.md": _edge,
     "docs/families.md": _families,
     "docs/gates.md": _checkpoint_and_release,
+    "docs/generation.md": _generation,
     "docs/importing.md": _importing,
     "docs/int8.md": _int8,
     "docs/ner-walkthrough.md": _ner,

@@ -291,8 +291,8 @@ def test_a_past_that_does_not_fit_is_refused(open_artifact, target):
         runtime.step({"input_ids": [[-1], [1]]}, past)
 
 
-@pytest.mark.parametrize(("rows", "count"), [([], 2), ([[1], []], 2), ([[1]], 0)])
+@pytest.mark.parametrize(("rows", "count"), [([], 2), ([[1], []], 2), ([[1]], 0), (np.zeros((2, 0), int), 1)])
 def test_nothing_to_continue_is_refused(open_artifact, rows, count):
     _, runtime = open_artifact("qwen3", "onnx")
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="rows: expected" if count else "count: expected 1 or more; found 0"):
         generate(runtime, rows, count)
