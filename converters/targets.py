@@ -156,6 +156,7 @@ TARGETS: Mapping[str, Target] = {
             files=("saved_model.pb", "fingerprint.pb", "variables/variables.*", "assets/*"),
             converts_with=("tensorflow",),
             runs_with=("tensorflow",),
+            images=True,
             extra="tensorflow",
             slow=True,
         ),
