@@ -240,6 +240,7 @@ TARGETS: Mapping[str, Target] = {
             files=("model.tflite",),
             converts_with=("ai-edge-litert",),
             runs_with=("ai-edge-litert",),
+            images=True,
             graphs="yizhi.parity.litert_graphs:compare_graphs",
             extra="litert",
         ),
@@ -253,6 +254,7 @@ TARGETS: Mapping[str, Target] = {
             # Outlier channels are found with the graph of `onnx`.
             converts_with=("ai-edge-litert", "onnx", "onnxruntime"),
             runs_with=("ai-edge-litert",),
+            images=True,
             graphs="yizhi.parity.litert_graphs:compare_graphs",
             extra="litert",
             export_extra="litert-export",
