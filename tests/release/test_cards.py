@@ -109,7 +109,7 @@ def test_flax_classes_are_named_where_transformers_has_them(tmp_path, family):
 
 SNIPPET = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TASKS = ["bert", "bert-no-head", "bert-classifier", "bert-tagger", "bert-reader", "electra-discriminator"]
-TASKS += ["bert-regression", "bert-dense"]
+TASKS += ["bert-regression", "bert-dense", "interbert"]
 PROMPT = '"为这个句子生成表示```\u202e\n'
 
 
@@ -123,7 +123,7 @@ def test_every_snippet_runs_as_it_stands(open_artifact, tmp_path, monkeypatch, c
     card = write_card(artifact, {**SOURCE, "task": artifact.description["task"]}, PARITY, PROMPT)
     snippets = SNIPPET.findall(card)
     sentences = variant in ("bert-regression", "bert-dense") and target.startswith(("pytorch", "onnx", "openvino"))
-    optimum = target.startswith(("onnx", "openvino")) and variant != "electra-discriminator"
+    optimum = target.startswith(("onnx", "openvino")) and variant not in ("electra-discriminator", "interbert")
     assert len(snippets) == 1 + optimum + sentences
     if sentences:
         name = "CrossEncoder" if variant == "bert-regression" else "SentenceTransformer"

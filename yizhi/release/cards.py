@@ -182,7 +182,7 @@ def _describe_quality(parity: Mapping[str, Any]) -> list[str]:
 
 def _worst(parity: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """The outputs that a user reads. Inner layers are left out."""
-    return [(name, found) for name, found in sorted(parity["worst"].items()) if not name.startswith("hidden_states.")]
+    return [(name, found) for name, found in sorted(parity["worst"].items()) if "hidden_states." not in name]
 
 
 def _summary(parity: Mapping[str, Any]) -> str:

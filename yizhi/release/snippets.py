@@ -115,6 +115,28 @@ outputs = model(**tokenizer({text}, return_tensors="pt"))
 print({{name: values.shape for name, values in outputs.items()}})
 """
 
+# No library has a class for a model with an image stream.
+_SAFETENSORS = """\
+from safetensors.torch import load_file
+
+folder = "."  # where this file is
+for name, tensor in load_file(f"{folder}/model.safetensors").items():
+    print(name, tuple(tensor.shape))
+"""
+
+_ONNX_WITH_IMAGE = """\
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+folder = "."  # where this file is
+ids = np.array([Tokenizer.from_file(f"{{folder}}/tokenizer.json").encode({text}).ids])
+given = {{"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}}
+given |= {{"image_features": np.zeros((1, 3, {size}), "f4"), "image_boxes": np.zeros((1, 3, 5), "f4")}}  # 3 regions
+session = onnxruntime.InferenceSession(f"{{folder}}/model.onnx")
+print([values.shape for values in session.run(None, {{**given, "image_mask": np.ones((1, 3), int)}})])
+"""
+
 # Both compute in what the folder holds. {options}: which runtime, and how it loads the folder.
 _SENTENCES = """\
 from sentence_transformers import SentenceTransformer
@@ -143,6 +165,7 @@ _BACKENDS = {
 # What pip installs for each.
 _NEEDS = {
     "transformers": "transformers torch",
+    "safetensors": "safetensors torch",
     "TensorFlow": "tensorflow tokenizers",
     "Flax": "flax",
     "ONNX Runtime": "onnxruntime tokenizers",
@@ -187,6 +210,13 @@ def write_snippets(
     head = _CLASSES.get(task)
     found = {}
     family = target.removesuffix("-int8")
+    if image := description["inputs"].get("image_features"):
+        known = {
+            "pytorch": ("safetensors", _SAFETENSORS),
+            "flax": ("Flax", _FLAX),
+            "onnx": ("ONNX Runtime", _ONNX_WITH_IMAGE.format(text=text, size=image[-1])),
+        }
+        return [(tool, _NEEDS[tool], code) for tool, code in [known[family]]]
     if family in _BACKENDS and (pools or ranks):
         code = _SENTENCES if pools else _CROSS_ENCODER
         given = f", prompt={printable(json.dumps(prompt, ensure_ascii=False))}" if prompt else ""
