@@ -76,15 +76,21 @@ def write_weights(
                 weights.add(parameter.name, float32, parameter.shape, checkpoint.chunks(parameter))
                 continue
             scales: list[NDArray[np.float32]] = []
-            kernel = checkpoint.array(parameter.name)
             if plan.outliers.in_float32(parameter.name):
-                columns = np.ascontiguousarray(kernel[:, plan.outliers.of(parameter.name)].T)
+                columns = np.ascontiguousarray(columns_of(checkpoint, parameter.name, plan.outliers).T)
                 weights.add(outliers_of(parameter.name), float32, columns.shape, [columns.data])
-            rows = quantize_in_chunks(kernel, scales, pool, partial(plan.outliers.prepare, parameter.name))
+            rows = quantize_in_chunks(
+                checkpoint.blocks(parameter.name), scales, pool, partial(plan.outliers.prepare, parameter.name)
+            )
             weights.add(parameter.name, int8, parameter.shape, (chunk.data for chunk in rows))
             weights.add(scale_of(parameter.name), float32, parameter.shape[:1], (chunk.data for chunk in scales))
             checkpoint.release(parameter.name)
     return weights
+
+
+def columns_of(checkpoint: Checkpoint, name: str, outliers: Outliers) -> NDArray[np.float32]:
+    """The columns [outputs, count] of a kernel's outlier channels."""
+    return np.concatenate([block[:, outliers.of(name)] for block in checkpoint.blocks(name)])
 
 
 def describe_stored(stored: Mapping[str, StoredTensor]) -> dict[str, dict[str, Any]]:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from yizhi.release.artifact import Artifact
 
 
+# The argument of a converter by which the checkpoint's bfloat16 tensors stay bfloat16 (docs/size.md).
+KEEP_BF16 = "keep_bf16"
+
+
 class MissingFramework(NotRun):
     """A target's framework is not installed. Breaks that target alone."""
 
@@ -36,6 +40,8 @@ class Target:
     wasm: the runtime class that runs it as a browser does; None if a browser cannot.
     extra: the pip extra that it needs to run; `export_extra`: the one that it needs to convert, if not the same.
     images: whether it can convert a model with an image stream.
+    keeps_bf16: whether its converter has the argument KEEP_BF16.
+    steps: whether artifacts of causal language models have a step with a cache.
     size: bytes per parameter, for the space an export needs. slow: starts first, so that no core idles at the end.
     """
 
@@ -52,6 +58,8 @@ class Target:
     extra: str | None = None
     export_extra: str | None = None
     images: bool = False
+    keeps_bf16: bool = False
+    steps: bool = False
     size: float = 4.05
     slow: bool = False
 
@@ -146,6 +154,8 @@ TARGETS: Mapping[str, Target] = {
             runs_with=("torch", "safetensors"),
             images=True,
             extra="pytorch",
+            keeps_bf16=True,
+            steps=True,
         ),
         Target(
             name="tensorflow",
@@ -171,6 +181,7 @@ TARGETS: Mapping[str, Target] = {
             runs_with=("jax", "msgpack"),
             images=True,
             extra="flax",
+            keeps_bf16=True,
         ),
         Target(
             name="onnx",
@@ -186,6 +197,8 @@ TARGETS: Mapping[str, Target] = {
             wasm="yizhi.runtimes.wasm_runtime:WasmRuntime",
             extra="onnx",
             export_extra="onnx-export",
+            keeps_bf16=True,
+            steps=True,
         ),
         Target(
             name="onnx-int8",
@@ -201,6 +214,7 @@ TARGETS: Mapping[str, Target] = {
             wasm="yizhi.runtimes.wasm_runtime:WasmRuntime",
             extra="onnx",
             export_extra="onnx-export",
+            steps=True,
             size=1.2,
         ),
         Target(

@@ -26,7 +26,7 @@ from yizhi.converters.targets import TARGETS
 from yizhi.errors import CheckFailed
 from yizhi.model.layout import tensorflow_name, transposes
 from yizhi.model.spec import AFTER_LAYERS
-from yizhi.parity.faults import FP32, STORED, TEXT, AlteredCheckpoint, Fault
+from yizhi.parity.faults import FP32, IN_STEPS, STORED, TEXT, AlteredCheckpoint, Fault
 from yizhi.parity.golden import Golden
 from yizhi.parity.judge import verify
 from yizhi.parity.mutations import FAULTS
@@ -135,7 +135,7 @@ def cut(golden: Golden, target: str) -> Golden:
 
 
 def first_failure(verdict: Verdict) -> str | None:
-    """What failed first: text, a hidden state, else an output made of the last, else what is stored.
+    """What failed first: text, a hidden state, else an output made of the last, else what is stored, or steps alone.
 
     None if all is well.
     """
@@ -143,6 +143,8 @@ def first_failure(verdict: Verdict) -> str | None:
         return None
     if verdict.wrong_text:
         return TEXT
+    if verdict.faults and all(IN_STEPS in fault for fault in verdict.faults):
+        return IN_STEPS
     failed = verdict.failed_outputs()
     output = next((name for name in AFTER_LAYERS if name in failed), None)
     if not failed and verdict.faults == verdict.wrong_weights:

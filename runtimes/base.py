@@ -15,10 +15,11 @@ from yizhi.errors import InputError, NotRun, show
 from yizhi.model.architectures import build_spec
 from yizhi.model.config import EncoderConfig
 from yizhi.model.image_config import no_image
-from yizhi.model.spec import LOGITS_AT, TEXT_INPUTS, EncoderSpec, Pooling
+from yizhi.model.spec import LOGITS_AT, STEP, TEXT_INPUTS, EncoderSpec, Pooling
 from yizhi.reading.sentence_settings import read_prompts
 from yizhi.release.artifact import Artifact
 from yizhi.runtimes.image_inputs import read_image
+from yizhi.runtimes.past import Past
 from yizhi.runtimes.processor import describe_int8_kernels
 from yizhi.storage.codec import from_plain
 
@@ -140,7 +141,7 @@ class Runtime:
     Thread safety: several threads may call `run` at once. `math` is a setting of the whole process: two runtimes of one
     framework in one process must not differ in `math`.
 
-    Subclasses have `_open`, `_run`, `_logits_at` and, if needed, `close`.
+    Subclasses have `_open`, `_run`, `_logits_at`, `_step_after` where their target has one and, if needed, `close`.
     """
 
     # Of MATH, what this framework can do on each device.
@@ -226,6 +227,40 @@ class Runtime:
         inputs = self._check(inputs)
         return self._logits_at(inputs, _check_positions(positions, inputs.input_ids.shape))
 
+    def step(self, inputs: Inputs | Mapping[str, ArrayLike], past: Past | None = None) -> tuple[Outputs, Past]:
+        """Read S tokens of each row after those of `past`. Gives `logits` [B, S, V], and the past of all P + S tokens.
+
+        The logits equal those of `run` for the whole rows. Pad shorter rows on the left of the first piece: a row's
+        next tokens then stand in the same columns as the others'. inputs: of the new tokens alone, [B, S]; `past`
+        remembers the mask of those before. Token j is at position P + j, whatever the mask says, as in `run`.
+        past: None before the first piece. It does not change; several steps may follow one.
+        Raises InputError as `run` does, for a past that does not fit, and for an artifact that has no step.
+        """
+        described = self.artifact.description.get(STEP)
+        if described is None:
+            raise InputError(self.artifact.folder, self._why_no_step())
+        inputs = self._check(inputs)
+        batch, length = inputs.input_ids.shape
+        past = Past.empty(batch, described) if past is None else past
+        faults = list(past.find_faults(batch, described))
+        longest, before = self.config.longest, past.attention_mask.shape[-1]
+        if before + length > longest:
+            faults.append(f"expected at most {longest} tokens a row; found {before} before, and {length} more")
+        if faults:
+            raise InputError("past", faults)
+        attention_mask = np.concatenate((past.attention_mask, inputs.attention_mask), axis=1)
+        logits, *arrays = self._step_after(inputs.input_ids, attention_mask, past)
+        return {"logits": logits}, past.followed(attention_mask, arrays)
+
+    def _why_no_step(self) -> str:
+        if self.artifact.description["task"] != "text-generation":
+            return "has no step with a cache: it is no causal language model"
+        target = TARGETS.get(self.artifact.target)
+        if target and target.steps:
+            return f"has no {STEP}: an older version made it; export it again"
+        known = ", ".join(name for name, target in TARGETS.items() if target.steps)
+        return f"has no step with a cache; targets that have one: {known}"
+
     def signature_for(self, outputs: Sequence[str]) -> str:
         """The smallest signature that has all these outputs. Raises InputError if no signature has all of them."""
         fitting = [name for name, has in self.signatures.items() if set(outputs) <= set(has)]
@@ -280,6 +315,12 @@ class Runtime:
         raise NotImplementedError
 
     def _logits_at(self, inputs: Inputs, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        raise NotImplementedError
+
+    def _step_after(
+        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], past: Past
+    ) -> Sequence[NDArray[np.float32]]:
+        """Logits [B, S, V], then the `arrays` of the next past. attention_mask: [B, P + S]."""
         raise NotImplementedError
 
     def close(self) -> None:

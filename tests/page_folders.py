@@ -149,6 +149,10 @@ def _families(page: PageFolder) -> None:
     write_json(page.path / "config.json", {**small_config("xlm-roberta"), "architectures": ["XLMRobertaModel"]})
 
 
+def _generation(page: PageFolder) -> None:
+    page.release("dist/NAME", "qwen3", "--target", "onnx")
+
+
 def _checkpoint_and_release(page: PageFolder) -> None:
     page.checkpoint("CHECKPOINT")
     page.release("RELEASE")
@@ -259,6 +263,10 @@ def _signing(page: PageFolder) -> None:
     page.release("dist/NAME")
 
 
+def _size(page: PageFolder) -> None:
+    page.checkpoint("my-model", "bert-bf16")
+
+
 def _tasks(page: PageFolder) -> None:
     page.release("dist/reviews", "bert-classifier", config=REVIEW_LABELS)
     page.release("dist/ner", "bert-tagger")
@@ -310,6 +318,7 @@ FOLDERS: dict[str, Callable[[PageFolder], None]] = {
     "docs/edge.md": _edge,
     "docs/families.md": _families,
     "docs/gates.md": _checkpoint_and_release,
+    "docs/generation.md": _generation,
     "docs/importing.md": _importing,
     "docs/int8.md": _int8,
     "docs/ner-walkthrough.md": _ner,
@@ -321,6 +330,7 @@ FOLDERS: dict[str, Callable[[PageFolder], None]] = {
     "docs/serving-elsewhere.md": _elsewhere,
     "docs/serving.md": _serving,
     "docs/signing.md": _signing,
+    "docs/size.md": _size,
     "docs/tasks.md": _tasks,
     "docs/training.md": _training,
     "docs/trimming.md": _trimming,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from onnx import TensorProto
 
 from yizhi.converters.forwards.passes import Tap, ignore
+from yizhi.converters.onnx_files import PAST, PRESENT, cache_names
 from yizhi.converters.onnx_graph import Graph
 from yizhi.model.spec import (
     IMAGE_PREFIX,
@@ -51,6 +52,7 @@ class Pass:
 
     mask: what is added to attention scores, [B, 1, 1, T]; the layers need it.
     past: the mask of causal layers: what hides padding and what comes after a token, [B, 1, T, T].
+    cached: of each layer, the keys and values [B, K, P, d] of P tokens before; the mask then has P + T columns.
     windows: by window, the mask of layers that have it: what hides padding and what is further away, [B, 1, T, T].
     angles: by base, the cosines and sines of rotary positions, [T, d / 2] each.
     relative: what a key's distance adds to it and to its value, [T, T, d], where the layers have that.
@@ -63,6 +65,7 @@ class Pass:
     tap: Tap[str] = ignore
     mask: str = ""
     past: str = ""
+    cached: tuple[tuple[str, str], ...] = ()
     windows: Mapping[int, str] = field(default_factory=dict)
     angles: Mapping[float, tuple[str, str]] = field(default_factory=dict)
     relative: str | None = None
@@ -70,11 +73,15 @@ class Pass:
     shape: str = "tokens_shape"
 
     def in_layer(self, number: int) -> "Pass":
-        """As layer `number` sees it: taps begin with `layers.N.`, and only the last layer computes fewer tokens."""
+        """As layer `number` sees it: taps begin with `layers.N.`, and only the last layer computes fewer tokens.
+
+        `cached` has its own keys and values alone.
+        """
         last = number == len(self.spec.layers) - 1
         return replace(
             self,
             tap=lambda name, x: self.tap(f"layers.{number}.{name}", x),
+            cached=self.cached[number : number + 1],
             positions=self.positions if last else None,
         )
 
@@ -178,6 +185,39 @@ def build_logits_at(g: Graph, spec: EncoderSpec, head: MaskedLMHead) -> None:
     g.output("logits", FLOAT, ("count", head.vocab_size))
 
 
+def build_step(g: Graph, spec: EncoderSpec, head: MaskedLMHead) -> None:
+    """Add a causal language model to `g` for tokens that follow those of a cache.
+
+    Inputs are `input_ids`, int64 [batch, length]; `attention_mask`, int64 [batch, past + length], 1 for a token; and
+    for each layer N `past_key_values.N.key` and `.value`, float32 [batch, K, past, d], where past may be 0. Outputs are
+    `logits` [batch, length, V], and `present.N.key` and `.value` [batch, K, past + length, d]: the next step's cache.
+
+    Token j is at position past + j, whatever the mask says: a whole pass counts padding, too. Keys are cached as their
+    positions turned them.
+    """
+    count, d = spec.config.num_key_value_heads, spec.config.head_size
+    input_ids = g.input("input_ids", INT64, ("batch", "length"))
+    attention_mask = g.input("attention_mask", INT64, ("batch", "past + length"))
+    names = cache_names(PAST, len(spec.layers))
+    given = [g.input(name, FLOAT, ("batch", count, "past", d)) for name in names]
+    g.node("tokens_shape", "Shape", [input_ids], result="tokens_shape")  # B, T
+    found = {}
+
+    def tap(name: str, x: str) -> str:
+        found[name] = x
+        return x
+
+    p = Pass(g, spec, tap, cached=tuple(zip(given[::2], given[1::2], strict=True)))
+    x = embeddings(p, input_ids, "")  # [N, H]
+    x = encoder(see(p, attention_mask), x)
+    to_tokens(g, "logits", mlm_head(p, head, x), [-1], result="logits")
+    g.output("logits", FLOAT, ("batch", "length", head.vocab_size))
+    for name in cache_names(PRESENT, len(spec.layers)):
+        _, number, part = name.split(".")
+        g.node(name, "Identity", [found[f"layers.{number}.present.{part}"]], result=name)
+        g.output(name, FLOAT, ("batch", count, "past + length", d))
+
+
 def inputs(g: Graph, spec: EncoderSpec) -> dict[str, str]:
     """Declare the inputs, and keep for `to_tokens` the shape of tokens and of regions."""
     floats = ("image_features", "image_boxes")
@@ -246,10 +286,10 @@ def see(p: Pass, attention_mask: str) -> Pass:
     length = g.node(scope, "Squeeze", [g.node(scope, "Shape", [attention_mask], start=1)])
     ends = [number("place", 0.0), g.node(scope, "Cast", [length], to=DOUBLE), number("place", 1.0)]
     places = g.node(scope, "Range", ends)  # [T]
-    column = g.node(scope, "Unsqueeze", [places, columns])  # [T, 1]
+    column = own_rows(p, scope, g.node(scope, "Unsqueeze", [places, columns]))  # [T, 1]
     past, windows, angles = "", {}, {}
     if p.spec.causal:
-        seen = g.node(scope, "LessOrEqual", [places, column])  # [T, T]
+        seen = g.node(scope, "LessOrEqual", [places, column])  # [T, P + T]
         ahead = [seen, g.constant("nothing", FLOAT, 0.0), g.constant("mask_value", FLOAT, MASK_VALUE)]
         past = g.node(scope, "Min", [mask, g.node(scope, "Where", ahead)])  # not their sum, which overflows
     for window in p.spec.windows:
@@ -284,6 +324,16 @@ def see(p: Pass, attention_mask: str) -> Pass:
         near = g.node(scope, "Cast", [g.node(scope, "Add", [near, farthest])], to=INT64)
         relative = g.node(scope, "Gather", [table, near], axis=0)
     return replace(p, mask=mask, past=past, windows=windows, angles=angles, relative=relative)
+
+
+def own_rows(p: Pass, scope: str, x: str) -> str:
+    """[P + T, …] -> [T, …]: those of the pass's own tokens, after the cached ones; without any, x as it is."""
+    if not p.cached:
+        return x
+    g = p.graph
+    count = g.node(scope, "Gather", ["tokens_shape", g.constant("columns", INT64, [1])])  # [1]
+    ends = [g.node(scope, "Neg", [count]), g.constant("end.last", INT64, [2**63 - 1])]
+    return g.node(scope, "Slice", [x, *ends, g.constant("rows", INT64, [0])])
 
 
 def mask_scores(g: Graph, attention_mask: str) -> str:
@@ -430,12 +480,18 @@ def attention(p: Pass, layer: Layer, x: str) -> str:
     count, shared, d = p.spec.config.num_attention_heads, p.spec.config.num_key_value_heads, p.spec.config.head_size
 
     def split(part: Linear, y: str, order: Sequence[int]) -> str:
-        heads = heads_of(p, part)
-        y = g.node(part.name, "Transpose", [to_tokens(g, part.name, y, [heads, d], shape=p.shape)], perm=order)
-        if heads == count:
+        split = to_tokens(g, part.name, y, [heads_of(p, part), d], shape=p.shape)
+        return g.node(part.name, "Transpose", [split], perm=order)
+
+    def share(part: Linear, y: str) -> str:
+        if heads_of(p, part) == count:
             return y
         owners = g.constant("owners", INT64, [head * shared // count for head in range(count)])
         return g.node(part.name, "Gather", [y, owners], axis=1)  # each head once for each that shares it
+
+    def follow(part: Linear, name: str, earlier: str, y: str) -> str:
+        y = split(part, y, (0, 2, 1, 3))  # [B, K, T, d]
+        return p.tap(name, g.node(f"{part.name}/cached", "Concat", [earlier, y], axis=2))  # [B, K, P + T, d]
 
     query, key, value = projections(p, layer, x)
     if layer.query_norm and layer.key_norm:  # of each head, [N · A, d]
@@ -445,8 +501,15 @@ def attention(p: Pass, layer: Layer, x: str) -> str:
         query, key = rotary(p, layer.query, layer.rotary, query), rotary(p, layer.key, layer.rotary, key)
         value = rotary(p, layer.value, layer.rotary, value) if layer.rotary.values else value
     query = split(layer.query, query, (0, 2, 1, 3))  # [B, A, T, d]
-    key = split(layer.key, key, (0, 2, 3, 1))  # [B, A, d, T]
-    value = split(layer.value, value, (0, 2, 1, 3))  # [B, A, T, d]
+    if p.cached:
+        ((earlier_key, earlier_value),) = p.cached
+        key = follow(layer.key, "present.key", earlier_key, key)
+        key = g.node(f"{layer.key.name}/cached", "Transpose", [key], perm=(0, 1, 3, 2))
+        value = follow(layer.value, "present.value", earlier_value, value)
+    else:
+        key = split(layer.key, key, (0, 2, 3, 1))
+        value = split(layer.value, value, (0, 2, 1, 3))
+    key, value = share(layer.key, key), share(layer.value, value)  # [B, A, d, P + T] and [B, A, P + T, d]
     scale = g.constant(f"attention_scale.{d}", FLOAT, d**-0.5)
     scores = g.node(f"{scope}/scores", "MatMul", [query, key])  # [B, A, T, T]
     if layer.farthest is not None and p.relative:

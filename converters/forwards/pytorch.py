@@ -79,14 +79,19 @@ class PyTorchEncoder(nn.Module):
         image_features: Tensor | None = None,
         image_boxes: Tensor | None = None,
         image_mask: Tensor | None = None,
+        cached: tuple[tuple[Tensor, Tensor], ...] = (),
     ) -> dict[str, Tensor]:
         """The named outputs, from integer tensors [B, T]; with an image stream, from regions [B, R, …] too.
 
         positions: (row, position) pairs [N, 2]; then the last layer and a masked-language-model head compute
         these tokens alone, and `logits` are [N, V].
+        cached: of each layer, the keys and values [B, K, P, d] of P tokens that come before; then `attention_mask` is
+        [B, P + T], and there are the outputs `layers.N.present.key` and `.value` [B, K, P + T, d]. Token j is at
+        position P + j, whatever the mask says: a whole pass counts padding, too.
         """
         spec, found = self.spec, dict[str, Tensor]()
-        p = Pass(dict(self.named_parameters()), spec, passes.keep(outputs, found), positions=positions)
+        tap = passes.keep(outputs, found)
+        p = Pass(dict(self.named_parameters()), spec, tap, positions=positions, cached=cached)
         x = embeddings(p, input_ids, token_type_ids)  # [B, T, H]
         start = 0
         if spec.image and image_features is not None and image_boxes is not None and image_mask is not None:
@@ -143,16 +148,17 @@ def see(p: Pass, attention_mask: Tensor, x: Tensor) -> Pass:
     hidden = torch.finfo(x.dtype).min
     mask = (1 - attention_mask)[:, None, None, :].to(x.dtype) * hidden  # [B, 1, 1, T]
     places = torch.arange(length)
-    ahead = (places > places[:, None]).to(x.device)  # [T, T]
+    own = places[length - x.shape[1] :, None]  # [T, 1], after the cached tokens' places
+    ahead = (places > own).to(x.device)  # [T, P + T]
     past = mask.masked_fill(ahead, hidden) if p.spec.causal else None
     windows = {}
     for window in p.spec.windows:
-        distances = (places[:, None] - places).abs().to(x.device)  # [T, T]
+        distances = (own - places).abs().to(x.device)  # [T, P + T]
         windows[window] = mask.masked_fill(distances > window, hidden)
     # In float64: an angle in float32 is off by 4e-4 at position 8,191, as it is in transformers' ModernBERT.
     angles = {}
     for base in p.spec.rotary_bases:
-        angle = places[:, None] * base ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)  # [T, d / 2]
+        angle = own * base ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)  # [T, d / 2]
         angles[base] = angle.cos().to(x), angle.sin().to(x)
     relative = None if p.spec.farthest is None else relative_positions(p.spec.farthest, places, d, x)
     return replace(p, mask=mask, past=past, windows=windows, angles=angles, relative=relative)
@@ -280,6 +286,10 @@ def attention(p: Pass, layer: Layer, x: Tensor) -> Tensor:
     if layer.rotary:
         query, key = rotary(p, layer.rotary, query), rotary(p, layer.rotary, key)
         value = rotary(p, layer.rotary, value) if layer.rotary.values else value
+    if p.cached:
+        ((earlier_key, earlier_value),) = p.cached
+        key = p.tap("present.key", torch.cat((earlier_key, key), 2))  # [B, K, P + T, d]
+        value = p.tap("present.value", torch.cat((earlier_value, value), 2))
     key, value = (y.repeat_interleave(shared, 1) if shared > 1 else y for y in (key, value))
     mask = p.past if layer.causal else p.mask if layer.window is None else p.windows[layer.window]
     if layer.farthest is None or p.relative is None:

@@ -74,6 +74,8 @@ _FIELDS = {
     "interbert": _Fields(),
 }
 MODEL_TYPES = tuple(_FIELDS)
+# `model_type` of 360Zhinao, which `yizhi import` writes as Qwen2.
+ZHINAO = "zhinao"
 
 # Each size that a config must give, with the most that is believed: far above any encoder published, and
 # low enough that a lying file cannot make the list of expected tensors fill the memory.
@@ -195,7 +197,7 @@ class EncoderConfig:
         if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 < eps < 1:
             faults.append(f"{epsilon}: expected a number between 0 and 1; found {show(eps)}")
         pad = raw.get("pad_token_id")
-        pad = optional.pad_token_id if pad is None else pad
+        pad = _default_pad(optional, values["vocab_size"]) if pad is None else pad
         if isinstance(pad, bool) or not isinstance(pad, int) or not 0 <= pad < (values["vocab_size"] or math.inf):
             faults.append(f"pad_token_id: expected an id below vocab_size; found {show(pad)}")
         else:
@@ -233,6 +235,15 @@ class EncoderConfig:
             raw=MappingProxyType(dict(raw)),
             **values,  # type: ignore[arg-type]  # without a fault, each is a size
         )
+
+
+def _default_pad(optional: _Fields, vocab_size: int | None) -> int:
+    """Padding's id where the file is silent: its family's. 0 where the vocabulary is too short for that id.
+
+    `Checkpoint` takes the tokenizer's, but where positions are counted from padding.
+    """
+    is_there = optional.pad_token_id < (vocab_size or math.inf)
+    return optional.pad_token_id if is_there or optional.skips_padding else 0
 
 
 def _read_sizes(raw: dict[str, Any], model_type: str, faults: list[str]) -> dict[str, int | None]:
@@ -333,4 +344,6 @@ def _explain_model_type(raw: dict[str, Any], model_type: object) -> str:
         return f"model_type: missing; {expected}. This is an InterBERT config: use `yizhi import`"
     if model_type is None and {"num_hidden_layers", "hidden_size"} <= raw.keys():
         return f"model_type: missing; {expected}. A Google bert_config.json is read by `yizhi import`"
+    if model_type == ZHINAO:
+        return "model_type: is 360Zhinao's: `yizhi import` writes it as Qwen2, and the other commands take its result"
     return f"model_type: {expected}; found {show(model_type)}"

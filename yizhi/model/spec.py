@@ -15,6 +15,10 @@ from yizhi.storage.codec import LEFT_OUT
 # and position.
 LOGITS_AT, POSITIONS = "logits_at", "positions"
 
+# The signature of a causal language model that reads a text in pieces: the keys and values of the tokens before go in,
+# and come out with those of its own tokens.
+STEP = "step"
+
 # What others' loaders ask a reader's graph for: the two columns of its `logits` [B, T, 2], [B, T] each. An artifact
 # that gives them says so under COLUMNS.
 SPAN_LOGITS = ("start_logits", "end_logits")
@@ -460,6 +464,17 @@ class EncoderSpec:
         )
 
     @property
+    def steps(self) -> bool:
+        """Whether this is a causal language model whose tokens' keys and values stay, whatever follows.
+
+        What would need to know how many tokens came before, and what does not stay, is refused here: tables of
+        positions and token types, windows and distances. No causal family has them.
+        """
+        stay = all(layer.causal and layer.window is None and layer.farthest is None for layer in self.layers)
+        tables = self.position_embeddings or self.token_type_embeddings
+        return isinstance(self.head, MaskedLMHead) and stay and not tables
+
+    @property
     def layers(self) -> tuple[Layer, ...]:
         """Every layer in the order of computation. A shared layer appears each time."""
         return tuple(layer for block in self.blocks for layer in block)
@@ -524,7 +539,7 @@ def find_pooling_faults(spec: EncoderSpec) -> Iterator[str]:
     pooling, size = spec.pooling, spec.config.hidden_size
     if pooling is None:
         return
-    if pooling.mode == SPLADE and not isinstance(spec.head, MaskedLMHead):
+    if pooling.mode == SPLADE and spec.task != "fill-mask":
         yield f"pooling: {SPLADE} reads a masked-language model's logits; the checkpoint is for {spec.task}"
     if pooling.mode == SPLADE and (pooling.normalize or pooling.dimensions or pooling.dense):
         yield f"pooling: {SPLADE} gives weights of the vocabulary, which are neither cut nor normalized"

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from yizhi.model.config import EncoderConfig
 from yizhi.model.image_config import ImageConfig
-from yizhi.model.spec import LOGITS_AT
+from yizhi.model.spec import LOGITS_AT, STEP
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.sentences import everyday_rows
 from yizhi.reading.tokenizer_files import NO_TOKEN, TextTokenizer
 from yizhi.runtimes.base import Inputs
-from yizhi.runtimes.tasks import FEATURES, FILL_MASK
+from yizhi.runtimes.tasks import FEATURES, FILL_MASK, GENERATION
 
 # What a case holds. What users see is judged on sentences; other ids are what nobody sends, and make mistakes show.
 IDS, SENTENCES, MASKED = "ids", "sentences", "masked sentences"
@@ -26,6 +26,8 @@ POSITION, TOKEN, ROW, REGION, IMAGE, PAIR = "position", "token", "row", "region"
 _SENTENCE_ROWS = 20
 # In a sentence, one token of so many is masked: about the share that encoders are trained with.
 _MASK_EVERY = 7
+# What a causal language model also reads in pieces: one row; rows padded on either side; padding among those before.
+_IN_STEPS = ("length-17", "padding-right", "padding-left", "padding-interior")
 # Tokens of a long row.
 _MANY = 512
 
@@ -198,8 +200,11 @@ def cases_of(text: TextTokenizer, config: EncoderConfig, task: str) -> list[Case
         *_long_rows(make, longest),
         *(_images(make, config.image) if config.image else ()),
     ]
+    also: dict[str, tuple[str, ...]]
     also = {"masks": (LOGITS_AT,), "segments": ("features",), "padding-right": ("features", LOGITS_AT)}
     also["regions-padded"] = also["padding-right"]
+    if task == GENERATION:
+        also |= {name: (*also.get(name, ()), STEP) for name in _IN_STEPS}
     return [
         replace(case, signatures=(*case.signatures, *also.get(case.name, ())))
         for case in [*cases, *_sentences(make, text, longest, task)]

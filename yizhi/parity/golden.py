@@ -21,6 +21,7 @@ from yizhi.model.spec import (
     MATCH_LOGITS,
     REGION_LOGITS,
     SENTENCE_EMBEDDING,
+    STEP,
     TERM_WEIGHTS,
     TEXT_INPUTS,
     TOKEN_WEIGHTS,
@@ -94,7 +95,7 @@ class Golden:
         from yizhi.parity.oracle_runtime import OracleRuntime
 
         cases = make_cases(checkpoint)
-        signatures = {**checkpoint.spec.signatures(), LOGITS_AT: ("logits",)}
+        signatures = {**checkpoint.spec.signatures(), LOGITS_AT: ("logits",), STEP: ("logits",)}
         names = list(dict.fromkeys(name for outputs in checkpoint.spec.signatures().values() for name in outputs))
         parameters = oracle.Parameters(checkpoint, keep=_KEPT_BYTES)
 

@@ -8,7 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yizhi.errors import InputError
-from yizhi.model.spec import LOGITS_AT, MATCH_LOGITS, SENTENCE_EMBEDDING, TERM_WEIGHTS, TOKEN_WEIGHTS, ZERO_AT_PADDING
+from yizhi.model.spec import (
+    LOGITS_AT,
+    MATCH_LOGITS,
+    SENTENCE_EMBEDDING,
+    STEP,
+    TERM_WEIGHTS,
+    TOKEN_WEIGHTS,
+    ZERO_AT_PADDING,
+)
 from yizhi.parity.answers import check_answers
 from yizhi.parity.cases import IMAGE, MASKED, PAIR, POSITION, REGION, ROW, SENTENCES, TOKEN, Case
 from yizhi.parity.compare import Difference, Quality, compare, cosines, measure_quality, relative_error
@@ -22,7 +30,7 @@ from yizhi.parity.verdict import Verdict
 from yizhi.parity.weights import audit
 from yizhi.parity.workers import compute_in_order
 from yizhi.reading.checkpoint import Checkpoint
-from yizhi.runtimes.base import Outputs, Runtime
+from yizhi.runtimes.base import Inputs, Outputs, Runtime
 from yizhi.runtimes.tasks import FILL_MASK, GENERATION
 
 # Quantized outputs are compared like any other, so that shapes, NaN and errors are known; it is the
@@ -67,6 +75,8 @@ def verify(
         )
     of_words = runtime.artifact.description["task"] in (FILL_MASK, GENERATION)
     signatures = {**runtime.signatures, **({LOGITS_AT: ("logits",)} if of_words else {})}
+    if STEP in runtime.artifact.description:
+        signatures[STEP] = ("logits",)
     missing = [
         f"{case.name}: {name}: missing in the golden outputs"
         for case in golden.cases
@@ -99,6 +109,13 @@ def verify(
         for case, found in compute_in_order(partial(_logits_at, runtime), cases, workers):
             judge.compare_logits_at(case, found)
             counter.count(case)
+    if STEP in signatures:
+        runtime.forget(LOGITS_AT)
+        cases = [case for case in golden.cases if STEP in case.signatures]
+        for case, found in compute_in_order(partial(_in_steps, runtime), cases, workers):
+            judge.compare_steps(case, found)
+            counter.count(case)
+        runtime.forget(STEP)
     judge.conclude()
     if not_run:
         verdict.faults.append(f"not run, since shorter cases failed: {', '.join(not_run)}")
@@ -156,6 +173,17 @@ def _logits_at(runtime: Runtime, case: Case) -> NDArray:
     return runtime.logits_at(case.inputs, case.logit_positions[::-1])
 
 
+def _in_steps(runtime: Runtime, case: Case) -> NDArray:
+    """Logits [B, T, V] of a case that is read in pieces: half of it, one token, and the rest."""
+    half = case.inputs.input_ids.shape[1] // 2
+    past, pieces = None, []
+    for columns in (slice(half), slice(half, half + 1), slice(half + 1, None)):
+        piece = Inputs.of(**{name: array[:, columns] for name, array in case.inputs.as_dict().items()})
+        outputs, past = runtime.step(piece, past)
+        pieces.append(outputs["logits"])
+    return np.concatenate(pieces, axis=1)
+
+
 class _Judge:
     def __init__(self, golden: Golden, verdict: Verdict) -> None:
         self._golden = golden
@@ -165,6 +193,7 @@ class _Judge:
         if isinstance(self._gates, FloatTolerance):
             self._tolerance = self._gates
         self._logits: list[tuple[NDArray, NDArray]] = []
+        self._steps: list[tuple[NDArray, NDArray]] = []
         self._labels: list[tuple[NDArray, NDArray]] = []
         self._weights: list[tuple[NDArray, NDArray]] = []
         self._cosines: dict[str, list[NDArray[np.float64]]] = {}
@@ -250,6 +279,17 @@ class _Judge:
         if isinstance(self._gates, QuantizedGates) and not difference.fault:
             self._logits.append((found, expected))
 
+    def compare_steps(self, case: Case, found: NDArray) -> None:
+        """Logits of a step with a cache, as `_in_steps` reads them, must equal the oracle's of the whole pass."""
+        expected = self._golden.reference[case.name]["logits"]
+        finite = np.isfinite(found).all()  # at padding, too
+        found = found[tuple(case.logit_positions.T)] if finite else np.full(expected.shape, np.nan)
+        scale = self._golden.scale("logits", expected)
+        difference = compare(f"{case.name}, in steps", STEP, "logits", found, expected, self._tolerance, scale)
+        self._verdict.differences.append(difference)
+        if isinstance(self._gates, QuantizedGates) and not difference.fault:
+            self._steps.append((found, expected))
+
     def conclude(self) -> None:
         """Turn the measurements into faults."""
         verdict = self._verdict
@@ -274,6 +314,12 @@ class _Judge:
             if sound and verdict.faults and not verdict.change_alone:
                 verdict.faults.append(_TOO_COARSE)
                 verdict.too_coarse = True
+            if self._steps:  # too few to judge their worst by
+                found = measure_quality(*join(self._steps), self._gates.lead).kl_mean
+                if not found <= self._gates.kl_mean:
+                    verdict.faults.append(
+                        f"in steps: kl_mean: expected at most {self._gates.kl_mean:.0e}; found {found:.2e}"
+                    )
         bad = verdict.first_bad_layer()
         if bad:
             number = int(bad.rpartition(".")[2])

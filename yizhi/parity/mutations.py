@@ -40,9 +40,14 @@ from yizhi.parity.code_faults import (
     pool_without_dense,
     pool_without_tanh,
     read_first_token,
+    restart_positions,
+    roll_cached_heads,
+    roll_cached_layers,
     round_to_tf32,
     see_all,
+    see_all_in_steps,
     show_padding,
+    show_padding_in_steps,
     skip_adapter,
     skip_dense,
     skip_norm,
@@ -58,6 +63,7 @@ from yizhi.parity.faults import (
     FP32,
     IMAGE_EMBEDDINGS,
     IMAGE_LAYER,
+    IN_STEPS,
     INT8,
     LAST_LAYER,
     LAYER,
@@ -114,6 +120,8 @@ from yizhi.runtimes.tasks import REPLACED
 
 LABEL_TASKS = (*LABEL_CLASS_SUFFIXES, REPLACED)
 _BELOW_INT8 = "smaller than the rounding of int8 itself, which is judged by its own gates"
+_NO_STEP = "the others have no step with a cache"
+_STEPPING = tuple(name for name, target in TARGETS.items() if target.steps)
 _SAME_CODE = "the attention is the one of fp32"
 
 
@@ -403,6 +411,56 @@ FAULTS: tuple[Fault, ...] = (
         code={"attention": see_all},
         variant="qwen3-no-head",
         needs=lambda spec: spec.causal,
+    ),
+    Fault(
+        "positions restart in each step",
+        "positions made from a step's ids, of which there are fewer than tokens",
+        IN_STEPS,
+        code={"see": restart_positions},
+        targets=_STEPPING,
+        why_not=_NO_STEP,
+        variant="qwen3",
+        needs=lambda spec: spec.steps,
+    ),
+    Fault(
+        "mask forgotten in steps",
+        "a cache is taken for real tokens alone, as it is in a batch of one",
+        IN_STEPS,
+        code={"see": show_padding_in_steps},
+        targets=_STEPPING,
+        why_not=_NO_STEP,
+        variant="qwen3",
+        needs=lambda spec: spec.steps,
+    ),
+    Fault(
+        "tokens of a step see those after them",
+        "a step is taken for one token: then nothing comes after it",
+        IN_STEPS,
+        code={"attention": see_all_in_steps},
+        targets=_STEPPING,
+        why_not=_NO_STEP,
+        variant="qwen3",
+        needs=lambda spec: spec.steps,
+    ),
+    Fault(
+        "cache of another head",
+        "heads of keys and values that a cache holds in another order",
+        IN_STEPS,
+        code={"attention": roll_cached_heads},
+        targets=_STEPPING,
+        why_not=_NO_STEP,
+        variant="qwen3",
+        needs=lambda spec: spec.steps and spec.config.num_key_value_heads > 1,
+    ),
+    Fault(
+        "cache of another layer",
+        "layers sorted as text, or present and past counted from different numbers",
+        IN_STEPS,
+        code={"encoder": roll_cached_layers},
+        targets=_STEPPING,
+        why_not=_NO_STEP,
+        variant="qwen3",
+        needs=lambda spec: spec.steps,
     ),
     Fault(
         "key and value heads shared otherwise",

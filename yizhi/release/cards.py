@@ -215,7 +215,7 @@ def _loading(
     target: str, description: Mapping[str, Any], model_type: str, jieba: bool, prompt: str | None
 ) -> list[str]:
     lines = []
-    for tool, needs, code in write_snippets(target, description, jieba, prompt):
+    for tool, needs, code in write_snippets(target, description, jieba, prompt, model_type):
         lines += [
             "",
             f"With {tool} (`pip install {shlex.join(needs.split())}`):",
