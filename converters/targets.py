@@ -166,6 +166,7 @@ TARGETS: Mapping[str, Target] = {
             files=("saved_model.pb", "fingerprint.pb", "variables/variables.*", "assets/*"),
             converts_with=("tensorflow",),
             runs_with=("tensorflow",),
+            images=True,
             extra="tensorflow",
             slow=True,
         ),
@@ -253,6 +254,7 @@ TARGETS: Mapping[str, Target] = {
             files=("model.tflite",),
             converts_with=("ai-edge-litert",),
             runs_with=("ai-edge-litert",),
+            images=True,
             graphs="yizhi.parity.litert_graphs:compare_graphs",
             extra="litert",
         ),
@@ -266,6 +268,7 @@ TARGETS: Mapping[str, Target] = {
             # Outlier channels are found with the graph of `onnx`.
             converts_with=("ai-edge-litert", "onnx", "onnxruntime"),
             runs_with=("ai-edge-litert",),
+            images=True,
             graphs="yizhi.parity.litert_graphs:compare_graphs",
             extra="litert",
             export_extra="litert-export",
