@@ -31,7 +31,7 @@ def describe_interface(spec: EncoderSpec, tokens: int, steps: bool = False) -> d
     signatures = {name: list(outputs) for name, outputs in spec.signatures().items()}
     return {
         "task": spec.task,
-        "inputs": {name: ["batch", "length"] for name in ("input_ids", "attention_mask", "token_type_ids")},
+        "inputs": {name: list(axes) for name, axes in spec.input_axes().items()},
         "outputs": {name: list(spec.output_axes(name)) for names in signatures.values() for name in names},
         "signatures": signatures,
         **_describe_logits_at(spec),

@@ -26,7 +26,8 @@ class Float32Graph(Graph):
 
     def lookup(self, table: Embedding, ids: str) -> str:
         """Rows of an embedding table: […] -> […, E]."""
-        return self.node(table.name, "Gather", [self.weight(table.weight), ids], axis=0)
+        rows = self.node(table.name, "Gather", [self.stored(table.weight), ids], axis=0)
+        return self.widened(table.name, rows) if self.is_half(table.weight) else rows
 
     def linear(self, scope: str, weight: str, bias: str | None, x: str) -> str:
         """x Wᵀ + b, or x Wᵀ: [N, inputs] -> [N, outputs]."""
@@ -34,19 +35,28 @@ class Float32Graph(Graph):
         return self.node(scope, "Gemm", inputs, transB=1)
 
 
-def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
-    """Write `model.onnx.data`, every parameter once as float32, and `model.onnx` and its sisters."""
+# What the weight file holds: safetensors' names, and onnx's.
+TYPES = {"F32": TensorProto.FLOAT, "BF16": TensorProto.BFLOAT16}
+
+
+def convert(checkpoint: Checkpoint, writer: ArtifactWriter, keep_bf16: bool = False) -> None:
+    """Write `model.onnx.data`, every parameter once as float32, and `model.onnx` and its sisters.
+
+    keep_bf16: the checkpoint's bfloat16 tensors stay bfloat16. The graphs make them float32.
+    """
     with writer.open(WEIGHT_FILE) as file:
         weights = WeightFile(file)
         for parameter in checkpoint.parameters():
-            weights.add(parameter.name, TensorProto.FLOAT, parameter.shape, checkpoint.chunks(parameter))
+            dtype = checkpoint.dtype_of(parameter.name, keep_bf16)
+            chunks = checkpoint.chunks(parameter, dtype=dtype)
+            weights.add(parameter.name, TYPES[dtype], parameter.shape, chunks)
     write_graphs(writer, build_fp32_graphs(checkpoint.spec, weights.stored))
     say_columns(writer, checkpoint.spec)
-    write_modules(writer, checkpoint, {"file_name": graph_file("features")})
+    write_modules(writer, checkpoint, {"file_name": graph_file("features")}, keep_bf16)
 
 
 def build_fp32_graphs(spec: EncoderSpec, stored: Mapping[str, StoredTensor]) -> Iterator[tuple[str, ModelProto]]:
-    """By file name, the graphs of `build_graphs` over float32 weights, of which `stored` says where they are."""
+    """By file name, the graphs of `build_graphs` over float32 or bfloat16 weights. `stored` says where they are."""
     return build_graphs(partial(Float32Graph, stored), spec)
 
 

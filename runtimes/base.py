@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,7 +14,8 @@ from yizhi.converters.targets import TARGETS
 from yizhi.errors import InputError, NotRun, show
 from yizhi.model.architectures import build_spec
 from yizhi.model.config import EncoderConfig
-from yizhi.model.spec import LOGITS_AT, STEP, EncoderSpec, Pooling
+from yizhi.model.image_config import BOX, no_image
+from yizhi.model.spec import LOGITS_AT, STEP, TEXT_INPUTS, EncoderSpec, Pooling
 from yizhi.reading.sentence_settings import read_prompts
 from yizhi.release.artifact import Artifact
 from yizhi.runtimes.past import Past
@@ -28,15 +29,23 @@ TAPS = ("query", "key", "value", "context", "attention_output", "after_attention
 
 @dataclass(frozen=True)
 class Inputs:
-    """A batch of token ids: three int64 arrays [B, T].
+    """A batch of token ids: three int64 arrays [B, T]; and of an image for each row, if the model has an image stream.
 
     attention_mask: 1 for a token, 0 for padding; ones when left out.
     token_type_ids: 0 for the first segment, 1 for the second; zeros when left out.
+    image_features: what describes each region of the row's image, float32 [B, R, F].
+    image_boxes: where the regions are, float32 [B, R, 5]: x1 / width, y1 / height, x2 / width, y2 / height, and the
+    region's share of the image's area.
+    image_mask: int64 [B, R]: 1 for a region, 0 for padding; ones when left out.
+    The three are None for text alone, and where R is 0.
     """
 
     input_ids: NDArray[np.int64]
     attention_mask: NDArray[np.int64]
     token_type_ids: NDArray[np.int64]
+    image_features: NDArray[np.float32] | None = None
+    image_boxes: NDArray[np.float32] | None = None
+    image_mask: NDArray[np.int64] | None = None
 
     @classmethod
     def of(
@@ -44,8 +53,11 @@ class Inputs:
         input_ids: ArrayLike,
         attention_mask: ArrayLike | None = None,
         token_type_ids: ArrayLike | None = None,
+        image_features: ArrayLike | None = None,
+        image_boxes: ArrayLike | None = None,
+        image_mask: ArrayLike | None = None,
     ) -> Self:
-        """Fill in omitted arrays. Raises InputError unless all arrays are integers of one shape [B, T]."""
+        """Fill in omitted arrays. Raises InputError unless all have their kind of numbers and their shape."""
         ids = np.asarray(input_ids)
         given = {
             "input_ids": ids,
@@ -60,10 +72,12 @@ class Inputs:
                 faults.append(f"{name}: expected a non-empty [batch, length]; found {list(array.shape)}")
             elif array.shape != ids.shape:
                 faults.append(f"{name}: expected the shape of input_ids, {list(ids.shape)}; found {list(array.shape)}")
+        image = _read_image(ids, image_features, image_boxes, image_mask, faults)
         if faults:
             raise InputError("inputs", faults)
         # Copies: the one row of a reversed array counts as contiguous, with a stride that torch refuses.
-        return cls(**{name: np.array(array, np.int64, order="C") for name, array in given.items()})
+        text: dict[str, Any] = {name: np.array(array, np.int64, order="C") for name, array in given.items()}
+        return cls(**text, **image)
 
     def check(self, config: EncoderConfig, tokens: int | None = None) -> None:
         """Raise InputError for ids and lengths that this encoder has no parameters for. JAX would clamp them silently.
@@ -88,12 +102,73 @@ class Inputs:
         length = self.input_ids.shape[1]
         if length > config.longest:
             faults.append(f"input_ids: expected at most {config.longest} tokens a row; found {length}")
+        if self.image_features is not None:
+            found = self.image_features.shape[2]
+            if config.image is None:
+                faults.append("image_features: expected none, because this model reads text alone")
+            elif found != config.image.features:
+                faults.append(f"image_features: expected {config.image.features} numbers a region; found {found}")
         if faults:
             raise InputError("inputs", faults)
 
+    def complete(self, config: EncoderConfig) -> "Inputs":
+        """With the image that a model with an image stream needs: one masked region in each row of text alone."""
+        if config.image is None or self.image_features is not None:
+            return self
+        return replace(self, **no_image(config.image, len(self.input_ids)))
+
+    def rows(self, which: slice, length: int | None = None) -> "Inputs":
+        """These rows, and of their tokens the first `length`. Their regions stay, padding included."""
+        cut = {name: array[which] for name, array in self.as_dict().items()}
+        cut |= {name: cut[name][:, :length] for name in TEXT_INPUTS}
+        return Inputs.of(**cut)
+
     def as_dict(self, dtype: type[np.integer] = np.int64) -> dict[str, NDArray]:
-        """The three arrays [B, T] by name, as `dtype`."""
-        return {name: getattr(self, name).astype(dtype, copy=False) for name in self.__dataclass_fields__}
+        """The arrays that there are, by name; those of integers as `dtype`."""
+        arrays = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {
+            name: array if array.dtype == np.float32 else array.astype(dtype, copy=False)
+            for name, array in arrays.items()
+            if array is not None
+        }
+
+
+def _read_image(
+    ids: NDArray, features: ArrayLike | None, boxes: ArrayLike | None, mask: ArrayLike | None, faults: list[str]
+) -> dict[str, Any]:
+    """The three arrays of an image beside these ids, checked; empty without any region, or with faults added."""
+    given = {"image_features": features, "image_boxes": boxes, "image_mask": mask}
+    arrays = {name: np.asarray(array) for name, array in given.items() if array is not None}
+    if not arrays:
+        return {}
+    before = len(faults)
+    faults += [f"{name}: missing, with {' and '.join(arrays)}" for name in list(given)[:2] if name not in arrays]
+    batch, regions = ids.shape[0] if ids.ndim else 0, None
+    widths: dict[str, list[object]] = {"image_features": ["features"], "image_boxes": [BOX], "image_mask": []}
+    for name, array in arrays.items():
+        integers, expected = name == "image_mask", f"[batch, regions{''.join(f', {size}' for size in widths[name])}]"
+        if array.dtype.kind not in ("iub" if integers else "fiu"):
+            faults.append(f"{name}: expected {'integers' if integers else 'numbers'}; found {array.dtype}")
+        elif not integers and not np.isfinite(array.astype(np.float32)).all():
+            bad = int((~np.isfinite(array.astype(np.float32))).sum())
+            faults.append(f"{name}: {bad} of {array.size} values are NaN or Inf in float32")
+        elif integers and ((array < 0) | (array > 1)).any():
+            faults.append(f"{name}: expected 0 or 1; found {array[(array < 0) | (array > 1)][0]}")
+        if array.ndim != 2 + len(widths[name]) or (name == "image_boxes" and array.shape[2] != BOX):
+            faults.append(f"{name}: expected {expected}; found {list(array.shape)}")
+        elif array.shape[0] != batch:
+            faults.append(f"{name}: expected {batch} rows, as many as input_ids has; found {array.shape[0]}")
+        elif regions not in (None, array.shape[1]):
+            faults.append(f"{name}: expected {regions} regions, as image_features has; found {array.shape[1]}")
+        else:
+            regions = array.shape[1]
+    if len(faults) > before or not regions:
+        return {}
+    arrays.setdefault("image_mask", np.ones((batch, regions), np.int64))
+    return {
+        name: np.array(array, np.int64 if name == "image_mask" else np.float32, order="C")
+        for name, array in arrays.items()
+    }
 
 
 class Runtime:
@@ -157,7 +232,10 @@ class Runtime:
         """Compute the named outputs as float32 arrays. Without names: the outputs of `serving_default`.
 
         `logits` [B, T, V], `last_hidden_state` and `hidden_states.N` [B, T, H], `pooler_output` [B, H],
-        `sentence_embedding` [B, D], `term_weights` [B, V], `token_weights` [B, T] and `token_vectors` [B, T, D].
+        `sentence_embedding` [B, D], `term_weights` [B, V], `token_weights` [B, T] and `token_vectors` [B, T, D]; with
+        an image stream `image_last_hidden_state` and `image_hidden_states.N` [B, R, H], `image_pooler_output` [B, P],
+        `region_logits` [B, R, C] and `match_logits` [B, 2]. In a row without an image, these are finite and mean
+        nothing.
         Raises InputError for ids out of range, for rows that are too long, and for an output that the artifact does not
         have.
         """
@@ -260,7 +338,7 @@ class Runtime:
                 raise InputError("inputs", f"expected {', '.join(Inputs.__dataclass_fields__)}; found {sorted(inputs)}")
             inputs = Inputs.of(**inputs)
         inputs.check(self.config, self.artifact.description.get("tokens"))
-        return inputs
+        return inputs.complete(self.config)
 
     def build_spec(self, names: Collection[str]) -> EncoderSpec:
         """The spec of an artifact that holds these parameters."""

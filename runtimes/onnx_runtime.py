@@ -70,8 +70,12 @@ class OnnxRuntime(Runtime):
             "session.model_external_initializers_file_folder_path", str(self.artifact.folder)
         )
         session = self._start(graph, options)
-        rows = session.run(list(names.values()), inputs.as_dict())  # [B·T, width] each
-        return {tap: array.reshape(*inputs.input_ids.shape, -1) for tap, array in zip(names, rows, strict=True)}
+        rows = session.run(list(names.values()), inputs.as_dict())  # [B·T, width] each, or [B·(R + T), width]
+        batch, length = inputs.input_ids.shape
+        return {
+            tap: array.reshape(batch, len(array) // batch, -1)[:, -length:]
+            for tap, array in zip(names, rows, strict=True)
+        }
 
     def _session(self, signature: str) -> onnxruntime.InferenceSession:
         with self._opening:

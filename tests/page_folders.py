@@ -261,6 +261,10 @@ def _signing(page: PageFolder) -> None:
     page.release("dist/NAME")
 
 
+def _size(page: PageFolder) -> None:
+    page.checkpoint("my-model", "bert-bf16")
+
+
 def _tasks(page: PageFolder) -> None:
     page.release("dist/reviews", "bert-classifier", config=REVIEW_LABELS)
     page.release("dist/ner", "bert-tagger")
@@ -318,6 +322,7 @@ FOLDERS: dict[str, Callable[[PageFolder], None]] = {
     "docs/serving-elsewhere.md": _elsewhere,
     "docs/serving.md": _serving,
     "docs/signing.md": _signing,
+    "docs/size.md": _size,
     "docs/tasks.md": _tasks,
     "docs/training.md": _training,
     "docs/trimming.md": _trimming,

@@ -1,6 +1,6 @@
 """Distillation: a student of fewer layers learns from its teacher, and the record says what it kept."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -9,147 +9,23 @@ from typing import Any
 import torch
 
 from yizhi.errors import InputError
-from yizhi.model.label_heads import LABEL_CLASS_SUFFIXES, SEQUENCE, TOKENS
-from yizhi.model.spec import EncoderSpec, LinearHead, parameters_of
+from yizhi.model.spec import EncoderSpec, parameters_of
 from yizhi.reading.checkpoint import Checkpoint
-from yizhi.storage.digests import sha256_of_file
 from yizhi.storage.folders import new_folder
 from yizhi.training import loop, transformers_models
-from yizhi.training.batches import LengthGroupedBatches, collate
-from yizhi.training.distillation_losses import Distiller, Weights
-from yizhi.training.features import open_tokenizer
+from yizhi.training.distillation_losses import Distiller
+from yizhi.training.distillation_weights import Weights
+from yizhi.training.lessons import Lesson, OpenLesson
 from yizhi.training.plots import draw
-from yizhi.training.predict import predict
-from yizhi.training.pretrain import Objective, prepare, score_masked
-from yizhi.training.sequences import EpochBatches
 from yizhi.training.settings import Settings
 from yizhi.training.students import choose_layers, write_student
-from yizhi.training.tasks.faults import Faults
-from yizhi.training.tasks.readers import find_reader
 from yizhi.training.work import RECORD, work_folder, write_record
 
 BASELINE_PLOT = "baseline.svg"
 _START, _ALONE = "start", "alone"
-_TIMED = 5
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What teacher and student are given and how they are scored.
-
-    suffix: of transformers' class. config: of the task's labels. dataset, batches: as `loop.train` takes them.
-    measure: scores of a model on held-out data, or None without. best, greater: which of them decides, and how.
-    compared: which of them says how much a student kept. identity: what tells this lesson from another.
-    skipped: faults of rows that were left out.
-    """
-
-    suffix: str
-    config: Mapping[str, Any]
-    dataset: loop.Indexed
-    batches: Any
-    pad_id: int
-    measure: Callable[[Any], dict[str, float]] | None
-    best: str
-    greater: bool
-    compared: str
-    identity: Mapping[str, Any]
-    problem_type: str | None = None
-    skipped: tuple[str, ...] = ()
-
-    @property
-    def goal(self) -> loop.Goal | None:
-        """What training is measured by."""
-        return loop.Goal(self.measure, self.best, self.greater) if self.measure else None
-
-    def collate(self, features: Any) -> dict[str, torch.Tensor]:
-        """A batch for the model."""
-        return collate(features, self.pad_id)
-
-
-OpenLesson = Callable[[Checkpoint, Settings], Lesson]
+_TIMED = 10
 # Of a student and its spec: the loss that it learns by.
 Teach = Callable[[Any, EncoderSpec], loop.Loss]
-
-
-def from_text(objective: Objective) -> OpenLesson:
-    """Masked-language modelling on plain text."""
-
-    def open_(teacher: Checkpoint, settings: Settings) -> Lesson:
-        if teacher.spec.task != "fill-mask":
-            raise InputError(teacher.folder, f"expected a masked-LM head for plain text; found {teacher.spec.task}")
-        if objective.pairs:
-            raise InputError("`pairs`", f"a student learns no head over pairs; found {objective.pairs}")
-        prepared = prepare(teacher, objective, settings.seed)
-        held_out, pad_id = prepared.held_out, prepared.tokenizer.pad_id
-        return Lesson(
-            suffix="ForMaskedLM",
-            config={},
-            dataset=prepared.train,
-            batches=EpochBatches(prepared.train.lengths, settings.batch_size, settings.seed),
-            pad_id=pad_id,
-            measure=(lambda model: score_masked(model, held_out, pad_id)) if held_out else None,
-            best="loss",
-            greater=False,
-            compared="accuracy",
-            identity=objective.identity(),
-        )
-
-    return open_
-
-
-def from_labels(
-    train: Path,
-    evaluation: Path | None,
-    columns: Mapping[str, str],
-    max_length: int | None = None,
-    skip_faulty: bool = False,
-) -> OpenLesson:
-    """Labelled data for the teacher's own labels, of texts or of tokens. The arguments are those of `finetune`."""
-
-    def open_(teacher: Checkpoint, settings: Settings) -> Lesson:
-        task_name, head = teacher.spec.task, teacher.spec.head
-        if task_name not in (SEQUENCE, TOKENS) or not isinstance(head, LinearHead):
-            raise InputError(
-                teacher.folder, f"expected a teacher of {SEQUENCE} or {TOKENS} for labelled data; found {task_name}"
-            )
-        tokenizer, faults = open_tokenizer(teacher, max_length), Faults()
-        reader = find_reader(task_name, head.problem_type, columns)
-        task = reader.task_of(head.labels, head.problem_type)
-        examples = reader.read(train, faults)
-        held_out = reader.read(evaluation, faults) if evaluation else []
-        skipped = faults.take_rows() if skip_faulty else []
-        task.check([*examples, *held_out], faults)
-        faults.check()
-        features = task.encode(examples, tokenizer, faults)
-        held_out_features = task.encode(held_out, tokenizer, faults) if held_out else []
-        faults.check()
-
-        def measure(model: Any) -> dict[str, float]:
-            logits, loss = predict(model, held_out_features, tokenizer.pad_id)
-            return {"loss": loss, **task.score(held_out, held_out_features, logits)}
-
-        lengths = [feature.length for feature in features]
-        return Lesson(
-            suffix=LABEL_CLASS_SUFFIXES[task_name],
-            config=task.config(),
-            dataset=features,
-            batches=LengthGroupedBatches(lengths, settings.batch_size, settings.seed),
-            pad_id=tokenizer.pad_id,
-            measure=measure if held_out else None,
-            best=task.best,
-            greater=True,
-            compared=task.best,
-            identity={
-                "train": sha256_of_file(train),
-                "eval": sha256_of_file(evaluation) if evaluation else None,
-                "columns": vars(reader),
-                "max_length": tokenizer.max_length,
-            },
-            problem_type=head.problem_type,
-            skipped=tuple(skipped),
-        )
-
-    return open_
 
 
 @dataclass(frozen=True)
@@ -167,7 +43,8 @@ class DistillationResult:
 
     baseline: the same student trained alone, with the same steps and seed, if it was asked for. compared: the score
     that says how much was kept. speedup: the teacher's time over the student's, for one batch on the CPU.
-    skipped: faults of rows that were left out.
+    skipped: faults of rows that were left out. pooling: how texts become vectors, in words, where the teacher is one of
+    sentence-transformers' folders; no loss teaches these vectors.
     """
 
     teacher: Side
@@ -178,13 +55,14 @@ class DistillationResult:
     history: loop.History
     seconds: float
     skipped: tuple[str, ...]
+    pooling: str | None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         sides = {"teacher": self.teacher, "student": self.student, "baseline": self.baseline}
         return {
             **{name: vars(side) if side else None for name, side in sides.items()},
-            **{name: getattr(self, name) for name in ("compared", "speedup", "seconds", "skipped")},
+            **{name: getattr(self, name) for name in ("compared", "speedup", "seconds", "skipped", "pooling")},
         }
 
 
@@ -230,9 +108,10 @@ def distill(
                     return Distiller(teaching, teacher.spec, student, spec, weights, lesson.problem_type)
 
                 model, history = _train(start_checkpoint, lesson, settings, work, teach)
-                alone = _train(start_checkpoint, lesson, settings, work / _ALONE) if baseline else None
+                alone = _train(start_checkpoint, *lesson.alone(settings), work / _ALONE) if baseline else None
+                pooler = parameters_of(start_checkpoint.spec.pooler)
                 transformers_models.write_checkpoint(
-                    folder, model, start_checkpoint, lesson.config, carry=parameters_of(start_checkpoint.spec.pooler)
+                    folder, model, start_checkpoint, lesson.config, pooler, keep_pooling=True
                 )
                 counts = len(teacher.spec.blocks), len(chosen)
                 outcome = DistillationResult(
@@ -240,10 +119,11 @@ def distill(
                     student=_judge(model, lesson, counts[1]),
                     baseline=_judge(alone[0], lesson, counts[1]) if alone else None,
                     compared=lesson.compared,
-                    speedup=_time(teaching, lesson) / _time(model, lesson),
+                    speedup=_speedup(teaching, model, lesson),
                     history=history,
                     seconds=perf_counter() - began,
                     skipped=lesson.skipped,
+                    pooling=str(teacher.sentence.pooling) if teacher.sentence else None,
                 )
             drawn = tuple(name for name in outcome.student.scores if name != "loss")
             more = {"baseline_log": alone[1].log} if alone else {}
@@ -269,15 +149,20 @@ def _judge(model: Any, lesson: Lesson, layers: int) -> Side:
     return Side(layers, parameters, lesson.measure(model.eval()) if lesson.measure else {})
 
 
-def _time(model: Any, lesson: Lesson) -> float:
-    """Seconds that one batch takes on the CPU: the best of some passes."""
+def _speedup(teacher: Any, student: Any, lesson: Lesson) -> float:
+    """How many times as long the teacher takes for one batch on the CPU; the best of each one's passes counts.
+
+    They take turns, so that a slow moment of the machine falls on both.
+    """
     lesson.batches.set_epoch(0)
     batch = lesson.collate([lesson.dataset[index] for index in next(iter(lesson.batches))])
     del batch["labels"]
-    model, times = model.to("cpu"), []
+    models = [model.to("cpu") for model in (teacher, student)]
+    times: list[list[float]] = [[], []]
     with torch.inference_mode():
         for _ in range(_TIMED):
-            began = perf_counter()
-            model(**batch)
-            times.append(perf_counter() - began)
-    return min(times)
+            for model, taken in zip(models, times, strict=True):
+                began = perf_counter()
+                model(**batch)
+                taken.append(perf_counter() - began)
+    return min(times[0]) / min(times[1])

@@ -4,47 +4,16 @@ The student's layers are as wide as the teacher's, so nothing has to be projecte
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, kl_div, log_softmax, mse_loss
 
-from yizhi.errors import InputError
 from yizhi.model.label_heads import MULTI_LABEL, REGRESSION
 from yizhi.model.spec import EncoderSpec
+from yizhi.training.distillation_weights import Weights
 from yizhi.training.features import IGNORED
-
-_TERMS = ("labels", "logits", "hidden", "relations")
-
-
-@dataclass(frozen=True)
-class Weights:
-    """How much each loss counts; 0 leaves it out. temperature: what logits are divided by."""
-
-    labels: float = 1.0
-    logits: float = 1.0
-    hidden: float = 1.0
-    relations: float = 1.0
-    temperature: float = 2.0
-
-    def __post_init__(self) -> None:
-        """Raise InputError, listing every fault, for values that mean nothing."""
-        faults = [
-            f"`{name}`: expected 0 or more; found {getattr(self, name)}"
-            for name in _TERMS
-            if not 0 <= getattr(self, name) < float("inf")
-        ]
-        if not 0 < self.temperature < float("inf"):
-            faults.append(f"`temperature`: expected more than 0; found {self.temperature}")
-        if not faults and not any(getattr(self, name) for name in _TERMS[1:]):
-            faults.append("`logits`, `hidden`, `relations`: expected one above 0: else there is nothing to distil")
-        if faults:
-            raise InputError("losses", faults)
-
-    def as_dict(self) -> dict[str, float]:
-        """Plain values for JSON."""
-        return asdict(self)
+from yizhi.training.unlabelled import answer
 
 
 def logits_loss(
@@ -149,12 +118,13 @@ class Distiller:
         )
 
     def __call__(self, model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The weighted sum for one batch, with `labels` among its inputs."""
-        weights, mask, labels = self._weights, inputs["attention_mask"], inputs["labels"]
-        found = model(**inputs, output_hidden_states=bool(weights.hidden))
+        """The weighted sum for one batch, with `labels` among its inputs. The teacher gives labels that are missing."""
+        weights, mask = self._weights, inputs["attention_mask"]
+        given = {name: tensor for name, tensor in inputs.items() if name != "labels"}
         with torch.no_grad():
-            given = {name: tensor for name, tensor in inputs.items() if name != "labels"}
             expected = self._teacher(**given, output_hidden_states=bool(weights.hidden))
+        labels = answer(inputs["labels"], expected.logits, self._problem_type)
+        found = model(**given, labels=labels, output_hidden_states=bool(weights.hidden))
         total = weights.labels * found.loss
         if weights.logits:
             logits = found.logits.float(), expected.logits.float()

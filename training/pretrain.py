@@ -235,7 +235,7 @@ def pretrain(
             )
             scores = measure(model.eval()) if prepared.held_out else {}
             transformers_models.write_checkpoint(
-                folder, model, checkpoint, config, carry=parameters_of(checkpoint.spec.pooler)
+                folder, model, checkpoint, config, parameters_of(checkpoint.spec.pooler), keep_pooling=True
             )
             outcome = PretrainingResult(
                 scores=scores,

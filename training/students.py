@@ -53,6 +53,8 @@ def write_student(teacher: Checkpoint, layers: Sequence[int], folder: Path) -> N
     for name in TOKENIZER_FILES:
         if (teacher.folder / name).exists():
             shutil.copyfile(teacher.folder / name, folder / name)
+    if teacher.sentence:  # as wide as the teacher, it pools as the teacher does
+        teacher.sentence.copy(teacher.folder, folder)
 
 
 def choose_layers(teacher: Checkpoint, layers: Sequence[int] | int) -> Sequence[int]:

@@ -72,10 +72,12 @@ def write_checkpoint(
     checkpoint: Checkpoint,
     config: Mapping[str, Any],
     carry: Iterable[Parameter] = (),
+    keep_pooling: bool = False,
 ) -> None:
     """Write a canonical checkpoint: the model's weights, the base's vocabulary, and its config, changed by `config`.
 
-    carry: the base's parameters to copy, which the model does not have.
+    carry: the base's parameters to copy, which the model does not have. keep_pooling: copy the files of
+    sentence-transformers, for a model of the same task, which pools as its base.
     folder: an empty one, such as `yizhi.storage.folders.new_folder` gives. Raises InputError if `yizhi export` would
     refuse the checkpoint.
     """
@@ -89,6 +91,8 @@ def write_checkpoint(
     for name in TOKENIZER_FILES:
         if (checkpoint.folder / name).exists():
             shutil.copyfile(checkpoint.folder / name, folder / name)
+    if keep_pooling and checkpoint.sentence:
+        checkpoint.sentence.copy(checkpoint.folder, folder)
     # A tensor with two names is stored under its first.
     tensors: dict[int, tuple[str, torch.Tensor]] = {}
     state = model.state_dict()

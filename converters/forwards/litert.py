@@ -446,9 +446,10 @@ def feed_forward(p: Pass, layer: Layer, x: Value) -> Value:
     return p.tap("output", linear(p, layer.output, p.tap("intermediate", x)))  # [B, T, H]
 
 
-def pooler(p: Pass, dense: Linear, x: Value) -> Value:
-    """tanh of a linear layer over the first token: [B, H]."""
-    return tanh(p.graph, dense.name, linear(p, dense, first_tokens(p, dense.name, x)))
+def pooler(p: Pass, dense: Dense, x: Value) -> Value:
+    """A linear layer with its activation, tanh in most families, over the first token: [B, pooled]."""
+    name = dense.linear.name
+    return ACTIVATIONS[dense.activation](p.graph, name, linear(p, dense.linear, first_tokens(p, name, x)))
 
 
 def sentence_embedding(p: Pass, pooling: Pooling, x: Value, attention_mask: Value) -> Value:

@@ -380,9 +380,9 @@ def feed_forward(p: Pass, layer: Layer, x: Node) -> Node:
     return p.tap("output", linear(p, layer.output, p.tap("intermediate", x)))  # [B, T, H]
 
 
-def pooler(p: Pass, dense: Linear, x: Node) -> Node:
-    """tanh of a linear layer over the first token: [B, H]."""
-    return tanh(linear(p, dense, first_tokens(x)), dense.name)
+def pooler(p: Pass, dense: Dense, x: Node) -> Node:
+    """A linear layer with its activation, tanh in most families, over the first token: [B, pooled]."""
+    return ACTIVATIONS[dense.activation](linear(p, dense.linear, first_tokens(x)), dense.linear.name)
 
 
 def sentence_embedding(p: Pass, pooling: Pooling, x: Node, attention_mask: Node) -> Node:

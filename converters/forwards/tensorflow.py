@@ -327,9 +327,9 @@ def feed_forward(p: Pass, layer: Layer, x: Tensor) -> Tensor:
     return p.tap("output", linear(p, layer.output, p.tap("intermediate", x)))  # [B, T, H]
 
 
-def pooler(p: Pass, dense: Linear, x: Tensor) -> Tensor:
-    """tanh of a linear layer over the first token: [B, H]."""
-    return tf.math.tanh(linear(p, dense, x[:, 0]))
+def pooler(p: Pass, dense: Dense, x: Tensor) -> Tensor:
+    """A linear layer with its activation, tanh in most families, over the first token: [B, pooled]."""
+    return ACTIVATIONS[dense.activation](linear(p, dense.linear, x[:, 0]))
 
 
 def sentence_embedding(p: Pass, pooling: Pooling, x: Tensor, attention_mask: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from yizhi.converters.targets import MissingFramework
 from yizhi.errors import CheckFailed, InputError
 from yizhi.parity import oracle
 from yizhi.pipeline import trimming
+from yizhi.pipeline.trimmed_files import ids_of
 from yizhi.pipeline.trimming import trim_vocab
 from yizhi.reading import trimmed_tokenizer
 from yizhi.reading.checkpoint import Checkpoint
@@ -181,14 +182,39 @@ def test_files_that_would_disagree_are_left_out(make_checkpoint, write_text, tmp
     assert not (tmp_path / "out" / "merges.txt").exists()
 
 
+def test_other_files_go_along_or_are_told_of(make_checkpoint, write_text, tmp_path, capsys):
+    """Ids of `generation_config.json` are the new ones, and their tokens stay; nothing else is left out unsaid."""
+    base, out = make_checkpoint("bert-dense"), tmp_path / "out"
+    named = {"eos_token_id": [VOCAB.index("z"), 3], "pad_token_id": 0, "max_length": 9}
+    (base / "generation_config.json").write_text(json.dumps(named), encoding="utf-8")
+    copied = {"chat_template.jinja": "{{ 北京 }}", "chat_template.json": "{}", "NOTICE": "n", "README.md": "r"}
+    left = {"metrics.json": "{}", "model.onnx": "", "notes.txt": "", ".git": ""}
+    for name, content in (copied | left).items():
+        (base / name).write_text(content, encoding="utf-8")
+    (base / "runs").mkdir()
+    (base / "runs" / "event").touch()
+    report = trim_vocab(base, [write_text("北京 hello")], out)
+    new = old_ids(out).tolist().index
+    told = json.loads((out / "generation_config.json").read_text(encoding="utf-8"))
+    assert told == {"eos_token_id": [new(VOCAB.index("z")), 3], "pad_token_id": 0, "max_length": 9}
+    assert {name: (out / name).read_text(encoding="utf-8") for name in copied} == copied
+    assert list(report.left_out) == ["metrics.json", "model.onnx", "notes.txt", "runs/"]
+    assert main(["trim-vocab", str(base), "--text", str(tmp_path / "text.txt"), "--out", str(out)]) == 0
+    assert "metrics.json: not written: a trainer's scores" in capsys.readouterr().out
+    (base / "generation_config.json").write_text('{"suppress_tokens": [5]}', encoding="utf-8")
+    report = trim_vocab(base, [tmp_path / "text.txt"], tmp_path / "other")
+    assert report.left_out["generation_config.json"] == "suppress_tokens: ids of the old vocabulary"
+    assert not (tmp_path / "other" / "generation_config.json").exists()
+
+
 @pytest.mark.parametrize("name", ["xlm-roberta", "roberta", "modernbert"])
 def test_positions_are_counted_from_the_same_padding(name, make_checkpoint, write_text, tmp_path):
     base = make_checkpoint(f"{name}-own-fill-mask")
     trim_vocab(base, [write_text(*LINES)], tmp_path / "out")
     with Checkpoint.open(base) as before, Checkpoint.open(tmp_path / "out") as after:
         assert after.config.padding_idx == before.config.padding_idx
-        named = [(key, before.text.vocab[value]) for key, value in trimming._ids_of(before.config.raw)]
-        assert [(key, after.text.vocab[value]) for key, value in trimming._ids_of(after.config.raw)] == named
+        named = [(key, before.text.vocab[value]) for key, value in ids_of(before.config.raw)]
+        assert [(key, after.text.vocab[value]) for key, value in ids_of(after.config.raw)] == named
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_transformers_finds_the_same_names(make_checkpoint, variant):
             np.testing.assert_array_equal(theirs[parameter.name].numpy(), checkpoint.array(parameter.name))
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", [name for name, family in FAMILIES.items() if not family.image])
 def test_transformers_finds_the_same_names_without_prefix(make_checkpoint, model_type):
     folder = make_checkpoint("bert-no-head", model_type=model_type, prefix=False)
     model, report = AutoModel.from_pretrained(folder, output_loading_info=True)

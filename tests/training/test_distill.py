@@ -1,6 +1,7 @@
 """Distillation: the losses are their formulas, and a student learns from its teacher, stops, goes on, and leaves."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,22 +13,30 @@ from tests.training.test_loop import StopAt
 from tests.training.test_pretrain import TEXT, objective
 from yizhi.cli import main
 from yizhi.errors import InputError
+from yizhi.model.spec import parameters_of
 from yizhi.reading.checkpoint import Checkpoint
+from yizhi.reading.sentence_settings import PROMPTS
+from yizhi.training.distillation_weights import Weights
 from yizhi.training.settings import Settings
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
-from yizhi.model.label_heads import MULTI_LABEL, REGRESSION  # noqa: E402
+from yizhi.model.label_heads import MULTI_LABEL, REGRESSION, SINGLE_LABEL  # noqa: E402
 from yizhi.training import loop  # noqa: E402
-from yizhi.training.distill import distill, from_labels, from_text  # noqa: E402
-from yizhi.training.distillation_losses import Weights, hidden_loss, logits_loss, relation_loss  # noqa: E402
+from yizhi.training.distill import distill  # noqa: E402
+from yizhi.training.distillation_losses import hidden_loss, logits_loss, relation_loss  # noqa: E402
+from yizhi.training.features import IGNORED  # noqa: E402
+from yizhi.training.lessons import from_labels, from_text  # noqa: E402
+from yizhi.training.unlabelled import ASKED, answer  # noqa: E402
+from yizhi.training.work import RECORD  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
 QUICK = Settings(max_steps=4, batch_size=4, learning_rate=1e-3, evaluate_every=2, device="cpu", threads=1)
 ALL = Weights()
+NAN = float("nan")
 
 
 def random(*shape, seed=0):
@@ -194,6 +203,63 @@ def test_labelled_data_teaches_a_student(variant, write, name, make_checkpoint, 
         assert list(student.spec.head.labels) == list(labels.values())
 
 
+# --- texts without labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "logits", "problem_type", "expected"),
+    [
+        ([[IGNORED, 1, ASKED], [ASKED, 0, IGNORED]], "tokens", None, [[IGNORED, 1, 2], [2, 0, IGNORED]]),
+        ([0, ASKED], [[0, 1.0], [0, 1.0]], SINGLE_LABEL, [0, 1]),
+        ([[1.0, 0.0], [NAN, NAN]], [[-1, 1.0], [-1, 1.0]], MULTI_LABEL, [[1, 0], [0, 1]]),
+        ([[4.0], [NAN]], [[1.5], [2.5]], REGRESSION, [[4.0], [2.5]]),
+    ],
+)
+def test_the_teacher_gives_the_labels_that_are_missing(labels, logits, problem_type, expected):
+    given = torch.tensor([0.0, 0.1, 0.9]).expand(2, 3, 3) if logits == "tokens" else torch.tensor(logits)
+    assert answer(torch.tensor(labels), given, problem_type).tolist() == expected
+
+
+@pytest.fixture
+def more(tmp_path):
+    path = tmp_path / "more.txt"
+    path.write_text("\n\n".join(TEXT.split()), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("variant", "write", "file", "labels"),
+    [
+        ("bert-tagger", write_tags, "train.txt", {"0": "O", "1": "B-人", "2": "I-人"}),
+        ("bert-classifier", write_labels, "train.jsonl", {"0": "差", "1": "好"}),
+    ],
+)
+def test_a_student_alone_sees_labelled_rows_only(variant, write, file, labels, make_checkpoint, tmp_path, more):
+    """Nor does it take more or fewer steps, where epochs are counted."""
+    base, data = make_checkpoint(variant, config={"id2label": labels}), write(tmp_path / file)
+    settings = Settings(epochs=1, batch_size=4, learning_rate=1e-3, device="cpu", threads=1)
+    found = {}
+    for name, unlabelled in (("with", (more,)), ("without", ())):
+        lesson = from_labels(data, data, {}, unlabelled=unlabelled)
+        found[name] = distill(base, 2, tmp_path / name, settings, ALL, lesson, baseline=True)
+        record = json.loads((tmp_path / name / RECORD).read_text(encoding="utf-8"))
+        counts = [sum("loss" in entry for entry in record[log]) for log in ("log", "baseline_log")]
+        assert counts[0] == counts[1] == found[name].history.steps
+        settings = replace(settings, max_steps=counts[0], evaluate_every=counts[0])
+    assert found["with"].baseline.scores == found["without"].baseline.scores
+    assert found["with"].student.scores != found["without"].student.scores
+
+
+def test_every_faulty_file_is_told_of(make_checkpoint, tmp_path):
+    base = make_checkpoint("bert-classifier", config={"id2label": {"0": "差", "1": "好"}})
+    data, empty = write_labels(tmp_path / "train.jsonl"), tmp_path / "empty.txt"
+    empty.write_text("\n", encoding="utf-8")
+    lesson = from_labels(data, None, {}, unlabelled=(empty, tmp_path / "none.txt"))
+    with pytest.raises(InputError) as error:
+        distill(base, 2, tmp_path / "out", QUICK, ALL, lesson)
+    assert error.value.faults == [f"{empty}: has no text", f"{tmp_path / 'none.txt'}: no such file"]
+
+
 def test_another_column_is_another_lesson(make_checkpoint, tmp_path):
     """The same file with other columns is other data: an interrupted run must not go on with it."""
     rows = [{"text": "好", "other": "坏", "label": "好", "label2": "差"}]
@@ -238,6 +304,23 @@ def test_a_teacher_is_not_replaced(make_checkpoint, tmp_path, text):
     assert tensors(tmp_path / "out").keys() == before.keys()
 
 
+@pytest.mark.parametrize("variant", ["bert-splade", "albert-dense"])
+def test_a_student_pools_as_its_teacher(variant, make_checkpoint, tmp_path, text, capsys):
+    """modules.json, the pooling, Dense modules and prompts go along, and the command says that nothing taught them."""
+    base, out = make_checkpoint(variant), tmp_path / "out"
+    (base / PROMPTS).write_text('{"prompts": {"query": "问："}}', encoding="utf-8")
+    arguments = ["--text", str(text), "--segmenter", "spaces", "--max-length", "24", "--max-steps", "1"]
+    arguments += ["--device", "cpu", "--threads", "1", "--out", str(out)]
+    assert main(["distill", str(base), "--layers", "2", *arguments]) == 0
+    with Checkpoint.open(base) as teacher, Checkpoint.open(out) as student:
+        assert student.sentence == teacher.sentence
+        assert student.spec.pooling == teacher.spec.pooling
+        dense = [parameter.name for parameter in parameters_of(teacher.spec.pooling)]
+        assert all(np.array_equal(student.array(name), teacher.array(name)) for name in dense)
+        said = f"keeps its teacher's pooling, {teacher.spec.pooling}; its vectors were neither taught nor scored"
+    assert said in capsys.readouterr().out
+
+
 # --- the command
 
 
@@ -260,7 +343,9 @@ def test_the_student_is_exported_and_passes(make_checkpoint, tmp_path, text, cap
         (["--layers", "2", "--text", "a", "--train", "b"], "expected either --text or --train"),
         (["--layers", "2", "--text", "a", "--eval", "b"], "--eval: needs --train"),
         (["--layers", "2", "--train", "a", "--masking", "bert"], "--masking: needs --text"),
+        (["--layers", "2", "--text", "a", "--unlabelled", "b"], "--unlabelled: needs --train"),
         (["--layers", "2", "--text", "a", "--temperature", "0"], "--temperature: expected more than 0"),
+        (["--layers", "2", "--text", "a", "--hidden", "-1", "--warmup", "7"], "warmup: expected 0 or more, less than"),
     ],
 )
 def test_options_that_do_not_go_together(arguments, says, tmp_path, capsys):
@@ -273,3 +358,11 @@ def test_layers_that_are_no_numbers(layers, capsys):
     with pytest.raises(SystemExit):
         main(["distill", "x", "--layers", layers, "--text", "a", "--out", "b"])
     assert "--layers" in capsys.readouterr().err
+
+
+def test_the_help_says_the_defaults_of_the_library(capsys, monkeypatch):
+    monkeypatch.setattr(Weights, "hidden", 7.5)
+    with pytest.raises(SystemExit):
+        main(["distill", "--help"])
+    assert "--hidden W" in (said := capsys.readouterr().out)
+    assert "(default: 7.5)" in " ".join(said.split())

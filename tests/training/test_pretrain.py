@@ -62,7 +62,7 @@ FAMILIES = (
 )
 
 
-@pytest.mark.parametrize("variant", FAMILIES)
+@pytest.mark.parametrize("variant", [*FAMILIES, "bert-splade"])
 def test_the_result_is_the_checkpoint_trained_on(make_checkpoint, tmp_path, text, variant):
     base, out = make_checkpoint(variant), tmp_path / "out"
     outcome = train(base, text, out)
@@ -74,6 +74,7 @@ def test_the_result_is_the_checkpoint_trained_on(make_checkpoint, tmp_path, text
         # Masked language modelling does not reach the pooler; all else has moved.
         assert same == ({p.name for p in before.spec.pooler.parameters()} if before.spec.pooler else set())
         assert after.vocab == before.vocab
+        assert after.sentence == before.sentence
     record = json.loads((out / "metrics.json").read_text())
     assert record["masked"][0]["what"] == "words chosen"
     assert (out / "training.svg").exists()

@@ -9,14 +9,23 @@ from typing import TYPE_CHECKING
 from yizhi.commands.options import CHECKPOINT_HELP, JSON_HELP, Commands, add_command, make_console, named, positive
 from yizhi.commands.task_options import add_data_options, read_columns
 from yizhi.commands.training_options import add_training_options, read_settings, tell_next, use_torch_alone
-from yizhi.errors import InputError
+from yizhi.errors import InputError, collect_own_faults
 from yizhi.training.choices import MASKING
+from yizhi.training.distillation_weights import Weights
 
 if TYPE_CHECKING:
-    from yizhi.training.distill import DistillationResult, OpenLesson
+    from yizhi.training.distill import DistillationResult
+    from yizhi.training.lessons import OpenLesson
 
+_WEIGHTS = {
+    "logits": "the teacher's logits, divided by the temperature",
+    "hidden": "hidden states, as TinyBERT",
+    "relations": "relations between tokens in the last layer, as MiniLM",
+    "labels": "the labels, or the masked tokens, themselves",
+    "temperature": "what logits are divided by",
+}
 _OF_TEXT = ("eval_text", "masking", "segmenter", "line_by_line")
-_OF_LABELS = ("eval", "column", "pair_column", "label_column", "skip_faulty")
+_OF_LABELS = ("eval", "unlabelled", "column", "pair_column", "label_column", "skip_faulty")
 
 
 def add(commands: Commands) -> None:
@@ -45,13 +54,8 @@ def add(commands: Commands) -> None:
         "--max-length", type=positive, metavar="N", help="tokens of a row (default: 128 of text, the model's of labels)"
     )
     losses = parser.add_argument_group("losses", "how much each counts; 0 leaves it out")
-    for name, default, what in (
-        ("logits", 1.0, "the teacher's logits, divided by the temperature"),
-        ("hidden", 1.0, "hidden states, as TinyBERT"),
-        ("relations", 1.0, "relations between tokens in the last layer, as MiniLM"),
-        ("labels", 1.0, "the labels, or the hidden tokens, themselves"),
-        ("temperature", 2.0, "what logits are divided by"),
-    ):
+    for name, what in _WEIGHTS.items():
+        default = getattr(Weights, name)
         losses.add_argument(
             f"--{name}", type=float, default=default, metavar="W", help=f"{what} (default: {default:g})"
         )
@@ -66,6 +70,9 @@ def add(commands: Commands) -> None:
     add_data_options(parser, task_required=False)
     parser.add_argument("--train", type=named, metavar="FILE", help="labelled data to train on")
     parser.add_argument("--eval", type=named, metavar="FILE", help="labelled data to score, and to keep the best by")
+    parser.add_argument(
+        "--unlabelled", type=named, nargs="+", metavar="FILE", help="more texts to train on, which the teacher labels"
+    )
     add_training_options(parser, epochs=3, learning_rate=5e-5)
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
@@ -87,15 +94,19 @@ def run(options: argparse.Namespace) -> int:
     use_torch_alone()
     from yizhi.reading.hub import resolve_checkpoint
     from yizhi.training.distill import distill
-    from yizhi.training.distillation_losses import Weights
 
-    weights = Weights(options.labels, options.logits, options.hidden, options.relations, options.temperature)
+    faults: list[str] = []
+    chosen = {name: getattr(options, name) for name in _WEIGHTS}
+    weights = collect_own_faults(faults, lambda: Weights(**chosen))
+    settings = collect_own_faults(faults, lambda: read_settings(options))
+    if weights is None or settings is None:
+        raise InputError("options", faults)
     base = Path(resolve_checkpoint(options.checkpoint, options.revision).path)
     outcome = distill(
         base,
         options.layers,
         options.out,
-        read_settings(options),
+        settings,
         weights,
         _open_lesson(options),
         baseline=options.baseline,
@@ -118,12 +129,13 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _open_lesson(options: argparse.Namespace) -> "OpenLesson":
-    from yizhi.training.distill import from_labels, from_text
+    from yizhi.training.lessons import from_labels, from_text
     from yizhi.training.pretrain import Objective
 
     if options.train:
         columns = read_columns(options)
-        return from_labels(options.train, options.eval, columns, options.max_length, options.skip_faulty)
+        more = tuple(options.unlabelled or ())
+        return from_labels(options.train, options.eval, columns, options.max_length, options.skip_faulty, more)
     return from_text(
         Objective(
             text=tuple(options.text),
@@ -160,6 +172,8 @@ def _print(out: Path, outcome: "DistillationResult") -> None:
     print(f"the student is {outcome.speedup:.2f} times as fast as its teacher, for one batch on this CPU")
     if outcome.baseline and scores and _is_no_better(outcome):
         print(f"no better than alone ({outcome.compared}): give it more steps, or other losses")
+    if outcome.pooling:
+        print(f"the student keeps its teacher's pooling, {outcome.pooling}; its vectors were neither taught nor scored")
     tell_next(out)
 
 

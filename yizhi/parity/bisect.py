@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from yizhi.model.spec import AFTER_LAYERS, ZERO_AT_PADDING, EncoderSpec
 from yizhi.parity import oracle
-from yizhi.parity.cases import Case
+from yizhi.parity.cases import POSITION, TOKEN, Case
 from yizhi.parity.compare import compare, cosines
 from yizhi.parity.faults import LOGITS, AlteredCheckpoint, Fault
-from yizhi.parity.golden import POSITION, TOKEN, Golden
+from yizhi.parity.golden import Golden
 from yizhi.parity.mutations import FAULTS
 from yizhi.parity.record import Diagnosis
 from yizhi.parity.tolerances import FloatTolerance, QuantizedGates
@@ -81,7 +81,7 @@ def _judge(gates: FloatTolerance | QuantizedGates, golden: Golden) -> Agrees:
 
 def _in_order(outputs: Iterable[str]) -> list[str]:
     """Hidden states in the order of computation, then the outputs made from the last of them."""
-    layers = sorted((name for name in outputs if name.startswith("hidden_")), key=lambda name: int(name.split(".")[1]))
+    layers = sorted((name for name in outputs if "hidden_states." in name), key=lambda name: int(name.split(".")[1]))
     return [*layers, *(name for name in AFTER_LAYERS if name in outputs)]
 
 
@@ -96,7 +96,7 @@ def _real(case: Case, golden: Golden, outputs: dict[str, NDArray]) -> dict[str, 
         elif name in ZERO_AT_PADDING:
             kept[name] = array
         else:
-            kept[name] = array[real] if per == TOKEN else array[real.any(axis=1)]
+            kept[name] = array[case.meaningful(per)]
     return kept
 
 
@@ -120,7 +120,7 @@ def _first_tensor(
     expected = _real(case, golden, oracle.run(checkpoint, case.inputs, set(names)))
     found: dict[str, NDArray] = {}
     for layer in layers:
-        inside = runtime.look_inside(case.inputs, layer)
+        inside = runtime.look_inside(case.inputs.complete(runtime.config), layer)
         found |= {f"layers.{layer}.{tap}": array for tap, array in inside.items()}
     if not found:
         return None, f"this {runtime.artifact.target} artifact cannot show the tensors inside a layer"

@@ -149,7 +149,7 @@ def pool_without_tanh(forward: Forward, original: Callable) -> Callable:
     """The linear layer alone."""
     linear = forward.module.linear
 
-    return lambda p, dense, x: linear(p, dense, forward.first_tokens(p, x))
+    return lambda p, dense, x: linear(p, dense.linear, forward.first_tokens(p, x))
 
 
 def round_to_tf32(forward: Forward, original: Callable) -> Callable:

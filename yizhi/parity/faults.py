@@ -20,6 +20,7 @@ from yizhi.model.architectures import build_spec
 from yizhi.model.config import EncoderConfig
 from yizhi.model.spec import EncoderSpec, Layer, Parameter
 from yizhi.reading.checkpoint import Checkpoint
+from yizhi.reading.safetensors_file import cut, widen
 
 # Where a fault must first be seen; LAYER is the output of the one layer that it is made in.
 EMBEDDINGS, FIRST_LAYER, LAYER, LAST_LAYER = "hidden_states.0", "hidden_states.1", "layer", "last layer"
@@ -277,10 +278,22 @@ class AlteredCheckpoint:
         """As `Checkpoint.array`."""
         return self._weights[name]
 
-    def chunks(self, parameter: Parameter, transpose: bool = False) -> Iterator[memoryview]:
-        """As `Checkpoint.chunks`."""
+    def dtype_of(self, name: str, keep_bf16: bool) -> str:
+        """As `Checkpoint.dtype_of`: a fault's numbers need float32."""
+        return "F32"
+
+    def chunks(self, parameter: Parameter, transpose: bool = False, dtype: str = "F32") -> Iterator[memoryview]:
+        """As `Checkpoint.chunks`, as float32."""
         array = self.array(parameter.name)
         yield np.ascontiguousarray(array.T if transpose else array).reshape(-1).view(np.uint8).data
+
+    def stored(self, name: str) -> NDArray:
+        """As `Checkpoint.stored`, once the fault has changed it."""
+        return self._weights.replaced[name] if name in self._weights.replaced else self._original.stored(name)
+
+    def blocks(self, name: str, axis: int = 0) -> Iterator[NDArray[np.float32]]:
+        """As `Checkpoint.blocks`."""
+        return map(widen, cut(self.stored(name), axis))
 
     def release(self, name: str) -> None:
         """As `Checkpoint.release`."""

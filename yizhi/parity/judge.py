@@ -8,11 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yizhi.errors import InputError
-from yizhi.model.spec import LOGITS_AT, SENTENCE_EMBEDDING, STEP, TERM_WEIGHTS, TOKEN_WEIGHTS, ZERO_AT_PADDING
+from yizhi.model.spec import (
+    LOGITS_AT,
+    MATCH_LOGITS,
+    SENTENCE_EMBEDDING,
+    STEP,
+    TERM_WEIGHTS,
+    TOKEN_WEIGHTS,
+    ZERO_AT_PADDING,
+)
 from yizhi.parity.answers import check_answers
-from yizhi.parity.cases import MASKED, SENTENCES, Case
+from yizhi.parity.cases import IMAGE, MASKED, PAIR, POSITION, REGION, ROW, SENTENCES, TOKEN, Case
 from yizhi.parity.compare import Difference, Quality, compare, cosines, measure_quality, relative_error
-from yizhi.parity.golden import POSITION, ROW, TOKEN, Golden
+from yizhi.parity.golden import Golden
 from yizhi.parity.integers import check_integers
 from yizhi.parity.pace import Counter, Tell, tell_nobody
 from yizhi.parity.sentence_quality import Sentences, join, judge_sentences
@@ -30,6 +38,9 @@ from yizhi.runtimes.tasks import FILL_MASK, GENERATION
 _NOT_JUDGED = FloatTolerance(float("inf"), 0.0, "")
 # Where no tolerance is known, `Difference.excess` is the smallest t with |error| ≤ t + t · scale.
 _UNIT = FloatTolerance(1.0, 1.0, "")
+
+# What outputs of an image stream have one vector for.
+_OF_IMAGES = (REGION, IMAGE, PAIR)
 
 # While one long case runs, the other workers open the next signature and run its short cases.
 _AHEAD = 16
@@ -79,10 +90,11 @@ def verify(
     verdict.wrong_text = check_texts(runtime.artifact, golden.text)
     verdict.faults += verdict.wrong_text
     if runtime.device != "cpu":
-        fallbacks = runtime.find_fallbacks(golden.cases[0].inputs)
+        fallbacks = runtime.find_fallbacks(golden.cases[0].inputs.complete(runtime.config))
         verdict.faults += [f"not computed on {runtime.device}: {line}" for line in fallbacks]
-    several = next((case for case in golden.cases if case.alone), golden.cases[0])
-    verdict.faults += runtime.find_disagreements(several.inputs)
+    several = [case for case in golden.cases if case.alone] or golden.cases
+    with_image = max(several, key=lambda case: case.inputs.image_mask is not None)  # the first, if none has one
+    verdict.faults += runtime.find_disagreements(with_image.inputs.complete(runtime.config))
     if isinstance(verdict.gates, QuantizedGates):
         verdict.integers, wrong = check_integers(runtime)
         verdict.faults += wrong
@@ -201,14 +213,14 @@ class _Judge:
             expected = self._golden.reference[case.name][name]
             difference, pair = self._compare_one(case, signature, name, found.get(name), expected)
             self._verdict.differences.append(difference)
-            comparable = comparable and pair is not None
+            comparable = comparable and difference.fault is None
             if pair is None or not isinstance(self._gates, QuantizedGates):
                 continue
             if case.kind == MASKED and name == "logits":
                 self._sentences.logits.append(pair)
             elif self._golden.per[name] == POSITION:
                 self._logits.append(pair)
-            elif name == "logits":
+            elif name in ("logits", MATCH_LOGITS):
                 self._labels.append(pair)
             elif name == TOKEN_WEIGHTS:
                 self._weights.append(pair)
@@ -226,20 +238,26 @@ class _Judge:
             length = case.row_alone(row).input_ids.shape[1]
             name_of_row = f"{case.name}, row {row} alone"
             for name, batched in together.items():
-                cut = batched[row : row + 1] if self._golden.per[name] == ROW else batched[row : row + 1, :length]
+                per = self._golden.per[name]
+                cut = batched[row : row + 1, :length] if per in (TOKEN, POSITION) else batched[row : row + 1]
                 found, expected = alone[name], self._golden.reference[case.name][name]
                 if found.shape != cut.shape:
                     expected = cut  # `compare` will report the shape
                 else:
+                    if per == TOKEN:
+                        expected = expected[row, None, :length]
+                    elif per != POSITION:
+                        expected = expected[row, None]
+                    if per in _OF_IMAGES:
+                        own = case.meaningful(per)[row, None]
+                        if not own.any():
+                            continue
+                        cut, found, expected = cut[own], found[own], expected[own]
                     change = float(np.abs(cut - found).max())
                     self._verdict.change_alone = max(self._verdict.change_alone, change)
-                    if self._golden.per[name] == POSITION:
+                    if per == POSITION:
                         at = case.logit_positions[:, 0] == row
                         found, expected = found[0, case.logit_positions[at, 1]], expected[at]
-                    else:
-                        expected = (
-                            expected[row, None] if self._golden.per[name] == ROW else expected[row, None, :length]
-                        )
                 self._verdict.differences.append(
                     compare(
                         name_of_row,
@@ -322,10 +340,12 @@ class _Judge:
         if found is not None and np.isfinite(found).all():
             # A row of nothing but padding means nothing, and neither does a padded token, but NaN there
             # is still a fault: it is left for `compare` to see.
-            keep = real if per == TOKEN else real.any(axis=1)
+            keep = case.meaningful(ROW if per == POSITION else per)
             if per == POSITION and found.shape == (*real.shape, expected.shape[-1]):
                 got = found[tuple(case.logit_positions.T)]
             elif found.shape == expected.shape:
+                if per in _OF_IMAGES and not keep.any():  # text alone: of these, nothing more can be judged
+                    return Difference(case.name, signature, name, 0.0, 0.0, (), None, passed=True), None
                 got, expected = found[keep], expected[keep]
         scale = self._golden.scale(name, expected)
         difference = compare(case.name, signature, name, got, expected, self._tolerance, scale)

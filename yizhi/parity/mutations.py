@@ -637,7 +637,7 @@ FAULTS: tuple[Fault, ...] = (
         "pooler transposed",
         "square, and used by nobody until a classifier is trained on it",
         POOLER,
-        changed(lambda spec, layer: (there(spec.pooler).weight, np.transpose)),
+        changed(lambda spec, layer: (there(spec.pooler).linear.weight, np.transpose)),
     ),
     # Heads that give labels
     Fault(

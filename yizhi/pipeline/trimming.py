@@ -1,7 +1,6 @@
 """`trim_vocab`: a checkpoint without the rows of tokens that a text never needs, proven to answer as before."""
 
 import math
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -12,12 +11,11 @@ import numpy as np
 
 from yizhi.errors import CheckFailed, InputError
 from yizhi.model.spec import MaskedLMHead
+from yizhi.pipeline.trimmed_files import ids_of, read_generation, renumber, write_other_files
 from yizhi.reading.checkpoint import WEIGHTS, Checkpoint
 from yizhi.reading.safetensors_file import ITEM_SIZES, write_safetensors
 from yizhi.reading.sentence_dense import DENSE
-from yizhi.reading.source_card import carry_source_card
 from yizhi.reading.tokenizer_files import TextTokenizer
-from yizhi.reading.tokenizer_sources import TOKENIZER_FILES
 from yizhi.reading.trimmed_tokenizer import Ids, Usage, choose_tokens, cut, trim_tokenizer
 from yizhi.release.artifact import ArtifactWriter
 from yizhi.storage.folders import new_folder
@@ -94,13 +92,8 @@ def trim_vocab(
         with new_folder(out, replaces=(VOCAB_MAP,)) as folder:
             writer = ArtifactWriter(folder)
             sizes = _write_weights(checkpoint, kept, tables, writer)
-            _write_others(checkpoint, trimmed, kept, min_count, writer)
+            left_out = _write_others(checkpoint, trimmed, kept, min_count, writer)
             _check_written(checkpoint, trimmed, kept, tables, folder)
-        left_out = {
-            name: "tokenizer.json and tokenizer_config.json say all of it"
-            for name in sorted(TOKENIZER_FILES)
-            if (checkpoint.folder / name).exists() and not (out / name).exists()
-        }
         return TrimReport(
             rows=(checkpoint.config.vocab_size, len(kept)),
             text=compared,
@@ -149,32 +142,13 @@ def _compare(before: TextTokenizer, after: TextTokenizer, kept: Ids, texts: Sequ
 
 
 def _named_ids(checkpoint: Checkpoint) -> list[int]:
-    """Ids that the configuration names, and those below a padding id that positions are counted from."""
-    found = {index for _, index in _ids_of(checkpoint.config.raw)} | {checkpoint.config.pad_token_id}
+    """Ids that the configurations name, and those below a padding id that positions are counted from."""
+    raws = checkpoint.config.raw, read_generation(checkpoint)
+    found = {index for raw in raws for _, index in ids_of(raw)} | {checkpoint.config.pad_token_id}
     padding = checkpoint.config.padding_idx
     if padding is not None:
         found.update(range(padding + 1))
     return sorted(index for index in found if 0 <= index < len(checkpoint.vocab))
-
-
-def _ids_of(raw: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """The keys of a configuration that name a token by its id, such as `pad_token_id`, or several, with each id."""
-    for key, value in raw.items():
-        if key.endswith("_token_id"):
-            yield from ((key, index) for index in (value if isinstance(value, list) else [value]) if type(index) is int)
-
-
-def _renumbered(checkpoint: Checkpoint, new: Mapping[int, int]) -> dict[str, Any]:
-    """The keys of its configuration that name tokens, with the new ids. Padding is named, since a default would not be.
-
-    An id that no token has stays, but for padding's, which needs a row.
-    """
-    raw, padding = checkpoint.config.raw, checkpoint.config.pad_token_id
-    found: dict[str, Any] = {}
-    for key, index in _ids_of(raw):
-        several = isinstance(raw[key], list)
-        found[key] = [*found.get(key, ()), new.get(index, index)] if several else new.get(index, index)
-    return {**found, "pad_token_id": new.get(padding, new[checkpoint.text.pad_id])}
 
 
 def _tables(checkpoint: Checkpoint) -> set[str]:
@@ -220,12 +194,14 @@ def _write_weights(checkpoint: Checkpoint, kept: Ids, tables: set[str], writer: 
 
 def _write_others(
     checkpoint: Checkpoint, text: TextTokenizer, kept: Ids, min_count: int, writer: ArtifactWriter
-) -> None:
-    """Write `config.json`, the tokenizer's files, `vocab_map.json` and how it pools and its licence."""
+) -> dict[str, str]:
+    """Write all but the weights. Returns the files that are left out, each with the reason."""
     new, raw = {int(old): index for index, old in enumerate(kept)}, checkpoint.config.raw
-    config = checkpoint.published_config() | _renumbered(checkpoint, new)
+    # Padding is named, since a default would not be its new id; and padding needs a row.
+    padding = {"pad_token_id": new.get(checkpoint.config.pad_token_id, new[checkpoint.text.pad_id])}
     dtype = raw.get("dtype") or raw.get("torch_dtype") or "float32"
-    writer.write_json("config.json", {**config, "vocab_size": len(kept), "dtype": dtype})
+    changed = {**renumber(raw, new), **padding, "vocab_size": len(kept), "dtype": dtype}
+    writer.write_json("config.json", checkpoint.published_config() | changed)
     for name, content in text.files(checkpoint.config.longest).items():
         writer.write(name, content)
     told = {
@@ -236,11 +212,7 @@ def _write_others(
         "old_ids": kept.tolist(),
     }
     writer.write_json(VOCAB_MAP, told)
-    sentence = checkpoint.sentence
-    for name in (*sentence.files, *sentence.dense_weights) if sentence else ():
-        (writer.folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(checkpoint.folder / name, writer.folder / name)
-    carry_source_card(checkpoint.folder, writer.folder)
+    return write_other_files(checkpoint, new, writer.folder)
 
 
 def _check_written(checkpoint: Checkpoint, text: TextTokenizer, kept: Ids, tables: set[str], folder: Path) -> None:

@@ -10,6 +10,7 @@ from yizhi.reading.tokenizer_sources import BPE_VOCAB, MERGES, SENTENCEPIECE, TO
 
 TOKEN_HEAD_PICKLES = ("sparse_linear.pt", "colbert_linear.pt")
 READ, IRRELEVANT, REFUSED = "read", "irrelevant", "refused"
+WEIGHTS_READ = "read: the weights"
 ADAPTER = "adapter_config.json"
 MERGE = "is an adapter: `yizhi import` puts it into the checkpoint that it was trained on (docs/importing.md)"
 BOTTLENECK = "is a bottleneck adapter: `yizhi import` puts it into its base (docs/adapters.md)"
@@ -111,7 +112,7 @@ def account_for_files(folder: Path, weights: Collection[str], ignored: Collectio
         if path.is_dir():
             continue
         if path.name in weights:
-            found[path.name] = "read: the weights"
+            found[path.name] = WEIGHTS_READ
         elif is_ignored(path.name, ignored):
             found[path.name] = "ignored: as asked"
         elif rule is None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,6 +67,12 @@ class SentenceSettings:
     dense_pickles: tuple[str, ...]
     files: tuple[str, ...]
     notes: tuple[str, ...]
+
+    def copy(self, source: Path, target: Path) -> None:
+        """Copy all of it, with the weights of Dense modules, from one folder to another."""
+        for name in (*self.files, *self.dense_weights):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, target / name)
 
 
 def read_sentence_settings(

@@ -46,7 +46,7 @@ def describe(path: str, revision: str | None = None, ignored_files: Collection[s
             "parameters": sum(math.prod(parameter.shape) for parameter in parameters),
             "tensors": len(parameters),
             "stored_as": checkpoint.dtypes,
-            "layers": config.num_hidden_layers,
+            "layers": config.depth,
             "hidden_size": config.hidden_size,
             "attention_heads": config.num_attention_heads,
             "vocab_size": config.vocab_size,
