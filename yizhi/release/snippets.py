@@ -270,8 +270,8 @@ def write_snippets(
         known = {"pytorch": ("safetensors", _SAFETENSORS), "flax": ("Flax", _FLAX)}
         if family not in known:
             tool, imports, integers, model, call = _TOOLS_WITH_IMAGE[family]
-            given = {"imports": imports, "integers": integers, "model": model, "call": call}
-            known[family] = tool, _WITH_IMAGE.format(text=text, size=image[-1], **given)
+            parts = {"imports": imports, "integers": integers, "model": model, "call": call}
+            known[family] = tool, _WITH_IMAGE.format(text=text, size=image[-1], **parts)
         tool, code = known[family]
         return [(tool, _NEEDS[tool], code)]
     if family in _BACKENDS and (pools or ranks):
