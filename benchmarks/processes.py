@@ -38,10 +38,11 @@ def environment(threads: int) -> dict[str, str]:
 def run(commands: Sequence[Sequence[str]], log: Path, threads: int, limit: float = 900) -> dict[str, float]:
     """Run commands one after another, as whole processes.
 
-    Returns `seconds` (wall), `cpu` (user and system seconds of the whole tree) and `peak` (the largest sum
-    of resident bytes over the tree, looked at every 20 ms). Raises Failed with the end of what it printed.
+    Returns `seconds` (wall), `cpu` (user and system seconds of the whole tree), `peak` (the largest sum of resident
+    bytes over the tree, looked at every 20 ms) and `anonymous` (the same, without pages of mapped files). Raises
+    Failed with the end of what it printed. A command that is still running when this is interrupted is killed.
     """
-    found = {"seconds": 0.0, "cpu": 0.0, "peak": 0.0}
+    found = {"seconds": 0.0, "cpu": 0.0, "peak": 0.0, "anonymous": 0.0}
     for command in commands:
         with open(log, "wb") as output:
             os.sync()  # or one who syncs would wait for what another left unwritten
@@ -52,17 +53,23 @@ def run(commands: Sequence[Sequence[str]], log: Path, threads: int, limit: float
             watch = _PeakOfTree(process.pid)
             timer = threading.Timer(limit, _kill_group, [process.pid])
             timer.start()
-            _, status, usage = os.wait4(process.pid, 0)
-            timer.cancel()
+            try:
+                _, status, usage = os.wait4(process.pid, 0)
+            except BaseException:
+                _kill_group(process.pid)
+                raise
+            finally:
+                timer.cancel()
+                watch.stop()
             seconds = time.perf_counter() - start
             process.returncode = os.waitstatus_to_exitcode(status)  # reaped here, so that Popen does not try
-        peak = watch.stop()
         if process.returncode:
             why = f"not done in {limit:.0f} s" if seconds >= limit else f"exit code {process.returncode}"
             raise Failed(f"{why}: {_last_lines(log)}")
         found["seconds"] += seconds
         found["cpu"] += usage.ru_utime + usage.ru_stime
-        found["peak"] = max(found["peak"], peak)
+        found["peak"] = max(found["peak"], watch.peak)
+        found["anonymous"] = max(found["anonymous"], watch.anonymous)
     return found
 
 
@@ -130,24 +137,27 @@ class Contestant:
 
 
 class _PeakOfTree:
-    """Looks at the resident memory of a process and its descendants until stopped."""
+    """Looks at the resident memory of a process and its descendants until stopped.
+
+    peak: the largest sum seen, in bytes. anonymous: the same, without pages of mapped files.
+    """
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        self._peak = 0
+        self.peak = self.anonymous = 0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
-    def stop(self) -> int:
-        """The largest sum seen, in bytes."""
+    def stop(self) -> None:
+        """Look no more."""
         self._stopped.set()
         self._thread.join()
-        return self._peak
 
     def _watch(self) -> None:
         while not self._stopped.is_set():
-            self._peak = max(self._peak, sum(_resident(pid) for pid in _tree(self._pid)))
+            resident, mapped = map(sum, zip(*map(_resident, _tree(self._pid)), strict=True))
+            self.peak, self.anonymous = max(self.peak, resident), max(self.anonymous, resident - mapped)
             self._stopped.wait(_SAMPLE_SECONDS)
 
 
@@ -159,10 +169,12 @@ def _tree(pid: int) -> list[int]:
     return found
 
 
-def _resident(pid: int) -> int:
-    with suppress(OSError, IndexError):
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
-    return 0
+def _resident(pid: int) -> tuple[int, int]:
+    """Resident bytes, and how many of these are pages of mapped files (proc(5), statm)."""
+    with suppress(OSError, ValueError):
+        _, resident, mapped, *_ = Path(f"/proc/{pid}/statm").read_text().split()
+        return int(resident) * _PAGE, int(mapped) * _PAGE
+    return 0, 0
 
 
 def _kill_group(pid: int) -> None:

@@ -14,11 +14,13 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto
+from onnxruntime import OrtValue
 
 from yizhi.converters.forwards.onnx import build_encoder
 from yizhi.converters.quantize import SMOOTHING, Outliers
 from yizhi.converters.to_onnx import Float32Graph
 from yizhi.converters.weight_file import StoredTensor
+from yizhi.model.image_config import no_image
 from yizhi.model.spec import EncoderSpec, Linear
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.sentences import everyday_rows
@@ -37,6 +39,9 @@ LEAST_GAIN_IN_FLOAT32 = 0.65
 # What a smoothed input's tokens may have of that mean square, beside the same input without its outliers: on
 # all-MiniLM-L6-v2, 1.3 to 1.6.
 MOST_LEFT = 2.0
+
+# By NumPy's type of a stored tensor: uint16 are the bits of bfloat16.
+_KINDS = {"float32": FLOAT, "float16": TensorProto.FLOAT16, "uint16": TensorProto.BFLOAT16}
 
 _ROWS, _LENGTH = 24, 32
 _KEY = 20_213
@@ -60,10 +65,10 @@ class _MeasuredGraph(Float32Graph):
         self._taken: dict[str, tuple[str, str]] = {}
         self.taps: dict[str, list[tuple[str, str]]] = {}
 
-    def weight(self, name: str) -> str:
+    def stored(self, name: str) -> str:
         """An input of the graph, in `used`: ONNX Runtime copies initializers, and reads inputs where they lie."""
         if name not in self.used:
-            self.used.append(self.input(name, FLOAT, self._weights[name].shape))
+            self.used.append(self.input(name, self._weights[name].dtype, self._weights[name].shape))
         return name
 
     def linear(self, scope: str, weight: str, bias: str | None, x: str) -> str:
@@ -135,7 +140,7 @@ def find_outliers(checkpoint: Checkpoint, names: Collection[str], rows: Sequence
 
 
 def may_have_outliers(spec: EncoderSpec) -> set[str]:
-    """The layers' kernels. The heads' see other vectors, or few, and the decoder is often the embedding table."""
+    """The kernels of the text's layers. The heads' see other vectors, or few; calibration rows have no images."""
     return {part.weight for layer in spec.layers for part in vars(layer).values() if isinstance(part, Linear)}
 
 
@@ -191,21 +196,31 @@ def measure_magnitudes(
 ) -> dict[str, Magnitudes]:
     """Run the float32 encoder on rows of ids, none of them padded, and keep what is largest, by kernel."""
     spec = checkpoint.spec
-    shapes = {parameter.name: parameter.shape for parameter in spec.parameters()}
-    graph = _MeasuredGraph({name: StoredTensor(FLOAT, shape, 0, 0) for name, shape in shapes.items()}, names)
+    parameters = [parameter.name for parameter in spec.parameters()]
+    arrays = {name: np.ascontiguousarray(checkpoint.stored(name)) for name in parameters}
+    kinds = {name: _KINDS[array.dtype.name] for name, array in arrays.items()}
+    graph = _MeasuredGraph({name: StoredTensor(kinds[name], arrays[name].shape, 0, 0) for name in arrays}, names)
     build_encoder(graph, spec, ["last_hidden_state"])
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # A weight of 16 bits becomes float32 right before its use, and is freed after it. Nodes run in the graph's order;
+    # optimized ones would run after every cast.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     session = onnxruntime.InferenceSession(
         graph.model().SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    arrays = {name: np.ascontiguousarray(checkpoint.array(name)) for name in graph.used}
+    # Each is read where it lies.
+    weights = {name: OrtValue.ortvalue_from_numpy_with_onnx_type(arrays[name], kinds[name]) for name in graph.used}
     wanted = sorted({output for taps in graph.taps.values() for tap in taps for output in tap})
     found: dict[str, list[NDArray[Any]]] = {name: [] for name in wanted}
     for ids in batches:
         inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-        for name, array in zip(wanted, session.run(wanted, {**inputs, **arrays}), strict=True):
-            found[name].append(array)
+        inputs |= no_image(spec.config.image, len(ids)) if spec.config.image else {}
+        given = {name: OrtValue.ortvalue_from_numpy(array) for name, array in inputs.items()}
+        for name, value in zip(wanted, session.run_with_ort_values(wanted, {**given, **weights}), strict=True):
+            found[name].append(value.numpy())
     joined = {name: np.concatenate(arrays) for name, arrays in found.items()}
     for name in graph.used:
         checkpoint.release(name)

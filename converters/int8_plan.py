@@ -76,15 +76,21 @@ def write_weights(
                 weights.add(parameter.name, float32, parameter.shape, checkpoint.chunks(parameter))
                 continue
             scales: list[NDArray[np.float32]] = []
-            kernel = checkpoint.array(parameter.name)
             if plan.outliers.in_float32(parameter.name):
-                columns = np.ascontiguousarray(kernel[:, plan.outliers.of(parameter.name)].T)
+                columns = np.ascontiguousarray(columns_of(checkpoint, parameter.name, plan.outliers).T)
                 weights.add(outliers_of(parameter.name), float32, columns.shape, [columns.data])
-            rows = quantize_in_chunks(kernel, scales, pool, partial(plan.outliers.prepare, parameter.name))
+            rows = quantize_in_chunks(
+                checkpoint.blocks(parameter.name), scales, pool, partial(plan.outliers.prepare, parameter.name)
+            )
             weights.add(parameter.name, int8, parameter.shape, (chunk.data for chunk in rows))
             weights.add(scale_of(parameter.name), float32, parameter.shape[:1], (chunk.data for chunk in scales))
             checkpoint.release(parameter.name)
     return weights
+
+
+def columns_of(checkpoint: Checkpoint, name: str, outliers: Outliers) -> NDArray[np.float32]:
+    """The columns [outputs, count] of a kernel's outlier channels."""
+    return np.concatenate([block[:, outliers.of(name)] for block in checkpoint.blocks(name)])
 
 
 def describe_stored(stored: Mapping[str, StoredTensor]) -> dict[str, dict[str, Any]]:
@@ -100,10 +106,13 @@ def describe_stored(stored: Mapping[str, StoredTensor]) -> dict[str, dict[str, A
 
 
 def one_of_each_kind(spec: EncoderSpec) -> list[str]:
-    """The kernels whose integer sums `verify` compares with exact ones: each kind of a layer's, and the head's."""
+    """The kernels whose integer sums `verify` compares with exact ones.
+
+    Each kind of a layer's, that of a region's features, and the head's.
+    """
     layer = spec.layers[0]
     parts = [layer.query, layer.attention_output, layer.intermediate, layer.output]
-    names = [part.weight for part in parts]
+    names = [part.weight for part in (*parts, *([spec.image.features] if spec.image else []))]
     if isinstance(spec.head, MaskedLMHead):
         names += [*([spec.head.dense.weight] if spec.head.dense else []), spec.head.decoder]
     return names
@@ -114,13 +123,16 @@ def quantized_names(spec: EncoderSpec) -> set[str]:
 
     Position and token-type embeddings stay float32: they are small, and every token adds them. So do Dense modules
     after pooling, which run once for a row, and the one vector that token weights are products with: in int8 their
-    cosine was 0.953 at 4 × 768 with outlier channels, where it is 0.9995.
+    cosine was 0.953 at 4 × 768 with outlier channels, where it is 0.9995. A region's five numbers of a place and the
+    match of a text with an image stay float32, too: both products are small.
     """
     names = {parameter.name for parameter in spec.parameters() if parameter.kind == KERNEL}
     names.add(spec.word_embeddings.weight)
     if isinstance(spec.head, MaskedLMHead):
         names.add(spec.head.decoder)
-    return names - {parameter.name for parameter in (*parameters_of(spec.pooling), *parameters_of(spec.token_weights))}
+    of_image = (spec.image.boxes, spec.image.match) if spec.image else ()
+    kept = (spec.pooling, spec.token_weights, *of_image)
+    return names - {parameter.name for part in kept for parameter in parameters_of(part)}
 
 
 def kept_names(spec: EncoderSpec, beginnings: Collection[str]) -> set[str]:

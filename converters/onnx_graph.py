@@ -23,6 +23,8 @@ CONTRIB_OPSET = 1
 
 Shape = Sequence[int | str]
 
+_HALVES = (TensorProto.BFLOAT16, TensorProto.FLOAT16)
+
 
 class Graph:
     """One graph under construction. Subclasses say how `lookup` and `linear` compute."""
@@ -33,6 +35,7 @@ class Graph:
         self._proto = GraphProto(name="encoder")
         self._initializers: dict[str, TensorProto] = {}
         self._uses: dict[str, int] = {}
+        self._widened: dict[str, str] = {}
 
     def input(self, name: str, dtype: int, shape: Shape) -> str:
         """Declare a graph input; named axes are dynamic."""
@@ -44,7 +47,23 @@ class Graph:
         self._proto.output.append(helper.make_tensor_value_info(name, dtype, shape))
 
     def weight(self, name: str) -> str:
-        """An initializer of the weight file."""
+        """A tensor of the weight file, as float32 where it is stored in 16 bits."""
+        if not self.is_half(name):
+            return self.stored(name)
+        if name not in self._widened:
+            self._widened[name] = self.widened(name, self.stored(name))
+        return self._widened[name]
+
+    def is_half(self, name: str) -> bool:
+        """Whether a tensor of the weight file is stored in 16 bits."""
+        return self._weights[name].dtype in _HALVES
+
+    def widened(self, scope: str, x: str) -> str:
+        """Numbers of 16 bits as float32, exactly."""
+        return self.node(scope, "Cast", [x], to=TensorProto.FLOAT)
+
+    def stored(self, name: str) -> str:
+        """An initializer of the weight file, as it is stored."""
         if name not in self._initializers:
             stored = self._weights[name]
             place = {"location": WEIGHT_FILE, "offset": stored.offset, "length": stored.nbytes}

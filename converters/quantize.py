@@ -1,7 +1,8 @@
 """Quantization of float32 kernels to int8: exact arithmetic in NumPy, the same bits on every machine."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +18,7 @@ SMOOTHING = 4.0
 INTEGERS = "integers"
 
 _CHUNK_VALUES = 1 << 20
+_AHEAD = 8  # chunks
 
 
 def scale_of(name: str) -> str:
@@ -59,17 +61,30 @@ class Outliers:
 
 
 def quantize_in_chunks(
-    weight: NDArray[np.float32],
+    blocks: Iterable[NDArray[np.float32]],
     scales: list[NDArray[np.float32]],
     pool: ThreadPoolExecutor,
     prepare: Callable[[NDArray[np.float32]], NDArray[np.float32]] = lambda rows: rows,
 ) -> Iterator[NDArray[np.int8]]:
-    """Quantize what `prepare` makes of a [rows, inputs] matrix, some rows at a time, appending scales to `scales`."""
-    step = max(1, _CHUNK_VALUES // weight.shape[1])
-    chunks = (weight[start : start + step] for start in range(0, len(weight), step))
-    for values, scale in pool.map(lambda rows: quantize_rows(prepare(rows)), chunks):
+    """Quantize what `prepare` makes of a matrix's blocks [rows, inputs], some rows at a time, in little memory.
+
+    The scales are appended to `scales`.
+    """
+    running: deque[Future[tuple[NDArray[np.int8], NDArray[np.float32]]]] = deque()
+
+    def first() -> NDArray[np.int8]:
+        values, scale = running.popleft().result()
         scales.append(scale)
-        yield values
+        return values
+
+    for block in blocks:
+        step = max(1, _CHUNK_VALUES // block.shape[1])
+        for start in range(0, len(block), step):
+            running.append(pool.submit(lambda rows: quantize_rows(prepare(rows)), block[start : start + step]))
+            if len(running) > _AHEAD:
+                yield first()
+    while running:
+        yield first()
 
 
 def quantize_rows(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

@@ -24,10 +24,13 @@ _OLDEST = ("cls", "mean", "max")
 _KEYS = {mode: key for key, mode in MODES.items()}
 
 
-def write_modules(writer: ArtifactWriter, checkpoint: Checkpoint, model_arguments: Mapping[str, str]) -> None:
+def write_modules(
+    writer: ArtifactWriter, checkpoint: Checkpoint, model_arguments: Mapping[str, str], keep_bf16: bool = False
+) -> None:
     """Write `modules.json` and its files, so that `SentenceTransformer(folder)` gives `sentence_embedding`.
 
-    sentence-transformers runs the encoder, and the modules after it. model_arguments: how it loads the encoder. Does
+    sentence-transformers runs the encoder, and the modules after it. model_arguments: how it loads the encoder.
+    keep_bf16: as `write_tensors` takes it. Does
     nothing if the spec has no pooling, or for `splade`, which `SparseEncoder` computes with a masked-language model.
     """
     spec, pooling = checkpoint.spec, checkpoint.spec.pooling
@@ -52,7 +55,7 @@ def write_modules(writer: ArtifactWriter, checkpoint: Checkpoint, model_argument
     modes = {key: mode == pooling.mode for mode, key in _KEYS.items() if mode in (*_OLDEST, pooling.mode)}
     writer.write_json("1_Pooling/config.json", {"word_embedding_dimension": spec.config.hidden_size, **modes})
     for number, (dense, path) in enumerate(zip(pooling.dense, paths[2:], strict=False)):
-        _write_dense(writer, checkpoint, number, dense, path)
+        _write_dense(writer, checkpoint, number, dense, path, keep_bf16)
     if cuts:
         _write_dimensions(writer, pooling, spec.config.hidden_size, paths[-2])
     prompts = checkpoint.sentence.prompts if checkpoint.sentence else {}
@@ -70,20 +73,24 @@ def write_tensors(
     parameters: Sequence[Parameter],
     tables: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
     prefix: str = "",
+    keep_bf16: bool = False,
 ) -> None:
-    """Write parameters as float32 into a safetensors file, under their names without a prefix, and then tables."""
-    shapes = {parameter.name.removeprefix(prefix): parameter.shape for parameter in parameters}
-    shapes |= {table: array.shape for table, array in tables.items()}
-    chunks = chain.from_iterable(checkpoint.chunks(parameter) for parameter in parameters)
+    """Write parameters as float32 into a safetensors file, under their names without a prefix, and then tables.
+
+    keep_bf16: the checkpoint's bfloat16 tensors stay bfloat16.
+    """
+    dtypes = {parameter: checkpoint.dtype_of(parameter.name, keep_bf16) for parameter in parameters}
+    header = {one.name.removeprefix(prefix): (dtype, one.shape) for one, dtype in dtypes.items()}
+    header |= {table: ("F32", array.shape) for table, array in tables.items()}
+    chunks = chain.from_iterable(checkpoint.chunks(one, dtype=dtype) for one, dtype in dtypes.items())
+    numbers = (array.reshape(-1).view(np.uint8).data for array in tables.values())
     with writer.open(name) as file:
-        write_safetensors(
-            file,
-            {stored: ("F32", shape) for stored, shape in shapes.items()},
-            chain(chunks, (array.reshape(-1).view(np.uint8).data for array in tables.values())),
-        )
+        write_safetensors(file, header, chain(chunks, numbers))
 
 
-def _write_dense(writer: ArtifactWriter, checkpoint: Checkpoint, number: int, dense: Dense, path: str) -> None:
+def _write_dense(
+    writer: ArtifactWriter, checkpoint: Checkpoint, number: int, dense: Dense, path: str, keep_bf16: bool
+) -> None:
     classes = {function: name for name, function in ACTIVATIONS.items()}
     parameters = list(dense.linear.parameters())
     writer.write_json(
@@ -95,7 +102,8 @@ def _write_dense(writer: ArtifactWriter, checkpoint: Checkpoint, number: int, de
             "activation_function": f"torch.nn.{classes[dense.activation]}",
         },
     )
-    write_tensors(checkpoint, writer, f"{path}/{WEIGHTS}", parameters, prefix=f"{dense_name(number)}.")
+    prefix = f"{dense_name(number)}."
+    write_tensors(checkpoint, writer, f"{path}/{WEIGHTS}", parameters, prefix=prefix, keep_bf16=keep_bf16)
 
 
 def _write_dimensions(writer: ArtifactWriter, pooling: Pooling, hidden: int, path: str) -> None:

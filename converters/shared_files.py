@@ -3,7 +3,7 @@
 from typing import Any
 
 from yizhi.model.label_heads import ANSWER, describe_labels
-from yizhi.model.spec import COLUMNS, LOGITS_AT, POSITIONS, SPAN_LOGITS, EncoderSpec, MaskedLMHead
+from yizhi.model.spec import COLUMNS, LOGITS_AT, POSITIONS, SPAN_LOGITS, STEP, EncoderSpec, MaskedLMHead
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.artifact import ArtifactWriter
 from yizhi.storage.codec import to_plain
@@ -23,18 +23,19 @@ def write_config_and_tokenizer(checkpoint: Checkpoint, writer: ArtifactWriter) -
         writer.write(name, data)
 
 
-def describe_interface(spec: EncoderSpec, tokens: int) -> dict[str, Any]:
+def describe_interface(spec: EncoderSpec, tokens: int, steps: bool = False) -> dict[str, Any]:
     """Inputs, outputs and labels for `artifact.json`.
 
-    tokens: the size of the vocabulary, which may be smaller than the embeddings' rows.
+    tokens: the size of the vocabulary, which may be smaller than the embeddings' rows. steps: the target's.
     """
     signatures = {name: list(outputs) for name, outputs in spec.signatures().items()}
     return {
         "task": spec.task,
-        "inputs": {name: ["batch", "length"] for name in ("input_ids", "attention_mask", "token_type_ids")},
+        "inputs": {name: list(axes) for name, axes in spec.input_axes().items()},
         "outputs": {name: list(spec.output_axes(name)) for names in signatures.values() for name in names},
         "signatures": signatures,
         **_describe_logits_at(spec),
+        **(_describe_step(spec) if steps and spec.steps else {}),
         **describe_pooling(spec),
         **describe_labels(spec),
         **({"tokens": tokens} if tokens < spec.config.vocab_size else {}),
@@ -42,7 +43,7 @@ def describe_interface(spec: EncoderSpec, tokens: int) -> dict[str, Any]:
 
 
 # What `describe_interface` leaves out where there is nothing to say.
-OPTIONAL = (LOGITS_AT, "pooling", "labels", "problem_type", "tokens")
+OPTIONAL = (LOGITS_AT, STEP, "pooling", "labels", "problem_type", "tokens")
 
 
 def describe_pooling(spec: EncoderSpec) -> dict[str, Any]:
@@ -55,6 +56,12 @@ def _describe_logits_at(spec: EncoderSpec) -> dict[str, Any]:
     if not isinstance(spec.head, MaskedLMHead):
         return {}
     return {LOGITS_AT: {"inputs": {POSITIONS: ["count", 2]}, "outputs": {"logits": ["count", spec.head.vocab_size]}}}
+
+
+def _describe_step(spec: EncoderSpec) -> dict[str, Any]:
+    """The shape of the cache: keys and values [batch, heads, tokens before, head_size] of each layer."""
+    heads, size = spec.config.num_key_value_heads, spec.config.head_size
+    return {STEP: {"layers": len(spec.layers), "heads": heads, "head_size": size}}
 
 
 def say_columns(writer: ArtifactWriter, spec: EncoderSpec) -> None:

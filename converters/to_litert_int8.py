@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from yizhi.converters.int8_plan import plan_int8
+from yizhi.converters.int8_plan import columns_of, plan_int8
 from yizhi.converters.litert_file import write_model
 from yizhi.converters.litert_graph import FLOAT, INT8, Buffers, Weight
 from yizhi.converters.litert_int8_graph import Int8Graph
@@ -40,13 +40,13 @@ def convert(
                 weights[name] = Weight(FLOAT, parameter.shape)
                 contents[name] = partial(checkpoint.chunks, parameter)
                 continue
-            kernel = checkpoint.array(name)
             if outliers.in_float32(name):
-                columns = np.ascontiguousarray(kernel[:, outliers.of(name)])
+                columns = np.ascontiguousarray(columns_of(checkpoint, name, outliers))
                 weights[outliers_of(name)] = Weight(FLOAT, columns.shape)
                 contents[outliers_of(name)] = partial(iter, [columns.data])
             prepare = partial(outliers.prepare, name)
-            weights[name] = Weight(INT8, parameter.shape, scales_of_rows(prepare(kernel)))
+            scales = [scales_of_rows(prepare(block)) for block in checkpoint.blocks(name)]
+            weights[name] = Weight(INT8, parameter.shape, np.concatenate(scales))
             contents[name] = partial(_quantize, checkpoint, name, pool, prepare)
             checkpoint.release(name)
         buffers = Buffers(weights)
@@ -71,6 +71,6 @@ def _quantize(
     prepare: Callable[[NDArray[np.float32]], NDArray[np.float32]],
 ) -> Iterator[memoryview]:
     """The bytes of an int8 kernel, in pieces."""
-    for rows in quantize_in_chunks(checkpoint.array(name), [], pool, prepare):
+    for rows in quantize_in_chunks(checkpoint.blocks(name), [], pool, prepare):
         yield rows.data
     checkpoint.release(name)

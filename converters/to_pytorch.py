@@ -11,9 +11,11 @@ from yizhi.reading.checkpoint import POOLER, TOKEN_HEADS, WEIGHTS, Checkpoint
 from yizhi.release.artifact import ArtifactWriter
 
 
-def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
+def convert(checkpoint: Checkpoint, writer: ArtifactWriter, keep_bf16: bool = False) -> None:
     """Write `model.safetensors`: every parameter as float32 under its canonical name.
 
+    keep_bf16: the checkpoint's bfloat16 tensors stay bfloat16. `config.json` still says float32, which is how
+    transformers computes from them.
     Beside RoFormer's is a table of rotary positions, which transformers would report as missing.
     Beside a head that does not read it, the pooler goes to `pooler.safetensors`: transformers' classes
     have a pooler only where their head reads it, and would report it as unexpected. So do heads over tokens, to
@@ -22,9 +24,9 @@ def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
     has it.
     """
     spec = checkpoint.spec
-    write_modules(writer, checkpoint, {})
-    apart = spec.head is not None and not spec.head_reads_pooler
-    pooler = set(spec.pooler.parameters()) if spec.pooler and apart else set()
+    write_modules(writer, checkpoint, {}, keep_bf16)
+    apart = spec.head is not None and not spec.head_reads_pooler and spec.image is None
+    pooler = set(parameters_of(spec.pooler)) if apart else set()
     heads = {*parameters_of(spec.token_weights), *parameters_of(spec.token_vectors)}
     elsewhere = pooler | heads | set(parameters_of(spec.pooling))
     files = {
@@ -34,7 +36,8 @@ def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
     }
     for name, parameters in files.items():
         if parameters:
-            write_tensors(checkpoint, writer, name, parameters, _tables(checkpoint) if name == WEIGHTS else {})
+            tables = _tables(checkpoint) if name == WEIGHTS else {}
+            write_tensors(checkpoint, writer, name, parameters, tables, keep_bf16=keep_bf16)
     if pooler:
         weight_map = {parameter.name: name for name in (WEIGHTS, POOLER) for parameter in files[name]}
         writer.write_json("model.safetensors.index.pooler.json", {"metadata": {}, "weight_map": weight_map})

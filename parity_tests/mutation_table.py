@@ -26,7 +26,7 @@ from yizhi.converters.targets import TARGETS
 from yizhi.errors import CheckFailed
 from yizhi.model.layout import tensorflow_name, transposes
 from yizhi.model.spec import AFTER_LAYERS
-from yizhi.parity.faults import FP32, STORED, TEXT, AlteredCheckpoint, Fault
+from yizhi.parity.faults import FP32, IN_STEPS, STORED, TEXT, AlteredCheckpoint, Fault
 from yizhi.parity.golden import Golden
 from yizhi.parity.judge import verify
 from yizhi.parity.mutations import FAULTS
@@ -37,7 +37,7 @@ from yizhi.runtimes.base import Runtime
 
 LAYER = 1  # where a fault of one layer is made: not the first, so that a gate must find it
 # Enough to see every fault, in few shapes: JAX compiles for each. int8 is also run row by row.
-CASES = ("masks", "segments", "padding-right", "padding-interior", "padding-id-in-text")
+CASES = ("masks", "segments", "padding-right", "padding-interior", "padding-id-in-text", "regions-padded")
 _CONFIG = {"num_hidden_layers": 3, "max_position_embeddings": 26}
 FORWARDS = {name: f"yizhi.converters.forwards.{name.removesuffix('-int8')}" for name in TARGETS}
 
@@ -135,7 +135,7 @@ def cut(golden: Golden, target: str) -> Golden:
 
 
 def first_failure(verdict: Verdict) -> str | None:
-    """What failed first: text, a hidden state, else an output made of the last, else what is stored.
+    """What failed first: text, a hidden state, else an output made of the last, else what is stored, or steps alone.
 
     None if all is well.
     """
@@ -143,6 +143,8 @@ def first_failure(verdict: Verdict) -> str | None:
         return None
     if verdict.wrong_text:
         return TEXT
+    if verdict.faults and all(IN_STEPS in fault for fault in verdict.faults):
+        return IN_STEPS
     failed = verdict.failed_outputs()
     output = next((name for name in AFTER_LAYERS if name in failed), None)
     if not failed and verdict.faults == verdict.wrong_weights:
@@ -165,12 +167,14 @@ def _write(folder: Path, variant: str) -> Path:
 
 
 def _resemble_trained(tensors: dict[str, np.ndarray]) -> None:
-    """Embeddings as small as trained ones, so that LayerNorm's epsilon matters; query biases and logits as large."""
+    """Tokens as small as trained ones, so that LayerNorm's epsilon matters; query biases and logits as large."""
     for name in tensors:
-        if "embeddings.weight" in name:
+        if "embeddings.weight" in name and ".v_embeddings." not in name:
             tensors[name] *= 0.1
         if name.endswith("query.bias"):
             tensors[name] *= 3
+        if ".v_layer." in name and name.endswith("query.weight"):
+            tensors[name] *= 8  # else attention sees all regions alike, however many heads it has
         if name == "cls.predictions.transform.LayerNorm.weight":
             tensors[name] *= 5
 

@@ -11,7 +11,7 @@ from yizhi.converters.targets import TARGETS
 from yizhi.model.architectures import CLASS_SUFFIXES, FAMILIES
 from yizhi.parity import oracle
 from yizhi.parity.bisect import bisect
-from yizhi.parity.faults import FP32, INT8, STORED, TEXT, AlteredCheckpoint
+from yizhi.parity.faults import FP32, IN_STEPS, INT8, STORED, TEXT, AlteredCheckpoint
 from yizhi.parity.judge import verify
 from yizhi.parity.mutations import FAULTS
 from yizhi.parity.verdict import Verdict
@@ -44,7 +44,7 @@ UNSEEN = {
 }
 
 
-IN_TENSORS = [fault for fault in FAULTS if fault.shows not in (TEXT, STORED)]
+IN_TENSORS = [fault for fault in FAULTS if fault.shows not in (TEXT, STORED, IN_STEPS)]
 
 
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault.shows == TEXT], ids=str)
@@ -63,6 +63,15 @@ def test_a_fault_that_no_output_shows_is_caught_where_it_is_stored(laboratory, f
     finding = laboratory.judge(fault, target)
     assert finding.seen == STORED
     assert "the checkpoint's" in finding.says
+
+
+@pytest.mark.parametrize(
+    ("target", "fault"),
+    [(target, fault) for fault in FAULTS if fault.shows == IN_STEPS for target in fault.targets],
+    ids=str,
+)
+def test_a_fault_of_steps_is_caught_and_no_whole_pass_is_blamed(laboratory, target, fault):
+    assert laboratory.judge(fault, target).seen == IN_STEPS
 
 
 @pytest.mark.parametrize("fault", [fault for fault in IN_TENSORS if "pytorch" in fault.targets], ids=str)

@@ -31,7 +31,8 @@ def logits_of(output):
     return np.stack([output.start_logits.numpy(), output.end_logits.numpy()], axis=-1)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+# transformers has no InterBERT: test_interbert.py joins its layers.
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if not name.startswith("interbert")])
 def test_agrees_with_transformers_in_float64(variant, tmp_path):
     folder = write_variant(tmp_path, variant)
     checkpoint = Checkpoint.open(folder)

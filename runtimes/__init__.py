@@ -5,6 +5,8 @@ from yizhi.runtimes.classifier import Classifier, LabelScore
 from yizhi.runtimes.embeddings import Embedder
 from yizhi.runtimes.entities import Chunk, TagScheme
 from yizhi.runtimes.fill_mask import FillMask, Prediction
+from yizhi.runtimes.generation import generate
+from yizhi.runtimes.past import Past
 from yizhi.runtimes.reader import Answer, Reader
 from yizhi.runtimes.reranker import Ranked, Ranker, Relevance, Reranker
 from yizhi.runtimes.retrieval import (
@@ -28,6 +30,7 @@ __all__ = [
     "Inputs",
     "LabelScore",
     "Outputs",
+    "Past",
     "Prediction",
     "Ranked",
     "Ranker",
@@ -43,6 +46,7 @@ __all__ = [
     "TextVectors",
     "Tokenizer",
     "WordTagger",
+    "generate",
     "open_runtime",
     "score_dense",
     "score_multi_vector",

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,9 +14,12 @@ from yizhi.converters.targets import TARGETS
 from yizhi.errors import InputError, NotRun, show
 from yizhi.model.architectures import build_spec
 from yizhi.model.config import EncoderConfig
-from yizhi.model.spec import LOGITS_AT, EncoderSpec, Pooling
+from yizhi.model.image_config import no_image
+from yizhi.model.spec import LOGITS_AT, STEP, TEXT_INPUTS, EncoderSpec, Pooling
 from yizhi.reading.sentence_settings import read_prompts
 from yizhi.release.artifact import Artifact
+from yizhi.runtimes.image_inputs import read_image
+from yizhi.runtimes.past import Past
 from yizhi.runtimes.processor import describe_int8_kernels
 from yizhi.storage.codec import from_plain
 
@@ -27,15 +30,23 @@ TAPS = ("query", "key", "value", "context", "attention_output", "after_attention
 
 @dataclass(frozen=True)
 class Inputs:
-    """A batch of token ids: three int64 arrays [B, T].
+    """A batch of token ids: three int64 arrays [B, T]; and of an image for each row, if the model has an image stream.
 
     attention_mask: 1 for a token, 0 for padding; ones when left out.
     token_type_ids: 0 for the first segment, 1 for the second; zeros when left out.
+    image_features: what describes each region of the row's image, float32 [B, R, F].
+    image_boxes: where the regions are, float32 [B, R, 5]: x1 / width, y1 / height, x2 / width, y2 / height, and the
+    region's share of the image's area.
+    image_mask: int64 [B, R]: 1 for a region, 0 for padding; ones when left out.
+    The three are None for text alone, and where R is 0.
     """
 
     input_ids: NDArray[np.int64]
     attention_mask: NDArray[np.int64]
     token_type_ids: NDArray[np.int64]
+    image_features: NDArray[np.float32] | None = None
+    image_boxes: NDArray[np.float32] | None = None
+    image_mask: NDArray[np.int64] | None = None
 
     @classmethod
     def of(
@@ -43,8 +54,11 @@ class Inputs:
         input_ids: ArrayLike,
         attention_mask: ArrayLike | None = None,
         token_type_ids: ArrayLike | None = None,
+        image_features: ArrayLike | None = None,
+        image_boxes: ArrayLike | None = None,
+        image_mask: ArrayLike | None = None,
     ) -> Self:
-        """Fill in omitted arrays. Raises InputError unless all arrays are integers of one shape [B, T]."""
+        """Fill in omitted arrays. Raises InputError unless all have their kind of numbers and their shape."""
         ids = np.asarray(input_ids)
         given = {
             "input_ids": ids,
@@ -59,10 +73,13 @@ class Inputs:
                 faults.append(f"{name}: expected a non-empty [batch, length]; found {list(array.shape)}")
             elif array.shape != ids.shape:
                 faults.append(f"{name}: expected the shape of input_ids, {list(ids.shape)}; found {list(array.shape)}")
+        image = {"image_features": image_features, "image_boxes": image_boxes, "image_mask": image_mask}
+        read = read_image(image, len(ids) if ids.ndim else 0, faults)
         if faults:
             raise InputError("inputs", faults)
         # Copies: the one row of a reversed array counts as contiguous, with a stride that torch refuses.
-        return cls(**{name: np.array(array, np.int64, order="C") for name, array in given.items()})
+        text: dict[str, Any] = {name: np.array(array, np.int64, order="C") for name, array in given.items()}
+        return cls(**text, **read)
 
     def check(self, config: EncoderConfig, tokens: int | None = None) -> None:
         """Raise InputError for ids and lengths that this encoder has no parameters for. JAX would clamp them silently.
@@ -87,12 +104,35 @@ class Inputs:
         length = self.input_ids.shape[1]
         if length > config.longest:
             faults.append(f"input_ids: expected at most {config.longest} tokens a row; found {length}")
+        if self.image_features is not None:
+            found = self.image_features.shape[2]
+            if config.image is None:
+                faults.append("image_features: expected none, because this model reads text alone")
+            elif found != config.image.features:
+                faults.append(f"image_features: expected {config.image.features} numbers a region; found {found}")
         if faults:
             raise InputError("inputs", faults)
 
+    def complete(self, config: EncoderConfig) -> "Inputs":
+        """With the image that a model with an image stream needs: one masked region in each row of text alone."""
+        if config.image is None or self.image_features is not None:
+            return self
+        return replace(self, **no_image(config.image, len(self.input_ids)))
+
+    def rows(self, which: slice, length: int | None = None) -> "Inputs":
+        """These rows, and of their tokens the first `length`. Their regions stay, padding included."""
+        cut = {name: array[which] for name, array in self.as_dict().items()}
+        cut |= {name: cut[name][:, :length] for name in TEXT_INPUTS}
+        return Inputs.of(**cut)
+
     def as_dict(self, dtype: type[np.integer] = np.int64) -> dict[str, NDArray]:
-        """The three arrays [B, T] by name, as `dtype`."""
-        return {name: getattr(self, name).astype(dtype, copy=False) for name in self.__dataclass_fields__}
+        """The arrays that there are, by name; those of integers as `dtype`."""
+        arrays = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {
+            name: array if array.dtype == np.float32 else array.astype(dtype, copy=False)
+            for name, array in arrays.items()
+            if array is not None
+        }
 
 
 class Runtime:
@@ -101,7 +141,7 @@ class Runtime:
     Thread safety: several threads may call `run` at once. `math` is a setting of the whole process: two runtimes of one
     framework in one process must not differ in `math`.
 
-    Subclasses have `_open`, `_run`, `_logits_at` and, if needed, `close`.
+    Subclasses have `_open`, `_run`, `_logits_at`, `_step_after` where their target has one and, if needed, `close`.
     """
 
     # Of MATH, what this framework can do on each device.
@@ -156,7 +196,10 @@ class Runtime:
         """Compute the named outputs as float32 arrays. Without names: the outputs of `serving_default`.
 
         `logits` [B, T, V], `last_hidden_state` and `hidden_states.N` [B, T, H], `pooler_output` [B, H],
-        `sentence_embedding` [B, D], `term_weights` [B, V], `token_weights` [B, T] and `token_vectors` [B, T, D].
+        `sentence_embedding` [B, D], `term_weights` [B, V], `token_weights` [B, T] and `token_vectors` [B, T, D]; with
+        an image stream `image_last_hidden_state` and `image_hidden_states.N` [B, R, H], `image_pooler_output` [B, P],
+        `region_logits` [B, R, C] and `match_logits` [B, 2]. In a row without an image, these are finite and mean
+        nothing.
         Raises InputError for ids out of range, for rows that are too long, and for an output that the artifact does not
         have.
         """
@@ -183,6 +226,40 @@ class Runtime:
             raise InputError(self.artifact.folder, "has no masked-language-model head")
         inputs = self._check(inputs)
         return self._logits_at(inputs, _check_positions(positions, inputs.input_ids.shape))
+
+    def step(self, inputs: Inputs | Mapping[str, ArrayLike], past: Past | None = None) -> tuple[Outputs, Past]:
+        """Read S tokens of each row after those of `past`. Gives `logits` [B, S, V], and the past of all P + S tokens.
+
+        The logits equal those of `run` for the whole rows. Pad shorter rows on the left of the first piece: a row's
+        next tokens then stand in the same columns as the others'. inputs: of the new tokens alone, [B, S]; `past`
+        remembers the mask of those before. Token j is at position P + j, whatever the mask says, as in `run`.
+        past: None before the first piece. It does not change; several steps may follow one.
+        Raises InputError as `run` does, for a past that does not fit, and for an artifact that has no step.
+        """
+        described = self.artifact.description.get(STEP)
+        if described is None:
+            raise InputError(self.artifact.folder, self._why_no_step())
+        inputs = self._check(inputs)
+        batch, length = inputs.input_ids.shape
+        past = Past.empty(batch, described) if past is None else past
+        faults = list(past.find_faults(batch, described))
+        longest, before = self.config.longest, past.attention_mask.shape[-1]
+        if before + length > longest:
+            faults.append(f"expected at most {longest} tokens a row; found {before} before, and {length} more")
+        if faults:
+            raise InputError("past", faults)
+        attention_mask = np.concatenate((past.attention_mask, inputs.attention_mask), axis=1)
+        logits, *arrays = self._step_after(inputs.input_ids, attention_mask, past)
+        return {"logits": logits}, past.followed(attention_mask, arrays)
+
+    def _why_no_step(self) -> str:
+        if self.artifact.description["task"] != "text-generation":
+            return "has no step with a cache: it is no causal language model"
+        target = TARGETS.get(self.artifact.target)
+        if target and target.steps:
+            return f"has no {STEP}: an older version made it; export it again"
+        known = ", ".join(name for name, target in TARGETS.items() if target.steps)
+        return f"has no step with a cache; targets that have one: {known}"
 
     def signature_for(self, outputs: Sequence[str]) -> str:
         """The smallest signature that has all these outputs. Raises InputError if no signature has all of them."""
@@ -225,7 +302,7 @@ class Runtime:
                 raise InputError("inputs", f"expected {', '.join(Inputs.__dataclass_fields__)}; found {sorted(inputs)}")
             inputs = Inputs.of(**inputs)
         inputs.check(self.config, self.artifact.description.get("tokens"))
-        return inputs
+        return inputs.complete(self.config)
 
     def build_spec(self, names: Collection[str]) -> EncoderSpec:
         """The spec of an artifact that holds these parameters."""
@@ -238,6 +315,12 @@ class Runtime:
         raise NotImplementedError
 
     def _logits_at(self, inputs: Inputs, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        raise NotImplementedError
+
+    def _step_after(
+        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], past: Past
+    ) -> Sequence[NDArray[np.float32]]:
+        """Logits [B, S, V], then the `arrays` of the next past. attention_mask: [B, P + S]."""
         raise NotImplementedError
 
     def close(self) -> None:

@@ -51,7 +51,7 @@ class Embedder:
         prompt's name; and, for an artifact with Dense modules, settings that would leave the modules out: another
         layer, another pooling but `none`, or no norm.
         """
-        count = runtime.config.num_hidden_layers
+        count = runtime.config.depth
         faults = [
             f"`layers`: expected {-count - 1} … {count}; found {layer}"
             for layer in layers

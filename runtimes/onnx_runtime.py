@@ -9,14 +9,15 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from yizhi.converters.onnx_files import OLDEST_RUNTIME, U8S8, U8U8, graph_file
+from yizhi.converters.onnx_files import OLDEST_RUNTIME, U8S8, U8U8, graph_file, step_feeds, step_outputs
 from yizhi.converters.quantize import INTEGERS
 from yizhi.errors import InputError, NotRun
-from yizhi.model.spec import COLUMNS, LOGITS_AT, POSITIONS
+from yizhi.model.spec import COLUMNS, LOGITS_AT, POSITIONS, STEP
 from yizhi.runtimes.base import Inputs, Outputs, Runtime
 from yizhi.runtimes.memory import return_freed
 from yizhi.runtimes.onnx_placement import find_misplaced
 from yizhi.runtimes.onnx_products import adds_signed_exactly
+from yizhi.runtimes.past import Past
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
@@ -50,6 +51,12 @@ class OnnxRuntime(Runtime):
     def _logits_at(self, inputs: Inputs, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         return self._session(LOGITS_AT).run(["logits"], {**inputs.as_dict(), POSITIONS: positions})[0]
 
+    def _step_after(
+        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], past: Past
+    ) -> Sequence[NDArray[np.float32]]:
+        feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
+        return self._session(STEP).run(step_outputs(len(past.layers)), feeds | step_feeds(past.arrays))
+
     def look_inside(self, inputs: Inputs, layer: int) -> Outputs:
         """TAPS by the names of the graph's nodes, where onnx is installed to expose them."""
         from yizhi.runtimes.onnx_taps import expose
@@ -63,8 +70,12 @@ class OnnxRuntime(Runtime):
             "session.model_external_initializers_file_folder_path", str(self.artifact.folder)
         )
         session = self._start(graph, options)
-        rows = session.run(list(names.values()), inputs.as_dict())  # [B·T, width] each
-        return {tap: array.reshape(*inputs.input_ids.shape, -1) for tap, array in zip(names, rows, strict=True)}
+        rows = session.run(list(names.values()), inputs.as_dict())  # [B·T, width] each, or [B·(R + T), width]
+        batch, length = inputs.input_ids.shape
+        return {
+            tap: array.reshape(batch, len(array) // batch, -1)[:, -length:]
+            for tap, array in zip(names, rows, strict=True)
+        }
 
     def _session(self, signature: str) -> onnxruntime.InferenceSession:
         with self._opening:

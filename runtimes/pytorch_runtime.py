@@ -17,6 +17,7 @@ from yizhi.reading.checkpoint import POOLER, TOKEN_HEADS, WEIGHTS
 from yizhi.reading.safetensors_file import SafetensorsFile
 from yizhi.reading.sentence_dense import dense_name, find_dense_weights
 from yizhi.runtimes.base import TAPS, Inputs, Outputs, Runtime
+from yizhi.runtimes.past import Past
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -54,6 +55,17 @@ class PyTorchRuntime(Runtime):
 
     def _logits_at(self, inputs: Inputs, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         return self._compute(inputs, ("logits",), torch.from_numpy(positions).to(self.device))["logits"]
+
+    def _step_after(
+        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], past: Past
+    ) -> Sequence[NDArray[np.float32]]:
+        names = [f"layers.{number}.present.{part}" for number in range(len(past.layers)) for part in ("key", "value")]
+        ids, mask = (torch.from_numpy(array).to(self.device) for array in (input_ids, attention_mask))
+        arrays = [torch.from_numpy(array).to(self.device, self._type) for array in past.arrays]
+        cached = tuple(zip(arrays[::2], arrays[1::2], strict=True))
+        with torch.inference_mode():
+            found = self._module(ids, mask, torch.zeros_like(ids), ("logits", *names), cached=cached)
+        return [found[name].float().cpu().numpy() for name in ("logits", *names)]
 
     def _compute(self, inputs: Inputs, outputs: tuple[str, ...], positions: torch.Tensor | None) -> Outputs:
         tensors = {name: torch.from_numpy(array).to(self.device) for name, array in inputs.as_dict().items()}

@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yizhi.choices import WASM
-from yizhi.converters.onnx_files import U8U8, WEIGHT_FILE, graph_file
+from yizhi.converters.onnx_files import U8U8, WEIGHT_FILE, graph_file, step_feeds, step_outputs
 from yizhi.converters.quantize import INTEGERS
 from yizhi.errors import InputError, NotRun
-from yizhi.model.spec import LOGITS_AT, POSITIONS
+from yizhi.model.spec import LOGITS_AT, POSITIONS, STEP
 from yizhi.runtimes.base import Inputs, Outputs, Runtime
 from yizhi.runtimes.onnxruntime_web import FILES, LIBRARY, ONNXRUNTIME_WEB
+from yizhi.runtimes.past import Past
 from yizhi.runtimes.web_graph import adapt_graph
 from yizhi.storage.npm import find_tarball, read_files
 
@@ -53,6 +54,14 @@ class WasmRuntime(Runtime):
 
     def _logits_at(self, inputs: Inputs, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         return self._compute(LOGITS_AT, {**inputs.as_dict(), POSITIONS: positions}, ("logits",))["logits"]
+
+    def _step_after(
+        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], past: Past
+    ) -> Sequence[NDArray[np.float32]]:
+        names = step_outputs(len(past.layers))
+        feeds: dict[str, NDArray] = {"input_ids": input_ids, "attention_mask": attention_mask}
+        found = self._compute(STEP, feeds | step_feeds(past.arrays), names)
+        return [found[name] for name in names]
 
     def forget(self, signature: str) -> None:
         """Close the signature's session: WebAssembly has at most 4 GiB for all sessions."""

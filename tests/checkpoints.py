@@ -27,6 +27,8 @@ from yizhi.reading.safetensors_file import SAFETENSORS_TYPES, write_safetensors
 from yizhi.runtimes.tokenization import Tokenizer
 
 Tensors = dict[str, NDArray]
+# Of all tensors, or of each by its name.
+Dtype = str | Callable[[str], str]
 
 _CHARACTERS = (
     "的一是不在有人这个上中大国北京首都天地好快酒店服务很房间干净早餐学习机器语言模型山水花月春风雨我你他她们来去说"
@@ -149,6 +151,12 @@ _QWEN: dict[str, Any] = {
     **{"hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1e4, "num_key_value_heads": 2},
     "intermediate_size": 32,
 }
+# Two layers are shared, two are the text's, one is the image's, with other heads, width and activation.
+_INTERBERT: dict[str, Any] = {
+    **{"num_hidden_layers": 2, "t_num_hidden_layers": 2, "v_num_hidden_layers": 1, "v_num_attention_heads": 2},
+    **{"v_feature_size": 24, "v_target_size": 11, "v_hidden_size": 32, "v_intermediate_size": 40},
+    **{"v_hidden_act": "relu", "bi_hidden_size": 20},
+}
 # What a family's configuration has beyond that.
 _BY_FAMILY: dict[str, dict[str, Any]] = {
     "albert": {**_FACTORISED, "hidden_act": "gelu_new", "num_hidden_groups": 1, "inner_group_num": 1},
@@ -161,6 +169,7 @@ _BY_FAMILY: dict[str, dict[str, Any]] = {
     "modernbert": _MODERN,
     "qwen2": _QWEN,
     "qwen3": {**_QWEN, "head_dim": 12},
+    "interbert": _INTERBERT,
 }
 
 
@@ -196,6 +205,8 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "bert-position-ids": {"position_ids": True},
     "bert-fp16": {"dtype": "F16"},
     "bert-bf16": {"dtype": "BF16"},
+    "bert-mixed": {"dtype": lambda name: "F32" if "LayerNorm" in name else "BF16"},
+    "qwen2-bf16": {"model_type": "qwen2", "dtype": "BF16"},
     "bert-sharded": {"shards": 3},
     "bert-untied": {"config": {"tie_word_embeddings": False}},
     "bert-decoder-copies": {"decoder_copies": True},
@@ -221,6 +232,8 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "qwen2": {"model_type": "qwen2"},  # by default, its decoder is not tied
     "qwen3": {"model_type": "qwen3", "config": {"tie_word_embeddings": True}},
     "qwen3-biases": {"model_type": "qwen3", "task": "features", "config": {"attention_bias": True}},
+    "interbert": {"model_type": "interbert"},
+    "interbert-sum": {"model_type": "interbert", "config": {"fusion_method": "sum"}},
     "modernbert-mean": {
         "model_type": "modernbert",
         "task": "text-classification",
@@ -315,7 +328,7 @@ def write_checkpoint(
     gamma_beta: bool = False,
     position_ids: bool = False,
     decoder_copies: bool = False,
-    dtype: str = "F32",
+    dtype: Dtype = "F32",
     shards: int = 1,
     seed: int = 0,
     vocab: list[str] | None = None,
@@ -331,7 +344,7 @@ def write_checkpoint(
     pooler: has no effect where the family has none.
     prefix: False drops `bert.` from the encoder's names. gamma_beta: LayerNorm's old names.
     decoder_copies: also store the tied decoder and the decoder bias's second name.
-    dtype: F32, F16 or BF16, for every floating tensor. shards: files, with an index if more than one.
+    dtype: F32, F16 or BF16, for every floating tensor, or by its name. shards: files, with an index if more than one.
     own_tokenizer: write the family's of TOKENIZERS, and no `vocab.txt`.
     alter: changes the tensors, by stored name, just before they are written.
     token_heads: BGE-M3's two. sentence: arguments of `write_modules`.
@@ -420,7 +433,7 @@ def expected_tensors(variant: str) -> dict[str, np.ndarray]:
     return {parameter.name: random_tensor(parameter) for parameter in spec.parameters()}
 
 
-def write_weights(folder: Path, tensors: Tensors, dtype: str = "F32", shards: int = 1) -> None:
+def write_weights(folder: Path, tensors: Tensors, dtype: Dtype = "F32", shards: int = 1) -> None:
     """Write tensors to `model.safetensors`, or to so many shards and their index."""
     if shards == 1:
         write_tensors(folder / WEIGHTS, tensors, dtype)
@@ -434,9 +447,10 @@ def write_weights(folder: Path, tensors: Tensors, dtype: str = "F32", shards: in
     write_json(folder / INDEX, {"metadata": {}, "weight_map": weight_map})
 
 
-def write_tensors(path: Path, tensors: Tensors, dtype: str = "F32") -> None:
+def write_tensors(path: Path, tensors: Tensors, dtype: Dtype = "F32") -> None:
     """Write one safetensors file; float32 arrays are stored as `dtype`, others as they are."""
-    stored = {name: encode(array, dtype) for name, array in tensors.items()}
+    dtypes = {name: dtype if isinstance(dtype, str) else dtype(name) for name in tensors}
+    stored = {name: encode(array, dtypes[name]) for name, array in tensors.items()}
     with open(path, "wb") as file:
         write_safetensors(
             file,

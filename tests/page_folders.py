@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tests.checkpoints import VOCAB, Tensors, small_config, write_json, write_variant
 from tests.pages import read_page
 from yizhi.cli import main
@@ -147,6 +149,10 @@ def _families(page: PageFolder) -> None:
     write_json(page.path / "config.json", {**small_config("xlm-roberta"), "architectures": ["XLMRobertaModel"]})
 
 
+def _generation(page: PageFolder) -> None:
+    page.release("dist/NAME", "qwen3", "--target", "onnx")
+
+
 def _checkpoint_and_release(page: PageFolder) -> None:
     page.checkpoint("CHECKPOINT")
     page.release("RELEASE")
@@ -257,6 +263,10 @@ def _signing(page: PageFolder) -> None:
     page.release("dist/NAME")
 
 
+def _size(page: PageFolder) -> None:
+    page.checkpoint("my-model", "bert-bf16")
+
+
 def _tasks(page: PageFolder) -> None:
     page.release("dist/reviews", "bert-classifier", config=REVIEW_LABELS)
     page.release("dist/ner", "bert-tagger")
@@ -277,6 +287,12 @@ def _training(page: PageFolder) -> None:
 def _trimming(page: PageFolder) -> None:
     page.checkpoint("zh-mini", config=LONG)
     page.write({"text.txt": TEXT, "held-out.txt": SENTENCES[0]})
+
+
+def _image_text(page: PageFolder) -> None:
+    page.checkpoint("interbert", "interbert")
+    rng = np.random.default_rng(0)
+    np.savez(page.path / "regions.npz", features=rng.normal(size=(37, 24)), boxes=rng.random((37, 5)))
 
 
 def _using(page: PageFolder) -> None:
@@ -302,6 +318,7 @@ FOLDERS: dict[str, Callable[[PageFolder], None]] = {
     "docs/edge.md": _edge,
     "docs/families.md": _families,
     "docs/gates.md": _checkpoint_and_release,
+    "docs/generation.md": _generation,
     "docs/importing.md": _importing,
     "docs/int8.md": _int8,
     "docs/ner-walkthrough.md": _ner,
@@ -313,9 +330,11 @@ FOLDERS: dict[str, Callable[[PageFolder], None]] = {
     "docs/serving-elsewhere.md": _elsewhere,
     "docs/serving.md": _serving,
     "docs/signing.md": _signing,
+    "docs/size.md": _size,
     "docs/tasks.md": _tasks,
     "docs/training.md": _training,
     "docs/trimming.md": _trimming,
     "docs/using.md": _using,
     "docs/vectors.md": _vectors,
+    "docs/image-text.md": _image_text,
 }

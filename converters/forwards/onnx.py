@@ -12,12 +12,16 @@ from dataclasses import dataclass, field, replace
 from onnx import TensorProto
 
 from yizhi.converters.forwards.passes import Tap, ignore
+from yizhi.converters.onnx_files import PAST, PRESENT, cache_names
 from yizhi.converters.onnx_graph import Graph
 from yizhi.model.spec import (
+    IMAGE_PREFIX,
     INPUT,
     MASK_VALUE,
+    MATCH_LOGITS,
     OUTPUT,
     POSITIONS,
+    REGION_LOGITS,
     SENTENCE_EMBEDDING,
     SHORTEST_NORM,
     SPAN_LOGITS,
@@ -28,6 +32,7 @@ from yizhi.model.spec import (
     Adapter,
     Dense,
     EncoderSpec,
+    ImageStream,
     Layer,
     Linear,
     LinearHead,
@@ -47,10 +52,12 @@ class Pass:
 
     mask: what is added to attention scores, [B, 1, 1, T]; the layers need it.
     past: the mask of causal layers: what hides padding and what comes after a token, [B, 1, T, T].
+    cached: of each layer, the keys and values [B, K, P, d] of P tokens before; the mask then has P + T columns.
     windows: by window, the mask of layers that have it: what hides padding and what is further away, [B, 1, T, T].
     angles: by base, the cosines and sines of rotary positions, [T, d / 2] each.
     relative: what a key's distance adds to it and to its value, [T, T, d], where the layers have that.
     positions: the tokens [M, 2], each by row and position, that the last layer is to compute; all [N] if None.
+    shape: B, T of the rows that it runs over.
     """
 
     graph: Graph
@@ -58,17 +65,23 @@ class Pass:
     tap: Tap[str] = ignore
     mask: str = ""
     past: str = ""
+    cached: tuple[tuple[str, str], ...] = ()
     windows: Mapping[int, str] = field(default_factory=dict)
     angles: Mapping[float, tuple[str, str]] = field(default_factory=dict)
     relative: str | None = None
     positions: str | None = None
+    shape: str = "tokens_shape"
 
     def in_layer(self, number: int) -> "Pass":
-        """As layer `number` sees it: taps begin with `layers.N.`, and only the last layer computes fewer tokens."""
+        """As layer `number` sees it: taps begin with `layers.N.`, and only the last layer computes fewer tokens.
+
+        `cached` has its own keys and values alone.
+        """
         last = number == len(self.spec.layers) - 1
         return replace(
             self,
             tap=lambda name, x: self.tap(f"layers.{number}.{name}", x),
+            cached=self.cached[number : number + 1],
             positions=self.positions if last else None,
         )
 
@@ -116,9 +129,11 @@ ACTIVATIONS = {
 def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
     """Add the encoder with its head to `g`; the named outputs become the graph's, in that order.
 
-    Inputs are int64 [batch, length]; outputs are float32 with the axes of `spec.output_axes`.
+    Inputs are int64 [batch, length], and those of an image stream; outputs are float32 with the axes of
+    `spec.output_axes`.
     """
-    input_ids, attention_mask, token_type_ids = inputs(g)
+    given = inputs(g, spec)
+    attention_mask = given["attention_mask"]
     found: dict[str, tuple[int | str, ...]] = {}
 
     def tap(name: str, x: str) -> str:
@@ -127,13 +142,14 @@ def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
             axes = found[name] = ("batch", "length", "width") if inside else spec.output_axes(name)
             if axes[:2] == ("batch", "length"):
                 to_tokens(g, name, x, [-1] * len(axes[2:]), result=name)
+            elif axes[:2] == ("batch", "regions"):
+                to_tokens(g, name, x, [-1] * len(axes[2:]), result=name, shape="regions_shape")
             else:
                 g.node(name, "Identity", [x], result=name)
         return x
 
     p = Pass(g, spec, tap)
-    x = embeddings(p, input_ids, token_type_ids)  # [N, H]
-    x = encoder(see(p, attention_mask), x)
+    x, regions = encode(p, given, outputs)  # [N, H], [B · R, H]
     tap("last_hidden_state", x)
     pooled = tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler else ""  # [B, H]
     if SENTENCE_EMBEDDING in outputs and spec.pooling:
@@ -150,6 +166,8 @@ def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
         logits = tap("logits", linear_head(p, spec.head, x, pooled, attention_mask))
         for column, name in enumerate(SPAN_LOGITS if SPAN_LOGITS[0] in outputs else ()):
             tap(name, g.node(name, "Gather", [logits, g.constant(f"column.{column}", INT64, column)], axis=1))  # [N]
+    if spec.image and spec.reads_image(outputs):
+        image_stream(p, spec.image, regions, given["image_mask"], pooled)
     for name in outputs:
         g.output(name, FLOAT, found[name])
 
@@ -160,22 +178,67 @@ def build_logits_at(g: Graph, spec: EncoderSpec, head: MaskedLMHead) -> None:
     Inputs are those of `build_encoder` and `positions`, int64 [count, 2], pairs of row and position; the output is
     `logits` [count, V]. After attention, the last layer computes nothing for other tokens.
     """
-    input_ids, attention_mask, token_type_ids = inputs(g)
-    positions = g.input(POSITIONS, INT64, ("count", 2))
-    p = Pass(g, spec, positions=positions)
-    x = embeddings(p, input_ids, token_type_ids)  # [N, H]
-    x = encoder(see(p, attention_mask), x)  # [M, H]
+    given = inputs(g, spec)
+    p = Pass(g, spec, positions=g.input(POSITIONS, INT64, ("count", 2)))
+    x, _ = encode(p, given)  # [M, H]
     g.node("logits", "Identity", [mlm_head(p, head, x)], result="logits")
     g.output("logits", FLOAT, ("count", head.vocab_size))
 
 
-def inputs(g: Graph) -> tuple[str, str, str]:
-    """Declare `input_ids`, `attention_mask` and `token_type_ids`, and keep their shape for `to_tokens`."""
-    input_ids, attention_mask, token_type_ids = (
-        g.input(name, INT64, ("batch", "length")) for name in ("input_ids", "attention_mask", "token_type_ids")
-    )
+def build_step(g: Graph, spec: EncoderSpec, head: MaskedLMHead) -> None:
+    """Add a causal language model to `g` for tokens that follow those of a cache.
+
+    Inputs are `input_ids`, int64 [batch, length]; `attention_mask`, int64 [batch, past + length], 1 for a token; and
+    for each layer N `past_key_values.N.key` and `.value`, float32 [batch, K, past, d], where past may be 0. Outputs are
+    `logits` [batch, length, V], and `present.N.key` and `.value` [batch, K, past + length, d]: the next step's cache.
+
+    Token j is at position past + j, whatever the mask says: a whole pass counts padding, too. Keys are cached as their
+    positions turned them.
+    """
+    count, d = spec.config.num_key_value_heads, spec.config.head_size
+    input_ids = g.input("input_ids", INT64, ("batch", "length"))
+    attention_mask = g.input("attention_mask", INT64, ("batch", "past + length"))
+    names = cache_names(PAST, len(spec.layers))
+    given = [g.input(name, FLOAT, ("batch", count, "past", d)) for name in names]
     g.node("tokens_shape", "Shape", [input_ids], result="tokens_shape")  # B, T
-    return input_ids, attention_mask, token_type_ids
+    found = {}
+
+    def tap(name: str, x: str) -> str:
+        found[name] = x
+        return x
+
+    p = Pass(g, spec, tap, cached=tuple(zip(given[::2], given[1::2], strict=True)))
+    x, _ = encode(p, {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": ""})  # [N, H]
+    to_tokens(g, "logits", mlm_head(p, head, x), [-1], result="logits")
+    g.output("logits", FLOAT, ("batch", "length", head.vocab_size))
+    for name in cache_names(PRESENT, len(spec.layers)):
+        _, number, part = name.split(".")
+        g.node(name, "Identity", [found[f"layers.{number}.present.{part}"]], result=name)
+        g.output(name, FLOAT, ("batch", count, "past + length", d))
+
+
+def inputs(g: Graph, spec: EncoderSpec) -> dict[str, str]:
+    """Declare the inputs, and keep for `to_tokens` the shape of tokens and of regions."""
+    floats = ("image_features", "image_boxes")
+    given = {name: g.input(name, FLOAT if name in floats else INT64, axes) for name, axes in spec.input_axes().items()}
+    g.node("tokens_shape", "Shape", [given["input_ids"]], result="tokens_shape")  # B, T
+    if spec.image:
+        g.node("regions_shape", "Shape", [given["image_mask"]], result="regions_shape")  # B, R
+    return given
+
+
+def encode(p: Pass, given: Mapping[str, str], outputs: Sequence[str] = ()) -> tuple[str, str]:
+    """The last hidden states [N, H] of the inputs' tokens, and the regions [B · R, H] after the shared blocks, if any.
+
+    outputs: those that the pass taps.
+    """
+    x, regions, start = embeddings(p, given["input_ids"], given["token_type_ids"]), "", 0
+    if p.spec.image:
+        start = p.spec.image.shared
+        regions = region_embeddings(p, p.spec.image, given["image_features"], given["image_boxes"])
+        masks = given["attention_mask"], given["image_mask"]
+        x, regions = shared_encoder(p, start, x, regions, *masks, outputs)
+    return encoder(see(p, given["attention_mask"]), x, start), regions
 
 
 def embeddings(p: Pass, input_ids: str, token_type_ids: str) -> str:
@@ -222,10 +285,10 @@ def see(p: Pass, attention_mask: str) -> Pass:
     length = g.node(scope, "Squeeze", [g.node(scope, "Shape", [attention_mask], start=1)])
     ends = [number("place", 0.0), g.node(scope, "Cast", [length], to=DOUBLE), number("place", 1.0)]
     places = g.node(scope, "Range", ends)  # [T]
-    column = g.node(scope, "Unsqueeze", [places, columns])  # [T, 1]
+    column = own_rows(p, scope, g.node(scope, "Unsqueeze", [places, columns]))  # [T, 1]
     past, windows, angles = "", {}, {}
     if p.spec.causal:
-        seen = g.node(scope, "LessOrEqual", [places, column])  # [T, T]
+        seen = g.node(scope, "LessOrEqual", [places, column])  # [T, P + T]
         ahead = [seen, g.constant("nothing", FLOAT, 0.0), g.constant("mask_value", FLOAT, MASK_VALUE)]
         past = g.node(scope, "Min", [mask, g.node(scope, "Where", ahead)])  # not their sum, which overflows
     for window in p.spec.windows:
@@ -262,6 +325,16 @@ def see(p: Pass, attention_mask: str) -> Pass:
     return replace(p, mask=mask, past=past, windows=windows, angles=angles, relative=relative)
 
 
+def own_rows(p: Pass, scope: str, x: str) -> str:
+    """[P + T, …] -> [T, …]: those of the pass's own tokens, after the cached ones; without any, x as it is."""
+    if not p.cached:
+        return x
+    g = p.graph
+    count = g.node(scope, "Gather", [p.shape, g.constant("columns", INT64, [1])])  # [1]
+    ends = [g.node(scope, "Neg", [count]), g.constant("end.last", INT64, [2**63 - 1])]
+    return g.node(scope, "Slice", [x, *ends, g.constant("rows", INT64, [0])])
+
+
 def mask_scores(g: Graph, attention_mask: str) -> str:
     """What is added to attention scores: 0 for a token, MASK_VALUE for padding: [B, 1, 1, T]."""
     scope = "attention_mask"
@@ -271,17 +344,80 @@ def mask_scores(g: Graph, attention_mask: str) -> str:
     return g.node(scope, "Unsqueeze", [scores, g.constant("heads_and_queries", INT64, [1, 2])])
 
 
-def encoder(p: Pass, x: str) -> str:
-    """Every block in turn; `hidden_states.N` is the input of block N, the last is the result."""
-    number = 0
-    for index, block in enumerate(p.spec.blocks):
-        x = p.tap(f"hidden_states.{index}", x)
-        for layer in block:
-            x = encoder_layer(p.in_layer(number), layer, x)
-            number += 1
+def region_embeddings(p: Pass, image: ImageStream, features: str, boxes: str) -> str:
+    """LayerNorm of the sum of both linear layers: [B, R, F] and [B, R, 5] -> [B · R, H]."""
+    g, scope = p.graph, image.norm.name
+    x = linear(p, image.features, to_rows(g, scope, features, image.features.inputs))
+    place = linear_of_rows(p, image.boxes, to_rows(g, scope, boxes, image.boxes.inputs))
+    return layer_norm(p, image.norm, g.node(scope, "Add", [x, place]))
+
+
+def shared_encoder(
+    p: Pass, shared: int, x: str, y: str, attention_mask: str, image_mask: str, outputs: Sequence[str]
+) -> tuple[str, str]:
+    """The blocks that tokens x [N, H] and regions y [B · R, H] go through as one row, regions first."""
+    g, scope, width = p.graph, "shared", p.spec.config.hidden_size
+    mask = join_masks(p, attention_mask, image_mask)
+    g.node("joined_shape", "Shape", [mask], result="joined_shape")  # B, R + T
+    regions = g.node(scope, "Shape", [image_mask], start=1)  # [1]: R
+    ends = [g.constant("regions.start", INT64, [0]), regions, g.constant("tokens.end", INT64, [2**63 - 1])]
+
+    def split(z: str) -> tuple[str, str]:
+        states = to_tokens(g, scope, z, [-1], shape="joined_shape")
+        columns = g.constant("columns", INT64, [1])
+        y, x = (g.node(scope, "Slice", [states, *ends[part : part + 2], columns]) for part in (0, 1))
+        return to_rows(g, scope, x, width), to_rows(g, scope, y, width)
+
+    def tap(name: str, z: str) -> str:
+        if {name, f"{IMAGE_PREFIX}{name}"} & set(outputs):
+            for prefix, part in zip(("", IMAGE_PREFIX), split(z), strict=True):
+                p.tap(f"{prefix}{name}", part)
+        return z
+
+    both = [to_tokens(g, scope, y, [width], shape="regions_shape"), to_tokens(g, scope, x, [width])]
+    z = to_rows(g, scope, g.node(scope, "Concat", both, axis=1), width)
+    joined = replace(see(p, mask), tap=tap, shape="joined_shape")
+    return split(run_blocks(joined, z, 0, shared))
+
+
+def join_masks(p: Pass, attention_mask: str, image_mask: str) -> str:
+    """The mask of regions and tokens as one row, [B, R + T]."""
+    return p.graph.node("shared", "Concat", [image_mask, attention_mask], axis=1)
+
+
+def image_stream(p: Pass, image: ImageStream, y: str, image_mask: str, pooled: str) -> None:
+    """Tap what the image's own blocks and heads make of regions y [B · R, H], after the shared blocks.
+
+    pooled: the text's pooler output.
+    """
+    own = replace(p, spec=p.spec.of_image, tap=lambda name, z: p.tap(f"{IMAGE_PREFIX}{name}", z), shape="regions_shape")
+    y = own.tap("last_hidden_state", encoder(see(own, image_mask), y, image.shared))
+    image_pooled = own.tap("pooler_output", pooler(own, image.pooler, y))
+    p.tap(REGION_LOGITS, linear_head(own, image.region_head, y, "", image_mask))
+    p.tap(MATCH_LOGITS, match(p, image, pooled, image_pooled))
+
+
+def match(p: Pass, image: ImageStream, pooled: str, image_pooled: str) -> str:
+    """Logits of whether text and image belong together, [B, 2], from both poolers' outputs [B, pooled]."""
+    operator = "Mul" if image.fusion == "mul" else "Add"
+    return linear_of_rows(p, image.match, p.graph.node(image.match.name, operator, [pooled, image_pooled]))
+
+
+def encoder(p: Pass, x: str, start: int = 0) -> str:
+    """Every block from `start` on; `hidden_states.N` is the input of block N, the last is the result."""
+    x = run_blocks(p, x, start, len(p.spec.blocks))
     if p.spec.final_norm:
         x = layer_norm(p, p.spec.final_norm, x)
     return p.tap(f"hidden_states.{len(p.spec.blocks)}", x)
+
+
+def run_blocks(p: Pass, x: str, start: int, end: int) -> str:
+    """Blocks `start` … `end` − 1 in turn."""
+    for index, block in p.spec.numbered_blocks[start:end]:
+        x = p.tap(f"hidden_states.{index}", x)
+        for number, layer in block:
+            x = encoder_layer(p.in_layer(number), layer, x)
+    return x
 
 
 def encoder_layer(p: Pass, layer: Layer, x: str) -> str:
@@ -343,12 +479,18 @@ def attention(p: Pass, layer: Layer, x: str) -> str:
     count, shared, d = p.spec.config.num_attention_heads, p.spec.config.num_key_value_heads, p.spec.config.head_size
 
     def split(part: Linear, y: str, order: Sequence[int]) -> str:
-        heads = heads_of(p, part)
-        y = g.node(part.name, "Transpose", [to_tokens(g, part.name, y, [heads, d])], perm=order)
-        if heads == count:
+        split = to_tokens(g, part.name, y, [heads_of(p, part), d], shape=p.shape)
+        return g.node(part.name, "Transpose", [split], perm=order)
+
+    def share(part: Linear, y: str) -> str:
+        if heads_of(p, part) == count:
             return y
         owners = g.constant("owners", INT64, [head * shared // count for head in range(count)])
         return g.node(part.name, "Gather", [y, owners], axis=1)  # each head once for each that shares it
+
+    def follow(part: Linear, name: str, earlier: str, y: str) -> str:
+        y = split(part, y, (0, 2, 1, 3))  # [B, K, T, d]
+        return p.tap(name, g.node(f"{part.name}/cached", "Concat", [earlier, y], axis=2))  # [B, K, P + T, d]
 
     query, key, value = projections(p, layer, x)
     if layer.query_norm and layer.key_norm:  # of each head, [N · A, d]
@@ -358,9 +500,16 @@ def attention(p: Pass, layer: Layer, x: str) -> str:
         query, key = rotary(p, layer.query, layer.rotary, query), rotary(p, layer.key, layer.rotary, key)
         value = rotary(p, layer.value, layer.rotary, value) if layer.rotary.values else value
     query = split(layer.query, query, (0, 2, 1, 3))  # [B, A, T, d]
-    key = split(layer.key, key, (0, 2, 3, 1))  # [B, A, d, T]
-    value = split(layer.value, value, (0, 2, 1, 3))  # [B, A, T, d]
-    scale = g.constant("attention_scale", FLOAT, d**-0.5)
+    if p.cached:
+        ((earlier_key, earlier_value),) = p.cached
+        key = follow(layer.key, "present.key", earlier_key, key)
+        key = g.node(f"{layer.key.name}/cached", "Transpose", [key], perm=(0, 1, 3, 2))
+        value = follow(layer.value, "present.value", earlier_value, value)
+    else:
+        key = split(layer.key, key, (0, 2, 3, 1))
+        value = split(layer.value, value, (0, 2, 1, 3))
+    key, value = share(layer.key, key), share(layer.value, value)  # [B, A, d, P + T] and [B, A, P + T, d]
+    scale = g.constant(f"attention_scale.{d}", FLOAT, d**-0.5)
     scores = g.node(f"{scope}/scores", "MatMul", [query, key])  # [B, A, T, T]
     if layer.farthest is not None and p.relative:
         apart = g.node(f"{scope}/scores", "Einsum", [query, p.relative], equation="baqd,qkd->baqk")
@@ -396,7 +545,7 @@ def rotary(p: Pass, part: Linear, turn: Rotary, x: str) -> str:
     """Each pair (a, b) of a head's elements turned by its position's angle: [N, A · d] -> [B, T, A, d], in two axes."""
     g, scope, pairs = p.graph, f"{part.name}/rotary", p.spec.config.head_size // 2
     axis = 4 if turn.interleaved else 3
-    x = to_tokens(g, scope, x, [heads_of(p, part), *((pairs, 2) if turn.interleaved else (2, pairs))])
+    x = to_tokens(g, scope, x, [heads_of(p, part), *((pairs, 2) if turn.interleaved else (2, pairs))], shape=p.shape)
     a, b = (g.node(scope, "Gather", [x, g.constant(f"half.{half}", INT64, [half])], axis=axis) for half in (0, 1))
     # [T, d / 2] -> [T, 1, d / 2, 1], or [T, 1, 1, d / 2]
     axes = g.constant(f"angle.{axis}", INT64, [1, axis - 1])
@@ -419,7 +568,7 @@ def tokens_at(p: Pass, scope: str, x: str) -> str:
         return x
     g = p.graph
     # By row and position, not by their place among all rows: then a position beyond its row is an error.
-    return g.node(scope, "GatherND", [to_tokens(g, scope, x, [p.spec.config.hidden_size]), p.positions])
+    return g.node(scope, "GatherND", [to_tokens(g, scope, x, [p.spec.config.hidden_size], shape=p.shape), p.positions])
 
 
 def feed_forward(p: Pass, layer: Layer, x: str) -> str:
@@ -439,9 +588,10 @@ def feed_forward(p: Pass, layer: Layer, x: str) -> str:
     return p.tap("output", linear(p, layer.output, p.tap("intermediate", x)))  # [N, H]
 
 
-def pooler(p: Pass, dense: Linear, x: str) -> str:
-    """tanh of a linear layer over the first token: [B, H]."""
-    return p.graph.node(dense.name, "Tanh", [linear(p, dense, first_tokens(p, dense.name, x))])
+def pooler(p: Pass, dense: Dense, x: str) -> str:
+    """A linear layer with its activation, tanh in most families, over the first token: [B, pooled]."""
+    name = dense.linear.name
+    return ACTIVATIONS[dense.activation](p.graph, name, linear(p, dense.linear, first_tokens(p, name, x)))
 
 
 def sentence_embedding(p: Pass, pooling: Pooling, x: str, attention_mask: str) -> str:
@@ -588,9 +738,10 @@ def layer_norm(p: Pass, norm: Norm, x: str) -> str:
     return g.node(norm.name, "LayerNormalization", inputs, axis=-1, epsilon=norm.epsilon)
 
 
-def to_tokens(g: Graph, scope: str, rows: str, axes: Sequence[int], result: str = "") -> str:
-    """[N, …] -> [B, T, *axes]."""
-    shape = "tokens_shape"
+def to_tokens(
+    g: Graph, scope: str, rows: str, axes: Sequence[int], result: str = "", shape: str = "tokens_shape"
+) -> str:
+    """[N, …] -> [B, T, *axes]. shape: B, T."""
     if axes:
         name = "x".join(map(str, axes))
         shape = g.node(scope, "Concat", [shape, g.constant(f"axes.{name}", INT64, axes)], axis=0)
@@ -605,5 +756,5 @@ def to_rows(g: Graph, scope: str, x: str, width: int) -> str:
 def first_tokens(p: Pass, scope: str, x: str) -> str:
     """[N, H] -> [B, H]."""
     g = p.graph
-    tokens = to_tokens(g, scope, x, [p.spec.config.hidden_size])
+    tokens = to_tokens(g, scope, x, [p.spec.config.hidden_size], shape=p.shape)
     return g.node(scope, "Gather", [tokens, g.constant("zero", INT64, 0)], axis=1)

@@ -34,6 +34,7 @@ class Pass(Generic[T]):
     tap: is given each tensor that has a name, on its way.
     mask: what is added to attention scores, [B, 1, 1, T]; the layers need it.
     past: the mask of causal layers: what hides padding and what comes after a token, [B, 1, T, T].
+    cached: of each layer, the keys and values [B, K, P, d] of P tokens before; the mask then has P + T columns.
     windows: by window, the mask of layers that have it: what hides padding and what is further away, [B, 1, T, T].
     angles: by base, the cosines and sines of rotary positions, [T, d / 2] each.
     relative: what a key's distance adds to it and to its value, [T, T, d], where the layers have that.
@@ -45,6 +46,7 @@ class Pass(Generic[T]):
     tap: Tap[T] = ignore
     mask: T | None = None
     past: T | None = None
+    cached: tuple[tuple[T, T], ...] = ()
     windows: Mapping[int, T] = field(default_factory=dict)
     angles: Mapping[float, tuple[T, T]] = field(default_factory=dict)
     relative: T | None = None
@@ -58,10 +60,14 @@ class Pass(Generic[T]):
         return None if name is None else self.parameters[name]
 
     def in_layer(self, number: int) -> Self:
-        """As layer `number` sees it: taps begin with `layers.N.`, and only the last layer computes fewer tokens."""
+        """As layer `number` sees it: taps begin with `layers.N.`, and only the last layer computes fewer tokens.
+
+        `cached` has its own keys and values alone.
+        """
         last = number == len(self.spec.layers) - 1
         return replace(
             self,
             tap=lambda name, x: self.tap(f"layers.{number}.{name}", x),
+            cached=self.cached[number : number + 1],
             positions=self.positions if last else None,
         )

@@ -12,8 +12,11 @@ from torch.nn import functional as F
 
 from yizhi.converters.forwards import passes
 from yizhi.model.spec import (
+    IMAGE_PREFIX,
     INPUT,
+    MATCH_LOGITS,
     OUTPUT,
+    REGION_LOGITS,
     SENTENCE_EMBEDDING,
     SHORTEST_NORM,
     SUM,
@@ -23,6 +26,7 @@ from yizhi.model.spec import (
     Adapter,
     Dense,
     EncoderSpec,
+    ImageStream,
     Layer,
     Linear,
     LinearHead,
@@ -72,18 +76,32 @@ class PyTorchEncoder(nn.Module):
         token_type_ids: Tensor,
         outputs: Collection[str],
         positions: Tensor | None = None,
+        image_features: Tensor | None = None,
+        image_boxes: Tensor | None = None,
+        image_mask: Tensor | None = None,
+        cached: tuple[tuple[Tensor, Tensor], ...] = (),
     ) -> dict[str, Tensor]:
-        """The named outputs, from integer tensors [B, T].
+        """The named outputs, from integer tensors [B, T]; with an image stream, from regions [B, R, …] too.
 
         positions: (row, position) pairs [N, 2]; then the last layer and a masked-language-model head compute
         these tokens alone, and `logits` are [N, V].
+        cached: of each layer, the keys and values [B, K, P, d] of P tokens that come before; then `attention_mask` is
+        [B, P + T], and there are the outputs `layers.N.present.key` and `.value` [B, K, P + T, d]. Token j is at
+        position P + j, whatever the mask says: a whole pass counts padding, too.
         """
         spec, found = self.spec, dict[str, Tensor]()
-        p = Pass(dict(self.named_parameters()), spec, passes.keep(outputs, found), positions=positions)
+        tap = passes.keep(outputs, found)
+        p = Pass(dict(self.named_parameters()), spec, tap, positions=positions, cached=cached)
         x = embeddings(p, input_ids, token_type_ids)  # [B, T, H]
-        x = encoder(see(p, attention_mask, x), x)
+        start = 0
+        if spec.image and image_features is not None and image_boxes is not None and image_mask is not None:
+            y = region_embeddings(p, spec.image, image_features, image_boxes)  # [B, R, H]
+            x, y = shared_encoder(p, spec.image.shared, x, y, attention_mask, image_mask)
+            start = spec.image.shared
+        x = encoder(see(p, attention_mask, x), x, start)
         p.tap("last_hidden_state", x)
         reads_pooler = "pooler_output" in outputs or ("logits" in outputs and spec.head_reads_pooler)
+        reads_pooler |= MATCH_LOGITS in outputs
         pooled = p.tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler and reads_pooler else None
         if SENTENCE_EMBEDDING in outputs and spec.pooling:
             p.tap(SENTENCE_EMBEDDING, sentence_embedding(p, spec.pooling, x, attention_mask))
@@ -97,6 +115,8 @@ class PyTorchEncoder(nn.Module):
                 p.tap(TERM_WEIGHTS, term_weights(p, logits, attention_mask))
         elif "logits" in outputs and isinstance(spec.head, LinearHead):
             p.tap("logits", linear_head(p, spec.head, x, pooled, attention_mask))
+        if spec.image and image_mask is not None and spec.reads_image(outputs):
+            image_stream(p, spec.image, y, image_mask, pooled)
         return found
 
 
@@ -128,16 +148,17 @@ def see(p: Pass, attention_mask: Tensor, x: Tensor) -> Pass:
     hidden = torch.finfo(x.dtype).min
     mask = (1 - attention_mask)[:, None, None, :].to(x.dtype) * hidden  # [B, 1, 1, T]
     places = torch.arange(length)
-    ahead = (places > places[:, None]).to(x.device)  # [T, T]
+    own = places[length - x.shape[1] :, None]  # [T, 1], after the cached tokens' places
+    ahead = (places > own).to(x.device)  # [T, P + T]
     past = mask.masked_fill(ahead, hidden) if p.spec.causal else None
     windows = {}
     for window in p.spec.windows:
-        distances = (places[:, None] - places).abs().to(x.device)  # [T, T]
+        distances = (own - places).abs().to(x.device)  # [T, P + T]
         windows[window] = mask.masked_fill(distances > window, hidden)
     # In float64: an angle in float32 is off by 4e-4 at position 8,191, as it is in transformers' ModernBERT.
     angles = {}
     for base in p.spec.rotary_bases:
-        angle = places[:, None] * base ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)  # [T, d / 2]
+        angle = own * base ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)  # [T, d / 2]
         angles[base] = angle.cos().to(x), angle.sin().to(x)
     relative = None if p.spec.farthest is None else relative_positions(p.spec.farthest, places, d, x)
     return replace(p, mask=mask, past=past, windows=windows, angles=angles, relative=relative)
@@ -151,17 +172,67 @@ def relative_positions(farthest: int, places: Tensor, d: int, x: Tensor) -> Tens
     return table[(places - places[:, None]).clamp(-farthest, farthest).to(x.device) + farthest]
 
 
-def encoder(p: Pass, x: Tensor) -> Tensor:
-    """Every block in turn; `hidden_states.N` is the input of block N, the last is the result."""
-    number = 0
-    for index, block in enumerate(p.spec.blocks):
-        x = p.tap(f"hidden_states.{index}", x)
-        for layer in block:
-            x = encoder_layer(p.in_layer(number), layer, x)
-            number += 1
+def region_embeddings(p: Pass, image: ImageStream, features: Tensor, boxes: Tensor) -> Tensor:
+    """LayerNorm of the sum of both linear layers: [B, R, F] and [B, R, 5] -> [B, R, H]."""
+    features, boxes = (x.to(p[image.norm.weight]) for x in (features, boxes))
+    return layer_norm(p, image.norm, linear(p, image.features, features) + linear(p, image.boxes, boxes))
+
+
+def shared_encoder(
+    p: Pass, shared: int, x: Tensor, y: Tensor, attention_mask: Tensor, image_mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The blocks that tokens x [B, T, H] and regions y [B, R, H] go through as one row, regions first."""
+    regions = y.shape[1]
+
+    def tap(name: str, z: Tensor) -> Tensor:
+        p.tap(name, z[:, regions:])
+        p.tap(f"{IMAGE_PREFIX}{name}", z[:, :regions])
+        return z
+
+    z = torch.cat((y, x), 1)  # [B, R + T, H]
+    joined = see(replace(p, tap=tap), join_masks(p, attention_mask, image_mask), z)
+    z = run_blocks(joined, z, 0, shared)
+    return z[:, regions:], z[:, :regions]
+
+
+def join_masks(p: Pass, attention_mask: Tensor, image_mask: Tensor) -> Tensor:
+    """The mask of regions and tokens as one row, [B, R + T]."""
+    return torch.cat((image_mask, attention_mask), 1)
+
+
+def image_stream(p: Pass, image: ImageStream, y: Tensor, image_mask: Tensor, pooled: Tensor | None) -> None:
+    """Tap what the image's own blocks and heads make of regions y [B, R, H], after the shared blocks.
+
+    pooled: the text's pooler output, if `match_logits` are wanted.
+    """
+    own = replace(p, spec=p.spec.of_image, positions=None, tap=lambda name, z: p.tap(f"{IMAGE_PREFIX}{name}", z))
+    y = own.tap("last_hidden_state", encoder(see(own, image_mask, y), y, image.shared))
+    image_pooled = own.tap("pooler_output", pooler(own, image.pooler, y))
+    p.tap(REGION_LOGITS, linear_head(own, image.region_head, y, None, image_mask))
+    if pooled is not None:
+        p.tap(MATCH_LOGITS, match(p, image, pooled, image_pooled))
+
+
+def match(p: Pass, image: ImageStream, pooled: Tensor, image_pooled: Tensor) -> Tensor:
+    """Logits of whether text and image belong together, [B, 2], from both poolers' outputs [B, pooled]."""
+    return linear(p, image.match, pooled * image_pooled if image.fusion == "mul" else pooled + image_pooled)
+
+
+def encoder(p: Pass, x: Tensor, start: int = 0) -> Tensor:
+    """Every block from `start` on; `hidden_states.N` is the input of block N, the last is the result."""
+    x = run_blocks(p, x, start, len(p.spec.blocks))
     if p.spec.final_norm:
         x = layer_norm(p, p.spec.final_norm, x)
     return p.tap(f"hidden_states.{len(p.spec.blocks)}", x)
+
+
+def run_blocks(p: Pass, x: Tensor, start: int, end: int) -> Tensor:
+    """Blocks `start` … `end` − 1 in turn."""
+    for index, block in p.spec.numbered_blocks[start:end]:
+        x = p.tap(f"hidden_states.{index}", x)
+        for number, layer in block:
+            x = encoder_layer(p.in_layer(number), layer, x)
+    return x
 
 
 def encoder_layer(p: Pass, layer: Layer, x: Tensor) -> Tensor:
@@ -215,6 +286,10 @@ def attention(p: Pass, layer: Layer, x: Tensor) -> Tensor:
     if layer.rotary:
         query, key = rotary(p, layer.rotary, query), rotary(p, layer.rotary, key)
         value = rotary(p, layer.rotary, value) if layer.rotary.values else value
+    if p.cached:
+        ((earlier_key, earlier_value),) = p.cached
+        key = p.tap("present.key", torch.cat((earlier_key, key), 2))  # [B, K, P + T, d]
+        value = p.tap("present.value", torch.cat((earlier_value, value), 2))
     key, value = (y.repeat_interleave(shared, 1) if shared > 1 else y for y in (key, value))
     mask = p.past if layer.causal else p.mask if layer.window is None else p.windows[layer.window]
     if layer.farthest is None or p.relative is None:
@@ -263,9 +338,9 @@ def feed_forward(p: Pass, layer: Layer, x: Tensor) -> Tensor:
     return p.tap("output", linear(p, layer.output, p.tap("intermediate", x)))  # [B, T, H]
 
 
-def pooler(p: Pass, dense: Linear, x: Tensor) -> Tensor:
-    """tanh of a linear layer over the first token: [B, H]."""
-    return torch.tanh(linear(p, dense, x[:, 0]))
+def pooler(p: Pass, dense: Dense, x: Tensor) -> Tensor:
+    """A linear layer with its activation, tanh in most families, over the first token: [B, pooled]."""
+    return ACTIVATIONS[dense.activation](linear(p, dense.linear, x[:, 0]))
 
 
 def sentence_embedding(p: Pass, pooling: Pooling, x: Tensor, attention_mask: Tensor) -> Tensor:

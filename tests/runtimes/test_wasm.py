@@ -65,6 +65,22 @@ def test_fp32_answers_are_the_native_runtimes(open_both, variant):
         np.testing.assert_allclose(wasm.logits_at(inputs, places), native.logits_at(inputs, places), atol=1e-5)
 
 
+@pytest.mark.parametrize("target", ["onnx", "onnx-int8"])
+def test_steps_with_a_cache_are_the_native_runtimes(open_both, target):
+    """Also the first, whose cache is empty."""
+    native, wasm = open_both("qwen3", target)
+    ids = make_batch(native).input_ids
+    pasts = {native: None, wasm: None}
+    for columns in (slice(4), slice(4, 5), slice(5, None)):
+        found = {}
+        for runtime, past in pasts.items():
+            found[runtime], pasts[runtime] = runtime.step({"input_ids": ids[:, columns]}, past)
+        np.testing.assert_allclose(
+            found[wasm]["logits"], found[native]["logits"], atol=1e-4 if target == "onnx" else 0.2
+        )
+    assert [array.shape for array in pasts[wasm].arrays] == [array.shape for array in pasts[native].arrays]
+
+
 @pytest.mark.parametrize("variant", ["bert", "albert"])
 def test_int8_gives_a_row_the_same_bits_alone_and_in_every_batch(open_both, variant):
     _, wasm = open_both(variant, "onnx-int8")

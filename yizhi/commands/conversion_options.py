@@ -4,6 +4,7 @@ import argparse
 import os
 from typing import Any
 
+from yizhi.choices import PRECISIONS
 from yizhi.commands.options import CHECKPOINT_HELP, add_ignore_file, named, positive
 from yizhi.converters.targets import TARGETS, Target
 from yizhi.errors import InputError
@@ -20,6 +21,13 @@ def add_conversion_options(parser: argparse.ArgumentParser, out: str, recorded: 
     parser.add_argument("--revision", help="branch, tag or commit, for a hub id")
     parser.add_argument(
         "--jobs", type=positive, default=os.cpu_count(), help="processes at once (default: a core each)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="of the weights in pytorch, flax and onnx; bf16: leave the checkpoint's bfloat16 tensors in bfloat16,"
+        " and compute in float32 (docs/size.md) (default: fp32)",
     )
     parser.add_argument(
         "--keep-fp32",

@@ -47,6 +47,7 @@ def run(options: argparse.Namespace) -> int:
             options.calibration,
             options.ignored_files,
             options.dimensions,
+            options.precision,
         )
     if options.json:
         print(json.dumps(rows_as_dict(rows), ensure_ascii=False, indent=2))

@@ -48,6 +48,7 @@ def run(options: argparse.Namespace) -> int:
             options.calibration,
             options.ignored_files,
             options.dimensions,
+            options.precision,
         )
     if any(row.export or row.verification for row in rows):
         write_report(options.out / "report", options.out.resolve().name, rows)

@@ -3,6 +3,7 @@
 import argparse
 import json
 
+from yizhi.choices import PRECISIONS
 from yizhi.commands.options import JSON_HELP, Commands, add_command, add_ignore_file, make_console, named
 
 
@@ -37,6 +38,12 @@ def add(commands: Commands) -> None:
         metavar="CHECKPOINT",
         help="the checkpoint of an adapter, where SOURCE is the adapter's folder",
     )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="of the written weights; bf16: leave in bfloat16 what the source has in bfloat16 (default: fp32)",
+    )
     add_ignore_file(parser)
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
 
@@ -54,6 +61,7 @@ def run(options: argparse.Namespace) -> int:
         options.adapter,
         options.base,
         options.ignored_files,
+        options.precision == "bf16",
     )
     if options.json:
         print(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from yizhi.errors import InputError
 from yizhi.model.config import EncoderConfig
-from yizhi.model.family import DiscriminatorNames, Family, LayerNames, MaskedLMNames
+from yizhi.model.family import DiscriminatorNames, Family, ImageNames, LayerNames, MaskedLMNames
 from yizhi.model.label_heads import LABEL_CLASS_SUFFIXES, LABEL_HEADS, LabelHeadNames, label_head, task_of
 from yizhi.model.rotary import ROFORMER_TABLE
 from yizhi.model.spec import (
@@ -250,6 +250,33 @@ FAMILIES: Mapping[str, Family] = {
         QWEN2,
         class_name="Qwen3",
         layer_names=replace(QWEN2.layer_names, query_norm="self_attn.q_norm", key_norm="self_attn.k_norm"),
+    ),
+    # Of layers 0 … 11, the first half is shared with the image. Heads that give labels are not supported.
+    "interbert": replace(
+        BERT,
+        class_name="InterBert",
+        layer_names=replace(BERT.layer_names, attention_adapters=None, output_adapters=None),
+        pooler="bert.t_pooler.dense",
+        pooler_activation="relu",
+        image=ImageNames(
+            features="bert.v_embeddings.image_embeddings",
+            boxes="bert.v_embeddings.image_location_embeddings",
+            norm="bert.v_embeddings.LayerNorm",
+            layer="bert.encoder.v_layer.{block}",
+            pooler="bert.v_pooler.dense",
+            region_dense="cls.imagePredictions.transform.dense",
+            region_norm="cls.imagePredictions.transform.LayerNorm",
+            region_projection="cls.imagePredictions.decoder",
+            match="cls.bi_seq_relationship",
+        ),
+        label_heads={},
+        ignored={
+            **_UNUSED_BUFFERS,
+            **{
+                f"{name}.*": "a head of InterBertForVLTasks; no output uses it"
+                for name in ("vil_prediction", "vil_logit", "vision_logit", "linguisic_logit")
+            },
+        },
     ),
 }
 

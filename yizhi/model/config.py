@@ -9,6 +9,7 @@ from typing import Any
 
 from yizhi.errors import InputError, show
 from yizhi.model.adapter_config import AdapterConfig, read_adapters
+from yizhi.model.image_config import ImageConfig, read_image
 from yizhi.model.layer_config import ACTIVATIONS, LayerConfig, read_layers
 from yizhi.storage.json_files import read_json_object
 
@@ -70,8 +71,11 @@ _FIELDS = {
     ),
     "qwen2": _QWEN,
     "qwen3": replace(_QWEN, head_size=128),
+    "interbert": _Fields(),
 }
 MODEL_TYPES = tuple(_FIELDS)
+# `model_type` of 360Zhinao, which `yizhi import` writes as Qwen2.
+ZHINAO = "zhinao"
 
 # Each size that a config must give, with the most that is believed: far above any encoder published, and
 # low enough that a lying file cannot make the list of expected tensors fill the memory.
@@ -102,6 +106,7 @@ class EncoderConfig:
     """Hyper-parameters of a BERT-family encoder, under their Hugging Face names.
 
     head_size: width of one attention head, `head_dim` if the family has that field.
+    num_hidden_layers: with an image stream, those that tokens and regions share.
     `raw` is the whole parsed file. Artifacts carry it on.
     """
 
@@ -126,6 +131,7 @@ class EncoderConfig:
     architecture: str | None
     adapter: AdapterConfig | None
     layers: LayerConfig
+    image: ImageConfig | None
     colbert_dim: int
     raw: MappingProxyType[str, Any]
 
@@ -138,6 +144,24 @@ class EncoderConfig:
     def padding_idx(self) -> int | None:
         """Padding's row of the position table, if positions are counted from there; see EncoderSpec."""
         return self.pad_token_id if _FIELDS[self.model_type].skips_padding else None
+
+    @property
+    def depth(self) -> int:
+        """How many blocks a text goes through."""
+        return self.num_hidden_layers + (self.image.text_layers if self.image else 0)
+
+    def of_image(self, image: ImageConfig) -> "EncoderConfig":
+        """The same for the layers that are the image's own."""
+        return replace(
+            self,
+            num_hidden_layers=image.layers,
+            num_attention_heads=image.heads,
+            num_key_value_heads=image.heads,
+            head_size=self.hidden_size // image.heads,
+            intermediate_size=image.intermediate_size,
+            hidden_act=image.hidden_act,
+            image=None,
+        )
 
     @property
     def longest(self) -> int:
@@ -173,7 +197,7 @@ class EncoderConfig:
         if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 < eps < 1:
             faults.append(f"{epsilon}: expected a number between 0 and 1; found {show(eps)}")
         pad = raw.get("pad_token_id")
-        pad = optional.pad_token_id if pad is None else pad
+        pad = _default_pad(optional, values["vocab_size"]) if pad is None else pad
         if isinstance(pad, bool) or not isinstance(pad, int) or not 0 <= pad < (values["vocab_size"] or math.inf):
             faults.append(f"pad_token_id: expected an id below vocab_size; found {show(pad)}")
         else:
@@ -195,6 +219,7 @@ class EncoderConfig:
         faults += _find_contradictions(values)
         faults += _find_odd_heads(values, model_type)
         adapter, layers = read_adapters(raw, model_type, faults), read_layers(raw, model_type, faults)
+        image = read_image(raw, model_type, faults)
         if faults:
             raise InputError(source, faults)
         return cls(
@@ -206,9 +231,19 @@ class EncoderConfig:
             architecture=architectures[0] if architectures else None,
             adapter=adapter,
             layers=layers,
+            image=image,
             raw=MappingProxyType(dict(raw)),
             **values,  # type: ignore[arg-type]  # without a fault, each is a size
         )
+
+
+def _default_pad(optional: _Fields, vocab_size: int | None) -> int:
+    """Padding's id where the file is silent: its family's. 0 where the vocabulary is too short for that id.
+
+    `Checkpoint` takes the tokenizer's, but where positions are counted from padding.
+    """
+    is_there = optional.pad_token_id < (vocab_size or math.inf)
+    return optional.pad_token_id if is_there or optional.skips_padding else 0
 
 
 def _read_sizes(raw: dict[str, Any], model_type: str, faults: list[str]) -> dict[str, int | None]:
@@ -305,6 +340,10 @@ def _explain_model_type(raw: dict[str, Any], model_type: object) -> str:
     expected = f"expected one of {', '.join(MODEL_TYPES)}"
     if model_type is None and {"layers_num", "heads_num"} & raw.keys():
         return f"model_type: missing; {expected}. This is a UER-py config: use `yizhi import`"
+    if model_type is None and {"t_num_hidden_layers", "v_feature_size"} <= raw.keys():
+        return f"model_type: missing; {expected}. This is an InterBERT config: use `yizhi import`"
     if model_type is None and {"num_hidden_layers", "hidden_size"} <= raw.keys():
         return f"model_type: missing; {expected}. A Google bert_config.json is read by `yizhi import`"
+    if model_type == ZHINAO:
+        return "model_type: is 360Zhinao's: `yizhi import` writes it as Qwen2, and the other commands take its result"
     return f"model_type: {expected}; found {show(model_type)}"

@@ -6,12 +6,14 @@ from typing import Any
 
 from yizhi.model.adapters import bottleneck
 from yizhi.model.config import EncoderConfig
+from yizhi.model.image_config import BOX, ImageConfig
 from yizhi.model.label_heads import LABEL_HEADS, LabelHeadNames
 from yizhi.model.spec import (
     Adapter,
     Dense,
     Embedding,
     EncoderSpec,
+    ImageStream,
     Layer,
     Linear,
     LinearHead,
@@ -68,6 +70,21 @@ class DiscriminatorNames:
 
 
 @dataclass(frozen=True)
+class ImageNames:
+    """Names of an image stream's parts. layer: the name of a layer of its own, with {block} for its number."""
+
+    features: str
+    boxes: str
+    norm: str
+    layer: str
+    pooler: str
+    region_dense: str
+    region_norm: str
+    region_projection: str
+    match: str
+
+
+@dataclass(frozen=True)
 class Family:
     """How one `model_type` names its tensors, without `.weight` and `.bias` where a module has both.
 
@@ -80,6 +97,7 @@ class Family:
     gated: the feed-forward has a gate. interleaved: of rotary positions (see `yizhi.model.spec.Rotary`).
     swaps_attention: the `adapters` library takes attention's input for its output there, and the other way round.
     label_heads: of each task that gives labels and has a class of this family in transformers.
+    image: of an image stream beside the text. Its poolers use `pooler_activation`, as the text's.
     ignored: name patterns (fnmatch) that may be present and are not used, each with the reason.
     """
 
@@ -104,6 +122,8 @@ class Family:
     swaps_attention: bool = False
     final_norm: str | None = None
     pooler: str | None = None
+    pooler_activation: str = "tanh"
+    image: ImageNames | None = None
     discriminator: DiscriminatorNames | None = None
     label_heads: Mapping[str, LabelHeadNames] = field(default_factory=lambda: LABEL_HEADS)
     ignored: Mapping[str, str] = field(default_factory=dict)
@@ -121,11 +141,12 @@ class Family:
             task_type_embeddings=_table(self.task_type_embeddings, config.task_type_vocab_size, width),
             embeddings_norm=self._norm(self.embeddings_norm, width, config) if self.embeddings_norm else None,
             embeddings_projection=Linear(projection, width, hidden) if projection else None,
-            blocks=tuple(self._block(config, number) for number in range(config.num_hidden_layers)),
+            blocks=tuple(self._block(config, number) for number in range(config.depth)),
             final_norm=self._norm(self.final_norm, hidden, config) if self.final_norm else None,
-            pooler=Linear(self.pooler, hidden, hidden) if self.pooler and has_pooler else None,
+            pooler=self._pooler(self.pooler, config) if self.pooler and (has_pooler or config.image) else None,
             head=None,
             padding_idx=config.padding_idx,
+            image=self._image(self.image, config, config.image) if self.image and config.image else None,
         )
 
     @property
@@ -178,8 +199,38 @@ class Family:
         """The first parts of the encoder's names in files without the prefix."""
         embeddings = (self.word_embeddings, self.position_embeddings, self.token_type_embeddings)
         others = (self.embeddings_norm, self.embeddings_projection, self.final_norm, self.pooler, self.layer)
-        names = [name.removeprefix(f"{self.prefix}.") for name in (*embeddings, *others) if name]
+        of_image = (self.image.features, self.image.pooler) if self.image else ()
+        names = [name.removeprefix(f"{self.prefix}.") for name in (*embeddings, *others, *of_image) if name]
         return {name.partition(".")[0] for name in names}
+
+    def _pooler(self, name: str, config: EncoderConfig) -> Dense:
+        width = config.image.pooled if config.image else config.hidden_size
+        return Dense(Linear(name, config.hidden_size, width), self.pooler_activation)
+
+    def _image(self, names: ImageNames, config: EncoderConfig, image: ImageConfig) -> ImageStream:
+        hidden, own = config.hidden_size, config.of_image(image)
+        return ImageStream(
+            config=own,
+            features=Linear(names.features, image.features, hidden),
+            boxes=Linear(names.boxes, BOX, hidden),
+            norm=self._norm(names.norm, hidden, config),
+            shared=config.num_hidden_layers,
+            blocks=tuple(
+                (self._layer(own, names.layer.format(block=number), number),) for number in range(image.layers)
+            ),
+            pooler=self._pooler(names.pooler, config),
+            region_head=LinearHead(
+                over="tokens",
+                dense=Dense(
+                    Linear(names.region_dense, hidden, hidden),
+                    config.activation,
+                    self._norm(names.region_norm, hidden, config),
+                ),
+                projection=Linear(names.region_projection, hidden, image.classes),
+            ),
+            fusion=image.fusion,
+            match=Linear(names.match, image.pooled, 2),
+        )
 
     def _block(self, config: EncoderConfig, number: int) -> tuple[Layer, ...]:
         # Block b belongs to group floor(b · groups / blocks), as in transformers' AlbertTransformer.

@@ -18,6 +18,8 @@ OPENVINO_WEIGHTS = "openvino_model.bin"  # beside a graph of the same name, as O
 # From flax/serialization.py: the msgpack extension of an array, and the mark of an array kept in flat pieces.
 FLAX_ARRAY = 1
 FLAX_CHUNKED = "__msgpack_chunked_array__"
+# NumPy's names of safetensors' types of weights.
+FLAX_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 # A LiteRT artifact's model, and how the names of its tensors begin that are no parameters.
 LITERT_MODEL = "model.tflite"

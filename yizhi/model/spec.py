@@ -4,7 +4,7 @@ Every forward pass reads roles, never names, so one forward per framework serves
 the parameters that a checkpoint must hold, with their shapes, follow from the same objects.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
@@ -15,6 +15,10 @@ from yizhi.storage.codec import LEFT_OUT
 # and position.
 LOGITS_AT, POSITIONS = "logits_at", "positions"
 
+# The signature of a causal language model that reads a text in pieces: the keys and values of the tokens before go in,
+# and come out with those of its own tokens.
+STEP = "step"
+
 # What others' loaders ask a reader's graph for: the two columns of its `logits` [B, T, 2], [B, T] each. An artifact
 # that gives them says so under COLUMNS.
 SPAN_LOGITS = ("start_logits", "end_logits")
@@ -24,19 +28,27 @@ COLUMNS = "columns"
 # row of nothing but padding stays finite (every score equal) where -inf would give NaN.
 MASK_VALUE = -3.4028234663852886e38
 
+TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
 # What retrieval asks for. Of each row: one vector [B, D], or a weight for each entry of the vocabulary [B, V]. Of each
 # token: its own weight [B, T], or a vector [B, T, D]; both are exactly 0 at padding.
 SENTENCE_EMBEDDING, TERM_WEIGHTS = "sentence_embedding", "term_weights"
 TOKEN_WEIGHTS, TOKEN_VECTORS = "token_weights", "token_vectors"
 ZERO_AT_PADDING = (TOKEN_WEIGHTS, TOKEN_VECTORS)
 # All that is made of the last hidden states, in the order in which a fault is looked for.
-AFTER_LAYERS = ("pooler_output", SENTENCE_EMBEDDING, *ZERO_AT_PADDING, "logits", TERM_WEIGHTS)
+AFTER_LAYERS = (
+    *("pooler_output", SENTENCE_EMBEDDING, *ZERO_AT_PADDING, "logits", TERM_WEIGHTS),
+    *("image_pooler_output", "region_logits", "match_logits"),
+)
 # Ways to make `sentence_embedding`; SPLADE makes `term_weights` of a masked-language model's logits.
 SPLADE = "splade"
 VECTOR_POOLINGS = ("cls", "mean", "max", "last")
 POOLINGS = (*VECTOR_POOLINGS, SPLADE)
 # Shorter vectors are not divided by their length: the direction of nothing is noise.
 SHORTEST_NORM = 1e-12
+
+# Outputs of an image stream. The others are those of the text, after IMAGE_PREFIX.
+IMAGE_PREFIX, REGION_LOGITS, MATCH_LOGITS = "image_", "region_logits", "match_logits"
 
 T = TypeVar("T")
 
@@ -317,6 +329,29 @@ class Pooling:
 
 
 @dataclass(frozen=True)
+class ImageStream:
+    """An encoder of an image's regions that shares its first blocks with the text (InterBERT, arXiv:2003.13198).
+
+    A region's x = norm(features(f) + boxes(b)), of its features f and its box b. The first `shared` blocks of the text
+    see regions and tokens as one row, the regions first: padding after the text then moves nothing. After them, the
+    text goes on through its other blocks and the regions through `blocks`, each by itself. region_head gives each
+    region's classes. match reads the product (fusion: `mul`) or the sum (`sum`) of both poolers' outputs.
+    config: the sizes of `blocks`.
+    """
+
+    config: EncoderConfig
+    features: Linear
+    boxes: Linear
+    norm: Norm
+    shared: int
+    blocks: tuple[tuple[Layer, ...], ...]
+    pooler: Dense
+    region_head: LinearHead
+    fusion: str
+    match: Linear
+
+
+@dataclass(frozen=True)
 class EncoderSpec:
     """Every parameter of a checkpoint by role.
 
@@ -343,12 +378,13 @@ class EncoderSpec:
     embeddings_projection: Linear | None
     blocks: tuple[tuple[Layer, ...], ...]
     final_norm: Norm | None
-    pooler: Linear | None
+    pooler: Dense | None
     head: MaskedLMHead | LinearHead | None
     pooling: Pooling | None = None
     padding_idx: int | None = None
     token_weights: Dense | None = None
     token_vectors: Linear | None = None
+    image: ImageStream | None = None
 
     def parameters(self) -> tuple[Parameter, ...]:
         """Every parameter once, in the order in which the forward pass first reads it."""
@@ -395,6 +431,50 @@ class EncoderSpec:
         return any(layer.causal for layer in self.layers)
 
     @property
+    def numbered_blocks(self) -> tuple[tuple[int, tuple[tuple[int, Layer], ...]], ...]:
+        """Each block with its number, and each of its layers with the layer's own."""
+        numbers = iter(range(len(self.layers)))
+        return tuple(
+            (index, tuple((next(numbers), layer) for layer in block)) for index, block in enumerate(self.blocks)
+        )
+
+    def reads_image(self, outputs: Collection[str]) -> bool:
+        """Whether any of these outputs needs the regions' own blocks."""
+        return any(name in (REGION_LOGITS, MATCH_LOGITS) or name.startswith(IMAGE_PREFIX) for name in outputs)
+
+    @property
+    def of_image(self) -> "EncoderSpec":
+        """The encoder that the regions go through, shared blocks included. Raises TypeError without an image stream.
+
+        Its outputs are named as the text's, without IMAGE_PREFIX.
+        """
+        if self.image is None:
+            raise TypeError("the checkpoint has no image stream")
+        return replace(
+            self,
+            config=self.image.config,
+            embeddings_norm=self.image.norm,
+            blocks=(*self.blocks[: self.image.shared], *self.image.blocks),
+            pooler=self.image.pooler,
+            head=self.image.region_head,
+            pooling=None,
+            token_weights=None,
+            token_vectors=None,
+            image=None,
+        )
+
+    @property
+    def steps(self) -> bool:
+        """Whether this is a causal language model whose tokens' keys and values stay, whatever follows.
+
+        What would need to know how many tokens came before, and what does not stay, is refused here: tables of
+        positions and token types, windows, distances and images. No causal family has them.
+        """
+        stay = all(layer.causal and layer.window is None and layer.farthest is None for layer in self.layers)
+        others = self.position_embeddings or self.token_type_embeddings or self.image
+        return isinstance(self.head, MaskedLMHead) and stay and not others
+
+    @property
     def layers(self) -> tuple[Layer, ...]:
         """Every layer in the order of computation. A shared layer appears each time."""
         return tuple(layer for block in self.blocks for layer in block)
@@ -411,12 +491,33 @@ class EncoderSpec:
         layers = tuple(f"hidden_states.{index}" for index in range(len(self.blocks) + 1))
         terms = (TERM_WEIGHTS,) if self.pooling and self.pooling.mode == SPLADE else ()
         default = ("logits", *features, *terms) if self.head else features
+        if self.image:
+            theirs = self.of_image.signatures()
+            of_image = tuple(f"{IMAGE_PREFIX}{name}" for name in theirs["features"])
+            features, default = (*features, *of_image), (*default, *of_image, REGION_LOGITS, MATCH_LOGITS)
+            layers += tuple(f"{IMAGE_PREFIX}{name}" for name in theirs["hidden_states"] if "hidden_states" in name)
         return {"serving_default": default, "features": features, "hidden_states": (*default, *layers)}
 
+    def input_axes(self) -> dict[str, tuple[str | int, ...]]:
+        """The shape of each input."""
+        axes: dict[str, tuple[str | int, ...]] = dict.fromkeys(TEXT_INPUTS, ("batch", "length"))
+        if self.image:
+            axes |= {
+                "image_features": ("batch", "regions", self.image.features.inputs),
+                "image_boxes": ("batch", "regions", self.image.boxes.inputs),
+                "image_mask": ("batch", "regions"),
+            }
+        return axes
+
     def output_axes(self, output: str) -> tuple[str | int, ...]:
-        """The shape of an output, with `batch` and `length` for the axes of the inputs."""
-        if output == "pooler_output":
-            return ("batch", self.config.hidden_size)
+        """The shape of an output, with `batch`, `length` and `regions` for the axes of the inputs."""
+        if output == MATCH_LOGITS and self.image:
+            return ("batch", self.image.match.outputs)
+        if output == REGION_LOGITS or output.startswith(IMAGE_PREFIX):
+            name = "logits" if output == REGION_LOGITS else output.removeprefix(IMAGE_PREFIX)
+            return tuple("regions" if axis == "length" else axis for axis in self.of_image.output_axes(name))
+        if output == "pooler_output" and self.pooler:
+            return ("batch", self.pooler.linear.outputs)
         if output == SENTENCE_EMBEDDING and self.pooling:
             return ("batch", self.pooling.size(self.config.hidden_size))
         if output == TERM_WEIGHTS:
@@ -438,7 +539,7 @@ def find_pooling_faults(spec: EncoderSpec) -> Iterator[str]:
     pooling, size = spec.pooling, spec.config.hidden_size
     if pooling is None:
         return
-    if pooling.mode == SPLADE and not isinstance(spec.head, MaskedLMHead):
+    if pooling.mode == SPLADE and spec.task != "fill-mask":
         yield f"pooling: {SPLADE} reads a masked-language model's logits; the checkpoint is for {spec.task}"
     if pooling.mode == SPLADE and (pooling.normalize or pooling.dimensions or pooling.dense):
         yield f"pooling: {SPLADE} gives weights of the vocabulary, which are neither cut nor normalized"

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from yizhi.model.spec import AFTER_LAYERS, ZERO_AT_PADDING, EncoderSpec
 from yizhi.parity import oracle
-from yizhi.parity.cases import Case
+from yizhi.parity.cases import POSITION, TOKEN, Case
 from yizhi.parity.compare import compare, cosines
 from yizhi.parity.faults import LOGITS, AlteredCheckpoint, Fault
-from yizhi.parity.golden import POSITION, TOKEN, Golden
+from yizhi.parity.golden import Golden
 from yizhi.parity.mutations import FAULTS
 from yizhi.parity.record import Diagnosis
 from yizhi.parity.tolerances import FloatTolerance, QuantizedGates
@@ -46,7 +46,10 @@ def bisect(runtime: Runtime, checkpoint: Checkpoint, golden: Golden, verdict: Ve
             continue
         found = _real(case, golden, runtime.run(case.inputs, runtime.signatures["hidden_states"]))
         expected = _real(case, golden, golden.reference[case.name])
-        bad = next((i for i, name in enumerate(order) if not agrees(name, found[name], expected[name])), len(order))
+        # Of text alone, nothing of an image stream's outputs is left.
+        here = [name for name in order if expected[name].size]
+        wrong = next((name for name in here if not agrees(name, found[name], expected[name])), None)
+        bad = len(order) if wrong is None else order.index(wrong)
         if bad < (first[0] if first else len(order)):
             first = bad, case, found[order[bad]], expected[order[bad]]
     if first is None:
@@ -81,7 +84,9 @@ def _judge(gates: FloatTolerance | QuantizedGates, golden: Golden) -> Agrees:
 
 def _in_order(outputs: Iterable[str]) -> list[str]:
     """Hidden states in the order of computation, then the outputs made from the last of them."""
-    layers = sorted((name for name in outputs if name.startswith("hidden_")), key=lambda name: int(name.split(".")[1]))
+    layers = sorted(
+        (name for name in outputs if "hidden_states." in name), key=lambda name: (int(name.split(".")[1]), name)
+    )
     return [*layers, *(name for name in AFTER_LAYERS if name in outputs)]
 
 
@@ -96,7 +101,7 @@ def _real(case: Case, golden: Golden, outputs: dict[str, NDArray]) -> dict[str, 
         elif name in ZERO_AT_PADDING:
             kept[name] = array
         else:
-            kept[name] = array[real] if per == TOKEN else array[real.any(axis=1)]
+            kept[name] = array[case.meaningful(per)]
     return kept
 
 
@@ -120,7 +125,7 @@ def _first_tensor(
     expected = _real(case, golden, oracle.run(checkpoint, case.inputs, set(names)))
     found: dict[str, NDArray] = {}
     for layer in layers:
-        inside = runtime.look_inside(case.inputs, layer)
+        inside = runtime.look_inside(case.inputs.complete(runtime.config), layer)
         found |= {f"layers.{layer}.{tap}": array for tap, array in inside.items()}
     if not found:
         return None, f"this {runtime.artifact.target} artifact cannot show the tensors inside a layer"

@@ -10,18 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yizhi.model.config import EncoderConfig
-from yizhi.model.spec import LOGITS_AT
+from yizhi.model.image_config import ImageConfig
+from yizhi.model.spec import LOGITS_AT, STEP
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.sentences import everyday_rows
 from yizhi.reading.tokenizer_files import NO_TOKEN, TextTokenizer
 from yizhi.runtimes.base import Inputs
-from yizhi.runtimes.tasks import FEATURES, FILL_MASK
+from yizhi.runtimes.tasks import FEATURES, FILL_MASK, GENERATION
 
 # What a case holds. What users see is judged on sentences; other ids are what nobody sends, and make mistakes show.
 IDS, SENTENCES, MASKED = "ids", "sentences", "masked sentences"
+# What an output has one vector for: a chosen position, a token, a row of the batch; a region, a row that has an image,
+# and a row that has a text and an image.
+POSITION, TOKEN, ROW, REGION, IMAGE, PAIR = "position", "token", "row", "region", "image", "pair"
 _SENTENCE_ROWS = 20
 # In a sentence, one token of so many is masked: about the share that encoders are trained with.
 _MASK_EVERY = 7
+# What a causal language model also reads in pieces: one row; rows padded on either side; padding among those before.
+_IN_STEPS = ("length-17", "padding-right", "padding-left", "padding-interior")
 # Tokens of a long row.
 _MANY = 512
 
@@ -56,10 +62,23 @@ class Case:
 
     def row_alone(self, row: int) -> Inputs:
         """One row, [1, T], without the padding at its right."""
-        length = int(self.inputs.attention_mask[row].sum())
-        return Inputs.of(
-            self.inputs.input_ids[row : row + 1, :length], None, self.inputs.token_type_ids[row : row + 1, :length]
-        )
+        return self.inputs.rows(slice(row, row + 1), int(self.inputs.attention_mask[row].sum()))
+
+    def meaningful(self, per: str) -> NDArray[np.bool_]:
+        """Where an output with a vector for each of these means something: real tokens [B, T], rows that have any [B].
+
+        Of regions [B, R], those of rows with an image; a row [B] that matches both has both.
+        """
+        tokens, mask = self.inputs.attention_mask == 1, self.inputs.image_mask
+        regions = np.zeros((len(tokens), 1), bool) if mask is None else mask == 1
+        found = {
+            TOKEN: tokens,
+            ROW: tokens.any(axis=1),
+            REGION: regions,
+            IMAGE: regions.any(axis=1),
+            PAIR: tokens.any(axis=1) & regions.any(axis=1),
+        }
+        return found[per]
 
     @property
     def logit_positions(self) -> NDArray[np.int64]:
@@ -102,6 +121,24 @@ class _CaseMaker:
         alone = tuple(index for index, row in enumerate(rows) if row) if side == "right" and len(rows) > 1 else ()
         return Case(name, catches, Inputs.of(ids, mask), alone)
 
+    def with_images(
+        self, name: str, catches: str, rows: Sequence[list[int]], regions: Sequence[int], image: ImageConfig
+    ) -> Case:
+        """`batch`, with an image of so many regions beside each row. Region 0 is the whole image."""
+        case = self.batch(name, catches, rows)
+        mask = (np.arange(max(regions)) < np.array(regions)[:, None]).astype(np.int64)  # [B, R]
+        features = self._fractions(*mask.shape, image.features) * 2 - 1
+        first, second = self._fractions(*mask.shape, 2), self._fractions(*mask.shape, 2)
+        corners = np.minimum(first, second), np.maximum(first, second)
+        corners[0][:, 0], corners[1][:, 0] = 0, 1
+        boxes = np.concatenate([*corners, np.prod(corners[1] - corners[0], axis=-1, keepdims=True)], axis=-1)
+        given = {"image_features": features, "image_boxes": boxes, "image_mask": mask}
+        return replace(case, inputs=Inputs.of(**case.inputs.as_dict(), **given))
+
+    def _fractions(self, *shape: int) -> NDArray[np.float64]:
+        """Numbers from 0 up to 1, exact in float32."""
+        return (self._random.random_raw(int(np.prod(shape))) >> np.uint64(41)).reshape(shape) / 2.0**23
+
 
 def make_cases(checkpoint: Checkpoint) -> list[Case]:
     """The cases that fit this checkpoint's vocabulary, positions and token types."""
@@ -125,8 +162,8 @@ def find_wrong_cases(found: Sequence[Case], text: TextTokenizer, config: Encoder
 
 
 def _is_same(one: Case, other: Case) -> bool:
-    arrays = zip(one.inputs.as_dict().values(), other.inputs.as_dict().values(), strict=True)
-    same = all(np.array_equal(array, another) for array, another in arrays)
+    arrays, others = one.inputs.as_dict(), other.inputs.as_dict()
+    same = arrays.keys() == others.keys() and all(np.array_equal(arrays[name], others[name]) for name in arrays)
     return same and (one.alone, set(one.signatures), one.kind) == (other.alone, set(other.signatures), other.kind)
 
 
@@ -161,8 +198,13 @@ def cases_of(text: TextTokenizer, config: EncoderConfig, task: str) -> list[Case
         *_padding_ids(make, config),
         make.long("length-128", "an error that grows with length", min(128, longest), "features"),
         *_long_rows(make, longest),
+        *(_images(make, config.image) if config.image else ()),
     ]
+    also: dict[str, tuple[str, ...]]
     also = {"masks": (LOGITS_AT,), "segments": ("features",), "padding-right": ("features", LOGITS_AT)}
+    also["regions-padded"] = also["padding-right"]
+    if task == GENERATION:
+        also |= {name: (*also.get(name, ()), STEP) for name in _IN_STEPS}
     return [
         replace(case, signatures=(*case.signatures, *also.get(case.name, ())))
         for case in [*cases, *_sentences(make, text, longest, task)]
@@ -220,6 +262,34 @@ def _segments(make: _CaseMaker, type_vocab_size: int) -> Case:
     types[0, 10:], types[1, 6:] = type_vocab_size - 1, type_vocab_size - 1
     types *= inputs.attention_mask
     return Case("segments", "token types missing or swapped", Inputs.of(inputs.input_ids, inputs.attention_mask, types))
+
+
+def _images(make: _CaseMaker, image: ImageConfig) -> list[Case]:
+    """Texts beside images. Every other case of such a model is text alone."""
+    return [
+        make.with_images("region-1", "attention over a single region", [make.sentence(9)], [1], image),
+        make.with_images(
+            "regions-36",
+            "boxes dropped; the image's heads counted as the text's; regions beyond the tokens lost",
+            [make.sentence(12)],
+            [36],
+            image,
+        ),
+        make.with_images(
+            "regions-padded",
+            "the masks of tokens and regions swapped; padded regions that leak into real ones or into tokens",
+            [make.sentence(20), make.sentence(7), make.sentence(11)],
+            [3, 7, 5],
+            image,
+        ),
+        make.with_images(
+            "some-images",
+            "rows of text alone beside rows with an image: an empty image that changes its text; NaN of an empty row",
+            [make.sentence(8), make.sentence(14), []],
+            [4, 0, 6],
+            image,
+        ),
+    ]
 
 
 def _padding_ids(make: _CaseMaker, config: EncoderConfig) -> list[Case]:

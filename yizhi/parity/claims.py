@@ -33,7 +33,8 @@ def find_false_claims(artifact: Artifact, golden: Golden) -> list[str]:
         return [*faults, f"{CONFIG}: differs from the checkpoint's"]
     try:
         spec = replace(build_spec(EncoderConfig.read(config), golden.weights), pooling=golden.text.pooling)
-        interface = describe_interface(spec, len(read_tokenizer(artifact.folder).vocab))
+        vocabulary = read_tokenizer(artifact.folder).vocab
+        interface = describe_interface(spec, len(vocabulary), TARGETS[artifact.target].steps)
     except InputError as error:  # a golden folder that does not fit, or tokenizer files that cannot be read
         return [*faults, *(f"{error.subject}: {fault}" for fault in error.faults)]
     expected = {"precision": TARGETS[artifact.target].precision, **dict.fromkeys(OPTIONAL), **interface}

@@ -41,6 +41,45 @@ def see_all(forward: Forward, original: Callable) -> Callable:
     return lambda p, layer, x: original(p, replace(layer, causal=False), x)
 
 
+def restart_positions(forward: Forward, original: Callable) -> Callable:
+    """Each step turns its tokens as if none came before."""
+
+    def see(p: Any, attention_mask: Any, *x: Any) -> Any:
+        own = original(p, forward.own_tokens(p, attention_mask, *x), *x)
+        return replace(original(p, attention_mask, *x), angles=own.angles)
+
+    return see
+
+
+def show_padding_in_steps(forward: Forward, original: Callable) -> Callable:
+    """The mask says nothing where there is a cache."""
+
+    def see(p: Any, attention_mask: Any, *x: Any) -> Any:
+        return original(p, forward.all_ones(p, attention_mask) if p.cached else attention_mask, *x)
+
+    return see
+
+
+def see_all_in_steps(forward: Forward, original: Callable) -> Callable:
+    """A step's tokens see those after them, too."""
+    return lambda p, layer, x: original(p, replace(layer, causal=False) if p.cached else layer, x)
+
+
+def roll_cached_heads(forward: Forward, original: Callable) -> Callable:
+    """Each head has the keys and values that the next one cached."""
+
+    def attention(p: Any, layer: Layer, x: Any) -> Any:
+        cached = tuple(tuple(forward.roll_heads(p, array) for array in arrays) for arrays in p.cached)
+        return original(replace(p, cached=cached), layer, x)
+
+    return attention
+
+
+def roll_cached_layers(forward: Forward, original: Callable) -> Callable:
+    """Each layer has the keys and values that the next one cached."""
+    return lambda p, x: original(replace(p, cached=(*p.cached[1:], *p.cached[:1])), x)
+
+
 def count_padding(forward: Forward, original: Callable) -> Callable:
     """Positions 0, 1, 2, …, whatever the ids are."""
     return lambda p, input_ids: original(replace(p, spec=replace(p.spec, padding_idx=None)), input_ids)
@@ -110,7 +149,22 @@ def pool_without_tanh(forward: Forward, original: Callable) -> Callable:
     """The linear layer alone."""
     linear = forward.module.linear
 
-    return lambda p, dense, x: linear(p, dense, forward.first_tokens(p, x))
+    return lambda p, dense, x: linear(p, dense.linear, forward.first_tokens(p, x))
+
+
+def pool_with_tanh(forward: Forward, original: Callable) -> Callable:
+    """BERT's activation in place of the pooler's own."""
+    return lambda p, dense, x: original(p, replace(dense, activation="tanh"), x)
+
+
+def drop_boxes(forward: Forward, original: Callable) -> Callable:
+    """Regions without their places."""
+    return lambda p, image, features, boxes: original(p, image, features, forward.times(p, boxes, 0.0))
+
+
+def join_masks_otherwise(forward: Forward, original: Callable) -> Callable:
+    """The tokens' mask first, where the regions come first."""
+    return lambda p, attention_mask, image_mask: original(p, image_mask, attention_mask)
 
 
 def round_to_tf32(forward: Forward, original: Callable) -> Callable:

@@ -20,10 +20,14 @@ from yizhi.model.architectures import build_spec
 from yizhi.model.config import EncoderConfig
 from yizhi.model.spec import EncoderSpec, Layer, Parameter
 from yizhi.reading.checkpoint import Checkpoint
+from yizhi.reading.safetensors_file import cut, widen
 
-# Where a fault must first be seen; LAYER is the output of the one layer that it is made in.
+# Where a fault must first be seen; LAYER is the output of the one layer that it is made in, IMAGE_LAYER of the first
+# that is an image's own.
 EMBEDDINGS, FIRST_LAYER, LAYER, LAST_LAYER = "hidden_states.0", "hidden_states.1", "layer", "last layer"
+IMAGE_EMBEDDINGS, IMAGE_LAYER, MATCH = "image_hidden_states.0", "image's own layer", "match_logits"
 POOLER, LOGITS = "pooler_output", "logits"
+IN_STEPS = "in steps"  # in no whole pass: what a step makes of its cache
 TEXT = "text"  # before any output: what the artifact's files make of a user's text
 STORED = "stored tensors"  # in no output: what no case reads, or too small to be judged
 
@@ -75,6 +79,14 @@ class Forward:
         """A mask [B, T] that hides nothing."""
         return mask * 0 + 1
 
+    def own_tokens(self, p: Any, mask: Any, x: Any) -> Any:
+        """[B, P + T] -> [B, T]: those of the pass, x [B, T, H], without the cached ones."""
+        return mask[:, -x.shape[1] :]
+
+    def roll_heads(self, p: Any, x: Any) -> Any:
+        """Keys or values [B, K, P, d], each head's in the place of the one before."""
+        return x[:, [*range(1, x.shape[1]), 0]]
+
     def first_tokens(self, p: Any, x: Any) -> Any:
         """[B, T, H] -> [B, H]."""
         return x[:, 0]
@@ -105,6 +117,16 @@ class OnnxForward(Forward):
         """A mask [B, T] that hides nothing."""
         zeros = p.graph.node("fault", "Sub", [mask, mask])
         return p.graph.node("fault", "Add", [zeros, p.graph.constant("fault.one", self.module.INT64, 1)])
+
+    def own_tokens(self, p: Any, mask: Any, *x: Any) -> str:
+        """[B, P + T] -> [B, T]: those of the pass."""
+        columns = p.graph.node("fault", "Transpose", [mask], perm=[1, 0])
+        return p.graph.node("fault", "Transpose", [self.module.own_rows(p, "fault", columns)], perm=[1, 0])
+
+    def roll_heads(self, p: Any, x: Any) -> str:
+        """Keys or values [B, K, P, d], each head's in the place of the one before."""
+        order = [*range(1, p.spec.config.num_key_value_heads), 0]
+        return p.graph.node("fault", "Gather", [x, p.graph.constant("fault.order", self.module.INT64, order)], axis=1)
 
     def first_tokens(self, p: Any, x: Any) -> str:
         """[N, H] -> [B, H]."""
@@ -228,6 +250,8 @@ class Fault:
     def first_output(self, spec: EncoderSpec, layer: int) -> str:
         """The first output that must show the fault when it is made in this layer."""
         named = {LAYER: f"hidden_states.{layer + 1}", LAST_LAYER: f"hidden_states.{len(spec.blocks)}"}
+        if spec.image:
+            named[IMAGE_LAYER] = f"image_hidden_states.{spec.image.shared + 1}"
         return named.get(self.shows, self.shows)
 
     def steps(self, module: ModuleType) -> dict[str, Callable[..., Any]]:
@@ -258,10 +282,22 @@ class AlteredCheckpoint:
         """As `Checkpoint.array`."""
         return self._weights[name]
 
-    def chunks(self, parameter: Parameter, transpose: bool = False) -> Iterator[memoryview]:
-        """As `Checkpoint.chunks`."""
+    def dtype_of(self, name: str, keep_bf16: bool) -> str:
+        """As `Checkpoint.dtype_of`: a fault's numbers need float32."""
+        return "F32"
+
+    def chunks(self, parameter: Parameter, transpose: bool = False, dtype: str = "F32") -> Iterator[memoryview]:
+        """As `Checkpoint.chunks`, as float32."""
         array = self.array(parameter.name)
         yield np.ascontiguousarray(array.T if transpose else array).reshape(-1).view(np.uint8).data
+
+    def stored(self, name: str) -> NDArray:
+        """As `Checkpoint.stored`, once the fault has changed it."""
+        return self._weights.replaced[name] if name in self._weights.replaced else self._original.stored(name)
+
+    def blocks(self, name: str, axis: int = 0) -> Iterator[NDArray[np.float32]]:
+        """As `Checkpoint.blocks`."""
+        return map(widen, cut(self.stored(name), axis))
 
     def release(self, name: str) -> None:
         """As `Checkpoint.release`."""

@@ -16,16 +16,21 @@ from safetensors.numpy import load_file, save
 
 from yizhi.errors import InputError
 from yizhi.model.spec import (
+    IMAGE_PREFIX,
     LOGITS_AT,
+    MATCH_LOGITS,
+    REGION_LOGITS,
     SENTENCE_EMBEDDING,
+    STEP,
     TERM_WEIGHTS,
+    TEXT_INPUTS,
     TOKEN_WEIGHTS,
     EncoderSpec,
     MaskedLMHead,
     Norm,
 )
 from yizhi.parity.answers import make_answers
-from yizhi.parity.cases import Case, make_cases
+from yizhi.parity.cases import IMAGE, PAIR, POSITION, REGION, ROW, TOKEN, Case, make_cases
 from yizhi.parity.numbers import summarize
 from yizhi.parity.pace import Counter, Tell, tell_nobody
 from yizhi.parity.texts import TextContract, make_contract
@@ -42,9 +47,7 @@ ARRAYS = "golden.safetensors"
 SCHEMA = "cases.v1"
 # Of the oracle's parameters in float64: all of a BERT-base's, and more where an eighth of the machine's memory is more.
 _KEPT_BYTES = max(2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8)
-_INPUTS = tuple(Inputs.__dataclass_fields__)
-# What a reference holds one vector for: each chosen position, each token, or each row of the batch.
-POSITION, TOKEN, ROW = "position", "token", "row"
+_IMAGE_INPUTS = ("image_features", "image_boxes", "image_mask")
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class Golden:
         from yizhi.parity.oracle_runtime import OracleRuntime
 
         cases = make_cases(checkpoint)
-        signatures = {**checkpoint.spec.signatures(), LOGITS_AT: ("logits",)}
+        signatures = {**checkpoint.spec.signatures(), LOGITS_AT: ("logits",), STEP: ("logits",)}
         names = list(dict.fromkeys(name for outputs in checkpoint.spec.signatures().values() for name in outputs))
         parameters = oracle.Parameters(checkpoint, keep=_KEPT_BYTES)
 
@@ -136,7 +139,9 @@ class Golden:
             raise InputError(folder / ARRAYS, f"cannot be read: {error.strerror}") from None
         except SafetensorError as error:
             raise InputError(folder / ARRAYS, str(error)) from None
-        names = [f"{entry['name']}/{key}" for entry in description["cases"] for key in (*_INPUTS, *entry["outputs"])]
+        names = [
+            f"{entry['name']}/{key}" for entry in description["cases"] for key in (*TEXT_INPUTS, *entry["outputs"])
+        ]
         names += [f"{kind}/{name}" for kind in ("offsets", "numbers") for name in description[kind]]
         missing = [f"{name}: missing" for name in names if name not in arrays]
         if missing:
@@ -144,7 +149,8 @@ class Golden:
         cases, reference = [], {}
         for entry in description["cases"]:
             name = entry["name"]
-            inputs = Inputs.of(**{key: arrays[f"{name}/{key}"] for key in _INPUTS})
+            image = [key for key in _IMAGE_INPUTS if f"{name}/{key}" in arrays]
+            inputs = Inputs.of(**{key: arrays[f"{name}/{key}"] for key in (*TEXT_INPUTS, *image)})
             how = (tuple(entry["alone"]), tuple(entry["signatures"]), entry["kind"])
             cases.append(Case(name, entry["catches"], inputs, *how))
             reference[name] = {key: arrays[f"{name}/{key}"] for key in entry["outputs"]}
@@ -185,8 +191,12 @@ def is_sum(spec: EncoderSpec, output: str) -> bool:
         return spec.pooling is not None and bool(spec.pooling.dense)
     if output == TOKEN_WEIGHTS:
         return True
+    if spec.image and output.startswith(IMAGE_PREFIX):
+        return is_sum(spec.of_image, output.removeprefix(IMAGE_PREFIX))
+    if output == "pooler_output":
+        return spec.pooler is not None and spec.pooler.activation != "tanh"
     if not output.startswith("hidden_states.") and output != "last_hidden_state":
-        return output == "logits"
+        return output in ("logits", REGION_LOGITS, MATCH_LOGITS)
     after = len(spec.blocks) if output == "last_hidden_state" else int(output.rpartition(".")[2])
     if spec.final_norm is not None:
         return after != len(spec.blocks)
@@ -196,6 +206,8 @@ def is_sum(spec: EncoderSpec, output: str) -> bool:
 
 def norm_of(spec: EncoderSpec, output: str) -> Norm | None:
     """The LayerNorm that gives an output, if there is one: scale · normalised + offset."""
+    if spec.image and output.startswith(IMAGE_PREFIX):
+        return norm_of(spec.of_image, output.removeprefix(IMAGE_PREFIX))
     if output == "last_hidden_state":
         output = f"hidden_states.{len(spec.blocks)}"
     prefix, _, number = output.rpartition(".")
@@ -211,4 +223,9 @@ def norm_of(spec: EncoderSpec, output: str) -> Norm | None:
 def _per(spec: EncoderSpec, output: str) -> str:
     if output == "logits" and isinstance(spec.head, MaskedLMHead):
         return POSITION
-    return TOKEN if "length" in spec.output_axes(output) else ROW
+    if output == MATCH_LOGITS:
+        return PAIR
+    axes = spec.output_axes(output)
+    if "length" in axes or "regions" in axes:
+        return TOKEN if "length" in axes else REGION
+    return IMAGE if output.startswith(IMAGE_PREFIX) else ROW

@@ -8,11 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yizhi.errors import InputError
-from yizhi.model.spec import LOGITS_AT, SENTENCE_EMBEDDING, TERM_WEIGHTS, TOKEN_WEIGHTS, ZERO_AT_PADDING
+from yizhi.model.spec import (
+    LOGITS_AT,
+    MATCH_LOGITS,
+    SENTENCE_EMBEDDING,
+    STEP,
+    TERM_WEIGHTS,
+    TOKEN_WEIGHTS,
+    ZERO_AT_PADDING,
+)
 from yizhi.parity.answers import check_answers
-from yizhi.parity.cases import MASKED, SENTENCES, Case
+from yizhi.parity.cases import IMAGE, MASKED, PAIR, POSITION, REGION, ROW, SENTENCES, TOKEN, Case
 from yizhi.parity.compare import Difference, Quality, compare, cosines, measure_quality, relative_error
-from yizhi.parity.golden import POSITION, ROW, TOKEN, Golden
+from yizhi.parity.golden import Golden
 from yizhi.parity.integers import check_integers
 from yizhi.parity.pace import Counter, Tell, tell_nobody
 from yizhi.parity.sentence_quality import Sentences, join, judge_sentences
@@ -22,7 +30,7 @@ from yizhi.parity.verdict import Verdict
 from yizhi.parity.weights import audit
 from yizhi.parity.workers import compute_in_order
 from yizhi.reading.checkpoint import Checkpoint
-from yizhi.runtimes.base import Outputs, Runtime
+from yizhi.runtimes.base import Inputs, Outputs, Runtime
 from yizhi.runtimes.tasks import FILL_MASK, GENERATION
 
 # Quantized outputs are compared like any other, so that shapes, NaN and errors are known; it is the
@@ -30,6 +38,9 @@ from yizhi.runtimes.tasks import FILL_MASK, GENERATION
 _NOT_JUDGED = FloatTolerance(float("inf"), 0.0, "")
 # Where no tolerance is known, `Difference.excess` is the smallest t with |error| ≤ t + t · scale.
 _UNIT = FloatTolerance(1.0, 1.0, "")
+
+# What outputs of an image stream have one vector for.
+_OF_IMAGES = (REGION, IMAGE, PAIR)
 
 # While one long case runs, the other workers open the next signature and run its short cases.
 _AHEAD = 16
@@ -64,6 +75,8 @@ def verify(
         )
     of_words = runtime.artifact.description["task"] in (FILL_MASK, GENERATION)
     signatures = {**runtime.signatures, **({LOGITS_AT: ("logits",)} if of_words else {})}
+    if STEP in runtime.artifact.description:
+        signatures[STEP] = ("logits",)
     missing = [
         f"{case.name}: {name}: missing in the golden outputs"
         for case in golden.cases
@@ -77,10 +90,11 @@ def verify(
     verdict.wrong_text = check_texts(runtime.artifact, golden.text)
     verdict.faults += verdict.wrong_text
     if runtime.device != "cpu":
-        fallbacks = runtime.find_fallbacks(golden.cases[0].inputs)
+        fallbacks = runtime.find_fallbacks(golden.cases[0].inputs.complete(runtime.config))
         verdict.faults += [f"not computed on {runtime.device}: {line}" for line in fallbacks]
-    several = next((case for case in golden.cases if case.alone), golden.cases[0])
-    verdict.faults += runtime.find_disagreements(several.inputs)
+    several = [case for case in golden.cases if case.alone] or golden.cases
+    with_image = max(several, key=lambda case: case.inputs.image_mask is not None)  # the first, if none has one
+    verdict.faults += runtime.find_disagreements(with_image.inputs.complete(runtime.config))
     if isinstance(verdict.gates, QuantizedGates):
         verdict.integers, wrong = check_integers(runtime)
         verdict.faults += wrong
@@ -95,6 +109,13 @@ def verify(
         for case, found in compute_in_order(partial(_logits_at, runtime), cases, workers):
             judge.compare_logits_at(case, found)
             counter.count(case)
+    if STEP in signatures:
+        runtime.forget(LOGITS_AT)
+        cases = [case for case in golden.cases if STEP in case.signatures]
+        for case, found in compute_in_order(partial(_in_steps, runtime), cases, workers):
+            judge.compare_steps(case, found)
+            counter.count(case)
+        runtime.forget(STEP)
     judge.conclude()
     if not_run:
         verdict.faults.append(f"not run, since shorter cases failed: {', '.join(not_run)}")
@@ -152,6 +173,17 @@ def _logits_at(runtime: Runtime, case: Case) -> NDArray:
     return runtime.logits_at(case.inputs, case.logit_positions[::-1])
 
 
+def _in_steps(runtime: Runtime, case: Case) -> NDArray:
+    """Logits [B, T, V] of a case that is read in pieces: half of it, one token, and the rest."""
+    half = case.inputs.input_ids.shape[1] // 2
+    past, pieces = None, []
+    for columns in (slice(half), slice(half, half + 1), slice(half + 1, None)):
+        piece = Inputs.of(**{name: array[:, columns] for name, array in case.inputs.as_dict().items()})
+        outputs, past = runtime.step(piece, past)
+        pieces.append(outputs["logits"])
+    return np.concatenate(pieces, axis=1)
+
+
 class _Judge:
     def __init__(self, golden: Golden, verdict: Verdict) -> None:
         self._golden = golden
@@ -161,6 +193,7 @@ class _Judge:
         if isinstance(self._gates, FloatTolerance):
             self._tolerance = self._gates
         self._logits: list[tuple[NDArray, NDArray]] = []
+        self._steps: list[tuple[NDArray, NDArray]] = []
         self._labels: list[tuple[NDArray, NDArray]] = []
         self._weights: list[tuple[NDArray, NDArray]] = []
         self._cosines: dict[str, list[NDArray[np.float64]]] = {}
@@ -180,14 +213,14 @@ class _Judge:
             expected = self._golden.reference[case.name][name]
             difference, pair = self._compare_one(case, signature, name, found.get(name), expected)
             self._verdict.differences.append(difference)
-            comparable = comparable and pair is not None
+            comparable = comparable and difference.fault is None
             if pair is None or not isinstance(self._gates, QuantizedGates):
                 continue
             if case.kind == MASKED and name == "logits":
                 self._sentences.logits.append(pair)
             elif self._golden.per[name] == POSITION:
                 self._logits.append(pair)
-            elif name == "logits":
+            elif name in ("logits", MATCH_LOGITS):
                 self._labels.append(pair)
             elif name == TOKEN_WEIGHTS:
                 self._weights.append(pair)
@@ -205,20 +238,26 @@ class _Judge:
             length = case.row_alone(row).input_ids.shape[1]
             name_of_row = f"{case.name}, row {row} alone"
             for name, batched in together.items():
-                cut = batched[row : row + 1] if self._golden.per[name] == ROW else batched[row : row + 1, :length]
+                per = self._golden.per[name]
+                cut = batched[row : row + 1, :length] if per in (TOKEN, POSITION) else batched[row : row + 1]
                 found, expected = alone[name], self._golden.reference[case.name][name]
                 if found.shape != cut.shape:
                     expected = cut  # `compare` will report the shape
                 else:
+                    if per == TOKEN:
+                        expected = expected[row, None, :length]
+                    elif per != POSITION:
+                        expected = expected[row, None]
+                    if per in _OF_IMAGES:
+                        own = case.meaningful(per)[row, None]
+                        if not own.any():
+                            continue
+                        cut, found, expected = cut[own], found[own], expected[own]
                     change = float(np.abs(cut - found).max())
                     self._verdict.change_alone = max(self._verdict.change_alone, change)
-                    if self._golden.per[name] == POSITION:
+                    if per == POSITION:
                         at = case.logit_positions[:, 0] == row
                         found, expected = found[0, case.logit_positions[at, 1]], expected[at]
-                    else:
-                        expected = (
-                            expected[row, None] if self._golden.per[name] == ROW else expected[row, None, :length]
-                        )
                 self._verdict.differences.append(
                     compare(
                         name_of_row,
@@ -239,6 +278,17 @@ class _Judge:
         self._verdict.differences.append(difference)
         if isinstance(self._gates, QuantizedGates) and not difference.fault:
             self._logits.append((found, expected))
+
+    def compare_steps(self, case: Case, found: NDArray) -> None:
+        """Logits of a step with a cache, as `_in_steps` reads them, must equal the oracle's of the whole pass."""
+        expected = self._golden.reference[case.name]["logits"]
+        finite = np.isfinite(found).all()  # at padding, too
+        found = found[tuple(case.logit_positions.T)] if finite else np.full(expected.shape, np.nan)
+        scale = self._golden.scale("logits", expected)
+        difference = compare(f"{case.name}, in steps", STEP, "logits", found, expected, self._tolerance, scale)
+        self._verdict.differences.append(difference)
+        if isinstance(self._gates, QuantizedGates) and not difference.fault:
+            self._steps.append((found, expected))
 
     def conclude(self) -> None:
         """Turn the measurements into faults."""
@@ -264,6 +314,12 @@ class _Judge:
             if sound and verdict.faults and not verdict.change_alone:
                 verdict.faults.append(_TOO_COARSE)
                 verdict.too_coarse = True
+            if self._steps:  # too few to judge their worst by
+                found = measure_quality(*join(self._steps), self._gates.lead).kl_mean
+                if not found <= self._gates.kl_mean:
+                    verdict.faults.append(
+                        f"in steps: kl_mean: expected at most {self._gates.kl_mean:.0e}; found {found:.2e}"
+                    )
         bad = verdict.first_bad_layer()
         if bad:
             number = int(bad.rpartition(".")[2])
@@ -284,10 +340,12 @@ class _Judge:
         if found is not None and np.isfinite(found).all():
             # A row of nothing but padding means nothing, and neither does a padded token, but NaN there
             # is still a fault: it is left for `compare` to see.
-            keep = real if per == TOKEN else real.any(axis=1)
+            keep = case.meaningful(ROW if per == POSITION else per)
             if per == POSITION and found.shape == (*real.shape, expected.shape[-1]):
                 got = found[tuple(case.logit_positions.T)]
             elif found.shape == expected.shape:
+                if per in _OF_IMAGES and not keep.any():  # text alone: of these, nothing more can be judged
+                    return Difference(case.name, signature, name, 0.0, 0.0, (), None, passed=True), None
                 got, expected = found[keep], expected[keep]
         scale = self._golden.scale(name, expected)
         difference = compare(case.name, signature, name, got, expected, self._tolerance, scale)
@@ -315,7 +373,8 @@ def _judge_quality(verdict: Verdict, gates: QuantizedGates) -> list[str]:
     for where, quality in (("", verdict.quality), ("masked sentences: ", of_sentences)):
         faults += [f"{where}{fault}" for fault in _judge_logits(quality, gates)] if quality else []
     if verdict.label_error is not None and not verdict.label_error <= gates.label_error:
-        faults.append(f"logits: relative error: expected at most {gates.label_error}; found {verdict.label_error:.3f}")
+        found = f"expected at most {gates.label_error}; found {verdict.label_error:.3f}"
+        faults.append(f"{verdict.labels}: relative error: {found}")
     if verdict.sentences:
         faults += judge_sentences(verdict.sentences, gates)
     for name, cosine in verdict.cosine.items():

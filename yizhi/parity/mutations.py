@@ -6,8 +6,11 @@ key's score does not exceed every real key's by 9,896 (exp(−104) is 0 in float
 therefore made in a checkpoint whose scores are that large.
 """
 
+from typing import Any
+
 import numpy as np
 
+from yizhi.converters.targets import TARGETS
 from yizhi.model.label_heads import ANSWER, LABEL_CLASS_SUFFIXES, SEQUENCE, TOKENS
 from yizhi.model.spec import (
     MASK_VALUE,
@@ -25,18 +28,26 @@ from yizhi.parity.code_faults import (
     change_mask,
     count_padding,
     cut_after_normalizing,
+    drop_boxes,
     drop_residual,
     forget_distances,
+    join_masks_otherwise,
     last_norms,
     norms_of_heads,
     pair_otherwise,
     pool_padding,
+    pool_with_tanh,
     pool_without_dense,
     pool_without_tanh,
     read_first_token,
+    restart_positions,
+    roll_cached_heads,
+    roll_cached_layers,
     round_to_tf32,
     see_all,
+    see_all_in_steps,
     show_padding,
+    show_padding_in_steps,
     skip_adapter,
     skip_dense,
     skip_norm,
@@ -50,10 +61,14 @@ from yizhi.parity.faults import (
     EMBEDDINGS,
     FIRST_LAYER,
     FP32,
+    IMAGE_EMBEDDINGS,
+    IMAGE_LAYER,
+    IN_STEPS,
     INT8,
     LAST_LAYER,
     LAYER,
     LOGITS,
+    MATCH,
     POOLER,
     STORED,
     TEXT,
@@ -105,6 +120,8 @@ from yizhi.runtimes.tasks import REPLACED
 
 LABEL_TASKS = (*LABEL_CLASS_SUFFIXES, REPLACED)
 _BELOW_INT8 = "smaller than the rounding of int8 itself, which is judged by its own gates"
+_NO_STEP = "the others have no step with a cache"
+_STEPPING = tuple(name for name, target in TARGETS.items() if target.steps)
 _SAME_CODE = "the attention is the one of fp32"
 
 
@@ -124,6 +141,14 @@ def scores_by_size(spec: EncoderSpec) -> bool:
     """Whether larger queries have larger scores: a norm undoes the change."""
     return not_fused(spec) and spec.layers[0].query_norm is None
 
+
+# Of faults in an image stream.
+_OF_IMAGES: dict[str, Any] = {
+    "variant": "interbert",
+    "needs": lambda spec: spec.image is not None,
+    "targets": tuple(name for name, target in TARGETS.items() if target.images),
+    "why_not": "the others have no image stream yet",
+}
 
 FAULTS: tuple[Fault, ...] = (
     # Names and roles
@@ -388,6 +413,56 @@ FAULTS: tuple[Fault, ...] = (
         needs=lambda spec: spec.causal,
     ),
     Fault(
+        "positions restart in each step",
+        "positions made from a step's ids, of which there are fewer than tokens",
+        IN_STEPS,
+        code={"see": restart_positions},
+        targets=_STEPPING,
+        why_not=_NO_STEP,
+        variant="qwen3",
+        needs=lambda spec: spec.steps,
+    ),
+    Fault(
+        "mask forgotten in steps",
+        "a cache is taken for real tokens alone, as it is in a batch of one",
+        IN_STEPS,
+        code={"see": show_padding_in_steps},
+        targets=_STEPPING,
+        why_not=_NO_STEP,
+        variant="qwen3",
+        needs=lambda spec: spec.steps,
+    ),
+    Fault(
+        "tokens of a step see those after them",
+        "a step is taken for one token: then nothing comes after it",
+        IN_STEPS,
+        code={"attention": see_all_in_steps},
+        targets=_STEPPING,
+        why_not=_NO_STEP,
+        variant="qwen3",
+        needs=lambda spec: spec.steps,
+    ),
+    Fault(
+        "cache of another head",
+        "heads of keys and values that a cache holds in another order",
+        IN_STEPS,
+        code={"attention": roll_cached_heads},
+        targets=_STEPPING,
+        why_not=_NO_STEP,
+        variant="qwen3",
+        needs=lambda spec: spec.steps and spec.config.num_key_value_heads > 1,
+    ),
+    Fault(
+        "cache of another layer",
+        "layers sorted as text, or present and past counted from different numbers",
+        IN_STEPS,
+        code={"encoder": roll_cached_layers},
+        targets=_STEPPING,
+        why_not=_NO_STEP,
+        variant="qwen3",
+        needs=lambda spec: spec.steps,
+    ),
+    Fault(
         "key and value heads shared otherwise",
         "heads tiled where each is to be repeated: head h of the queries with head h mod K",
         LAYER,
@@ -578,7 +653,44 @@ FAULTS: tuple[Fault, ...] = (
         "pooler transposed",
         "square, and used by nobody until a classifier is trained on it",
         POOLER,
-        changed(lambda spec, layer: (there(spec.pooler).weight, np.transpose)),
+        changed(lambda spec, layer: (there(spec.pooler).linear.weight, np.transpose)),
+        needs=lambda spec: spec.image is None,  # beside an image it is not square
+    ),
+    # An image beside the text
+    Fault(
+        "boxes dropped",
+        "regions told apart by their features alone",
+        IMAGE_EMBEDDINGS,
+        code={"region_embeddings": drop_boxes},
+        **_OF_IMAGES,
+    ),
+    Fault(
+        "masks of tokens and regions swapped",
+        "states joined in one order, and masks in the other",
+        FIRST_LAYER,
+        code={"join_masks": join_masks_otherwise},
+        **_OF_IMAGES,
+    ),
+    Fault(
+        "image's heads counted as the text's",
+        "one number of heads for all layers",
+        IMAGE_LAYER,
+        config={"v_num_attention_heads": 4},
+        **_OF_IMAGES,
+    ),
+    Fault(
+        "pooler with tanh",
+        "BERT's pooler, where both have ReLU",
+        POOLER,
+        code={"pooler": pool_with_tanh},
+        **_OF_IMAGES,
+    ),
+    Fault(
+        "pooled vectors added",
+        "`fusion_method` left at another default",
+        MATCH,
+        config={"fusion_method": "sum"},
+        **_OF_IMAGES,
     ),
     # Heads that give labels
     Fault(

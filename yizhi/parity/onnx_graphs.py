@@ -52,7 +52,7 @@ def _build_again(artifact: Artifact, spec: EncoderSpec) -> Iterator[tuple[str, M
     quantization: Mapping[str, Any] | None = artifact.description.get("quantization")
     if quantization is None:
         places = {
-            place.name: StoredTensor(TensorProto.FLOAT, place.shape, *place.spans[0])
+            place.name: StoredTensor(to_onnx.TYPES.get(place.dtype, TensorProto.FLOAT), place.shape, *place.spans[0])
             for place in read_onnx(artifact.folder)
         }
         return to_onnx.build_fp32_graphs(spec, places)

@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 from scipy.special import expit, ndtr
 
 from yizhi.model.spec import (
+    IMAGE_PREFIX,
     INPUT,
     MASK_VALUE,
+    MATCH_LOGITS,
     NORMED,
     OUTPUT,
+    REGION_LOGITS,
     SENTENCE_EMBEDDING,
     SHORTEST_NORM,
     SUM,
@@ -30,6 +33,7 @@ from yizhi.model.spec import (
     Adapter,
     Dense,
     EncoderSpec,
+    ImageStream,
     Layer,
     Linear,
     LinearHead,
@@ -131,6 +135,10 @@ class Pass:
         y[self.places] = x
         return y.reshape(batch, length, *x.shape[1:])
 
+    def pack(self, x: Array) -> Array:
+        """[B, T, …] -> [N, …]."""
+        return x.reshape(-1, *x.shape[2:])[self.places]
+
 
 def run(
     checkpoint: Source,
@@ -148,20 +156,32 @@ def run(
     spec = checkpoint.spec
     wanted = outputs or {name for names in spec.signatures().values() for name in names}
     found: dict[str, Array] = {}
+    read = parameters or Parameters(checkpoint)
 
-    def tap(name: str, x: Array) -> None:
-        if name in wanted:
-            found[name] = p.fill(x)
+    def start(of: EncoderSpec, mask: NDArray[np.int64], prefix: str = "") -> Pass:
+        def tap(name: str, x: Array) -> None:
+            if prefix + name in wanted:
+                found[prefix + name] = made.fill(x)
 
-    mask = (1 - inputs.attention_mask)[:, None, None, :] * np.float64(MASK_VALUE)
-    # Nothing right reads what is beyond a row's last token. A mistake made on purpose may.
-    own = [int(np.flatnonzero(row).max(initial=0)) + 1 for row in inputs.attention_mask]
-    lengths = [mask.shape[-1]] * len(own) if steps else own
-    p = Pass(parameters or Parameters(checkpoint), spec, lengths, mask, tap, steps or {})
-    encoded = encode(p, embed(p, inputs))
-    tap("last_hidden_state", encoded)
-    states = p.fill(encoded)  # [B, T, H]
+        made = see(Pass(read, of, (), np.empty(0), tap, steps or {}), mask)
+        return made
+
+    inputs = inputs.complete(spec.config)
+    p = start(spec, inputs.attention_mask)
+    encoded, shared = embed(p, inputs), 0
     outside: dict[str, Callable[[], Array]] = {}
+    if spec.image and inputs.image_mask is not None:
+        of_image, shared = start(spec.of_image, inputs.image_mask, IMAGE_PREFIX), spec.image.shared
+        regions = p.take(region_embeddings, spec.image, inputs.image_features, inputs.image_boxes)  # [B, R, H]
+        encoded, regions = encode_together(p, of_image, shared, encoded, of_image.pack(regions))
+        if spec.reads_image(wanted):
+            regions = encode(of_image, regions, shared)
+            of_image.tap("last_hidden_state", regions)
+            regions = of_image.fill(regions)
+            outside |= image_outputs(p, spec.image, regions, lambda: p.take(pooler, spec.pooler, states))
+    encoded = encode(p, encoded, shared)
+    p.tap("last_hidden_state", encoded)
+    states = p.fill(encoded)  # [B, T, H]
     head, mask_of_rows = spec.head, inputs.attention_mask
     if spec.pooler:
         outside["pooler_output"] = lambda: p.take(pooler, spec.pooler, states)
@@ -184,6 +204,14 @@ def run(
             inputs.attention_mask,
         )
     return found | {name: compute() for name, compute in outside.items() if name in wanted}
+
+
+def see(p: Pass, attention_mask: NDArray[np.int64]) -> Pass:
+    """The pass with this mask [B, T]."""
+    mask = (1 - attention_mask)[:, None, None, :] * np.float64(MASK_VALUE)
+    # Nothing right reads what is beyond a row's last token. A mistake made on purpose may.
+    own = [int(np.flatnonzero(row).max(initial=0)) + 1 for row in attention_mask]
+    return replace(p, lengths=[mask.shape[-1]] * len(own) if p.steps else own, mask=mask)
 
 
 def embed(p: Pass, inputs: Inputs) -> Array:
@@ -215,16 +243,74 @@ def position_ids(p: Pass, input_ids: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate(rows)
 
 
-def encode(p: Pass, x: Array) -> Array:
-    """Every layer in turn. `hidden_states.N` is block N's input, and the last of them is the result."""
-    numbers = iter(range(len(p.spec.layers)))
-    for index, block in enumerate(p.spec.blocks):
-        p.tap(f"hidden_states.{index}", x)
-        for layer, number in zip(block, numbers, strict=False):
-            x = run_layer(replace(p, tap=partial(_tap_inside, p, number)), layer, x)
+def region_embeddings(p: Pass, image: ImageStream, features: Array, boxes: Array) -> Array:
+    """LayerNorm(W f + b + V x + c) of a region's features f and its box x: [B, R, H]."""
+    x = p.take(linear, image.features, features.astype(np.float64))
+    return p.take(layer_norm, image.norm, x + p.take(linear, image.boxes, boxes.astype(np.float64)))
+
+
+def encode_together(p: Pass, of_image: Pass, shared: int, x: Array, y: Array) -> tuple[Array, Array]:
+    """The shared blocks over tokens and regions: a row is the regions of its image, then its tokens."""
+    regions = of_image.mask.shape[-1]
+    mask = p.take(join_masks, 1 * (p.mask[:, 0, 0] == 0), 1 * (of_image.mask[:, 0, 0] == 0))
+    joined = replace(see(p, mask), lengths=[regions + length for length in p.lengths])
+
+    def part(z: Array) -> tuple[Array, Array]:
+        filled = joined.fill(z)
+        return p.pack(filled[:, regions:]), of_image.pack(filled[:, :regions])
+
+    def tap(name: str, z: Array) -> None:
+        for one, states in zip((p, of_image), part(z), strict=True):
+            one.tap(name, states)
+
+    z = joined.pack(np.concatenate((of_image.fill(y), p.fill(x)), axis=1))
+    return part(run_blocks(replace(joined, tap=tap), z, 0, shared))
+
+
+def join_masks(p: Pass, attention_mask: NDArray[np.int64], image_mask: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The mask of regions and tokens as one row, [B, R + T]."""
+    return np.concatenate((image_mask, attention_mask), axis=1)
+
+
+def image_outputs(
+    p: Pass, image: ImageStream, regions: Array, pooled: Callable[[], Array]
+) -> dict[str, Callable[[], Array]]:
+    """What is made of the image's last hidden states [B, R, H], and for `match_logits` of the text's pooler output."""
+
+    def image_pooled() -> Array:
+        found: Array = p.take(pooler, image.pooler, regions)
+        return found
+
+    return {
+        f"{IMAGE_PREFIX}pooler_output": image_pooled,
+        REGION_LOGITS: lambda: p.take(linear_head, image.region_head, regions, None, np.ones(regions.shape[:2])),
+        MATCH_LOGITS: lambda: p.take(match, image, pooled(), image_pooled()),
+    }
+
+
+def match(p: Pass, image: ImageStream, pooled: Array, image_pooled: Array) -> Array:
+    """W (t ⊙ v) + b of the pooled text t and image v, or W (t + v) + b: [B, 2]."""
+    fused = pooled * image_pooled if image.fusion == "mul" else pooled + image_pooled
+    return p.take(linear, image.match, fused)
+
+
+def encode(p: Pass, x: Array, start: int = 0) -> Array:
+    """Every block from `start` on. `hidden_states.N` is block N's input, and the last of them is the result."""
+    x = run_blocks(p, x, start, len(p.spec.blocks))
     if p.spec.final_norm:
         x = p.take(layer_norm, p.spec.final_norm, x)
     p.tap(f"hidden_states.{len(p.spec.blocks)}", x)
+    return x
+
+
+def run_blocks(p: Pass, x: Array, start: int, end: int) -> Array:
+    """Each layer of blocks `start` … `end` − 1 in turn."""
+    number = sum(len(block) for block in p.spec.blocks[:start])
+    for index, block in enumerate(p.spec.blocks[start:end], start):
+        p.tap(f"hidden_states.{index}", x)
+        for layer in block:
+            x = run_layer(replace(p, tap=partial(_tap_inside, p, number)), layer, x)
+            number += 1
     return x
 
 
@@ -355,9 +441,9 @@ def feed_forward(p: Pass, layer: Layer, x: Array) -> Array:
     return result
 
 
-def pooler(p: Pass, dense: Linear, x: Array) -> Array:
-    """tanh(W x + b) of each row's first token: [B, T, H] -> [B, H]."""
-    return np.tanh(p.take(linear, dense, x[:, 0]))
+def pooler(p: Pass, dense: Dense, x: Array) -> Array:
+    """activation(W x + b) of each row's first token: [B, T, H] -> [B, pooled]. The activation is mostly tanh."""
+    return ACTIVATIONS[dense.activation](p.take(linear, dense.linear, x[:, 0]))
 
 
 def sentence_embedding(p: Pass, pooling: Pooling, x: Array, attention_mask: NDArray[np.int64]) -> Array:

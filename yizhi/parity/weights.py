@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yizhi.converters.quantize import Outliers, outliers_of, quantize_rows, scale_of
-from yizhi.converters.targets import TARGETS, Target
+from yizhi.converters.targets import KEEP_BF16, TARGETS, Target
 from yizhi.errors import InputError
 from yizhi.model.layout import transposes
 from yizhi.parity.numbers import audit_sums
@@ -66,14 +66,17 @@ def audit(
 ) -> tuple[WeightAudit, list[str]]:
     """The number of compared tensors, and a fault for each tensor that differs from the checkpoint's numbers.
 
-    float32 tensors are compared by their digests. int8 tensors are compared bit for bit with the float32 numbers,
-    quantized again. These come from the checkpoint, or from a float32 artifact next to this one with the same digests.
+    float32 tensors are compared by their digests, and bfloat16 tensors by their numbers' as float32. int8 tensors are
+    compared bit for bit with the float32 numbers, quantized again. These come from the checkpoint, or from a float32
+    artifact next to this one with the same digests.
     Without either, `sums` are compared: see `yizhi.parity.numbers`. Raises InputError if the files cannot be read.
     """
     tensors = TARGETS[artifact.target].stored_tensors(artifact.folder) + read_dense(artifact.folder)
     source = _of_checkpoint(checkpoint, expected) if checkpoint else _of_siblings(artifact, expected)
     let_go = checkpoint.release if checkpoint else None
-    compared = _Audit(expected, sums, artifact.description.get("quantization"), source, let_go)
+    description = artifact.description
+    keeps_bf16 = bool(description.get("options", {}).get(KEEP_BF16))
+    compared = _Audit(expected, sums, description.get("quantization"), source, let_go, keeps_bf16)
     compared.look_at(tensors, workers)
     return compared.result, _shorten(compared.faults)
 
@@ -86,9 +89,10 @@ class _Audit:
         quantization: Mapping[str, Any] | None,
         source: Source,
         let_go: Callable[[str], None] | None = None,
+        keeps_bf16: bool = False,
     ) -> None:
         self._expected, self._sums, self._source, self._let_go = expected, sums, source, let_go
-        self._quantization = quantization
+        self._quantization, self._exact = quantization, ("F32", "BF16") if keeps_bf16 else ("F32",)
         said = quantization or {}
         self._outliers = Outliers(said.get("outliers", {}), said.get("smoothed", ()))
         self._counts: Counter[str] = Counter()
@@ -152,12 +156,12 @@ class _Audit:
         shape = expected.shape[::-1] if tensor.transposed else expected.shape
         if tensor.shape != shape:
             return None, [f"{tensor.file}: {name}: expected {list(shape)}; found {list(tensor.shape)}"]
-        if tensor.dtype == "F32":
-            same = _hash(tensor.chunks()) == (expected.transposed if tensor.transposed else expected.sha256)
+        if tensor.dtype in self._exact:
+            same = _hash(tensor.float32_chunks()) == (expected.transposed if tensor.transposed else expected.sha256)
             return "exact", [] if same else [f"{tensor.file}: {name}: differs from the checkpoint's"]
         if self._quantization and tensor.dtype == "I8":
             return self._compare_quantized(name, tensor, beside)
-        return None, [f"{tensor.file}: {name}: expected float32; found {tensor.dtype}"]
+        return None, [f"{tensor.file}: {name}: expected {' or '.join(self._exact)}; found {tensor.dtype}"]
 
     def _compare_quantized(
         self, name: str, tensor: TensorPlace, beside: Mapping[str, TensorPlace]
@@ -234,10 +238,10 @@ def _of_siblings(artifact: Artifact, expected: Mapping[str, TensorDigest]) -> So
 
     def find(name: str) -> NDArray[np.float32] | None:
         for tensor in chain.from_iterable(map(stored, beside)):
-            if tensor.name == name and tensor.dtype == "F32":
+            if tensor.name == name and tensor.dtype in ("F32", "BF16"):
                 digest = expected[name].transposed if tensor.transposed else expected[name].sha256
                 with suppress(InputError):
-                    if _hash(tensor.chunks()) == digest:
+                    if _hash(tensor.float32_chunks()) == digest:
                         array: NDArray[np.float32] = tensor.array()
                         return array if array.shape == expected[name].shape else None
         return None

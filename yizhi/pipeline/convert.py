@@ -18,6 +18,7 @@ from yizhi.pipeline.export import (
     read_calibration,
 )
 from yizhi.pipeline.jobs import run_jobs
+from yizhi.pipeline.precision import choose_float_options
 from yizhi.pipeline.progress import Progress
 from yizhi.pipeline.results import Row
 from yizhi.reading.checkpoint import Checkpoint
@@ -37,6 +38,7 @@ def convert(
     calibration: Path | None = None,
     ignored_files: Sequence[str] = (),
     dimensions: int | None = None,
+    precision: str = "fp32",
 ) -> list[Row]:
     """Write each target's artifact into `folder`, as `export` does, and compare nothing. Returns a row per target.
 
@@ -50,9 +52,11 @@ def convert(
     progress.note(f"checking {checkpoint_path}")
     with Checkpoint.open(checkpoint_path, pooling, ignored_files, dimensions) as checkpoint:
         refuse_source(folder, checkpoint.folder)
+        float_options = choose_float_options(checkpoint, targets, precision)
         rows_of_ids = read_calibration(checkpoint, calibration, progress) if calibration else []
         source = describe_source(checkpoint, origin=None)
-        descriptions = describe_artifacts(checkpoint, targets, source["files"], int8_options, calibration)
+        digest = source["files"]
+        descriptions = describe_artifacts(checkpoint, targets, digest, int8_options, calibration, float_options)
         advice = advise_pooling(source.get("known"), checkpoint.spec.pooling)
         for note in [*checkpoint.notes(), *([advice] if advice else [])]:
             progress.warn(note)

@@ -14,13 +14,14 @@ from yizhi import __version__
 from yizhi.catalogue.catalogue import advise_pooling, find_known
 from yizhi.catalogue.identify import Identity, find_origin, identify
 from yizhi.converters.shared_files import describe_interface, describe_pooling
-from yizhi.converters.targets import TARGETS, Target
+from yizhi.converters.targets import KEEP_BF16, TARGETS, Target
 from yizhi.errors import InputError
 from yizhi.model.spec import Pooling
 from yizhi.parity.record import VerificationRecord
 from yizhi.pipeline.code_digests import JUDGED_WITH, MADE_WITH, code_digest
 from yizhi.pipeline.head import choose_scorer, find_head
 from yizhi.pipeline.jobs import Job, Result, Step, run_jobs, share_cores
+from yizhi.pipeline.precision import choose_float_options
 from yizhi.pipeline.progress import Progress
 from yizhi.pipeline.results import Row
 from yizhi.pipeline.steps import CALIBRATION, Convert, MakeGolden, Verify
@@ -78,6 +79,7 @@ def export(
     calibration: Path | None = None,
     ignored_files: Sequence[str] = (),
     dimensions: int | None = None,
+    precision: str = "fp32",
 ) -> list[Row]:
     """Export and verify `targets`. Artifacts that are up to date stay as they are. Returns a row per target.
 
@@ -85,15 +87,17 @@ def export(
     int8_options: the arguments of `yizhi.converters.int8_plan.plan_int8` that differ from its defaults.
     pooling: of the output `sentence_embedding`; None: as in `Checkpoint.open`.
     calibration: a file with a sentence per line, to find int8's outlier channels on.
-    ignored_files: names of files of the checkpoint to ignore.
+    ignored_files: names of files of the checkpoint to ignore. precision: as `choose_float_options` takes it.
     Raises InputError, before anything is written, for a checkpoint that cannot be used.
     """
     progress.note(f"checking {checkpoint_path}")
     with Checkpoint.open(checkpoint_path, pooling, ignored_files, dimensions) as checkpoint:
         refuse_source(release, checkpoint.folder)
+        float_options = choose_float_options(checkpoint, targets, precision)
         rows_of_ids = read_calibration(checkpoint, calibration, progress) if calibration else []
         source = describe_source(checkpoint, origin)
-        descriptions = describe_artifacts(checkpoint, targets, source["files"], int8_options, calibration)
+        digest = source["files"]
+        descriptions = describe_artifacts(checkpoint, targets, digest, int8_options, calibration, float_options)
         pooling = checkpoint.spec.pooling
         advice = advise_pooling(source.get("known"), pooling)
         for note in [*checkpoint.notes(), *read_source_card(checkpoint.folder).notes, *([advice] if advice else [])]:
@@ -176,13 +180,12 @@ def describe_artifacts(
     digest: dict[str, str],
     int8_options: dict[str, Any] | None,
     calibration: Path | None,
+    float_options: dict[str, Any],
 ) -> dict[str, dict[str, Any]]:
-    """`describe_artifact` of each target, by name, with `export`'s options of int8."""
+    """`describe_artifact` of each target, by name, with `export`'s options of int8, or of float32."""
     given = {**(int8_options or {}), **({CALIBRATION: sha256_of_file(calibration)} if calibration else {})}
-    return {
-        target.name: describe_artifact(target, checkpoint, digest, given if target.precision == "int8" else None)
-        for target in targets
-    }
+    options = {"int8": given, "fp32": float_options}
+    return {target.name: describe_artifact(target, checkpoint, digest, options[target.precision]) for target in targets}
 
 
 def describe_artifact(
@@ -195,7 +198,7 @@ def describe_artifact(
     return {
         "target": target.name,
         "precision": target.precision,
-        **describe_interface(checkpoint.spec, len(checkpoint.text.vocab)),
+        **describe_interface(checkpoint.spec, len(checkpoint.text.vocab), target.steps),
         "source": digest,
         "options": options or {},
         "made_with": {
@@ -315,7 +318,8 @@ def count_parameters(checkpoint: Checkpoint) -> int:
 def _estimate_bytes(step: Step[object], parameters: int) -> int:
     """What a step will write, more or less, from the number of parameters."""
     if isinstance(step, Convert):
-        return int(TARGETS[step.target].size * parameters)
+        halved = 2 if step.description["options"].get(KEEP_BF16) else 1
+        return int(TARGETS[step.target].size * parameters) // halved
     return parameters if isinstance(step, MakeGolden) else 0
 
 

@@ -1,6 +1,7 @@
 """Checkpoint: the canonical input. Memory-mapped tensors under canonical names, all accounted for."""
 
 import fnmatch
+import math
 import re
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from yizhi.errors import InputError, collect_faults, collect_own_faults
 from yizhi.model.architectures import CLASS_SUFFIXES, DROPPED_HEADS, FAMILIES, build_spec
@@ -18,7 +20,7 @@ from yizhi.model.rotary import ROFORMER_TABLE, find_wrong_table
 from yizhi.model.spec import EncoderSpec, LinearHead, Parameter, Pooling, find_pooling_faults
 from yizhi.reading.auto_tokenizer import check_beside, read_tokenizer
 from yizhi.reading.folder_files import ADAPTER, MERGE, TOKEN_HEAD_PICKLES, account_for_files, is_adapter_alone
-from yizhi.reading.safetensors_file import SafetensorsFile
+from yizhi.reading.safetensors_file import SafetensorsFile, cut, widen
 from yizhi.reading.sentence_dense import DENSE, dense_name, open_dense_weights
 from yizhi.reading.sentence_settings import SentenceSettings, compare_pooling, read_sentence_settings
 from yizhi.reading.tokenizer_files import TextTokenizer
@@ -63,7 +65,8 @@ class Checkpoint:
         self.ignored_files: tuple[str, ...] = ()
         self.sentence: SentenceSettings | None = None
         self._sources: dict[str, tuple[TensorFile, str]] = {}
-        config = self.config = _as_stored(config, [name for file in files for name in file.entries])
+        config = _as_stored(config, [name for file in files for name in file.entries])
+        config = self.config = _with_padding(config, text)
         faults = self._index_tensors(FAMILIES[config.model_type])
         try:
             self.spec: EncoderSpec = build_spec(config, self._sources.keys())
@@ -99,6 +102,8 @@ class Checkpoint:
             raise InputError(path, "is a release: give the checkpoint that it was made from, or its `pytorch` folder")
         faults: list[str] = []
         config = collect_faults(faults, lambda: EncoderConfig.read(folder / "config.json"))
+        if any("`yizhi import`" in fault for fault in faults):  # the other files are another project's, too
+            raise InputError(path, faults)
         text = read_text(folder, config, faults, ignored_files)
         sentence = collect_own_faults(faults, lambda: read_sentence_settings(folder, text, ignored_files))
         files = open_weights(path, faults)
@@ -145,15 +150,33 @@ class Checkpoint:
         file, stored_name = self._sources[name]
         return file.array(stored_name).astype(np.float32, copy=False)
 
-    def chunks(self, parameter: Parameter, transpose: bool = False) -> Iterator[bytes | memoryview]:
-        """The parameter's float32 bytes in row-major order, in little memory. A piece is good until the next comes."""
+    def chunks(self, parameter: Parameter, transpose: bool = False, dtype: str = "F32") -> Iterator[bytes | memoryview]:
+        """The parameter's bytes in row-major order, in little memory. A piece is good until the next comes.
+
+        dtype: F32, or BF16 for a parameter that is stored so.
+        """
         file, stored_name = self._sources[parameter.name]
-        if file.entries[stored_name].dtype == "F32" and not transpose:
+        if file.entries[stored_name].dtype == dtype and not transpose:
             yield from file.chunks(stored_name)
             return
-        array = self.array(parameter.name)
-        yield np.ascontiguousarray(array.T if transpose else array).reshape(-1).view(np.uint8).data
+        for part in cut(file.stored(stored_name), axis=1 if transpose else 0):
+            numbers = widen(part) if dtype == "F32" else part
+            yield np.ascontiguousarray(numbers.T if transpose else numbers).reshape(-1).view(np.uint8).data
         file.release(stored_name)
+
+    def dtype_of(self, name: str, keep_bf16: bool) -> str:
+        """How an artifact stores the parameter: F32, or BF16 where the checkpoint does and that is to be kept."""
+        file, stored_name = self._sources[name]
+        return "BF16" if keep_bf16 and file.entries[stored_name].dtype == "BF16" else "F32"
+
+    def blocks(self, name: str, axis: int = 0) -> Iterator[NDArray[np.float32]]:
+        """The parameter as float32, cut along an axis: one part after the other, in little memory."""
+        return map(widen, cut(self.stored(name), axis))
+
+    def stored(self, name: str) -> np.ndarray:
+        """The parameter as it is stored: `widen` makes it float32."""
+        file, stored_name = self._sources[name]
+        return file.stored(stored_name)
 
     def source(self, name: str) -> tuple[TensorFile, str]:
         """The file that holds a parameter, and its name there."""
@@ -368,13 +391,16 @@ class Checkpoint:
         return dict.fromkeys((parameter.name for parameter in head.projection.parameters()), fault)
 
     def _find_bad_values(self, parameter: Parameter) -> str | None:
-        array = self.array(parameter.name)
-        # A sum is finite only if all its terms are; the slow count runs for the guilty alone.
-        with np.errstate(over="ignore", invalid="ignore"):
-            finite = np.isfinite(np.add.reduce(array, axis=None))
-        bad = 0 if finite else int(array.size - np.isfinite(array).sum())
+        bad = sum(map(_count_bad_values, self.blocks(parameter.name)))
         self.release(parameter.name)
-        return f"{parameter.name}: {bad} of {array.size} values are NaN or Inf" if bad else None
+        return f"{parameter.name}: {bad} of {math.prod(parameter.shape)} values are NaN or Inf" if bad else None
+
+
+def _count_bad_values(array: NDArray[np.float32]) -> int:
+    # A sum is finite only if all its terms are; the slow count runs for the guilty alone.
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = np.isfinite(np.add.reduce(array, axis=None))
+    return 0 if finite else int(array.size - np.isfinite(array).sum())
 
 
 def _as_stored(config: EncoderConfig, names: Collection[str]) -> EncoderConfig:
@@ -390,6 +416,13 @@ def _as_stored(config: EncoderConfig, names: Collection[str]) -> EncoderConfig:
         return config
     bare = family.class_name + CLASS_SUFFIXES["features"]
     return replace(config, architecture=bare, raw=MappingProxyType({**config.raw, "architectures": [bare]}))
+
+
+def _with_padding(config: EncoderConfig, text: TextTokenizer) -> EncoderConfig:
+    """With the tokenizer's padding, where `config.json` names none and no position is counted from it."""
+    if config.raw.get("pad_token_id") is not None or config.padding_idx is not None:
+        return config
+    return replace(config, pad_token_id=text.pad_id)
 
 
 def _find_other_family(config: EncoderConfig, files: Sequence[TensorFile]) -> list[str]:
@@ -428,12 +461,15 @@ def explain_names(model_type: str, families: Sequence[str]) -> str:
 
 def _count_known(family: Family, names: Collection[str]) -> int:
     """How many tensors belong to a module that this family has."""
-    layer = re.sub(r"\\\{\w+\\\}", r"\\d+", re.escape(family.layer))  # each {number} as digits
+    layers = [family.layer, *([family.image.layer] if family.image else [])]
+    layer = "|".join(re.sub(r"\\\{\w+\\\}", r"\\d+", re.escape(one)) for one in layers)  # each {number} as digits
     parts = "|".join(re.escape(part) for part in asdict(family.layer_names).values() if part)
     others = [value for value in asdict(family).values() if isinstance(value, str)]
-    for heads in (family.masked_lm_names, family.discriminator):
+    for heads in (family.masked_lm_names, family.discriminator, family.image):
         others += [value for value in asdict(heads).values() if value] if heads else []
-    module = re.compile("|".join([f"{layer}\\.({parts})", *map(re.escape, others)]))
+    module = re.compile("|".join([f"({layer})\\.({parts})", *map(re.escape, others)]))
+    if family.image and f"{family.image.features}.weight" not in {canonical_name(name, family) for name in names}:
+        return 0  # its text has the names of another family
     return sum(module.fullmatch(canonical_name(name, family).rpartition(".")[0]) is not None for name in names)
 
 
@@ -463,8 +499,8 @@ def _hold_equal_values(one: tuple[TensorFile, str], other: tuple[TensorFile, str
     entries = [file.entries[name] for file, name in (one, other)]
     if entries[0].shape != entries[1].shape or any(entry.dtype not in FLOAT_TYPES for entry in entries):
         return False
-    first, second = (file.array(name) for file, name in (one, other))
-    equal = np.array_equal(first, second) or np.array_equal(first, second, equal_nan=True)
+    parts = (map(widen, cut(file.stored(name))) for file, name in (one, other))
+    equal = all(np.array_equal(first, second, equal_nan=True) for first, second in zip(*parts, strict=True))
     for file, name in (one, other):
         file.release(name)
     return equal

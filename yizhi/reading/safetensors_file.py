@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from yizhi.errors import InputError, show
 
@@ -43,6 +44,7 @@ NUMPY_TYPES = {
 }
 SAFETENSORS_TYPES = {np.dtype(numpy_type): name for name, numpy_type in NUMPY_TYPES.items()}
 _CHUNK = 1 << 22
+_BLOCK = 1 << 22  # numbers
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,15 @@ class SafetensorsFile:
 
     def array(self, name: str) -> np.ndarray:
         """The tensor, in its stored dtype, without a copy; BF16 comes as a float32 copy."""
+        stored = self.stored(name)
+        return widen(stored) if self.entries[name].dtype == "BF16" else stored
+
+    def stored(self, name: str) -> np.ndarray:
+        """The tensor as it is stored, without a copy; BF16 as its bits, which are uint16."""
         entry = self.entries[name]
-        if entry.dtype == "BF16":
-            upper = np.frombuffer(self._map, np.uint16, math.prod(entry.shape), entry.offset)
-            return (upper.astype(np.uint32) << 16).view(np.float32).reshape(entry.shape)
-        stored: np.ndarray = np.frombuffer(self._map, NUMPY_TYPES[entry.dtype], math.prod(entry.shape), entry.offset)
-        return stored.reshape(entry.shape)
+        kind = np.uint16 if entry.dtype == "BF16" else NUMPY_TYPES[entry.dtype]
+        mapped: np.ndarray = np.frombuffer(self._map, kind, math.prod(entry.shape), entry.offset)
+        return mapped.reshape(entry.shape)
 
     def chunks(self, name: str) -> Iterator[memoryview]:
         """The tensor's bytes, piece by piece; a piece is valid until the next one, which replaces it.
@@ -116,6 +121,26 @@ class SafetensorsFile:
         self._file.close()
         with suppress(BufferError):
             self._map.close()
+
+
+def widen(stored: np.ndarray) -> NDArray[np.float32]:
+    """A stored tensor as float32, exactly. uint16 are the bits of bfloat16: the upper half of float32's."""
+    if stored.dtype != np.uint16:
+        return stored.astype(np.float32, copy=False)
+    bits = stored.astype(np.uint32)
+    bits <<= 16
+    return bits.view(np.float32)
+
+
+def cut(stored: np.ndarray, axis: int = 0) -> Iterator[np.ndarray]:
+    """Views of a tensor's parts, cut along an axis, one after the other: each is 16 MiB as float32, or one slice."""
+    if not stored.ndim:
+        yield stored
+        return
+    slices = np.moveaxis(stored, axis, 0)
+    step = max(1, _BLOCK * len(slices) // max(1, stored.size))
+    for start in range(0, len(slices), step):
+        yield np.moveaxis(slices[start : start + step], 0, axis)
 
 
 # How the text file begins that Git LFS leaves where the large file was not fetched.

@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yizhi.errors import InputError, show
-from yizhi.model.layout import FLAX_ARRAY, FLAX_CHUNKED, FLAX_WEIGHTS
+from yizhi.model.layout import FLAX_ARRAY, FLAX_CHUNKED, FLAX_TYPES, FLAX_WEIGHTS
 from yizhi.model.rotary import ROFORMER_TABLE, find_wrong_table
 from yizhi.reading.importers import flax_msgpack, tf_checkpoint
 from yizhi.reading.importers.foreign import ForeignTensor, Ignored, Place, Rule
 from yizhi.reading.importers.tensor_bundle import TensorBundle
-from yizhi.reading.safetensors_file import ITEM_SIZES, MAX_RANK, NUMPY_TYPES, SafetensorsFile
+from yizhi.reading.safetensors_file import ITEM_SIZES, MAX_RANK, NUMPY_TYPES, SafetensorsFile, widen
 from yizhi.reading.sentence_dense import dense_name, find_dense_weights
 from yizhi.reading.weight_files import POOLER, TOKEN_HEADS, WEIGHTS
 from yizhi.storage.protobuf import Fields, fields_of, integer, message_of, varint
@@ -76,8 +76,22 @@ class TensorPlace:
         except OSError as error:
             raise InputError(self.path, f"cannot be read: {error.strerror}") from None
 
+    def float32_chunks(self) -> Iterator[bytes | memoryview]:
+        """The bytes as float32: those of BF16 twice as many, others as they are. Raises InputError as `chunks` does."""
+        if self.dtype != "BF16":
+            yield from self.chunks()
+            return
+        half = b""  # of a number, which a short read may cut
+        for chunk in self.chunks():
+            data = half + bytes(chunk) if half else chunk
+            whole = len(data) - len(data) % 2
+            half = bytes(data[whole:])
+            yield widen(np.frombuffer(data[:whole], np.uint16)).view(np.uint8).data
+
     def array(self) -> NDArray[Any]:
-        """The canonical tensor, mapped into memory where it is in one piece."""
+        """The canonical tensor, mapped into memory where it is in one piece; BF16 as a float32 copy."""
+        if self.dtype == "BF16":
+            return widen(replace(self, dtype="U16").array())
         kind = NUMPY_TYPES[self.dtype]
         if len(self.spans) == 1 and self.spans[0][1]:
             array: NDArray[Any] = np.memmap(self.path, kind, "r", self.spans[0][0], self.shape)
@@ -375,7 +389,8 @@ class _Msgpack:
         if kind != FLAX_ARRAY or self._bytes(1) != b"\x93":
             raise ValueError(f"expected an array (extension {FLAX_ARRAY}); found extension {kind}")
         shape = tuple(self.integer() for _ in range(self._length({0xDC: ">H"}, fix=(0x90, 0x9F))))
-        dtype = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}.get(self.text(), "another")
+        text = self.text()
+        dtype = next((dtype for dtype, name in FLAX_TYPES.items() if name == text), "another")
         size = self._length({0xC4: ">B", 0xC5: ">H", 0xC6: ">I"})
         span = self.position, size
         self.position += size

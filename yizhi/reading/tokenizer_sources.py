@@ -85,7 +85,7 @@ def read_sources(folder: Path, vocab: Path | None = None) -> TokenizerSources:
         if (folder / name).exists()
     }
     settings, special_map, added = (files.get(name) or {} for name in (SETTINGS, SPECIAL_TOKENS_MAP, ADDED_TOKENS))
-    faults += [f"{SETTINGS}: {fault}" for fault in _check_settings(settings)]
+    faults += [f"{SETTINGS}: {fault}" for fault in check_settings(settings)]
     faults += [f"{SPECIAL_TOKENS_MAP}: {fault}" for fault in _check_special_tokens(special_map)]
     faults += [
         f"{ADDED_TOKENS}: {show(token)}: expected an id; found {show(index)}"
@@ -172,7 +172,7 @@ def _class_of(folder: Path, settings: Mapping[str, Any], faults: list[str], give
     return named, needed
 
 
-def _check_settings(settings: Mapping[str, Any]) -> list[str]:
+def check_settings(settings: Mapping[str, Any]) -> list[str]:
     """What `tokenizer_config.json` may not say: values of another kind, and what would silently give other ids."""
     faults = [
         f"{key}: expected true or false; found {show(settings[key])}"

@@ -31,6 +31,9 @@ class TensorFile(Protocol):
     def array(self, name: str) -> NDArray[Any]:
         """The tensor in its stored dtype; BF16 as float32."""
 
+    def stored(self, name: str) -> NDArray[Any]:
+        """The tensor as it is stored; of a SafetensorsFile without a copy, BF16 as its bits, which are uint16."""
+
     def chunks(self, name: str) -> Iterator[bytes | memoryview]:
         """The tensor's stored bytes."""
 

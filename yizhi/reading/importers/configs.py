@@ -46,7 +46,6 @@ def canonical_config(raw: Mapping[str, Any], path: Path, opened: Opened) -> dict
     written_out = {
         "hidden_act": checked.hidden_act,
         "layer_norm_eps": checked.layer_norm_eps,
-        "pad_token_id": checked.pad_token_id,
     }
     if checked.embedding_size != checked.hidden_size:
         written_out["embedding_size"] = checked.embedding_size

@@ -13,7 +13,7 @@ from yizhi.model.layout import FLAX_ARRAY, FLAX_CHUNKED, FLAX_LEAVES
 from yizhi.model.spec import KERNEL
 from yizhi.reading.importers.foreign import ForeignTensor, ForeignWeights, Place, need
 from yizhi.reading.importers.opened import Opened, refuse_brightmart
-from yizhi.reading.safetensors_file import SAFETENSORS_TYPES
+from yizhi.reading.safetensors_file import SAFETENSORS_TYPES, widen
 
 
 def open_msgpack(path: Path) -> Opened:
@@ -27,6 +27,10 @@ def open_msgpack(path: Path) -> Opened:
         raise InputError(path, faults)
     refuse_brightmart(path, (tensor.name for tensor in tensors))
     return Opened("Flax .msgpack", [ForeignWeights(path, tensors, place_name)])
+
+
+# NumPy has no bfloat16: its bits, apart from numbers that are uint16.
+_BF16 = np.dtype([("bits", np.uint16)])
 
 
 def place_name(tensor: ForeignTensor) -> Place | None:
@@ -56,15 +60,13 @@ def _read_tree(path: Path) -> dict[str, Any]:
 
 
 def _read_array(kind: int, data: bytes) -> NDArray[Any]:
-    """An array from its extension: shape, dtype's name and bytes, packed again. BF16 is widened to float32."""
+    """An array from its extension: shape, dtype's name and bytes, packed again."""
     import msgpack
 
     if kind != FLAX_ARRAY:
         raise ValueError(f"expected arrays alone (extension {FLAX_ARRAY}); found extension {kind}")
     shape, dtype, values = msgpack.unpackb(data)
-    if dtype == "bfloat16":
-        return (np.frombuffer(values, np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(shape)
-    return np.frombuffer(values, dtype).reshape(shape)
+    return np.frombuffer(values, _BF16 if dtype == "bfloat16" else dtype).reshape(shape)
 
 
 def _join_chunks(node: dict[str, Any]) -> Any:
@@ -83,6 +85,8 @@ def _walk(tree: Mapping[str, Any], prefix: str, faults: list[str]) -> Iterator[F
         name = f"{prefix}{key}"
         if isinstance(node, Mapping):
             yield from _walk(node, f"{name}/", faults)
+        elif isinstance(node, np.ndarray) and node.dtype == _BF16:
+            yield ForeignTensor(name, "BF16", node.shape, partial(widen, node["bits"]))
         elif isinstance(node, np.ndarray):
             dtype = SAFETENSORS_TYPES.get(node.dtype, str(node.dtype))
             yield ForeignTensor(name, dtype, node.shape, partial(np.asarray, node))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from yizhi.errors import InputError
-from yizhi.model.config import EncoderConfig
+from yizhi.model.config import ZHINAO, EncoderConfig
 from yizhi.reading.auto_tokenizer import check_beside, read_tokenizer
 from yizhi.reading.checkpoint import WEIGHTS, Checkpoint, check_task
 from yizhi.reading.folder_files import ADAPTER, REFUSED, find_rule, is_ignored
@@ -20,11 +20,14 @@ from yizhi.reading.importers.lora import MERGED, is_lora, merge_lora
 from yizhi.reading.importers.opened import GOOGLE, Opened
 from yizhi.reading.importers.report import ImportedTensor, ImportReport
 from yizhi.reading.importers.sentence_parts import open_token_heads, say_width, write_dense
-from yizhi.reading.importers.sources import Source, choose, list_folder
+from yizhi.reading.importers.sources import TIKTOKEN, Source, choose, list_folder
+from yizhi.reading.importers.tiktoken_vocab import read_tiktoken
+from yizhi.reading.importers.zhinao import read_as_qwen2
 from yizhi.reading.safetensors_file import write_safetensors
 from yizhi.reading.sentence_settings import MODULES, read_sentence_settings
 from yizhi.reading.source_card import carry_source_card
 from yizhi.reading.tokenizer_files import TextTokenizer
+from yizhi.reading.tokenizer_json import WORDPIECE, kind_of
 from yizhi.reading.tokenizer_sources import TOKENIZER_FILES
 from yizhi.reading.weight_files import TensorFile
 from yizhi.release.artifact import ArtifactWriter
@@ -42,6 +45,7 @@ def import_checkpoint(
     adapter: Path | None = None,
     base: Path | None = None,
     ignored_files: Collection[str] = (),
+    keep_bf16: bool = False,
 ) -> ImportReport:
     """Write `config.json`, `model.safetensors` and the tokenizer's files to a new folder.
 
@@ -50,7 +54,8 @@ def import_checkpoint(
     adapter: a folder of the adapters library's `save_adapter`, or of peft's LoRA, to be put into the checkpoint.
     base: the checkpoint of an adapter; `source` is then the adapter's folder.
     ignored_files: names, or patterns, of files to ignore, though they could change an answer.
-    Every parameter is written as float32 under its canonical name. Raises InputError, and writes
+    keep_bf16: what the source has in bfloat16 stays bfloat16.
+    Every other parameter is written as float32, and all under their canonical names. Raises InputError, and writes
     nothing, if the source is unsafe to read, not understood, or not what its configuration says.
     """
     source, out = Path(source), Path(out)
@@ -80,7 +85,9 @@ def import_checkpoint(
             # A file of weights that is named alone may lie among anything.
             beside = ignored_files if source.is_dir() else TOKENIZER_FILES
             vocab_path = vocab or (folder / found.vocab if found.vocab else None)
-            report = _convert(opened, raw, config_path, vocab_path, folder, found, temporary, adapter, beside)
+            report = _convert(
+                opened, raw, config_path, vocab_path, folder, found, temporary, adapter, beside, keep_bf16
+            )
         if source.is_dir():
             _carry_sentence_settings(source, temporary, ignored_files)
             carry_source_card(source, temporary)
@@ -146,10 +153,14 @@ def _convert(
     out: Path,
     adapter: Path | None,
     ignored_files: Collection[str],
+    keep_bf16: bool,
 ) -> dict[str, Any]:
     """Write the files; return what the report says of them."""
+    is_zhinao = raw.get("model_type") == ZHINAO
+    if is_zhinao:
+        raw, opened = read_as_qwen2(raw, config_path, opened)
     config = EncoderConfig.from_dict(canonical_config(raw, config_path, opened), config_path)
-    text = read_tokenizer(folder, vocab_path)
+    text = _read_text(folder, vocab_path, is_zhinao)
     misfit = text.find_misfit(config.vocab_size, config.padding_idx)
     misfit += check_beside(folder, text, ignored_files) if found.vocab or not vocab_path else []
     if misfit:
@@ -168,28 +179,40 @@ def _convert(
         checkpoint, of_adapter, more = join_adapter(checkpoint, opened.weights, adapter)
         ignored = {**_find_ignored(checkpoint, [*opened.weights, of_adapter], REPLACED), **ignored}
         notes = (*notes, *more)
-    _write(checkpoint, out)
+    _write(checkpoint, out, keep_bf16)
     return {
         "format": opened.format,
         "model_type": config.model_type,
         "task": checkpoint.spec.task,
-        "tensors": tuple(_describe(checkpoint, parameter.name) for parameter in checkpoint.parameters()),
+        "tensors": tuple(_describe(checkpoint, parameter.name, keep_bf16) for parameter in checkpoint.parameters()),
         "ignored": dict(sorted(ignored.items())),
         "notes": (*notes, *_notes(opened, config, text, found)),
     }
 
 
-def _write(checkpoint: Checkpoint, out: Path) -> None:
-    writer, parameters = ArtifactWriter(out), checkpoint.parameters()
+def _read_text(folder: Path, vocab: Path | None, is_zhinao: bool) -> TextTokenizer:
+    if vocab is None or vocab.suffix != TIKTOKEN:
+        return read_tokenizer(folder, vocab)
+    if not is_zhinao:
+        raise InputError(
+            vocab, f"a tiktoken vocabulary is read for model_type {ZHINAO} alone: its rules are in no file"
+        )
+    return read_tiktoken(vocab, folder)
+
+
+def _write(checkpoint: Checkpoint, out: Path, keep_bf16: bool) -> None:
+    writer = ArtifactWriter(out)
+    dtypes = {parameter: checkpoint.dtype_of(parameter.name, keep_bf16) for parameter in checkpoint.parameters()}
     with writer.open(WEIGHTS) as file:
-        header = {parameter.name: ("F32", parameter.shape) for parameter in parameters}
-        write_safetensors(file, header, chain.from_iterable(checkpoint.chunks(parameter) for parameter in parameters))
-    writer.write_json("config.json", checkpoint.published_config())
+        header = {parameter.name: (dtype, parameter.shape) for parameter, dtype in dtypes.items()}
+        chunks = (checkpoint.chunks(parameter, dtype=dtype) for parameter, dtype in dtypes.items())
+        write_safetensors(file, header, chain.from_iterable(chunks))
+    writer.write_json("config.json", {**checkpoint.published_config(), "pad_token_id": checkpoint.config.pad_token_id})
     for name, data in checkpoint.tokenizer_files().items():
         writer.write(name, data)
 
 
-def _describe(checkpoint: Checkpoint, name: str) -> ImportedTensor:
+def _describe(checkpoint: Checkpoint, name: str, keep_bf16: bool) -> ImportedTensor:
     file, stored = checkpoint.source(name)
     dtype = file.entries[stored].dtype
     changes: tuple[str, ...] = ("renamed",) if stored != name else ()
@@ -197,7 +220,8 @@ def _describe(checkpoint: Checkpoint, name: str) -> ImportedTensor:
         tensor, place = file.origin(stored)
         stored, changes = tensor.name, place.changes(tensor)
         changes = changes if stored == name or "renamed" in changes else ("renamed", *changes)
-    return ImportedTensor(name, stored, dtype, (*changes, *(("widened to float32",) if dtype != "F32" else ())))
+    widened = checkpoint.dtype_of(name, keep_bf16) != dtype
+    return ImportedTensor(name, stored, dtype, (*changes, *(("widened to float32",) if widened else ())))
 
 
 def _find_ignored(checkpoint: Checkpoint, files: Iterable[TensorFile], otherwise: str = REPEATED) -> dict[str, str]:
@@ -221,7 +245,7 @@ def _notes(opened: Opened, config: EncoderConfig, text: TextTokenizer, found: So
     if not config.tie_word_embeddings:
         yield "tie_word_embeddings: false; the decoder is not the embedding table, and is kept"
     yield from text.notes
-    if not found.says_how_to_tokenize:
+    if not found.says_how_to_tokenize and kind_of(text.tokenizer) == WORDPIECE:
         yield "tokenizer_config.json: none found; BertTokenizer's defaults apply, which lower-case the text"
 
 

@@ -4,10 +4,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from yizhi.reading.importers.foreign import SPLIT
+
 
 @dataclass(frozen=True)
 class ImportedTensor:
-    """One tensor of the result: its canonical name, its name and dtype in the source, and its changes."""
+    """One tensor of the result: its canonical name, its name and dtype in the source, and its changes.
+
+    One of a fused tensor's parts has a change that begins with `SPLIT`.
+    """
 
     name: str
     source_name: str
@@ -35,10 +40,12 @@ class ImportReport:
 
     def counts(self) -> dict[str, int]:
         """How many tensors were read, written and ignored, and how many had each change."""
+        parts = [tensor.source_name for tensor in self.tensors if any(map(_is_split, tensor.changes))]
         counts = {
-            "read": len(self.tensors) + len(self.ignored),
+            "read": len(self.tensors) - len(parts) + len(set(parts)) + len(self.ignored),
             "written": len(self.tensors),
             "ignored": len(self.ignored),
+            "split from fused tensors": len(parts),
         }
         for word in ("renamed", "transposed", "scaled", "first rows dropped", "widened to float32"):
             counts[word] = sum(word in tensor.changes for tensor in self.tensors)
@@ -47,3 +54,7 @@ class ImportReport:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {"counts": self.counts(), **asdict(self)}
+
+
+def _is_split(change: str) -> bool:
+    return change.startswith(SPLIT)

@@ -78,7 +78,8 @@ CONFIGS = (
     *("config.json", "bert_config.json", "albert_config.json", "ernie_config.json", "model_config.json"),
     "*config*.json",
 )
-VOCABS = ("vocab.txt", "*vocab*.txt")
+TIKTOKEN = ".tiktoken"
+VOCABS = ("vocab.txt", "*vocab*.txt", f"*{TIKTOKEN}", f"vocab/*{TIKTOKEN}")
 # What *config*.json matches and is not the model's.
 _OTHER_CONFIGS = (SETTINGS, "generation_config.json", "preprocessor_config.json", "quantize_config.json")
 
@@ -190,12 +191,11 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def list_folder(folder: Path) -> list[str]:
-    """Names of the files in a folder, and in its `variables/`."""
+    """Names of the files in a folder, of those in its `variables/`, and of tiktoken vocabularies in its `vocab/`."""
     return [
         path.relative_to(folder).as_posix()
-        for parent in (folder, folder / "variables")
-        if parent.is_dir()
-        for path in parent.iterdir()
+        for parent, pattern in ((folder, "*"), (folder / "variables", "*"), (folder / "vocab", f"*{TIKTOKEN}"))
+        for path in parent.glob(pattern)
         if path.is_file()
     ]
 
