@@ -103,8 +103,8 @@ class FlaxRuntime(Runtime):
         names = {f"layers.{layer}.{tap}": tap for tap in TAPS}
         found: dict[str, jax.Array] = {}
         p = Pass(self._parameters, self._spec, passes.keep(names, found))
-        given = inputs.as_dict(np.int32)
         with self._arithmetic():
+            given = {name: jnp.asarray(array) for name, array in inputs.as_dict(np.int32).items()}
             encode(p, *embed(p, given), given["attention_mask"], given.get("image_mask"), names)
         return {tap: np.asarray(found[name], np.float32) for name, tap in names.items()}
 

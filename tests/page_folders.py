@@ -245,7 +245,7 @@ def _sentence_embeddings(page: PageFolder) -> None:
 def _distillation(page: PageFolder) -> None:
     page.checkpoint("roberta-wwm-ext", config=DEEP)
     page.checkpoint("reviews", "bert-classifier", config={**REVIEW_LABELS, "num_hidden_layers": 12})
-    page.write({"news.txt": TEXT, "held-out.txt": TEXT, "train.csv": REVIEWS, "dev.csv": REVIEWS})
+    page.write({"news.txt": TEXT, "held-out.txt": TEXT, "train.csv": REVIEWS, "dev.csv": REVIEWS, "more.txt": TEXT})
 
 
 def _elsewhere(page: PageFolder) -> None:

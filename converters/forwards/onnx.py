@@ -208,8 +208,7 @@ def build_step(g: Graph, spec: EncoderSpec, head: MaskedLMHead) -> None:
         return x
 
     p = Pass(g, spec, tap, cached=tuple(zip(given[::2], given[1::2], strict=True)))
-    x = embeddings(p, input_ids, "")  # [N, H]
-    x = encoder(see(p, attention_mask), x)
+    x, _ = encode(p, {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": ""})  # [N, H]
     to_tokens(g, "logits", mlm_head(p, head, x), [-1], result="logits")
     g.output("logits", FLOAT, ("batch", "length", head.vocab_size))
     for name in cache_names(PRESENT, len(spec.layers)):
@@ -331,7 +330,7 @@ def own_rows(p: Pass, scope: str, x: str) -> str:
     if not p.cached:
         return x
     g = p.graph
-    count = g.node(scope, "Gather", ["tokens_shape", g.constant("columns", INT64, [1])])  # [1]
+    count = g.node(scope, "Gather", [p.shape, g.constant("columns", INT64, [1])])  # [1]
     ends = [g.node(scope, "Neg", [count]), g.constant("end.last", INT64, [2**63 - 1])]
     return g.node(scope, "Slice", [x, *ends, g.constant("rows", INT64, [0])])
 

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
+from tests.artifacts import EVERY_TARGET, slow
+from yizhi.converters.targets import TARGETS
 from yizhi.errors import InputError
+from yizhi.runtimes import open_runtime
 from yizhi.runtimes.base import Inputs
 
 IDS = np.array([[2, 5, 6, 3], [2, 7, 3, 0]])
@@ -61,7 +64,7 @@ def test_arrays_that_do_not_belong_together():
     ]
 
 
-@pytest.mark.parametrize("target", ["pytorch", "onnx", "onnx-int8"])
+@pytest.mark.parametrize("target", EVERY_TARGET)
 def test_text_alone_is_an_image_without_regions(open_variant, target):
     runtime = open_variant("interbert", target)
     alone = runtime.run({"input_ids": IDS, "attention_mask": MASK})
@@ -76,11 +79,11 @@ def test_text_alone_is_an_image_without_regions(open_variant, target):
                 found[name][MASK == 1] if found[name].ndim == 3 else found[name],
                 alone[name][MASK == 1] if alone[name].ndim == 3 else alone[name],
                 rtol=0,
-                atol=0.1 if target == "onnx-int8" else 1e-5,
+                atol=0.1 if TARGETS[target].precision == "int8" else 1e-5,
             )
 
 
-@pytest.mark.parametrize("target", ["pytorch", "onnx", "onnx-int8"])
+@pytest.mark.parametrize("target", EVERY_TARGET)
 def test_chosen_positions_have_the_logits_of_the_whole_pass(open_variant, target):
     runtime = open_variant("interbert", target)
     inputs = {"input_ids": IDS, "attention_mask": MASK, **image()}
@@ -90,7 +93,7 @@ def test_chosen_positions_have_the_logits_of_the_whole_pass(open_variant, target
     assert not np.allclose(whole[1, 2], runtime.run({**inputs, **image(seed=1)}, ["logits"])["logits"][1, 2])
 
 
-@pytest.mark.parametrize("target", ["pytorch", "onnx", "onnx-int8"])
+@pytest.mark.parametrize("target", EVERY_TARGET)
 @pytest.mark.parametrize("output", IMAGE_OUTPUTS)
 def test_each_output_is_the_same_alone(open_variant, target, output):
     runtime = open_variant("interbert", target)
@@ -106,3 +109,47 @@ def test_regions_of_another_width(open_variant):
 def test_a_model_of_texts_refuses_an_image(open_variant):
     with pytest.raises(InputError, match="image_features: expected none, because this model reads text alone"):
         open_variant("bert", "pytorch").run({"input_ids": IDS, **image()})
+
+
+@pytest.mark.parametrize("target", ["onnx-int8", "openvino", "openvino-int8", "litert", "litert-int8"])
+def test_a_row_has_the_same_bits_beside_other_rows(open_variant, target):
+    """Padding after its text, which the shared layers see behind its regions, moves none of them."""
+    runtime = open_variant("interbert", target)
+    rng = np.random.default_rng(5)
+    lengths, batch = (5, 21, 40), 3
+    ids = rng.integers(5, 100, (batch, max(lengths)))
+    mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(int)
+    given = {"input_ids": ids, "attention_mask": mask, **image(batch, 7)}
+    given["image_mask"][1, 4:] = 0
+    outputs = ["last_hidden_state", "pooler_output", *IMAGE_OUTPUTS]
+    together = runtime.run(given, outputs)
+    for row, length in enumerate(lengths):
+        cut = {name: array[row : row + 1] for name, array in given.items()}
+        cut |= {name: cut[name][:, :length] for name in ("input_ids", "attention_mask")}
+        alone, regions = runtime.run(cut, outputs), given["image_mask"][row] == 1
+        for name in ("pooler_output", "image_pooler_output", "match_logits"):
+            np.testing.assert_array_equal(alone[name][0], together[name][row], err_msg=name)
+        for name in ("image_last_hidden_state", "region_logits"):
+            np.testing.assert_array_equal(alone[name][0, regions], together[name][row, regions], err_msg=name)
+        np.testing.assert_array_equal(alone["last_hidden_state"][0], together["last_hidden_state"][row, :length])
+
+
+@pytest.mark.parametrize("target", ["pytorch", "onnx", "openvino", slow("flax")])
+def test_what_a_layer_shows_are_its_tokens(open_variant, target):
+    """Shared layers compute regions, too: of the same text beside another number of them, as many rows."""
+    runtime = open_variant("interbert", target)
+    for regions in (1, 6):
+        found = runtime.look_inside(Inputs.of(IDS, MASK, **image(regions=regions)), 1)
+        assert {array.shape[:2] for array in found.values()} == {IDS.shape}
+
+
+@pytest.mark.parametrize("target", ["pytorch", slow("flax")])
+@pytest.mark.parametrize("math", ["bf16", "fp16"])
+def test_in_16_bits(open_variant, target, math):
+    """Features are given in float32, whatever the weights are."""
+    exact = open_variant("interbert", target)
+    inputs = {"input_ids": IDS, "attention_mask": MASK, **image()}
+    with open_runtime(exact.artifact.folder, math=math) as runtime:
+        found, expected = runtime.run(inputs, IMAGE_OUTPUTS), exact.run(inputs, IMAGE_OUTPUTS)
+    for name in IMAGE_OUTPUTS:
+        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=0.1)

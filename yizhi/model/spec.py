@@ -468,11 +468,11 @@ class EncoderSpec:
         """Whether this is a causal language model whose tokens' keys and values stay, whatever follows.
 
         What would need to know how many tokens came before, and what does not stay, is refused here: tables of
-        positions and token types, windows and distances. No causal family has them.
+        positions and token types, windows, distances and images. No causal family has them.
         """
         stay = all(layer.causal and layer.window is None and layer.farthest is None for layer in self.layers)
-        tables = self.position_embeddings or self.token_type_embeddings
-        return isinstance(self.head, MaskedLMHead) and stay and not tables
+        others = self.position_embeddings or self.token_type_embeddings or self.image
+        return isinstance(self.head, MaskedLMHead) and stay and not others
 
     @property
     def layers(self) -> tuple[Layer, ...]:

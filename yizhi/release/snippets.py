@@ -150,18 +150,42 @@ for name, tensor in load_file(f"{folder}/model.safetensors").items():
     print(name, tuple(tensor.shape))
 """
 
-_ONNX_WITH_IMAGE = """\
+_WITH_IMAGE = """\
 import numpy as np
-import onnxruntime
+{imports}
 from tokenizers import Tokenizer
 
 folder = "."  # where this file is
-ids = np.array([Tokenizer.from_file(f"{{folder}}/tokenizer.json").encode({text}).ids])
+ids = np.array([Tokenizer.from_file(f"{{folder}}/tokenizer.json").encode({text}).ids], np.{integers})
 given = {{"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}}
 given |= {{"image_features": np.zeros((1, 3, {size}), "f4"), "image_boxes": np.zeros((1, 3, 5), "f4")}}  # 3 regions
-session = onnxruntime.InferenceSession(f"{{folder}}/model.onnx")
-print([values.shape for values in session.run(None, {{**given, "image_mask": np.ones((1, 3), int)}})])
+model = {model}
+print([values.shape for values in {call}])
 """
+_MASKED = '{**given, "image_mask": np.ones((1, 3), ids.dtype)}'
+# Of each tool: what it imports, its integers, how it opens the folder, and the outputs' arrays.
+_TOOLS_WITH_IMAGE = {
+    "tensorflow": (
+        *("TensorFlow", "import tensorflow as tf", "int32"),
+        'tf.saved_model.load(folder).signatures["serving_default"]',
+        f"model(**{_MASKED}).values()",
+    ),
+    "onnx": (
+        *("ONNX Runtime", "import onnxruntime", "int64"),
+        'onnxruntime.InferenceSession(f"{folder}/model.onnx")',
+        f"model.run(None, {_MASKED})",
+    ),
+    "openvino": (
+        *("OpenVINO", "import openvino", "int64"),
+        'openvino.compile_model(f"{folder}/openvino_model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})',
+        f"model({_MASKED}).values()",
+    ),
+    "litert": (
+        *("LiteRT", "from ai_edge_litert.interpreter import Interpreter", "int32"),
+        'Interpreter(f"{folder}/model.tflite").get_signature_runner("serving_default")',
+        f"model(**{_MASKED}).values()",
+    ),
+}
 
 # Both compute in what the folder holds. {options}: which runtime, and how it loads the folder.
 _SENTENCES = """\
@@ -243,12 +267,13 @@ def write_snippets(
     found = {}
     family = target.removesuffix("-int8")
     if image := description["inputs"].get("image_features"):
-        known = {
-            "pytorch": ("safetensors", _SAFETENSORS),
-            "flax": ("Flax", _FLAX),
-            "onnx": ("ONNX Runtime", _ONNX_WITH_IMAGE.format(text=text, size=image[-1])),
-        }
-        return [(tool, _NEEDS[tool], code) for tool, code in [known[family]]]
+        known = {"pytorch": ("safetensors", _SAFETENSORS), "flax": ("Flax", _FLAX)}
+        if family not in known:
+            tool, imports, integers, model, call = _TOOLS_WITH_IMAGE[family]
+            parts = {"imports": imports, "integers": integers, "model": model, "call": call}
+            known[family] = tool, _WITH_IMAGE.format(text=text, size=image[-1], **parts)
+        tool, code = known[family]
+        return [(tool, _NEEDS[tool], code)]
     if family in _BACKENDS and (pools or ranks):
         code = _SENTENCES if pools else _CROSS_ENCODER
         given = f", prompt={printable(json.dumps(prompt, ensure_ascii=False))}" if prompt else ""
