@@ -207,6 +207,17 @@ def test_a_tiktoken_vocabulary_of_another_model_is_refused(tmp_path):
     assert faults == ["a tiktoken vocabulary is read for model_type zhinao alone: its rules are in no file"]
 
 
+def test_of_several_vocabularies_one_is_named(tmp_path):
+    source = tmp_path / "source"
+    write_zhinao(source)
+    named, other = source / "vocab" / "360.tiktoken", source / "vocab" / "other.tiktoken"
+    other.write_text("damaged")
+    assert "holds 2 files like vocab/*.tiktoken" in refuse(source, tmp_path / "out")[0]
+    import_checkpoint(source, tmp_path / "out", vocab=named)
+    with Checkpoint.open(tmp_path / "out") as checkpoint:
+        assert checkpoint.text.tokenizer.encode(TEXT).ids == make_reference(train_ranks())(TEXT)
+
+
 def test_a_vocabulary_that_has_more_tokens_than_rows_is_refused(tmp_path):
     write_zhinao(tmp_path / "source", make_config(vocab_size=300))
     assert any(
