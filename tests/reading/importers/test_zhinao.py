@@ -150,7 +150,8 @@ def test_the_result_says_what_its_source_leaves_out(tmp_path):
     said = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (said["num_key_value_heads"], said["rope_theta"], said["intermediate_size"]) == (6, 10_000.0, 256)
     assert said["pad_token_id"] == len(train_ranks())
-    assert "auto_map" not in said
+    assert (said["rms_norm_eps"], said["hidden_act"]) == (1e-5, "silu")
+    assert not said.keys() & {"auto_map", "layer_norm_eps"}
 
 
 def test_a_width_of_its_own_counts(tmp_path):
