@@ -59,6 +59,10 @@ _LITTLE: Mapping[str, Any] = {
     "pad_token_id": 0,
 }
 _ROBERTA = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "pad_token_id": 1}
+_INTERBERT = {
+    **{"num_hidden_layers": 4, "t_num_hidden_layers": 4, "v_num_hidden_layers": 4, "v_num_attention_heads": 4},
+    **{"v_feature_size": 2048, "v_target_size": 1601, "v_hidden_size": 512, "v_intermediate_size": 2048},
+}
 _QWEN = {"hidden_act": "silu", "rms_norm_eps": 1e-6, "num_key_value_heads": 4, "intermediate_size": 1536}
 # Families of which no checkpoint is in the catalogue, or none but a very large one.
 IN_LITTLE: Mapping[str, Mapping[str, Any]] = {
@@ -76,6 +80,7 @@ IN_LITTLE: Mapping[str, Mapping[str, Any]] = {
             "intermediate_size": 768,
         },
         {**_LITTLE, **_QWEN, "model_type": "qwen2"},
+        {**_LITTLE, **_INTERBERT, "model_type": "interbert"},
         {**_LITTLE, **_QWEN, "model_type": "qwen3", "head_dim": 64},
         {**_LITTLE, **_ROBERTA, "model_type": "roberta"},
         {**_LITTLE, **_ROBERTA, "model_type": "xlm-roberta"},

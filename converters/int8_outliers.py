@@ -203,7 +203,9 @@ def measure_magnitudes(
     build_encoder(graph, spec, ["last_hidden_state"])
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # Each weight becomes float32 when the order of the graph's nodes comes to it, and is freed after its use.
+    # A weight of 16 bits becomes float32 right before its use, and is freed after it. Nodes run in the graph's order;
+    # optimized ones would run after every cast.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     session = onnxruntime.InferenceSession(

@@ -37,7 +37,7 @@ from yizhi.runtimes.base import Runtime
 
 LAYER = 1  # where a fault of one layer is made: not the first, so that a gate must find it
 # Enough to see every fault, in few shapes: JAX compiles for each. int8 is also run row by row.
-CASES = ("masks", "segments", "padding-right", "padding-interior", "padding-id-in-text")
+CASES = ("masks", "segments", "padding-right", "padding-interior", "padding-id-in-text", "regions-padded")
 _CONFIG = {"num_hidden_layers": 3, "max_position_embeddings": 26}
 FORWARDS = {name: f"yizhi.converters.forwards.{name.removesuffix('-int8')}" for name in TARGETS}
 
@@ -167,12 +167,14 @@ def _write(folder: Path, variant: str) -> Path:
 
 
 def _resemble_trained(tensors: dict[str, np.ndarray]) -> None:
-    """Embeddings as small as trained ones, so that LayerNorm's epsilon matters; query biases and logits as large."""
+    """Tokens as small as trained ones, so that LayerNorm's epsilon matters; query biases and logits as large."""
     for name in tensors:
-        if "embeddings.weight" in name:
+        if "embeddings.weight" in name and ".v_embeddings." not in name:
             tensors[name] *= 0.1
         if name.endswith("query.bias"):
             tensors[name] *= 3
+        if ".v_layer." in name and name.endswith("query.weight"):
+            tensors[name] *= 8  # else attention sees all regions alike, however many heads it has
         if name == "cls.predictions.transform.LayerNorm.weight":
             tensors[name] *= 5
 

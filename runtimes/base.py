@@ -14,10 +14,11 @@ from yizhi.converters.targets import TARGETS
 from yizhi.errors import InputError, NotRun, show
 from yizhi.model.architectures import build_spec
 from yizhi.model.config import EncoderConfig
-from yizhi.model.image_config import BOX, no_image
+from yizhi.model.image_config import no_image
 from yizhi.model.spec import LOGITS_AT, STEP, TEXT_INPUTS, EncoderSpec, Pooling
 from yizhi.reading.sentence_settings import read_prompts
 from yizhi.release.artifact import Artifact
+from yizhi.runtimes.image_inputs import read_image
 from yizhi.runtimes.past import Past
 from yizhi.runtimes.processor import describe_int8_kernels
 from yizhi.storage.codec import from_plain
@@ -72,12 +73,13 @@ class Inputs:
                 faults.append(f"{name}: expected a non-empty [batch, length]; found {list(array.shape)}")
             elif array.shape != ids.shape:
                 faults.append(f"{name}: expected the shape of input_ids, {list(ids.shape)}; found {list(array.shape)}")
-        image = _read_image(ids, image_features, image_boxes, image_mask, faults)
+        image = {"image_features": image_features, "image_boxes": image_boxes, "image_mask": image_mask}
+        read = read_image(image, len(ids) if ids.ndim else 0, faults)
         if faults:
             raise InputError("inputs", faults)
         # Copies: the one row of a reversed array counts as contiguous, with a stride that torch refuses.
         text: dict[str, Any] = {name: np.array(array, np.int64, order="C") for name, array in given.items()}
-        return cls(**text, **image)
+        return cls(**text, **read)
 
     def check(self, config: EncoderConfig, tokens: int | None = None) -> None:
         """Raise InputError for ids and lengths that this encoder has no parameters for. JAX would clamp them silently.
@@ -131,44 +133,6 @@ class Inputs:
             for name, array in arrays.items()
             if array is not None
         }
-
-
-def _read_image(
-    ids: NDArray, features: ArrayLike | None, boxes: ArrayLike | None, mask: ArrayLike | None, faults: list[str]
-) -> dict[str, Any]:
-    """The three arrays of an image beside these ids, checked; empty without any region, or with faults added."""
-    given = {"image_features": features, "image_boxes": boxes, "image_mask": mask}
-    arrays = {name: np.asarray(array) for name, array in given.items() if array is not None}
-    if not arrays:
-        return {}
-    before = len(faults)
-    faults += [f"{name}: missing, with {' and '.join(arrays)}" for name in list(given)[:2] if name not in arrays]
-    batch, regions = ids.shape[0] if ids.ndim else 0, None
-    widths: dict[str, list[object]] = {"image_features": ["features"], "image_boxes": [BOX], "image_mask": []}
-    for name, array in arrays.items():
-        integers, expected = name == "image_mask", f"[batch, regions{''.join(f', {size}' for size in widths[name])}]"
-        if array.dtype.kind not in ("iub" if integers else "fiu"):
-            faults.append(f"{name}: expected {'integers' if integers else 'numbers'}; found {array.dtype}")
-        elif not integers and not np.isfinite(array.astype(np.float32)).all():
-            bad = int((~np.isfinite(array.astype(np.float32))).sum())
-            faults.append(f"{name}: {bad} of {array.size} values are NaN or Inf in float32")
-        elif integers and ((array < 0) | (array > 1)).any():
-            faults.append(f"{name}: expected 0 or 1; found {array[(array < 0) | (array > 1)][0]}")
-        if array.ndim != 2 + len(widths[name]) or (name == "image_boxes" and array.shape[2] != BOX):
-            faults.append(f"{name}: expected {expected}; found {list(array.shape)}")
-        elif array.shape[0] != batch:
-            faults.append(f"{name}: expected {batch} rows, as many as input_ids has; found {array.shape[0]}")
-        elif regions not in (None, array.shape[1]):
-            faults.append(f"{name}: expected {regions} regions, as image_features has; found {array.shape[1]}")
-        else:
-            regions = array.shape[1]
-    if len(faults) > before or not regions:
-        return {}
-    arrays.setdefault("image_mask", np.ones((batch, regions), np.int64))
-    return {
-        name: np.array(array, np.int64 if name == "image_mask" else np.float32, order="C")
-        for name, array in arrays.items()
-    }
 
 
 class Runtime:

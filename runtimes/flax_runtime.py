@@ -4,7 +4,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ from numpy.typing import NDArray
 
 from yizhi.choices import MATH
 from yizhi.converters.forwards import passes
-from yizhi.converters.forwards.flax import Pass, embeddings, encoder, encoder_layer, heads, mask_scores
+from yizhi.converters.forwards.flax import Pass, embed, encode, encoder_layer, heads
 from yizhi.errors import InputError, NotRun
 from yizhi.model.layout import FLAX_ARRAY, FLAX_CHUNKED, FLAX_WEIGHTS, canonical_parameters
-from yizhi.model.spec import EncoderSpec, Layer, parameters_of, without_names
+from yizhi.model.spec import TEXT_INPUTS, EncoderSpec, Layer, parameters_of, without_names
 from yizhi.runtimes.base import TAPS, Inputs, Outputs, Runtime
 
 # Below this length there is less to save than a compilation costs.
@@ -53,52 +52,60 @@ class FlaxRuntime(Runtime):
         # To one thread, products made for several are a seventh slower.
         alone = self.device == "cpu" and self.threads == 1
         jit = partial(jax.jit, compiler_options={"xla_cpu_multi_thread_eigen": False} if alone else None)
-        self._embed = jit(lambda p, ids, types: embeddings(Pass(p, spec), ids, types))
-        self._step = jit(partial(_run_layer, spec), static_argnames="layer")
-        self._nameless = {layer: without_names(layer) for layer in spec.layers}
-        self._heads = jit(lambda p, x, mask, outputs: heads(Pass(p, spec), x, mask, outputs), static_argnames="outputs")
+        self._embed = jit(lambda p, given: embed(Pass(p, spec), given))
+        self._step = jit(partial(_run_layer, spec), static_argnames=("layer", "of_image"))
+        layers = (*spec.layers, *(spec.of_image.layers if spec.image else ()))
+        self._nameless = {layer: without_names(layer) for layer in layers}
+        self._heads = jit(lambda p, *given: heads(Pass(p, spec), *given), static_argnums=5)
 
     def _run(self, inputs: Inputs, outputs: tuple[str, ...]) -> Mapping[str, NDArray]:
         batch, length = inputs.input_ids.shape
         with self._arithmetic():
-            found = self._compute(*self._pad(inputs), outputs)
-        return {name: self._cut(name, np.asarray(found[name], np.float32), batch, length) for name in outputs}
+            found = self._compute(self._pad(inputs), outputs)
+        sizes = {"batch": batch, "length": length}
+        if inputs.image_mask is not None:
+            sizes["regions"] = inputs.image_mask.shape[1]
+        return {name: self._cut(name, np.asarray(found[name], np.float32), sizes) for name in outputs}
 
     def _logits_at(self, inputs: Inputs, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         count = len(positions)
         positions = np.pad(positions.astype(np.int32), ((0, bucket(count) - count), (0, 0)))
         with self._arithmetic():
-            found = self._compute(*self._pad(inputs), ("logits",), positions)
+            found = self._compute(self._pad(inputs), ("logits",), positions)
         return np.asarray(found["logits"], np.float32)[:count]
 
-    def _pad(self, inputs: Inputs) -> tuple[NDArray, NDArray, NDArray]:
-        """Ids, mask and types, each [B, T], up to the next bucket of both axes."""
+    def _pad(self, inputs: Inputs) -> dict[str, NDArray]:
+        """The arrays, each [B, T] or [B, R, …], up to the next bucket of both axes."""
         batch, length = inputs.input_ids.shape
-        longest = self.config.longest
-        padding = ((0, bucket(batch) - batch), (0, min(bucket(max(length, SHORTEST)), longest) - length))
-        ids, mask, types = (np.pad(array, padding) for array in inputs.as_dict(np.int32).values())
-        return ids, mask, types
+        to_length = min(bucket(max(length, SHORTEST)), self.config.longest) - length
+
+        def pad(name: str, array: NDArray) -> NDArray:
+            more = to_length if name in TEXT_INPUTS else bucket(array.shape[1]) - array.shape[1]
+            others = ((0, 0),) * (array.ndim - 2)
+            return np.pad(array, ((0, bucket(batch) - batch), (0, more), *others))
+
+        return {name: pad(name, array) for name, array in inputs.as_dict(np.int32).items()}
 
     def _compute(
-        self, ids: NDArray, mask: NDArray, types: NDArray, outputs: tuple[str, ...], positions: NDArray | None = None
+        self, given: dict[str, NDArray], outputs: tuple[str, ...], positions: NDArray | None = None
     ) -> dict[str, jax.Array]:
         found: dict[str, jax.Array] = {}
         at = None if positions is None else jnp.asarray(positions)
         p = Pass(self._parameters, self._spec, passes.keep(outputs, found), positions=at)
-        x = self._embed(self._parameters, ids, types)
-        x = p.tap("last_hidden_state", encoder(replace(p, mask=mask_scores(mask, x)), x, self._run_compiled))
+        x, y = self._embed(self._parameters, given)
+        masks = given["attention_mask"], given.get("image_mask")
+        x, y = encode(p, x, y, *masks, outputs, self._run_compiled)
         after = tuple(name for name in outputs if name not in found)
-        return found | self._heads(self._parameters, x, mask, after)
+        return found | self._heads(self._parameters, x, y, *masks, after)
 
     def look_inside(self, inputs: Inputs, layer: int) -> Outputs:
         """All of TAPS, without compiling."""
         names = {f"layers.{layer}.{tap}": tap for tap in TAPS}
         found: dict[str, jax.Array] = {}
         p = Pass(self._parameters, self._spec, passes.keep(names, found))
-        ids, mask, types = inputs.as_dict(np.int32).values()
         with self._arithmetic():
-            x = embeddings(p, ids, types)
-            encoder(replace(p, mask=mask_scores(mask, x)), x)
+            given = {name: jnp.asarray(array) for name, array in inputs.as_dict(np.int32).items()}
+            encode(p, *embed(p, given), given["attention_mask"], given.get("image_mask"), names)
         return {tap: np.asarray(found[name], np.float32) for name, tap in names.items()}
 
     @contextmanager
@@ -137,10 +144,10 @@ class FlaxRuntime(Runtime):
         nameless = self._nameless[layer]
         names = zip(parameters_of(nameless), parameters_of(layer), strict=True)
         parameters = {place.name: p[this.name] for place, this in names}
-        return self._step(parameters, x, p.mask, p.positions, layer=nameless)
+        of_image = p.spec is not self._spec
+        return self._step(parameters, x, p.mask, p.positions, layer=nameless, of_image=of_image)
 
-    def _cut(self, output: str, array: NDArray, batch: int, length: int) -> NDArray:
-        sizes = {"batch": batch, "length": length}
+    def _cut(self, output: str, array: NDArray, sizes: Mapping[str, int]) -> NDArray:
         at: tuple[slice, ...] = tuple(slice(sizes.get(str(axis))) for axis in self._spec.output_axes(output))
         return array[at]
 
@@ -156,8 +163,10 @@ def _run_layer(
     mask: jax.Array,
     positions: jax.Array | None,
     layer: Layer,
+    of_image: bool = False,
 ) -> jax.Array:
-    return encoder_layer(Pass(parameters, spec, mask=mask, positions=positions), layer, x)
+    own = spec.of_image if of_image else spec
+    return encoder_layer(Pass(parameters, own, mask=mask, positions=positions), layer, x)
 
 
 _threads: list[int] = []  # what this process asked of JAX, at most once

@@ -46,7 +46,7 @@ class LiteRTRuntime(Runtime):
     def settings(self) -> dict[str, str]:
         """The kernels that the interpreter chose in its first run. XNNPACK's kernels appear as a delegate."""
         token = np.zeros((1, 1), np.int32)
-        self._run(Inputs.of(token), self.outputs[:1])
+        self._run(Inputs.of(token).complete(self.config), self.outputs[:1])
         operators = {operator["op_name"] for operator in self._interpreter._get_ops_details()}
         return {"kernels": "xnnpack" if "DELEGATE" in operators else "builtin"}
 

@@ -103,7 +103,8 @@ class OpenVinoRuntime(Runtime):
             output.get_tensor().add_names({tap})
         request = self._compile(model)
         request.infer(inputs.as_dict())
-        return {tap: request.get_tensor(tap).data.copy() for tap in found}
+        length = inputs.input_ids.shape[1]
+        return {tap: request.get_tensor(tap).data[:, -length:].copy() for tap in found}  # regions may come first
 
     def forget(self, signature: str) -> None:
         """Close the signature's compiled model."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tests.checkpoints import VOCAB, Tensors, small_config, write_json, write_variant
 from tests.pages import read_page
 from yizhi.cli import main
@@ -243,7 +245,7 @@ def _sentence_embeddings(page: PageFolder) -> None:
 def _distillation(page: PageFolder) -> None:
     page.checkpoint("roberta-wwm-ext", config=DEEP)
     page.checkpoint("reviews", "bert-classifier", config={**REVIEW_LABELS, "num_hidden_layers": 12})
-    page.write({"news.txt": TEXT, "held-out.txt": TEXT, "train.csv": REVIEWS, "dev.csv": REVIEWS})
+    page.write({"news.txt": TEXT, "held-out.txt": TEXT, "train.csv": REVIEWS, "dev.csv": REVIEWS, "more.txt": TEXT})
 
 
 def _elsewhere(page: PageFolder) -> None:
@@ -287,6 +289,12 @@ def _trimming(page: PageFolder) -> None:
     page.write({"text.txt": TEXT, "held-out.txt": SENTENCES[0]})
 
 
+def _image_text(page: PageFolder) -> None:
+    page.checkpoint("interbert", "interbert")
+    rng = np.random.default_rng(0)
+    np.savez(page.path / "regions.npz", features=rng.normal(size=(37, 24)), boxes=rng.random((37, 5)))
+
+
 def _using(page: PageFolder) -> None:
     page.release("dist/demo", vocab=DEMO_VOCAB, config={"vocab_size": len(DEMO_VOCAB)})
     page.checkpoint("CHECKPOINT")
@@ -328,4 +336,5 @@ FOLDERS: dict[str, Callable[[PageFolder], None]] = {
     "docs/trimming.md": _trimming,
     "docs/using.md": _using,
     "docs/vectors.md": _vectors,
+    "docs/image-text.md": _image_text,
 }

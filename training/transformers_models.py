@@ -32,7 +32,7 @@ def build_model(
             "train the base that it was made from, or the adapter with the adapters library",
         )
     family = FAMILIES[checkpoint.config.model_type]
-    if family.causal:
+    if family.causal or family.image:
         raise InputError(checkpoint.folder, f"training is not supported for {checkpoint.config.model_type}")
     model_class = getattr(transformers, family.class_name + class_suffix)
     raw = {key: value for key, value in checkpoint.config.raw.items() if key not in ("torch_dtype", "dtype")}

@@ -5,7 +5,8 @@ rounds its operands to 10 or 8 bits of mantissa; unless `jax.default_matmul_prec
 """
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,11 @@ from numpy.typing import NDArray
 
 from yizhi.converters.forwards import passes
 from yizhi.model.spec import (
+    IMAGE_PREFIX,
     INPUT,
+    MATCH_LOGITS,
     OUTPUT,
+    REGION_LOGITS,
     SENTENCE_EMBEDDING,
     SHORTEST_NORM,
     SUM,
@@ -25,6 +29,7 @@ from yizhi.model.spec import (
     TOKEN_WEIGHTS,
     Adapter,
     Dense,
+    ImageStream,
     Layer,
     Linear,
     LinearHead,
@@ -67,13 +72,22 @@ def precision() -> lax.Precision | None:
     return None if set_by_user else lax.Precision.HIGHEST
 
 
-def heads(p: Pass, x: Array, attention_mask: Array, outputs: Collection[str]) -> dict[str, Array]:
-    """What is named of what is made of the last hidden state [B, T, H]: vectors, weights and `logits`.
+def heads(
+    p: Pass,
+    x: Array,
+    y: Array | None,
+    attention_mask: Array,
+    image_mask: Array | None,
+    outputs: Collection[str],
+) -> dict[str, Array]:
+    """What is named of what is made of the last hidden states [B, T, H]: vectors, weights and `logits`.
 
     Vocabulary logits alone may be asked for of any tokens, [N, H].
+    y, image_mask: of an image's regions, the last hidden states [B, R, H] and the mask [B, R].
     """
     spec, found = p.spec, dict[str, Array]()
     reads_pooler = "pooler_output" in outputs or ("logits" in outputs and spec.head_reads_pooler)
+    reads_pooler |= MATCH_LOGITS in outputs
     pooled = pooler(p, spec.pooler, x) if spec.pooler and reads_pooler else None
     if "pooler_output" in outputs and pooled is not None:
         found["pooler_output"] = pooled
@@ -91,6 +105,8 @@ def heads(p: Pass, x: Array, attention_mask: Array, outputs: Collection[str]) ->
             found[TERM_WEIGHTS] = term_weights(p, logits, attention_mask)
     elif "logits" in outputs and isinstance(spec.head, LinearHead):
         found["logits"] = linear_head(p, spec.head, x, pooled, attention_mask)
+    if spec.image and y is not None and image_mask is not None:
+        image_heads(replace(p, tap=passes.keep(outputs, found)), spec.image, y, image_mask, pooled)
     return found
 
 
@@ -121,21 +137,120 @@ def position_ids(p: Pass, input_ids: Integers) -> Array:
     return kept.cumsum(1) * kept + p.spec.padding_idx
 
 
-def encoder(p: Pass, x: Array, run_layer: LayerFunction | None = None) -> Array:
-    """Every block in turn; `hidden_states.N` is the input of block N, the last is the result.
+def region_embeddings(p: Pass, image: ImageStream, features: Array, boxes: Array) -> Array:
+    """LayerNorm of the sum of both linear layers: [B, R, F] and [B, R, 5] -> [B, R, H]."""
+    features, boxes = (x.astype(p[image.norm.weight].dtype) for x in (features, boxes))
+    return layer_norm(p, image.norm, linear(p, image.features, features) + linear(p, image.boxes, boxes))
+
+
+def embed(p: Pass, given: Mapping[str, Array]) -> tuple[Array, Array | None]:
+    """What the first layer reads: of tokens [B, T, H], and of regions [B, R, H], if there are any."""
+    image = p.spec.image
+    y = region_embeddings(p, image, given["image_features"], given["image_boxes"]) if image else None
+    return embeddings(p, given["input_ids"], given["token_type_ids"]), y
+
+
+def encode(
+    p: Pass,
+    x: Array,
+    y: Array | None,
+    attention_mask: Integers,
+    image_mask: Integers | None,
+    outputs: Collection[str],
+    run_layer: LayerFunction | None = None,
+) -> tuple[Array, Array | None]:
+    """The last hidden states of tokens x [B, T, H]; and of regions y [B, R, H], where one of the outputs needs them.
 
     run_layer: a compiled stand-in for `encoder_layer`.
     """
-    run_layer = run_layer or encoder_layer
-    number = 0
-    for index, block in enumerate(p.spec.blocks):
-        x = p.tap(f"hidden_states.{index}", x)
-        for layer in block:
-            x = run_layer(p.in_layer(number), layer, x)
-            number += 1
+    image, start = p.spec.image, 0
+    if image and y is not None and image_mask is not None:
+        start = image.shared
+        x, y = shared_encoder(p, start, x, y, attention_mask, image_mask, run_layer)
+        if p.spec.reads_image(outputs):
+            y = image_stream(p, image, y, image_mask, run_layer)
+    x = encoder(replace(p, mask=mask_scores(attention_mask, x)), x, start, run_layer)
+    return p.tap("last_hidden_state", x), y
+
+
+def shared_encoder(
+    p: Pass,
+    shared: int,
+    x: Array,
+    y: Array,
+    attention_mask: Integers,
+    image_mask: Integers,
+    run_layer: LayerFunction | None = None,
+) -> tuple[Array, Array]:
+    """The blocks that tokens x [B, T, H] and regions y [B, R, H] go through as one row, regions first."""
+    regions = y.shape[1]
+
+    def tap(name: str, z: Array) -> Array:
+        p.tap(name, z[:, regions:])
+        p.tap(f"{IMAGE_PREFIX}{name}", z[:, :regions])
+        return z
+
+    z = jnp.concatenate((y, x), 1)  # [B, R + T, H]
+    mask = mask_scores(join_masks(p, attention_mask, image_mask), z)
+    z = run_blocks(replace(p, tap=tap, mask=mask), z, 0, shared, run_layer)
+    return z[:, regions:], z[:, :regions]
+
+
+def join_masks(p: Pass, attention_mask: Integers, image_mask: Integers) -> Array:
+    """The mask of regions and tokens as one row, [B, R + T]."""
+    return jnp.concatenate((image_mask, attention_mask), 1)
+
+
+def image_stream(
+    p: Pass, image: ImageStream, y: Array, image_mask: Integers, run_layer: LayerFunction | None = None
+) -> Array:
+    """What the image's own blocks make of regions y [B, R, H], after the shared blocks: their last hidden states."""
+    own = of_image(p)
+    y = encoder(replace(own, mask=mask_scores(image_mask, y)), y, image.shared, run_layer)
+    return own.tap("last_hidden_state", y)
+
+
+def image_heads(p: Pass, image: ImageStream, y: Array, image_mask: Array, pooled: Array | None) -> None:
+    """Tap what is made of the regions' last hidden states [B, R, H].
+
+    pooled: the text's pooler output, if `match_logits` are wanted.
+    """
+    own = of_image(p)
+    image_pooled = own.tap("pooler_output", pooler(own, image.pooler, y))
+    p.tap(REGION_LOGITS, linear_head(own, image.region_head, y, None, image_mask))
+    if pooled is not None:
+        p.tap(MATCH_LOGITS, match(p, image, pooled, image_pooled))
+
+
+def of_image(p: Pass) -> Pass:
+    """The pass of the image's own blocks."""
+    return replace(p, spec=p.spec.of_image, positions=None, tap=lambda name, x: p.tap(f"{IMAGE_PREFIX}{name}", x))
+
+
+def match(p: Pass, image: ImageStream, pooled: Array, image_pooled: Array) -> Array:
+    """Logits of whether text and image belong together, [B, 2], from both poolers' outputs [B, pooled]."""
+    return linear(p, image.match, pooled * image_pooled if image.fusion == "mul" else pooled + image_pooled)
+
+
+def encoder(p: Pass, x: Array, start: int = 0, run_layer: LayerFunction | None = None) -> Array:
+    """Every block from `start` on; `hidden_states.N` is the input of block N, the last is the result.
+
+    run_layer: a compiled stand-in for `encoder_layer`.
+    """
+    x = run_blocks(p, x, start, len(p.spec.blocks), run_layer)
     if p.spec.final_norm:
         x = layer_norm(p, p.spec.final_norm, x)
     return p.tap(f"hidden_states.{len(p.spec.blocks)}", x)
+
+
+def run_blocks(p: Pass, x: Array, start: int, end: int, run_layer: LayerFunction | None = None) -> Array:
+    """Blocks `start` … `end` − 1 in turn."""
+    run_layer = run_layer or encoder_layer
+    for index, block in p.spec.numbered_blocks[start:end]:
+        x = p.tap(f"hidden_states.{index}", x)
+        for number, layer in block:
+            x = run_layer(p.in_layer(number), layer, x)
+    return x
 
 
 def encoder_layer(p: Pass, layer: Layer, x: Array) -> Array:

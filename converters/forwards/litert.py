@@ -11,14 +11,17 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from yizhi.converters.forwards.passes import Tap, ignore, keep
-from yizhi.converters.litert_graph import ANY, INT32, Graph, Value
+from yizhi.converters.litert_graph import ANY, FLOAT, INT32, Graph, Value
 from yizhi.converters.litert_operators import add, as_float, cut, expand, gather, multiply, stride, subtract, swap
 from yizhi.model.rotary import make_table, table_names
 from yizhi.model.spec import (
+    IMAGE_PREFIX,
     INPUT,
     MASK_VALUE,
+    MATCH_LOGITS,
     OUTPUT,
     POSITIONS,
+    REGION_LOGITS,
     SENTENCE_EMBEDDING,
     SHORTEST_NORM,
     SUM,
@@ -28,6 +31,7 @@ from yizhi.model.spec import (
     Adapter,
     Dense,
     EncoderSpec,
+    ImageStream,
     Layer,
     Linear,
     LinearHead,
@@ -119,13 +123,14 @@ ACTIVATIONS = {
 def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
     """Add the encoder with its head to `g`; the named outputs become the graph's, in that order.
 
-    Inputs are int32 [batch, length]; outputs are float32 with the axes of `spec.output_axes`.
+    Inputs are int32 [batch, length], and those of an image stream; outputs are float32 with the axes of
+    `spec.output_axes`.
     """
-    p, input_ids, attention_mask, token_type_ids = begin(g, spec)
+    given = inputs(g, spec)
+    attention_mask = given["attention_mask"]
     found: dict[str, Value] = {}
-    p = replace(p, tap=keep(outputs, found))
-    x = embeddings(p, input_ids, token_type_ids)  # [B, T, H]
-    x = encoder(p, x)
+    p = begin(g, spec, attention_mask, keep(outputs, found))
+    x, regions = encode(p, given, outputs)  # [B, T, H], [B, R, H]
     p.tap("last_hidden_state", x)
     pooled = p.tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler else None  # [B, H]
     if SENTENCE_EMBEDDING in outputs and spec.pooling:
@@ -140,6 +145,8 @@ def build_encoder(g: Graph, spec: EncoderSpec, outputs: Sequence[str]) -> None:
             p.tap(TERM_WEIGHTS, term_weights(p, logits, attention_mask))
     elif "logits" in outputs and isinstance(spec.head, LinearHead):
         p.tap("logits", linear_head(p, spec.head, x, pooled, attention_mask))
+    if spec.image and regions and pooled:
+        image_stream(p, spec.image, regions, given["image_mask"], pooled)
     for name in outputs:
         g.output(name, found[name])
 
@@ -150,36 +157,53 @@ def build_logits_at(g: Graph, spec: EncoderSpec, head: MaskedLMHead) -> None:
     Inputs are those of `build_encoder` and `positions`, int32 [count, 2], pairs of row and position; the output is
     `logits` [count, V]. After attention, the last layer computes nothing for other tokens.
     """
-    p, input_ids, _, token_type_ids = begin(g, spec)
-    p = replace(p, positions=g.input(POSITIONS, INT32, (ANY, 2)))
-    x = embeddings(p, input_ids, token_type_ids)
-    x = encoder(p, x)  # [N, H]
+    given = inputs(g, spec)
+    p = begin(g, spec, given["attention_mask"])
+    x, _ = encode(replace(p, positions=g.input(POSITIONS, INT32, (ANY, 2))), given)  # [N, H]
     g.output("logits", mlm_head(p, head, x))
 
 
-def begin(g: Graph, spec: EncoderSpec) -> tuple[Pass, Value, Value, Value]:
-    """Declare `input_ids`, `attention_mask` and `token_type_ids`."""
-    input_ids, attention_mask, token_type_ids = (
-        g.input(name, INT32, (ANY, ANY)) for name in ("input_ids", "attention_mask", "token_type_ids")
-    )
-    config, scope = spec.config, "tokens"
-    tokens = g.node(scope, "SHAPE", [input_ids], (2,), schema.ShapeOptionsT(outType=INT32), dtype=INT32)
+def inputs(g: Graph, spec: EncoderSpec) -> dict[str, Value]:
+    """Declare the inputs."""
+    floats = ("image_features", "image_boxes")
+    return {
+        name: g.input(
+            name, FLOAT if name in floats else INT32, tuple(axis if isinstance(axis, int) else ANY for axis in axes)
+        )
+        for name, axes in spec.input_axes().items()
+    }
 
-    def extend(shape: Value, name: str, *axes: int) -> Value:
+
+def begin(g: Graph, spec: EncoderSpec, attention_mask: Value, tap: Tap[Value] = ignore, scope: str = "tokens") -> Pass:
+    """A pass over the rows that a mask [B, T] is of."""
+    config = spec.config
+    tokens = g.node(scope, "SHAPE", [attention_mask], (2,), schema.ShapeOptionsT(outType=INT32), dtype=INT32)
+
+    def extend(shape: Value, *axes: int) -> Value:
         size = (shape.shape[0] + len(axes),)
-        parts = [shape, g.constant(name, axes)]
+        parts = [shape, g.constant(f"axes.{'x'.join(map(str, axes))}", axes)]
         return g.node(scope, "CONCATENATION", parts, size, schema.ConcatenationOptionsT(), dtype=INT32)
 
     length = gather(g, scope, tokens, g.constant("one", 1), axis=0, dtype=INT32)
-    column = extend(gather(g, scope, tokens, g.constant("axis.1", [1]), axis=0, dtype=INT32), "column", 1)
+    column = extend(gather(g, scope, tokens, g.constant("axis.1", [1]), axis=0, dtype=INT32), 1)
     count, shared, d = config.num_attention_heads, config.num_key_value_heads, config.head_size
-    heads = {count: extend(tokens, "heads", count, d)}
-    if shared != count:
-        heads[shared] = extend(tokens, "key_value_heads", shared, d)
-    rows = extend(tokens, "rows", count * d)
+    heads = {size: extend(tokens, size, d) for size in dict.fromkeys((count, shared))}
+    rows = extend(tokens, count * d)
     ones = g.node(scope, "FILL", [column, g.constant("one.float", 1, np.float32)], (ANY, 1))
-    p = see(Pass(g, spec, length, heads, rows, mask_scores(g, attention_mask), ones))
-    return p, input_ids, attention_mask, token_type_ids
+    return see(Pass(g, spec, length, heads, rows, mask_scores(g, attention_mask), ones, tap=tap))
+
+
+def encode(p: Pass, given: Mapping[str, Value], outputs: Sequence[str] = ()) -> tuple[Value, Value | None]:
+    """The last hidden states [B, T, H] of the tokens, and the regions [B, R, H] after the shared blocks, if any.
+
+    outputs: those that the pass taps.
+    """
+    x, regions, start = embeddings(p, given["input_ids"], given["token_type_ids"]), None, 0
+    if p.spec.image:
+        start = p.spec.image.shared
+        regions = region_embeddings(p, p.spec.image, given["image_features"], given["image_boxes"])
+        x, regions = shared_encoder(p, start, x, regions, given["attention_mask"], given["image_mask"], outputs)
+    return encoder(p, x, start), regions
 
 
 def embeddings(p: Pass, input_ids: Value, token_type_ids: Value) -> Value:
@@ -268,17 +292,86 @@ def relative_positions(p: Pass, farthest: int, places: Value) -> Value:
     return expand(g, scope, gather(g, scope, table, near, axis=0), 1)
 
 
-def encoder(p: Pass, x: Value) -> Value:
-    """Every block in turn; `hidden_states.N` is the input of block N, the last is the result."""
-    number = 0
-    for index, block in enumerate(p.spec.blocks):
-        x = p.tap(f"hidden_states.{index}", x)
-        for layer in block:
-            x = encoder_layer(p.in_layer(number), layer, x)
-            number += 1
+def region_embeddings(p: Pass, image: ImageStream, features: Value, boxes: Value) -> Value:
+    """LayerNorm of the sum of both linear layers: [B, R, F] and [B, R, 5] -> [B, R, H]."""
+    x, place = linear(p, image.features, features), linear(p, image.boxes, boxes)
+    return layer_norm(p, image.norm, add(p.graph, image.norm.name, x, place))
+
+
+def shared_encoder(
+    p: Pass, shared: int, x: Value, y: Value, attention_mask: Value, image_mask: Value, outputs: Sequence[str]
+) -> tuple[Value, Value]:
+    """The blocks that tokens x [B, T, H] and regions y [B, R, H] go through as one row, regions first."""
+    g, scope = p.graph, "shared"
+    shape = g.node(scope, "SHAPE", [image_mask], (2,), schema.ShapeOptionsT(outType=INT32), dtype=INT32)
+    regions = gather(g, scope, shape, g.constant("axis.1", [1]), axis=0, dtype=INT32)  # [1]: R
+
+    def around(name: str, *numbers: int) -> Value:
+        """R between two numbers: [3]."""
+        parts = [g.constant(f"{name}.{axis}", [number]) for axis, number in zip((0, 2), numbers, strict=True)]
+        parts.insert(1, regions)
+        return g.node(scope, "CONCATENATION", parts, (3,), schema.ConcatenationOptionsT(), dtype=INT32)
+
+    ends = (around("first", 0, 0), g.constant("sizes.all", [ANY, ANY, ANY]))
+    ends_of_regions = (g.constant("begin.all", [0, 0, 0]), around("size", ANY, ANY))
+
+    def split(z: Value) -> tuple[Value, Value]:
+        x, y = (
+            g.node(scope, "SLICE", [z, *places], z.shape, schema.SliceOptionsT()) for places in (ends, ends_of_regions)
+        )
+        return x, y
+
+    def tap(name: str, z: Value) -> Value:
+        if {name, f"{IMAGE_PREFIX}{name}"} & set(outputs):
+            for prefix, part in zip(("", IMAGE_PREFIX), split(z), strict=True):
+                p.tap(f"{prefix}{name}", part)
+        return z
+
+    options = schema.ConcatenationOptionsT(axis=1)
+    z = g.node(scope, "CONCATENATION", [y, x], x.shape, options)  # [B, R + T, H]
+    joined = begin(g, p.spec, join_masks(p, attention_mask, image_mask), tap, scope)
+    return split(run_blocks(joined, z, 0, shared))
+
+
+def join_masks(p: Pass, attention_mask: Value, image_mask: Value) -> Value:
+    """The mask of regions and tokens as one row, [B, R + T]."""
+    parts, options = [image_mask, attention_mask], schema.ConcatenationOptionsT(axis=1)
+    return p.graph.node("shared", "CONCATENATION", parts, (ANY, ANY), options, dtype=INT32)
+
+
+def image_stream(p: Pass, image: ImageStream, y: Value, image_mask: Value, pooled: Value) -> None:
+    """Tap what the image's own blocks and heads make of regions y [B, R, H], after the shared blocks.
+
+    pooled: the text's pooler output.
+    """
+    own = begin(p.graph, p.spec.of_image, image_mask, lambda name, z: p.tap(f"{IMAGE_PREFIX}{name}", z), "regions")
+    y = own.tap("last_hidden_state", encoder(own, y, image.shared))
+    image_pooled = own.tap("pooler_output", pooler(own, image.pooler, y))
+    p.tap(REGION_LOGITS, linear_head(own, image.region_head, y, None, image_mask))
+    p.tap(MATCH_LOGITS, match(p, image, pooled, image_pooled))
+
+
+def match(p: Pass, image: ImageStream, pooled: Value, image_pooled: Value) -> Value:
+    """Logits of whether text and image belong together, [B, 2], from both poolers' outputs [B, pooled]."""
+    fuse = multiply if image.fusion == "mul" else add
+    return linear(p, image.match, fuse(p.graph, image.match.name, pooled, image_pooled))
+
+
+def encoder(p: Pass, x: Value, start: int = 0) -> Value:
+    """Every block from `start` on; `hidden_states.N` is the input of block N, the last is the result."""
+    x = run_blocks(p, x, start, len(p.spec.blocks))
     if p.spec.final_norm:
         x = layer_norm(p, p.spec.final_norm, x)
     return p.tap(f"hidden_states.{len(p.spec.blocks)}", x)
+
+
+def run_blocks(p: Pass, x: Value, start: int, end: int) -> Value:
+    """Blocks `start` … `end` − 1 in turn."""
+    for index, block in p.spec.numbered_blocks[start:end]:
+        x = p.tap(f"hidden_states.{index}", x)
+        for number, layer in block:
+            x = encoder_layer(p.in_layer(number), layer, x)
+    return x
 
 
 def encoder_layer(p: Pass, layer: Layer, x: Value) -> Value:
@@ -336,7 +429,7 @@ def attention(p: Pass, layer: Layer, x: Value) -> Value:
     g, scope = p.graph, layer.query.name.rpartition(".")[0]
     config, square = p.spec.config, (ANY, p.spec.config.num_attention_heads, ANY, ANY)
     count, shared, width = config.num_attention_heads, config.num_key_value_heads, config.head_size
-    scale = g.constant("attention_scale", width**-0.5, np.float32)
+    scale = g.constant(f"attention_scale.{width}", width**-0.5, np.float32)
 
     def split(part: Linear, y: Value) -> Value:
         y = swap(g, part.name, to_heads(p, part.name, part, y))  # [B, A, T, d]

@@ -14,11 +14,14 @@ from yizhi.converters.forwards import passes
 from yizhi.converters.openvino_graph import Weights, name_nodes
 from yizhi.model.rotary import make_table, table_names
 from yizhi.model.spec import (
+    IMAGE_PREFIX,
     INPUT,
     LOGITS_AT,
     MASK_VALUE,
+    MATCH_LOGITS,
     OUTPUT,
     POSITIONS,
+    REGION_LOGITS,
     SENTENCE_EMBEDDING,
     SHORTEST_NORM,
     SPAN_LOGITS,
@@ -29,6 +32,7 @@ from yizhi.model.spec import (
     Adapter,
     Dense,
     EncoderSpec,
+    ImageStream,
     Layer,
     Linear,
     LinearHead,
@@ -93,14 +97,14 @@ ACTIVATIONS: Mapping[str, Callable[[Node, str], Node]] = {
 def build_encoder(weights: Weights, spec: EncoderSpec, outputs: Sequence[str]) -> Model:
     """The encoder with its head as a model that gives the named outputs, in that order.
 
-    Inputs are int64 [batch, length]; outputs are float32 with the axes of `spec.output_axes`.
+    Inputs are int64 [batch, length], and those of an image stream; outputs are float32 with the axes of
+    `spec.output_axes`.
     """
-    given = inputs()
-    input_ids, attention_mask, token_type_ids = given
+    given = inputs(spec)
+    attention_mask = given["attention_mask"]
     found: dict[str, Node] = {}
     p = Pass(weights, spec, passes.keep(outputs, found))
-    x = embeddings(p, input_ids, token_type_ids)  # [B, T, H]
-    x = encoder(see(p, attention_mask), x)
+    x, regions = encode(p, given)  # [B, T, H], [B, R, H]
     p.tap("last_hidden_state", x)
     pooled = p.tap("pooler_output", pooler(p, spec.pooler, x)) if spec.pooler else None  # [B, H]
     if SENTENCE_EMBEDDING in outputs and spec.pooling:
@@ -117,7 +121,9 @@ def build_encoder(weights: Weights, spec: EncoderSpec, outputs: Sequence[str]) -
         logits = p.tap("logits", linear_head(p, spec.head, x, pooled, attention_mask))
         for column, name in enumerate(SPAN_LOGITS if SPAN_LOGITS[0] in outputs else ()):
             p.tap(name, ops.gather(logits, column, -1))  # [B, T]
-    return finish(given, {name: found[name] for name in outputs})
+    if spec.image and spec.reads_image(outputs):
+        image_stream(p, spec.image, regions, given["image_mask"], pooled)
+    return finish(list(given.values()), {name: found[name] for name in outputs})
 
 
 def build_logits_at(weights: Weights, spec: EncoderSpec, head: MaskedLMHead) -> Model:
@@ -126,19 +132,24 @@ def build_logits_at(weights: Weights, spec: EncoderSpec, head: MaskedLMHead) -> 
     Inputs are those of `build_encoder` and `positions`, int64 [count, 2], pairs of row and position; the output is
     `logits` [count, V]. After attention, the last layer computes nothing for other tokens.
     """
-    given = inputs()
-    input_ids, attention_mask, token_type_ids = given
+    given = inputs(spec)
     positions = ops.parameter([-1, 2], np.int64, name=POSITIONS)
     p = Pass(weights, spec, positions=positions)
-    x = embeddings(p, input_ids, token_type_ids)  # [B, T, H]
-    x = encoder(see(p, attention_mask), x)  # [1, N, H]
-    return finish([*given, positions], {"logits": ops.squeeze(mlm_head(p, head, x), [0])}, LOGITS_AT)
+    x, _ = encode(p, given)  # [1, N, H]
+    return finish([*given.values(), positions], {"logits": ops.squeeze(mlm_head(p, head, x), [0])}, LOGITS_AT)
 
 
-def inputs() -> list[Node]:
-    """`input_ids`, `attention_mask` and `token_type_ids`, dynamic in both axes."""
-    names = ("input_ids", "attention_mask", "token_type_ids")
-    return [ops.parameter([-1, -1], np.int64, name=name) for name in names]
+def inputs(spec: EncoderSpec) -> dict[str, Node]:
+    """The inputs by name, with batch, length and regions dynamic."""
+    floats = ("image_features", "image_boxes")
+    return {
+        name: ops.parameter(
+            [axis if isinstance(axis, int) else -1 for axis in axes],
+            np.float32 if name in floats else np.int64,
+            name=name,
+        )
+        for name, axes in spec.input_axes().items()
+    }
 
 
 def finish(given: Sequence[Node], found: Mapping[str, Node], name: str = "encoder") -> Model:
@@ -151,6 +162,16 @@ def finish(given: Sequence[Node], found: Mapping[str, Node], name: str = "encode
     model = Model([ops.result(node, name=f"{output}/Result") for output, node in found.items()], list(given), name)
     name_nodes(model)
     return model
+
+
+def encode(p: Pass, given: Mapping[str, Node]) -> tuple[Node, Node | None]:
+    """The last hidden states [B, T, H] of the tokens, and the regions [B, R, H] after the shared blocks, if any."""
+    x, regions, start = embeddings(p, given["input_ids"], given["token_type_ids"]), None, 0
+    if p.spec.image:
+        start = p.spec.image.shared
+        regions = region_embeddings(p, p.spec.image, given["image_features"], given["image_boxes"])
+        x, regions = shared_encoder(p, start, x, regions, given["attention_mask"], given["image_mask"])
+    return encoder(see(p, given["attention_mask"]), x, start), regions
 
 
 def embeddings(p: Pass, input_ids: Node, token_type_ids: Node) -> Node:
@@ -226,17 +247,65 @@ def fill_up(x: Node, missing: Node) -> Node:
     return ops.pad(x, [0, 0, *others], ends, "constant", np.float32(0))
 
 
-def encoder(p: Pass, x: Node) -> Node:
-    """Every block in turn; `hidden_states.N` is the input of block N, the last is the result."""
-    number = 0
-    for index, block in enumerate(p.spec.blocks):
-        x = p.tap(f"hidden_states.{index}", x)
-        for layer in block:
-            x = encoder_layer(p.in_layer(number), layer, x)
-            number += 1
+def region_embeddings(p: Pass, image: ImageStream, features: Node, boxes: Node) -> Node:
+    """LayerNorm of the sum of both linear layers: [B, R, F] and [B, R, 5] -> [B, R, H]."""
+    return layer_norm(p, image.norm, ops.add(linear(p, image.features, features), linear(p, image.boxes, boxes)))
+
+
+def shared_encoder(p: Pass, shared: int, x: Node, y: Node, attention_mask: Node, image_mask: Node) -> tuple[Node, Node]:
+    """The blocks that tokens x [B, T, H] and regions y [B, R, H] go through as one row, regions first."""
+    regions, end = ops.gather(ops.shape_of(image_mask), [1], 0), np.iinfo(np.int64).max  # [1]: R
+
+    def split(z: Node) -> tuple[Node, Node]:
+        return ops.slice(z, regions, [end], [1], [1]), ops.slice(z, [0], regions, [1], [1])
+
+    def tap(name: str, z: Node) -> Node:
+        for prefix, part in zip(("", IMAGE_PREFIX), split(z), strict=True):
+            p.tap(f"{prefix}{name}", part)
+        return z
+
+    joined = replace(see(p, join_masks(p, attention_mask, image_mask)), tap=tap)
+    return split(run_blocks(joined, ops.concat([y, x], 1), 0, shared))
+
+
+def join_masks(p: Pass, attention_mask: Node, image_mask: Node) -> Node:
+    """The mask of regions and tokens as one row, [B, R + T]."""
+    return ops.concat([image_mask, attention_mask], 1)
+
+
+def image_stream(p: Pass, image: ImageStream, y: Node, image_mask: Node, pooled: Node) -> None:
+    """Tap what the image's own blocks and heads make of regions y [B, R, H], after the shared blocks.
+
+    pooled: the text's pooler output.
+    """
+    own = replace(p, spec=p.spec.of_image, tap=lambda name, z: p.tap(f"{IMAGE_PREFIX}{name}", z))
+    y = own.tap("last_hidden_state", encoder(see(own, image_mask), y, image.shared))
+    image_pooled = own.tap("pooler_output", pooler(own, image.pooler, y))
+    p.tap(REGION_LOGITS, linear_head(own, image.region_head, y, None, image_mask))
+    p.tap(MATCH_LOGITS, match(p, image, pooled, image_pooled))
+
+
+def match(p: Pass, image: ImageStream, pooled: Node, image_pooled: Node) -> Node:
+    """Logits of whether text and image belong together, [B, 2], from both poolers' outputs [B, pooled]."""
+    fuse = ops.multiply if image.fusion == "mul" else ops.add
+    return linear(p, image.match, fuse(pooled, image_pooled))
+
+
+def encoder(p: Pass, x: Node, start: int = 0) -> Node:
+    """Every block from `start` on; `hidden_states.N` is the input of block N, the last is the result."""
+    x = run_blocks(p, x, start, len(p.spec.blocks))
     if p.spec.final_norm:
         x = layer_norm(p, p.spec.final_norm, x)
     return p.tap(f"hidden_states.{len(p.spec.blocks)}", x)
+
+
+def run_blocks(p: Pass, x: Node, start: int, end: int) -> Node:
+    """Blocks `start` … `end` − 1 in turn."""
+    for index, block in p.spec.numbered_blocks[start:end]:
+        x = p.tap(f"hidden_states.{index}", x)
+        for number, layer in block:
+            x = encoder_layer(p.in_layer(number), layer, x)
+    return x
 
 
 def encoder_layer(p: Pass, layer: Layer, x: Node) -> Node:

@@ -174,6 +174,7 @@ def relative_positions(farthest: int, places: Tensor, d: int, x: Tensor) -> Tens
 
 def region_embeddings(p: Pass, image: ImageStream, features: Tensor, boxes: Tensor) -> Tensor:
     """LayerNorm of the sum of both linear layers: [B, R, F] and [B, R, 5] -> [B, R, H]."""
+    features, boxes = (x.to(p[image.norm.weight]) for x in (features, boxes))
     return layer_norm(p, image.norm, linear(p, image.features, features) + linear(p, image.boxes, boxes))
 
 

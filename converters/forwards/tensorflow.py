@@ -5,7 +5,7 @@ on in a loaded SavedModel; kernels are [inputs, outputs].
 """
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -14,8 +14,11 @@ from yizhi.converters.forwards import passes
 from yizhi.converters.lean_tensorflow import tf
 from yizhi.model.layout import tensorflow_name
 from yizhi.model.spec import (
+    IMAGE_PREFIX,
     INPUT,
+    MATCH_LOGITS,
     OUTPUT,
+    REGION_LOGITS,
     SENTENCE_EMBEDDING,
     SHORTEST_NORM,
     SUM,
@@ -25,6 +28,7 @@ from yizhi.model.spec import (
     Adapter,
     Dense,
     EncoderSpec,
+    ImageStream,
     Layer,
     Linear,
     LinearHead,
@@ -82,19 +86,22 @@ class TensorFlowEncoder(tf.Module):
         self._pass = Pass(MappingProxyType(by_name), spec)
         self._run_layer = _trace_once()
 
-    def encode(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, outputs: Collection[str]
-    ) -> dict[str, Tensor]:
-        """Those of the named outputs that are hidden states [B, T, H], from integer tensors [B, T]."""
+    def encode(self, given: Mapping[str, Tensor], outputs: Collection[str]) -> dict[str, Tensor]:
+        """Those of the named outputs that are hidden states [B, T, H], or [B, R, H] of regions, from the inputs."""
         found: dict[str, Tensor] = {}
         p = replace(self._pass, tap=passes.keep(outputs, found))
-        x = embeddings(p, input_ids, token_type_ids)  # [B, T, H]
-        p.tap("last_hidden_state", encoder(see(p, attention_mask, x), x, self._run_layer))
+        x, y, start = begin(p, given, self._run_layer)  # [B, T, H], [B, R, H]
+        if p.spec.image:
+            image_stream(p, p.spec.image, y, given["image_mask"], self._run_layer)
+        p.tap("last_hidden_state", encoder(see(p, given["attention_mask"], x), x, start, self._run_layer))
         return found
 
-    def heads(self, x: Tensor, attention_mask: Tensor, outputs: Collection[str]) -> dict[str, Tensor]:
-        """What is named of what is made of `last_hidden_state` [B, T, H]: vectors, weights and `logits`."""
+    def heads(
+        self, states: Mapping[str, Tensor], given: Mapping[str, Tensor], outputs: Collection[str]
+    ) -> dict[str, Tensor]:
+        """What is named of what is made of the last of the hidden states: vectors, weights and `logits`."""
         p, spec = self._pass, self._pass.spec
+        x, attention_mask = states["last_hidden_state"], given["attention_mask"]
         found: dict[str, Tensor] = {}
         pooled = pooler(p, spec.pooler, x) if spec.pooler else None
         if "pooler_output" in outputs:
@@ -111,14 +118,17 @@ class TensorFlowEncoder(tf.Module):
                 found[TERM_WEIGHTS] = term_weights(p, found["logits"], attention_mask)
         elif "logits" in outputs and isinstance(spec.head, LinearHead):
             found["logits"] = linear_head(p, spec.head, x, pooled, attention_mask)
+        if spec.image and spec.reads_image(outputs):
+            y = states[f"{IMAGE_PREFIX}last_hidden_state"]
+            image_heads(replace(p, tap=passes.keep(outputs, found)), spec.image, y, given["image_mask"], pooled)
         return found
 
-    def logits_at(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, positions: Tensor) -> Tensor:
+    def logits_at(self, given: Mapping[str, Tensor], positions: Tensor) -> Tensor:
         """Vocabulary logits [N, V] at (row, position) pairs [N, 2], with no work after attention for other tokens."""
         p = self._pass
-        x = embeddings(p, input_ids, token_type_ids)
-        p = replace(see(p, attention_mask, x), positions=positions)
-        return mlm_head(p, p.spec.masked_lm_head, encoder(p, x, self._run_layer))
+        x, _, start = begin(p, given, self._run_layer)
+        p = replace(see(p, given["attention_mask"], x), positions=positions)
+        return mlm_head(p, p.spec.masked_lm_head, encoder(p, x, start, self._run_layer))
 
 
 def _trace_once() -> LayerFunction:
@@ -181,6 +191,16 @@ def mask_scores(attention_mask: Tensor, x: Tensor) -> Tensor:
     return tf.cast(1 - attention_mask, x.dtype)[:, tf.newaxis, tf.newaxis, :] * x.dtype.min
 
 
+def begin(p: Pass, given: Mapping[str, Tensor], run_layer: LayerFunction) -> tuple[Tensor, Tensor | None, int]:
+    """What the text's own blocks read of tokens [B, T, H], the image's of regions [B, R, H], and the first's number."""
+    x = embeddings(p, given["input_ids"], given["token_type_ids"])
+    if p.spec.image is None:
+        return x, None, 0
+    y = region_embeddings(p, p.spec.image, given["image_features"], given["image_boxes"])
+    start = p.spec.image.shared
+    return *shared_encoder(p, start, x, y, given["attention_mask"], given["image_mask"], run_layer), start
+
+
 def embeddings(p: Pass, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
     """Word + position + token type, then LayerNorm and a projection to H where the family has them."""
     x = tf.gather(p[p.spec.word_embeddings.weight], input_ids)  # [B, T, E]
@@ -203,21 +223,78 @@ def position_ids(p: Pass, input_ids: Tensor) -> Tensor:
     return tf.cumsum(kept, 1) * kept + p.spec.padding_idx
 
 
-def encoder(p: Pass, x: Tensor, run_layer: LayerFunction | None = None) -> Tensor:
-    """Every block in turn; `hidden_states.N` is the input of block N, the last is the result.
+def region_embeddings(p: Pass, image: ImageStream, features: Tensor, boxes: Tensor) -> Tensor:
+    """LayerNorm of the sum of both linear layers: [B, R, F] and [B, R, 5] -> [B, R, H]."""
+    return layer_norm(p, image.norm, linear(p, image.features, features) + linear(p, image.boxes, boxes))
+
+
+def shared_encoder(
+    p: Pass, shared: int, x: Tensor, y: Tensor, attention_mask: Tensor, image_mask: Tensor, run_layer: LayerFunction
+) -> tuple[Tensor, Tensor]:
+    """The blocks that tokens x [B, T, H] and regions y [B, R, H] go through as one row, regions first."""
+    regions = tf.shape(image_mask)[1]
+
+    def tap(name: str, z: Tensor) -> Tensor:
+        p.tap(name, z[:, regions:])
+        p.tap(f"{IMAGE_PREFIX}{name}", z[:, :regions])
+        return z
+
+    z = tf.concat((y, x), 1)  # [B, R + T, H]
+    joined = see(replace(p, tap=tap), join_masks(p, attention_mask, image_mask), z)
+    z = run_blocks(joined, z, 0, shared, run_layer)
+    return z[:, regions:], z[:, :regions]
+
+
+def join_masks(p: Pass, attention_mask: Tensor, image_mask: Tensor) -> Tensor:
+    """The mask of regions and tokens as one row, [B, R + T]."""
+    return tf.concat((image_mask, attention_mask), 1)
+
+
+def image_stream(p: Pass, image: ImageStream, y: Tensor, image_mask: Tensor, run_layer: LayerFunction) -> None:
+    """Tap what the image's own blocks make of regions y [B, R, H], after the shared blocks."""
+    own = of_image(p)
+    own.tap("last_hidden_state", encoder(see(own, image_mask, y), y, image.shared, run_layer))
+
+
+def image_heads(p: Pass, image: ImageStream, y: Tensor, image_mask: Tensor, pooled: Tensor) -> None:
+    """Tap what is made of the regions' last hidden states [B, R, H].
+
+    pooled: the text's pooler output.
+    """
+    own = of_image(p)
+    image_pooled = own.tap("pooler_output", pooler(own, image.pooler, y))
+    p.tap(REGION_LOGITS, linear_head(own, image.region_head, y, None, image_mask))
+    p.tap(MATCH_LOGITS, match(p, image, pooled, image_pooled))
+
+
+def of_image(p: Pass) -> Pass:
+    """The pass of the image's own blocks and heads."""
+    return replace(p, spec=p.spec.of_image, tap=lambda name, x: p.tap(f"{IMAGE_PREFIX}{name}", x))
+
+
+def match(p: Pass, image: ImageStream, pooled: Tensor, image_pooled: Tensor) -> Tensor:
+    """Logits of whether text and image belong together, [B, 2], from both poolers' outputs [B, pooled]."""
+    return linear(p, image.match, pooled * image_pooled if image.fusion == "mul" else pooled + image_pooled)
+
+
+def encoder(p: Pass, x: Tensor, start: int, run_layer: LayerFunction) -> Tensor:
+    """Every block from `start` on; `hidden_states.N` is the input of block N, the last is the result.
 
     run_layer: a traced stand-in for `encoder_layer`.
     """
-    run_layer = run_layer or encoder_layer
-    number = 0
-    for index, block in enumerate(p.spec.blocks):
-        x = p.tap(f"hidden_states.{index}", x)
-        for layer in block:
-            x = run_layer(p.in_layer(number), layer, x)
-            number += 1
+    x = run_blocks(p, x, start, len(p.spec.blocks), run_layer)
     if p.spec.final_norm:
         x = layer_norm(p, p.spec.final_norm, x)
     return p.tap(f"hidden_states.{len(p.spec.blocks)}", x)
+
+
+def run_blocks(p: Pass, x: Tensor, start: int, end: int, run_layer: LayerFunction) -> Tensor:
+    """Blocks `start` … `end` − 1 in turn."""
+    for index, block in p.spec.numbered_blocks[start:end]:
+        x = p.tap(f"hidden_states.{index}", x)
+        for number, layer in block:
+            x = run_layer(p.in_layer(number), layer, x)
+    return x
 
 
 def encoder_layer(p: Pass, layer: Layer, x: Tensor) -> Tensor:

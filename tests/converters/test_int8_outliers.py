@@ -1,5 +1,8 @@
 """Outlier channels: which are found, and what keeping them in float32 gains."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -259,3 +262,37 @@ def test_rows_stay_alone(kind, request, tmp_path):
             mask = (np.arange(33) < 1).astype(int)[None].repeat(9, 0)
             padded = runtime.run({"input_ids": ids, "attention_mask": mask}, ["hidden_states.3"])["hidden_states.3"]
             np.testing.assert_array_equal(padded[0, 0], one[0, 0])
+
+
+MEASURE = """
+import sys, threading, time
+import numpy as np
+from yizhi.converters.int8_outliers import may_have_outliers, measure_magnitudes
+from yizhi.reading.checkpoint import Checkpoint
+
+def anonymous():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
+
+def watch():
+    while True:
+        peaks.append(anonymous())
+        time.sleep(0.002)
+
+checkpoint = Checkpoint.open(sys.argv[1])
+names = may_have_outliers(checkpoint.spec)
+measure_magnitudes(checkpoint, list(names)[:1], [np.array([[2, 3]])])  # what the library itself takes
+peaks = [anonymous()]
+threading.Thread(target=watch, daemon=True).start()
+measure_magnitudes(checkpoint, names, [np.array([[2, 7, 9, 3]])])
+print(max(peaks) - peaks[0])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/status tells of anonymous memory on Linux alone")
+def test_a_weight_of_16_bits_is_widened_for_its_use_alone(make_checkpoint):
+    """ONNX Runtime by itself casts every weight first, and holds them all: 48 MB here."""
+    wide = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 16, "num_attention_heads": 4}
+    folder = make_checkpoint("bert-bf16", config=wide)
+    done = subprocess.run([sys.executable, "-c", MEASURE, folder], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 16e6

@@ -63,8 +63,10 @@ def test_qwens_heads():
     assert (config.num_attention_heads, config.num_key_value_heads, config.head_size) == (4, 2, 12)
     assert (config.layers.attention_bias, config.layers.attention_output_bias) == (True, True)
     assert config.tie_word_embeddings
-    of_five = {"rope_theta": 5.0, "rope_parameters": {"rope_type": "default", "rope_theta": 5e6}}
-    config = EncoderConfig.from_dict(small_config("qwen2", num_key_value_heads=None, **of_five))
+    of_five = small_config("qwen2", num_key_value_heads=None)
+    del of_five["rope_theta"]
+    of_five["rope_parameters"] = {"rope_type": "default", "rope_theta": 5e6}
+    config = EncoderConfig.from_dict(of_five)
     assert (config.num_key_value_heads, config.head_size, config.layers.rope_theta(1)) == (4, 8, 5e6)
     assert (config.layers.attention_bias, config.layers.attention_output_bias) == (True, False)
     assert not config.tie_word_embeddings
@@ -92,6 +94,39 @@ def test_what_is_refused_of_qwens_layers():
     assert faults_of(small_config("qwen3", rope_theta=1e4, rope_scaling={**default, "rope_theta": 1e6})) == [
         "rope_scaling: rope_theta: expected 10000.0, as elsewhere; found 1000000.0"
     ]
+
+
+def test_two_names_of_qwens_rotary_base_must_agree():
+    """transformers 4 reads `rope_theta`, version 5 `rope_parameters`."""
+    of_five = {"rope_parameters": {"rope_type": "default", "rope_theta": 5e6}}
+    assert faults_of(small_config("qwen2", rope_theta=5.0, **of_five)) == [
+        "rope_theta: expected 5000000.0, as in rope_parameters; found 5.0"
+    ]
+    assert EncoderConfig.from_dict(small_config("qwen2", rope_theta=5e6, **of_five)).layers.rope_theta(0) == 5e6
+
+
+@pytest.mark.parametrize("count", [0, 2, 4])
+def test_each_of_qwens_layers_has_one_type(count):
+    assert faults_of(small_config("qwen3", layer_types=["full_attention"] * count)) == [
+        f"layer_types: expected as many as num_hidden_layers, 3; found {count}"
+    ]
+    EncoderConfig.from_dict(small_config("qwen3", layer_types=["full_attention"] * 3))
+    EncoderConfig.from_dict(small_config("qwen3", layer_types=None))
+
+
+def test_a_padding_that_no_file_names_is_not_refused():
+    """Qwen's default, 151643, is in no short vocabulary."""
+    for family in ("qwen2", "qwen3", "modernbert"):
+        config = small_config(family)
+        config.pop("pad_token_id", None)
+        assert EncoderConfig.from_dict(config).pad_token_id == 0
+    assert EncoderConfig.from_dict(small_config("qwen2", pad_token_id=None, vocab_size=151_936)).pad_token_id == 151_643
+    assert faults_of(small_config("qwen2", pad_token_id=151_643)) == [
+        f"pad_token_id: expected an id below vocab_size; found {151_643}"
+    ]
+    short = small_config("roberta", vocab_size=1)
+    del short["pad_token_id"]  # from which positions are counted
+    assert any(fault.startswith("pad_token_id: ") for fault in faults_of(short))
 
 
 def test_modernberts_layers():

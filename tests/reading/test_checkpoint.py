@@ -217,6 +217,22 @@ def test_next_sentence_and_position_ids_are_ignored_with_a_reason(make_checkpoin
 # --- values --------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("transpose", [False, True])
+@pytest.mark.parametrize(
+    ("variant", "dtype"), [("bert", "F32"), ("bert-fp16", "F32"), ("bert-bf16", "F32"), ("bert-bf16", "BF16")]
+)
+def test_a_parameter_s_bytes_come_in_small_pieces(make_checkpoint, monkeypatch, variant, dtype, transpose):
+    with Checkpoint.open(make_checkpoint(variant)) as checkpoint:
+        kernel = next(one for one in checkpoint.parameters() if one.name == QUERY)
+        array = checkpoint.array(QUERY).T if transpose else checkpoint.array(QUERY)
+        bits = np.ascontiguousarray(array).view(np.uint32)
+        expected = (bits >> 16).astype(np.uint16) if dtype == "BF16" else bits
+        monkeypatch.setattr("yizhi.reading.safetensors_file._BLOCK", 100)
+        pieces = [bytes(piece) for piece in checkpoint.chunks(kernel, transpose, dtype)]
+    assert b"".join(pieces) == expected.tobytes()
+    assert len(pieces) > 10 or (variant, transpose) == ("bert", False) or (dtype, transpose) == ("BF16", False)
+
+
 @pytest.mark.parametrize("variant", ["bert", "bert-fp16", "bert-bf16"])
 def test_nan_and_infinity_are_counted_by_tensor(make_checkpoint, variant):
     def alter(tensors):

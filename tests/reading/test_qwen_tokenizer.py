@@ -1,7 +1,6 @@
 """Qwen's tokenizer: bytes, no token before a text, and after it the end of text or nothing."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from tests.checkpoints import byte_tokenizer, small_config, write_json, write_va
 from tests.reading.tokenizer_folders import make_texts
 from yizhi.cli import main
 from yizhi.errors import InputError
-from yizhi.model import config as configs
 from yizhi.parity.cases import make_cases
 from yizhi.reading.auto_tokenizer import check_beside, read_tokenizer
 from yizhi.reading.checkpoint import Checkpoint
@@ -164,14 +162,15 @@ def test_a_vocabulary_can_be_trimmed(folder, tmp_path):
     Checkpoint.open(tmp_path / "less").close()
 
 
-def test_a_trimmed_configuration_names_the_same_tokens(folder, tmp_path, monkeypatch):
-    """Qwen's files name several ends in a list, and no padding: the default is an id that a small vocabulary lacks."""
+def test_a_trimmed_configuration_names_the_same_tokens(folder, tmp_path):
+    """Qwen's files name several ends in a list, and no padding: it is the tokenizer's."""
     path, text = folder / "config.json", tmp_path / "text.txt"
     config = json.loads(path.read_text())
     end = config.pop("pad_token_id")
-    monkeypatch.setitem(configs._FIELDS, "qwen3", replace(configs._FIELDS["qwen3"], pad_token_id=end))
     write_json(path, {**config, "eos_token_id": [end + 1, end], "bos_token_id": None})
     text.write_text("北京\n")
+    with Checkpoint.open(folder) as before:
+        assert before.config.pad_token_id == end
     assert main(["trim-vocab", str(folder), "--text", str(text), "--out", str(tmp_path / "less")]) == 0
     with Checkpoint.open(tmp_path / "less") as after:
         raw, id_of = after.config.raw, after.text.tokenizer.token_to_id

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.open_files import DESCRIPTORS, open_files
 from yizhi.errors import InputError
-from yizhi.reading.safetensors_file import ITEM_SIZES, SafetensorsFile, write_safetensors
+from yizhi.reading.safetensors_file import ITEM_SIZES, SafetensorsFile, cut, write_safetensors
 
 
 def pack(header: object, data: bytes = b"", length: int | None = None) -> bytes:
@@ -86,6 +86,22 @@ def test_bfloat16_is_read_exactly(tmp_path):
     path.write_bytes(pack({"x": entry(0, 8, [2, 2], "BF16")}, bits.tobytes()))
     expected = np.array([[1, -2], [2.0**-133, np.inf]], np.float32)
     np.testing.assert_array_equal(SafetensorsFile(path).array("x"), expected, strict=True)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("shape", [(7, 3), (3, 7), (1, 1)])
+def test_parts_join_to_the_whole(monkeypatch, shape, axis):
+    monkeypatch.setattr("yizhi.reading.safetensors_file._BLOCK", 6)
+    whole = np.arange(np.prod(shape), dtype=np.uint16).reshape(shape)
+    parts = list(cut(whole, axis))
+    assert all(part.size <= 6 or part.shape[axis] == 1 for part in parts)
+    np.testing.assert_array_equal(np.concatenate(parts, axis), whole)
+
+
+def test_a_single_number_and_a_vector_are_cut_too(monkeypatch):
+    monkeypatch.setattr("yizhi.reading.safetensors_file._BLOCK", 2)
+    assert [part.tolist() for part in cut(np.array(5.0))] == [5.0]
+    assert [part.tolist() for part in cut(np.arange(5))] == [[0, 1], [2, 3], [4]]
 
 
 @pytest.mark.parametrize(

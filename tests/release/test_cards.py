@@ -9,6 +9,7 @@ from tests.artifacts import EVERY_TARGET
 from yizhi.model.architectures import FAMILIES
 from yizhi.release.artifact import Artifact
 from yizhi.release.cards import write_card, write_release_card
+from yizhi.release.snippets import DECODERS
 from yizhi.runtimes.tokenization import Tokenizer
 
 yaml = pytest.importorskip("yaml")  # comes with huggingface_hub
@@ -36,6 +37,7 @@ def make_artifact(tmp_path, **changes):
         "target": "onnx-int8",
         "precision": "int8",
         "task": "fill-mask",
+        "inputs": {"input_ids": ["batch", "length"]},
         "made_with": {"converters": "0" * 64, "yizhi": "0.1.0"},
         "files": {"model.onnx": {"size": 1_200_000, "sha256": "0" * 64}},
     }
@@ -107,9 +109,13 @@ def test_flax_classes_are_named_where_transformers_has_them(tmp_path, family):
     assert ("FlaxAutoModel" in card) == (family in names)
 
 
+def test_decoders_are_the_families_that_see_only_what_came_before():
+    assert {name for name, family in FAMILIES.items() if family.causal} == set(DECODERS)
+
+
 SNIPPET = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TASKS = ["bert", "bert-no-head", "bert-classifier", "bert-tagger", "bert-reader", "electra-discriminator"]
-TASKS += ["bert-regression", "bert-dense", "qwen3"]
+TASKS += ["bert-regression", "bert-dense", "interbert", "qwen2", "qwen3", "qwen3-no-head"]
 PROMPT = '"为这个句子生成表示```\u202e\n'
 
 
@@ -120,12 +126,14 @@ PROMPT = '"为这个句子生成表示```\u202e\n'
 def test_every_snippet_runs_as_it_stands(open_artifact, tmp_path, monkeypatch, capsys, target, variant):
     runtime = open_artifact(variant, target)[1]
     artifact = runtime.artifact
-    card = write_card(artifact, {**SOURCE, "task": artifact.description["task"]}, PARITY, PROMPT)
+    source = {**SOURCE, "model_type": runtime.config.model_type, "task": artifact.description["task"]}
+    card = write_card(artifact, source, PARITY, PROMPT)
     snippets = SNIPPET.findall(card)
     sentences = variant in ("bert-regression", "bert-dense") and target.startswith(("pytorch", "onnx", "openvino"))
-    optimum = target.startswith(("onnx", "openvino")) and variant not in ("electra-discriminator", "qwen3")
-    steps = target.startswith("onnx") and variant == "qwen3"
-    assert len(snippets) == 1 + optimum + sentences + steps
+    decodes = variant in ("qwen2", "qwen3")
+    steps = target.startswith("onnx") and decodes  # optimum wants a cache in its own graph
+    optimum = target.startswith(("onnx", "openvino")) and variant not in ("electra-discriminator", "interbert")
+    assert len(snippets) == 1 + (optimum and not steps) + sentences + steps
     if sentences:
         name = "CrossEncoder" if variant == "bert-regression" else "SentenceTransformer"
         assert f"import {name}\n" in snippets[0]

@@ -199,6 +199,11 @@ def test_scores_of_nothing_in_common():
     ("variant", "pooling", "says"),
     [
         ("bert-no-head", Pooling("splade"), "pooling: splade reads a masked-language model's logits"),
+        (
+            "qwen3",
+            Pooling("splade"),
+            "pooling: splade reads a masked-language model's logits; the checkpoint is for text",
+        ),
         ("bert", Pooling("splade", normalize=True), "neither cut nor normalized"),
         ("bert", Pooling("mean", dimensions=33), "dimensions: expected 1 … 32; found 33"),
     ],

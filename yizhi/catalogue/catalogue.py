@@ -106,7 +106,7 @@ class KnownCheckpoint:
             "task": self.spec and self.spec.task,
             "parameters": self.parameters,
             "size_float32": self.size,
-            "layers": config and config.num_hidden_layers,
+            "layers": config and config.depth,
             "hidden_size": config and config.hidden_size,
             "embedding_size": config and config.embedding_size,
             "vocab_size": config and config.vocab_size,

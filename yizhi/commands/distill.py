@@ -171,7 +171,7 @@ def _print(out: Path, outcome: "DistillationResult") -> None:
     print(f"{history.steps} steps{resumed}, {outcome.seconds:.0f} s{said}")
     print(f"the student is {outcome.speedup:.2f} times as fast as its teacher, for one batch on this CPU")
     if outcome.baseline and scores and _is_no_better(outcome):
-        print(f"no better than alone ({outcome.compared}): give it more steps, or other losses")
+        print(f"no better than alone ({outcome.compared}): give it other texts, more steps or other losses")
     if outcome.pooling:
         print(f"the student keeps its teacher's pooling, {outcome.pooling}; its vectors were neither taught nor scored")
     tell_next(out)

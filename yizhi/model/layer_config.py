@@ -126,6 +126,8 @@ def _read_qwen(raw: Mapping[str, Any], model_type: str, faults: list[str]) -> La
             faults.append(f"{key}: expected none, or rope_type 'default'; found {show(found)}")
     scaling = raw.get("rope_scaling")
     base = {**raw, **rope}.get("rope_theta", 10_000.0)
+    if raw.get("rope_theta", base) != base:  # which version 4 reads
+        faults.append(f"rope_theta: expected {show(base)}, as in rope_parameters; found {show(raw['rope_theta'])}")
     if isinstance(scaling, dict) and scaling.get("rope_theta", base) != base:  # which only version 5 reads
         faults.append(
             f"rope_scaling: rope_theta: expected {show(base)}, as elsewhere; found {show(scaling['rope_theta'])}"
@@ -135,9 +137,11 @@ def _read_qwen(raw: Mapping[str, Any], model_type: str, faults: list[str]) -> La
         faults.append("is_causal: expected true: attention to later tokens is not supported; found false")
     if _truth(raw, "use_sliding_window", default=False, faults=faults):
         faults.append("use_sliding_window: expected false: a sliding window is not supported; found true")
-    layers = raw.get("layer_types") or []
-    if not isinstance(layers, list) or any(kind != "full_attention" for kind in layers):
-        faults.append(f"layer_types: expected 'full_attention' for every layer; found {show(layers)}")
+    types, count = raw.get("layer_types"), raw.get("num_hidden_layers")
+    if types is not None and (not isinstance(types, list) or any(kind != "full_attention" for kind in types)):
+        faults.append(f"layer_types: expected 'full_attention' for every layer; found {show(types)}")
+    elif types is not None and len(types) != count:
+        faults.append(f"layer_types: expected as many as num_hidden_layers, {show(count)}; found {len(types)}")
     # Qwen2's biases are in no configuration.
     bias = model_type == "qwen2" or _truth(raw, "attention_bias", default=False, faults=faults)
     return LayerConfig(

@@ -539,7 +539,7 @@ def find_pooling_faults(spec: EncoderSpec) -> Iterator[str]:
     pooling, size = spec.pooling, spec.config.hidden_size
     if pooling is None:
         return
-    if pooling.mode == SPLADE and not isinstance(spec.head, MaskedLMHead):
+    if pooling.mode == SPLADE and spec.task != "fill-mask":
         yield f"pooling: {SPLADE} reads a masked-language model's logits; the checkpoint is for {spec.task}"
     if pooling.mode == SPLADE and (pooling.normalize or pooling.dimensions or pooling.dense):
         yield f"pooling: {SPLADE} gives weights of the vocabulary, which are neither cut nor normalized"

@@ -83,7 +83,10 @@ def package(
     signatures = list(dict.fromkeys(signatures or _DEFAULT))
     given = {"signatures": signatures != _DEFAULT, "version": version != 1, "npm_folder": npm_folder is not None}
     stray = [one for one, is_given in given.items() if is_given and one not in SERVERS[server].takes]
-    _check(name, artifacts, signatures, [f"`{one}`: {server} takes none; leave it out" for one in stray])
+    faults = [f"`{one}`: {server} takes none; leave it out" for one in stray]
+    if any("image_mask" in artifact.description["inputs"] for artifact in artifacts):
+        faults.append(f"the release has an image stream, which a package for {server} cannot hold yet")
+    _check(name, artifacts, signatures, faults)
     if out.resolve().is_relative_to(release.resolve()):
         raise InputError(
             "`out`", "expected a folder outside the release, because the release would differ from its signature"

@@ -152,6 +152,21 @@ def pool_without_tanh(forward: Forward, original: Callable) -> Callable:
     return lambda p, dense, x: linear(p, dense.linear, forward.first_tokens(p, x))
 
 
+def pool_with_tanh(forward: Forward, original: Callable) -> Callable:
+    """BERT's activation in place of the pooler's own."""
+    return lambda p, dense, x: original(p, replace(dense, activation="tanh"), x)
+
+
+def drop_boxes(forward: Forward, original: Callable) -> Callable:
+    """Regions without their places."""
+    return lambda p, image, features, boxes: original(p, image, features, forward.times(p, boxes, 0.0))
+
+
+def join_masks_otherwise(forward: Forward, original: Callable) -> Callable:
+    """The tokens' mask first, where the regions come first."""
+    return lambda p, attention_mask, image_mask: original(p, image_mask, attention_mask)
+
+
 def round_to_tf32(forward: Forward, original: Callable) -> Callable:
     """Activations rounded to 11 of b significant bits by Veltkamp's splitting: c − (c − x), c = (2^(b − 11) + 1) x.
 

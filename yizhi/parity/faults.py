@@ -22,8 +22,10 @@ from yizhi.model.spec import EncoderSpec, Layer, Parameter
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.safetensors_file import cut, widen
 
-# Where a fault must first be seen; LAYER is the output of the one layer that it is made in.
+# Where a fault must first be seen; LAYER is the output of the one layer that it is made in, IMAGE_LAYER of the first
+# that is an image's own.
 EMBEDDINGS, FIRST_LAYER, LAYER, LAST_LAYER = "hidden_states.0", "hidden_states.1", "layer", "last layer"
+IMAGE_EMBEDDINGS, IMAGE_LAYER, MATCH = "image_hidden_states.0", "image's own layer", "match_logits"
 POOLER, LOGITS = "pooler_output", "logits"
 IN_STEPS = "in steps"  # in no whole pass: what a step makes of its cache
 TEXT = "text"  # before any output: what the artifact's files make of a user's text
@@ -248,6 +250,8 @@ class Fault:
     def first_output(self, spec: EncoderSpec, layer: int) -> str:
         """The first output that must show the fault when it is made in this layer."""
         named = {LAYER: f"hidden_states.{layer + 1}", LAST_LAYER: f"hidden_states.{len(spec.blocks)}"}
+        if spec.image:
+            named[IMAGE_LAYER] = f"image_hidden_states.{spec.image.shared + 1}"
         return named.get(self.shows, self.shows)
 
     def steps(self, module: ModuleType) -> dict[str, Callable[..., Any]]:

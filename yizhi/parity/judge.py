@@ -373,7 +373,8 @@ def _judge_quality(verdict: Verdict, gates: QuantizedGates) -> list[str]:
     for where, quality in (("", verdict.quality), ("masked sentences: ", of_sentences)):
         faults += [f"{where}{fault}" for fault in _judge_logits(quality, gates)] if quality else []
     if verdict.label_error is not None and not verdict.label_error <= gates.label_error:
-        faults.append(f"logits: relative error: expected at most {gates.label_error}; found {verdict.label_error:.3f}")
+        found = f"expected at most {gates.label_error}; found {verdict.label_error:.3f}"
+        faults.append(f"{verdict.labels}: relative error: {found}")
     if verdict.sentences:
         faults += judge_sentences(verdict.sentences, gates)
     for name, cosine in verdict.cosine.items():

@@ -6,6 +6,8 @@ key's score does not exceed every real key's by 9,896 (exp(−104) is 0 in float
 therefore made in a checkpoint whose scores are that large.
 """
 
+from typing import Any
+
 import numpy as np
 
 from yizhi.converters.targets import TARGETS
@@ -26,12 +28,15 @@ from yizhi.parity.code_faults import (
     change_mask,
     count_padding,
     cut_after_normalizing,
+    drop_boxes,
     drop_residual,
     forget_distances,
+    join_masks_otherwise,
     last_norms,
     norms_of_heads,
     pair_otherwise,
     pool_padding,
+    pool_with_tanh,
     pool_without_dense,
     pool_without_tanh,
     read_first_token,
@@ -56,11 +61,14 @@ from yizhi.parity.faults import (
     EMBEDDINGS,
     FIRST_LAYER,
     FP32,
+    IMAGE_EMBEDDINGS,
+    IMAGE_LAYER,
     IN_STEPS,
     INT8,
     LAST_LAYER,
     LAYER,
     LOGITS,
+    MATCH,
     POOLER,
     STORED,
     TEXT,
@@ -133,6 +141,9 @@ def scores_by_size(spec: EncoderSpec) -> bool:
     """Whether larger queries have larger scores: a norm undoes the change."""
     return not_fused(spec) and spec.layers[0].query_norm is None
 
+
+# Of faults in an image stream.
+_OF_IMAGES: dict[str, Any] = {"variant": "interbert", "needs": lambda spec: spec.image is not None}
 
 FAULTS: tuple[Fault, ...] = (
     # Names and roles
@@ -638,6 +649,43 @@ FAULTS: tuple[Fault, ...] = (
         "square, and used by nobody until a classifier is trained on it",
         POOLER,
         changed(lambda spec, layer: (there(spec.pooler).linear.weight, np.transpose)),
+        needs=lambda spec: spec.image is None,  # beside an image it is not square
+    ),
+    # An image beside the text
+    Fault(
+        "boxes dropped",
+        "regions told apart by their features alone",
+        IMAGE_EMBEDDINGS,
+        code={"region_embeddings": drop_boxes},
+        **_OF_IMAGES,
+    ),
+    Fault(
+        "masks of tokens and regions swapped",
+        "states joined in one order, and masks in the other",
+        FIRST_LAYER,
+        code={"join_masks": join_masks_otherwise},
+        **_OF_IMAGES,
+    ),
+    Fault(
+        "image's heads counted as the text's",
+        "one number of heads for all layers",
+        IMAGE_LAYER,
+        config={"v_num_attention_heads": 4},
+        **_OF_IMAGES,
+    ),
+    Fault(
+        "pooler with tanh",
+        "BERT's pooler, where both have ReLU",
+        POOLER,
+        code={"pooler": pool_with_tanh},
+        **_OF_IMAGES,
+    ),
+    Fault(
+        "pooled vectors added",
+        "`fusion_method` left at another default",
+        MATCH,
+        config={"fusion_method": "sum"},
+        **_OF_IMAGES,
     ),
     # Heads that give labels
     Fault(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from yizhi.model.spec import MATCH_LOGITS
 from yizhi.parity.compare import Difference, Quality
 from yizhi.parity.record import Diagnosis, Integers, Plausibility, PublishedCheck, VerificationRecord, WeightAudit
 from yizhi.parity.sentence_quality import SentenceQuality, judge_sentences
@@ -68,10 +69,15 @@ class Verdict:
     def first_bad_layer(self) -> str | None:
         """The first hidden state that failed: the place to look for the mistake."""
         layers = sorted(
-            (name for name in self.worst() if name.startswith("hidden_states.")),
-            key=lambda name: int(name.rpartition(".")[2]),
+            (name for name in self.worst() if "hidden_states." in name),  # the text's, and an image's
+            key=lambda name: (int(name.rpartition(".")[2]), name),
         )
         return next((name for name in layers if name in self.failed_outputs()), None)
+
+    @property
+    def labels(self) -> str:
+        """The output that `label_error` is of."""
+        return MATCH_LOGITS if any(found.output == MATCH_LOGITS for found in self.differences) else "logits"
 
     def failed_outputs(self) -> set[str]:
         """The outputs that differ too much, element by element or, for int8 ones but logits, in direction."""
@@ -79,7 +85,7 @@ class Verdict:
         worst = self.worst().items()
         failed = {name for name, found in worst if found.fault or (gates is not None and not found.passed)}
         if isinstance(gates, QuantizedGates) and self.label_error is not None and self.label_error > gates.label_error:
-            failed.add("logits")
+            failed.add(self.labels)
         if isinstance(gates, QuantizedGates):
             failed |= {name for name, cosine in self.cosine.items() if not cosine >= gates.cosine}
             failed |= {name for name, cosine in self.cosine_mean.items() if not cosine >= gates.cosine_mean}

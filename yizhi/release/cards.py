@@ -182,7 +182,7 @@ def _describe_quality(parity: Mapping[str, Any]) -> list[str]:
 
 def _worst(parity: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """The outputs that a user reads. Inner layers are left out."""
-    return [(name, found) for name, found in sorted(parity["worst"].items()) if not name.startswith("hidden_states.")]
+    return [(name, found) for name, found in sorted(parity["worst"].items()) if "hidden_states." not in name]
 
 
 def _summary(parity: Mapping[str, Any]) -> str:
@@ -215,7 +215,7 @@ def _loading(
     target: str, description: Mapping[str, Any], model_type: str, jieba: bool, prompt: str | None
 ) -> list[str]:
     lines = []
-    for tool, needs, code in write_snippets(target, description, jieba, prompt):
+    for tool, needs, code in write_snippets(target, description, jieba, prompt, model_type):
         lines += [
             "",
             f"With {tool} (`pip install {shlex.join(needs.split())}`):",

@@ -11,6 +11,8 @@ from yizhi.storage.json_files import read_json_object
 
 _QUESTION = '"首都是哪里？", "北京是中国的首都。"'
 _TEXT = '"北京是中国的首都。"'
+# Families whose classes return keys and values for the next step, too, unless they are told not to.
+DECODERS = ("qwen2", "qwen3")
 # What transformers and optimum call a head, by our name of its task.
 _CLASSES = {
     "fill-mask": "MaskedLM",
@@ -26,7 +28,7 @@ from transformers import AutoTokenizer, {loader}
 
 folder = "."  # where this file is
 tokenizer = AutoTokenizer.from_pretrained(folder)
-model = {loader}.from_pretrained(folder).eval()
+model = {loader}.from_pretrained(folder{options}).eval()
 outputs = model(**tokenizer({text}, return_tensors="pt"))
 print({{name: values.shape for name, values in outputs.items()}})
 """
@@ -134,10 +136,56 @@ from transformers import AutoTokenizer
 
 folder = "."  # where this file is
 tokenizer = AutoTokenizer.from_pretrained(folder)
-model = {loader}.from_pretrained(folder, ov_config={{"INFERENCE_PRECISION_HINT": "f32"}})
+model = {loader}.from_pretrained(folder, ov_config={{"INFERENCE_PRECISION_HINT": "f32"}}{options})
 outputs = model(**tokenizer({text}, return_tensors="pt"))
 print({{name: values.shape for name, values in outputs.items()}})
 """
+
+# No library has a class for a model with an image stream.
+_SAFETENSORS = """\
+from safetensors.torch import load_file
+
+folder = "."  # where this file is
+for name, tensor in load_file(f"{folder}/model.safetensors").items():
+    print(name, tuple(tensor.shape))
+"""
+
+_WITH_IMAGE = """\
+import numpy as np
+{imports}
+from tokenizers import Tokenizer
+
+folder = "."  # where this file is
+ids = np.array([Tokenizer.from_file(f"{{folder}}/tokenizer.json").encode({text}).ids], np.{integers})
+given = {{"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}}
+given |= {{"image_features": np.zeros((1, 3, {size}), "f4"), "image_boxes": np.zeros((1, 3, 5), "f4")}}  # 3 regions
+model = {model}
+print([values.shape for values in {call}])
+"""
+_MASKED = '{**given, "image_mask": np.ones((1, 3), ids.dtype)}'
+# Of each tool: what it imports, its integers, how it opens the folder, and the outputs' arrays.
+_TOOLS_WITH_IMAGE = {
+    "tensorflow": (
+        *("TensorFlow", "import tensorflow as tf", "int32"),
+        'tf.saved_model.load(folder).signatures["serving_default"]',
+        f"model(**{_MASKED}).values()",
+    ),
+    "onnx": (
+        *("ONNX Runtime", "import onnxruntime", "int64"),
+        'onnxruntime.InferenceSession(f"{folder}/model.onnx")',
+        f"model.run(None, {_MASKED})",
+    ),
+    "openvino": (
+        *("OpenVINO", "import openvino", "int64"),
+        'openvino.compile_model(f"{folder}/openvino_model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})',
+        f"model({_MASKED}).values()",
+    ),
+    "litert": (
+        *("LiteRT", "from ai_edge_litert.interpreter import Interpreter", "int32"),
+        'Interpreter(f"{folder}/model.tflite").get_signature_runner("serving_default")',
+        f"model(**{_MASKED}).values()",
+    ),
+}
 
 # Both compute in what the folder holds. {options}: which runtime, and how it loads the folder.
 _SENTENCES = """\
@@ -167,6 +215,7 @@ _BACKENDS = {
 # What pip installs for each.
 _NEEDS = {
     "transformers": "transformers torch",
+    "safetensors": "safetensors torch",
     "TensorFlow": "tensorflow tokenizers",
     "Flax": "flax",
     "ONNX Runtime": "onnxruntime tokenizers",
@@ -198,12 +247,17 @@ def needs_jieba(folder: Path) -> bool:
 
 
 def write_snippets(
-    target: str, description: Mapping[str, Any], jieba: bool = False, prompt: str | None = None
+    target: str,
+    description: Mapping[str, Any],
+    jieba: bool = False,
+    prompt: str | None = None,
+    model_type: str | None = None,
 ) -> list[tuple[str, str, str]]:
     """(tool, pip requirements, Python code) for each tool that loads this target's folder.
 
-    description: the artifact's. jieba: as `needs_jieba` says. prompt: the text before a query.
+    description: the artifact's. jieba: as `needs_jieba` says. prompt: the text before a query. model_type: the family.
     """
+    options = ", use_cache=False" if model_type in DECODERS else ""
     task, pooling = description["task"], description.get("pooling")
     pools = pooling is not None and pooling["mode"] != "splade"
     # One label is how relevant a document is to a query, or one text to another: it reads pairs.
@@ -212,15 +266,24 @@ def write_snippets(
     head = _CLASSES.get(task)
     found = {}
     family = target.removesuffix("-int8")
+    if image := description["inputs"].get("image_features"):
+        known = {"pytorch": ("safetensors", _SAFETENSORS), "flax": ("Flax", _FLAX)}
+        if family not in known:
+            tool, imports, integers, model, call = _TOOLS_WITH_IMAGE[family]
+            parts = {"imports": imports, "integers": integers, "model": model, "call": call}
+            known[family] = tool, _WITH_IMAGE.format(text=text, size=image[-1], **parts)
+        tool, code = known[family]
+        return [(tool, _NEEDS[tool], code)]
     if family in _BACKENDS and (pools or ranks):
         code = _SENTENCES if pools else _CROSS_ENCODER
         given = f", prompt={printable(json.dumps(prompt, ensure_ascii=False))}" if prompt else ""
         found[_SENTENCE_TOOLS[family]] = code.format(options=_BACKENDS[family], prompt=given)
-    generates = task == "text-generation"
-    if target == "pytorch" and generates:
+    if target == "pytorch" and task == "text-generation":
         found["transformers"] = _PYTORCH_GENERATION.format(text=text)
     elif target == "pytorch":
-        found["transformers"] = _PYTORCH.format(loader=f"AutoModelFor{head}" if head else "AutoModel", text=text)
+        found["transformers"] = _PYTORCH.format(
+            loader=f"AutoModelFor{head}" if head else "AutoModel", options=options, text=text
+        )
     elif target == "tensorflow":
         found["TensorFlow"] = _TENSORFLOW.format(text=text)
     elif target == "flax":
@@ -229,15 +292,16 @@ def write_snippets(
         found["LiteRT"] = _LITERT.format(text=text)
     elif target.startswith("openvino"):
         found["OpenVINO"] = _OPENVINO.format(text=text)
-        if task != "replaced-token-detection" and not generates:  # optimum-intel has no class that takes these inputs
+        if task != "replaced-token-detection":  # optimum-intel has no class for it
             loader = f"OVModelFor{head or 'FeatureExtraction'}"
-            found["optimum-intel"] = _OPTIMUM_INTEL.format(loader=loader, text=text)
+            found["optimum-intel"] = _OPTIMUM_INTEL.format(loader=loader, options=options if head else "", text=text)
     else:
         found["ONNX Runtime"] = _ONNX.format(text=text)
         if cache := description.get("step"):
             nothing = f"np.zeros((1, {cache['heads']}, 0, {cache['head_size']}), np.float32)"
             found["ONNX Runtime, step by step"] = _ONNX_STEP.format(text=text, nothing=nothing)
-        elif task != "replaced-token-detection":  # optimum has no class for it
+        # optimum has no class for the one, and gives the other no token_type_ids.
+        elif task not in ("replaced-token-detection", "text-generation"):
             loader = f"ORTModelFor{head or 'FeatureExtraction'}"
             found["optimum"] = _OPTIMUM.format(loader=loader, text=text)
     return [(tool, *cut_by_jieba(_NEEDS[tool], code, jieba)) for tool, code in found.items()]

@@ -10,6 +10,8 @@ from rich.console import Console
 
 from yizhi.catalogue.identify import Identity, describe_identity, identify
 from yizhi.errors import printable
+from yizhi.model.config import EncoderConfig
+from yizhi.model.image_config import ImageConfig
 from yizhi.model.label_heads import describe_labels
 from yizhi.model.spec import SENTENCE_EMBEDDING, SPLADE, TERM_WEIGHTS, ZERO_AT_PADDING, MaskedLMHead, Pooling
 from yizhi.parity.record import VerificationRecord
@@ -53,6 +55,7 @@ def describe(path: str, revision: str | None = None, ignored_files: Collection[s
             "positions": config.longest,
             "hidden_act": config.hidden_act,
             "pooler": checkpoint.spec.pooler is not None,
+            **({"image": _describe_image(config.image, config)} if config.image else {}),
             "adapter": config.adapter and config.adapter.name,
             "decoder": "tied"
             if checkpoint.spec.tied
@@ -66,6 +69,14 @@ def describe(path: str, revision: str | None = None, ignored_files: Collection[s
             "notes": checkpoint.notes(),
             "sha256": digest,
         }
+
+
+def _describe_image(image: ImageConfig, config: EncoderConfig) -> str:
+    """An image stream in words."""
+    return (
+        f"regions of {image.features} numbers, {image.classes} classes; {config.num_hidden_layers} shared layers, "
+        f"{image.layers} of its own with {image.heads} heads"
+    )
 
 
 def _describe_pooling(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def _row(entry: KnownCheckpoint) -> dict[str, str]:
     return {
         "name": entry.name,
         "family": config.model_type if config else "-",
-        "layers": str(config.num_hidden_layers) if config else "-",
+        "layers": str(config.depth) if config else "-",
         "hidden": str(config.hidden_size) if config else "-",
         "parameters": _millions(entry.parameters),
         "size": format_bytes(entry.size),
@@ -77,7 +77,7 @@ def print_model(console: Console, entry: KnownCheckpoint) -> None:
     say("published at", ", ".join(entry.hub))
     if config:
         say("family", config.model_type, entry.shape.source)
-        say("layers", config.num_hidden_layers)
+        say("layers", config.depth)
         say("hidden size", config.hidden_size)
         if config.embedding_size != config.hidden_size:
             say("embedding size", config.embedding_size)

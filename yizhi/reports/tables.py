@@ -8,6 +8,8 @@ from rich.text import Text
 
 from yizhi.errors import printable
 from yizhi.model.spec import (
+    MATCH_LOGITS,
+    REGION_LOGITS,
     SENTENCE_EMBEDDING,
     TERM_WEIGHTS,
     TOKEN_VECTORS,
@@ -31,6 +33,9 @@ _KINDS = {
     TOKEN_WEIGHTS: "tokens",
     TOKEN_VECTORS: "tokens",
     TERM_WEIGHTS: "terms",
+    "image_pooler_output": "pooler",
+    REGION_LOGITS: "regions",
+    MATCH_LOGITS: "match",
 }
 # Where arithmetic is set by the release alone; elsewhere the table says how each framework computed.
 _USUAL = (("cpu", "fp32"), ("cpu", "int8"))

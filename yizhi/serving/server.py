@@ -19,6 +19,7 @@ from yizhi.release.artifact import DESCRIPTION, Artifact
 from yizhi.release.manifest import MANIFEST, is_meant_as_release, read_manifest
 from yizhi.runtimes.base import open_runtime
 from yizhi.runtimes.batching import TOKENS
+from yizhi.runtimes.tasks import GENERATION
 from yizhi.serving.admission import ask_golden, check_files
 from yizhi.serving.app import Server, create_app
 from yizhi.serving.batcher import Batcher
@@ -80,6 +81,7 @@ def find_artifacts(given: Sequence[str]) -> dict[str, Path]:
         except InputError as error:
             faults += [f"{error.subject}: {fault}" for fault in error.faults]
             continue
+        faults += _find_useless(Artifact.read(folder))
         whole = folder.resolve()
         name = name or (whole.parent if (whole.parent / MANIFEST).exists() else whole).name
         if "/" in name:
@@ -90,6 +92,16 @@ def find_artifacts(given: Sequence[str]) -> dict[str, Path]:
     if faults:
         raise InputError("models", faults)
     return found
+
+
+def _find_useless(artifact: Artifact) -> list[str]:
+    """A fault for an artifact that no endpoint has a use for: no endpoint generates text."""
+    if artifact.description["task"] != GENERATION or artifact.description.get("pooling"):
+        return []
+    return [
+        f"{artifact.folder}: is a causal language model, and no endpoint generates text: `yizhi export` with `pooling` "
+        "last makes an artifact whose vectors can be served"
+    ]
 
 
 def _choose_artifact(folder: Path) -> Path:

@@ -227,21 +227,21 @@ def test_the_published_folder_itself_is_sent_to_import(tmp_path, capsys, command
     assert "model_type: is 360Zhinao's: `yizhi import` writes it as Qwen2" in error
 
 
-@pytest.mark.parametrize("form", ["safetensors", "bin"])
-def test_memory_does_not_grow_with_the_model(tmp_path, form):
-    """At most one and a half of the largest tensor, and what a small model takes."""
+@pytest.mark.parametrize(("form", "dtype"), [("safetensors", "F32"), ("safetensors", "BF16"), ("bin", "F32")])
+def test_memory_does_not_grow_with_the_model(tmp_path, form, dtype):
+    """Seven more layers, of 30 times the largest tensor, take what one and a half of it does at most."""
     tracemalloc.start()
     peaks = []
     for layers, name in ((1, "small"), (8, "large")):
         config = make_config(hidden_size=192, num_hidden_layers=layers, intermediate_size=1024)
-        write_zhinao(tmp_path / name, config, inner=1024, form=form, shards=4)
+        write_zhinao(tmp_path / name, config, inner=1024, form=form, shards=4, dtype=dtype)
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
         import_checkpoint(tmp_path / name, tmp_path / f"{name}-out")
         peaks.append(tracemalloc.get_traced_memory()[1] - before)
     tracemalloc.stop()
     largest = 4 * 192 * 1024
-    assert peaks[1] < peaks[0] + 0.5 * largest
+    assert peaks[1] < peaks[0] + 1.5 * largest
 
 
 def test_files_of_one_name_with_another_meaning_are_refused(tmp_path):

@@ -27,7 +27,7 @@ SPLIT = "split: "
 class ForeignTensor:
     """One tensor as its file has it. dtype: safetensors' name. read: its values; BF16 comes as float32.
 
-    release: frees the memory behind the values.
+    release: frees the memory behind the values. bits: of BF16, as uint16; None where there are the values alone.
     """
 
     name: str
@@ -35,6 +35,7 @@ class ForeignTensor:
     shape: tuple[int, ...]
     read: Callable[[], NDArray[Any]]
     release: Callable[[], object] = lambda: None
+    bits: Callable[[], NDArray[Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -143,10 +144,12 @@ class ForeignWeights:
 
     def stored(self, name: str) -> NDArray[Any]:
         """The tensor as `array` has it; BF16 as its bits, which are uint16."""
-        array = self.array(name)
+        tensor, place = self._placed[name]
         if self.entries[name].dtype != "BF16":
-            return array
-        return (np.ascontiguousarray(array).view(np.uint32) >> 16).astype(np.uint16)
+            return self.array(name)
+        if tensor.bits is not None:
+            return place.apply(tensor.bits())
+        return (np.ascontiguousarray(self.array(name)).view(np.uint32) >> 16).astype(np.uint16)
 
     def chunks(self, name: str) -> Iterator[memoryview]:
         """The tensor's bytes in row-major order."""

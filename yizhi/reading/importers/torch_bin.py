@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from yizhi.errors import InputError, show
@@ -179,5 +180,11 @@ def _describe(name: str, tensor: "torch.Tensor") -> ForeignTensor:
         plain = tensor.detach().resolve_neg().resolve_conj()
         return plain.to(torch.float32).numpy() if plain.dtype == torch.bfloat16 else plain.numpy()
 
-    dtype = str(tensor.dtype)
-    return ForeignTensor(name, _DTYPES.get(dtype, dtype), tuple(tensor.shape), read)
+    def read_bits() -> NDArray[Any]:
+        import torch
+
+        bits: NDArray[Any] = tensor.detach().view(torch.int16).numpy()
+        return bits.view(np.uint16)
+
+    dtype = _DTYPES.get(str(tensor.dtype), str(tensor.dtype))
+    return ForeignTensor(name, dtype, tuple(tensor.shape), read, bits=read_bits if dtype == "BF16" else None)

@@ -101,7 +101,10 @@ def _find_wrong_lengths(file: TensorFile, config: EncoderConfig) -> list[str]:
 
 def _split(file: TensorFile, config: EncoderConfig) -> ForeignWeights:
     tensors = [
-        ForeignTensor(name, entry.dtype, entry.shape, partial(file.array, name), partial(file.release, name))
+        ForeignTensor(
+            *(name, entry.dtype, entry.shape, partial(file.array, name), partial(file.release, name)),
+            bits=partial(file.stored, name),
+        )
         for name, entry in file.entries.items()
     ]
 

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from yizhi import __version__
+from yizhi.model.spec import TEXT_INPUTS
 from yizhi.runtimes.base import Inputs, Outputs, Runtime
 from yizhi.runtimes.batching import EVERY, Request
 from yizhi.runtimes.tokenization import Row
@@ -148,8 +149,8 @@ def _split(exchange: Exchange) -> tuple[InferBody, bytes]:
 
 
 def _read_inputs(exchange: Exchange, model: ServedModel, body: InferBody, rest: bytes) -> Inputs:
-    """Raises Refused, listing every fault."""
-    known = Inputs.__dataclass_fields__
+    """Texts alone: an image is not taken. Raises Refused, listing every fault."""
+    known = TEXT_INPUTS
     names = [tensor.name for tensor in body.inputs]
     faults = [f"{name}: expected one of {', '.join(known)}" for name in names if name not in known]
     faults += [f"{name}: given twice" for name in sorted({name for name in names if names.count(name) > 1})]
@@ -217,7 +218,7 @@ def _check_outputs(exchange: Exchange, model: ServedModel, wanted: list[WantedOu
     if unknown:
         raise Refused(INVALID, f"{', '.join(unknown)}: no such output; known: {', '.join(model.runtime.outputs)}")
     batch, length = inputs.input_ids.shape
-    sizes = {"batch": batch, "length": length}
+    sizes = {"batch": batch, "length": length, "regions": 1}
     values = sum(prod(sizes.get(axis, axis) for axis in axes[output.name]) for output in wanted)
     most = exchange.limits.values
     if values > most:
@@ -240,7 +241,7 @@ async def describe(exchange: Exchange, _: None) -> Any:
         "name": model.name,
         "versions": [VERSION],
         "platform": f"yizhi_{model.runtime.artifact.target}",
-        "inputs": [{"name": name, "datatype": "INT64", "shape": [-1, -1]} for name in Inputs.__dataclass_fields__],
+        "inputs": [{"name": name, "datatype": "INT64", "shape": [-1, -1]} for name in TEXT_INPUTS],
         "outputs": [
             {"name": name, "datatype": "FP32", "shape": [axis if isinstance(axis, int) else -1 for axis in axes[name]]}
             for name in model.runtime.outputs

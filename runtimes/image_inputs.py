@@ -1,0 +1,63 @@
+"""The arrays of an image beside a text, checked: what describes each region, where the regions are, which are real."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from yizhi.model.image_config import BOX
+
+_AXES: Mapping[str, tuple[str | int, ...]] = {
+    "image_features": ("batch", "regions", "features"),
+    "image_boxes": ("batch", "regions", BOX),
+    "image_mask": ("batch", "regions"),
+}
+
+
+def read_image(given: Mapping[str, ArrayLike | None], batch: int, faults: list[str]) -> dict[str, Any]:
+    """The arrays of `Inputs` by name, float32 and int64; empty without any region, or with faults added.
+
+    given: arrays under these names, or None. batch: rows of the text.
+    """
+    arrays = {name: np.asarray(array) for name, array in given.items() if array is not None}
+    if not arrays:
+        return {}
+    before = len(faults)
+    faults += [
+        f"{name}: missing, with {' and '.join(arrays)}"
+        for name in ("image_features", "image_boxes")
+        if name not in arrays
+    ]
+    regions = next((array.shape[1] for array in arrays.values() if array.ndim > 1), 0)
+    for name, array in arrays.items():
+        found = _find_wrong_values(name, array), _find_wrong_shape(_AXES[name], array.shape, batch, regions)
+        faults += [f"{name}: {fault}" for fault in found if fault]
+    if len(faults) > before or not regions:
+        return {}
+    arrays.setdefault("image_mask", np.ones((batch, regions), np.int64))
+    types = {"image_mask": np.int64}
+    return {name: np.array(array, types.get(name, np.float32), order="C") for name, array in arrays.items()}  # copies
+
+
+def _find_wrong_values(name: str, array: NDArray[Any]) -> str | None:
+    if name == "image_mask":
+        if array.dtype.kind not in "iub":
+            return f"expected integers; found {array.dtype}"
+        wrong = array[(array != 0) & (array != 1)]
+        return f"expected 0 or 1; found {wrong[0]}" if wrong.size else None
+    if array.dtype.kind not in "fiu":
+        return f"expected numbers; found {array.dtype}"
+    with np.errstate(over="ignore"):
+        bad = int((~np.isfinite(array.astype(np.float32))).sum())
+    return f"{bad} of {array.size} values are NaN or Inf in float32" if bad else None
+
+
+def _find_wrong_shape(axes: tuple[str | int, ...], shape: tuple[int, ...], batch: int, regions: int) -> str | None:
+    if len(shape) != len(axes) or (axes[-1] == BOX and shape[-1] != BOX):
+        return f"expected [{', '.join(map(str, axes))}]; found {list(shape)}"
+    if shape[0] != batch:
+        return f"expected {batch} rows, as many as input_ids has; found {shape[0]}"
+    if shape[1] != regions:
+        return f"expected {regions} regions, as image_features has; found {shape[1]}"
+    return None
