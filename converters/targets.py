@@ -39,7 +39,6 @@ class Target:
     converts_with, runs_with: the distributions it needs for each, beyond numpy and tokenizers.
     wasm: the runtime class that runs it as a browser does; None if a browser cannot.
     extra: the pip extra that it needs to run; `export_extra`: the one that it needs to convert, if not the same.
-    images: whether it can convert a model with an image stream.
     keeps_bf16: whether its converter has the argument KEEP_BF16.
     steps: whether artifacts of causal language models have a step with a cache.
     size: bytes per parameter, for the space an export needs. slow: starts first, so that no core idles at the end.
@@ -57,7 +56,6 @@ class Target:
     wasm: str | None = None
     extra: str | None = None
     export_extra: str | None = None
-    images: bool = False
     keeps_bf16: bool = False
     steps: bool = False
     size: float = 4.05
@@ -83,12 +81,6 @@ class Target:
             self._require(self.runs_with, self.extra)
         module, name = runtime.split(":")
         return getattr(importlib.import_module(module), name)
-
-    def check_spec(self, spec: "EncoderSpec") -> None:
-        """Raise NotRun for a model that this target cannot hold."""
-        if spec.image and not self.images:
-            able = ", ".join(name for name, target in TARGETS.items() if target.images)
-            raise NotRun(f"target {self.name}", f"does not have an image stream yet; these have it: {able}")
 
     def stored_tensors(self, folder: Path) -> "list[TensorPlace]":
         """Where an artifact's folder holds each tensor. Raises InputError."""
@@ -152,7 +144,6 @@ TARGETS: Mapping[str, Target] = {
             ),
             converts_with=(),
             runs_with=("torch", "safetensors"),
-            images=True,
             extra="pytorch",
             keeps_bf16=True,
             steps=True,
@@ -166,7 +157,6 @@ TARGETS: Mapping[str, Target] = {
             files=("saved_model.pb", "fingerprint.pb", "variables/variables.*", "assets/*"),
             converts_with=("tensorflow",),
             runs_with=("tensorflow",),
-            images=True,
             extra="tensorflow",
             slow=True,
         ),
@@ -179,7 +169,6 @@ TARGETS: Mapping[str, Target] = {
             files=("flax_model.msgpack",),
             converts_with=("msgpack",),
             runs_with=("jax", "msgpack"),
-            images=True,
             extra="flax",
             keeps_bf16=True,
         ),
@@ -192,7 +181,6 @@ TARGETS: Mapping[str, Target] = {
             files=("*.onnx", "model.onnx.data"),
             converts_with=("onnx",),
             runs_with=("onnxruntime",),
-            images=True,
             graphs="yizhi.parity.onnx_graphs:compare_graphs",
             wasm="yizhi.runtimes.wasm_runtime:WasmRuntime",
             extra="onnx",
@@ -209,7 +197,6 @@ TARGETS: Mapping[str, Target] = {
             files=("*.onnx", "model.onnx.data"),
             converts_with=("onnx", "onnxruntime"),
             runs_with=("onnxruntime",),
-            images=True,
             graphs="yizhi.parity.onnx_graphs:compare_graphs",
             wasm="yizhi.runtimes.wasm_runtime:WasmRuntime",
             extra="onnx",
@@ -227,7 +214,6 @@ TARGETS: Mapping[str, Target] = {
             files=("*.xml", "openvino_model.bin"),
             converts_with=("openvino",),
             runs_with=("openvino",),
-            images=True,
             extra="openvino",
         ),
         Target(
@@ -240,7 +226,6 @@ TARGETS: Mapping[str, Target] = {
             files=("*.xml", "openvino_model.bin"),
             converts_with=("openvino", "onnx", "onnxruntime"),
             runs_with=("openvino",),
-            images=True,
             extra="openvino",
             export_extra="openvino-export",
             size=1.2,
@@ -254,7 +239,6 @@ TARGETS: Mapping[str, Target] = {
             files=("model.tflite",),
             converts_with=("ai-edge-litert",),
             runs_with=("ai-edge-litert",),
-            images=True,
             graphs="yizhi.parity.litert_graphs:compare_graphs",
             extra="litert",
         ),
@@ -268,7 +252,6 @@ TARGETS: Mapping[str, Target] = {
             # Outlier channels are found with the graph of `onnx`.
             converts_with=("ai-edge-litert", "onnx", "onnxruntime"),
             runs_with=("ai-edge-litert",),
-            images=True,
             graphs="yizhi.parity.litert_graphs:compare_graphs",
             extra="litert",
             export_extra="litert-export",

@@ -25,7 +25,6 @@ EVERY_TARGET = [slow(name) if name in ("tensorflow", "flax") else name for name 
 def export_artifact(checkpoint: Checkpoint, target: str, folder: Path, **options: Any) -> Path:
     """Convert in this process, as `yizhi export` does in one of its own, and return the folder."""
     converter = TARGETS[target].load_converter()
-    TARGETS[target].check_spec(checkpoint.spec)
     with new_folder(folder, replaces=(DESCRIPTION,)) as temporary:
         writer = ArtifactWriter(temporary)
         converter.convert(checkpoint, writer, **options)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.artifacts import export_artifact
 from tests.checkpoints import write_variant
-from yizhi.errors import NotRun
+from yizhi.converters.targets import MissingFramework
 from yizhi.model.spec import Pooling
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.runtimes import Runtime, open_runtime
@@ -52,7 +52,7 @@ def open_artifact(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
             checkpoint = Checkpoint.open(write_variant(folder / "checkpoint", variant, **changes), pooling)
             try:
                 opened[key] = checkpoint, open_runtime(export_artifact(checkpoint, target, folder / target))
-            except NotRun as missing:
+            except MissingFramework as missing:
                 checkpoint.close()
                 pytest.skip(str(missing))
         return opened[key]

@@ -37,6 +37,7 @@ def make_artifact(tmp_path, **changes):
         "target": "onnx-int8",
         "precision": "int8",
         "task": "fill-mask",
+        "inputs": {"input_ids": ["batch", "length"]},
         "made_with": {"converters": "0" * 64, "yizhi": "0.1.0"},
         "files": {"model.onnx": {"size": 1_200_000, "sha256": "0" * 64}},
     }

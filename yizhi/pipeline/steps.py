@@ -47,7 +47,7 @@ class Convert:
     ignored_files: tuple[str, ...] = ()
 
     def run(self, threads: int, tell: Tell = tell_nobody) -> None:
-        """Write the artifact. Raises InputError, and NotRun."""
+        """Write the artifact. Raises InputError, and MissingFramework."""
         converter = TARGETS[self.target].load_converter()
         told, options = self.description.get("pooling"), dict(self.description.get("options", {}))
         pooling = from_plain(Pooling, told) if told else None
@@ -57,7 +57,6 @@ class Convert:
             Checkpoint.open(self.checkpoint, pooling, self.ignored_files) as opened,
             new_folder(self.folder, replaces=(DESCRIPTION,)) as temporary,
         ):
-            TARGETS[self.target].check_spec(opened.spec)
             writer = ArtifactWriter(temporary)
             converter.convert(opened, writer, **options)
             write_config_and_tokenizer(opened, writer)
