@@ -69,8 +69,11 @@ def answer(labels: torch.Tensor, logits: torch.Tensor, problem_type: str | None)
 
     labels: [B], [B, T] or [B, labels]. logits: the teacher's, [B, labels] or [B, T, labels].
     """
+    asked = labels.isnan() if labels.is_floating_point() else labels == ASKED
+    if not asked.any():
+        return labels
     if problem_type == REGRESSION:
-        return torch.where(labels.isnan(), logits.view_as(labels).to(labels.dtype), labels)
-    if problem_type == MULTI_LABEL:
-        return torch.where(labels.isnan(), (logits > 0).to(labels.dtype), labels)
-    return torch.where(labels == ASKED, logits.argmax(-1), labels)
+        given = logits.view_as(labels)
+    else:
+        given = logits > 0 if problem_type == MULTI_LABEL else logits.argmax(-1)
+    return torch.where(asked, given.to(labels.dtype), labels)
