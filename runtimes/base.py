@@ -241,13 +241,18 @@ class Runtime:
             raise InputError(self.artifact.folder, self._why_no_step())
         inputs = self._check(inputs)
         batch, length = inputs.input_ids.shape
-        past = Past.empty(batch, described) if past is None else past
-        faults = list(past.find_faults(batch, described))
-        longest, before = self.config.longest, past.attention_mask.shape[-1]
-        if before + length > longest:
-            faults.append(f"expected at most {longest} tokens a row; found {before} before, and {length} more")
+        source = self.artifact.description["source"]
+        past = Past.empty(batch, described, source) if past is None else past
+        if not isinstance(past, Past):
+            raise InputError("past", f"expected the Past of a step, or None; found {type(past).__name__}")
+        faults = list(past.find_faults(batch, described, source))
         if faults:
             raise InputError("past", faults)
+        longest, before = self.config.longest, past.attention_mask.shape[-1]
+        if before + length > longest:
+            raise InputError(
+                "past", f"expected at most {longest} tokens a row; found {before} before, and {length} more"
+            )
         attention_mask = np.concatenate((past.attention_mask, inputs.attention_mask), axis=1)
         logits, *arrays = self._step_after(inputs.input_ids, attention_mask, past)
         return {"logits": logits}, past.followed(attention_mask, arrays)

@@ -1,6 +1,6 @@
 """The arrays of an image beside a text, checked: what describes each region, where the regions are, which are real."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,10 @@ _AXES: Mapping[str, tuple[str | int, ...]] = {
     "image_boxes": ("batch", "regions", BOX),
     "image_mask": ("batch", "regions"),
 }
+
+# A detector's box may reach over the image's edge by rounding.
+_SLACK = 0.01
+_NAMED = 5
 
 
 def read_image(given: Mapping[str, ArrayLike | None], batch: int, faults: list[str]) -> dict[str, Any]:
@@ -36,8 +40,33 @@ def read_image(given: Mapping[str, ArrayLike | None], batch: int, faults: list[s
     if len(faults) > before or not regions:
         return {}
     arrays.setdefault("image_mask", np.ones((batch, regions), np.int64))
+    faults += _find_misplaced(arrays["image_boxes"], arrays["image_mask"] == 1)
+    if len(faults) > before:
+        return {}
     types = {"image_mask": np.int64}
     return {name: np.array(array, types.get(name, np.float32), order="C") for name, array in arrays.items()}  # copies
+
+
+def _find_misplaced(boxes: NDArray[Any], real: NDArray[np.bool_]) -> Iterator[str]:
+    """Boxes that are no shares of an image, such as pixels; images whose region 0, of which the pooled vector is made,
+    is padding. real: bool [B, R].
+    """
+    outside = np.argwhere(((boxes < -_SLACK) | (boxes > 1 + _SLACK)).any(axis=-1) & real)
+    if len(outside):
+        row, region = outside[0]
+        found = ", ".join(f"{number:g}" for number in boxes[row, region])
+        more = f", and {len(outside) - 1} more regions" if len(outside) > 1 else ""
+        yield (
+            f"image_boxes: expected shares of the image's width, height and area, 0 … 1; found {found} at row {row}, "
+            f"region {region}{more}"
+        )
+    headless = np.flatnonzero(real.any(axis=1) & ~real[:, 0])
+    if len(headless):
+        yield (
+            "image_mask: expected a region before padding, because the image's pooled vector is made of region 0; "
+            f"found padding first in rows {', '.join(map(str, headless[:_NAMED].tolist()))}"
+            + (f" and {len(headless) - _NAMED} more" if len(headless) > _NAMED else "")
+        )
 
 
 def _find_wrong_values(name: str, array: NDArray[Any]) -> str | None:

@@ -2,7 +2,7 @@
 
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -144,17 +144,32 @@ class OnnxRuntime(Runtime):
         lines = self._find_wrong_columns(inputs)
         if self._products == U8U8:
             return lines
-        for signature, names in self.signatures.items():
+        for signature, feeds, names in self._plan_comparisons(inputs):
             other = self._start(self.artifact.folder / graph_file(signature), self._options())
-            theirs = other.run(list(names), inputs.as_dict())
-            pairs = zip(names, self._run(inputs, tuple(names)).values(), theirs, strict=True)
+            theirs = other.run(names, feeds)
+            ours = self._session(signature).run(names, feeds)
             lines += [
                 f"{graph_file(signature)}: {name} differs from that of {graph_file(signature, U8S8)}"
-                for name, one, another in pairs
+                for name, one, another in zip(names, ours, theirs, strict=True)
                 if not np.array_equal(one, another)
             ]
             self.forget(signature)
         return lines
+
+    def _plan_comparisons(self, inputs: Inputs) -> Iterator[tuple[str, dict[str, NDArray], list[str]]]:
+        """Each graph that comes in both kinds, by signature, with its inputs and the names of its outputs."""
+        for signature, names in self.signatures.items():
+            yield signature, inputs.as_dict(), list(names)
+        if LOGITS_AT in self.artifact.description:
+            positions = np.argwhere(inputs.attention_mask == 1)[::-1]
+            yield LOGITS_AT, {**inputs.as_dict(), POSITIONS: np.ascontiguousarray(positions)}, ["logits"]
+        described = self.artifact.description.get(STEP)
+        if described:
+            half = inputs.input_ids.shape[1] // 2
+            ids, mask = inputs.input_ids, inputs.attention_mask
+            past = self.step({"input_ids": ids[:, :half], "attention_mask": mask[:, :half]})[1]
+            feeds: dict[str, NDArray] = {"input_ids": ids[:, half:], "attention_mask": mask}
+            yield STEP, feeds | step_feeds(past.arrays), list(step_outputs(described["layers"]))
 
     def _find_wrong_columns(self, inputs: Inputs) -> list[str]:
         columns: dict[str, int] = self.artifact.description.get(COLUMNS, {})

@@ -11,7 +11,8 @@ from tests.checkpoints import byte_tokenizer, small_config, write_json, write_va
 from tests.reading.tokenizer_folders import make_texts
 from yizhi.cli import main
 from yizhi.errors import InputError
-from yizhi.parity.cases import make_cases
+from yizhi.model.config import EncoderConfig
+from yizhi.parity.cases import find_wrong_cases, make_cases
 from yizhi.reading.auto_tokenizer import check_beside, read_tokenizer
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.tokenizer_files import NO_TOKEN
@@ -160,6 +161,18 @@ def test_a_vocabulary_can_be_trimmed(folder, tmp_path):
     for line in text.read_text().splitlines():
         assert after.tokenizer.encode(line).tokens == before.tokenizer.encode(line).tokens
     Checkpoint.open(tmp_path / "less").close()
+
+
+def test_an_artifact_names_the_tokenizers_padding(folder):
+    """Else its cases are padded with the family's id, or 0, and verification takes the golden ones for another's."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    end = config.pop("pad_token_id")
+    write_json(path, config)
+    with Checkpoint.open(folder) as checkpoint:
+        published = EncoderConfig.from_dict(checkpoint.published_config(), path)
+        assert published.pad_token_id == end
+        assert find_wrong_cases(make_cases(checkpoint), checkpoint.text, published, checkpoint.spec.task) == []
 
 
 def test_a_trimmed_configuration_names_the_same_tokens(folder, tmp_path):

@@ -64,6 +64,30 @@ def test_arrays_that_do_not_belong_together():
     ]
 
 
+def test_boxes_in_pixels_are_refused():
+    """Their answer would look like any other. Padding may have any box; rounding may reach over an edge."""
+    given = image()
+    given["image_boxes"][0, 1] = 10, 20, 300, 400, 0.5
+    assert faults_of(**given) == [
+        "image_boxes: expected shares of the image's width, height and area, 0 … 1; found 10, 20, 300, 400, 0.5 at "
+        "row 0, region 1"
+    ]
+    given["image_boxes"][1] = -1
+    assert faults_of(**given)[0].endswith("at row 0, region 1, and 3 more regions")
+    given["image_mask"] = np.array([[1, 0, 0], [0, 0, 0]])
+    given["image_boxes"][0, 0] = -0.001, 0, 1.001, 1, 1
+    Inputs.of(IDS, MASK, **given)
+
+
+def test_padding_before_an_image_is_refused():
+    """The image's pooled vector is made of region 0."""
+    given = image()
+    given["image_mask"] = np.array([[1, 0, 1], [0, 1, 1]])
+    (fault,) = faults_of(**given)
+    assert "expected a region before padding" in fault
+    assert fault.endswith("found padding first in rows 1")
+
+
 @pytest.mark.parametrize("target", EVERY_TARGET)
 def test_text_alone_is_an_image_without_regions(open_variant, target):
     runtime = open_variant("interbert", target)

@@ -1,6 +1,8 @@
 """The same integers on every processor: graphs of both products, and which of them is opened."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,6 +101,27 @@ def test_both_graphs_give_the_same_bits_where_both_are_exact(artifact, monkeypat
         found = portable.run(inputs, names)
     for name in names:
         np.testing.assert_array_equal(found[name], expected[name])
+
+
+@pytest.mark.parametrize("signature", ["serving_default", "logits_at", "step"])
+def test_a_wrong_graph_that_this_processor_does_not_run_is_a_fault(open_artifact, tmp_path, signature):
+    """Other processors run the plain graph, of the step and of chosen logits too."""
+    if not adds_signed_exactly():
+        pytest.skip("this processor saturates u8s8: it runs the plain graph itself")
+    checkpoint, right = open_artifact("qwen3", "onnx-int8")
+    folder = Path(shutil.copytree(right.artifact.folder, tmp_path / "wrong"))
+    name = graph_file(signature)
+    model = onnx.load(folder / name, load_external_data=False)
+    for node in model.graph.node:
+        node.output[:] = ["half" if output == "logits" else output for output in node.output]
+    model.graph.node.append(onnx.helper.make_node("Add", ["half", "half"], ["logits"]))
+    (folder / name).write_bytes(model.SerializeToString())
+    with open_runtime(folder) as runtime:
+        inputs = padded_batch(checkpoint.config)
+        assert right.find_disagreements(inputs) == []
+        assert runtime.find_disagreements(inputs) == [
+            f"{name}: logits differs from that of {graph_file(signature, U8S8)}"
+        ]
 
 
 def test_a_verdict_says_where_it_was_reached(make_checkpoint, artifact):

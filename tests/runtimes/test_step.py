@@ -293,6 +293,37 @@ def test_a_past_that_does_not_fit_is_refused(open_artifact, target):
         runtime.step({"input_ids": [[-1], [1]]}, past)
 
 
+def test_a_past_of_another_checkpoint_is_refused(open_artifact):
+    """Its shapes fit, and its numbers would pass for this model's. Another target of one checkpoint may go on."""
+    _, runtime = open_artifact("qwen3", "onnx")
+    _, other = open_artifact("qwen3", "pytorch")
+    _, past = other.step({"input_ids": [[1, 2, 3]]})
+    outputs, after = runtime.step({"input_ids": [[7]]}, past)
+    np.testing.assert_allclose(outputs["logits"], other.step({"input_ids": [[7]]}, past)[0]["logits"], atol=2e-5)
+    assert past.source == after.source == runtime.artifact.description["source"]
+    wrong = replace(past, source={**past.source, "model.safetensors": "0" * 64})
+    with pytest.raises(InputError, match="is another checkpoint's"):
+        runtime.step({"input_ids": [[7]]}, wrong)
+    by_hand = Past(past.attention_mask, past.layers)
+    np.testing.assert_array_equal(runtime.step({"input_ids": [[7]]}, by_hand)[0]["logits"], outputs["logits"])
+
+
+def test_a_past_made_by_hand_is_checked(open_artifact):
+    _, runtime = open_artifact("qwen3", "onnx")
+    _, past = runtime.step({"input_ids": [[1, 2]]})
+    (keys, values), *rest = past.layers
+    for wrong, said in {
+        "mask of lists": (replace(past, attention_mask=[[1, 1]]), r"expected int64 \[1, tokens before\]; found list"),
+        "mask of no axis": (replace(past, attention_mask=np.array(1)), r"expected int64 .* found int64 \[\]"),
+        "mask of 2": (replace(past, attention_mask=np.array([[1, 2]])), "attention_mask: expected 0 or 1; found 2"),
+        "one array": (replace(past, layers=((keys,), *rest)), r"layers\[0\]: expected keys and values; found 1 arrays"),
+        "lists": (replace(past, layers=((keys.tolist(), values), *rest)), r"layers\[0\]: keys: .*; found list"),
+        "no past": ((past.attention_mask, past.layers), "expected the Past of a step, or None; found tuple"),
+    }.values():
+        with pytest.raises(InputError, match=said):
+            runtime.step({"input_ids": [[7]]}, wrong)
+
+
 @pytest.mark.parametrize(("rows", "count"), [([], 2), ([[1], []], 2), ([[1]], 0), (np.zeros((2, 0), int), 1)])
 def test_nothing_to_continue_is_refused(open_artifact, rows, count):
     _, runtime = open_artifact("qwen3", "onnx")

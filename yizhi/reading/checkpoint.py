@@ -419,10 +419,15 @@ def _as_stored(config: EncoderConfig, names: Collection[str]) -> EncoderConfig:
 
 
 def _with_padding(config: EncoderConfig, text: TextTokenizer) -> EncoderConfig:
-    """With the tokenizer's padding, where `config.json` names none and no position is counted from it."""
-    if config.raw.get("pad_token_id") is not None or config.padding_idx is not None:
+    """With the tokenizer's padding, where `config.json` names none and no position is counted from it.
+
+    It is named in `raw`, too, so that an artifact's `config.json` does not fall back to the family's.
+    """
+    is_named = config.raw.get("pad_token_id") is not None
+    if is_named or config.padding_idx is not None or config.pad_token_id == text.pad_id:
         return config
-    return replace(config, pad_token_id=text.pad_id)
+    raw = MappingProxyType({**config.raw, "pad_token_id": text.pad_id})
+    return replace(config, pad_token_id=text.pad_id, raw=raw)
 
 
 def _find_other_family(config: EncoderConfig, files: Sequence[TensorFile]) -> list[str]:

@@ -9,9 +9,10 @@ import pytest
 pytest.importorskip("tiktoken")
 torch = pytest.importorskip("torch")
 import transformers  # noqa: E402
+from safetensors.numpy import load_file  # noqa: E402
 
 from parity_tests.test_oracle import turn_exactly  # noqa: E402
-from tests.checkpoints import write_json  # noqa: E402
+from tests.checkpoints import write_json, write_weights  # noqa: E402
 from tests.reading.importers.foreign_files import make_zip, read_tensors, save_bin  # noqa: E402
 from tests.reading.importers.zhinao_folder import (  # noqa: E402
     make_config,
@@ -198,6 +199,29 @@ def test_what_qwen2_does_not_compute_is_refused_by_name(tmp_path, changes, named
     write_json(tmp_path / "source" / "config.json", make_config(**changes))
     faults = refuse(tmp_path / "source", tmp_path / "out")
     assert set(named) <= {fault.partition(":")[0] for fault in faults}
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("inv_freq", lambda angles: angles),
+        ("cos_cached", lambda angles: np.cos(np.outer(np.arange(64), np.tile(angles, 2)))),
+        ("sin_cached", lambda angles: np.sin(np.outer(np.arange(64), np.tile(angles, 2)))[None, None]),
+    ],
+)
+def test_stored_positions_of_another_base_are_refused(tmp_path, name, make):
+    """The authors' code loads such a buffer over what it made of `rope_theta`."""
+    source = tmp_path / "source"
+    write_zhinao(source, shards=1)
+    tensors = load_file(source / "model.safetensors")
+    for base in (50_000.0, 20_000.0):
+        table = make(base ** (-np.arange(0, 8, 2) / 8)).astype(np.float32)
+        write_weights(source, {**tensors, f"model.layers.1.self_attn.rotary_emb.{name}": table})
+        if base == 50_000.0:
+            import_checkpoint(source, tmp_path / "right")
+    assert refuse(source, tmp_path / "out") == [
+        f"model.layers.1.self_attn.rotary_emb.{name}: expected the rotary positions of rope_theta 50000; found others"
+    ]
 
 
 def test_a_tiktoken_vocabulary_of_another_model_is_refused(tmp_path):

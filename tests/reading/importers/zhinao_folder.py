@@ -123,7 +123,8 @@ def fuse(state: Tensors, config: Mapping[str, Any], gate_up: bool = False) -> Te
         if gate_up:
             both = [fused.pop(f"{layer}.mlp.{name}_proj.weight") for name in ("gate", "up")]
             fused[f"{layer}.mlp.gate_up_proj.weight"] = np.concatenate(both)
-        fused[f"{layer}.self_attn.rotary_emb.inv_freq"] = np.ones(head // 2, np.float32)
+        angles = config.get("rope_theta", 10_000.0) ** (-np.arange(0, head, 2) / head)
+        fused[f"{layer}.self_attn.rotary_emb.inv_freq"] = angles.astype(np.float32)
     return fused
 
 

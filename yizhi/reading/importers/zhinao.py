@@ -4,12 +4,15 @@
 two heads are a key's and a value's. `gate_up_proj`, where a file has it, is the gate's rows and then the others'.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from yizhi.errors import InputError, collect_own_faults, show
 from yizhi.model.config import EncoderConfig
@@ -54,7 +57,14 @@ def read_as_qwen2(raw: Mapping[str, Any], path: Path, opened: Opened) -> tuple[d
     config = collect_own_faults(faults, lambda: EncoderConfig.from_dict(said, path))
     if faults or config is None:
         raise InputError(path, faults)
-    faults = [fault for file in opened.weights for fault in _find_wrong_lengths(file, config)]
+    faults = [
+        fault
+        for file in opened.weights
+        for fault in (
+            *_find_wrong_lengths(file, config),
+            *_find_wrong_angles(file, config.head_size, said["rope_theta"]),
+        )
+    ]
     if faults:
         raise InputError(opened.weights[0].path, faults)
     weights: list[TensorFile] = [_split(file, config) for file in opened.weights]
@@ -96,6 +106,26 @@ def _find_wrong_lengths(file: TensorFile, config: EncoderConfig) -> list[str]:
         expected = sum(rows.shape(())[0] for rows in _parts(match["module"], config).values()) if match else 0
         if match and entry.shape[:1] != (expected,):
             faults.append(f"{name}: expected {expected} rows, as config.json says; found {list(entry.shape)}")
+    return faults
+
+
+def _find_wrong_angles(file: TensorFile, head: int, base: float) -> list[str]:
+    """Stored rotary positions that are not those of `rope_theta`: the authors' code would compute with them."""
+    angles = base ** (-np.arange(0, head, 2) / head)  # [d / 2]
+    faults = []
+    for name, entry in file.entries.items():
+        match = _BUFFER.fullmatch(name)
+        if match is None:
+            continue
+        row = 0 if match[1] == "inv_freq" else 16  # of a table, which has a row for each position
+        turn = {"inv_freq": None, "cos_cached": np.cos, "sin_cached": np.sin}[match[1]]
+        wanted = np.tile(turn(row * angles), 2) if turn else angles
+        fits = entry.shape[-1:] == wanted.shape and math.prod(entry.shape[:-1]) > row
+        found = file.array(name).reshape(-1, len(wanted))[row] if fits else np.full(len(wanted), np.nan)
+        # 16 bits are within 0.4 %, which an angle of 16 enlarges; another base is further off at some pair.
+        if not np.allclose(found.astype(np.float64), wanted, rtol=0.01, atol=0.1 if turn else 1e-3):
+            faults.append(f"{name}: expected the rotary positions of rope_theta {base:g}; found others")
+        file.release(name)
     return faults
 
 
