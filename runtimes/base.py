@@ -340,7 +340,8 @@ class Runtime:
 
 def _read_arrays(given: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
     """Each as an array. Raises InputError naming each whose rows differ in length."""
-    read, faults = {}, []
+    read: dict[str, NDArray[Any]] = {}
+    faults: list[str] = []
     for name, array in given.items():
         try:
             read[name] = np.asarray(array)
