@@ -59,11 +59,15 @@ class Inputs:
         image_mask: ArrayLike | None = None,
     ) -> Self:
         """Fill in omitted arrays. Raises InputError unless all have their kind of numbers and their shape."""
-        ids = np.asarray(input_ids)
+        image = {"image_features": image_features, "image_boxes": image_boxes, "image_mask": image_mask}
+        optional = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, **image}
+        chosen = {name: array for name, array in optional.items() if array is not None}
+        read = _read_arrays({"input_ids": input_ids, **chosen})
+        ids = read["input_ids"]
         given = {
             "input_ids": ids,
-            "attention_mask": np.ones_like(ids) if attention_mask is None else np.asarray(attention_mask),
-            "token_type_ids": np.zeros_like(ids) if token_type_ids is None else np.asarray(token_type_ids),
+            "attention_mask": read.get("attention_mask", np.ones_like(ids)),
+            "token_type_ids": read.get("token_type_ids", np.zeros_like(ids)),
         }
         faults = []
         for name, array in given.items():
@@ -73,13 +77,12 @@ class Inputs:
                 faults.append(f"{name}: expected a non-empty [batch, length]; found {list(array.shape)}")
             elif array.shape != ids.shape:
                 faults.append(f"{name}: expected the shape of input_ids, {list(ids.shape)}; found {list(array.shape)}")
-        image = {"image_features": image_features, "image_boxes": image_boxes, "image_mask": image_mask}
-        read = read_image(image, len(ids) if ids.ndim else 0, faults)
+        regions = read_image({name: read.get(name) for name in image}, len(ids) if ids.ndim else 0, faults)
         if faults:
             raise InputError("inputs", faults)
         # Copies: the one row of a reversed array counts as contiguous, with a stride that torch refuses.
-        text: dict[str, Any] = {name: np.array(array, np.int64, order="C") for name, array in given.items()}
-        return cls(**text, **read)
+        tokens: dict[str, Any] = {name: np.array(array, np.int64, order="C") for name, array in given.items()}
+        return cls(**tokens, **regions)
 
     def check(self, config: EncoderConfig, tokens: int | None = None) -> None:
         """Raise InputError for ids and lengths that this encoder has no parameters for. JAX would clamp them silently.
@@ -340,9 +343,23 @@ class Runtime:
         self.close()
 
 
+def _read_arrays(given: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
+    """Each as an array. Raises InputError naming each whose rows differ in length."""
+    read: dict[str, NDArray[Any]] = {}
+    faults: list[str] = []
+    for name, array in given.items():
+        try:
+            read[name] = np.asarray(array)
+        except ValueError:
+            faults.append(f"{name}: expected rows of one length: pad the shorter ones")
+    if faults:
+        raise InputError("inputs", faults)
+    return read
+
+
 def _check_positions(positions: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.int64]:
     """Raise InputError unless all are (row, position) pairs inside a batch of this shape. JAX would clamp them."""
-    found = np.asarray(positions)
+    found = _read_arrays({"positions": positions})["positions"]
     if found.dtype.kind not in "iu" or found.ndim != 2 or found.shape[1] != 2 or not len(found):
         raise InputError("positions", f"expected integers, one or more [row, position]; found {show(found.tolist())}")
     outside = found[((found < 0) | (found >= shape)).any(axis=1)]

@@ -13,15 +13,17 @@ def generate(runtime: Runtime, rows: Sequence[Sequence[int] | NDArray[np.int64]]
     """The `count` tokens that continue each row, int64 [B, count]: each time the token of the highest logit.
 
     Rows may differ in length. No token ends a row: cut off what follows the model's own end. Raises InputError for an
-    empty row, for a count below 1, and as `Runtime.step` does.
+    empty row, for a count below 1, for more tokens than the model has positions, and as `Runtime.step` does.
     """
-    lengths = [len(row) for row in rows]
     faults = [] if count > 0 else [f"count: expected 1 or more; found {count}"]
+    lengths = [len(row) if np.ndim(row) == 1 else 0 for row in rows]
+    width, longest = max(lengths, default=0), runtime.config.longest
     if not lengths or not all(lengths):
         faults.append(f"rows: expected one or more, of one or more ids each; found lengths {lengths}")
+    elif width + count - 1 > longest:  # the last new token is not read
+        faults.append(f"count: expected at most {max(longest + 1 - width, 0)} after {width} tokens; found {count}")
     if faults:
         raise InputError("inputs", faults)
-    width = max(lengths)
     ids = np.array([[runtime.config.pad_token_id] * (width - len(row)) + list(row) for row in rows])
     mask = np.array([[0] * (width - length) + [1] * length for length in lengths])
     outputs, past = runtime.step({"input_ids": ids, "attention_mask": mask})

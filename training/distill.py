@@ -87,6 +87,7 @@ def distill(
     with new_folder(out, replaces=(RECORD,)) as folder, Checkpoint.open(base) as teacher:
         if out.resolve() == teacher.folder.resolve():
             raise InputError(out, "is the teacher itself: expected another folder")
+        transformers_models.check_trainable(teacher)
         chosen = choose_layers(teacher, layers)  # before the text is read
         lesson = open_lesson(teacher, settings)
         identity = {

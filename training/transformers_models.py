@@ -17,6 +17,13 @@ from yizhi.reading.tokenizer_sources import TOKENIZER_FILES
 from yizhi.storage.json_files import to_json
 
 
+def check_trainable(checkpoint: Checkpoint) -> None:
+    """Raise InputError for a family that `build_model` does not build."""
+    family = FAMILIES[checkpoint.config.model_type]
+    if family.causal or family.image:
+        raise InputError(checkpoint.folder, f"training is not supported for {checkpoint.config.model_type}")
+
+
 def build_model(
     checkpoint: Checkpoint, class_suffix: str, config: Mapping[str, Any]
 ) -> tuple[transformers.PreTrainedModel, list[str]]:
@@ -31,9 +38,8 @@ def build_model(
             f"holds the adapter {checkpoint.config.adapter.name}, which transformers' classes would drop: "
             "train the base that it was made from, or the adapter with the adapters library",
         )
+    check_trainable(checkpoint)
     family = FAMILIES[checkpoint.config.model_type]
-    if family.causal or family.image:
-        raise InputError(checkpoint.folder, f"training is not supported for {checkpoint.config.model_type}")
     model_class = getattr(transformers, family.class_name + class_suffix)
     raw = {key: value for key, value in checkpoint.config.raw.items() if key not in ("torch_dtype", "dtype")}
     # num_labels follows from id2label, and transformers would take the checkpoint's own instead.

@@ -230,3 +230,20 @@ def test_bad_catalogue_is_one_error(tmp_path, monkeypatch, capsys, content, expe
     monkeypatch.setenv(OWN_CATALOGUE, str(path))
     assert main(["models"]) == 2
     assert expected in capsys.readouterr().err
+
+
+def test_every_fault_of_an_own_catalogue_is_listed_with_its_checkpoint(tmp_path, monkeypatch, capsys):
+    entry = 'licence = { is = "internal" }\nhead = { is = "trained" }\nchoose = { when = "news" }\n'
+    path = tmp_path / "own.toml"
+    path.write_text(
+        '[shapes.common]\n[shapes.ours]\nmodel_type = "bert"\n'
+        f'[[checkpoints]]\nname = "one"\nshape = {{ of = "ours" }}\n{entry}'
+        f'[[checkpoints]]\nname = "two"\n{entry}embedding = {{ pooling = "sum", normalize = true }}\n',
+        encoding="utf-8",
+    )
+    monkeypatch.setenv(OWN_CATALOGUE, str(path))
+    assert main(["models", "one"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"yizhi: {path}:\n")
+    assert "\n  - one: shape: hidden_size: missing\n" in said
+    assert "\n  - two: embedding: pooling: expected one of " in said

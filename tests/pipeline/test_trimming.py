@@ -228,6 +228,14 @@ def test_text_that_cannot_be_used_is_refused(lines, says, make_checkpoint, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def test_another_text_without_text_is_refused(make_checkpoint, write_text, tmp_path):
+    empty = write_text("", name="empty.txt")
+    with pytest.raises(InputError, match="no text") as caught:
+        trim_vocab(make_checkpoint(), [write_text(*LINES)], tmp_path / "out", check=[empty])
+    assert "empty.txt" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_checkpoint_is_not_written_over_itself(make_checkpoint, write_text, tmp_path):
     trim_vocab(make_checkpoint(), [write_text(*LINES)], tmp_path / "out")
     with pytest.raises(InputError, match="is the checkpoint itself"):

@@ -41,6 +41,15 @@ def test_every_fault_of_an_image_is_listed_at_once():
     ]
 
 
+def test_rows_of_different_lengths_are_named_together():
+    with pytest.raises(InputError) as caught:
+        Inputs.of([[2, 5], [3]], image_features=image()["image_features"], image_boxes=[[[0] * 5], [[0] * 4]])
+    assert caught.value.faults == [
+        "input_ids: expected rows of one length: pad the shorter ones",
+        "image_boxes: expected rows of one length: pad the shorter ones",
+    ]
+
+
 def test_arrays_that_do_not_belong_together():
     given = image()
     assert faults_of(**{**given, "image_features": given["image_features"][:1]}) == [

@@ -324,8 +324,19 @@ def test_a_past_made_by_hand_is_checked(open_artifact):
             runtime.step({"input_ids": [[7]]}, wrong)
 
 
-@pytest.mark.parametrize(("rows", "count"), [([], 2), ([[1], []], 2), ([[1]], 0), (np.zeros((2, 0), int), 1)])
+@pytest.mark.parametrize(
+    ("rows", "count"), [([], 2), ([[1], []], 2), ([[1]], 0), (np.zeros((2, 0), int), 1), ([5, 6], 2)]
+)
 def test_nothing_to_continue_is_refused(open_artifact, rows, count):
     _, runtime = open_artifact("qwen3", "onnx")
     with pytest.raises(InputError, match="rows: expected" if count else "count: expected 1 or more; found 0"):
         generate(runtime, rows, count)
+
+
+def test_more_tokens_than_positions_are_refused_before_the_first_step(open_artifact, monkeypatch):
+    checkpoint, runtime = open_artifact("qwen3", "onnx")
+    longest = checkpoint.config.longest
+    assert generate(runtime, [[5] * (longest - 1)], 2).shape == (1, 2)
+    monkeypatch.setattr(runtime, "step", None)
+    with pytest.raises(InputError, match=f"count: expected at most 2 after {longest - 1} tokens; found 3"):
+        generate(runtime, [[5] * (longest - 1)], 3)

@@ -296,6 +296,13 @@ def test_teachers_of_another_kind_are_refused(make_checkpoint, tmp_path, text):
         distill(make_checkpoint("bert"), 2, tmp_path / "out", QUICK, ALL, from_labels(data, None, {}))
 
 
+@pytest.mark.parametrize("family", ["qwen3", "interbert"])
+def test_a_family_that_is_not_trained_is_refused_as_such(family, make_checkpoint, tmp_path, text):
+    with pytest.raises(InputError, match=f"training is not supported for {family}"):
+        learn(make_checkpoint(family), tmp_path / "out", text)
+    assert not (tmp_path / "out.partial").exists()
+
+
 def test_a_teacher_is_not_replaced(make_checkpoint, tmp_path, text):
     learn(make_checkpoint(), tmp_path / "out", text)
     before = tensors(tmp_path / "out")

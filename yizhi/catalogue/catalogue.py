@@ -10,12 +10,12 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from yizhi.catalogue.own import find_own_catalogue
-from yizhi.errors import InputError, printable
+from yizhi.errors import InputError, collect_faults, printable
 from yizhi.model.architectures import full_spec
 from yizhi.model.config import EncoderConfig
 from yizhi.model.spec import POOLINGS, EncoderSpec, Pooling
@@ -192,11 +192,14 @@ def _read(path: Path) -> Mapping[str, KnownCheckpoint]:
         raise InputError(path, f"cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(path, f"is not TOML: {error}") from None
+    faults: list[str] = []
     try:
-        entries = [_entry(item, raw, path.parent) for item in raw["checkpoints"]]
+        entries = [collect_faults(faults, partial(_entry, item, raw, path.parent)) for item in raw["checkpoints"]]
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(path, f"is not a catalogue: {type(error).__name__}: {error}") from None
-    return {entry.name: entry for entry in entries}
+    if faults:
+        raise InputError(path, faults)
+    return {entry.name: entry for entry in entries if entry}
 
 
 def _entry(item: dict[str, Any], raw: dict[str, Any], folder: Path) -> KnownCheckpoint:
@@ -212,7 +215,7 @@ def _entry(item: dict[str, Any], raw: dict[str, Any], folder: Path) -> KnownChec
     return KnownCheckpoint(
         name=item["name"],
         hub=tuple(item.get("hub", ())),
-        spec=_spec(raw["shapes"], shape) if shape else None,
+        spec=_spec(raw["shapes"], shape, item["name"]) if shape else None,
         shape=Claim(shape["of"], source(shape)) if shape else Claim("not recorded", None),
         licence=Claim(item["licence"]["is"], source(item["licence"])),
         head=Claim(item["head"]["is"], source(item["head"])),
@@ -237,6 +240,6 @@ def _embedding(item: dict[str, Any], source: Callable[[dict[str, Any]], str | No
     return KnownEmbedding(Pooling(table["pooling"], table["normalize"]), table.get("prompt"), source(table))
 
 
-def _spec(shapes: dict[str, Any], shape: dict[str, Any]) -> EncoderSpec:
-    config = EncoderConfig.from_dict({**shapes["common"], **shapes[shape["of"]], **shape.get("change", {})}, "shape")
-    return full_spec(config)
+def _spec(shapes: dict[str, Any], shape: dict[str, Any], name: str) -> EncoderSpec:
+    said = {**shapes["common"], **shapes[shape["of"]], **shape.get("change", {})}
+    return full_spec(EncoderConfig.from_dict(said, f"{name}: shape"))

@@ -15,8 +15,9 @@ def add(commands: Commands) -> None:
         run,
         "make a checkpoint from another project's files",
         "Read a PyTorch .bin release (a zip or a folder), a Google TF1 checkpoint, a UER-py .bin, a Keras .h5, a\n"
-        "Flax .msgpack, safetensors of any kind, or one of Yizhi's own artifacts, and write the canonical folder\n"
-        "that the other commands take. Nothing in the source is run. If there is a fault, nothing is written.\n\n"
+        "Flax .msgpack, a PaddleNLP .pdparams, 360Zhinao, safetensors of any kind, or one of Yizhi's own artifacts,\n"
+        "and write the canonical folder that the other commands take. Nothing in the source is run. If there is a\n"
+        "fault, nothing is written.\n\n"
         "  yizhi import chinese_wwm_ext_pytorch.zip --out ./bert-wwm-ext\n"
         "  yizhi import chinese_L-12_H-768_A-12 --out ./bert-base-chinese\n"
         "  yizhi import model.bin --config models/bert/base_config.json --vocab google_zh_vocab.txt --out ./uer\n"

@@ -83,11 +83,13 @@ def trim_vocab(
         for _, lines in _read(texts):
             usage.add(lines)
         if not usage.counts.any():
-            raise InputError(", ".join(map(str, texts)), "no text")
+            raise _no_text(texts)
         kept = choose_tokens(usage, min_count, _named_ids(checkpoint))
         trimmed = trim_tokenizer(text, kept)
         compared = _compare(text, trimmed, kept, texts, strict=True)
         checked = _compare(text, trimmed, kept, check, strict=False) if check else None
+        if checked and not checked.tokens[0]:
+            raise _no_text(check)
         tables = _tables(checkpoint)
         with new_folder(out, replaces=(VOCAB_MAP,)) as folder:
             writer = ArtifactWriter(folder)
@@ -103,6 +105,10 @@ def trim_vocab(
             table_bytes=(sizes["table_bytes"][0], sizes["table_bytes"][1]),
             bytes=(sizes["bytes"][0], sizes["bytes"][1]),
         )
+
+
+def _no_text(paths: Sequence[Path]) -> InputError:
+    return InputError(", ".join(map(str, paths)), "no text")
 
 
 def _read(paths: Sequence[Path]) -> Iterator[tuple[list[str], list[str]]]:

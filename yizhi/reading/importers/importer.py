@@ -183,7 +183,10 @@ def _convert(
         ignored = {**_find_ignored(checkpoint, [*opened.weights, of_adapter], REPLACED), **ignored}
         notes = (*notes, *more)
     if keep_bf16 and "BF16" not in checkpoint.dtypes:
-        raise InputError("`precision`", f"bf16: keeps tensors that are bfloat16; found {', '.join(checkpoint.dtypes)}")
+        stored = ", ".join(checkpoint.dtypes)
+        raise InputError(
+            "`precision`", f"bf16: keeps tensors that are bfloat16; found {stored}: `precision` may be fp32"
+        )
     _write(checkpoint, out, keep_bf16)
     return {
         "format": opened.format,
