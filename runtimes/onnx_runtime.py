@@ -167,7 +167,7 @@ class OnnxRuntime(Runtime):
         if described:
             half = inputs.input_ids.shape[1] // 2
             ids, mask = inputs.input_ids, inputs.attention_mask
-            past = self.step({"input_ids": ids[:, :half], "attention_mask": mask[:, :half]})[1]
+            past = self.step(Inputs.of(ids[:, :half], mask[:, :half]), None)[1]
             feeds: dict[str, NDArray] = {"input_ids": ids[:, half:], "attention_mask": mask}
             yield STEP, feeds | step_feeds(past.arrays), list(step_outputs(described["layers"]))
 

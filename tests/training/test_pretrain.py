@@ -8,6 +8,7 @@ import pytest
 from tests.checkpoints import small_config, write_checkpoint, write_variant
 from yizhi.cli import main
 from yizhi.errors import InputError
+from yizhi.model.spec import parameters_of
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.training.masking import IGNORED
 from yizhi.training.settings import Settings
@@ -72,7 +73,7 @@ def test_the_result_is_the_checkpoint_trained_on(make_checkpoint, tmp_path, text
         assert [p.name for p in after.parameters()] == [p.name for p in before.parameters()]
         same = {p.name for p in after.parameters() if (after.array(p.name) == before.array(p.name)).all()}
         # Masked language modelling does not reach the pooler; all else has moved.
-        assert same == ({p.name for p in before.spec.pooler.parameters()} if before.spec.pooler else set())
+        assert same == {p.name for p in parameters_of(before.spec.pooler)}
         assert after.vocab == before.vocab
         assert after.sentence == before.sentence
     record = json.loads((out / "metrics.json").read_text())
@@ -101,7 +102,7 @@ def test_a_head_over_pairs_is_trained_kept_and_trained_on(make_checkpoint, tmp_p
         kept = dict(checkpoint.ignored)
         assert set(first.new) == set(kept)
         heads = {name: checkpoint.ignored_array(name) for name in kept}
-        pooler = checkpoint.spec.pooler.weight
+        pooler = checkpoint.spec.pooler.linear.weight
         assert (checkpoint.array(pooler) != before.array(pooler)).any()
     # One tiny step from there: the head is the stored one, not a new one.
     still = Settings(max_steps=1, batch_size=4, learning_rate=1e-9, device="cpu", evaluate_every=1000)
