@@ -10,7 +10,7 @@ from pathlib import Path
 from yizhi.converters.forwards.tensorflow import TensorFlowEncoder
 from yizhi.converters.lean_tensorflow import tf
 from yizhi.model.layout import transposes
-from yizhi.model.spec import LOGITS_AT, POSITIONS, EncoderSpec, MaskedLMHead, Parameter
+from yizhi.model.spec import FLOAT_INPUTS, LOGITS_AT, POSITIONS, EncoderSpec, MaskedLMHead, Parameter
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.release.artifact import ArtifactWriter
 
@@ -55,11 +55,10 @@ def convert(checkpoint: Checkpoint, writer: ArtifactWriter) -> None:
 
 
 def _input_specs(spec: EncoderSpec) -> dict[str, tf.TensorSpec]:
-    floats = ("image_features", "image_boxes")
     return {
         name: tf.TensorSpec(
             [axis if isinstance(axis, int) else None for axis in axes],
-            tf.float32 if name in floats else tf.int32,
+            tf.float32 if name in FLOAT_INPUTS else tf.int32,
             name=name,
         )
         for name, axes in spec.input_axes().items()

@@ -36,9 +36,10 @@ class Past:
 
     def find_faults(self, batch: int, described: Mapping[str, Any]) -> Iterator[str]:
         """Why it does not go with a batch of so many rows and an artifact's `step`, a line each."""
-        length = self.attention_mask.shape[-1]
-        if self.attention_mask.shape != (batch, length):
-            yield f"attention_mask: expected [{batch}, tokens before]; found {list(self.attention_mask.shape)}"
+        mask = self.attention_mask
+        length = mask.shape[-1]
+        if mask.shape != (batch, length) or mask.dtype != np.int64:
+            yield f"attention_mask: expected int64 [{batch}, tokens before]; found {mask.dtype} {list(mask.shape)}"
         if len(self.layers) != described["layers"]:
             yield f"layers: expected {described['layers']}; found {len(self.layers)}"
         expected = (batch, described["heads"], length, described["head_size"])

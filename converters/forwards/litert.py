@@ -15,6 +15,7 @@ from yizhi.converters.litert_graph import ANY, FLOAT, INT32, Graph, Value
 from yizhi.converters.litert_operators import add, as_float, cut, expand, gather, multiply, stride, subtract, swap
 from yizhi.model.rotary import make_table, table_names
 from yizhi.model.spec import (
+    FLOAT_INPUTS,
     IMAGE_PREFIX,
     INPUT,
     MASK_VALUE,
@@ -165,10 +166,11 @@ def build_logits_at(g: Graph, spec: EncoderSpec, head: MaskedLMHead) -> None:
 
 def inputs(g: Graph, spec: EncoderSpec) -> dict[str, Value]:
     """Declare the inputs."""
-    floats = ("image_features", "image_boxes")
     return {
         name: g.input(
-            name, FLOAT if name in floats else INT32, tuple(axis if isinstance(axis, int) else ANY for axis in axes)
+            name,
+            FLOAT if name in FLOAT_INPUTS else INT32,
+            tuple(axis if isinstance(axis, int) else ANY for axis in axes),
         )
         for name, axes in spec.input_axes().items()
     }

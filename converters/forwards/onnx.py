@@ -15,6 +15,7 @@ from yizhi.converters.forwards.passes import Tap, ignore
 from yizhi.converters.onnx_files import PAST, PRESENT, cache_names
 from yizhi.converters.onnx_graph import Graph
 from yizhi.model.spec import (
+    FLOAT_INPUTS,
     IMAGE_PREFIX,
     INPUT,
     MASK_VALUE,
@@ -219,8 +220,9 @@ def build_step(g: Graph, spec: EncoderSpec, head: MaskedLMHead) -> None:
 
 def inputs(g: Graph, spec: EncoderSpec) -> dict[str, str]:
     """Declare the inputs, and keep for `to_tokens` the shape of tokens and of regions."""
-    floats = ("image_features", "image_boxes")
-    given = {name: g.input(name, FLOAT if name in floats else INT64, axes) for name, axes in spec.input_axes().items()}
+    given = {
+        name: g.input(name, FLOAT if name in FLOAT_INPUTS else INT64, axes) for name, axes in spec.input_axes().items()
+    }
     g.node("tokens_shape", "Shape", [given["input_ids"]], result="tokens_shape")  # B, T
     if spec.image:
         g.node("regions_shape", "Shape", [given["image_mask"]], result="regions_shape")  # B, R

@@ -14,6 +14,7 @@ from yizhi.converters.forwards import passes
 from yizhi.converters.openvino_graph import Weights, name_nodes
 from yizhi.model.rotary import make_table, table_names
 from yizhi.model.spec import (
+    FLOAT_INPUTS,
     IMAGE_PREFIX,
     INPUT,
     LOGITS_AT,
@@ -141,11 +142,10 @@ def build_logits_at(weights: Weights, spec: EncoderSpec, head: MaskedLMHead) -> 
 
 def inputs(spec: EncoderSpec) -> dict[str, Node]:
     """The inputs by name, with batch, length and regions dynamic."""
-    floats = ("image_features", "image_boxes")
     return {
         name: ops.parameter(
             [axis if isinstance(axis, int) else -1 for axis in axes],
-            np.float32 if name in floats else np.int64,
+            np.float32 if name in FLOAT_INPUTS else np.int64,
             name=name,
         )
         for name, axes in spec.input_axes().items()

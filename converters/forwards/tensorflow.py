@@ -90,10 +90,10 @@ class TensorFlowEncoder(tf.Module):
         """Those of the named outputs that are hidden states [B, T, H], or [B, R, H] of regions, from the inputs."""
         found: dict[str, Tensor] = {}
         p = replace(self._pass, tap=passes.keep(outputs, found))
-        x, y, start = begin(p, given, self._run_layer)  # [B, T, H], [B, R, H]
+        x, y = encode(p, given, self._run_layer)  # [B, T, H], [B, R, H]
+        p.tap("last_hidden_state", x)
         if p.spec.image:
             image_stream(p, p.spec.image, y, given["image_mask"], self._run_layer)
-        p.tap("last_hidden_state", encoder(see(p, given["attention_mask"], x), x, start, self._run_layer))
         return found
 
     def heads(
@@ -125,10 +125,9 @@ class TensorFlowEncoder(tf.Module):
 
     def logits_at(self, given: Mapping[str, Tensor], positions: Tensor) -> Tensor:
         """Vocabulary logits [N, V] at (row, position) pairs [N, 2], with no work after attention for other tokens."""
-        p = self._pass
-        x, _, start = begin(p, given, self._run_layer)
-        p = replace(see(p, given["attention_mask"], x), positions=positions)
-        return mlm_head(p, p.spec.masked_lm_head, encoder(p, x, start, self._run_layer))
+        p = replace(self._pass, positions=positions)
+        x, _ = encode(p, given, self._run_layer)
+        return mlm_head(p, p.spec.masked_lm_head, x)
 
 
 def _trace_once() -> LayerFunction:
@@ -191,14 +190,17 @@ def mask_scores(attention_mask: Tensor, x: Tensor) -> Tensor:
     return tf.cast(1 - attention_mask, x.dtype)[:, tf.newaxis, tf.newaxis, :] * x.dtype.min
 
 
-def begin(p: Pass, given: Mapping[str, Tensor], run_layer: LayerFunction) -> tuple[Tensor, Tensor | None, int]:
-    """What the text's own blocks read of tokens [B, T, H], the image's of regions [B, R, H], and the first's number."""
-    x = embeddings(p, given["input_ids"], given["token_type_ids"])
-    if p.spec.image is None:
-        return x, None, 0
-    y = region_embeddings(p, p.spec.image, given["image_features"], given["image_boxes"])
-    start = p.spec.image.shared
-    return *shared_encoder(p, start, x, y, given["attention_mask"], given["image_mask"], run_layer), start
+def encode(p: Pass, given: Mapping[str, Tensor], run_layer: LayerFunction) -> tuple[Tensor, Tensor | None]:
+    """The last hidden states of the tokens, [B, T, H], and the regions [B, R, H] after the shared blocks, if any.
+
+    Of the tokens that the pass names, [N, H].
+    """
+    x, y, start = embeddings(p, given["input_ids"], given["token_type_ids"]), None, 0
+    if p.spec.image:
+        start = p.spec.image.shared
+        y = region_embeddings(p, p.spec.image, given["image_features"], given["image_boxes"])
+        x, y = shared_encoder(p, start, x, y, given["attention_mask"], given["image_mask"], run_layer)
+    return encoder(see(p, given["attention_mask"], x), x, start, run_layer), y
 
 
 def embeddings(p: Pass, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:

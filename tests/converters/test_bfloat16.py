@@ -149,6 +149,13 @@ def test_an_import_keeps_what_is_bfloat16(make_checkpoint, tmp_path):
             assert np.array_equal(found.array(parameter.name), expected.array(parameter.name))
 
 
+def test_an_import_without_bfloat16_is_refused(make_checkpoint, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["import", str(make_checkpoint("bert-fp16")), "--out", str(out), "--precision", "bf16"]) == 2
+    assert "--precision:\n  - bf16: keeps tensors that are bfloat16; found F16\n" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_an_import_keeps_what_it_turns(make_checkpoint, tmp_path):
     """Flax's kernels are transposed on the way in, and stay bfloat16."""
     with Checkpoint.open(make_checkpoint("bert-bf16")) as checkpoint:

@@ -81,6 +81,7 @@ def test_several_steps_may_follow_one_past(open_artifact, target):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("variant", ["qwen2", "qwen3"])
 def test_transformers_has_the_same_logits_and_the_same_cache(open_artifact, variant):
@@ -274,15 +275,16 @@ def test_a_past_that_does_not_fit_is_refused(open_artifact, target):
     checkpoint, runtime = open_artifact("qwen3", target)
     _, past = runtime.step({"input_ids": [[1, 2, 3], [4, 5, 6]]})
     keys, values = past.layers[0]
-    wrong = Past(past.attention_mask, ((keys[:, :, 1:], values.astype(np.float64)), *past.layers[1:-1]))
+    wrong = Past(past.attention_mask.astype(float), ((keys[:, :, 1:], values.astype(np.float64)), *past.layers[1:-1]))
     with pytest.raises(InputError) as told:
         runtime.step({"input_ids": [[7], [8]]}, wrong)
     assert told.value.faults == [
+        "attention_mask: expected int64 [2, tokens before]; found float64 [2, 3]",
         f"layers: expected {len(past.layers)}; found {len(past.layers) - 1}",
         "layers[0]: keys: expected float32 [2, 2, 3, 12]; found float32 [2, 2, 2, 12]",
         "layers[0]: values: expected float32 [2, 2, 3, 12]; found float64 [2, 2, 3, 12]",
     ]
-    with pytest.raises(InputError, match=r"attention_mask: expected \[1, tokens before\]; found \[2, 3\]"):
+    with pytest.raises(InputError, match=r"attention_mask: expected int64 \[1, tokens before\]; found int64 \[2, 3\]"):
         runtime.step({"input_ids": [[7]]}, past)
     longest = checkpoint.config.longest
     with pytest.raises(InputError, match=f"expected at most {longest} tokens a row; found 3 before, and {longest - 2}"):

@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         options.adapter,
         options.base,
         options.ignored_files,
-        options.precision == "bf16",
+        options.precision,
     )
     if options.json:
         print(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))

@@ -188,7 +188,7 @@ class EncoderConfig:
         faults = _find_unsupported(raw)
         values = _read_sizes(raw, model_type, faults)
         optional = _FIELDS[model_type]
-        act, epsilon = (optional.names.get(key, key) for key in ("hidden_act", "layer_norm_eps"))
+        act, epsilon = (name_in_file(model_type, key) for key in ("hidden_act", "layer_norm_eps"))
         hidden_act = raw.get(act, optional.hidden_act)
         if not isinstance(hidden_act, str) or hidden_act not in ACTIVATIONS:
             faults.append(f"{act}: expected one of {', '.join(ACTIVATIONS)}; found {show(hidden_act)}")
@@ -235,6 +235,11 @@ class EncoderConfig:
             raw=MappingProxyType(dict(raw)),
             **values,  # type: ignore[arg-type]  # without a fault, each is a size
         )
+
+
+def name_in_file(model_type: str, key: str) -> str:
+    """What a family's `config.json` calls a field: `rms_norm_eps` for `layer_norm_eps` in Qwen's."""
+    return _FIELDS[model_type].names.get(key, key)
 
 
 def _default_pad(optional: _Fields, vocab_size: int | None) -> int:

@@ -29,6 +29,8 @@ COLUMNS = "columns"
 MASK_VALUE = -3.4028234663852886e38
 
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+# Of an image's three, those that are float32. All others are integers.
+FLOAT_INPUTS = ("image_features", "image_boxes")
 
 # What retrieval asks for. Of each row: one vector [B, D], or a weight for each entry of the vocabulary [B, V]. Of each
 # token: its own weight [B, T], or a vector [B, T, D]; both are exactly 0 at padding.

@@ -77,7 +77,7 @@ def roll_cached_heads(forward: Forward, original: Callable) -> Callable:
 
 def roll_cached_layers(forward: Forward, original: Callable) -> Callable:
     """Each layer has the keys and values that the next one cached."""
-    return lambda p, x: original(replace(p, cached=(*p.cached[1:], *p.cached[:1])), x)
+    return lambda p, x, *start: original(replace(p, cached=(*p.cached[1:], *p.cached[:1])), x, *start)
 
 
 def count_padding(forward: Forward, original: Callable) -> Callable:

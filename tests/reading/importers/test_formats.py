@@ -60,6 +60,7 @@ def test_hfl_zip(make_checkpoint, tmp_path: Path, legacy: bool):
         "read": len(tensors) + 2,
         "written": len(tensors),
         "ignored": 2,
+        "split from fused tensors": 0,
         "renamed": 0,
         "transposed": 0,
         "scaled": 0,

@@ -35,6 +35,18 @@ def test_prefixes_of_wrapping_modules(make_checkpoint, tmp_path, prefix, wrapped
     assert_same_checkpoint(tmp_path / "out", expected)
 
 
+@pytest.mark.parametrize("prefix", ["", "module.", "model."])
+def test_a_tied_decoder_keeps_its_head(make_checkpoint, tmp_path, prefix):
+    """All of its names begin with `model.`, and no tensor is its head's."""
+    torch = pytest.importorskip("torch")
+    expected = make_checkpoint("qwen3", config={"tie_word_embeddings": True})
+    folder = copy_beside(expected, tmp_path / "source")
+    state = {prefix + name: torch.from_numpy(array) for name, array in read_tensors(expected)[0].items()}
+    torch.save(state, folder / "pytorch_model.bin")
+    assert import_checkpoint(folder, tmp_path / "out").task == "text-generation"
+    assert_same_checkpoint(tmp_path / "out", expected)
+
+
 def averaged(state):
     return {name: value + 1 for name, value in state.items()}
 

@@ -26,6 +26,7 @@ GOLDEN = [
     "<p[br]ad> <  eod> [spa  ce2]",
     "e\u0301 n\u0303 ṩ क्षि 한국어 العربية 👨‍👩‍👧 🇨🇳 \U0001f469\U0001f3fd",
     "玄黄宇宙洪荒 qqqq qqqqq xqqqq zz zzz",
+    "玄黄宇宙\nqqqq\n洪荒",  # words that are tokens, and that no merge gives
     "it's it\u017f it'\u017f 'ſ 'LL \u2019s",
     "\x00\x07\x85\u200b\u2028\ufeff\ue000\U0010fffd",
     "的" * 40 + "a" * 40 + " " * 40 + "!" * 40,

@@ -150,7 +150,8 @@ def test_the_result_says_what_its_source_leaves_out(tmp_path):
     said = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (said["num_key_value_heads"], said["rope_theta"], said["intermediate_size"]) == (6, 10_000.0, 256)
     assert said["pad_token_id"] == len(train_ranks())
-    assert "auto_map" not in said
+    assert (said["rms_norm_eps"], said["hidden_act"]) == (1e-5, "silu")
+    assert not said.keys() & {"auto_map", "layer_norm_eps"}
 
 
 def test_a_width_of_its_own_counts(tmp_path):
@@ -205,6 +206,17 @@ def test_a_tiktoken_vocabulary_of_another_model_is_refused(tmp_path):
     write_json(tmp_path / "source" / "config.json", said)
     faults = refuse(tmp_path / "source", tmp_path / "out")
     assert faults == ["a tiktoken vocabulary is read for model_type zhinao alone: its rules are in no file"]
+
+
+def test_of_several_vocabularies_one_is_named(tmp_path):
+    source = tmp_path / "source"
+    write_zhinao(source)
+    named, other = source / "vocab" / "360.tiktoken", source / "vocab" / "other.tiktoken"
+    other.write_text("damaged")
+    assert "holds 2 files like vocab/*.tiktoken" in refuse(source, tmp_path / "out")[0]
+    import_checkpoint(source, tmp_path / "out", vocab=named)
+    with Checkpoint.open(tmp_path / "out") as checkpoint:
+        assert checkpoint.text.tokenizer.encode(TEXT).ids == make_reference(train_ranks())(TEXT)
 
 
 def test_a_vocabulary_that_has_more_tokens_than_rows_is_refused(tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from yizhi.errors import InputError
-from yizhi.model.config import MODEL_TYPES, EncoderConfig
+from yizhi.model.config import MODEL_TYPES, EncoderConfig, name_in_file
 from yizhi.reading.checkpoint import explain_names, find_families
 from yizhi.reading.importers.opened import GOOGLE, PADDLE, TRANSFORMERS, UER, Opened
 from yizhi.reading.importers.pdparams import canonical_config as canonical_paddle_config
@@ -44,8 +44,8 @@ def canonical_config(raw: Mapping[str, Any], path: Path, opened: Opened) -> dict
         config = {**raw, "model_type": _check_family(raw, path, families)}
     checked = EncoderConfig.from_dict(config, path)
     written_out = {
-        "hidden_act": checked.hidden_act,
-        "layer_norm_eps": checked.layer_norm_eps,
+        name_in_file(checked.model_type, "hidden_act"): checked.hidden_act,
+        name_in_file(checked.model_type, "layer_norm_eps"): checked.layer_norm_eps,
     }
     if checked.embedding_size != checked.hidden_size:
         written_out["embedding_size"] = checked.embedding_size

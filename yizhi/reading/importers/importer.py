@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from yizhi.choices import PRECISIONS
 from yizhi.errors import InputError
 from yizhi.model.config import ZHINAO, EncoderConfig
 from yizhi.reading.auto_tokenizer import check_beside, read_tokenizer
@@ -45,7 +46,7 @@ def import_checkpoint(
     adapter: Path | None = None,
     base: Path | None = None,
     ignored_files: Collection[str] = (),
-    keep_bf16: bool = False,
+    precision: str = "fp32",
 ) -> ImportReport:
     """Write `config.json`, `model.safetensors` and the tokenizer's files to a new folder.
 
@@ -54,11 +55,13 @@ def import_checkpoint(
     adapter: a folder of the adapters library's `save_adapter`, or of peft's LoRA, to be put into the checkpoint.
     base: the checkpoint of an adapter; `source` is then the adapter's folder.
     ignored_files: names, or patterns, of files to ignore, though they could change an answer.
-    keep_bf16: what the source has in bfloat16 stays bfloat16.
+    precision: bf16 leaves in bfloat16 what the source has in bfloat16; some of it must be.
     Every other parameter is written as float32, and all under their canonical names. Raises InputError, and writes
     nothing, if the source is unsafe to read, not understood, or not what its configuration says.
     """
     source, out = Path(source), Path(out)
+    if precision not in PRECISIONS:
+        raise InputError("`precision`", f"expected {' or '.join(PRECISIONS)}; found {precision!r}")
     if base is not None and adapter is not None:
         raise InputError(source, "`adapter` and `base` both name an adapter: give one of them")
     asked = source
@@ -86,7 +89,7 @@ def import_checkpoint(
             beside = ignored_files if source.is_dir() else TOKENIZER_FILES
             vocab_path = vocab or (folder / found.vocab if found.vocab else None)
             report = _convert(
-                opened, raw, config_path, vocab_path, folder, found, temporary, adapter, beside, keep_bf16
+                opened, raw, config_path, vocab_path, folder, found, temporary, adapter, beside, precision == "bf16"
             )
         if source.is_dir():
             _carry_sentence_settings(source, temporary, ignored_files)
@@ -179,6 +182,8 @@ def _convert(
         checkpoint, of_adapter, more = join_adapter(checkpoint, opened.weights, adapter)
         ignored = {**_find_ignored(checkpoint, [*opened.weights, of_adapter], REPLACED), **ignored}
         notes = (*notes, *more)
+    if keep_bf16 and "BF16" not in checkpoint.dtypes:
+        raise InputError("`precision`", f"bf16: keeps tensors that are bfloat16; found {', '.join(checkpoint.dtypes)}")
     _write(checkpoint, out, keep_bf16)
     return {
         "format": opened.format,

@@ -143,7 +143,9 @@ def choose(subject: object, names: Iterable[str], weights: str | None = None, gi
     source = Source(chosen, mark, config, vocab, tokenizer, unread)
     if weights is not None:
         return source
-    return replace(source, others=tuple(name for name in names if not source.needs(name) and name not in unread))
+    chosen_otherwise = VOCABS if "vocab" in given else ()
+    others = [name for name in names if not (source.needs(name) or name in unread or _matches(name, chosen_otherwise))]
+    return replace(source, others=tuple(others))
 
 
 def _find_weights(names: list[str], faults: list[str]) -> tuple[Format, str] | None:

@@ -144,8 +144,13 @@ def _holds_tensors(value: object) -> bool:
 
 
 def _without_wrapper(state: dict[Any, Any]) -> dict[Any, Any]:
-    """Without what wraps every name: `module.` of DataParallel, `_orig_mod.` of torch.compile, `model.` of a module."""
+    """Without what wraps every name: `module.` of DataParallel, `_orig_mod.` of torch.compile, `model.` of a module.
+
+    `model.` before `layers` is a decoder's own name: without it, a tied head would be taken for none.
+    """
     for prefix in ("_orig_mod.", "module.", "_orig_mod.", "model.", "module.", "_orig_mod."):
+        if prefix == "model." and any(str(name).startswith("model.layers.") for name in state):
+            continue
         if state and all(isinstance(name, str) and name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
