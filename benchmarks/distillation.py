@@ -60,7 +60,7 @@ def main() -> None:
     treebanks = {"dev-text.txt": read_conllu(options.dev), "test-text.txt": read_conllu(options.test)}
     sentences = [sentence for treebank in treebanks.values() for sentence in treebank]
     written = split(sentences)
-    texts = {name: [sentence.text()[0] for sentence in treebank] for name, treebank in treebanks.items()}
+    texts = {name: ["".join(sentence.tokens) for sentence in treebank] for name, treebank in treebanks.items()}
     texts["texts.txt"] = read_passages(options.passages)
     written |= {name: "".join(f"{line}\n" for line in lines) for name, lines in texts.items()}
     for name, content in written.items():
