@@ -30,11 +30,11 @@ def write_modules(
     """Write `modules.json` and its files, so that `SentenceTransformer(folder)` gives `sentence_embedding`.
 
     sentence-transformers runs the encoder, and the modules after it. model_arguments: how it loads the encoder.
-    keep_bf16: as `write_tensors` takes it. Does
-    nothing if the spec has no pooling, or for `splade`, which `SparseEncoder` computes with a masked-language model.
+    keep_bf16: as `write_tensors` takes it. Does nothing if the spec has no pooling, for `splade`, which `SparseEncoder`
+    computes with a masked-language model, and for a model with an image stream, which transformers has no class for.
     """
     spec, pooling = checkpoint.spec, checkpoint.spec.pooling
-    if not pooling or pooling.mode == SPLADE:
+    if not pooling or pooling.mode == SPLADE or spec.image:
         return
     kinds = ["Transformer", "Pooling", *("Dense" for _ in pooling.dense)]
     cuts = pooling.dimensions is not None and pooling.normalize

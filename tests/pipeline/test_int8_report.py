@@ -118,6 +118,11 @@ def test_costs_name_every_part_and_the_worst_layers_kernels(checkpoint):
     assert set(costs) == {*parts, *kernels}
 
 
+def test_parts_are_of_the_image_too(make_checkpoint):
+    with Checkpoint.open(make_checkpoint("interbert")) as with_image:
+        assert "bert.encoder.v_layer.0" in parts_of(with_image.spec)
+
+
 def test_export_and_report_by_command(tmp_path, capsys):
     folder = write_variant(tmp_path / "checkpoint", "bert")
     release, text = tmp_path / "release", tmp_path / "text.txt"

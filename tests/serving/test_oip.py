@@ -2,10 +2,13 @@
 
 import json
 
+import httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
+
+from tests.serving.running import run_models
 
 IDS = np.array([[2, 20, 21, 22, 3], [2, 30, 31, 3, 0]])
 MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]])
@@ -55,6 +58,18 @@ def test_the_default_outputs_are_those_of_the_default_signature(triton_client, s
     assert [output["name"] for output in found.get_response()["outputs"]] == list(
         served["labels"].signatures["serving_default"]
     )
+
+
+def test_an_image_stream_has_no_outputs_of_its_own_where_no_image_is_taken(open_variant):
+    runtime = open_variant("interbert", "onnx-int8")
+    of_text = {name for name in runtime.outputs if "image" not in name} - {"region_logits", "match_logits"}
+    with run_models({"pairs": runtime}) as address, httpx.Client(base_url=address) as client:
+        assert {output["name"] for output in client.get("/v2/models/pairs").json()["outputs"]} == of_text
+        tensor = {"name": "input_ids", "datatype": "INT64", "shape": [1, 3], "data": [2, 7, 3]}
+        found = client.post("/v2/models/pairs/infer", json={"inputs": [tensor]}).json()["outputs"]
+        assert {output["name"] for output in found} == {"logits", "last_hidden_state", "pooler_output"}
+        asked = {"inputs": [tensor], "outputs": [{"name": "match_logits"}]}
+        assert client.post("/v2/models/pairs/infer", json=asked).status_code == 400
 
 
 def infer(client, **changes):

@@ -235,6 +235,12 @@ def test_models_are_called_as_their_release_or_as_they_are_told(release, tmp_pat
         find_artifacts([str(release), str(release / "onnx"), "nowhere", f"x={release.parent}/checkpoint"])
     assert len(caught.value.faults) == 3
     assert "words is already the name of" in caught.value.faults[0]
+    (alone / "artifact.json").unlink()
+    gone = shutil.copytree(release, tmp_path / "release")
+    (gone / "onnx-int8" / "artifact.json").unlink()
+    with pytest.raises(InputError) as caught:
+        find_artifacts([str(gone), str(alone), "nowhere"])
+    assert len(caught.value.faults) == 3
 
 
 @pytest.mark.parametrize(

@@ -442,7 +442,7 @@ class EncoderSpec:
 
     def reads_image(self, outputs: Collection[str]) -> bool:
         """Whether any of these outputs needs the regions' own blocks."""
-        return any(name in (REGION_LOGITS, MATCH_LOGITS) or name.startswith(IMAGE_PREFIX) for name in outputs)
+        return any(reads_image(name) for name in outputs)
 
     @property
     def of_image(self) -> "EncoderSpec":
@@ -534,6 +534,11 @@ class EncoderSpec:
             return ("batch", "length", self.head.vocab_size)
         rows = ("batch", "length") if self.head.over == "tokens" else ("batch",)
         return rows if self.head.squeeze else (*rows, self.head.projection.outputs)
+
+
+def reads_image(output: str) -> bool:
+    """Whether an output of a model with an image stream is the image's, or the match with it."""
+    return output in (REGION_LOGITS, MATCH_LOGITS) or output.startswith(IMAGE_PREFIX)
 
 
 def find_pooling_faults(spec: EncoderSpec) -> Iterator[str]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from yizhi.model.spec import AFTER_LAYERS, ZERO_AT_PADDING, EncoderSpec
+from yizhi.model.spec import AFTER_LAYERS, IMAGE_PREFIX, MATCH_LOGITS, ZERO_AT_PADDING, EncoderSpec
 from yizhi.parity import oracle
 from yizhi.parity.cases import POSITION, TOKEN, Case
 from yizhi.parity.compare import compare, cosines
@@ -65,8 +65,10 @@ Agrees = Callable[[str, NDArray, NDArray], bool]
 
 def _judge(gates: FloatTolerance | QuantizedGates, golden: Golden) -> Agrees:
     # As `verify` judges labels: those of one case may all lie near 0.
-    labels = [golden.reference[case.name].get(LOGITS, np.zeros(0)).ravel() for case in golden.cases]
-    typical = _rms(np.concatenate(labels)) if isinstance(gates, QuantizedGates) else 0.0
+    typical = {}
+    for name in (LOGITS, MATCH_LOGITS):
+        labels = [golden.reference[case.name].get(name, np.zeros(0)).ravel() for case in golden.cases]
+        typical[name] = _rms(np.concatenate(labels)) if isinstance(gates, QuantizedGates) else 0.0
 
     def agrees(name: str, found: NDArray, expected: NDArray) -> bool:
         if isinstance(gates, FloatTolerance):
@@ -74,8 +76,8 @@ def _judge(gates: FloatTolerance | QuantizedGates, golden: Golden) -> Agrees:
             return compare("", "", name, found, expected, gates, scale).passed
         if not np.isfinite(found).all():
             return False
-        if name == LOGITS and golden.per[LOGITS] != POSITION:
-            return bool(_rms(found - expected) <= gates.label_error * typical)
+        if name in typical and golden.per[name] != POSITION:
+            return bool(_rms(found - expected) <= gates.label_error * typical[name])
         found_cosines = cosines(found, expected)
         return bool(found_cosines.min() >= gates.cosine and found_cosines.mean() >= gates.cosine_mean)
 
@@ -119,6 +121,8 @@ def _first_tensor(
 ) -> tuple[str | None, str]:
     """The first tap that differs, and a note on the compared taps."""
     layers = _layers_before(checkpoint.spec, output)
+    if output.startswith(f"{IMAGE_PREFIX}hidden_states."):
+        return None, f"{output}: taps show the text's layers alone"
     if not layers:
         return None, f"{output} is computed outside of the layers"
     names = [f"layers.{layer}.{tap}" for layer in layers for tap in TAPS]

@@ -107,7 +107,7 @@ def error_of(found: TextQuality) -> float:
 def parts_of(spec: EncoderSpec) -> dict[str, list[str]]:
     """Parts that can stay in fp32, by name: each layer with its kernels, the word embeddings, the head's transform."""
     parts: dict[str, list[str]] = {spec.word_embeddings.name: []}
-    for layer in dict.fromkeys(spec.layers):
+    for layer in dict.fromkeys((*spec.layers, *(spec.of_image.layers if spec.image else ()))):
         kernels = _kernels(layer)
         parts[_common_beginning(kernels)] = kernels
     if isinstance(spec.head, MaskedLMHead) and spec.head.dense:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from yizhi.errors import InputError
 from yizhi.model.spec import (
+    IMAGE_PREFIX,
     LOGITS_AT,
     MATCH_LOGITS,
     SENTENCE_EMBEDDING,
@@ -323,7 +324,8 @@ class _Judge:
         bad = verdict.first_bad_layer()
         if bad:
             number = int(bad.rpartition(".")[2])
-            made_by = f"the output of layer {number - 1}" if number else "the embeddings"
+            of = "the image's layer" if bad.startswith(IMAGE_PREFIX) else "layer"
+            made_by = f"the output of {of} {number - 1}" if number else "the embeddings"
             verdict.faults.insert(0, f"first layer that differs: {bad}, {made_by}")
 
     def _compare_one(

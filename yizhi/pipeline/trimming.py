@@ -187,10 +187,7 @@ def _write_weights(checkpoint: Checkpoint, kept: Ids, tables: set[str], writer: 
             if name not in tables:
                 yield from file.chunks(stored)
                 continue
-            rows = np.ascontiguousarray(file.array(stored)[kept])
-            if header[name][0] == "BF16":  # read as float32, of which it is the upper half
-                rows = (rows.view(np.uint32) >> 16).astype(np.uint16)
-            yield rows.tobytes()
+            yield np.ascontiguousarray(file.stored(stored)[kept]).tobytes()
             file.release(stored)
 
     with writer.open(WEIGHTS) as output:

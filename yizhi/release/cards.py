@@ -46,7 +46,8 @@ def write_card(
     """
     target, description = artifact.target, artifact.description
     prompt = _own_prompt(artifact.folder) or prompt
-    library, jieba = _LIBRARIES.get(target, "onnx"), needs_jieba(artifact.folder)
+    jieba = needs_jieba(artifact.folder)
+    library = None if "image_mask" in description["inputs"] else _LIBRARIES.get(target, "onnx")  # none has its class
     return "\n".join(
         [
             *_header(source, library, _TAGS.get(target, []), quantized=description["precision"] == "int8"),
@@ -114,7 +115,7 @@ def write_release_card(artifacts: Iterable[Artifact], source: Mapping[str, Any],
     )
 
 
-def _header(source: Mapping[str, Any], library: str, tags: list[str], quantized: bool) -> list[str]:
+def _header(source: Mapping[str, Any], library: str | None, tags: list[str], quantized: bool) -> list[str]:
     base = source.get("base_model")
     fields = {
         "language": source.get("languages"),

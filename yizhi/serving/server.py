@@ -78,10 +78,10 @@ def find_artifacts(given: Sequence[str]) -> dict[str, Path]:
         name, _, path = text.rpartition("=") if not Path(text).exists() else ("", "", text)
         try:
             folder = _choose_artifact(Path(path))
+            faults += _find_useless(Artifact.read(folder))
         except InputError as error:
             faults += [f"{error.subject}: {fault}" for fault in error.faults]
             continue
-        faults += _find_useless(Artifact.read(folder))
         whole = folder.resolve()
         name = name or (whole.parent if (whole.parent / MANIFEST).exists() else whole).name
         if "/" in name:

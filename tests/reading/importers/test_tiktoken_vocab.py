@@ -157,6 +157,8 @@ def test_every_bad_line_is_named_up_to_twenty(tmp_path):
         ("tokenizer_config.json", {"additional_special_tokens": 3}, "expected a list of tokens"),
         ("tokenizer_config.json", {"padding_side": "up"}, "padding_side: expected left or right"),
         ("special_tokens_map.json", {"pad_token": {"content": "<eod>"}}, "pad_token: expected <pad>"),
+        ("special_tokens_map.json", {"additional_special_tokens": 5}, "expected a list of tokens"),
+        ("special_tokens_map.json", {"added_tokens_decoder": None}, "added_tokens_decoder"),
         ("added_tokens.json", {"<x>": 600}, "'<x>': expected no token beyond"),
     ],
 )

@@ -226,7 +226,7 @@ def _describe(checkpoint: Checkpoint, name: str, keep_bf16: bool) -> ImportedTen
     changes: tuple[str, ...] = ("renamed",) if stored != name else ()
     if isinstance(file, ForeignWeights):
         tensor, place = file.origin(stored)
-        stored, changes = tensor.name, place.changes(tensor)
+        stored, dtype, changes = tensor.name, tensor.dtype, place.changes(tensor)
         changes = changes if stored == name or "renamed" in changes else ("renamed", *changes)
     widened = checkpoint.dtype_of(name, keep_bf16) != dtype
     return ImportedTensor(name, stored, dtype, (*changes, *(("widened to float32",) if widened else ())))

@@ -116,7 +116,9 @@ def _read_settings(folder: Path) -> Mapping[str, Any]:
         if (folder / name).exists()
     }
     said = found.get(SETTINGS, {})
-    faults += [f"{SETTINGS}: {fault}" for fault in check_settings(said)]
+    faults += [
+        f"{name}: {fault}" for name in (SETTINGS, SPECIAL_TOKENS_MAP) for fault in check_settings(found.get(name, {}))
+    ]
     if (said.get("tokenizer_class") or TOKENIZER_CLASS) != TOKENIZER_CLASS:
         faults.append(f"{SETTINGS}: tokenizer_class: expected {TOKENIZER_CLASS}; found {show(said['tokenizer_class'])}")
     for name, content in found.items():

@@ -4,7 +4,7 @@ https://github.com/kserve/open-inference-protocol/blob/main/specification/protoc
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Annotated, Any
@@ -16,7 +16,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from yizhi import __version__
-from yizhi.model.spec import TEXT_INPUTS
+from yizhi.model.spec import TEXT_INPUTS, reads_image
 from yizhi.runtimes.base import Inputs, Outputs, Runtime
 from yizhi.runtimes.batching import EVERY, Request
 from yizhi.runtimes.tokenization import Row
@@ -106,7 +106,9 @@ async def infer(exchange: Exchange, _: None) -> Response:
     """The requested outputs, or those of the artifact's default signature."""
     model = _model(exchange)
     body, rest = _split(exchange)
-    wanted = body.outputs or [WantedOutput(name=name) for name in model.runtime.signatures["serving_default"]]
+    wanted = body.outputs or [
+        WantedOutput(name=name) for name in _of_text(model, model.runtime.signatures["serving_default"])
+    ]
     inputs = _read_inputs(exchange, model, body, rest)
     _check_outputs(exchange, model, wanted, inputs)
     batch, length = inputs.input_ids.shape
@@ -214,16 +216,23 @@ def _flatten(data: list[Any]) -> Iterator[Any]:
 
 def _check_outputs(exchange: Exchange, model: ServedModel, wanted: list[WantedOutput], inputs: Inputs) -> None:
     axes = model.runtime.artifact.description["outputs"]
-    unknown = [output.name for output in wanted if output.name not in model.runtime.outputs]
+    known = _of_text(model, model.runtime.outputs)
+    unknown = [output.name for output in wanted if output.name not in known]
     if unknown:
-        raise Refused(INVALID, f"{', '.join(unknown)}: no such output; known: {', '.join(model.runtime.outputs)}")
+        raise Refused(INVALID, f"{', '.join(unknown)}: no such output; known: {', '.join(known)}")
     batch, length = inputs.input_ids.shape
-    sizes = {"batch": batch, "length": length, "regions": 1}
+    sizes = {"batch": batch, "length": length}
     values = sum(prod(sizes.get(axis, axis) for axis in axes[output.name]) for output in wanted)
     most = exchange.limits.values
     if values > most:
         told = f"expected outputs of at most {most:,} values; these have {values:,}: request fewer outputs or rows"
         raise Refused(TOO_LARGE, told, "outputs")
+
+
+def _of_text(model: ServedModel, outputs: Iterable[str]) -> list[str]:
+    """Those that mean something without an image, which no endpoint takes."""
+    has_image = "image_mask" in model.runtime.artifact.description["inputs"]
+    return [name for name in outputs if not (has_image and reads_image(name))]
 
 
 def _model(exchange: Exchange) -> ServedModel:
@@ -244,7 +253,7 @@ async def describe(exchange: Exchange, _: None) -> Any:
         "inputs": [{"name": name, "datatype": "INT64", "shape": [-1, -1]} for name in TEXT_INPUTS],
         "outputs": [
             {"name": name, "datatype": "FP32", "shape": [axis if isinstance(axis, int) else -1 for axis in axes[name]]}
-            for name in model.runtime.outputs
+            for name in _of_text(model, model.runtime.outputs)
         ],
     }
 
