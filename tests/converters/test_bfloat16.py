@@ -95,8 +95,8 @@ def test_the_calibration_of_a_bfloat16_checkpoint_is_that_of_its_numbers(make_ch
 @pytest.mark.parametrize(
     ("variant", "names", "says"),
     [
-        ("bert", ["onnx"], "found 60 F32, which bfloat16 would change"),
-        ("bert-fp16", ["onnx"], "found 60 F16, which bfloat16 would change"),
+        ("bert", ["onnx"], "found 60 F32: `precision` may be fp32"),
+        ("bert-fp16", ["onnx"], "found 60 F16: `precision` may be fp32"),
         ("bert-bf16", ["onnx-int8"], "bf16: is for pytorch, flax, onnx; none of them is a target"),
         ("bert-bf16", list(TARGETS), "bf16: tensorflow, openvino, litert cannot hold bfloat16"),
     ],
