@@ -64,7 +64,7 @@ EDITS = {
     ),
     "no position before the text": ("roberta", "* kept + p.spec.padding_idx", "* kept"),
     "distances the other way round": ("nezha", "(places - places[:, None]).clamp", "(places[:, None] - places).clamp"),
-    "the pooler's token": ("bert-classifier", "linear(p, dense, x[:, 0])", "linear(p, dense, x[:, 1])"),
+    "the pooler's token": ("bert-classifier", "linear(p, dense.linear, x[:, 0])", "linear(p, dense.linear, x[:, 1])"),
 }
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
+from functools import partial
 
 import pytest
 
@@ -54,7 +55,9 @@ def test_a_disk_that_is_too_small_is_refused(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_nothing_is_left_where_it_is_stopped(tmp_path, number):
     command = [sys.executable, "-m", "benchmarks.streaming", *SMALL, "--folder", str(tmp_path)]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
+    # A shell's background jobs, and what they start, ignore SIGINT. A user's command does not.
+    restore = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, preexec_fn=restore) as process:
         while not list(tmp_path.glob("*/log")):  # the first step has begun
             time.sleep(0.05)
         os.kill(process.pid, number)

@@ -50,7 +50,7 @@ def test_pytorch(spec):
     torch = pytest.importorskip("torch")
     from yizhi.converters.forwards import pytorch
 
-    p = pytorch.see(pytorch.Pass({}, spec), torch.ones((1, LENGTH), dtype=torch.long), torch.zeros(1))
+    p = pytorch.see(pytorch.Pass({}, spec), torch.ones((1, LENGTH), dtype=torch.long), torch.zeros((1, LENGTH, 1)))
     assert_exact({base: tuple(table.numpy() for table in tables) for base, tables in p.angles.items()})
 
 
@@ -60,8 +60,7 @@ def test_onnx(spec):
     from yizhi.converters.onnx_graph import Graph
 
     g = Graph({})
-    _, mask, _ = inputs(g)
-    angles = see(Pass(g, spec), mask).angles
+    angles = see(Pass(g, spec), inputs(g, spec)["attention_mask"]).angles
     for name in (name for tables in angles.values() for name in tables):
         g.output(name, onnx.TensorProto.FLOAT, ("length", D // 2))
     session = onnxruntime.InferenceSession(g.model().SerializeToString())
@@ -181,7 +180,7 @@ def test_a_window_hides_no_less_and_no_more(tmp_path):
 
     spec = Checkpoint.open(write_variant(tmp_path, "modernbert")).spec
     mask = torch.tensor([[1] * 9, [0] * 9])
-    ((window, found),) = pytorch.see(pytorch.Pass({}, spec), mask, torch.zeros(1)).windows.items()
+    ((window, found),) = pytorch.see(pytorch.Pass({}, spec), mask, torch.zeros((2, 9, 1))).windows.items()
     assert window == 3
     assert torch.isfinite(found).all()
     distances = np.abs(np.arange(9)[:, None] - np.arange(9))
