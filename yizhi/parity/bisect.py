@@ -68,7 +68,8 @@ def _judge(gates: FloatTolerance | QuantizedGates, golden: Golden) -> Agrees:
     typical = {}
     for name in (LOGITS, MATCH_LOGITS):
         labels = [golden.reference[case.name].get(name, np.zeros(0)).ravel() for case in golden.cases]
-        typical[name] = _rms(np.concatenate(labels)) if isinstance(gates, QuantizedGates) else 0.0
+        if any(array.size for array in labels):
+            typical[name] = _rms(np.concatenate(labels))
 
     def agrees(name: str, found: NDArray, expected: NDArray) -> bool:
         if isinstance(gates, FloatTolerance):
