@@ -1,6 +1,6 @@
 """What a step with a cache saves: new tokens a second, one token a step, against reading the whole row for each.
 
-    python benchmarks/steps.py [--target onnx] [--tokens 256] [--rounds 3]
+    python -m benchmarks.steps [--target onnx] [--tokens 256] [--rounds 3]
 
 A random Qwen3 of 8 layers, 512 wide, is made and converted first. Both ways take turns, in one run; each keeps its best
 round. The row has `tokens` tokens before the measured ones. Time is the processor's, of one thread: other work on the

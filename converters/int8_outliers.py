@@ -20,7 +20,7 @@ from yizhi.converters.forwards.onnx import build_encoder
 from yizhi.converters.quantize import SMOOTHING, Outliers
 from yizhi.converters.to_onnx import Float32Graph
 from yizhi.converters.weight_file import StoredTensor
-from yizhi.model.image_config import no_image
+from yizhi.model.empty_image import no_image
 from yizhi.model.spec import EncoderSpec, Linear
 from yizhi.reading.checkpoint import Checkpoint
 from yizhi.reading.sentences import everyday_rows

@@ -14,7 +14,7 @@ from yizhi.converters.targets import TARGETS
 from yizhi.errors import InputError, NotRun, show
 from yizhi.model.architectures import build_spec
 from yizhi.model.config import EncoderConfig
-from yizhi.model.image_config import no_image
+from yizhi.model.empty_image import no_image
 from yizhi.model.spec import LOGITS_AT, STEP, TEXT_INPUTS, EncoderSpec, Pooling
 from yizhi.reading.sentence_settings import read_prompts
 from yizhi.release.artifact import Artifact

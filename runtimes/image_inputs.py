@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from yizhi.model.image_config import BOX
+from yizhi.model.spec import FLOAT_INPUTS
 
 _AXES: Mapping[str, tuple[str | int, ...]] = {
     "image_features": ("batch", "regions", "features"),
@@ -28,11 +29,7 @@ def read_image(given: Mapping[str, ArrayLike | None], batch: int, faults: list[s
     if not arrays:
         return {}
     before = len(faults)
-    faults += [
-        f"{name}: missing, with {' and '.join(arrays)}"
-        for name in ("image_features", "image_boxes")
-        if name not in arrays
-    ]
+    faults += [f"{name}: missing, with {' and '.join(arrays)}" for name in FLOAT_INPUTS if name not in arrays]
     regions = next((array.shape[1] for array in arrays.values() if array.ndim > 1), 0)
     for name, array in arrays.items():
         found = _find_wrong_values(name, array), _find_wrong_shape(_AXES[name], array.shape, batch, regions)

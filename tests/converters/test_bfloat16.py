@@ -152,7 +152,7 @@ def test_an_import_keeps_what_is_bfloat16(make_checkpoint, tmp_path):
 def test_an_import_without_bfloat16_is_refused(make_checkpoint, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["import", str(make_checkpoint("bert-fp16")), "--out", str(out), "--precision", "bf16"]) == 2
-    said = "--precision:\n  - bf16: keeps tensors that are bfloat16; found F16: --precision may be fp32\n"
+    said = "--precision:\n  - bf16: keeps tensors that are bfloat16; found 60 F16: --precision may be fp32\n"
     assert said in capsys.readouterr().err
     assert not out.exists()
 

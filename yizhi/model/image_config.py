@@ -2,13 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from yizhi.errors import show
 from yizhi.model.layer_config import ACTIVATIONS
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 # Left, top, right and bottom edge as shares of the image's width and height, and the region's share of its area.
 BOX = 5
@@ -96,14 +93,3 @@ def read_image(raw: Mapping[str, Any], model_type: str, faults: list[str]) -> Im
         hidden_act=chosen["v_hidden_act"][0],
         fusion=chosen["fusion_method"][0],
     )
-
-
-def no_image(image: ImageConfig, batch: int) -> "dict[str, NDArray[Any]]":
-    """The inputs of a batch without an image: one masked region of zeros in each row."""
-    import numpy as np  # the command line reads this module, and says its version and its help without NumPy
-
-    return {
-        "image_features": np.zeros((batch, 1, image.features), np.float32),
-        "image_boxes": np.zeros((batch, 1, BOX), np.float32),
-        "image_mask": np.zeros((batch, 1), np.int64),
-    }

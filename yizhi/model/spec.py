@@ -29,8 +29,9 @@ COLUMNS = "columns"
 MASK_VALUE = -3.4028234663852886e38
 
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-# Of an image's three, those that are float32. All others are integers.
+# Those of an image. FLOAT_INPUTS are float32, and all others are integers.
 FLOAT_INPUTS = ("image_features", "image_boxes")
+IMAGE_INPUTS = (*FLOAT_INPUTS, "image_mask")
 
 # What retrieval asks for. Of each row: one vector [B, D], or a weight for each entry of the vocabulary [B, V]. Of each
 # token: its own weight [B, T], or a vector [B, T, D]; both are exactly 0 at padding.

@@ -84,7 +84,7 @@ def package(
     given = {"signatures": signatures != _DEFAULT, "version": version != 1, "npm_folder": npm_folder is not None}
     stray = [one for one, is_given in given.items() if is_given and one not in SERVERS[server].takes]
     faults = [f"`{one}`: {server} takes none; leave it out" for one in stray]
-    if any("image_mask" in artifact.description["inputs"] for artifact in artifacts):
+    if any(artifact.reads_images for artifact in artifacts):
         faults.append(f"the release has an image stream, which a package for {server} cannot hold yet")
     _check(name, artifacts, signatures, faults)
     if out.resolve().is_relative_to(release.resolve()):

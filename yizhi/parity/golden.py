@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save
 
 from yizhi.errors import InputError
 from yizhi.model.spec import (
+    IMAGE_INPUTS,
     IMAGE_PREFIX,
     LOGITS_AT,
     MATCH_LOGITS,
@@ -47,7 +48,6 @@ ARRAYS = "golden.safetensors"
 SCHEMA = "cases.v1"
 # Of the oracle's parameters in float64: all of a BERT-base's, and more where an eighth of the machine's memory is more.
 _KEPT_BYTES = max(2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8)
-_IMAGE_INPUTS = ("image_features", "image_boxes", "image_mask")
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Golden:
         cases, reference = [], {}
         for entry in description["cases"]:
             name = entry["name"]
-            image = [key for key in _IMAGE_INPUTS if f"{name}/{key}" in arrays]
+            image = [key for key in IMAGE_INPUTS if f"{name}/{key}" in arrays]
             inputs = Inputs.of(**{key: arrays[f"{name}/{key}"] for key in (*TEXT_INPUTS, *image)})
             how = (tuple(entry["alone"]), tuple(entry["signatures"]), entry["kind"])
             cases.append(Case(name, entry["catches"], inputs, *how))

@@ -182,27 +182,7 @@ def run(
     encoded = encode(p, encoded, shared)
     p.tap("last_hidden_state", encoded)
     states = p.fill(encoded)  # [B, T, H]
-    head, mask_of_rows = spec.head, inputs.attention_mask
-    if spec.pooler:
-        outside["pooler_output"] = lambda: p.take(pooler, spec.pooler, states)
-    if spec.pooling:
-        outside[SENTENCE_EMBEDDING] = lambda: p.take(sentence_embedding, spec.pooling, states, mask_of_rows)
-    if spec.token_weights:
-        outside[TOKEN_WEIGHTS] = lambda: p.take(token_weights, spec.token_weights, states, mask_of_rows)
-    if spec.token_vectors:
-        outside[TOKEN_VECTORS] = lambda: p.take(token_vectors, spec.token_vectors, states, mask_of_rows)
-    if isinstance(head, MaskedLMHead):
-        outside[TERM_WEIGHTS] = lambda: p.take(term_weights, mlm_head(p, head, states), mask_of_rows)
-        at = states if logit_positions is None else states[tuple(logit_positions.T)]
-        outside["logits"] = lambda: mlm_head(p, head, at)
-    elif head:
-        outside["logits"] = lambda: p.take(
-            linear_head,
-            head,
-            states,
-            p.take(pooler, spec.pooler, states) if spec.pooler else None,
-            inputs.attention_mask,
-        )
+    outside |= text_outputs(p, states, inputs.attention_mask, logit_positions)
     return found | {name: compute() for name, compute in outside.items() if name in wanted}
 
 
@@ -270,6 +250,30 @@ def encode_together(p: Pass, of_image: Pass, shared: int, x: Array, y: Array) ->
 def join_masks(p: Pass, attention_mask: NDArray[np.int64], image_mask: NDArray[np.int64]) -> NDArray[np.int64]:
     """The mask of regions and tokens as one row, [B, R + T]."""
     return np.concatenate((image_mask, attention_mask), axis=1)
+
+
+def text_outputs(
+    p: Pass, states: Array, attention_mask: NDArray[np.int64], logit_positions: NDArray[np.int64] | None
+) -> dict[str, Callable[[], Array]]:
+    """What is made of the text's last hidden states [B, T, H]. logit_positions: of `run`."""
+    spec, head = p.spec, p.spec.head
+    found: dict[str, Callable[[], Array]] = {}
+    if spec.pooler:
+        found["pooler_output"] = lambda: p.take(pooler, spec.pooler, states)
+    if spec.pooling:
+        found[SENTENCE_EMBEDDING] = lambda: p.take(sentence_embedding, spec.pooling, states, attention_mask)
+    if spec.token_weights:
+        found[TOKEN_WEIGHTS] = lambda: p.take(token_weights, spec.token_weights, states, attention_mask)
+    if spec.token_vectors:
+        found[TOKEN_VECTORS] = lambda: p.take(token_vectors, spec.token_vectors, states, attention_mask)
+    if isinstance(head, MaskedLMHead):
+        found[TERM_WEIGHTS] = lambda: p.take(term_weights, mlm_head(p, head, states), attention_mask)
+        at = states if logit_positions is None else states[tuple(logit_positions.T)]
+        found["logits"] = lambda: mlm_head(p, head, at)
+    elif head:
+        pooled = found.get("pooler_output", lambda: None)
+        found["logits"] = lambda: p.take(linear_head, head, states, pooled(), attention_mask)
+    return found
 
 
 def image_outputs(

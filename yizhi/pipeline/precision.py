@@ -25,9 +25,7 @@ def choose_float_options(checkpoint: Checkpoint, targets: list[Target], precisio
     faults = [f"bf16: {', '.join(unable)} cannot hold bfloat16: `targets` may be {able}"] if unable else []
     if not floats:
         faults.append(f"bf16: is for {able}; none of them is a target")
-    if "BF16" not in checkpoint.dtypes:
-        stored = ", ".join(f"{count} {dtype}" for dtype, count in sorted(checkpoint.dtypes.items()))
-        faults.append(f"bf16: keeps tensors that are bfloat16; found {stored}: `precision` may be fp32")
+    faults += checkpoint.find_bf16_faults()
     if faults:
         raise InputError("`precision`", faults)
     return {KEEP_BF16: True}

@@ -210,6 +210,13 @@ class Checkpoint:
             counts[dtype] = counts.get(dtype, 0) + 1
         return counts
 
+    def find_bf16_faults(self) -> list[str]:
+        """A fault if no tensor is bfloat16, so that none can be kept so."""
+        if "BF16" in self.dtypes:
+            return []
+        stored = ", ".join(f"{count} {dtype}" for dtype, count in sorted(self.dtypes.items()))
+        return [f"bf16: keeps tensors that are bfloat16; found {stored}: `precision` may be fp32"]
+
     def check_values(self) -> None:
         """Read every weight once. Raises InputError naming each tensor that holds NaN or Inf."""
         with ThreadPoolExecutor() as pool:

@@ -72,6 +72,11 @@ class Artifact:
         signatures: dict[str, list[str]] = self.description["signatures"]
         return signatures
 
+    @property
+    def reads_images(self) -> bool:
+        """Whether the artifact's model has an image stream."""
+        return "image_mask" in self.description["inputs"]
+
     def size(self) -> int:
         """The size of all files in bytes."""
         return sum(entry["size"] for entry in self.description["files"].values())

@@ -47,7 +47,7 @@ def write_card(
     target, description = artifact.target, artifact.description
     prompt = _own_prompt(artifact.folder) or prompt
     jieba = needs_jieba(artifact.folder)
-    library = None if "image_mask" in description["inputs"] else _LIBRARIES.get(target, "onnx")  # none has its class
+    library = None if artifact.reads_images else _LIBRARIES.get(target, "onnx")  # none has its class
     return "\n".join(
         [
             *_header(source, library, _TAGS.get(target, []), quantized=description["precision"] == "int8"),

@@ -182,11 +182,8 @@ def _convert(
         checkpoint, of_adapter, more = join_adapter(checkpoint, opened.weights, adapter)
         ignored = {**_find_ignored(checkpoint, [*opened.weights, of_adapter], REPLACED), **ignored}
         notes = (*notes, *more)
-    if keep_bf16 and "BF16" not in checkpoint.dtypes:
-        stored = ", ".join(checkpoint.dtypes)
-        raise InputError(
-            "`precision`", f"bf16: keeps tensors that are bfloat16; found {stored}: `precision` may be fp32"
-        )
+    if keep_bf16 and (faults := checkpoint.find_bf16_faults()):
+        raise InputError("`precision`", faults)
     _write(checkpoint, out, keep_bf16)
     return {
         "format": opened.format,

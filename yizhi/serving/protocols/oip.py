@@ -231,8 +231,7 @@ def _check_outputs(exchange: Exchange, model: ServedModel, wanted: list[WantedOu
 
 def _of_text(model: ServedModel, outputs: Iterable[str]) -> list[str]:
     """Those that mean something without an image, which no endpoint takes."""
-    has_image = "image_mask" in model.runtime.artifact.description["inputs"]
-    return [name for name in outputs if not (has_image and reads_image(name))]
+    return [name for name in outputs if not (model.runtime.artifact.reads_images and reads_image(name))]
 
 
 def _model(exchange: Exchange) -> ServedModel:
